@@ -1,0 +1,1 @@
+"""The services of Thumbwheel; each folder is one process."""

@@ -1,0 +1,83 @@
+"""Who calls, for which request, until when: set by the interceptor, read wherever rows are read.
+
+Between services the caller travels as metadata that the gateway alone may set; the network keeps others out.
+"""
+
+import time
+import uuid
+from collections.abc import Iterable
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from services.chassis.errors import UnauthenticatedError
+
+TENANT_KEY = "x-tw-tenant"
+USER_KEY = "x-tw-user"
+REQUEST_KEY = "x-request-id"
+
+
+@dataclass(frozen=True)
+class Caller:
+    """One user of one tenant. Both empty: a call by a service for itself."""
+
+    tenant: str = ""
+    user: str = ""
+
+    @property
+    def key(self) -> str:
+        """Stable name of the user over all tenants."""
+        return f"{self.tenant}/{self.user}"
+
+
+@dataclass(frozen=True)
+class CallContext:
+    """What is known of the running call. `deadline` is on `time.monotonic()`'s clock, in seconds; None: no limit."""
+
+    caller: Caller
+    request_id: str
+    deadline: float | None = None
+
+    def remaining_seconds(self, policy_seconds: float) -> float:
+        """The time that a call made now may take: the policy, or what is left of the caller's deadline."""
+        if self.deadline is None:
+            return policy_seconds
+        return max(0.0, min(policy_seconds, self.deadline - time.monotonic()))
+
+
+NOBODY = CallContext(Caller(), "")
+_current: ContextVar[CallContext] = ContextVar("tw_call", default=NOBODY)
+bind_call = _current.set
+current_call = _current.get
+
+
+def require_caller() -> Caller:
+    """The user on whose behalf this call runs.
+
+    Raises:
+        UnauthenticatedError: the call carries no user.
+    """
+    caller = current_call().caller
+    if not caller.tenant or not caller.user:
+        raise UnauthenticatedError("the call carries no user")
+    return caller
+
+
+def new_request_id() -> str:
+    """An id for logs and traces, 32 hexadecimal digits."""
+    return uuid.uuid4().hex
+
+
+def caller_from(metadata: Iterable[tuple[str, str | bytes]]) -> tuple[Caller, str]:
+    """Caller and request id out of call metadata; a missing request id is minted."""
+    found = {key: value for key, value in metadata if isinstance(value, str)}
+    caller = Caller(found.get(TENANT_KEY, ""), found.get(USER_KEY, ""))
+    return caller, found.get(REQUEST_KEY, "")[:64] or new_request_id()
+
+
+def outgoing_metadata() -> list[tuple[str, str]]:
+    """The running call's caller and request id, for the next hop."""
+    call = current_call()
+    pairs = [(REQUEST_KEY, call.request_id or new_request_id())]
+    if call.caller.user:
+        pairs += [(TENANT_KEY, call.caller.tenant), (USER_KEY, call.caller.user)]
+    return pairs

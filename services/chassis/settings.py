@@ -1,0 +1,55 @@
+"""One frozen settings class a service, read once from the environment.
+
+pydantic-settings' `extra="forbid"` does not see unknown environment variables, so `load_settings` looks for them itself:
+a misspelt variable stops the service and does not silently give the default.
+"""
+
+import os
+from typing import TypeVar
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class ServiceSettings(BaseSettings):
+    """What every gRPC service can be told. Subclasses set `env_prefix` (TW_<SERVICE>_) and add their own fields."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid")
+
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(ge=0, le=65535, description="gRPC port; 0 picks a free one")
+    metrics_port: int = Field(0, ge=0, le=65535, description="port of /metrics; 0 serves none")
+    max_concurrent_rpcs: int = Field(
+        1000, ge=1, description="calls at once; one more is refused with RESOURCE_EXHAUSTED"
+    )
+    max_rpc_seconds: float = Field(900.0, gt=0, description="longest deadline that a caller may ask for")
+    lame_duck_seconds: float = Field(
+        0.0, ge=0, description="time between not-ready and closing the door, for load balancers"
+    )
+    drain_seconds: float = Field(10.0, ge=0, description="time that running calls get at shutdown")
+    log_format: str = Field("text", pattern="^(text|json)$", description="text for people, json for machines")
+    otlp_endpoint: str = Field("", description="OTLP gRPC endpoint for traces; empty sends none")
+
+
+SettingsT = TypeVar("SettingsT", bound=BaseSettings)
+
+
+class UnknownSettingError(Exception):
+    """A variable has the service's prefix but no field."""
+
+
+def load_settings(kind: type[SettingsT]) -> SettingsT:
+    """Read settings from the environment once.
+
+    Raises:
+        UnknownSettingError: a variable with the prefix names no field; the text lists it and the known ones.
+        pydantic.ValidationError: a value is missing or out of its limits.
+    """
+    prefix = str(kind.model_config.get("env_prefix", "")).upper()
+    known = {prefix + name.upper() for name in kind.model_fields}
+    unknown = sorted(
+        name for name in os.environ if prefix and name.upper().startswith(prefix) and name.upper() not in known
+    )
+    if unknown:
+        raise UnknownSettingError(f"unknown settings: {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+    return kind()

@@ -1,0 +1,148 @@
+"""The chassis over a real socket: errors, deadlines, identity, malformed requests, health, drain."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from thumbwheel.enhancer.v1 import enhancer_pb2, enhancer_pb2_grpc
+
+from services.chassis.channel import call_unary, open_channel
+from services.chassis.errors import DETAILS_KEY, InvalidArgumentError, NotFoundError, UnavailableError
+from services.chassis.identity import CallContext, Caller, bind_call, current_call, require_caller
+from services.chassis.server import Registration, serving
+from services.chassis.settings import ServiceSettings
+
+NAME = "thumbwheel.enhancer.v1.EnhancerService"
+
+
+class Echo(enhancer_pb2_grpc.EnhancerServiceServicer):
+    """Answers as the text says."""
+
+    def __init__(self) -> None:
+        self.remaining_seconds = 0.0
+        self.release = asyncio.Event()
+
+    async def Enhance(self, request: enhancer_pb2.EnhanceRequest, context: Any) -> enhancer_pb2.EnhanceResponse:
+        if request.text == "wrong":
+            raise InvalidArgumentError("text is too long", field="text", limit="3 characters")
+        if request.text == "crash":
+            raise RuntimeError(f"the user said {request.text}")
+        if request.text == "wait":
+            await self.release.wait()
+        self.remaining_seconds = current_call().remaining_seconds(1000)
+        return enhancer_pb2.EnhanceResponse(text=require_caller().key)
+
+
+@asynccontextmanager
+async def echo_service() -> AsyncIterator[tuple[Echo, int]]:
+    echo = Echo()
+    add = enhancer_pb2_grpc.add_EnhancerServiceServicer_to_server
+    async with serving(ServiceSettings(port=0, drain_seconds=5), [Registration(NAME, add, echo)]) as port:
+        yield echo, port
+
+
+@asynccontextmanager
+async def echo_client() -> AsyncIterator[tuple[Echo, Any, grpc.aio.Channel]]:
+    async with echo_service() as (echo, port), open_channel(f"127.0.0.1:{port}") as channel:
+        yield echo, enhancer_pb2_grpc.EnhancerServiceStub(channel), channel
+
+
+def ask(text: str) -> enhancer_pb2.EnhanceRequest:
+    return enhancer_pb2.EnhanceRequest(text=text)
+
+
+async def test_a_domain_error_arrives_with_field_and_limit_in_one_error_info() -> None:
+    async with echo_client() as (_, stub, _channel):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.Enhance(ask("wrong"), timeout=5)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    status = status_pb2.Status.FromString(dict(caught.value.trailing_metadata() or ())[DETAILS_KEY])
+    info = error_details_pb2.ErrorInfo()
+    assert len(status.details) == 1
+    assert status.details[0].Unpack(info)
+    assert dict(info.metadata) == {"field": "text", "limit": "3 characters"}
+
+
+async def test_a_domain_error_passes_through_a_client_of_ours_unchanged() -> None:
+    async with echo_client() as (_, stub, _channel):
+        with pytest.raises(InvalidArgumentError) as caught:
+            await call_unary("enhancer", stub.Enhance, ask("wrong"), within_seconds=5)
+    assert (caught.value.field, caught.value.limit) == ("text", "3 characters")
+
+
+async def test_an_unknown_error_reaches_the_caller_with_a_fixed_text() -> None:
+    async with echo_client() as (_, stub, _channel):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.Enhance(ask("crash"), timeout=5)
+    assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.INTERNAL, "internal error")
+
+
+async def test_a_call_without_a_deadline_is_refused() -> None:
+    async with echo_client() as (_, stub, _channel):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.Enhance(ask("hello"))
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_malformed_bytes_are_an_invalid_argument_and_name_no_class() -> None:
+    async with echo_client() as (_, _stub, channel):
+        raw = channel.unary_unary(f"/{NAME}/Enhance")
+        for body in (b"\x0a\x02\xff\xfe", b"\xff"):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await raw(body, timeout=5)
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert "protobuf" in (caught.value.details() or "")
+            assert "pb2" not in (caught.value.details() or "")
+
+
+async def test_identity_and_a_shrunken_deadline_travel_to_the_next_hop() -> None:
+    async with echo_client() as (echo, stub, _channel):
+        loop = asyncio.get_running_loop()
+        bind_call(CallContext(Caller("acme", "ada"), "request", loop.time() + 3))
+        response = await call_unary("enhancer", stub.Enhance, ask("hello"), within_seconds=60)
+    assert response.text == "acme/ada"
+    assert 0 < echo.remaining_seconds < 3
+
+
+async def test_a_call_without_a_user_is_unauthenticated_where_rows_are_read() -> None:
+    async with echo_client() as (_, stub, _channel):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.Enhance(ask("hello"), timeout=5)
+    assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_an_absent_peer_is_unavailable_and_named() -> None:
+    async with open_channel("127.0.0.1:1") as channel:
+        stub = enhancer_pb2_grpc.EnhancerServiceStub(channel)
+        with pytest.raises(UnavailableError, match="enhancer") as caught:
+            await call_unary("enhancer", stub.Enhance, ask("hello"), within_seconds=5)
+    assert caught.value.reason == "ENHANCER_UNAVAILABLE"
+
+
+async def test_an_unimplemented_method_of_a_peer_is_not_taken_for_our_own_not_found() -> None:
+    async with echo_client() as (_, _stub, channel):
+        method = channel.unary_unary("/thumbwheel.enhancer.v1.EnhancerService/Nothing")
+        with pytest.raises(UnavailableError):
+            await call_unary("enhancer", method, b"", within_seconds=5)
+    assert not issubclass(UnavailableError, NotFoundError)
+
+
+async def test_health_answers_by_service_and_a_running_call_survives_the_drain() -> None:
+    service = echo_service()
+    echo, port = await service.__aenter__()
+    async with open_channel(f"127.0.0.1:{port}") as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        answer = await health.Check(health_pb2.HealthCheckRequest(service=NAME), timeout=5)
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        stub = enhancer_pb2_grpc.EnhancerServiceStub(channel)
+        metadata = (("x-tw-tenant", "acme"), ("x-tw-user", "ada"))
+        running = asyncio.ensure_future(stub.Enhance(ask("wait"), timeout=10, metadata=metadata))
+        await asyncio.sleep(0.2)
+        asyncio.get_running_loop().call_later(0.3, echo.release.set)
+        await service.__aexit__(None, None, None)
+        assert (await running).text == "acme/ada"
