@@ -1,0 +1,132 @@
+"""Adapters: nothing at the start, apart from each other, the same after merge and after disk."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.training.model.shapes import oracle
+from training.model.checkpoint import load_decoder, plain_weights
+from training.model.lora import (
+    AdapterError,
+    LoraConfig,
+    active_adapter,
+    adapter_parameters,
+    add_adapter,
+    copy_adapter,
+    load_adapter,
+    merge_adapter,
+    save_adapter,
+)
+from training.model.transformer import Decoder
+from training.model.vocabulary import choose_rows, trim_vocabulary
+
+IDS_BT = torch.arange(3, 33).view(2, 15)
+
+
+@pytest.fixture(params=["gemma3", "qwen2"])
+def decoder(request: pytest.FixtureRequest, tmp_path: Path) -> Decoder:
+    oracle(request.param, tmp_path)
+    return load_decoder(tmp_path)
+
+
+def shake(decoder: Decoder, name: str, seed: int = 5) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in adapter_parameters(decoder, name):
+            parameter.normal_(0, 0.1, generator=generator)
+
+
+def hidden(decoder: Decoder, adapter: str | None) -> torch.Tensor:
+    with torch.no_grad(), active_adapter(decoder, adapter):
+        states: torch.Tensor = decoder(IDS_BT)
+    return states
+
+
+def test_a_new_adapter_changes_nothing_and_alone_is_trainable(decoder: Decoder) -> None:
+    plain = decoder(IDS_BT).detach()
+    parameters = add_adapter(decoder, "policy", LoraConfig(rank=2), seed=1)
+    assert torch.equal(hidden(decoder, "policy"), plain)
+    trainable = [p for p in decoder.parameters() if p.requires_grad]
+    assert {id(p) for p in trainable} == {id(p) for p in parameters}
+    assert len(parameters) == 2 * 7 * decoder.config.num_layers
+
+
+def test_adapters_on_one_decoder_are_apart(decoder: Decoder) -> None:
+    plain = hidden(decoder, None)
+    for name in ("policy", "critic"):
+        add_adapter(decoder, name, LoraConfig(rank=2), seed=1)
+    shake(decoder, "policy")
+    changed = hidden(decoder, "policy")
+    assert torch.equal(hidden(decoder, "critic"), plain)
+    assert torch.equal(hidden(decoder, None), plain)
+    assert (changed - plain).abs().max() > 1e-2
+    assert all(p.requires_grad for p in adapter_parameters(decoder, "policy"))
+    copy_adapter(decoder, "policy", "critic")
+    assert torch.equal(hidden(decoder, "critic"), changed)
+
+
+def test_merging_equals_the_active_adapter(decoder: Decoder) -> None:
+    add_adapter(decoder, "policy", LoraConfig(rank=2, targets=("q_proj", "down_proj")), seed=1)
+    shake(decoder, "policy")
+    active = hidden(decoder, "policy")
+    names = set(plain_weights(decoder))
+    merge_adapter(decoder, "policy")
+    assert (hidden(decoder, None) - active).abs().max() < 1e-4
+    assert set(plain_weights(decoder)) == names
+
+
+def test_an_adapter_from_disk_is_the_adapter(decoder: Decoder, tmp_path: Path) -> None:
+    config = LoraConfig(rank=3, alpha=5.0, targets=("q_proj", "v_proj"))
+    add_adapter(decoder, "policy", config, seed=1)
+    shake(decoder, "policy")
+    save_adapter(decoder, "policy", config, tmp_path / "adapter", parent="first-model")
+    assert load_adapter(decoder, "again", tmp_path / "adapter") == config
+    assert torch.equal(hidden(decoder, "again"), hidden(decoder, "policy"))
+    settings = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert settings["base_model_name_or_path"] == "first-model"
+    assert (settings["peft_type"], settings["r"], settings["lora_alpha"]) == ("LORA", 3, 5.0)
+
+
+def test_adapter_files_carry_pefts_names(decoder: Decoder, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    config = LoraConfig(rank=2, targets=("q_proj",))
+    add_adapter(decoder, "policy", config, seed=1)
+    save_adapter(decoder, "policy", config, tmp_path / "adapter", parent="x")
+    names = set(load_file(tmp_path / "adapter" / "adapter_model.safetensors"))
+    assert "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight" in names
+    assert len(names) == 2 * decoder.config.num_layers
+
+
+def test_a_foreign_adapter_is_refused(decoder: Decoder, tmp_path: Path) -> None:
+    config = LoraConfig(rank=2)
+    add_adapter(decoder, "policy", config, seed=1)
+    save_adapter(decoder, "policy", config, tmp_path / "adapter", parent="x")
+    settings = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps({**settings, "r": 4}))
+    with pytest.raises(AdapterError, match="do not fit the decoder"):
+        load_adapter(decoder, "again", tmp_path / "adapter")
+    with pytest.raises(AdapterError, match="already on the decoder"):
+        add_adapter(decoder, "policy", config, seed=1)
+    with pytest.raises(AdapterError, match="lm_head"):
+        add_adapter(decoder, "head", LoraConfig(targets=("lm_head",)), seed=1)
+
+
+def test_a_trimmed_vocabulary_gives_the_kept_rows_of_the_full_logits(decoder: Decoder) -> None:
+    full = decoder.logits(hidden(decoder, None))
+    vocabulary = choose_rows(IDS_BT.flatten().tolist(), 97, rows=40)
+    narrow_BT = torch.tensor([vocabulary.narrow(row) for row in IDS_BT.tolist()])
+    trim_vocabulary(decoder, vocabulary)
+    with torch.no_grad():
+        narrow = decoder.logits(decoder(narrow_BT))
+    assert narrow.shape[-1] == 40
+    assert (narrow - full[..., list(vocabulary.kept)]).abs().max() < 1e-6
+    assert vocabulary.widen(vocabulary.narrow([5, 32, 0])) == [5, 32, 0]
+
+
+def test_rows_hold_every_used_id_then_the_lowest() -> None:
+    assert choose_rows([50, 7], 97, rows=4).kept == (0, 1, 7, 50)
+    with pytest.raises(ValueError, match="vocabulary_rows: 1"):
+        choose_rows([50, 7], 97, rows=1)

@@ -1,0 +1,129 @@
+"""Parity with transformers on tiny random models, padding invariance, and cached decoding."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.training.model.shapes import CONFIGS, oracle
+from training.model.checkpoint import CheckpointError, load_decoder, save_decoder
+from training.model.config import ModelConfigError, llama_json, parse_config
+from training.model.transformer import Decoder, attention_mask, initialise, positions_of
+
+FAMILIES = sorted(CONFIGS)
+
+
+def random_ids(batch: int, tokens: int, seed: int = 1) -> torch.Tensor:
+    return torch.randint(3, 97, (batch, tokens), generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_equal_transformers(family: str, tmp_path: Path) -> None:
+    theirs = oracle(family, tmp_path)
+    ours = load_decoder(tmp_path)
+    ids_BT = random_ids(2, 40)
+    with torch.no_grad():
+        expected = theirs(ids_BT).logits
+        found = ours.logits(ours(ids_BT))
+    assert (found - expected).abs().max() < 1e-4
+    assert expected.std() > 0.1
+
+
+@pytest.mark.parametrize("family", ["gemma3", "llama3_rope", "qwen2"])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_on_either_side_changes_no_real_token(family: str, side: str, tmp_path: Path) -> None:
+    oracle(family, tmp_path)
+    decoder = load_decoder(tmp_path)
+    ids_BT = random_ids(2, 20)
+    pad = torch.full((2, 5), 96)
+    order = (pad, ids_BT) if side == "left" else (ids_BT, pad)
+    masks = (torch.zeros(2, 5), torch.ones(2, 20)) if side == "left" else (torch.ones(2, 20), torch.zeros(2, 5))
+    with torch.no_grad():
+        alone = decoder(ids_BT)
+        padded = decoder(torch.cat(order, 1), torch.cat(masks, 1).long())
+    real = padded[:, 5:] if side == "left" else padded[:, :20]
+    assert (real - alone).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_decoding_with_the_cache_equals_one_forward(family: str, tmp_path: Path) -> None:
+    oracle(family, tmp_path)
+    decoder = load_decoder(tmp_path)
+    ids_BT = random_ids(3, 24)
+    mask_BT = torch.ones_like(ids_BT)
+    mask_BT[0, :7] = 0
+    with torch.no_grad():
+        whole = decoder(ids_BT, mask_BT)
+        cache = decoder.new_cache(3, 24)
+        parts = [decoder(ids_BT[:, :10], mask_BT[:, :10], cache)]
+        parts += [decoder(ids_BT[:, t : t + 1], mask_BT[:, : t + 1], cache) for t in range(10, 24)]
+    stepped = torch.cat(parts, dim=1)
+    assert ((whole - stepped).abs() * mask_BT[:, :, None]).max() < 5e-5  # spread weights: states reach 5, not 1
+
+
+def test_the_sliding_window_hides_older_tokens() -> None:
+    mask_BS = torch.ones(1, 6, dtype=torch.long)
+    seen = attention_mask(mask_BS, 6, window=3)[0, 0]
+    assert seen[5].tolist() == [False, False, False, True, True, True]
+    assert attention_mask(mask_BS, 1, window=None)[0, 0].tolist() == [[True] * 6]
+
+
+def test_positions_count_real_tokens_only() -> None:
+    assert positions_of(torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 0, 0]])).tolist() == [[0, 0, 0, 1, 2], [0, 1, 2, 2, 2]]
+
+
+def test_gemma_scales_embeddings_as_the_weights_type_rounds() -> None:
+    raw = {**CONFIGS["gemma3"]().to_dict(), "hidden_size": 640}
+    assert parse_config({**raw, "dtype": "bfloat16"}).embedding_scale == 25.25
+    assert parse_config({**raw, "dtype": "float32"}).embedding_scale == pytest.approx(25.2982, abs=1e-4)
+
+
+def test_old_and_new_spelling_of_gemma_rope_are_the_same() -> None:
+    raw = CONFIGS["gemma3"]().to_dict()
+    old = {k: v for k, v in raw.items() if k not in ("rope_parameters", "layer_types", "_sliding_window_pattern")}
+    old |= {"rope_theta": 1e6, "rope_local_base_freq": 1e4, "rope_scaling": None, "sliding_window_pattern": 6}
+    assert parse_config(old).ropes == parse_config(raw).ropes
+    assert parse_config(old).windows == parse_config(raw).windows
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"model_type": "gpt2"}, "model_type"),
+        ({"hidden_act": "relu"}, "hidden_act"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "rope_type"),
+        ({"final_logit_softcapping": 30.0}, "final_logit_softcapping"),
+    ],
+)
+def test_a_config_that_we_do_not_build_is_refused_by_field(change: dict[str, object], named: str) -> None:
+    with pytest.raises(ModelConfigError, match=named):
+        parse_config({**llama_json(64, 32, 2, 4, 2, 48), **change})
+
+
+@pytest.mark.parametrize("family", ["gemma3", "qwen2", "llama"])
+def test_saving_and_loading_gives_the_same_bits(family: str, tmp_path: Path) -> None:
+    oracle(family, tmp_path / "a")
+    decoder = load_decoder(tmp_path / "a")
+    save_decoder(decoder, tmp_path / "b", companions_from=tmp_path / "a")
+    again = load_decoder(tmp_path / "b")
+    assert decoder.state_dict().keys() == again.state_dict().keys()
+    assert all(torch.equal(t, again.state_dict()[n]) for n, t in decoder.state_dict().items())
+    assert (tmp_path / "b" / "generation_config.json").exists()
+
+
+def test_weights_that_do_not_fit_are_refused_by_name(tmp_path: Path) -> None:
+    oracle("llama", tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "vocab_size": 98}))
+    with pytest.raises(CheckpointError, match=r"lm_head\.weight"):
+        load_decoder(tmp_path)
+
+
+def test_fresh_weights_are_a_function_of_the_seed() -> None:
+    models = [Decoder(parse_config(llama_json(64, 32, 2, 4, 2, 48))) for _ in range(3)]
+    for model, seed in zip(models, (1, 1, 2), strict=True):
+        initialise(model, seed)
+    first, same, other = (m.model.layers[0].get_parameter("mlp.up_proj.weight") for m in models)
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)

@@ -1,0 +1,1 @@
+"""Thumbwheel's training library: stages from feedback to a better model."""

@@ -1,0 +1,1 @@
+"""The decoder-only transformer, its files on disk, and LoRA."""

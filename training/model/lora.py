@@ -1,0 +1,216 @@
+"""Low-rank adapters (Hu et al., arXiv 2106.09685): several on one frozen decoder, at most one active at a time.
+
+The wrapped projection keeps its own weight under its own name, so checkpoints do not change. Files are PEFT's
+(adapter_config.json, adapter_model.safetensors). No dropout: PPO's ratios need the same function twice.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from training.model.transformer import Decoder
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+PEFT_PREFIX = "base_model.model."
+ADAPTERS = ".adapters."  # in the name of every adapter parameter
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """rank r; the update is scaled by alpha / rank; targets are names of projections."""
+
+    rank: int = 8
+    alpha: float = 16.0
+    targets: tuple[str, ...] = PROJECTIONS
+
+
+class AdapterError(ValueError):
+    """An adapter does not fit the decoder, or a name is taken or unknown; the text names it."""
+
+
+class LoraPair(nn.Module):
+    """x A^T B^T * scale with A [r, in], B [out, r]; B starts at zero, so a new adapter changes nothing."""
+
+    def __init__(self, linear: nn.Linear, config: LoraConfig, generator: torch.Generator) -> None:
+        super().__init__()
+        self.scale = config.alpha / config.rank
+        down = torch.empty(config.rank, linear.in_features)
+        bound = 1 / math.sqrt(linear.in_features)  # kaiming_uniform with a = sqrt(5), as PEFT starts
+        self.lora_A = nn.Parameter(down.uniform_(-bound, bound, generator=generator))
+        self.lora_B = nn.Parameter(torch.zeros(linear.out_features, config.rank))
+
+    def forward(self, x: Tensor) -> Tensor:
+        down = F.linear(x, self.lora_A.to(x.dtype))
+        return F.linear(down, self.lora_B.to(x.dtype)) * self.scale
+
+    def delta(self) -> Tensor:
+        """The weight update that this pair stands for, [out, in]."""
+        return self.lora_B @ self.lora_A * self.scale
+
+
+class LoraLinear(nn.Linear):
+    """A linear projection with named adapters beside it."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.weight = linear.weight
+        self.bias = linear.bias
+        self.adapters = nn.ModuleDict()
+        self.active: str | None = None
+
+    def forward(self, input: Tensor) -> Tensor:
+        out = F.linear(input, self.weight, self.bias)
+        if self.active is not None and self.active in self.adapters:
+            out = out + self.adapters[self.active](input)
+        return out
+
+
+def add_adapter(decoder: Decoder, name: str, config: LoraConfig, seed: int) -> list[nn.Parameter]:
+    """Put a fresh adapter on every target projection and freeze the decoder's own weights.
+
+    Returns:
+        the adapter's parameters, in the decoder's order.
+    """
+    _wrap(decoder, config.targets)
+    generator = torch.Generator().manual_seed(seed)
+    for path, linear in _wrapped(decoder):
+        if path.rsplit(".", 1)[-1] not in config.targets:
+            continue
+        if name in linear.adapters:
+            raise AdapterError(f"adapter {name!r} is already on the decoder")
+        linear.adapters[name] = LoraPair(linear, config, generator).to(linear.weight.device)
+    return adapter_parameters(decoder, name)
+
+
+def copy_adapter(decoder: Decoder, source: str, target: str) -> None:
+    """Make adapter `target` start where `source` stands; both must be on the decoder with the same shape."""
+    with torch.no_grad():
+        for _, linear in _wrapped(decoder):
+            if source in linear.adapters:
+                linear.adapters[target].load_state_dict(linear.adapters[source].state_dict())
+
+
+def adapter_parameters(decoder: Decoder, name: str) -> list[nn.Parameter]:
+    """The parameters of one adapter, in the decoder's order."""
+    found = [
+        p for _, linear in _wrapped(decoder) if name in linear.adapters for p in linear.adapters[name].parameters()
+    ]
+    if not found:
+        raise AdapterError(f"no adapter {name!r} on the decoder")
+    return found
+
+
+@contextmanager
+def active_adapter(decoder: Decoder, name: str | None) -> Iterator[None]:
+    """Run the block with this adapter, or with none; put back what was active before."""
+    linears = [linear for _, linear in _wrapped(decoder)]
+    before = [linear.active for linear in linears]
+    for linear in linears:
+        linear.active = name
+    try:
+        yield
+    finally:
+        for linear, old in zip(linears, before, strict=True):
+            linear.active = old
+
+
+def merge_adapter(decoder: Decoder, name: str) -> None:
+    """Add the adapter into the base weights and take it off. Other adapters then stand on another base: merge last."""
+    with torch.no_grad():
+        for _, linear in _wrapped(decoder):
+            if name in linear.adapters:
+                pair = linear.adapters[name]
+                assert isinstance(pair, LoraPair)
+                linear.weight += pair.delta().to(linear.weight.dtype)
+                del linear.adapters[name]
+
+
+def save_adapter(decoder: Decoder, name: str, config: LoraConfig, directory: Path, parent: str) -> None:
+    """Write the adapter as PEFT reads it. `parent` names the model that it stands on."""
+    directory.mkdir(parents=True, exist_ok=True)
+    tensors: dict[str, Tensor] = {}
+    for path, linear in _wrapped(decoder):
+        if name in linear.adapters:
+            for part, parameter in linear.adapters[name].named_parameters():
+                tensors[f"{PEFT_PREFIX}{path}.{part}.weight"] = parameter.detach().float().contiguous().cpu()
+    save_file(tensors, directory / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    settings = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": parent,
+        "r": config.rank,
+        "lora_alpha": config.alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "target_modules": sorted(config.targets),
+    }
+    (directory / ADAPTER_CONFIG).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
+
+
+def read_adapter_config(directory: Path) -> LoraConfig:
+    """adapter_config.json, refused where it asks for something that we do not build."""
+    settings = json.loads((directory / ADAPTER_CONFIG).read_text())
+    for field in ("use_dora", "use_rslora", "fan_in_fan_out", "modules_to_save"):
+        if settings.get(field):
+            raise AdapterError(f"{ADAPTER_CONFIG}: {field} is not built")
+    return LoraConfig(settings["r"], float(settings["lora_alpha"]), tuple(settings["target_modules"]))
+
+
+def load_adapter(decoder: Decoder, name: str, directory: Path) -> LoraConfig:
+    """Put a saved adapter on the decoder under `name`.
+
+    Raises:
+        AdapterError: its tensors are not exactly those of its targets on this decoder.
+    """
+    config = read_adapter_config(directory)
+    add_adapter(decoder, name, config, seed=0)
+    tensors = load_file(directory / ADAPTER_WEIGHTS)
+    slots = {
+        f"{PEFT_PREFIX}{path}.{part}.weight": parameter
+        for path, linear in _wrapped(decoder)
+        if name in linear.adapters
+        for part, parameter in linear.adapters[name].named_parameters()
+    }
+    odd = sorted(k for k in slots.keys() | tensors.keys() if _shape(slots, k) != _shape(tensors, k))
+    if odd:
+        raise AdapterError(f"{ADAPTER_WEIGHTS}: {len(odd)} tensors do not fit the decoder, first {odd[0]}")
+    with torch.no_grad():
+        for key, parameter in slots.items():
+            parameter.copy_(tensors[key])
+    return config
+
+
+def _shape(tensors: dict[str, nn.Parameter] | dict[str, Tensor], key: str) -> torch.Size | None:
+    tensor = tensors.get(key)
+    return None if tensor is None else tensor.shape
+
+
+def _wrap(decoder: Decoder, targets: tuple[str, ...]) -> None:
+    if unknown := set(targets) - set(PROJECTIONS):
+        raise AdapterError(f"targets: {', '.join(sorted(unknown))} not among {', '.join(PROJECTIONS)}")
+    for parameter_name, parameter in decoder.named_parameters():
+        if ADAPTERS not in parameter_name:
+            parameter.requires_grad_(False)
+    for module in list(decoder.modules()):
+        for child_name, child in list(module.named_children()):
+            if child_name in targets and type(child) is nn.Linear:
+                setattr(module, child_name, LoraLinear(child))
+
+
+def _wrapped(decoder: Decoder) -> list[tuple[str, LoraLinear]]:
+    return [(path, module) for path, module in decoder.named_modules() if isinstance(module, LoraLinear)]

@@ -1,0 +1,43 @@
+"""Rotary position embedding in Hugging Face's half-split layout. Always computed in fp32.
+
+Shapes: B batch, T tokens, H heads, E head dimension.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from training.model.config import Rope
+
+
+def inverse_frequencies(rope: Rope, head_dim: int) -> Tensor:
+    """Angles per position, [E/2]. llama3 scaling as in Llama 3.1's reference code (stretch only slow frequencies)."""
+    pairs = torch.arange(0, head_dim, 2, dtype=torch.float32, device="cpu")  # real even while a model is built on meta
+    frequencies = 1.0 / (rope.theta ** (pairs / head_dim))
+    if rope.scaling == "default":
+        return frequencies
+    if rope.scaling == "linear":
+        return frequencies / rope.factor
+    wavelengths = 2 * math.pi / frequencies
+    blend = (rope.original_positions / wavelengths - rope.low_freq_factor) / (
+        rope.high_freq_factor - rope.low_freq_factor
+    )
+    blend = blend.clamp(0.0, 1.0)  # 0 = slow, stretched by factor; 1 = fast, kept
+    return (1 - blend) * frequencies / rope.factor + blend * frequencies
+
+
+def rotation(positions_BT: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosine and sine, each [B, 1, T, E]."""
+    angles = positions_BT[:, None, :, None].float() * frequencies
+    angles = torch.cat((angles, angles), dim=-1)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x_BHTE: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """Rotate each (i, i + E/2) pair by its angle."""
+    low, high = x_BHTE.float().chunk(2, dim=-1)
+    turned = x_BHTE.float() * cosine + torch.cat((-high, low), dim=-1) * sine
+    return turned.type_as(x_BHTE)

@@ -1,0 +1,196 @@
+"""The decoder: one class for Llama, Qwen 2/3 and Gemma 3, with Hugging Face's parameter names.
+
+Shapes: B batch, T new tokens, S all tokens so far (cache + new), D hidden, H heads, K key-value heads, E head dimension,
+V vocabulary. Surprise: columns may be padded on either side; positions count real tokens only, and a padded query sees
+itself so that no softmax row is empty.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from training.model.cache import KeyValueCache
+from training.model.config import ModelConfig
+from training.model.rope import inverse_frequencies, rotate, rotation
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * (offset + w), computed in fp32. Gemma's offset is 1, everybody else's 0."""
+
+    def __init__(self, size: int, config: ModelConfig) -> None:
+        super().__init__()
+        self.eps, self.offset = config.norm_eps, config.norm_offset
+        self.weight = nn.Parameter(torch.full((size,), 1.0 - config.norm_offset))
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
+        return (wide * (self.offset + self.weight.float())).type_as(x)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with optional query/key norms."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        d, e, bias = config.hidden_size, config.head_dim, config.qkv_bias
+        self.layer, self.head_dim, self.scale = layer, e, config.attention_scale
+        self.q_proj = nn.Linear(d, config.num_heads * e, bias=bias)
+        self.k_proj = nn.Linear(d, config.num_kv_heads * e, bias=bias)
+        self.v_proj = nn.Linear(d, config.num_kv_heads * e, bias=bias)
+        self.o_proj = nn.Linear(config.num_heads * e, d, bias=config.output_bias)
+        self.q_norm: nn.Module = RMSNorm(e, config) if config.qk_norm else nn.Identity()
+        self.k_norm: nn.Module = RMSNorm(e, config) if config.qk_norm else nn.Identity()
+
+    def forward(
+        self, x_BTD: Tensor, turn: tuple[Tensor, Tensor], mask_B1TS: Tensor, cache: KeyValueCache | None
+    ) -> Tensor:
+        batch, tokens, _ = x_BTD.shape
+        q_BHTE = self.q_proj(x_BTD).view(batch, tokens, -1, self.head_dim)
+        k_BKTE = self.k_proj(x_BTD).view(batch, tokens, -1, self.head_dim)
+        v_BKTE = self.v_proj(x_BTD).view(batch, tokens, -1, self.head_dim).transpose(1, 2)
+        q_BHTE = rotate(self.q_norm(q_BHTE).transpose(1, 2), *turn)
+        k_BKTE = rotate(self.k_norm(k_BKTE).transpose(1, 2), *turn)
+        if cache is not None:
+            k_BKTE, v_BKTE = cache.append(self.layer, k_BKTE, v_BKTE)
+        y_BHTE = F.scaled_dot_product_attention(
+            q_BHTE, k_BKTE, v_BKTE, attn_mask=mask_B1TS, scale=self.scale, enable_gqa=True
+        )
+        out: Tensor = self.o_proj(y_BHTE.transpose(1, 2).reshape(batch, tokens, -1))
+        return out
+
+
+class MLP(nn.Module):
+    """Gated feed-forward: down(act(gate(x)) * up(x))."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        d, wide, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
+        self.gelu = config.gelu
+        self.gate_proj = nn.Linear(d, wide, bias=bias)
+        self.up_proj = nn.Linear(d, wide, bias=bias)
+        self.down_proj = nn.Linear(wide, d, bias=bias)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        gate = self.gate_proj(x_BTD)
+        gate = F.gelu(gate, approximate="tanh") if self.gelu else F.silu(gate)
+        out: Tensor = self.down_proj(gate * self.up_proj(x_BTD))
+        return out
+
+
+class Block(nn.Module):
+    """One layer. With sandwich norms (Gemma 3) each branch is also normed on its way out."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.self_attn, self.mlp = Attention(config, layer), MLP(config)
+        self.sandwich = config.sandwich_norms
+        self.input_layernorm = RMSNorm(config.hidden_size, config)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config)
+        if self.sandwich:
+            self.pre_feedforward_layernorm = RMSNorm(config.hidden_size, config)
+            self.post_feedforward_layernorm = RMSNorm(config.hidden_size, config)
+
+    def forward(
+        self, x_BTD: Tensor, turn: tuple[Tensor, Tensor], mask_B1TS: Tensor, cache: KeyValueCache | None
+    ) -> Tensor:
+        attended: Tensor = self.self_attn(self.input_layernorm(x_BTD), turn, mask_B1TS, cache)
+        if self.sandwich:
+            x_BTD = x_BTD + self.post_attention_layernorm(attended)
+            fed: Tensor = self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x_BTD)))
+        else:
+            x_BTD = x_BTD + attended
+            fed = self.mlp(self.post_attention_layernorm(x_BTD))
+        return x_BTD + fed
+
+
+class Stack(nn.Module):
+    """Embedding, layers and last norm: what Hugging Face calls `model.`"""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
+        self.norm = RMSNorm(config.hidden_size, config)
+        self._frequencies = {rope: inverse_frequencies(rope, config.head_dim) for rope in set(config.ropes)}
+
+    def forward(self, ids_BT: Tensor, mask_BS: Tensor, cache: KeyValueCache | None) -> Tensor:
+        tokens = ids_BT.shape[1]
+        positions_BT = positions_of(mask_BS)[:, -tokens:]
+        turns = {rope: rotation(positions_BT, f.to(ids_BT.device)) for rope, f in self._frequencies.items()}
+        masks = {window: attention_mask(mask_BS, tokens, window) for window in set(self.config.windows)}
+        x_BTD = self.embed_tokens(ids_BT) * self.config.embedding_scale
+        for layer, rope, window in zip(self.layers, self.config.ropes, self.config.windows, strict=True):
+            x_BTD = layer(x_BTD, turns[rope], masks[window], cache)
+        if cache is not None:
+            cache.length += tokens
+        hidden_BTD: Tensor = self.norm(x_BTD)
+        return hidden_BTD
+
+
+class Decoder(nn.Module):
+    """A causal language model. forward gives hidden states; `logits` is apart, so that callers pay the head only for
+    the positions that they need."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model = Stack(config)
+        self.lm_head = None if config.tie_embeddings else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    def forward(self, ids_BT: Tensor, mask_BS: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
+        """Hidden states after the last norm.
+
+        Args:
+            ids_BT: token ids; any valid id where the mask is 0.
+            mask_BS: 1 for real tokens, over the cached tokens and the new ones; None: all real (no cache).
+            cache: earlier keys and values; this call's are added to it.
+
+        Returns:
+            hidden_BTD
+        """
+        if mask_BS is None:
+            mask_BS = torch.ones_like(ids_BT)
+        hidden_BTD: Tensor = self.model(ids_BT, mask_BS, cache)
+        return hidden_BTD
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[..., D] to [..., V]."""
+        weight = self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+        return F.linear(hidden, weight)
+
+    def new_cache(self, batch: int, capacity: int) -> KeyValueCache:
+        """Room for `capacity` tokens in each of `batch` rows."""
+        weight = self.model.embed_tokens.weight
+        return KeyValueCache(self.config, batch, capacity, weight.dtype, weight.device)
+
+
+def initialise(decoder: Decoder, seed: int) -> None:
+    """Fresh weights: normal(0, initializer_range), biases zero, norms one. A function of the seed alone."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for module in decoder.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                module.weight.normal_(0.0, decoder.config.initializer_range, generator=generator)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                module.bias.zero_()
+
+
+def positions_of(mask_BS: Tensor) -> Tensor:
+    """Position of each column: the number of real tokens before it."""
+    return (mask_BS.long().cumsum(dim=1) - 1).clamp(min=0)
+
+
+def attention_mask(mask_BS: Tensor, tokens: int, window: int | None) -> Tensor:
+    """True where query t (of the last `tokens` columns) may see key s: causal, real, within the window. [B, 1, T, S]"""
+    columns = mask_BS.shape[1]
+    key_S = torch.arange(columns, device=mask_BS.device)
+    query_T1 = key_S[columns - tokens :, None]
+    allowed_TS = key_S <= query_T1
+    if window is not None:
+        allowed_TS = allowed_TS & (key_S > query_T1 - window)
+    seen_BTS = allowed_TS & mask_BS.bool()[:, None, :]
+    return (seen_BTS | (key_S == query_T1))[:, None]
