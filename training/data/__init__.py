@@ -1,0 +1,1 @@
+"""From plain files to token ids and tensors."""

@@ -1,0 +1,147 @@
+"""manifest.json: what an artifact is, where it comes from, and the hash of every file in it.
+
+Written last and atomically: a directory without it is not finished, and nothing may load it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+CHUNK_BYTES = 1 << 20
+
+
+class ManifestError(ValueError):
+    """A directory has no manifest, a malformed one, or files that differ from it; the text names the field or the file."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """One artifact. `data` is {"snapshot": id, "sha256": hex} or None; `report` holds the stage's figures."""
+
+    kind: str
+    version: str
+    created: str
+    files: Mapping[str, str]
+    parents: tuple[str, ...] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
+    code_commit: str = ""
+    seeds: Mapping[str, int] = field(default_factory=dict)
+    data: Mapping[str, str] | None = None
+    report: Mapping[str, Any] = field(default_factory=dict)
+    licence: str = ""
+    format: int = FORMAT
+
+
+def write_manifest(
+    directory: Path,
+    *,
+    kind: str,
+    version: str,
+    parents: Sequence[str] = (),
+    config: object = None,
+    code_commit: str = "",
+    seeds: Mapping[str, int] | None = None,
+    data: Mapping[str, str] | None = None,
+    report: Mapping[str, Any] | None = None,
+    licence: str = "",
+) -> Manifest:
+    """Hash every file under `directory` and finish the artifact.
+
+    Args:
+        config: a dataclass, a mapping or None; paths in it become text.
+    """
+    manifest = Manifest(
+        kind=kind,
+        version=version,
+        created=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        files={name: hash_file(directory / name) for name in _files(directory)},
+        parents=tuple(parents),
+        config=plain(config) or {},
+        code_commit=code_commit,
+        seeds=dict(seeds or {}),
+        data=None if data is None else dict(data),
+        report=plain(report) or {},
+        licence=licence,
+    )
+    _write_atomically(directory / MANIFEST, json.dumps(dataclasses.asdict(manifest), indent=2, sort_keys=True))
+    return manifest
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """The manifest of a finished artifact.
+
+    Raises:
+        ManifestError: there is none, or it is not one of ours.
+    """
+    try:
+        fields = json.loads((directory / MANIFEST).read_text())
+    except FileNotFoundError as error:
+        raise ManifestError(f"{MANIFEST}: missing, so {directory.name} is not finished") from error
+    except json.JSONDecodeError as error:
+        raise ManifestError(f"{MANIFEST}: not JSON at line {error.lineno}") from error
+    known = {f.name for f in dataclasses.fields(Manifest)}
+    if not isinstance(fields, dict) or set(fields) != known:
+        raise ManifestError(f"{MANIFEST}: fields must be exactly {', '.join(sorted(known))}")
+    if fields["format"] != FORMAT:
+        raise ManifestError(f"format: {fields['format']!r}, only {FORMAT} is known")
+    return Manifest(**{**fields, "parents": tuple(fields["parents"])})
+
+
+def verify_manifest(directory: Path) -> Manifest:
+    """Read the manifest and compare every file with its hash.
+
+    Raises:
+        ManifestError: as read_manifest; or a file is missing or differs.
+    """
+    manifest = read_manifest(directory)
+    for name, expected in manifest.files.items():
+        path = directory / name
+        if not path.is_file():
+            raise ManifestError(f"files: {name} is missing")
+        if hash_file(path) != expected:
+            raise ManifestError(f"files: {name} differs from its sha256")
+    return manifest
+
+
+def hash_file(path: Path) -> str:
+    """sha256 of a file, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as opened:
+        while chunk := opened.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def plain(value: object) -> Any:
+    """Dataclasses, paths, tuples and enums as JSON has them."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _files(directory: Path) -> list[str]:
+    paths = (path for path in directory.rglob("*") if path.is_file())
+    return sorted(name for path in paths if (name := path.relative_to(directory).as_posix()) != MANIFEST)
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    temporary = path.with_suffix(".partial")
+    with temporary.open("w") as opened:
+        opened.write(text + "\n")
+        opened.flush()
+        os.fsync(opened.fileno())
+    temporary.replace(path)

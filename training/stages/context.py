@@ -1,0 +1,65 @@
+"""What every stage is given beside its config, and the parts that all configs share.
+
+A stage knows no Ray: checkpoints, progress and ranks come in through RunContext.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+
+class ConfigError(ValueError):
+    """A combination of settings that cannot run; the text names the field and the limit."""
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """What a stage's manifest says about where its output comes from."""
+
+    version: str  # id of the artifact = name of its directory
+    snapshot: str = ""  # id of the data snapshot; empty: no snapshot
+    snapshot_sha256: str = ""
+    code_commit: str = ""
+    licence: str = ""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """threads 0: every core that this process may use. dtype: float32, bfloat16 (autocast), or auto: bfloat16 only where a
+    timed matrix product is at least 1.5 times as fast (machine.py)."""
+
+    threads: int = 0
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One step of a stage. Metrics are the stage's figures at this step."""
+
+    stage: str
+    step: int
+    total_steps: int
+    metrics: Mapping[str, float]
+
+
+class Checkpoints(Protocol):
+    """Training state of one run, by step. A checkpoint is complete when its manifest is there."""
+
+    def save(self, step: int, write: Callable[[Path], None]) -> None:
+        """Let `write` fill an empty directory, then keep it as the state after `step` steps. Every rank calls this."""
+
+    def latest(self) -> Path | None:
+        """The complete checkpoint with the highest step, or None."""
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """Where a stage runs."""
+
+    checkpoints: Checkpoints
+    progress: Callable[[Progress], None]
+    rank: int = 0
+    world_size: int = 1
