@@ -1,0 +1,1 @@
+"""The CPU model server of the embedded and CPU installs, behind KServe's contract."""

@@ -1,0 +1,72 @@
+"""What the predictor can answer instead of text. The HTTP edge maps `status` and `kind`; nothing here holds user text.
+
+PredictorError
+├── InvalidRequestError       400  the request is wrong: names the parameter and the limit
+├── ModelRefusedError         400  a model directory that cannot be served: names what is missing
+├── VersionNotFoundError      404  no such version is loaded
+├── VersionConflictError      409  the id is already taken by other files
+├── OverloadedError           429  the queue is full: come back later
+├── UnavailableError          503  loading, draining, or the cache overflowed: nothing is wrong with the request
+└── EngineFailedError         500  the engine broke; the version must be loaded again
+"""
+
+
+class PredictorError(Exception):
+    """An error that its caller may see. `param` is the parameter at fault, if it is one's fault."""
+
+    status = 500
+    kind = "server_error"
+
+    def __init__(self, text: str, param: str | None = None) -> None:
+        super().__init__(text)
+        self.text = text
+        self.param = param
+
+
+class InvalidRequestError(PredictorError):
+    """The request is wrong; the text names the parameter and its limit."""
+
+    status = 400
+    kind = "invalid_request_error"
+
+
+class ModelRefusedError(PredictorError):
+    """The model directory cannot be served; the text names the file or the configuration field."""
+
+    status = 400
+    kind = "model_refused"
+
+
+class VersionNotFoundError(PredictorError):
+    """No version of this name is loaded."""
+
+    status = 404
+    kind = "not_found_error"
+
+
+class VersionConflictError(PredictorError):
+    """A version is immutable: the same id came with other files."""
+
+    status = 409
+    kind = "conflict"
+
+
+class OverloadedError(PredictorError):
+    """Too many requests wait already."""
+
+    status = 429
+    kind = "overloaded"
+
+
+class UnavailableError(PredictorError):
+    """Not now: the same request may succeed later."""
+
+    status = 503
+    kind = "unavailable"
+
+
+class EngineFailedError(PredictorError):
+    """The engine of this version stopped working."""
+
+    status = 500
+    kind = "server_error"

@@ -1,0 +1,1 @@
+"""From a safetensors checkpoint to an OpenVINO graph, with numpy and openvino alone."""

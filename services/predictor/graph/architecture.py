@@ -1,0 +1,209 @@
+"""What a config.json says about a decoder, checked: a field that the graph cannot honour raises by name.
+
+Hugging Face wrote three generations of these files (rope_scaling, rope_local_base_freq, rope_parameters; layer_types or a
+window pattern). All are read here, so that the graph sees one shape only.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from services.predictor.errors import ModelRefusedError
+
+ChoiceT = TypeVar("ChoiceT", bound=StrEnum)
+GEMMA3_WINDOW_PATTERN = 6  # every 6th layer attends to everything: Gemma 3 report, and transformers' default
+
+
+class Family(StrEnum):
+    """Decoder families, by config.json's model_type."""
+
+    LLAMA = "llama"
+    QWEN2 = "qwen2"
+    QWEN3 = "qwen3"
+    GEMMA3 = "gemma3_text"
+
+
+class Activation(StrEnum):
+    """Gate activations of the MLP."""
+
+    SILU = "silu"
+    GELU_TANH = "gelu_pytorch_tanh"
+
+
+class AttentionKind(StrEnum):
+    """What a layer may look back at."""
+
+    FULL = "full_attention"
+    SLIDING = "sliding_attention"
+
+
+@dataclass(frozen=True, slots=True)
+class Llama3Scaling:
+    """Llama 3's frequency-dependent stretching of rotary positions (transformers, rope_type "llama3")."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_positions: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rope:
+    """Rotary embedding of one attention kind. `linear_factor` divides all frequencies."""
+
+    theta: float
+    linear_factor: float = 1.0
+    llama3: Llama3Scaling | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """One dense decoder. `dtype` is the type that the checkpoint says it was trained in; empty if it says nothing."""
+
+    family: Family
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    max_positions: int
+    norm_epsilon: float
+    activation: Activation
+    attention_scale: float
+    layers: tuple[AttentionKind, ...]
+    sliding_window: int
+    ropes: Mapping[AttentionKind, Rope]
+    tied: bool | None
+    dtype: str
+
+    @property
+    def is_gemma(self) -> bool:
+        """Gemma scales embeddings, adds one to norm weights, and has four norms a layer."""
+        return self.family is Family.GEMMA3
+
+
+def read_architecture(config: Mapping[str, Any]) -> Architecture:
+    """Check a parsed config.json.
+
+    Raises:
+        ModelRefusedError: a field is missing, out of range, or asks for what the graph has not; the text names it.
+    """
+    family = _choice(config, "model_type", Family)
+    _refuse_what_the_graph_has_not(config)
+    num_heads, hidden_size = _count(config, "num_attention_heads"), _count(config, "hidden_size")
+    head_dim = _count(config, "head_dim", hidden_size // num_heads)
+    num_kv_heads = _count(config, "num_key_value_heads", num_heads)
+    if num_heads % num_kv_heads or head_dim % 2:
+        raise ModelRefusedError(
+            "config.json: num_attention_heads must be a multiple of num_key_value_heads, and head_dim even"
+        )
+    layers = _layer_kinds(config, family, _count(config, "num_hidden_layers"))
+    scale_base = config.get("query_pre_attn_scalar") if family is Family.GEMMA3 else None
+    activation_field = "hidden_activation" if config.get("hidden_activation") else "hidden_act"
+    return Architecture(
+        family=family,
+        vocab_size=_count(config, "vocab_size"),
+        hidden_size=hidden_size,
+        intermediate_size=_count(config, "intermediate_size"),
+        num_layers=len(layers),
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        head_dim=head_dim,
+        max_positions=_count(config, "max_position_embeddings"),
+        norm_epsilon=_positive(config, "rms_norm_eps"),
+        activation=_choice(config, activation_field, Activation),
+        attention_scale=float(scale_base or head_dim) ** -0.5,
+        layers=layers,
+        sliding_window=_count(config, "sliding_window") if AttentionKind.SLIDING in layers else 0,
+        ropes={kind: _rope(config, family, kind) for kind in sorted(set(layers))},
+        tied=config.get("tie_word_embeddings", True if family is Family.GEMMA3 else None),
+        dtype=str(config.get("dtype") or config.get("torch_dtype") or ""),
+    )
+
+
+def _refuse_what_the_graph_has_not(config: Mapping[str, Any]) -> None:
+    for field in (
+        "attn_logit_softcapping",
+        "final_logit_softcapping",
+        "use_bidirectional_attention",
+        "quantization_config",
+    ):
+        if config.get(field):
+            raise ModelRefusedError(f"config.json: {field} is not supported")
+    if config.get("partial_rotary_factor", 1.0) != 1.0:
+        raise ModelRefusedError("config.json: partial_rotary_factor other than 1 is not supported")
+
+
+def _count(config: Mapping[str, Any], field: str, default: int | None = None) -> int:
+    value = config.get(field)
+    value = default if value is None else value
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ModelRefusedError(f"config.json: {field} must be an integer of at least 1")
+    return value
+
+
+def _positive(values: Mapping[str, Any], field: str, default: float | None = None) -> float:
+    value = values.get(field)
+    value = default if value is None else value
+    if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
+        raise ModelRefusedError(f"config.json: {field} must be a number above 0")
+    return float(value)
+
+
+def _choice(config: Mapping[str, Any], field: str, choices: type[ChoiceT]) -> ChoiceT:
+    value = config.get(field)
+    if value not in set(choices):
+        raise ModelRefusedError(f"config.json: {field} must be one of {', '.join(choices)}")
+    return choices(value)
+
+
+def _layer_kinds(config: Mapping[str, Any], family: Family, num_layers: int) -> tuple[AttentionKind, ...]:
+    if family is Family.LLAMA or (family is not Family.GEMMA3 and not config.get("use_sliding_window")):
+        return (AttentionKind.FULL,) * num_layers
+    named = config.get("layer_types")
+    if named is None:
+        return tuple(_unnamed_layer(config, family, index) for index in range(num_layers))
+    if len(named) != num_layers or not set(named) <= set(AttentionKind):
+        raise ModelRefusedError(
+            f"config.json: layer_types must name {num_layers} layers, each one of {', '.join(AttentionKind)}"
+        )
+    return tuple(AttentionKind(name) for name in named)
+
+
+def _unnamed_layer(config: Mapping[str, Any], family: Family, index: int) -> AttentionKind:
+    if family is Family.GEMMA3:
+        pattern = config.get("sliding_window_pattern") or config.get("_sliding_window_pattern") or GEMMA3_WINDOW_PATTERN
+        return AttentionKind.FULL if (index + 1) % int(pattern) == 0 else AttentionKind.SLIDING
+    return AttentionKind.SLIDING if index >= _count(config, "max_window_layers") else AttentionKind.FULL
+
+
+def _rope(config: Mapping[str, Any], family: Family, kind: AttentionKind) -> Rope:
+    parameters: Mapping[str, Any] = config.get("rope_parameters") or {}
+    if parameters:
+        return _scaled(parameters.get(kind, parameters), "rope_parameters", config.get("rope_theta"))
+    if family is Family.GEMMA3 and kind is AttentionKind.SLIDING:
+        return Rope(theta=_positive(config, "rope_local_base_freq", 10_000.0))
+    return _scaled(config.get("rope_scaling") or {}, "rope_scaling", config.get("rope_theta"))
+
+
+def _scaled(values: Mapping[str, Any], field: str, theta: float | None) -> Rope:
+    kind = values.get("rope_type") or values.get("type") or "default"
+    theta = _positive(values, "rope_theta", theta or 10_000.0)
+    if kind == "default":
+        return Rope(theta)
+    if kind == "linear":
+        return Rope(theta, linear_factor=_positive(values, "factor"))
+    if kind == "llama3":
+        return Rope(
+            theta,
+            llama3=Llama3Scaling(
+                factor=_positive(values, "factor"),
+                low_freq_factor=_positive(values, "low_freq_factor"),
+                high_freq_factor=_positive(values, "high_freq_factor"),
+                original_positions=_count(values, "original_max_position_embeddings"),
+            ),
+        )
+    raise ModelRefusedError(f"config.json: {field}.rope_type must be one of default, linear, llama3")

@@ -1,0 +1,47 @@
+"""A model directory in, an OpenVINO IR on disk out. Byte-identical from run to run."""
+
+import json
+from pathlib import Path
+
+import openvino as ov
+
+from services.predictor.errors import ModelRefusedError
+from services.predictor.graph.architecture import Architecture, read_architecture
+from services.predictor.graph.checkpoint import Checkpoint
+from services.predictor.graph.decoder import DecoderGraph
+from services.predictor.graph.weights import WeightFormat
+
+IR_NAME = "openvino_model.xml"
+
+
+def load_architecture(directory: Path) -> Architecture:
+    """Read and check config.json. Raises ModelRefusedError naming the file or the field."""
+    try:
+        config = json.loads((directory / "config.json").read_bytes())
+    except FileNotFoundError as error:
+        raise ModelRefusedError("config.json is missing") from error
+    except ValueError as error:
+        raise ModelRefusedError("config.json is not JSON") from error
+    if not isinstance(config, dict):
+        raise ModelRefusedError("config.json must be an object")
+    return read_architecture(config)
+
+
+def convert(source: Path, target: Path, weight_format: WeightFormat = WeightFormat.U8) -> None:
+    """Write the IR of the model in `source` into the existing directory `target`.
+
+    Raises:
+        ModelRefusedError: the model cannot be served; the text names the file, tensor or field.
+    """
+    graph = DecoderGraph(load_architecture(source), Checkpoint(source), weight_format)
+    _name_by_position(graph.model)
+    ov.save_model(graph.model, str(target / IR_NAME), compress_to_fp16=False)
+    # GenAI reads this file if it is there; ours says all that it needs.
+    (target / "config.json").write_bytes((source / "config.json").read_bytes())
+
+
+def _name_by_position(model: ov.Model) -> None:
+    """Nodes that we did not name carry a counter of the process: name them by their place, for files equal to the byte."""
+    for place, node in enumerate(model.get_ordered_ops()):
+        if node.get_friendly_name() == node.get_name():
+            node.set_friendly_name(f"{node.get_type_name()}_{place}")

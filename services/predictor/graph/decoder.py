@@ -1,0 +1,103 @@
+"""The whole decoder as one stateful OpenVINO model: embeddings, layers, head. Reads like the transformer that it is.
+
+Shapes: B batch, L new tokens, D hidden size, V vocabulary.
+"""
+
+import numpy as np
+import openvino as ov
+from openvino import opset15 as ops
+
+from services.predictor.graph.architecture import Activation, Architecture
+from services.predictor.graph.attention import AttentionBlocks, Inputs, additive_masks
+from services.predictor.graph.checkpoint import Checkpoint
+from services.predictor.graph.rotary import rotary_tables
+from services.predictor.graph.weights import Constants, WeightFormat, Weights
+
+EMBEDDING = "model.embed_tokens.weight"
+HEAD = "lm_head.weight"
+
+
+class DecoderGraph:
+    """One decoder. `model` stays valid as long as this object lives: its constants point into our arrays."""
+
+    def __init__(self, architecture: Architecture, checkpoint: Checkpoint, weight_format: WeightFormat) -> None:
+        self._constants = Constants()
+        self._shape = architecture
+        self._weights = Weights(checkpoint, weight_format, self._constants)
+        self.model = self._build()
+
+    def _build(self) -> ov.Model:
+        shape, weights = self._shape, self._weights
+        inputs = Inputs(
+            input_ids=_parameter("input_ids", 2, ov.Type.i64),
+            attention_mask=_parameter("attention_mask", 2, ov.Type.i64),
+            position_ids=_parameter("position_ids", 2, ov.Type.i64),
+            beam_idx=_parameter("beam_idx", 1, ov.Type.i32),
+        )
+        embedding_VD = weights.matrix(EMBEDDING, shape.vocab_size, shape.hidden_size)
+        tables = rotary_tables(shape, inputs.position_ids, self._constants)
+        attention = AttentionBlocks(shape, weights, inputs, tables, additive_masks(shape, inputs, self._constants))
+        x_BLD = self._embed(embedding_VD, inputs.input_ids)
+        for layer in range(shape.num_layers):
+            x_BLD = self._layer(x_BLD, layer, attention)
+        x_BLD = self._norm(x_BLD, "model.norm")
+        logits = ops.matmul(x_BLD, self._head(embedding_VD), False, True)
+        logits.friendly_name = "__module.lm_head/ov_ext::linear/MatMul"
+        logits.output(0).get_tensor().set_names({"logits"})
+        parameters = [inputs.input_ids, inputs.attention_mask, inputs.position_ids, inputs.beam_idx]
+        return ov.Model([ops.result(logits)], attention.assigns, parameters, "decoder")
+
+    def _embed(self, embedding_VD: ov.Node, input_ids_BL: ov.Node) -> ov.Node:
+        x_BLD = ops.gather(embedding_VD, ops.convert(input_ids_BL, "i32"), ops.constant(0))
+        if not self._shape.is_gemma:
+            return x_BLD
+        dtype = self._shape.dtype or self._weights.checkpoint.torch_dtype(EMBEDDING)
+        return ops.multiply(x_BLD, self._constants.scalar(embedding_scale(self._shape.hidden_size, dtype), rank=3))
+
+    def _head(self, embedding_VD: ov.Node) -> ov.Node:
+        tied = self._shape.tied
+        if tied or (tied is None and HEAD not in self._weights.checkpoint):
+            return embedding_VD
+        return self._weights.matrix(HEAD, self._shape.vocab_size, self._shape.hidden_size)
+
+    def _layer(self, x_BLD: ov.Node, layer: int, attention: AttentionBlocks) -> ov.Node:
+        """Pre-norm attention and MLP with residuals; Gemma norms each branch's output too."""
+        name, gemma = f"model.layers.{layer}", self._shape.is_gemma
+        branch = attention.build(self._norm(x_BLD, f"{name}.input_layernorm"), layer)
+        if gemma:
+            branch = self._norm(branch, f"{name}.post_attention_layernorm")
+        x_BLD = ops.add(x_BLD, branch)
+        before_mlp = "pre_feedforward_layernorm" if gemma else "post_attention_layernorm"
+        branch = self._mlp(self._norm(x_BLD, f"{name}.{before_mlp}"), f"{name}.mlp")
+        if gemma:
+            branch = self._norm(branch, f"{name}.post_feedforward_layernorm")
+        return ops.add(x_BLD, branch)
+
+    def _mlp(self, x_BLD: ov.Node, name: str) -> ov.Node:
+        hidden, wide = self._shape.hidden_size, self._shape.intermediate_size
+        gate = self._weights.linear(x_BLD, f"{name}.gate_proj", hidden, wide)
+        gate = ops.swish(gate) if self._shape.activation is Activation.SILU else ops.gelu(gate, "tanh")
+        up = self._weights.linear(x_BLD, f"{name}.up_proj", hidden, wide)
+        return self._weights.linear(ops.multiply(gate, up), f"{name}.down_proj", wide, hidden)
+
+    def _norm(self, x_BLD: ov.Node, name: str) -> ov.Node:
+        return self._weights.rms_norm(x_BLD, name, self._shape.norm_epsilon, float(self._shape.is_gemma))
+
+
+def embedding_scale(hidden_size: int, dtype: str) -> float:
+    """Gemma's factor, sqrt(hidden_size) rounded to the checkpoint's type: 25.25 in bfloat16 where float32 has 25.298.
+
+    The trainer must round alike (docs/decisions/2026-11-24-predictor-embedding-scale.md).
+    """
+    exact = np.float32(hidden_size**0.5)
+    if dtype == "bfloat16":
+        bits = exact.view(np.uint32)
+        nearest_even = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+        return float((nearest_even & np.uint32(0xFFFF0000)).view(np.float32))
+    return float(np.float16(exact)) if dtype == "float16" else float(exact)
+
+
+def _parameter(name: str, rank: int, element: ov.Type) -> ov.Node:
+    node = ops.parameter(ov.PartialShape([-1] * rank), element, name=name)
+    node.output(0).get_tensor().set_names({name})
+    return node

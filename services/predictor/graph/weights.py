@@ -1,0 +1,91 @@
+"""Weights as graph nodes: constants, 8-bit matrices with the decompression pattern that the CPU plugin fuses, norms.
+
+OpenVINO constants here share numpy's memory, so whoever owns a `Constants` must outlive the graph.
+"""
+
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+import openvino as ov
+from openvino import opset15 as ops
+
+from services.predictor.errors import ModelRefusedError
+from services.predictor.graph.checkpoint import Checkpoint
+from services.predictor.graph.quantise import quantise_rows
+
+
+class WeightFormat(StrEnum):
+    """How matrices are stored in the graph. f32 is for parity tests."""
+
+    U8 = "u8"
+    F32 = "f32"
+
+
+class Constants:
+    """Makes constants and keeps the arrays that they point into alive."""
+
+    def __init__(self) -> None:
+        self._alive: list[npt.NDArray[np.generic]] = []
+
+    def array(self, values: npt.NDArray[np.generic], name: str = "") -> ov.Node:
+        """A constant that shares the array's memory."""
+        values = np.ascontiguousarray(values)
+        self._alive.append(values)
+        node = ops.constant(values, shared_memory=True)
+        if name:
+            node.friendly_name = name
+        return node
+
+    def ints(self, *values: int) -> ov.Node:
+        """A vector of i64: axes, shapes, bounds."""
+        return ops.constant(np.array(values, np.int64))
+
+    def scalar(self, value: float, rank: int = 0) -> ov.Node:
+        """One f32, of shape () or [1] * rank."""
+        return ops.constant(np.full((1,) * rank, value, np.float32))
+
+
+class Weights:
+    """Reads tensors by their Hugging Face names and turns them into nodes."""
+
+    def __init__(self, checkpoint: Checkpoint, weight_format: WeightFormat, constants: Constants) -> None:
+        self.checkpoint = checkpoint
+        self.format = weight_format
+        self.constants = constants
+
+    def matrix(self, name: str, rows: int, columns: int) -> ov.Node:
+        """A [rows, columns] weight as f32. The chain of u8 → f16 → subtract → multiply → f32 is what the plugin fuses.
+
+        Raises:
+            ModelRefusedError: the tensor is missing or has another shape than config.json implies.
+        """
+        if self.checkpoint.shape(name) != (rows, columns):
+            raise ModelRefusedError(
+                f"{name} has shape {list(self.checkpoint.shape(name))}, config.json implies [{rows}, {columns}]"
+            )
+        if self.format is WeightFormat.F32:
+            return self.constants.array(self.checkpoint.read(name), f"self.{name}")
+        quantised = quantise_rows(self.checkpoint, name)
+        values = ops.convert(self.constants.array(quantised.values, f"self.{name}"), "f16")
+        zero = ops.convert(self.constants.array(quantised.zero_points, f"self.{name}/zero_point"), "f16")
+        scale = self.constants.array(quantised.scales, f"self.{name}/scale")
+        return ops.convert(ops.multiply(ops.subtract(values, zero), scale), "f32")
+
+    def linear(self, x: ov.Node, name: str, inputs: int, outputs: int) -> ov.Node:
+        """x [..., inputs] to [..., outputs], with the bias if the checkpoint has one."""
+        y = ops.matmul(x, self.matrix(f"{name}.weight", outputs, inputs), False, True)
+        y.friendly_name = f"__module.{name}/ov_ext::linear/MatMul"  # the name that GenAI's LoRA looks for
+        if f"{name}.bias" not in self.checkpoint:
+            return y
+        return ops.add(y, self.constants.array(self.checkpoint.read(f"{name}.bias").reshape(1, 1, -1)))
+
+    def rms_norm(self, x: ov.Node, name: str, epsilon: float, offset: float, rank: int = 3) -> ov.Node:
+        """Root-mean-square norm over the last axis; the factor is `offset` + the stored weight (Gemma: 1)."""
+        constants = self.constants
+        squares = ops.power(x, constants.scalar(2.0, rank))
+        mean = ops.reduce_mean(squares, constants.ints(-1), True)
+        deviation = ops.sqrt(ops.add(mean, constants.scalar(epsilon, rank)))
+        y = ops.multiply(x, ops.divide(constants.scalar(1.0, rank), deviation))
+        weight = self.checkpoint.read(f"{name}.weight") + np.float32(offset)
+        return ops.multiply(y, constants.array(weight.reshape((1,) * (rank - 1) + (-1,))))

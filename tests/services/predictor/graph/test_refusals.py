@@ -1,0 +1,114 @@
+"""A model that the graph cannot honour is refused, and the error names the field or the tensor."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from services.predictor.errors import ModelRefusedError
+from services.predictor.graph.__main__ import REFUSED, main
+from services.predictor.graph.architecture import AttentionKind, read_architecture
+from services.predictor.graph.conversion import convert, load_architecture
+from services.predictor.graph.decoder import embedding_scale
+from tests.services.predictor import checkpoints
+
+
+@pytest.fixture(scope="module")
+def llama_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkpoints.save(checkpoints.llama(), tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture
+def config(llama_directory: Path) -> dict[str, Any]:
+    import json
+
+    parsed: dict[str, Any] = json.loads((llama_directory / "config.json").read_text())
+    return parsed
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"model_type": "mixtral"}, "model_type"),
+        ({"model_type": None}, "model_type"),
+        ({"hidden_act": "relu"}, "hidden_act"),
+        ({"hidden_size": "64"}, "hidden_size"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers"),
+        ({"num_key_value_heads": 3}, "num_key_value_heads"),
+        ({"rms_norm_eps": None}, "rms_norm_eps"),
+        ({"max_position_embeddings": None}, "max_position_embeddings"),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope_parameters.rope_type"),
+        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}}, "factor"),
+        ({"rope_parameters": None, "rope_scaling": {"type": "dynamic"}}, "rope_scaling.rope_type"),
+        ({"final_logit_softcapping": 30.0}, "final_logit_softcapping"),
+        ({"attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+        ({"model_type": "gemma3_text", "layer_types": ["full_attention"]}, "layer_types"),
+        ({"model_type": "gemma3_text", "layer_types": None, "sliding_window": None}, "sliding_window"),
+    ],
+)
+def test_a_config_that_the_graph_cannot_honour_is_refused_by_field(
+    config: dict[str, Any], changes: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(ModelRefusedError, match=named.replace(".", r"\.")):
+        read_architecture({**config, **changes})
+
+
+def test_old_style_gemma_configs_give_the_window_pattern_and_the_local_rope(config: dict[str, Any]) -> None:
+    old = {
+        **config,
+        "model_type": "gemma3_text",
+        "num_hidden_layers": 7,
+        "layer_types": None,
+        "rope_parameters": None,
+        "sliding_window": 16,
+        "sliding_window_pattern": 3,
+        "rope_theta": 1e6,
+        "rope_local_base_freq": 1e4,
+        "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+    }
+    architecture = read_architecture(old)
+    assert [kind is AttentionKind.FULL for kind in architecture.layers] == [False, False, True] * 2 + [False]
+    assert architecture.ropes[AttentionKind.FULL].linear_factor == 8.0
+    assert architecture.ropes[AttentionKind.FULL].theta == 1e6
+    assert architecture.ropes[AttentionKind.SLIDING].linear_factor == 1.0
+    assert architecture.ropes[AttentionKind.SLIDING].theta == 1e4
+
+
+def test_gemmas_embedding_scale_is_rounded_to_the_checkpoints_type() -> None:
+    assert embedding_scale(640, "bfloat16") == 25.25
+    assert embedding_scale(640, "float32") == pytest.approx(25.298, abs=1e-3)
+    assert embedding_scale(640, "float16") == np.float16(25.298221)
+    assert embedding_scale(3072, "bfloat16") == 55.5
+
+
+def test_a_missing_or_misshapen_tensor_is_named(llama_directory: Path, tmp_path: Path) -> None:
+    for changes, named in (({"num_hidden_layers": 3}, "model.layers.2"), ({"vocab_size": 385}, "embed_tokens")):
+        copy = tmp_path / named
+        copy.mkdir()
+        (copy / "model.safetensors").write_bytes((llama_directory / "model.safetensors").read_bytes())
+        (copy / "config.json").write_bytes((llama_directory / "config.json").read_bytes())
+        checkpoints.edit_config(copy, **changes)
+        with pytest.raises(ModelRefusedError, match=named):
+            convert(copy, tmp_path)
+
+
+def test_a_truncated_file_is_refused(llama_directory: Path, tmp_path: Path) -> None:
+    whole = (llama_directory / "model.safetensors").read_bytes()
+    (tmp_path / "config.json").write_bytes((llama_directory / "config.json").read_bytes())
+    (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ModelRefusedError, match="cut short"):
+        convert(tmp_path, tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"\x10" + bytes(7) + b"not json at all!")
+    with pytest.raises(ModelRefusedError, match="not a safetensors file"):
+        convert(tmp_path, tmp_path)
+
+
+def test_the_converter_process_says_why_it_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(str(tmp_path), str(tmp_path)) == REFUSED
+    assert "config.json is missing" in capsys.readouterr().err
+    with pytest.raises(ModelRefusedError, match="not JSON"):
+        (tmp_path / "config.json").write_text("{")
+        load_architecture(tmp_path)
