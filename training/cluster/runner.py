@@ -1,13 +1,39 @@
-"""Run a stage under Ray Train V2, or in this process."""
+"""Run a stage under Ray Train V2, or in this process. Either way its checkpoints and progress lie under storage/run_name.
+
+A checkpoint counts when its manifest agrees with its files, not when Ray has registered it: Ray's controller polls, and a
+worker killed in between would start from zero although the files are there.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+import ray
+import ray.train
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from training.cluster.progress_log import ProgressLog, follow
 from training.manifest import Manifest
+from training.stages.artifact import finished
 from training.stages.context import Progress, RunContext
+from training.stages.state import KEPT_CHECKPOINTS, DirectoryCheckpoints, checkpoint_name, latest_complete
+
+PROGRESS = "progress.jsonl"
+ENVIRONMENT = {
+    "RAY_AUTH_MODE": "disabled",  # a cluster of this process alone, on loopback
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # thousands of log lines otherwise
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # at 2 s, quick reports block for seconds
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
 
 
 class StageConfig(Protocol):
@@ -20,7 +46,39 @@ class StageConfig(Protocol):
 Config = TypeVar("Config", bound=StageConfig)
 
 
-def run_stage(  # type: ignore[empty-body]
+@dataclass(frozen=True)
+class _Task:
+    """What travels to the workers."""
+
+    function: Callable[[StageConfig, RunContext], Manifest]
+    config: StageConfig
+    run_directory: Path
+
+
+class _RayCheckpoints:
+    """Rank 0 writes into a temporary directory, Ray copies it to the run's storage."""
+
+    def __init__(self, run_directory: Path, rank: int) -> None:
+        self._run_directory, self._rank = run_directory, rank
+
+    def save(self, step: int, write: Callable[[Path], None]) -> None:
+        """ray.train.report is a barrier: every rank reports, one brings files."""
+        name = checkpoint_name(step)
+        with tempfile.TemporaryDirectory() as temporary:
+            checkpoint = None
+            if self._rank == 0:
+                directory = Path(temporary) / name
+                directory.mkdir()
+                write(directory)
+                checkpoint = Checkpoint.from_directory(directory)
+            ray.train.report({"step": step}, checkpoint=checkpoint, checkpoint_dir_name=name)
+
+    def latest(self) -> Path | None:
+        """The newest whole checkpoint in storage, registered or not."""
+        return latest_complete(self._run_directory)
+
+
+def run_stage(
     function: Callable[[Config, RunContext], Manifest],
     config: Config,
     run_name: str,
@@ -31,6 +89,87 @@ def run_stage(  # type: ignore[empty-body]
 ) -> Manifest:
     """Run one stage to its end and return the manifest of its output.
 
-    Checkpoints and progress.jsonl lie under storage/run_name: the same name goes on where a kill left it, and a finished stage
-    (its output has a manifest) returns at once. num_workers 0: in this process, without Ray.
+    Checkpoints and progress.jsonl lie under storage/run_name: the same name goes on where a kill left it, and a finished
+    stage (its output has a manifest) returns at once. num_workers 0: in this process, without Ray.
+
+    Raises:
+        ray.train.TrainingFailedError: the stage failed max_failures + 1 times; its cause is the stage's own error.
     """
+    if done := finished(config.output_directory):
+        return done
+    run_directory = storage.absolute() / run_name
+    run_directory.mkdir(parents=True, exist_ok=True)
+    if num_workers == 0:
+        with _following(run_directory / PROGRESS, progress):
+            log = ProgressLog(run_directory / PROGRESS)
+            return function(config, RunContext(DirectoryCheckpoints(run_directory), log.append))
+    with _local_cluster(num_workers), _following(run_directory / PROGRESS, progress):
+        trainer = TorchTrainer(
+            _work,
+            train_loop_config={"task": _Task(function, config, run_directory)},  # type: ignore[arg-type]
+            scaling_config=ScalingConfig(num_workers=num_workers),
+            run_config=RunConfig(
+                name=run_name,
+                storage_path=str(storage.absolute()),
+                failure_config=FailureConfig(max_failures=max_failures),
+                checkpoint_config=CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS),
+                worker_runtime_env={"env_vars": {"TOKENIZERS_PARALLELISM": "false"}},
+            ),
+        )
+        trainer.fit()
+    manifest = finished(config.output_directory)
+    if manifest is None:
+        raise RuntimeError(f"{run_name}: the stage ended without an output")
+    return manifest
+
+
+def _work(parameters: dict[str, _Task]) -> None:
+    """Runs in each worker."""
+    task = parameters["task"]
+    where = ray.train.get_context()
+    rank = where.get_world_rank()
+    log = ProgressLog(task.run_directory / PROGRESS)
+    context = RunContext(
+        checkpoints=_RayCheckpoints(task.run_directory, rank),
+        progress=log.append if rank == 0 else _ignore,
+        rank=rank,
+        world_size=where.get_world_size(),
+    )
+    task.function(task.config, context)
+
+
+def _ignore(_: Progress) -> None:
+    """Ranks other than 0 report nothing."""
+
+
+@contextmanager
+def _local_cluster(num_workers: int) -> Iterator[None]:
+    """Ray on this machine for as long as the stage runs, or the cluster that is already there."""
+    if ray.is_initialized():
+        yield
+        return
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    ray.init(
+        num_cpus=max(num_workers, len(os.sched_getaffinity(0))) + 1,
+        include_dashboard=False,
+        log_to_driver=False,
+        configure_logging=False,
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _following(path: Path, progress: Callable[[Progress], None]) -> Iterator[None]:
+    """Hand new lines of the progress file to the callback, from another thread, while the block runs."""
+    stop = threading.Event()
+    thread = threading.Thread(target=follow, args=(path, progress, stop), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()

@@ -63,5 +63,6 @@ def run(config: PpoConfig, context: RunContext) -> Manifest:  # type: ignore[emp
 
     Progress metrics, every update: score, reward, kl, beta, entropy, clip_fraction, approximate_kl, eos_rate,
     response_tokens, explained_variance, policy_loss, value_loss, sampler_mismatch.
-    Report: updates, stopped_because ("" or the reason), exported_update, first and last of score, kl, eos_rate, response_tokens.
+    Report: updates, stopped_because ("" or the reason), exported_update; first and last of score, kl, eos_rate,
+    response_tokens.
     """

@@ -1,14 +1,37 @@
-"""Supervised fine-tuning on responses only: the prompt is read, never learned."""
+"""Supervised fine-tuning on responses only: the prompt is read, never learned.
+
+Read `run` from top to bottom; everything else here is a step of it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
+from training.data.chat import Chat, load_chat
+from training.data.examples import read_sft
+from training.data.order import held_out_keys, rows_of_step, seed_of, share_of_rank, steps_for
+from training.data.tensors import ResponseBatch, TokenisedExample, microbatches
 from training.manifest import Manifest
+from training.model.backbone import Backbone, trainable_backbone
+from training.model.checkpoint import load_decoder
 from training.model.lora import LoraConfig
-from training.optim.adam import OptimizerConfig
-from training.stages.context import Lineage, Machine, RunContext
+from training.model.vocabulary import VocabularyMap, choose_rows, trim_vocabulary
+from training.optim.adam import OptimizerConfig, build_optimizer
+from training.optim.gradients import apply_gradients
+from training.optim.ranks import sum_over_ranks
+from training.optim.schedule import learning_rate_at
+from training.rl.losses import weighted_cross_entropy
+from training.stages.artifact import finished, publish, write_model
+from training.stages.context import ConfigError, Lineage, Machine, Progress, RunContext
+from training.stages.machine import Autocast, settle
+from training.stages.state import TrainingState
+
+STAGE = "sft"
 
 
 @dataclass(frozen=True)
@@ -29,15 +52,155 @@ class SftConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     lora: LoraConfig | None = None  # None: all weights
     vocabulary_rows: int | None = None  # train with this many embedding rows; LoRA only
-    held_out_fraction: float = 0.05
+    held_out_fraction: float = 0.05  # of the distinct prompts
     checkpoint_every_steps: int = 50
     seed: int = 0
     machine: Machine = field(default_factory=Machine)
 
+    def __post_init__(self) -> None:
+        if self.vocabulary_rows is not None and self.lora is None:
+            raise ConfigError("vocabulary_rows: only with lora, full training would lose the other rows")
 
-def run(config: SftConfig, context: RunContext) -> Manifest:  # type: ignore[empty-body]
+
+@dataclass(frozen=True)
+class Examples:
+    """The data of a run, split once."""
+
+    train: list[TokenisedExample]
+    held_out: list[TokenisedExample]
+    dropped_too_long: int
+
+
+def run(config: SftConfig, context: RunContext) -> Manifest:
     """Train, write output_directory, and return its manifest (kind "model").
 
     Progress metrics: loss, held_out_loss (at checkpoints), learning_rate, gradient_norm, tokens.
-    Report: examples, dropped_too_long, held_out_loss_before, held_out_loss, steps.
+    Report: examples, dropped_too_long, held_out_examples, held_out_loss_before, held_out_loss, steps.
     """
+    if done := finished(config.output_directory):
+        return done
+    autocast = settle(config.machine)
+    examples = read_examples(config, load_chat(config.model_directory))
+    backbone, examples = open_model(config, examples)
+    named = backbone.named_parameters()
+    parameters = [parameter for _, parameter in named]
+    optimizer = build_optimizer(named, config.optimizer)
+    state = TrainingState({"model": parameters}, {"model": optimizer})
+    total_steps = steps_for(config.epochs, config.batch_rows, len(examples.train))
+
+    if checkpoint := context.checkpoints.latest():
+        numbers = state.read(checkpoint)
+    else:
+        before = held_out_loss(backbone, examples.held_out, config, autocast)
+        numbers = {"step": 0, "held_out_loss_before": before, "held_out_loss": before}
+
+    for step in range(int(numbers["step"]), total_steps):
+        rows = rows_of_step(step, config.batch_rows, len(examples.train), config.seed)
+        batch = [examples.train[row] for row in rows]
+        weight_total = sum(example.weight * len(example.response) for example in batch)
+        mine = [batch[i] for i in share_of_rank(range(len(batch)), context.rank, context.world_size)]
+        loss = accumulate(backbone, mine, weight_total, config.microbatch_rows, autocast)
+        rate = learning_rate_at(step, total_steps, config.optimizer)
+        norm = apply_gradients(optimizer, parameters, rate, config.optimizer.gradient_clip)
+        metrics = {"loss": loss, "learning_rate": rate, "gradient_norm": norm, "tokens": float(tokens_of(batch))}
+        numbers["step"] = step + 1
+        if (step + 1) % config.checkpoint_every_steps == 0 or step + 1 == total_steps:
+            numbers["held_out_loss"] = held_out_loss(backbone, examples.held_out, config, autocast)
+            metrics["held_out_loss"] = numbers["held_out_loss"]
+            context.checkpoints.save(step + 1, lambda directory: state.write(directory, numbers))
+        context.progress(Progress(STAGE, step + 1, total_steps, metrics))
+
+    return publish(
+        config,
+        config.lineage,
+        config.output_directory,
+        context,
+        lambda: write_model(backbone, config.lora, config.model_directory, config.output_directory),
+        kind="model",
+        parents=(config.model_directory.name,),
+        seed=config.seed,
+        report={
+            "examples": len(examples.train),
+            "dropped_too_long": examples.dropped_too_long,
+            "held_out_examples": len(examples.held_out),
+            "held_out_loss_before": numbers["held_out_loss_before"],
+            "held_out_loss": numbers["held_out_loss"],
+            "steps": total_steps,
+        },
+    )
+
+
+def read_examples(config: SftConfig, chat: Chat) -> Examples:
+    """Tokenise, drop what is too long, and hold out a share of the distinct prompts."""
+    everything = [
+        TokenisedExample(tuple(chat.prompt_ids(row.messages)), tuple(chat.response_ids(row.response)), row.weight)
+        for row in read_sft(config.data_path)
+    ]
+    fitting = [example for example in everything if example.tokens <= config.max_tokens and example.weight > 0]
+    if not fitting:
+        raise ConfigError(f"max_tokens: {config.max_tokens} fits none of {len(everything)} examples")
+    held = held_out_keys((str(example.prompt) for example in fitting), config.held_out_fraction, config.seed)
+    return Examples(
+        train=[example for example in fitting if str(example.prompt) not in held],
+        held_out=[example for example in fitting if str(example.prompt) in held],
+        dropped_too_long=len(everything) - len(fitting),
+    )
+
+
+def open_model(config: SftConfig, examples: Examples) -> tuple[Backbone, Examples]:
+    """The model to train, and the examples in its ids (dense ids where the vocabulary is trimmed)."""
+    decoder = load_decoder(config.model_directory)
+    if config.vocabulary_rows is not None:
+        everything = [*examples.train, *examples.held_out]
+        used = {i for example in everything for i in (*example.prompt, *example.response)}
+        vocabulary = choose_rows(used, decoder.config.vocab_size, config.vocabulary_rows)
+        trim_vocabulary(decoder, vocabulary)
+        narrowed = [narrow(part, vocabulary) for part in (examples.train, examples.held_out)]
+        examples = Examples(narrowed[0], narrowed[1], examples.dropped_too_long)
+    return trainable_backbone(decoder, "policy", config.lora, seed_of(config.seed, "lora")), examples
+
+
+def narrow(examples: Sequence[TokenisedExample], vocabulary: VocabularyMap) -> list[TokenisedExample]:
+    """The same examples in dense ids."""
+    return [
+        TokenisedExample(tuple(vocabulary.narrow(e.prompt)), tuple(vocabulary.narrow(e.response)), e.weight)
+        for e in examples
+    ]
+
+
+def accumulate(
+    backbone: Backbone, examples: Sequence[TokenisedExample], weight_total: float, rows: int, autocast: Autocast
+) -> float:
+    """Add the gradient of these examples' loss; return the loss of all ranks together."""
+    loss = torch.zeros(())
+    for batch in microbatches(examples, rows):
+        with autocast():
+            part = batch_loss(backbone, batch, weight_total)
+        torch.autograd.backward(part)
+        loss += part.detach()
+    return float(sum_over_ranks(loss))
+
+
+def batch_loss(backbone: Backbone, batch: ResponseBatch, weight_total: float) -> Tensor:
+    """Cross-entropy of response tokens over `weight_total`. The head runs on those positions alone."""
+    hidden_BTD = backbone.hidden(batch.ids_BT, batch.mask_BT)
+    chosen_BT = batch.response_mask_BT[:, 1:].bool()  # position t predicts token t + 1
+    logits_NV = backbone.decoder.logits(hidden_BTD[:, :-1][chosen_BT])
+    weights_N = batch.weights_B[:, None].expand_as(chosen_BT)[chosen_BT]
+    return weighted_cross_entropy(logits_NV, batch.ids_BT[:, 1:][chosen_BT], weights_N, weight_total)
+
+
+@torch.no_grad()
+def held_out_loss(
+    backbone: Backbone, examples: Sequence[TokenisedExample], config: SftConfig, autocast: Autocast
+) -> float:
+    """Loss per response token of examples that are never trained on; 0 where there are none."""
+    weight_total = sum(example.weight * len(example.response) for example in examples)
+    with autocast():
+        losses = [batch_loss(backbone, batch, weight_total) for batch in microbatches(examples, config.microbatch_rows)]
+    return float(sum(losses))
+
+
+def tokens_of(examples: Sequence[TokenisedExample]) -> int:
+    """Tokens read in a step, prompts included."""
+    return sum(example.tokens for example in examples)

@@ -1,0 +1,192 @@
+"""SFT: what it learns from, what it writes, and that a kill changes nothing."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.training.toys import ProgressList, sft_rows, toy_model, user, write_lines
+from training.data.chat import load_chat
+from training.data.examples import ExampleError
+from training.data.tensors import response_batch
+from training.manifest import verify_manifest
+from training.model.backbone import Backbone
+from training.model.checkpoint import load_decoder
+from training.model.lora import LoraConfig, load_adapter, merge_adapter
+from training.optim.adam import OptimizerConfig
+from training.stages import sft
+from training.stages.context import ConfigError, Lineage, Machine, RunContext
+from training.stages.sft import SftConfig
+from training.stages.state import DirectoryCheckpoints
+
+LORA = LoraConfig(rank=4)
+
+
+class Killed(Exception):
+    """Stands for kill -9: nothing after it runs."""
+
+
+class KillAfter(DirectoryCheckpoints):
+    """Dies when the checkpoint of a given step has been written."""
+
+    def __init__(self, directory: Path, step: int) -> None:
+        super().__init__(directory)
+        self._step = step
+
+    def save(self, step: int, write: Callable[[Path], None]) -> None:
+        super().save(step, write)
+        if step == self._step:
+            raise Killed
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> SftConfig:
+    return SftConfig(
+        model_directory=toy_model(tmp_path / "first"),
+        data_path=write_lines(tmp_path / "sft.jsonl", sft_rows(48)),
+        output_directory=tmp_path / "second",
+        lineage=Lineage(version="second", snapshot="snap", snapshot_sha256="ab", code_commit="c0ffee"),
+        epochs=2,
+        batch_rows=8,
+        microbatch_rows=4,
+        optimizer=OptimizerConfig(learning_rate=1e-2),
+        held_out_fraction=0.2,
+        checkpoint_every_steps=5,
+        machine=Machine(threads=1),
+    )
+
+
+def run(config: SftConfig, runs: Path, progress: ProgressList | None = None) -> None:
+    sft.run(config, RunContext(DirectoryCheckpoints(runs), progress or ProgressList()))
+
+
+def test_it_learns_and_writes_a_model_directory_with_its_manifest(config: SftConfig, tmp_path: Path) -> None:
+    progress = ProgressList()
+    run(config, tmp_path / "run", progress)
+    manifest = verify_manifest(config.output_directory)
+    report = manifest.report
+    assert report["held_out_loss"] < 0.7 * report["held_out_loss_before"]
+    assert (manifest.kind, manifest.version, manifest.parents) == ("model", "second", ("first",))
+    assert manifest.data == {"snapshot": "snap", "sha256": "ab"}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "generation_config.json"} <= set(manifest.files)
+    assert [p.step for p in progress.steps] == list(range(1, 11))
+    assert all(p.total_steps == 10 for p in progress.steps)
+
+
+@pytest.mark.parametrize("lora", [None, LORA])
+def test_a_killed_run_ends_with_the_same_bits(config: SftConfig, tmp_path: Path, lora: LoraConfig | None) -> None:
+    config = replace(config, lora=lora)
+    run(config, tmp_path / "straight")
+    killed = replace(config, output_directory=tmp_path / "third")
+    with pytest.raises(Killed):
+        sft.run(killed, RunContext(KillAfter(tmp_path / "killed", 5), ProgressList()))
+    progress = ProgressList()
+    run(killed, tmp_path / "killed", progress)
+    assert progress.steps[0].step == 6
+    one, other = (load_file(d / "model.safetensors") for d in (config.output_directory, killed.output_directory))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    reports = [verify_manifest(d).report for d in (config.output_directory, killed.output_directory)]
+    assert reports[0] == reports[1]
+
+
+def test_the_merged_model_is_the_base_with_the_adapter(config: SftConfig, tmp_path: Path) -> None:
+    run(replace(config, lora=LORA, vocabulary_rows=280), tmp_path / "run")
+    decoder = load_decoder(config.model_directory)
+    load_adapter(decoder, "sft", config.output_directory / "adapter")
+    merge_adapter(decoder, "sft")
+    merged = load_decoder(config.output_directory)
+    for name, tensor in merged.state_dict().items():
+        assert torch.equal(tensor, decoder.get_parameter(name))
+
+
+def test_a_trimmed_vocabulary_learns_as_well(config: SftConfig, tmp_path: Path) -> None:
+    run(replace(config, lora=LORA, optimizer=OptimizerConfig(learning_rate=2e-2)), tmp_path / "full")
+    trimmed = replace(
+        config,
+        lora=LORA,
+        vocabulary_rows=290,
+        output_directory=tmp_path / "trimmed",
+        optimizer=OptimizerConfig(learning_rate=2e-2),
+    )
+    run(trimmed, tmp_path / "run")
+    reports = [verify_manifest(d).report for d in (config.output_directory, trimmed.output_directory)]
+    assert reports[1]["held_out_loss"] == pytest.approx(reports[0]["held_out_loss"], rel=0.1)
+    assert reports[0]["held_out_loss"] < reports[0]["held_out_loss_before"] - 0.2
+
+
+def test_only_response_and_its_end_are_learned(config: SftConfig) -> None:
+    chat = load_chat(config.model_directory)
+    data = sft.read_examples(config, chat)
+    example = data.train[0]
+    batch = response_batch([example])
+    learned = batch.ids_BT[batch.response_mask_BT.bool()].tolist()
+    assert learned == list(example.response)
+    assert learned[-1] == chat.end_id
+    decoder = load_decoder(config.model_directory)
+    with torch.no_grad():
+        loss = sft.batch_loss(Backbone(decoder), batch, weight_total=len(learned))
+        log_probs = decoder.logits(decoder(batch.ids_BT)).log_softmax(-1)
+    start = len(example.prompt)
+    by_hand = -sum(log_probs[0, start - 1 + i, token] for i, token in enumerate(learned)) / len(learned)
+    assert loss.item() == pytest.approx(float(by_hand), abs=1e-5)
+
+
+def test_microbatches_do_not_change_the_gradient(config: SftConfig) -> None:
+    data = sft.read_examples(config, load_chat(config.model_directory))
+    gradients = []
+    for rows in (2, 8):
+        decoder = load_decoder(config.model_directory).requires_grad_(True)
+        weight_total = sum(len(e.response) for e in data.train[:8])
+        sft.accumulate(
+            Backbone(decoder), data.train[:8], weight_total, rows, lambda: torch.autocast("cpu", enabled=False)
+        )
+        gradient = decoder.model.embed_tokens.weight.grad
+        assert gradient is not None
+        gradients.append(gradient)
+    assert torch.allclose(gradients[0], gradients[1], atol=1e-6)
+    assert gradients[0].abs().max() > 1e-3
+
+
+def test_held_out_prompts_are_never_trained_on(config: SftConfig) -> None:
+    rows = sft_rows(20) + sft_rows(20)  # each prompt twice
+    write_lines(config.data_path, rows)
+    data = sft.read_examples(config, load_chat(config.model_directory))
+    assert len(data.held_out) == 8
+    assert not {e.prompt for e in data.train} & {e.prompt for e in data.held_out}
+
+
+def test_long_examples_are_dropped_and_counted(config: SftConfig) -> None:
+    write_lines(config.data_path, [*sft_rows(20), {"messages": user("x " * 200), "response": "y " * 400}])
+    data = sft.read_examples(config, load_chat(config.model_directory))
+    assert data.dropped_too_long == 1
+    assert len(data.train) + len(data.held_out) == 20
+
+
+def test_a_finished_run_is_not_run_again(config: SftConfig, tmp_path: Path) -> None:
+    run(config, tmp_path / "run")
+    progress = ProgressList()
+    run(config, tmp_path / "run", progress)
+    assert progress.steps == []
+
+
+def test_settings_that_cannot_work_together_are_refused(config: SftConfig) -> None:
+    with pytest.raises(ConfigError, match="vocabulary_rows"):
+        replace(config, vocabulary_rows=100)
+
+
+@pytest.mark.parametrize(
+    ("row", "named"),
+    [
+        ({"messages": [], "response": "x"}, "line 1: messages"),
+        ({"messages": user("a")}, "line 1: response"),
+        ({"messages": user("a"), "response": "b", "weight": -1}, "line 1: weight"),
+        ({"messages": [{"role": "robot", "content": "a"}], "response": "b"}, "line 1: messages"),
+    ],
+)
+def test_a_bad_line_is_named_by_line_and_field(config: SftConfig, row: dict[str, object], named: str) -> None:
+    write_lines(config.data_path, [row])
+    with pytest.raises(ExampleError, match=named):
+        sft.read_examples(config, load_chat(config.model_directory))

@@ -1,0 +1,56 @@
+"""A toy model directory and toy data files, made in a moment: what the stages' tests run on."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from training.data.tokenize import train_tokenizer
+from training.manifest import write_manifest
+from training.model.checkpoint import save_decoder
+from training.model.config import llama_json, parse_config
+from training.model.transformer import Decoder, initialise
+from training.stages.context import Progress
+
+WORDS = ("good", "bad", "tree", "house", "river", "stone", "cloud", "bird")
+VOCABULARY = 300
+
+
+def toy_model(directory: Path, seed: int = 1, hidden_size: int = 32, layers: int = 2) -> Path:
+    """A fresh Llama-shaped model directory with tokenizer, template and manifest."""
+    tokenizer = train_tokenizer([" ".join(WORDS)] * 50, VOCABULARY, directory)
+    decoder = Decoder(parse_config(llama_json(tokenizer.get_vocab_size(), hidden_size, layers, 4, 2, 2 * hidden_size)))
+    initialise(decoder, seed)
+    save_decoder(decoder, directory)
+    write_manifest(directory, kind="model", version=directory.name)
+    return directory
+
+
+def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def user(text: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": text}]
+
+
+def sft_rows(count: int) -> list[dict[str, Any]]:
+    """Prompt `w0 w1`, response `w1`."""
+    return [
+        {
+            "messages": user(f"{WORDS[i % 8]} {WORDS[(i // 8) % 8]} {i}"),
+            "response": WORDS[(i // 8) % 8],
+        }
+        for i in range(count)
+    ]
+
+
+class ProgressList:
+    """A progress callback that remembers."""
+
+    def __init__(self) -> None:
+        self.steps: list[Progress] = []
+
+    def __call__(self, progress: Progress) -> None:
+        self.steps.append(progress)

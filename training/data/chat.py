@@ -1,0 +1,120 @@
+"""The one place where messages become token ids: the model directory's own chat template and tokenizer.
+
+A prompt and its response are tokenised apart and never again (token in, token out). Control tokens that a response spells out
+are tokenised as ordinary text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from jinja2 import Template, TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizers import Tokenizer
+
+MARK = "thumbwheel-end-of-reply"  # stands for a reply when we look what the template writes after one
+
+
+class ChatError(ValueError):
+    """The directory cannot render a chat, or the template refused the messages; the text names the file or the reason."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message of a conversation. role: system, user or assistant."""
+
+    role: str
+    content: str
+
+
+class Chat:
+    """Tokenizer and template of one model directory."""
+
+    def __init__(
+        self, tokenizer: Tokenizer, template: Template, names: dict[str, str], stop_ids: Sequence[int]
+    ) -> None:
+        self._tokenizer, self._template, self._names = tokenizer, template, names
+        self.stop_ids = tuple(stop_ids)  # any of them ends a response
+        self.end_id = self._find_end_id()  # the one that a trained response ends with
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """The conversation, rendered up to where the assistant begins."""
+        return self._encode(self._render(messages, add_generation_prompt=True))
+
+    def response_ids(self, text: str) -> list[int]:
+        """A response and the token that ends it."""
+        self._tokenizer.encode_special_tokens = True  # "<eos>" in a text is text
+        try:
+            return [*self._encode(text), self.end_id]
+        finally:
+            self._tokenizer.encode_special_tokens = False
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of the ids, without control tokens."""
+        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
+        return text
+
+    def _encode(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def _render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+        rows = [{"role": message.role, "content": message.content} for message in messages]
+        try:
+            return self._template.render(messages=rows, add_generation_prompt=add_generation_prompt, **self._names)
+        except TemplateError as error:
+            raise ChatError(f"chat_template: {error}") from error
+
+    def _find_end_id(self) -> int:
+        """What the template itself writes after a reply, if it is a stop id: <end_of_turn> rather than <eos> for Gemma."""
+        talk = [Message("user", "hello"), Message("assistant", MARK)]
+        after = self._render(talk, add_generation_prompt=False).rpartition(MARK)[2]
+        return next((i for i in self._encode(after) if i in self.stop_ids), self.stop_ids[0])
+
+
+def load_chat(directory: Path) -> Chat:
+    """Chat of a model directory.
+
+    Raises:
+        ChatError: no chat template, or no token that ends a response.
+    """
+    settings = json.loads((directory / "tokenizer_config.json").read_text())
+    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    tokens = {name: _content(settings.get(name)) for name in ("bos_token", "eos_token")}
+    names = {name: token for name, token in tokens.items() if token is not None}
+    return Chat(tokenizer, _template(directory, settings), names, _stop_ids(directory, tokenizer, names))
+
+
+def _template(directory: Path, settings: dict[str, Any]) -> Template:
+    source = settings.get("chat_template")
+    if source is None and (directory / "chat_template.jinja").exists():
+        source = (directory / "chat_template.jinja").read_text()
+    if not isinstance(source, str):
+        raise ChatError("tokenizer_config.json: chat_template is missing")
+    environment = ImmutableSandboxedEnvironment(  # the result is token ids, never HTML
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.globals["raise_exception"] = _refuse
+    return environment.from_string(source)
+
+
+def _stop_ids(directory: Path, tokenizer: Tokenizer, names: dict[str, str]) -> list[int]:
+    path = directory / "generation_config.json"
+    ids = json.loads(path.read_text()).get("eos_token_id") if path.exists() else None
+    if ids is None and "eos_token" in names:
+        ids = tokenizer.token_to_id(names["eos_token"])
+    if ids is None:
+        raise ChatError("generation_config.json: eos_token_id is missing, and tokenizer_config.json has no eos_token")
+    return list(ids) if isinstance(ids, list) else [ids]
+
+
+def _content(token: str | dict[str, Any] | None) -> str | None:
+    return token["content"] if isinstance(token, dict) else token
+
+
+def _refuse(reason: str) -> NoReturn:
+    raise TemplateError(reason)

@@ -1,0 +1,118 @@
+"""The plain files that stages read, one JSON object a line. A bad line is an error that names line and field."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from training.data.chat import Message
+
+ROLES = ("system", "user", "assistant")
+
+
+class ExampleError(ValueError):
+    """A line of a data file is not what the stage reads; the text names file, line and field, never the content."""
+
+
+@dataclass(frozen=True)
+class SftExample:
+    """A conversation and the response to learn."""
+
+    messages: tuple[Message, ...]
+    response: str
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class PairExample:
+    """Two responses to one conversation; margin is by how much the first should win (0: unknown)."""
+
+    messages: tuple[Message, ...]
+    chosen: str
+    rejected: str
+    prompt_id: str
+    margin: float = 0.0
+
+
+@dataclass(frozen=True)
+class PromptExample:
+    """A conversation that waits for a response."""
+
+    messages: tuple[Message, ...]
+
+
+Example = TypeVar("Example")
+
+
+def read_sft(path: Path) -> list[SftExample]:
+    """{"messages", "response", "weight" = 1}"""
+    return _read(path, lambda row: SftExample(_messages(row), _text(row, "response"), _number(row, "weight", 1.0)))
+
+
+def read_pairs(path: Path) -> list[PairExample]:
+    """{"messages", "chosen", "rejected", "prompt_id", "margin" = 0}"""
+
+    def parse(row: Mapping[str, Any]) -> PairExample:
+        texts = (_text(row, "chosen"), _text(row, "rejected"), _text(row, "prompt_id"))
+        return PairExample(_messages(row), *texts, _number(row, "margin", 0.0))
+
+    return _read(path, parse)
+
+
+def read_prompts(path: Path) -> list[PromptExample]:
+    """{"messages"}"""
+    return _read(path, lambda row: PromptExample(_messages(row)))
+
+
+def read_texts(path: Path) -> list[str]:
+    """{"text"}"""
+    return _read(path, lambda row: _text(row, "text"))
+
+
+def _read(path: Path, parse: Callable[[Mapping[str, Any]], Example]) -> list[Example]:
+    examples = []
+    with path.open() as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise ExampleError("not a JSON object")
+                examples.append(parse(row))
+            except json.JSONDecodeError as error:
+                raise ExampleError(f"{path.name} line {number}: not JSON") from error
+            except ExampleError as error:
+                raise ExampleError(f"{path.name} line {number}: {error}") from error
+    if not examples:
+        raise ExampleError(f"{path.name}: no examples")
+    return examples
+
+
+def _messages(row: Mapping[str, Any]) -> tuple[Message, ...]:
+    rows = row.get("messages")
+    if not isinstance(rows, list) or not rows:
+        raise ExampleError("messages: must be a list with at least one message")
+    for message in rows:
+        if (
+            not isinstance(message, dict)
+            or message.get("role") not in ROLES
+            or not isinstance(message.get("content"), str)
+        ):
+            raise ExampleError(f"messages: each needs role ({', '.join(ROLES)}) and content (text)")
+    return tuple(Message(message["role"], message["content"]) for message in rows)
+
+
+def _text(row: Mapping[str, Any], field: str) -> str:
+    value = row.get(field)
+    if not isinstance(value, str) or not value:
+        raise ExampleError(f"{field}: must be text and not empty")
+    return value
+
+
+def _number(row: Mapping[str, Any], field: str, default: float) -> float:
+    value = row.get(field, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+        raise ExampleError(f"{field}: must be a number of at least 0")
+    return float(value)

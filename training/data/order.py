@@ -1,0 +1,43 @@
+"""Which rows a step sees: a function of the seed and the step, so that a resumed run needs no saved generator."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+import torch
+
+
+def seed_of(*parts: int | str) -> int:
+    """A 63-bit seed from its parts: (run seed, purpose, step) give independent streams."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def rows_of_step(step: int, batch: int, size: int, seed: int) -> list[int]:
+    """Row numbers of this step. Each epoch is its own permutation; a step may reach into the next epoch."""
+    permutations: dict[int, list[int]] = {}
+    rows = []
+    for place in range(step * batch, (step + 1) * batch):
+        epoch, offset = divmod(place, size)
+        if epoch not in permutations:
+            generator = torch.Generator().manual_seed(seed_of(seed, "order", epoch))
+            permutations[epoch] = torch.randperm(size, generator=generator).tolist()
+        rows.append(permutations[epoch][offset])
+    return rows
+
+
+def steps_for(epochs: int, batch: int, size: int) -> int:
+    """Steps that see every row `epochs` times (the last one rounds up into another epoch)."""
+    return -(-epochs * size // batch)
+
+
+def held_out_keys(keys: Iterable[str], fraction: float, seed: int) -> set[str]:
+    """A fixed share of the distinct keys. Split by what must not leak (the prompt), not by row."""
+    distinct = sorted(set(keys), key=lambda key: seed_of(seed, "held out", key))
+    return set(distinct[: round(len(distinct) * fraction)])
+
+
+def share_of_rank(rows: Sequence[int], rank: int, world_size: int) -> list[int]:
+    """This rank's rows of a step."""
+    return list(rows[rank::world_size])

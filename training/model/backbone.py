@@ -1,0 +1,44 @@
+"""A decoder seen through one adapter, or through none: what policy, reference, reward model and critic are made of.
+
+With LoRA all four are views of one decoder, so its weights are in memory once; without, each has a decoder of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from training.model.cache import KeyValueCache
+from training.model.lora import LoraConfig, active_adapter, adapter_parameters, add_adapter
+from training.model.transformer import Decoder
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """`adapter` None: the decoder's own weights."""
+
+    decoder: Decoder
+    adapter: str | None = None
+
+    def hidden(self, ids_BT: Tensor, mask_BS: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
+        """Hidden states after the last norm, [B, T, D]; see Decoder.forward."""
+        with active_adapter(self.decoder, self.adapter):
+            hidden_BTD: Tensor = self.decoder(ids_BT, mask_BS, cache)
+        return hidden_BTD
+
+    def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """What training this view changes: the adapter, or the whole decoder."""
+        if self.adapter is None:
+            return list(self.decoder.named_parameters())
+        wanted = {id(parameter) for parameter in adapter_parameters(self.decoder, self.adapter)}
+        return [(name, p) for name, p in self.decoder.named_parameters() if id(p) in wanted]
+
+
+def trainable_backbone(decoder: Decoder, adapter: str, lora: LoraConfig | None, seed: int) -> Backbone:
+    """A view to train: through a fresh adapter, or the decoder itself where `lora` is None."""
+    if lora is None:
+        decoder.requires_grad_(True)
+        return Backbone(decoder)
+    add_adapter(decoder, adapter, lora, seed)
+    return Backbone(decoder, adapter)

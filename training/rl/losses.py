@@ -1,0 +1,93 @@
+"""Losses of SFT, reward model and PPO. Each is a sum over a count that the caller gives: the count is the whole batch's, over
+all ranks and microbatches, never a mean of means.
+
+Shapes: B batch, R response tokens, N selected tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+LOG_RATIO_LIMIT = 20.0  # exp() of more overflows the surrogate before clipping can act
+
+
+def token_log_probs(logits_NV: Tensor, targets_N: Tensor, temperature: float = 1.0) -> Tensor:
+    """Log-probability of each target under the distribution at this sampling temperature, [N]."""
+    scaled_NV = logits_NV.float() / temperature
+    return scaled_NV.gather(-1, targets_N[..., None]).squeeze(-1) - scaled_NV.logsumexp(-1)
+
+
+def token_entropy(logits_NV: Tensor, temperature: float = 1.0) -> Tensor:
+    """Entropy of each position's distribution in nats, [N]."""
+    log_probs_NV = (logits_NV.float() / temperature).log_softmax(-1)
+    return -(log_probs_NV.exp() * log_probs_NV).sum(-1)
+
+
+def weighted_cross_entropy(logits_NV: Tensor, targets_N: Tensor, weights_N: Tensor, weight_total: float) -> Tensor:
+    """SFT: sum of weight * -log p over the global sum of weights."""
+    return -(token_log_probs(logits_NV, targets_N) * weights_N).sum() / weight_total
+
+
+def bradley_terry(chosen_B: Tensor, rejected_B: Tensor, margin_B: Tensor, pairs: int) -> Tensor:
+    """-log sigmoid(chosen - rejected - margin) (Bradley and Terry 1952; margin as in Llama 2, arXiv 2307.09288)."""
+    return -F.logsigmoid(chosen_B - rejected_B - margin_B).sum() / pairs
+
+
+def margin_ranking(chosen_B: Tensor, rejected_B: Tensor, margin_B: Tensor, pairs: int) -> Tensor:
+    """max(0, margin - (chosen - rejected)). A pair without a margin gets 1, or there would be nothing to learn from it."""
+    wanted_B = torch.where(margin_B > 0, margin_B, torch.ones_like(margin_B))
+    return (wanted_B - (chosen_B - rejected_B)).clamp(min=0).sum() / pairs
+
+
+def centring(chosen_B: Tensor, rejected_B: Tensor, pairs: int) -> Tensor:
+    """(chosen + rejected)^2: keeps scores around 0 without touching their differences (arXiv 2312.09244)."""
+    return (chosen_B + rejected_B).square().sum() / pairs
+
+
+@dataclass(frozen=True)
+class PolicyLoss:
+    """loss carries the gradient; the others are sums for the log."""
+
+    loss: Tensor
+    clipped_tokens: Tensor
+    approximate_kl_sum: Tensor  # k3 of new against old
+
+
+def policy_loss(
+    log_probs_BR: Tensor, old_log_probs_BR: Tensor, advantages_BR: Tensor, mask_BR: Tensor, clip: float, tokens: int
+) -> PolicyLoss:
+    """PPO's clipped surrogate (arXiv 1707.06347), summed over real response tokens and divided by the global count."""
+    log_ratio_BR = (log_probs_BR - old_log_probs_BR).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+    ratio_BR = log_ratio_BR.exp()
+    plain_BR = ratio_BR * advantages_BR
+    clipped_BR = ratio_BR.clamp(1 - clip, 1 + clip) * advantages_BR
+    loss = -(torch.min(plain_BR, clipped_BR) * mask_BR).sum() / tokens
+    return PolicyLoss(
+        loss=loss,
+        clipped_tokens=((clipped_BR < plain_BR) * mask_BR).sum().detach(),
+        approximate_kl_sum=(k3(log_probs_BR, old_log_probs_BR) * mask_BR).sum().detach(),
+    )
+
+
+def value_loss(
+    values_BR: Tensor, old_values_BR: Tensor, returns_BR: Tensor, mask_BR: Tensor, clip: float, tokens: int
+) -> Tensor:
+    """0.5 max((v - R)^2, (clip(v) - R)^2), as the policy's clipping: the worse of both counts."""
+    near_BR = old_values_BR + (values_BR - old_values_BR).clamp(-clip, clip)
+    worse_BR = torch.max((values_BR - returns_BR).square(), (near_BR - returns_BR).square())
+    return 0.5 * (worse_BR * mask_BR).sum() / tokens
+
+
+def k1(log_probs: Tensor, reference: Tensor) -> Tensor:
+    """Unbiased for KL(policy || reference) under samples of the policy; can be negative."""
+    return log_probs - reference
+
+
+def k3(log_probs: Tensor, reference: Tensor) -> Tensor:
+    """exp(d) - 1 - d with d = reference - log_probs: unbiased too, never negative, less variance (Schulman 2020)."""
+    difference = (reference - log_probs).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+    return difference.exp() - 1 - difference

@@ -1,0 +1,46 @@
+"""Threads and number type from the machine. bfloat16 must be earned: on a processor without it, it is many times slower."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import torch
+
+from training.stages.context import ConfigError, Machine
+
+BF16_FLAGS = ("avx512_bf16", "amx_bf16")
+WORTH_IT = 1.5  # below this the casts around the products eat the gain
+SIZE = 768
+
+Autocast = Callable[[], AbstractContextManager[object]]
+
+
+def settle(machine: Machine) -> Autocast:
+    """Set this process's threads, and return the context that every forward runs in."""
+    threads = machine.threads or len(os.sched_getaffinity(0))
+    torch.set_num_threads(threads)
+    if machine.dtype not in ("float32", "bfloat16", "auto"):
+        raise ConfigError(f"dtype: {machine.dtype!r} is not one of float32, bfloat16, auto")
+    narrow = machine.dtype == "bfloat16" or (machine.dtype == "auto" and bfloat16_pays())
+    return lambda: torch.autocast("cpu", dtype=torch.bfloat16, enabled=narrow)
+
+
+def bfloat16_pays() -> bool:
+    """True where the processor has bf16 products and a timed one is at least WORTH_IT times as fast as fp32."""
+    if not any(flag in Path("/proc/cpuinfo").read_text() for flag in BF16_FLAGS):
+        return False
+    return _seconds(torch.float32) > WORTH_IT * _seconds(torch.bfloat16)
+
+
+def _seconds(dtype: torch.dtype) -> float:
+    left = torch.ones(SIZE, SIZE, dtype=dtype)
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        left @ left
+        times.append(time.perf_counter() - start)
+    return min(times)

@@ -1,0 +1,95 @@
+"""Everything that a stage must find again after a kill: parameters, optimizers, and a few numbers.
+
+Generators are not among them on purpose: every random number is drawn from a seed made of (run seed, purpose, step).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from training.manifest import ManifestError, verify_manifest, write_manifest
+
+STATE = "state.pt"
+NUMBERS = "numbers.json"
+KEPT_CHECKPOINTS = 2
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """Live objects by name; write and read copy their tensors."""
+
+    parameters: Mapping[str, Sequence[nn.Parameter]]
+    optimizers: Mapping[str, torch.optim.Optimizer]
+
+    def write(self, directory: Path, numbers: Mapping[str, float]) -> None:
+        """Fill `directory`; its manifest comes last."""
+        tensors = {
+            "parameters": {name: [p.detach() for p in group] for name, group in self.parameters.items()},
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+        }
+        torch.save(tensors, directory / STATE)
+        (directory / NUMBERS).write_text(json.dumps(dict(numbers)))
+        write_manifest(directory, kind="training_state", version=directory.name)
+
+    def read(self, directory: Path) -> dict[str, float]:
+        """Put the stored tensors into the live objects, bit by bit; return the numbers."""
+        tensors = torch.load(directory / STATE, weights_only=True)
+        with torch.no_grad():
+            for name, group in self.parameters.items():
+                for parameter, stored in zip(group, tensors["parameters"][name], strict=True):
+                    parameter.copy_(stored)
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(tensors["optimizers"][name])
+        numbers: dict[str, float] = json.loads((directory / NUMBERS).read_text())
+        return numbers
+
+
+class DirectoryCheckpoints:
+    """Checkpoints of one run in a local directory, the newest two kept."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def save(self, step: int, write: Callable[[Path], None]) -> None:
+        """Write beside, then rename: what has its final name is whole."""
+        partial = self._directory / f"partial-{step:06d}"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        write(partial)
+        target = self._directory / checkpoint_name(step)
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
+        for old in step_directories(self._directory)[KEPT_CHECKPOINTS:]:
+            shutil.rmtree(old)
+
+    def latest(self) -> Path | None:
+        """The newest whole checkpoint."""
+        return latest_complete(self._directory)
+
+
+def checkpoint_name(step: int) -> str:
+    """Sorts by step."""
+    return f"step-{step:06d}"
+
+
+def step_directories(directory: Path) -> list[Path]:
+    """Checkpoint directories, the newest first, whole or not."""
+    return sorted(directory.glob("step-*"), reverse=True)
+
+
+def latest_complete(directory: Path) -> Path | None:
+    """The newest checkpoint whose files all agree with its manifest."""
+    for candidate in step_directories(directory):
+        try:
+            verify_manifest(candidate)
+        except ManifestError:
+            continue
+        return candidate
+    return None
