@@ -150,7 +150,7 @@ def _embedding_scale(raw: Mapping[str, Any]) -> float:
     """
     scale = math.sqrt(raw["hidden_size"])
     if raw.get("dtype", raw.get("torch_dtype")) == "bfloat16":
-        return float(torch.tensor(scale, dtype=torch.bfloat16))
+        return float(torch.tensor(scale, dtype=torch.bfloat16, device="cpu"))  # load_decoder runs this on meta
     return scale
 
 
