@@ -1,0 +1,63 @@
+"""The committed objects of the feedback log, read and checked. Readers learn what counts from ListSegments, never from the
+ledger's database or from listing the store: an object that nobody committed is not there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+
+class CatalogueError(RuntimeError):
+    """A committed object is missing or is not the one that the ledger names; the text names it."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One committed object: offsets [start, end) of a partition. object_key is empty if every offset was a dead letter."""
+
+    sequence: int
+    topic_id: str
+    partition: int
+    start_offset: int
+    end_offset: int
+    object_key: str
+    sha256: str
+    rows: int
+
+
+class Catalogue(Protocol):
+    """Lists what is committed, in ledger order."""
+
+    def feedback_segments(self) -> Sequence[Segment]: ...
+
+    def turn_segments(self) -> Sequence[Segment]: ...
+
+
+def read_segment(store: Path, segment: Segment) -> pa.Table:
+    """The rows of a committed object in a directory object store.
+
+    Raises:
+        CatalogueError: it is missing, lies outside the store, or differs from its sha256 or its row count.
+    """
+    path = (store / segment.object_key).resolve()
+    if not path.is_relative_to(store.resolve()):
+        raise CatalogueError(f"object_key: {segment.object_key} lies outside the store")
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise CatalogueError(f"object_key: {segment.object_key} is committed but missing") from error
+    if hashlib.sha256(content).hexdigest() != segment.sha256:
+        raise CatalogueError(f"sha256: {segment.object_key} differs from its ledger row")
+    # From bytes: given a path, pyarrow would read `partition=0` in it as a column.
+    table = pq.ParquetFile(io.BytesIO(content)).read()
+    if table.num_rows != segment.rows:
+        raise CatalogueError(f"rows: {segment.object_key} has {table.num_rows}, its ledger row says {segment.rows}")
+    return table

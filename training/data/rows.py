@@ -1,0 +1,71 @@
+"""Rows of the log's Parquet objects as events. Columns are read by name: a missing one is null, an unknown one is ignored,
+so files of older and newer writers unite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from training.data.catalogue import Segment
+from training.data.chat import Message
+from training.data.events import Feedback, Finish, Kind, Position, Turn
+
+KINDS = frozenset(kind.value for kind in Kind)
+FINISHES = frozenset(finish.value for finish in Finish)
+
+
+class RowError(ValueError):
+    """A row lacks a value without which it means nothing; the text names object, offset and column, never the content."""
+
+
+def feedback_rows(table: pa.Table, segment: Segment) -> Iterator[Feedback]:
+    """Events of a feedback object. Kinds that a newer writer may bring are skipped."""
+    for row in table.to_pylist():
+        kind = _text(row, "kind", segment)
+        if kind in KINDS:
+            yield Feedback(
+                position=_position(row, segment),
+                event_id=_text(row, "event_id", segment),
+                principal=_text(row, "principal", segment),
+                message_id=_text(row, "message_id", segment),
+                kind=Kind(kind),
+                up=bool(row.get("up")),
+                text=row.get("correction") or "",
+                retracts=row.get("retracts") or "",
+            )
+
+
+def turn_rows(table: pa.Table, segment: Segment) -> Iterator[Turn]:
+    """Turns of a turns object."""
+    for row in table.to_pylist():
+        finish = row.get("finish_reason")
+        yield Turn(
+            position=_position(row, segment),
+            event_id=_text(row, "event_id", segment),
+            principal=_text(row, "principal", segment),
+            message_id=_text(row, "message_id", segment),
+            context=tuple(Message(part["role"], part["text"]) for part in row.get("context") or ()),
+            answer=row.get("answer") or "",
+            finish=Finish(finish) if finish in FINISHES else Finish.UNKNOWN,
+            model_version=row.get("model_version") or "",
+            arm=row.get("arm") or "",
+            guard_category=row.get("guard_category") or "",
+            erased=bool(row.get("erased")),
+        )
+
+
+def _position(row: Mapping[str, Any], segment: Segment) -> Position:
+    offset = row.get("offset")
+    if not isinstance(offset, int) or not segment.start_offset <= offset < segment.end_offset:
+        raise RowError(f"offset: {offset!r} in {segment.object_key} is not in its segment")
+    return segment.topic_id, segment.partition, offset
+
+
+def _text(row: Mapping[str, Any], column: str, segment: Segment) -> str:
+    value = row.get(column)
+    if not isinstance(value, str) or not value:
+        raise RowError(f"{column}: missing in {segment.object_key} at offset {row.get('offset')!r}")
+    return value

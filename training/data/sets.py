@@ -1,0 +1,186 @@
+"""A snapshot cut into what each stage learns from, and what judges the result. Nothing that judges is ever learned from.
+
+Two cuts cross each other. Prompts: a hash holds some out for ever, in every later snapshot too. Users: some are judges,
+whose thumbs train the second reward model that compares candidate and incumbent, and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from training.data.chat import Message
+from training.data.judgements import Judgement
+from training.data.pairs import (
+    LabelNoise,
+    Pair,
+    Question,
+    estimate_noise,
+    group,
+    make_pairs,
+    noise_ceiling,
+    pair_line,
+    prompt_key,
+)
+
+MIN_PRINCIPALS = 5  # with fewer, one user's thumbs would be a whole half: then answers are divided, not users
+
+
+@dataclass(frozen=True)
+class SetsConfig:
+    """Fractions are of prompts and of judgements. min_* are what a turn needs; below, the loop says how many are missing."""
+
+    held_out_fraction: float = 0.2
+    judge_fraction: float = 0.4
+    max_pairs_per_prompt: int = 16
+    correction_weight: float = 2.0
+    min_thumbs: int = 200
+    min_pairs: int = 60
+    min_held_out_pairs: int = 20
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("held_out_fraction", "judge_fraction"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)} is not between 0 and 1")
+
+
+@dataclass(frozen=True)
+class Sets:
+    """Everything cut from one snapshot. `judges_are` is "users" or, with few users, "answers"."""
+
+    sft: list[dict[str, Any]]
+    pairs: list[Pair]
+    judge_pairs: list[Pair]
+    held_out_pairs: list[Pair]
+    prompts: list[tuple[Message, ...]]
+    held_out_prompts: list[tuple[Message, ...]]
+    noise: LabelNoise
+    judges_are: str
+    dropped: Mapping[str, int]
+
+    def counts(self) -> dict[str, Any]:
+        """Figures for the report and the manifest."""
+        return {
+            "sft_examples": len(self.sft),
+            "pairs": len(self.pairs),
+            "judge_pairs": len(self.judge_pairs),
+            "held_out_pairs": len(self.held_out_pairs),
+            "prompts": len(self.prompts),
+            "held_out_prompts": len(self.held_out_prompts),
+            "label_noise": asdict(self.noise),
+            "ceiling": noise_ceiling(self.pairs),
+            "judge_ceiling": noise_ceiling(self.judge_pairs),
+            "held_out_ceiling": noise_ceiling(self.held_out_pairs),
+            "judges_are": self.judges_are,
+            "dropped": dict(self.dropped),
+        }
+
+    def missing(self, config: SetsConfig, thumbs: int) -> list[str]:
+        """What is too little for a turn, in words; empty when there is enough."""
+        wanted = [
+            ("thumbs", thumbs, config.min_thumbs),
+            ("preference pairs", len(self.pairs), config.min_pairs),
+            ("preference pairs of judges", len(self.judge_pairs), config.min_pairs // 2),
+            ("preference pairs on held-out prompts", len(self.held_out_pairs), config.min_held_out_pairs),
+        ]
+        return [f"{have} {name}, {need} needed" for name, have, need in wanted if have < need]
+
+
+def cut(judgements: Sequence[Judgement], config: SetsConfig) -> Sets:
+    """Everything that a turn needs from the judgements of one snapshot; a function of both arguments alone."""
+    judges, judges_are = _judges(judgements, config.judge_fraction)
+    learned = [j for j in judgements if not is_held_out(prompt_key(j.context), config.held_out_fraction)]
+    held_out = [j for j in judgements if is_held_out(prompt_key(j.context), config.held_out_fraction)]
+    noise = estimate_noise(group(judgements))
+    teachers = group(j for j in learned if _unit(j, judges_are) not in judges)
+    jury = group(j for j in learned if _unit(j, judges_are) in judges)
+    dropped: Counter[str] = Counter()
+    made = []
+    for questions in (teachers, jury, group(held_out)):
+        pairs, left_out = make_pairs(questions, noise, config.max_pairs_per_prompt, config.seed)
+        made.append(pairs)
+        dropped.update(left_out)
+    return Sets(
+        sft=_sft_lines(teachers, config.correction_weight),
+        pairs=made[0],
+        judge_pairs=made[1],
+        held_out_pairs=made[2],
+        prompts=[question.context for question in group(learned)],
+        held_out_prompts=[question.context for question in group(held_out)],
+        noise=noise,
+        judges_are=judges_are,
+        dropped=dict(dropped),
+    )
+
+
+def write_sets(sets: Sets, directory: Path) -> None:
+    """One JSON-lines file a set, under the names that recipes use."""
+    directory.mkdir(parents=True, exist_ok=True)
+    _write(directory / "sft.jsonl", sets.sft)
+    _write(directory / "pairs.jsonl", map(pair_line, sets.pairs))
+    _write(directory / "judge_pairs.jsonl", map(pair_line, sets.judge_pairs))
+    _write(directory / "held_out_pairs.jsonl", map(pair_line, sets.held_out_pairs))
+    _write(directory / "prompts.jsonl", map(_prompt_line, sets.prompts))
+    _write(directory / "held_out_prompts.jsonl", map(_prompt_line, sets.held_out_prompts))
+
+
+def is_held_out(prompt_id: str, fraction: float) -> bool:
+    """Decided by the prompt alone, so a prompt that once judged never trains a later version."""
+    return _unit_interval("held-out", prompt_id) < fraction
+
+
+def _judges(judgements: Sequence[Judgement], fraction: float) -> tuple[set[str], str]:
+    """Users in the order of a hash until they hold their fraction of the judgements."""
+    by_user = Counter(j.principal for j in judgements)
+    if len(by_user) < MIN_PRINCIPALS:
+        answers = {j.message_id for j in judgements if _unit_interval("judge", j.message_id) < fraction}
+        return answers, "answers"
+    judges: set[str] = set()
+    held = 0
+    for principal in sorted(by_user, key=lambda p: _unit_interval("judge", p)):
+        if held >= fraction * len(judgements):
+            break
+        judges.add(principal)
+        held += by_user[principal]
+    return judges, "users"
+
+
+def _unit(judgement: Judgement, judges_are: str) -> str:
+    return judgement.principal if judges_are == "users" else judgement.message_id
+
+
+def _unit_interval(purpose: str, key: str) -> float:
+    digest = hashlib.sha256(f"{purpose}:{key}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def _sft_lines(questions: Iterable[Question], correction_weight: float) -> list[dict[str, Any]]:
+    """Liked answers, weighted by how clearly, and corrections."""
+    lines = []
+    for question in questions:
+        messages = _prompt_line(question.context)["messages"]
+        for answer in question.answers:
+            if answer.up > answer.down:
+                weight = (answer.up - answer.down) / (answer.up + answer.down)
+                lines.append({"messages": messages, "response": answer.text, "weight": weight})
+        lines += [
+            {"messages": messages, "response": better, "weight": correction_weight}
+            for better in sorted({better for better, _ in question.corrections})
+        ]
+    return lines
+
+
+def _prompt_line(context: Sequence[Message]) -> dict[str, Any]:
+    return {"messages": [{"role": message.role, "content": message.content} for message in context]}
+
+
+def _write(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    with path.open("w") as opened:
+        for line in lines:
+            opened.write(json.dumps(line, ensure_ascii=False) + "\n")

@@ -1,0 +1,160 @@
+"""The feedback log frozen: an immutable directory that training pins by its id.
+
+The id is the hash of what is in it, so the same log and the same settings give the same snapshot, whenever it is taken.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from training.data.catalogue import Catalogue, Segment, read_segment
+from training.data.chat import Message
+from training.data.judgements import Dropped, Judgement, judge
+from training.data.rows import feedback_rows, turn_rows
+from training.manifest import MANIFEST, Manifest, hash_file, read_manifest, verify_manifest, write_manifest
+
+JUDGEMENTS = "judgements.jsonl"
+DROPPED = "dropped.jsonl"
+ID_DIGITS = 12
+
+
+@dataclass(frozen=True)
+class SnapshotConfig:
+    """max_per_principal: answers of which one user's judgement counts, so that nobody outvotes everybody."""
+
+    max_per_principal: int = 200
+
+    def __post_init__(self) -> None:
+        if self.max_per_principal < 1:
+            raise ValueError(f"max_per_principal: {self.max_per_principal} is below 1")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A finished snapshot on disk. `sha256` is of its judgements file."""
+
+    directory: Path
+    manifest: Manifest
+
+    @property
+    def id(self) -> str:
+        return self.manifest.version
+
+    @property
+    def sha256(self) -> str:
+        return self.manifest.files[JUDGEMENTS]
+
+    @property
+    def thumbs(self) -> int:
+        return int(self.manifest.report["thumbs_up"] + self.manifest.report["thumbs_down"])
+
+
+def take_snapshot(catalogue: Catalogue, store: Path, config: SnapshotConfig, into: Path, code_commit: str) -> Snapshot:
+    """Read all that is committed and write the snapshot under `into`/<id>, or find it there already.
+
+    Raises:
+        CatalogueError: an object is not what the ledger says.
+        RowError: a row lacks a column without which it means nothing.
+    """
+    feedback_segments, turn_segments = catalogue.feedback_segments(), catalogue.turn_segments()
+    judgements, dropped = judge(
+        _rows(store, feedback_segments, feedback_rows),
+        _rows(store, turn_segments, turn_rows),
+        config.max_per_principal,
+    )
+    segments = {"feedback": feedback_segments, "turns": turn_segments}
+    return write_snapshot(judgements, dropped, config, into, code_commit, segments)
+
+
+def write_snapshot(
+    judgements: Sequence[Judgement],
+    dropped: Sequence[Dropped],
+    config: SnapshotConfig,
+    into: Path,
+    code_commit: str,
+    segments: dict[str, Sequence[Segment]],
+) -> Snapshot:
+    """Write the files, then rename the directory to its id, so that a half-written one never has an id."""
+    partial = into / ".partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    _write_lines(partial / JUDGEMENTS, (asdict(judgement) for judgement in judgements))
+    _write_lines(partial / DROPPED, (asdict(drop) for drop in dropped))
+    version = _content_id(partial, config)
+    directory = into / version
+    if (directory / MANIFEST).exists():
+        shutil.rmtree(partial)
+        return Snapshot(directory, read_manifest(directory))
+    manifest = write_manifest(
+        partial,
+        kind="snapshot",
+        version=version,
+        config=config,
+        code_commit=code_commit,
+        report=_report(judgements, dropped, segments),
+    )
+    shutil.rmtree(directory, ignore_errors=True)
+    partial.rename(directory)
+    return Snapshot(directory, manifest)
+
+
+def open_snapshot(directory: Path) -> Snapshot:
+    """A snapshot on disk, every file compared with its hash. Raises ManifestError."""
+    return Snapshot(directory, verify_manifest(directory))
+
+
+def read_judgements(snapshot: Snapshot) -> list[Judgement]:
+    """The judgements of a snapshot, in its order."""
+    with (snapshot.directory / JUDGEMENTS).open() as opened:
+        return [_judgement(json.loads(line)) for line in opened]
+
+
+def _judgement(fields: dict[str, Any]) -> Judgement:
+    context = tuple(Message(**message) for message in fields.pop("context"))
+    return Judgement(context=context, **fields)
+
+
+def _rows(store: Path, segments: Sequence[Segment], parse: Callable[[Any, Segment], Iterable[Any]]) -> list[Any]:
+    return [row for s in segments if s.object_key for row in parse(read_segment(store, s), s)]
+
+
+def _content_id(directory: Path, config: SnapshotConfig) -> str:
+    parts = [
+        hash_file(directory / JUDGEMENTS),
+        hash_file(directory / DROPPED),
+        json.dumps(asdict(config), sort_keys=True),
+    ]
+    return "snapshot-" + hashlib.sha256("\n".join(parts).encode()).hexdigest()[:ID_DIGITS]
+
+
+def _report(
+    judgements: Sequence[Judgement], dropped: Sequence[Dropped], segments: dict[str, Sequence[Segment]]
+) -> dict[str, Any]:
+    return {
+        "judgements": len(judgements),
+        "thumbs_up": sum(j.up is True for j in judgements),
+        "thumbs_down": sum(j.up is False for j in judgements),
+        "corrections": sum(j.correction is not None for j in judgements),
+        "principals": len({j.principal for j in judgements}),
+        "by_version": dict(sorted(Counter(j.model_version for j in judgements).items())),
+        "dropped": dict(sorted(Counter(str(d.reason) for d in dropped).items())),
+        "segments": {
+            name: [
+                {"object": s.object_key, "sha256": s.sha256, "start": s.start_offset, "end": s.end_offset} for s in some
+            ]
+            for name, some in segments.items()
+        },
+    }
+
+
+def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    with path.open("w") as opened:
+        for row in rows:
+            opened.write(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n")

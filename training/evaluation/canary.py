@@ -1,0 +1,157 @@
+"""Is the candidate on trial better or worse, decided at any time without ever being too early.
+
+The test is a mixture likelihood ratio for two Bernoulli rates. For every pair of rates the product of the two arms'
+mixture ratios is a non-negative martingale, whatever mixes the arms and whenever one looks; divided by the best that
+the null hypothesis can do it is an e-process, so it passes 1/alpha with probability at most alpha, ever (Ville; Robbins
+1970; Ramdas et al. 2023, section 5). reports: docs/decisions/2026-11-24-canary-test.md.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+GRID_RATES = 64
+GRID_EFFECTS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)  # log-odds: 50 % against 56 % up to 95 %
+SEARCH_STEPS = 60  # of a ternary search on a concave function: (2/3)**60 is 3e-11
+LOG_E_CAP = 700.0  # exp() of more overflows
+
+
+class Verdict(StrEnum):
+    """What the thumbs so far say."""
+
+    WAIT = "wait"
+    PROMOTE = "promote"
+    ROLL_BACK = "roll_back"
+
+
+@dataclass(frozen=True)
+class CanaryConfig:
+    """share of the users; alpha bounds each error's probability over the whole trial.
+
+    margin: promote what is not worse than the incumbent by more than this; 0 asks for better.
+    min_thumbs: a version, before anything is decided. After max_seconds without a decision the incumbent stays.
+    """
+
+    share: float = 0.2
+    alpha: float = 0.05
+    margin: float = 0.0
+    min_thumbs: int = 20
+    max_seconds: float = 7 * 24 * 3600
+    poll_seconds: float = 30.0
+    lease_seconds: float = 900.0
+
+    def __post_init__(self) -> None:
+        _require(0 < self.share <= 0.5, f"share: {self.share} is not above 0 and up to 0.5")
+        _require(0 < self.alpha < 0.5, f"alpha: {self.alpha} is not between 0 and 0.5")
+        _require(0 <= self.margin < 0.5, f"margin: {self.margin} is not from 0 to below 0.5")
+        _require(self.min_thumbs >= 1, f"min_thumbs: {self.min_thumbs} is below 1")
+        _require(10 <= self.lease_seconds <= 86_400, f"lease_seconds: {self.lease_seconds} is not from 10 to 86400")
+        _require(
+            0 < self.poll_seconds <= self.lease_seconds / 3,
+            f"poll_seconds: {self.poll_seconds} is not above 0 and up to a third of lease_seconds",
+        )
+
+
+@dataclass(frozen=True)
+class Thumbs:
+    """Standing thumbs of one version."""
+
+    up: int = 0
+    down: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.up + self.down
+
+    @property
+    def rate(self) -> float:
+        return self.up / self.total if self.total else 0.0
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One look at the trial. e_better and e_worse are e-values against "not better" and "not worse"."""
+
+    candidate: Thumbs
+    incumbent: Thumbs
+    e_better: float
+    e_worse: float
+    verdict: Verdict
+    reason: str
+
+
+def read_thumbs(candidate: Thumbs, incumbent: Thumbs, config: CanaryConfig) -> Reading:
+    """Weigh what stands now; sound at every poll."""
+    e_better = _e_value(candidate, incumbent, config.margin)
+    e_worse = _e_value(incumbent, candidate, 0.0)
+    verdict, reason = Verdict.WAIT, "not decided yet"
+    if min(candidate.total, incumbent.total) < config.min_thumbs:
+        reason = f"{candidate.total} and {incumbent.total} thumbs, {config.min_thumbs} of each needed"
+    elif e_worse >= 1 / config.alpha:
+        verdict, reason = Verdict.ROLL_BACK, f"users like it less: {_rates(candidate, incumbent)}"
+    elif e_better >= 1 / config.alpha:
+        verdict, reason = Verdict.PROMOTE, f"users like it {_better(config)}: {_rates(candidate, incumbent)}"
+    return Reading(candidate, incumbent, e_better, e_worse, verdict, reason)
+
+
+def _e_value(first: Thumbs, second: Thumbs, margin: float) -> float:
+    """Evidence against "rate of first <= rate of second - margin"."""
+    return math.exp(min(_log_mixture(first, second) - _best_under_null(first, second, margin), LOG_E_CAP))
+
+
+def _log_mixture(first: Thumbs, second: Thumbs) -> float:
+    """log of the mean likelihood over the prior: rates of the second between 0 and 1, log-odds of the first above it.
+
+    Any prior is sound. One on the hypothesis's own side needs a quarter fewer thumbs than two independent ones.
+    """
+    rates = (np.arange(GRID_RATES) + 0.5) / GRID_RATES
+    odds = np.log(rates / (1 - rates))[:, None] + np.array(GRID_EFFECTS)[None, :]
+    likelihood = first.up * -np.logaddexp(0, -odds) + first.down * -np.logaddexp(0, odds)
+    likelihood += (second.up * np.log(rates) + second.down * np.log1p(-rates))[:, None]
+    peak = float(likelihood.max())
+    return peak + math.log(float(np.exp(likelihood - peak).mean()))
+
+
+def _best_under_null(first: Thumbs, second: Thumbs, margin: float) -> float:
+    """Greatest log-likelihood with p_first <= p_second - margin. On the border it is concave in p_second."""
+    if first.rate <= second.rate - margin:
+        return _log_likelihood(first, first.rate) + _log_likelihood(second, second.rate)
+    low, high = margin, 1.0
+    for _ in range(SEARCH_STEPS):
+        left, right = low + (high - low) / 3, high - (high - low) / 3
+        if _on_border(first, second, left, margin) < _on_border(first, second, right, margin):
+            low = left
+        else:
+            high = right
+    return _on_border(first, second, (low + high) / 2, margin)
+
+
+def _on_border(first: Thumbs, second: Thumbs, rate: float, margin: float) -> float:
+    return _log_likelihood(first, rate - margin) + _log_likelihood(second, rate)
+
+
+def _log_likelihood(thumbs: Thumbs, rate: float) -> float:
+    return _xlogy(thumbs.up, rate) + _xlogy(thumbs.down, 1 - rate)
+
+
+def _xlogy(count: int, probability: float) -> float:
+    if count == 0:
+        return 0.0
+    return count * math.log(probability) if probability > 0 else -math.inf
+
+
+def _rates(candidate: Thumbs, incumbent: Thumbs) -> str:
+    return f"{candidate.rate:.0%} of {candidate.total} thumbs up against {incumbent.rate:.0%} of {incumbent.total}"
+
+
+def _better(config: CanaryConfig) -> str:
+    return "more" if config.margin == 0 else f"no less than {config.margin:.0%} below"
+
+
+def _require(condition: bool, text: str) -> None:
+    if not condition:
+        raise ValueError(text)

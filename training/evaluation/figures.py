@@ -1,0 +1,79 @@
+"""What evaluation measures: means with errors that know that answers to one prompt are not independent."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its standard error over `clusters` (prompts) of `count` observations."""
+
+    value: float
+    error: float
+    count: int
+    clusters: int
+
+    def low(self, z: float) -> float:
+        return self.value - z * self.error
+
+    def text(self) -> str:
+        return f"{self.value:.3f} ± {self.error:.3f}"
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Answers of one model to the held-out prompts, as counts."""
+
+    mean_tokens: float
+    ended_share: float
+
+
+@dataclass(frozen=True)
+class Probes:
+    """Share of probes that each model answers as it should, and the paired change."""
+
+    candidate: float
+    incumbent: float
+    change: Estimate
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Candidate against incumbent. `retention` is the rise in bits per byte; positive is worse."""
+
+    win_rate: Estimate
+    retention: Estimate
+    knowledge: Probes
+    refusals: Probes
+    candidate: Samples
+    incumbent: Samples
+
+
+def clustered_mean(values: Sequence[float], clusters: Sequence[str]) -> Estimate:
+    """Mean, with the standard error of a mean of clusters (Liang and Zeger 1986, with the small-sample factor).
+
+    With values of 0 and 1 that all agree the sample error would be 0; Agresti and Coull's two added observations of each
+    kind keep it honest.
+    """
+    if not values:
+        return Estimate(0.0, math.inf, 0, 0)
+    mean = sum(values) / len(values)
+    residuals: defaultdict[str, float] = defaultdict(float)
+    for value, cluster in zip(values, clusters, strict=True):
+        residuals[cluster] += value - mean
+    groups = len(residuals)
+    if groups < 2:
+        return Estimate(mean, math.inf, len(values), groups)
+    variance = sum(r * r for r in residuals.values()) / len(values) ** 2 * groups / (groups - 1)
+    return Estimate(mean, math.sqrt(variance + _agreement_variance(mean, groups, values)), len(values), groups)
+
+
+def _agreement_variance(mean: float, groups: int, values: Sequence[float]) -> float:
+    if max(values) - min(values) > 0 or not 0 <= mean <= 1:
+        return 0.0
+    smoothed = (mean * groups + 2) / (groups + 4)
+    return smoothed * (1 - smoothed) / (groups + 4)

@@ -1,0 +1,1 @@
+"""Functions that return a complete config of a run."""

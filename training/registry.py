@@ -1,0 +1,124 @@
+"""The model registry: a directory a version under one root, and registry.jsonl, the history of what became of each.
+
+A version appears by one rename of a directory that is already whole; events are appended and synced, never changed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+
+from training.manifest import MANIFEST, verify_manifest
+
+HISTORY = "registry.jsonl"
+VERSION = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")  # RolloutService's own limit
+
+
+class Stage(StrEnum):
+    """What happened to a version."""
+
+    CANDIDATE = "candidate"
+    GATED = "gated"
+    REFUSED = "refused"
+    CANARY = "canary"
+    PROMOTED = "promoted"
+    ROLLED_BACK = "rolled_back"
+
+
+class RegistryError(ValueError):
+    """A version is unknown, taken by another model, or its name is not one; the text names it."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """One line of the history."""
+
+    time: str
+    version: str
+    stage: Stage
+    reason: str
+    run: str
+
+
+class Registry:
+    """The versions under `root`."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def directory(self, version: str) -> Path:
+        """Where the version is.
+
+        Raises:
+            RegistryError: it is not there, or was never finished.
+        """
+        directory = self._root / _checked(version)
+        if not (directory / MANIFEST).is_file():
+            raise RegistryError(f"version: {version} is not in the registry")
+        return directory
+
+    def admit(self, source: Path, version: str) -> Path:
+        """Copy a finished model in, every file compared with its manifest. Admitting the same again changes nothing.
+
+        Raises:
+            RegistryError: another model has this version.
+            ManifestError: the source is not whole.
+        """
+        manifest = verify_manifest(source)
+        target = self._root / _checked(version)
+        if (target / MANIFEST).is_file():
+            if verify_manifest(target).files != manifest.files:
+                raise RegistryError(f"version: {version} is another model already")
+            return target
+        self._root.mkdir(parents=True, exist_ok=True)
+        draft = self._root / f".{version}.draft"
+        shutil.rmtree(draft, ignore_errors=True)
+        shutil.copytree(source, draft)
+        shutil.rmtree(target, ignore_errors=True)
+        draft.rename(target)
+        return target
+
+    def note(self, version: str, stage: Stage, reason: str, run: str) -> None:
+        """Append to the history, once: a resumed run says again what it said before."""
+        if any((e.version, e.stage, e.run) == (version, stage, run) for e in self.history()):
+            return
+        event = Event(datetime.now(UTC).isoformat(timespec="seconds"), version, stage, reason, run)
+        self._root.mkdir(parents=True, exist_ok=True)
+        with (self._root / HISTORY).open("a") as opened:
+            opened.write(json.dumps(asdict(event)) + "\n")
+            opened.flush()
+            os.fsync(opened.fileno())
+
+    def history(self) -> Sequence[Event]:
+        """All events, oldest first."""
+        path = self._root / HISTORY
+        if not path.exists():
+            return []
+        with path.open() as opened:
+            rows = [json.loads(line) for line in opened if line.endswith("\n")]
+        return [Event(**{**row, "stage": Stage(row["stage"])}) for row in rows]
+
+    def promoted(self) -> str | None:
+        """The version that was promoted last."""
+        return next((e.version for e in reversed(self.history()) if e.stage is Stage.PROMOTED), None)
+
+    def next_version(self, name: str, taken: Sequence[str]) -> str:
+        """`name`-n with the lowest n above every version and run so far. 0 is the model that `name` starts from."""
+        present = [path.name for path in self._root.glob(f"{name}-*")] if self._root.exists() else []
+        known = [*present, *taken, *(event.version for event in self.history())]
+        pattern = re.compile(rf"{re.escape(name)}-(\d+)")
+        numbers = [int(match[1]) for text in known if (match := pattern.fullmatch(text))]
+        return f"{name}-{max([0, *numbers]) + 1}"
+
+
+def _checked(version: str) -> str:
+    if not VERSION.fullmatch(version):
+        raise RegistryError(f"version: {version!r} is not 1 to 128 of a-z, 0-9, '.', '_', '-'")
+    return version

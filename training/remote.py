@@ -1,0 +1,167 @@
+"""The two services that the loop talks to, over gRPC: the feedback log and the rollout. The only importer of grpc here.
+
+Every call has a deadline and may be repeated, so a service that restarts under the loop costs a retry, not the turn.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import grpc
+from google.protobuf import duration_pb2, timestamp_pb2
+from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
+from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
+
+from training.data.catalogue import Segment
+from training.evaluation.canary import Thumbs, Verdict
+from training.evaluation.trial import CandidateState, RolloutView
+
+CALL_SECONDS = 20.0
+LOAD_SECONDS = 300.0  # StartCanary answers once the version is ready
+MAX_REASON_CHARACTERS = 500  # RolloutService's own limit
+RETRIES = {
+    "methodConfig": [
+        {
+            "name": [{}],
+            "retryPolicy": {
+                "maxAttempts": 5,
+                "initialBackoff": "0.2s",
+                "maxBackoff": "5s",
+                "backoffMultiplier": 3,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ]
+}
+OPTIONS = [
+    ("grpc.service_config", json.dumps(RETRIES)),
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+]
+STATES = {
+    generator_pb2.VERSION_STATE_LOADING: CandidateState.LOADING,
+    generator_pb2.VERSION_STATE_READY: CandidateState.READY,
+    generator_pb2.VERSION_STATE_FAILED: CandidateState.FAILED,
+}
+
+
+class RemoteError(RuntimeError):
+    """A service is not reachable or refused; the text names the service, its address and why."""
+
+
+class FeedbackLog:
+    """FeedbackLogService: what is committed, and how many thumbs stand."""
+
+    def __init__(self, target: str) -> None:
+        self._target = target
+        self._channel = grpc.insecure_channel(target, options=OPTIONS)
+        # The generated types know grpc.aio alone; the loop waits for each answer.
+        self._stub: Any = feedback_pb2_grpc.FeedbackLogServiceStub(self._channel)  # type: ignore[arg-type]
+
+    def feedback_segments(self) -> Sequence[Segment]:
+        return self._segments(feedback_pb2.STREAM_FEEDBACK)
+
+    def turn_segments(self) -> Sequence[Segment]:
+        return self._segments(feedback_pb2.STREAM_TURNS)
+
+    def count(self, since: datetime) -> dict[str, Thumbs]:
+        """Standing thumbs by version; pinned answers are nobody's preference between arms."""
+        request = feedback_pb2.CountThumbsRequest(since=_timestamp(since))
+        reply = self._call(lambda: self._stub.CountThumbs(request, timeout=CALL_SECONDS))
+        found: dict[str, Thumbs] = {}
+        for row in reply.counts:
+            if row.arm != "pinned":
+                before = found.get(row.model_version, Thumbs())
+                found[row.model_version] = Thumbs(before.up + row.up, before.down + row.down)
+        return found
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def _segments(self, stream: Any) -> Sequence[Segment]:
+        request = feedback_pb2.ListSegmentsRequest(stream=stream)
+        reply = self._call(lambda: self._stub.ListSegments(request, timeout=CALL_SECONDS))
+        return [
+            Segment(
+                sequence=s.sequence,
+                topic_id=s.topic_id,
+                partition=s.partition,
+                start_offset=s.start_offset,
+                end_offset=s.end_offset,
+                object_key=s.object_key,
+                sha256=s.sha256,
+                rows=s.rows,
+            )
+            for s in reply.segments
+        ]
+
+    def _call(self, call: Callable[[], Any]) -> Any:
+        return _translated("feedback", self._target, call)
+
+
+class RolloutClient:
+    """RolloutService: which version answers."""
+
+    def __init__(self, target: str) -> None:
+        self._target = target
+        self._channel = grpc.insecure_channel(target, options=OPTIONS)
+        self._stub: Any = generator_pb2_grpc.RolloutServiceStub(self._channel)  # type: ignore[arg-type]
+
+    def view(self) -> RolloutView:
+        request = generator_pb2.GetRolloutRequest()
+        reply = self._call(lambda: self._stub.GetRollout(request, timeout=CALL_SECONDS))
+        if not reply.HasField("candidate"):
+            return RolloutView(reply.stable.version, "", CandidateState.ABSENT)
+        state = STATES.get(reply.candidate.state, CandidateState.LOADING)
+        return RolloutView(reply.stable.version, reply.candidate.version, state, reply.candidate.reason)
+
+    def start(self, version: str, directory: Path, share: float, lease_seconds: float) -> None:
+        request = generator_pb2.StartCanaryRequest(
+            version=version, directory=str(directory.resolve()), share=share, lease=_duration(lease_seconds)
+        )
+        self._call(lambda: self._stub.StartCanary(request, timeout=LOAD_SECONDS))
+
+    def renew(self, version: str, lease_seconds: float) -> None:
+        request = generator_pb2.RenewCanaryRequest(version=version, lease=_duration(lease_seconds))
+        self._call(lambda: self._stub.RenewCanary(request, timeout=CALL_SECONDS))
+
+    def finish(self, version: str, verdict: Verdict, reason: str) -> None:
+        """Promote or roll back. Raises ValueError for WAIT."""
+        reason = reason[:MAX_REASON_CHARACTERS]
+        if verdict is Verdict.PROMOTE:
+            promotion = generator_pb2.PromoteCanaryRequest(version=version, reason=reason)
+            self._call(lambda: self._stub.PromoteCanary(promotion, timeout=CALL_SECONDS))
+        elif verdict is Verdict.ROLL_BACK:
+            rollback = generator_pb2.RollBackCanaryRequest(version=version, reason=reason)
+            self._call(lambda: self._stub.RollBackCanary(rollback, timeout=CALL_SECONDS))
+        else:
+            raise ValueError("verdict: a trial does not end with wait")
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def _call(self, call: Callable[[], Any]) -> Any:
+        return _translated("generator", self._target, call)
+
+
+def _translated(service: str, target: str, call: Callable[[], Any]) -> Any:
+    try:
+        return call()
+    except grpc.RpcError as error:
+        raise RemoteError(f"{service} service at {target}: {error.code().name}: {error.details()}") from error
+
+
+def _timestamp(moment: datetime) -> timestamp_pb2.Timestamp:
+    stamp = timestamp_pb2.Timestamp()
+    stamp.FromDatetime(moment)
+    return stamp
+
+
+def _duration(seconds: float) -> duration_pb2.Duration:
+    length = duration_pb2.Duration()
+    length.FromTimedelta(timedelta(seconds=seconds))
+    return length
