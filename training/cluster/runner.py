@@ -73,9 +73,9 @@ class _RayCheckpoints:
                 checkpoint = Checkpoint.from_directory(directory)
             ray.train.report({"step": step}, checkpoint=checkpoint, checkpoint_dir_name=name)
 
-    def latest(self) -> Path | None:
+    def latest(self, before: int | None = None) -> Path | None:
         """The newest whole checkpoint in storage, registered or not."""
-        return latest_complete(self._run_directory)
+        return latest_complete(self._run_directory, before)
 
 
 def run_stage(

@@ -51,8 +51,8 @@ class Checkpoints(Protocol):
     def save(self, step: int, write: Callable[[Path], None]) -> None:
         """Let `write` fill an empty directory, then keep it as the state after `step` steps. Every rank calls this."""
 
-    def latest(self) -> Path | None:
-        """The complete checkpoint with the highest step, or None."""
+    def latest(self, before: int | None = None) -> Path | None:
+        """The complete checkpoint with the highest step (below `before` where given), or None."""
 
 
 @dataclass(frozen=True)

@@ -69,9 +69,9 @@ class DirectoryCheckpoints:
         for old in step_directories(self._directory)[KEPT_CHECKPOINTS:]:
             shutil.rmtree(old)
 
-    def latest(self) -> Path | None:
+    def latest(self, before: int | None = None) -> Path | None:
         """The newest whole checkpoint."""
-        return latest_complete(self._directory)
+        return latest_complete(self._directory, before)
 
 
 def checkpoint_name(step: int) -> str:
@@ -84,9 +84,11 @@ def step_directories(directory: Path) -> list[Path]:
     return sorted(directory.glob("step-*"), reverse=True)
 
 
-def latest_complete(directory: Path) -> Path | None:
-    """The newest checkpoint whose files all agree with its manifest."""
+def latest_complete(directory: Path, before: int | None = None) -> Path | None:
+    """The newest checkpoint (of a step below `before`) whose files all agree with its manifest."""
     for candidate in step_directories(directory):
+        if before is not None and candidate.name >= checkpoint_name(before):
+            continue
         try:
             verify_manifest(candidate)
         except ManifestError:
