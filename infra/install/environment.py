@@ -1,0 +1,111 @@
+"""Puts dependency groups into .venv: `python3 infra/install/environment.py services predictor`.
+
+Runs on the system's Python with its standard library alone. Packages are downloaded once into a cache outside the clone
+(THUMBWHEEL_CACHE, default ~/.cache/thumbwheel) and hard-linked from there; a group whose lock has not changed costs nothing.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+VENV = ROOT / ".venv"
+GROUPS = {
+    "services": "the gRPC services (60 MB to download)",
+    "predictor": "the model server (120 MB to download)",
+    "training": "torch and ray (3 GB to download, 6 GB on disk)",
+    "dev": "everything, with test tools (3.3 GB to download, 6.6 GB on disk)",
+}
+LOWEST_PYTHON, FIRST_UNTRIED_PYTHON = (3, 11), (3, 14)
+
+
+def main(groups: list[str]) -> None:
+    unknown = [group for group in groups if group not in GROUPS]
+    if unknown or not groups:
+        sys.exit(f"environment: groups are {', '.join(GROUPS)}; got {', '.join(unknown) or 'none'}")
+    if not LOWEST_PYTHON <= sys.version_info[:2] < FIRST_UNTRIED_PYTHON:
+        sys.exit(f"environment: Python 3.11 to 3.13 is needed, this is {sys.version.split()[0]}; set PYTHON=python3.12, say")
+    VENV.mkdir(exist_ok=True)
+    with (VENV / "groups.lock").open("w") as lock:  # `.lock` is uv's own
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for group in groups:
+            install(group)
+
+
+def install(group: str) -> None:
+    """Install one group unless its lock's hash says that it is there."""
+    lock = ROOT / "locks" / f"{group}.txt"
+    digest = hashlib.sha256(lock.read_bytes()).hexdigest()[:16]
+    marker = VENV / "groups" / f"{group}-{digest}"
+    if marker.exists() or group != "dev" and _dev_is_current():
+        return
+    started = time.monotonic()
+    print(f"==> installing {group}: {GROUPS[group]}; cached in {cache()}", flush=True)
+    uv = find_uv()
+    if not (VENV / "bin" / "python").exists():
+        run([uv, "venv", "--quiet", "--allow-existing", "--python", sys.executable, str(VENV)])
+    run([uv, "pip", "install", "--python", str(VENV / "bin" / "python"), "--require-hashes", "-r", str(lock)])
+    _put_clone_on_path()
+    for old in marker.parent.glob(f"{group}-*"):
+        old.unlink()
+    marker.parent.mkdir(exist_ok=True)
+    marker.touch()
+    print(f"==> {group} installed in {time.monotonic() - started:.0f} s", flush=True)
+
+
+def _dev_is_current() -> bool:
+    digest = hashlib.sha256((ROOT / "locks" / "dev.txt").read_bytes()).hexdigest()[:16]
+    return (VENV / "groups" / f"dev-{digest}").exists()
+
+
+def _put_clone_on_path() -> None:
+    """`services`, `training`, `infra` and the generated `thumbwheel` import from the clone, wherever it stands."""
+    site = next((VENV / "lib").glob("python3*/site-packages"))
+    (site / "thumbwheel.pth").write_text(f"{ROOT}\n{ROOT / 'gen'}\n")
+
+
+def cache() -> Path:
+    """Where downloads stay, outside of any clone."""
+    return Path(os.environ.get("THUMBWHEEL_CACHE") or Path.home() / ".cache" / "thumbwheel")
+
+
+def find_uv() -> str:
+    """The pinned uv, installed once into the cache by pip with its hash checked."""
+    lock = ROOT / "locks" / "uv.txt"
+    home = cache() / "tools" / f"uv-{hashlib.sha256(lock.read_bytes()).hexdigest()[:16]}"
+    binary = home / "bin" / "uv"
+    if not binary.exists():
+        print("==> installing uv, the installer (25 MB)", flush=True)
+        partial = home.with_name(f"{home.name}.partial-{os.getpid()}")
+        run([sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-warn-script-location",
+             "--require-hashes", "--target", str(partial), "-r", str(lock)])  # fmt: skip
+        shutil.rmtree(home, ignore_errors=True)
+        partial.rename(home)
+    return str(binary)
+
+
+def run(command: list[str]) -> None:
+    """Run a step, its output shown; a failure names the step and ends the installation."""
+    environment = dict(os.environ)
+    environment.setdefault("UV_CACHE_DIR", str(cache() / "uv"))
+    environment.setdefault("UV_LINK_MODE", "hardlink" if _same_disk() else "copy")
+    for name, twin in (("PIP_INDEX_URL", "UV_DEFAULT_INDEX"), ("PIP_CERT", "SSL_CERT_FILE")):
+        if name in environment:
+            environment.setdefault(twin, environment[name])
+    done = subprocess.run(command, env=environment, check=False)
+    if done.returncode:
+        sys.exit(f"environment: this step failed with {done.returncode}: {' '.join(command)}")
+
+
+def _same_disk() -> bool:
+    cache().mkdir(parents=True, exist_ok=True)
+    return cache().stat().st_dev == VENV.stat().st_dev
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
