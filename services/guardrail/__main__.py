@@ -1,0 +1,32 @@
+"""Wires the guardrail: `python -m services.guardrail`."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from prometheus_client import Counter
+from thumbwheel.guardrail.v1 import guardrail_pb2_grpc
+
+from services.chassis.server import Registration, run_service
+from services.chassis.settings import load_settings
+from services.guardrail.policy import Policy
+from services.guardrail.servicer import NAME, GuardrailServicer
+from services.guardrail.settings import GuardrailSettings
+from services.guardrail.verdict import Stage, Verdict
+
+
+@asynccontextmanager
+async def wiring(settings: GuardrailSettings) -> AsyncIterator[Sequence[Registration]]:
+    """Policy and servicer."""
+    verdicts = Counter(
+        "thumbwheel_guardrail_verdicts_total", "Verdicts of the policy.", ["stage", "action", "category"]
+    )
+
+    def observe(stage: Stage, verdict: Verdict) -> None:
+        verdicts.labels(stage, verdict.action, verdict.category or "none").inc()
+
+    servicer = GuardrailServicer(Policy(settings.phone_region, observe))
+    yield [Registration(NAME, guardrail_pb2_grpc.add_GuardrailServiceServicer_to_server, servicer)]
+
+
+if __name__ == "__main__":
+    run_service("guardrail", load_settings(GuardrailSettings), wiring)

@@ -1,0 +1,79 @@
+"""Takes disguises off a text: invisible characters, look-alike letters, leetspeak, spelled-out spacing, stretched letters.
+
+`unmask` keeps one character for one, so that spans found in it can be cut out of the original; `readings` does not.
+"""
+
+import re
+import unicodedata
+from dataclasses import dataclass
+
+# Blocks that hold compatibility forms, other digits, look-alikes and invisible characters.
+FOLDED_BLOCKS = ((0xA0, 0x3400), (0xFB00, 0x10000), (0x1D400, 0x1D800), (0x1F100, 0x1F200), (0xE0000, 0xE0080))
+# Look-alikes that Unicode does not fold (the frequent ones of Unicode's confusables.txt, TR39), as pairs of strings.
+LOOKALIKES = (
+    "авеіјкмнорԛѕтухԝһԁɡαβγεικνορτυχωɑıӏ‐‑‒–—−’‘“”АВЕІЈКМНОРЅТУХΑΒΕΖΗΙΚΜΝΟΡΤΥΧ",
+    "abeijkmhopqstyxwhdgabyeikvoptuxwail------''\"\"ABEIJKMHOPSTYXABEZHIKMNOPTYX",
+)
+LEET = str.maketrans("013457@$!|", "oieastasil")
+# Letters set apart one by one ("b o m b", "b.o.m.b"): at least four, so that "a b c" stays.
+SPELLED_OUT = re.compile(r"(?<![^\W_])(?:[^\W\d_][\s.\-_*·]{1,3}){3,}[^\W\d_](?![^\W_])")
+# Joints within a word ("bo-mb", "bo**mb"); a hyphen between whole words stays readable without it.
+JOINTS = re.compile(r"(?<=[a-z])[*_\-.·~^|\\/]{1,3}(?=[a-z])")
+STRETCHED = re.compile(r"([a-z])\1{2,}")
+LEET_WORD = re.compile(r"(?=\S*[a-z])\S*[013457@$!|]\S*")
+SPACE = re.compile(r"\s+")
+PLAIN = re.compile(r"[a-z ,?'\n]*")
+
+
+def _fold(code: int) -> str | None:
+    """One character's plain form; None for one that nobody sees."""
+    character = chr(code)
+    if unicodedata.category(character) in ("Cf", "Mn", "Me") or character in "\u3164\uffa0\u115f\u1160":
+        return None
+    if (digit := unicodedata.digit(character, None)) is not None:
+        return str(digit)
+    base = unicodedata.normalize("NFKD", character)
+    return base[0] if base[0].isascii() and all(unicodedata.combining(mark) for mark in base[1:]) else character
+
+
+FOLDS: dict[int, str | None] = {
+    **{code: _fold(code) for first, end in FOLDED_BLOCKS for code in range(first, end) if _fold(code) != chr(code)},
+    **{ord(odd): plain for odd, plain in zip(*LOOKALIKES, strict=True)},
+}
+
+
+@dataclass(frozen=True)
+class Unmasked:
+    """A text without invisible characters and look-alikes; `origins[i]` is the place of character i in the original."""
+
+    text: str
+    origins: tuple[int, ...] | None
+
+    def origin(self, index: int) -> int:
+        """Where character `index` stood in the original."""
+        return index if self.origins is None else self.origins[index]
+
+
+def unmask(text: str) -> Unmasked:
+    """Fold character by character; lower and upper case stay."""
+    if text.isascii():
+        return Unmasked(text, None)
+    origins = tuple(place for place, letter in enumerate(text) if FOLDS.get(ord(letter), letter) is not None)
+    return Unmasked(text.translate(FOLDS), origins)
+
+
+def plain(text: str) -> str:
+    """The text as the classifier was trained on it: folded, in lower case, with single spaces."""
+    folded = text if text.isascii() else text.translate(FOLDS)
+    return SPACE.sub(" ", folded.casefold()).strip()
+
+
+def readings(text: str) -> tuple[str, ...]:
+    """The ways in which a reader may take the text; the first is `plain(text)`, the others only where they differ."""
+    first = plain(text)
+    if PLAIN.fullmatch(first) and not STRETCHED.search(first) and not SPELLED_OUT.search(first):
+        return (first,)
+    spelled = SPELLED_OUT.sub(lambda found: re.sub(r"[\W_]", "", found[0]), first)
+    joined = JOINTS.sub("", spelled)
+    letters = STRETCHED.sub(r"\1", LEET_WORD.sub(lambda word: word[0].translate(LEET), joined))
+    return tuple(dict.fromkeys((first, spelled, joined, letters)))

@@ -1,0 +1,24 @@
+"""Settings of the guardrail service, TW_GUARDRAIL_*."""
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from services.chassis.settings import ServiceSettings
+
+WEIGHTS_DIRECTORY = Path(__file__).parent / "weights"
+
+
+class GuardrailSettings(ServiceSettings):
+    """What the guardrail can be told."""
+
+    model_config = SettingsConfigDict(env_prefix="TW_GUARDRAIL_")
+
+    port: int = Field(50052, ge=0, le=65535, description="gRPC port; 0 picks a free one")
+    weights_directory: Path = Field(
+        WEIGHTS_DIRECTORY, description="directory with classifier.npz and its manifest.json"
+    )
+    phone_region: str = Field(
+        "US", pattern="^[A-Z]{2}$", description="country whose phone numbers are known without a prefix"
+    )
