@@ -1,0 +1,168 @@
+"""Protobuf bytes to domain events: the one place where the log's payload is understood.
+
+Fields that this version does not know are kept as bytes, so that a rollback loses nothing.
+"""
+
+import hashlib
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.timestamp_pb2 import Timestamp
+from thumbwheel.chat.v1 import chat_pb2
+from thumbwheel.feedback.v1 import events_pb2
+
+from services.chassis.errors import InvalidArgumentError
+from services.feedback.events import (
+    ContextMessage,
+    Correction,
+    FeedbackEvent,
+    Retraction,
+    Thumb,
+    TurnEvent,
+    check_feedback,
+    check_turn,
+)
+from services.feedback.frames import Entry, Record
+from services.feedback.sink import UndecodableError
+
+SCHEMA_MAJOR = 1
+EventT = TypeVar("EventT", FeedbackEvent, TurnEvent)
+
+
+def feedback_entry(message: events_pb2.FeedbackEvent) -> Entry:
+    """The event as the log keeps it.
+
+    The gateway's accept_time differs between retries of one request, so it is no part of the fingerprint.
+    """
+    said = events_pb2.FeedbackEvent()
+    said.CopyFrom(message)
+    said.ClearField("accept_time")
+    return _entry(message, said)
+
+
+def turn_entry(message: events_pb2.TurnEvent) -> Entry:
+    """The turn as the log keeps it."""
+    return _entry(message, message)
+
+
+def decode_feedback(record: Record) -> FeedbackEvent:
+    """Raises: UndecodableError."""
+    return _decode(record, events_pb2.FeedbackEvent, feedback_from, check_feedback)
+
+
+def decode_turn(record: Record) -> TurnEvent:
+    """Raises: UndecodableError."""
+    return _decode(record, events_pb2.TurnEvent, turn_from, check_turn)
+
+
+def feedback_from(message: events_pb2.FeedbackEvent) -> FeedbackEvent:
+    """The domain's event; not checked."""
+    return FeedbackEvent(
+        event_id=message.event_id,
+        tenant=message.tenant,
+        principal=message.principal,
+        conversation_id=message.conversation_id,
+        message_id=message.message_id,
+        model_version=message.model_version,
+        arm=message.arm,
+        accept_us=_microseconds(message.accept_time),
+        value=_value(message),
+        unknown_bytes=_unknown(message),
+    )
+
+
+def turn_from(message: events_pb2.TurnEvent) -> TurnEvent:
+    """The domain's event; not checked."""
+    return TurnEvent(
+        event_id=message.event_id,
+        tenant=message.tenant,
+        principal=message.principal,
+        conversation_id=message.conversation_id,
+        user_message_id=message.user_message_id,
+        message_id=message.message_id,
+        context=tuple(ContextMessage(_name(chat_pb2.Role, "ROLE_", m.role), m.text) for m in message.context),
+        original_text=message.original_text,
+        answer=message.answer,
+        finish_reason=_name(chat_pb2.FinishReason, "FINISH_REASON_", message.finish_reason),
+        model_version=message.model_version,
+        arm=message.arm,
+        assignment_probability=message.assignment_probability,
+        task=_name(chat_pb2.Task, "TASK_", message.task),
+        temperature=message.temperature,
+        top_p=message.top_p,
+        prompt_tokens=message.usage.prompt_tokens,
+        completion_tokens=message.usage.completion_tokens,
+        policy_version=message.policy_version,
+        guard_category=message.guard_category,
+        finish_us=_microseconds(message.finish_time),
+        erased=message.erased,
+        unknown_bytes=_unknown(message),
+    )
+
+
+def _entry(message: events_pb2.FeedbackEvent | events_pb2.TurnEvent, said: Message) -> Entry:
+    return Entry(
+        event_id=message.event_id,
+        key=message.conversation_id,
+        fingerprint=hashlib.sha256(said.SerializeToString(deterministic=True)).digest(),
+        schema_major=SCHEMA_MAJOR,
+        payload=message.SerializeToString(deterministic=True),
+    )
+
+
+def _decode(
+    record: Record, kind: type[Any], translate: Callable[[Any], EventT], check: Callable[[EventT], None]
+) -> EventT:
+    if record.entry.schema_major != SCHEMA_MAJOR:
+        raise UndecodableError(f"schema major {record.entry.schema_major} is not {SCHEMA_MAJOR}")
+    try:
+        event = translate(kind.FromString(record.entry.payload))
+        check(event)
+    except DecodeError as error:
+        raise UndecodableError("not valid protobuf") from error
+    except InvalidArgumentError as error:
+        raise UndecodableError(f"invalid {error.field}") from error
+    if event.event_id != record.entry.event_id:
+        raise UndecodableError("event_id of header and payload differ")
+    return event
+
+
+def _value(message: events_pb2.FeedbackEvent) -> Thumb | Correction | Retraction | None:
+    match message.WhichOneof("value"):
+        case "thumb":
+            return Thumb(message.thumb.up, tuple(message.thumb.reasons), message.thumb.comment)
+        case "correction":
+            return Correction(message.correction.text)
+        case "retraction":
+            return Retraction(message.retraction.kind)
+        case _:
+            return None
+
+
+def _name(enum: Any, prefix: str, number: int) -> str:
+    """`FINISH_REASON_STOP` → `stop`; a value of a newer writer → its number."""
+    if number not in enum.values():
+        return str(number)
+    return str(enum.Name(number)).removeprefix(prefix).lower()
+
+
+def _microseconds(stamp: Timestamp) -> int:
+    return stamp.seconds * 1_000_000 + stamp.nanos // 1_000
+
+
+def _unknown(message: Message) -> bytes:
+    """The message without all that this version knows, on every level but inside lists."""
+    rest = type(message)()
+    rest.CopyFrom(message)
+    _strip_known(rest)
+    return rest.SerializeToString(deterministic=True)
+
+
+def _strip_known(message: Message) -> None:
+    for field, value in message.ListFields():
+        if isinstance(value, Message):
+            _strip_known(value)
+            if value.ByteSize():
+                continue
+        message.ClearField(field.name)

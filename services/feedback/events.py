@@ -1,0 +1,173 @@
+"""What can be said about an answer, and what a finished turn is; with the limits of both.
+
+Times are microseconds since 1970 in UTC: they are data, never an order. Order is the offset in the log.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from services.chassis.errors import InvalidArgumentError
+
+MAX_REASONS = 8
+MAX_REASON_CHARACTERS = 64
+MAX_COMMENT_CHARACTERS = 2_000
+MAX_CORRECTION_CHARACTERS = 8_192
+MAX_NAME_CHARACTERS = 128
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_PRINCIPAL = re.compile(r"[0-9a-f]{64}")
+
+
+class Stream(StrEnum):
+    """A log of its own, with its own topic id."""
+
+    FEEDBACK = "feedback"
+    TURNS = "turns"
+
+
+class Subject(StrEnum):
+    """What a retraction takes back."""
+
+    THUMB = "thumb"
+    CORRECTION = "correction"
+
+
+@dataclass(frozen=True)
+class Thumb:
+    """Good or bad, and why."""
+
+    up: bool
+    reasons: tuple[str, ...] = ()
+    comment: str = ""
+
+
+@dataclass(frozen=True)
+class Correction:
+    """A better answer by the user."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Retraction:
+    """Takes back the user's thumb or correction."""
+
+    subject: str
+
+
+@dataclass(frozen=True)
+class FeedbackEvent:
+    """One thing that a user said about an answer."""
+
+    event_id: str
+    tenant: str
+    principal: str
+    conversation_id: str
+    message_id: str
+    model_version: str
+    arm: str
+    accept_us: int
+    value: Thumb | Correction | Retraction | None
+    unknown_bytes: bytes = b""
+
+
+@dataclass(frozen=True)
+class ContextMessage:
+    """One message that the model was given; role is "system", "user" or "assistant"."""
+
+    role: str
+    text: str
+
+
+@dataclass(frozen=True)
+class TurnEvent:
+    """One finished turn, as training needs it."""
+
+    event_id: str
+    tenant: str
+    principal: str
+    conversation_id: str
+    user_message_id: str
+    message_id: str
+    context: tuple[ContextMessage, ...]
+    original_text: str
+    answer: str
+    finish_reason: str
+    model_version: str
+    arm: str
+    assignment_probability: float
+    task: str
+    temperature: float
+    top_p: float
+    prompt_tokens: int
+    completion_tokens: int
+    policy_version: str
+    guard_category: str
+    finish_us: int
+    erased: bool
+    unknown_bytes: bytes = b""
+
+
+def check_feedback(event: FeedbackEvent, path: str = "event") -> None:
+    """Raises: InvalidArgumentError naming field and limit."""
+    _check_common(event, path)
+    if event.accept_us <= 0:
+        raise _wrong(f"{path}.accept_time", "a time after 1970")
+    match event.value:
+        case Thumb():
+            _check_thumb(event.value, f"{path}.thumb")
+        case Correction(text):
+            if not 1 <= len(text) <= MAX_CORRECTION_CHARACTERS:
+                raise _wrong(f"{path}.correction.text", f"1 to {MAX_CORRECTION_CHARACTERS:,} characters")
+        case Retraction(subject):
+            if subject not in list(Subject):
+                raise _wrong(f"{path}.retraction.kind", " or ".join(f'"{kind}"' for kind in Subject))
+        case None:
+            raise _wrong(f"{path}.value", "one of thumb, correction, retraction")
+
+
+def check_turn(event: TurnEvent, path: str = "turn") -> None:
+    """Raises: InvalidArgumentError naming field and limit."""
+    _check_common(event, path)
+    _check_uuid(event.user_message_id, f"{path}.user_message_id")
+    if event.erased and (event.context or event.answer or event.original_text):
+        raise _wrong(f"{path}.erased", "an erased turn has no context, original_text and answer")
+
+
+def _check_common(event: FeedbackEvent | TurnEvent, path: str) -> None:
+    for name in ("event_id", "conversation_id", "message_id"):
+        _check_uuid(getattr(event, name), f"{path}.{name}")
+    if not 1 <= len(event.tenant) <= MAX_NAME_CHARACTERS:
+        raise _wrong(f"{path}.tenant", f"1 to {MAX_NAME_CHARACTERS} characters")
+    if not _PRINCIPAL.fullmatch(event.principal):
+        raise _wrong(f"{path}.principal", "64 hexadecimal digits, lower case")
+    for name in ("model_version", "arm"):
+        if len(getattr(event, name)) > MAX_NAME_CHARACTERS:
+            raise _wrong(f"{path}.{name}", f"at most {MAX_NAME_CHARACTERS} characters")
+
+
+def _check_thumb(thumb: Thumb, path: str) -> None:
+    if len(thumb.reasons) > MAX_REASONS:
+        raise _wrong(f"{path}.reasons", f"at most {MAX_REASONS}")
+    if any(len(reason) > MAX_REASON_CHARACTERS for reason in thumb.reasons):
+        raise _wrong(f"{path}.reasons", f"at most {MAX_REASON_CHARACTERS} characters each")
+    if len(thumb.comment) > MAX_COMMENT_CHARACTERS:
+        raise _wrong(f"{path}.comment", f"at most {MAX_COMMENT_CHARACTERS:,} characters")
+
+
+def check_message_ids(message_ids: Sequence[str], limit: int) -> None:
+    """Raises: InvalidArgumentError naming field and limit."""
+    if not 1 <= len(message_ids) <= limit:
+        raise _wrong("message_ids", f"1 to {limit:,}")
+    for number, message_id in enumerate(message_ids):
+        _check_uuid(message_id, f"message_ids[{number}]")
+
+
+def _check_uuid(text: str, field: str) -> None:
+    if not _UUID.fullmatch(text):
+        raise _wrong(field, "a UUID, lower case")
+
+
+def _wrong(field: str, limit: str) -> InvalidArgumentError:
+    return InvalidArgumentError(f"{field} must be {limit}", field=field, limit=limit)

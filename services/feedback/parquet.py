@@ -1,0 +1,130 @@
+"""What a row of each stream looks like, and bytes that are the same for the same rows, whoever writes them.
+
+A column never changes its type; readers unite files by name and take a missing column as null.
+"""
+
+from collections.abc import Sequence
+from io import BytesIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from services.feedback.events import Correction, FeedbackEvent, Retraction, Thumb, TurnEvent
+
+Row = dict[str, object]
+
+_TIME = pa.timestamp("us", tz="UTC")
+# What every row has, whatever the stream: where it stands in the log.
+_COORDINATES = [
+    pa.field("topic_id", pa.string(), nullable=False),
+    pa.field("partition", pa.int32(), nullable=False),
+    pa.field("offset", pa.int64(), nullable=False),
+    pa.field("event_id", pa.string(), nullable=False),
+    pa.field("ingest_time", _TIME, nullable=False),
+    pa.field("schema_version", pa.int32(), nullable=False),
+    pa.field("tenant", pa.string(), nullable=False),
+    pa.field("principal", pa.string(), nullable=False),
+    pa.field("conversation_id", pa.string(), nullable=False),
+    pa.field("message_id", pa.string(), nullable=False),
+    pa.field("model_version", pa.string(), nullable=False),
+    pa.field("arm", pa.string(), nullable=False),
+]
+FEEDBACK_SCHEMA = pa.schema(
+    [
+        *_COORDINATES,
+        pa.field("accept_time", _TIME, nullable=False),
+        pa.field("kind", pa.string(), nullable=False),  # thumb, correction or retraction
+        pa.field("up", pa.bool_()),  # of a thumb
+        pa.field("reasons", pa.list_(pa.string())),  # of a thumb
+        pa.field("comment", pa.string()),  # of a thumb
+        pa.field("correction", pa.string()),  # the better answer
+        pa.field("retracts", pa.string()),  # thumb or correction
+        pa.field("unknown_bytes", pa.binary()),  # protobuf fields of a newer writer
+    ]
+)
+TURNS_SCHEMA = pa.schema(
+    [
+        *_COORDINATES,
+        pa.field("user_message_id", pa.string(), nullable=False),
+        pa.field("context", pa.list_(pa.struct([("role", pa.string()), ("text", pa.string())])), nullable=False),
+        pa.field("original_text", pa.string(), nullable=False),
+        pa.field("answer", pa.string(), nullable=False),
+        pa.field("finish_reason", pa.string(), nullable=False),  # as in chat.proto, lower case: stop, length …
+        pa.field("assignment_probability", pa.float32(), nullable=False),
+        pa.field("task", pa.string(), nullable=False),  # as in chat.proto, lower case: code, chat …
+        pa.field("temperature", pa.float32(), nullable=False),
+        pa.field("top_p", pa.float32(), nullable=False),
+        pa.field("prompt_tokens", pa.int64(), nullable=False),
+        pa.field("completion_tokens", pa.int64(), nullable=False),
+        pa.field("policy_version", pa.string(), nullable=False),
+        pa.field("guard_category", pa.string(), nullable=False),
+        pa.field("finish_time", _TIME, nullable=False),
+        pa.field(
+            "erased", pa.bool_(), nullable=False
+        ),  # forget every row of this message_id, this one's texts are empty
+        pa.field("unknown_bytes", pa.binary()),
+    ]
+)
+
+
+def feedback_row(event: FeedbackEvent) -> Row:
+    """The event's own columns."""
+    row = _common(event) | {"accept_time": event.accept_us}
+    match event.value:
+        case Thumb(up, reasons, comment):
+            return row | {"kind": "thumb", "up": up, "reasons": list(reasons), "comment": comment}
+        case Correction(text):
+            return row | {"kind": "correction", "correction": text}
+        case Retraction(subject):
+            return row | {"kind": "retraction", "retracts": subject}
+        case None:
+            raise ValueError("an event without a value has no row")
+
+
+def turn_row(event: TurnEvent) -> Row:
+    """The turn's own columns."""
+    return _common(event) | {
+        "user_message_id": event.user_message_id,
+        "context": [{"role": message.role, "text": message.text} for message in event.context],
+        "original_text": event.original_text,
+        "answer": event.answer,
+        "finish_reason": event.finish_reason,
+        "assignment_probability": event.assignment_probability,
+        "task": event.task,
+        "temperature": event.temperature,
+        "top_p": event.top_p,
+        "prompt_tokens": event.prompt_tokens,
+        "completion_tokens": event.completion_tokens,
+        "policy_version": event.policy_version,
+        "guard_category": event.guard_category,
+        "finish_time": event.finish_us,
+        "erased": event.erased,
+    }
+
+
+def encode(schema: pa.Schema, rows: Sequence[Row]) -> bytes:
+    """One Parquet file; the same rows give the same bytes with the same pyarrow, whose version the file names."""
+    buffer = BytesIO()
+    table = pa.Table.from_pylist(list(rows), schema=schema)
+    pq.write_table(table, buffer, compression="zstd", version="2.6", row_group_size=max(1, len(rows)))
+    return buffer.getvalue()
+
+
+def decode(data: bytes) -> list[Row]:
+    """The rows of a file, as `encode` took them: times are microseconds since 1970."""
+    table = pq.read_table(BytesIO(data))
+    plain = [field.with_type(pa.int64()) if field.type == _TIME else field for field in table.schema]
+    rows: list[Row] = table.cast(pa.schema(plain)).to_pylist()
+    return rows
+
+
+def _common(event: FeedbackEvent | TurnEvent) -> Row:
+    return {
+        "tenant": event.tenant,
+        "principal": event.principal,
+        "conversation_id": event.conversation_id,
+        "message_id": event.message_id,
+        "model_version": event.model_version,
+        "arm": event.arm,
+        "unknown_bytes": event.unknown_bytes or None,
+    }

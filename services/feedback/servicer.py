@@ -1,0 +1,111 @@
+"""FeedbackLogService: protobuf to domain and back, and who may ask for what."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
+
+from services.chassis.errors import InvalidArgumentError, PermissionDeniedError
+from services.chassis.identity import require_caller
+from services.feedback import codec, metrics
+from services.feedback.accept import GroupCommit
+from services.feedback.catalogue import Catalogue
+from services.feedback.events import Stream, Thumb, check_feedback, check_message_ids, check_turn
+from services.feedback.frames import Entry
+from services.feedback.ledger import Segment
+from services.feedback.principal import principal_of
+from services.feedback.thumbs import Thumbs
+
+MAX_TURNS = 500
+MAX_TURN_BYTES = 2 * 1024 * 1024
+MAX_MESSAGES = 1_000
+STREAMS = {feedback_pb2.STREAM_FEEDBACK: Stream.FEEDBACK, feedback_pb2.STREAM_TURNS: Stream.TURNS}
+
+
+class FeedbackLogServicer(feedback_pb2_grpc.FeedbackLogServiceServicer):
+    """Internal: called by gateway, session and training."""
+
+    def __init__(
+        self, principal_key: str, feedback: GroupCommit, turns: GroupCommit, catalogue: Catalogue, thumbs: Thumbs
+    ) -> None:
+        self._principal_key = principal_key
+        self._feedback, self._turns = feedback, turns
+        self._catalogue, self._thumbs = catalogue, thumbs
+
+    async def RecordFeedback(
+        self, request: feedback_pb2.RecordFeedbackRequest, context: Any
+    ) -> feedback_pb2.RecordFeedbackResponse:
+        event = codec.feedback_from(request.event)
+        check_feedback(event)
+        caller = require_caller()
+        if (event.tenant, event.principal) != (caller.tenant, principal_of(self._principal_key, caller)):
+            raise PermissionDeniedError("the event is not the caller's", field="event.principal")
+        new = await _acknowledge(Stream.FEEDBACK, self._feedback, [codec.feedback_entry(request.event)])
+        if new and isinstance(event.value, Thumb):
+            metrics.THUMBS.labels(event.model_version, "up" if event.value.up else "down").inc()
+        return feedback_pb2.RecordFeedbackResponse(durability=feedback_pb2.DURABILITY_SPOOL)
+
+    async def AppendTurns(
+        self, request: feedback_pb2.AppendTurnsRequest, context: Any
+    ) -> feedback_pb2.AppendTurnsResponse:
+        if not 1 <= len(request.turns) <= MAX_TURNS:
+            raise InvalidArgumentError(f"turns must be 1 to {MAX_TURNS}", field="turns", limit=f"1 to {MAX_TURNS}")
+        if request.ByteSize() > MAX_TURN_BYTES:
+            raise InvalidArgumentError("turns are too large", field="turns", limit=f"{MAX_TURN_BYTES:,} bytes")
+        for number, turn in enumerate(request.turns):
+            check_turn(codec.turn_from(turn), f"turns[{number}]")
+        await _acknowledge(Stream.TURNS, self._turns, [codec.turn_entry(turn) for turn in request.turns])
+        return feedback_pb2.AppendTurnsResponse()
+
+    async def ListSegments(
+        self, request: feedback_pb2.ListSegmentsRequest, context: Any
+    ) -> feedback_pb2.ListSegmentsResponse:
+        if request.stream not in STREAMS:
+            raise InvalidArgumentError("stream is not known", field="stream", limit="STREAM_FEEDBACK or STREAM_TURNS")
+        segments = await self._catalogue.after(STREAMS[request.stream], request.after_sequence)
+        return feedback_pb2.ListSegmentsResponse(segments=[_segment(segment) for segment in segments])
+
+    async def CountThumbs(
+        self, request: feedback_pb2.CountThumbsRequest, context: Any
+    ) -> feedback_pb2.CountThumbsResponse:
+        counts = await self._thumbs.count(request.since.ToMicroseconds())
+        return feedback_pb2.CountThumbsResponse(
+            counts=[
+                feedback_pb2.ThumbCount(model_version=count.model_version, arm=count.arm, up=count.up, down=count.down)
+                for count in counts
+            ]
+        )
+
+    async def GetThumbs(self, request: feedback_pb2.GetThumbsRequest, context: Any) -> feedback_pb2.GetThumbsResponse:
+        check_message_ids(request.message_ids, MAX_MESSAGES)
+        principal = principal_of(self._principal_key, require_caller())
+        return feedback_pb2.GetThumbsResponse(thumbs=await self._thumbs.get(principal, request.message_ids))
+
+
+async def _acknowledge(stream: Stream, log: GroupCommit, entries: Sequence[Entry]) -> int:
+    """Return how many were new, once all are durable."""
+    started = time.perf_counter()
+    new = await log.append(entries)
+    metrics.ACK_SECONDS.labels(stream).observe(time.perf_counter() - started)
+    metrics.ACKS.labels(stream, "new").inc(new)
+    metrics.ACKS.labels(stream, "known").inc(len(entries) - new)
+    return new
+
+
+def _segment(segment: Segment) -> feedback_pb2.Segment:
+    commit_time = Timestamp()
+    commit_time.FromMicroseconds(segment.commit_us)
+    return feedback_pb2.Segment(
+        sequence=segment.sequence,
+        topic_id=segment.topic_id,
+        partition=segment.partition,
+        start_offset=segment.start_offset,
+        end_offset=segment.end_offset,
+        object_key=segment.object_key,
+        sha256=segment.sha256,
+        rows=segment.rows,
+        dead_letters=segment.dead_letters,
+        commit_time=commit_time,
+    )

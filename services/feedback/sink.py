@@ -1,0 +1,210 @@
+"""From the log to Parquet: read → object → ledger → trim, for one partition of one stream. Blocking; see drain.py.
+
+The ledger's commit is the moment when events exist for readers; a crash before it repeats the work, after it only the trim.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Generic, Protocol, TypeVar
+
+import pyarrow as pa
+from sqlalchemy import Connection
+
+from services.feedback import parquet
+from services.feedback.events import Stream
+from services.feedback.frames import Record
+from services.feedback.ledger import Batch, DeadLetter, Lease, Ledger, Segment
+from services.feedback.object_store import ObjectStore
+
+EventT = TypeVar("EventT")
+
+
+class UndecodableError(Exception):
+    """A record that this version cannot read; the text says why in fixed words."""
+
+
+class Log(Protocol):
+    """What stands between accept and sink: the spool itself, or a topic that the spool is relayed to."""
+
+    @property
+    def topic_id(self) -> str:
+        """Names this very log: made anew, it has another id, and its offsets begin again."""
+
+    @property
+    def partition(self) -> int:
+        """Number of the partition."""
+
+    def read(self, start: int, max_records: int, max_bytes: int) -> list[Record]:
+        """Records from an offset on, in order. Raises when the log no longer has, or never had, the offset."""
+
+    def trim(self, before: int) -> None:
+        """What lies before the offset will not be read again."""
+
+
+class Step(StrEnum):
+    """Where a crash can fall."""
+
+    READ = "read"
+    ENCODED = "encoded"
+    STORED = "stored"
+    COMMITTED = "committed"
+    TRIMMED = "trimmed"
+
+
+@dataclass(frozen=True)
+class Format(Generic[EventT]):
+    """How the records of a stream become rows. `decode` raises UndecodableError."""
+
+    stream: Stream
+    schema: pa.Schema
+    decode: Callable[[Record], EventT]
+    row: Callable[[EventT], parquet.Row]
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a projection stands after a batch."""
+
+    topic_id: str
+    partition: int
+    end_offset: int
+
+
+Fold = Callable[[Connection, Position, Sequence[EventT]], None]
+
+
+def no_projection(_connection: Connection, _position: Position, _events: Sequence[object]) -> None:
+    """For a stream whose events are only written."""
+
+
+@dataclass(frozen=True)
+class Sorted(Generic[EventT]):
+    """A batch of records by what becomes of each; those in neither list are duplicates: tombstones."""
+
+    kept: list[tuple[Record, EventT]]
+    dead_letters: list[DeadLetter]
+
+
+@dataclass(frozen=True)
+class FlushLimits:
+    """The most that one Parquet object holds."""
+
+    rows: int
+    bytes: int
+
+
+class Sink(Generic[EventT]):
+    """One writer of one partition. `at` is called as each step is reached: tests crash there."""
+
+    def __init__(
+        self,
+        form: Format[EventT],
+        log: Log,
+        store: ObjectStore,
+        ledger: Ledger,
+        limits: FlushLimits,
+        fold: Fold[EventT] = no_projection,
+        at: Callable[[Step], None] = lambda step: None,
+    ) -> None:
+        self._form, self._log, self._store, self._ledger = form, log, store, ledger
+        self._limits, self._fold, self._at = limits, fold, at
+        self._lease: Lease | None = None
+
+    @property
+    def position(self) -> int:
+        """The next offset to sink: the ledger's end."""
+        return self._held().end_offset
+
+    def assign(self) -> None:
+        """Take the partition: the position is the ledger's end, whatever anybody else remembers.
+
+        Raises:
+            OffsetOutOfRangeError: log and ledger do not fit together: events would be lost or overwritten.
+            LedgerUnavailableError: the database is away.
+        """
+        lease = self._ledger.lease(self._form.stream, self._log.topic_id, self._log.partition)
+        self._log.read(lease.end_offset, max_records=1, max_bytes=1)
+        self._lease = lease
+        self._log.trim(lease.end_offset)
+
+    def flush(self) -> Segment | None:
+        """Sink one batch; None if nothing waits.
+
+        Raises:
+            FencedError: assign again.
+            ObjectStoreError, LedgerUnavailableError: nothing is lost; later again, and after the latter assign first.
+        """
+        lease = self._held()
+        records = self._log.read(lease.end_offset, self._limits.rows, self._limits.bytes)
+        self._at(Step.READ)
+        if not records:
+            return None
+        batch, events = self._compose(lease, records)
+        end = batch.end_offset
+        position = Position(lease.topic_id, lease.partition, end)
+        self._lease, segment = self._ledger.commit(lease, batch, lambda c: self._fold(c, position, events))
+        self._at(Step.COMMITTED)
+        self._log.trim(end)
+        self._at(Step.TRIMMED)
+        return segment
+
+    def _held(self) -> Lease:
+        if self._lease is None:
+            raise RuntimeError("assign comes first")
+        return self._lease
+
+    def _compose(self, lease: Lease, records: Sequence[Record]) -> tuple[Batch, list[EventT]]:
+        """Write the data object; until the ledger names it, it is an orphan that no reader sees."""
+        found, end = self._sort(records), records[-1].offset + 1
+        key, digest = "", ""
+        if found.kept:
+            data = parquet.encode(self._form.schema, [self._row(lease, *pair) for pair in found.kept])
+            digest = hashlib.sha256(data).hexdigest()
+            key = object_key(lease, end, digest)
+            self._at(Step.ENCODED)
+            self._store.put(key, data)
+            self._at(Step.STORED)
+        batch = Batch(
+            end_offset=end,
+            object_key=key,
+            sha256=digest,
+            rows=len(found.kept),
+            dead_letters=found.dead_letters,
+            fingerprints={record.entry.event_id: record.entry.fingerprint for record, _ in found.kept},
+        )
+        return batch, [event for _, event in found.kept]
+
+    def _sort(self, records: Sequence[Record]) -> Sorted[EventT]:
+        """The first of an event id becomes a row, a later one a tombstone, what cannot be read a dead letter."""
+        event_ids = [record.entry.event_id for record in records]
+        seen = set(self._ledger.fingerprints(self._form.stream, event_ids))
+        found: Sorted[EventT] = Sorted([], [])
+        for record in records:
+            if record.entry.event_id in seen:
+                continue
+            try:
+                found.kept.append((record, self._form.decode(record)))
+            except UndecodableError as error:
+                found.dead_letters.append(DeadLetter(record.offset, str(error), record.entry.payload))
+            else:
+                seen.add(record.entry.event_id)
+        return found
+
+    def _row(self, lease: Lease, record: Record, event: EventT) -> parquet.Row:
+        return self._form.row(event) | {
+            "topic_id": lease.topic_id,
+            "partition": lease.partition,
+            "offset": record.offset,
+            "event_id": record.entry.event_id,
+            "ingest_time": record.append_us,
+            "schema_version": record.entry.schema_major,
+        }
+
+
+def object_key(lease: Lease, end: int, sha256: str) -> str:
+    """Names log, offsets (the end is exclusive) and content: another batch or another writer never has the same key."""
+    offsets = f"{lease.end_offset:020d}-{end:020d}"
+    folder = f"{lease.stream}/v1/topic_id={lease.topic_id}/partition={lease.partition}"
+    return f"{folder}/{offsets}-{sha256[:12]}.parquet"
