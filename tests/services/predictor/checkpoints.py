@@ -59,13 +59,20 @@ def gemma3(**changes: Any) -> transformers.PreTrainedModel:
     }
     config = transformers.Gemma3TextConfig(**{**COMMON, **own, **changes})
     return spread(
-        transformers.Gemma3ForCausalLM(config), EMBEDDING_SPREAD / 32
+        transformers.Gemma3ForCausalLM(config), EMBEDDING_SPREAD / 64
     )  # small: its four norms must outweigh it, or a tied head repeats
 
 
 def spread(model: transformers.PreTrainedModel, embedding: float = EMBEDDING_SPREAD) -> transformers.PreTrainedModel:
     """Give every parameter values that a mistake anywhere would show in."""
-    generator = torch.Generator().manual_seed(7)
+    return reseed(model, 7, embedding)
+
+
+def reseed(
+    model: transformers.PreTrainedModel, seed: int, embedding: float = EMBEDDING_SPREAD
+) -> transformers.PreTrainedModel:
+    """The same with other values."""
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim == 2:

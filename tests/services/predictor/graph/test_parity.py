@@ -95,10 +95,10 @@ def test_logits_and_greedy_tokens_equal_those_of_transformers(name: str, tmp_pat
     reference = [whole[PROMPT_TOKENS - 1 + i, token].item() for i, token in enumerate(continuation)]
 
     assert len(set(continuation)) > 15, "the reference loops: its tokens would prove nothing"
-    np.testing.assert_allclose(plain_logits(ir, ids), expected, atol=2e-3)
+    np.testing.assert_allclose(plain_logits(ir, ids), expected, atol=3e-4)
     tokens, log_probs = paged_greedy(ir, empty, ids)
     assert tokens == continuation
-    np.testing.assert_allclose(log_probs, reference, atol=2e-3)
+    np.testing.assert_allclose(log_probs, reference, atol=3e-4)
 
 
 def test_eight_bit_weights_stay_close_and_are_byte_identical(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def test_the_window_changes_the_log_probs_beyond_it_and_they_equal_the_reference
             scores = torch.log_softmax(model(torch.tensor([ids])).logits[0].double(), -1)
         reference = [scores[i, token].item() for i, token in enumerate(ids[1:])]
         found[window] = paged_prompt_log_probs(checkpoints.save(model, tmp_path / str(window)), ids)
-        np.testing.assert_allclose(found[window], reference, atol=2e-3)
+        np.testing.assert_allclose(found[window], reference, atol=3e-4)
     difference = np.abs(found[24] - found[4096])
     assert difference[:23].max() < 1e-3
     assert difference[24:].max() > 0.1, "the window made no difference: it was dropped"

@@ -1,0 +1,137 @@
+"""`python -m services.predictor`: wires the predictor and serves until SIGTERM, then drains and exits with 0."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import signal
+import sys
+import time
+from pathlib import Path
+
+from aiohttp import web
+from pydantic import ValidationError
+
+from services.chassis.settings import UnknownSettingError, load_settings
+from services.predictor.engine.engine import AdmissionLimits
+from services.predictor.engine.pipeline import PipelineOptions
+from services.predictor.errors import PredictorError
+from services.predictor.http.app import build_app
+from services.predictor.http.kserve import Readiness
+from services.predictor.loading import Loader
+from services.predictor.metrics import Metrics
+from services.predictor.repository import Repository, RepositoryLimits
+from services.predictor.settings import PredictorSettings
+from services.predictor.store.converter_process import convert_in_process
+from services.predictor.store.digests import DigestCache
+from services.predictor.store.ir_cache import IrCache
+from services.predictor.store.journal import Journal
+
+log = logging.getLogger("services.predictor")
+
+
+class LogFormatter(logging.Formatter):
+    """One line a record, or one JSON object. The chassis has the same, but imports traces that this image has not."""
+
+    def __init__(self, as_json: bool) -> None:
+        super().__init__()
+        self._as_json = as_json
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Phrase and fields; of an exception only its type."""
+        fields = dict(getattr(record, "fields", {}))
+        if record.exc_info and record.exc_info[0]:
+            fields["error"] = record.exc_info[0].__name__
+        level, phrase = record.levelname.lower(), record.getMessage()
+        if self._as_json:
+            stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created))
+            return json.dumps({"time": stamp, "level": level, "service": "predictor", "event": phrase, **fields})
+        pairs = " ".join(f"{key}={value}" for key, value in fields.items())
+        clock = time.strftime("%H:%M:%S", time.localtime(record.created))
+        return f"{clock} {level:<7} predictor {phrase}  {pairs}".rstrip()
+
+
+def wire(settings: PredictorSettings, metrics: Metrics, journal: Journal) -> Repository:
+    """Build the repository and what loads into it; needs a running loop."""
+    graphs = settings.cache_directory / "graphs"
+    graphs.mkdir(parents=True, exist_ok=True)
+    loader = Loader(
+        digests=DigestCache(settings.cache_directory / "digests.json"),
+        graphs=IrCache(graphs, settings.cached_graphs, convert_in_process),
+        options=PipelineOptions(
+            kv_blocks=settings.kv_blocks,
+            prefill_chunk_tokens=settings.prefill_chunk_tokens,
+            threads=settings.threads,
+            precision=settings.precision,
+        ),
+        limits=AdmissionLimits(settings.max_concurrent, settings.max_waiting),
+        metrics=metrics,
+        loop=asyncio.get_running_loop(),
+    )
+    limits = RepositoryLimits(settings.max_versions, settings.drain_seconds, settings.models_root)
+    return Repository(loader.load, journal, metrics, limits)
+
+
+async def load_at_start(
+    repository: Repository, settings: PredictorSettings, journal: Journal, readiness: Readiness
+) -> None:
+    """Load what the settings name, and what was loaded before; ready only if all that the settings name is there."""
+    named = {_version_of(directory): directory.absolute() for directory in settings.startup_models}
+    complete = True
+    for version, directory in {**journal.read(), **named}.items():
+        try:
+            await repository.load(version, directory)
+        except PredictorError:
+            complete = complete and version not in named
+    readiness.ready = complete
+
+
+def _version_of(directory: Path) -> str:
+    """The manifest's version: in a cluster a directory's name is only where it was mounted."""
+    with contextlib.suppress(OSError, ValueError):
+        return str(json.loads((directory / "manifest.json").read_bytes()).get("version", directory.name))
+    return directory.name
+
+
+async def serve(settings: PredictorSettings) -> None:
+    """Serve until SIGTERM or SIGINT; then not ready, drain, return."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    metrics, readiness = Metrics(), Readiness()
+    journal = Journal(settings.cache_directory / "loaded.json")
+    repository = wire(settings, metrics, journal)
+    app = build_app(repository, readiness, metrics, settings.default_max_tokens, settings.max_body_bytes)
+    # handler_cancellation: a client that hangs up cancels its handler, and that cancels its generation.
+    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=settings.drain_seconds)
+    await runner.setup()
+    await web.TCPSite(runner, settings.host, settings.port).start()
+    log.info("listening", extra={"fields": {"host": settings.host, "port": runner.addresses[0][1]}})
+    starting = asyncio.create_task(load_at_start(repository, settings, journal, readiness))
+    await stop.wait()
+    log.info("draining")
+    readiness.ready = False
+    starting.cancel()
+    await asyncio.wait([starting])
+    await repository.close()
+    await runner.cleanup()
+    log.info("stopped")
+
+
+def main() -> int:
+    """Read the settings, serve, report."""
+    try:
+        settings = load_settings(PredictorSettings)
+    except (UnknownSettingError, ValidationError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LogFormatter(settings.log_format == "json"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("services").setLevel(logging.INFO)
+    asyncio.run(serve(settings))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

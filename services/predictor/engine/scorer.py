@@ -1,0 +1,72 @@
+"""Log-probs of a given text, for evaluation (echo + logprobs): exact, with the most likely token beside each.
+
+Not by the paged pipeline: its prefix cache skips what it knows, and with it the prompt's log-probs, silently; and it cannot say
+which token greedy decoding would have chosen. So the same IR is compiled a second time, on first use, for plain inference.
+"""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+
+from services.predictor.engine.pipeline import PipelineOptions
+from services.predictor.graph.conversion import IR_NAME
+
+CHUNK_LOGITS = 1 << 23  # 32 MB of float32 logits at once, whatever the vocabulary
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScore:
+    """Natural log-prob of a token given those before it, and the token that was most likely there."""
+
+    log_prob: float
+    top_id: int
+    top_log_prob: float
+
+
+class PromptScorer:
+    """Scores one text at a time; others wait. Blocking: call it in a thread."""
+
+    def __init__(self, ir: Path, vocab_size: int, options: PipelineOptions) -> None:
+        self._ir = ir
+        self._chunk_tokens = max(1, CHUNK_LOGITS // vocab_size)
+        self._properties = options.properties() | {"KV_CACHE_PRECISION": "f32"}
+        self._lock = threading.Lock()
+        self._request: ov.InferRequest | None = None
+
+    def score(self, ids: Sequence[int]) -> list[TokenScore]:
+        """Scores of ids[1:]: nothing comes before the first."""
+        with self._lock:
+            if self._request is None:
+                compiled = ov.Core().compile_model(self._ir / IR_NAME, "CPU", self._properties)
+                self._request = compiled.create_infer_request()
+            self._request.reset_state()
+            scores: list[TokenScore] = []
+            for start in range(0, len(ids) - 1, self._chunk_tokens):
+                chunk = ids[start : min(start + self._chunk_tokens, len(ids) - 1)]
+                targets = ids[start + 1 : start + 1 + len(chunk)]
+                scores += _scores(self._infer(self._request, chunk, start), targets)
+            return scores
+
+    def _infer(self, request: ov.InferRequest, chunk: Sequence[int], start: int) -> "np.ndarray":
+        total = start + len(chunk)
+        inputs = {
+            "input_ids": np.array([chunk], np.int64),
+            "attention_mask": np.ones((1, total), np.int64),
+            "position_ids": np.arange(start, total, dtype=np.int64)[None],
+            "beam_idx": np.zeros(1, np.int32),
+        }
+        return np.asarray(request.infer(inputs)["logits"][0])
+
+
+def _scores(logits_LV: "np.ndarray", targets: Sequence[int]) -> list[TokenScore]:
+    top = logits_LV.max(-1)
+    norm = top + np.log(np.exp(logits_LV - top[:, None]).sum(-1))
+    chosen = logits_LV[np.arange(len(targets)), list(targets)]
+    return [
+        TokenScore(float(own - z), int(best), float(high - z))
+        for own, best, high, z in zip(chosen, logits_LV.argmax(-1), top, norm, strict=True)
+    ]

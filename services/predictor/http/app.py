@@ -1,0 +1,81 @@
+"""The aiohttp application: routes, and one middleware that counts requests and turns errors into their protocol's shape."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiohttp import web
+from aiohttp.typedefs import Middleware
+
+from services.predictor.errors import InvalidRequestError, PredictorError
+from services.predictor.http.kserve import KServeRoutes, Readiness
+from services.predictor.http.labels import STATUS, VERSION
+from services.predictor.http.openai import OpenAIRoutes
+from services.predictor.http.replies import error_body
+from services.predictor.metrics import Metrics
+from services.predictor.repository import Repository
+
+log = logging.getLogger(__name__)
+CLIENT_WENT_AWAY = 499  # nginx's number for it
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def build_app(
+    repository: Repository, readiness: Readiness, metrics: Metrics, default_max_tokens: int, max_body_bytes: int
+) -> web.Application:
+    """Put the routes together."""
+
+    async def render_metrics(request: web.Request) -> web.Response:
+        return web.Response(body=metrics.render(), headers={"Content-Type": METRICS_TYPE})
+
+    app = web.Application(client_max_size=max_body_bytes, middlewares=[_middleware(metrics, max_body_bytes)])
+    app.add_routes(OpenAIRoutes(repository, default_max_tokens).routes())
+    app.add_routes(KServeRoutes(repository, readiness).routes())
+    app.add_routes([web.get("/metrics", render_metrics)])
+    return app
+
+
+def _middleware(metrics: Metrics, max_body_bytes: int) -> Middleware:
+    @web.middleware
+    async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            response = await _translated(request, handler, max_body_bytes)
+        except (asyncio.CancelledError, ConnectionResetError):
+            _count(metrics, request, CLIENT_WENT_AWAY)
+            raise
+        _count(metrics, request, request.get(STATUS, response.status))
+        return response
+
+    return answer
+
+
+async def _translated(request: web.Request, handler: Handler, max_body_bytes: int) -> web.StreamResponse:
+    """Run the handler; errors become answers. Only the fixed texts of our own errors leave the process."""
+    try:
+        return await handler(request)
+    except PredictorError as error:
+        return _error_response(request, error, error.status)
+    except web.HTTPRequestEntityTooLarge:
+        return _error_response(request, InvalidRequestError(f"the body must be at most {max_body_bytes} bytes"), 413)
+    except web.HTTPException as error:
+        return _error_response(request, InvalidRequestError(f"{error.reason}: see /v1/models"), error.status)
+    except ConnectionResetError:
+        raise
+    except Exception as error:  # the edge: an unknown error becomes a fixed text
+        log.error("request failed", extra={"fields": {"error": type(error).__name__}}, exc_info=error)
+        return _error_response(request, PredictorError("the predictor failed; its log says where"), 500)
+
+
+def _error_response(request: web.Request, error: PredictorError, status: int) -> web.Response:
+    body: dict[str, Any] = {"error": error.text} if request.path.startswith("/v2/") else error_body(error)
+    headers = {"Retry-After": "1"} if status in (429, 503) else None
+    return web.json_response(body, status=status, headers=headers)
+
+
+def _count(metrics: Metrics, request: web.Request, status: int) -> None:
+    resource = request.match_info.route.resource
+    endpoint = resource.canonical if resource is not None else "unknown"
+    metrics.requests.labels(endpoint, request.get(VERSION, ""), status).inc()

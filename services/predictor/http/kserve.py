@@ -1,0 +1,72 @@
+"""KServe's V2 endpoints: health, and the repository extension. Errors here are {"error": text}, as the protocol says."""
+
+from pathlib import Path
+
+from aiohttp import web
+
+from services.predictor.http.parsing import parse_body
+from services.predictor.http.schemas import IndexRequest, LoadRequest
+from services.predictor.repository import Repository, State
+
+
+class Readiness:
+    """Whether the process wants traffic: set by whoever starts and stops it."""
+
+    def __init__(self) -> None:
+        self.ready = False
+
+
+class KServeRoutes:
+    """Handlers."""
+
+    def __init__(self, repository: Repository, readiness: Readiness) -> None:
+        self._repository = repository
+        self._readiness = readiness
+
+    def routes(self) -> list[web.RouteDef]:
+        """Paths to handlers."""
+        return [
+            web.get("/health", self.live),
+            web.get("/v2/health/live", self.live),
+            web.get("/v2/health/ready", self.ready),
+            web.get("/v2/models/{version}/ready", self.version_ready),
+            web.post("/v2/repository/index", self.index),
+            web.post("/v2/repository/models/{version}/load", self.load),
+            web.post("/v2/repository/models/{version}/unload", self.unload),
+        ]
+
+    async def live(self, request: web.Request) -> web.Response:
+        """Not alive once an engine broke: whoever supervises restarts the process."""
+        broken = self._repository.broken()
+        return web.json_response({"live": not broken}, status=503 if broken else 200)
+
+    async def ready(self, request: web.Request) -> web.Response:
+        """Ready once the models of the start are loaded, until shutdown begins."""
+        ready = self._readiness.ready
+        return web.json_response({"ready": ready}, status=200 if ready else 503)
+
+    async def version_ready(self, request: web.Request) -> web.Response:
+        """Whether one version can answer; 404 if there is none, 503 while it cannot."""
+        version = self._repository.get(request.match_info["version"])
+        return web.json_response({"name": version.name, "ready": True})
+
+    async def index(self, request: web.Request) -> web.Response:
+        """All versions with state and reason."""
+        body = await parse_body(request, IndexRequest, empty_is_default=True)
+        entries = [entry for entry in self._repository.index() if entry.state is State.READY or not body.ready]
+        return web.json_response(
+            [{"name": entry.name, "state": entry.state, "reason": entry.reason} for entry in entries]
+        )
+
+    async def load(self, request: web.Request) -> web.Response:
+        """Load, and answer once the version is ready."""
+        body = await parse_body(request, LoadRequest)
+        name = request.match_info["version"]
+        await self._repository.load(name, Path(body.parameters.directory))
+        return web.json_response({"name": name, "state": State.READY})
+
+    async def unload(self, request: web.Request) -> web.Response:
+        """Answer once the version's streams have ended and its memory is free."""
+        name = request.match_info["version"]
+        await self._repository.unload(name)
+        return web.json_response({"name": name, "state": State.UNAVAILABLE})

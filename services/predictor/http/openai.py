@@ -1,0 +1,171 @@
+"""OpenAI's endpoints: /v1/chat/completions, /v1/completions, /v1/models, and vLLM's /tokenize and /detokenize."""
+
+import asyncio
+from typing import Any
+
+from aiohttp import web
+
+from services.predictor.engine.generation import Finish, Sampling
+from services.predictor.errors import InvalidRequestError
+from services.predictor.http.labels import VERSION
+from services.predictor.http.parsing import parse_body
+from services.predictor.http.replies import ChatShape, CompletionShape, echoed_scores, generated_scores
+from services.predictor.http.schemas import (
+    ChatMessage,
+    ChatRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    Generating,
+    TokenizeRequest,
+)
+from services.predictor.http.streaming import send_stream
+from services.predictor.repository import Repository
+from services.predictor.version import Reply, Version, seeded
+
+
+class OpenAIRoutes:
+    """Handlers. `default_max_tokens` is for chat requests that do not say."""
+
+    def __init__(self, repository: Repository, default_max_tokens: int) -> None:
+        self._repository = repository
+        self._default_max_tokens = default_max_tokens
+
+    def routes(self) -> list[web.RouteDef]:
+        """Paths to handlers."""
+        return [
+            web.post("/v1/chat/completions", self.chat),
+            web.post("/v1/completions", self.completions),
+            web.get("/v1/models", self.models),
+            web.post("/tokenize", self.tokenize),
+            web.post("/detokenize", self.detokenize),
+        ]
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        """One assistant message, whole or streamed."""
+        body = await parse_body(request, ChatRequest)
+        version = self._version(request, body.model)
+        prompt = await _render(version, body.messages, add_generation_prompt=True)
+        limit = version.fit(prompt, body.limit, self._default_max_tokens, "messages")
+        sampling = _sampling(body, version, limit, body.logprobs)
+        shape = ChatShape(body.model, body.logprobs)
+        if body.stream:
+            deltas = version.stream(prompt, sampling, body.stops)
+            return await send_stream(request, deltas, shape, len(prompt), _include_usage(body))
+        reply = await version.complete(prompt, sampling, body.stops)
+        return web.json_response(shape.whole(reply, len(prompt)))
+
+    async def completions(self, request: web.Request) -> web.StreamResponse:
+        """One choice a prompt."""
+        body = await parse_body(request, CompletionRequest)
+        version = self._version(request, body.model)
+        shape = CompletionShape(body.model, body.logprobs is not None)
+        prompts = [await _prompt_ids(version, prompt) for prompt in body.prompts]
+        for prompt in prompts:
+            version.fit(prompt, body.max_tokens, self._default_max_tokens, "prompt")
+        if body.stream:
+            sampling = _sampling(body, version, body.max_tokens, body.logprobs is not None)
+            deltas = version.stream(prompts[0], sampling, body.stops)
+            return await send_stream(request, deltas, shape, len(prompts[0]), _include_usage(body))
+        # One prompt after another: a list of prompts may not take the places of other callers.
+        replies = [await _complete(version, body, prompt) for prompt in prompts]
+        choices = [
+            shape.choice(index, *await _echoed(version, body, index, prompts[index], reply))
+            for index, reply in enumerate(replies)
+        ]
+        counts = sum(len(prompt) for prompt in prompts), sum(reply.completion_tokens for reply in replies)
+        return web.json_response(shape.whole(choices, *counts))
+
+    async def models(self, request: web.Request) -> web.Response:
+        """Versions that can answer, oldest first."""
+        versions = sorted(self._repository.ready(), key=lambda version: version.created)
+        return web.json_response({"object": "list", "data": [_model_card(version) for version in versions]})
+
+    async def tokenize(self, request: web.Request) -> web.Response:
+        """Ids of a prompt, or of messages through the chat template: what a context budget is counted with."""
+        body = await parse_body(request, TokenizeRequest)
+        version = self._version(request, body.model)
+        if body.messages is not None:
+            ids = await _render(version, body.messages, body.add_generation_prompt)
+        else:
+            ids = await version.codec.encode(body.prompt or "", body.add_special_tokens)
+        return web.json_response({"count": len(ids), "max_model_len": version.context_tokens, "tokens": ids})
+
+    async def detokenize(self, request: web.Request) -> web.Response:
+        """Text of ids, special tokens written out."""
+        body = await parse_body(request, DetokenizeRequest)
+        version = self._version(request, body.model)
+        if any(token >= version.vocab_size for token in body.tokens):
+            raise InvalidRequestError(f"tokens: ids must be from 0 to {version.vocab_size - 1}", "tokens")
+        return web.json_response({"prompt": version.codec.decode(body.tokens, skip_special_tokens=False)})
+
+    def _version(self, request: web.Request, name: str) -> Version:
+        version = self._repository.get(name)
+        request[VERSION] = version.name
+        return version
+
+
+def _sampling(body: Generating, version: Version, max_new_tokens: int, log_probs: bool) -> Sampling:
+    if body.min_tokens > max_new_tokens:
+        raise InvalidRequestError(f"min_tokens must be at most max_tokens, {max_new_tokens}", "min_tokens")
+    sampling = Sampling(
+        max_new_tokens=max_new_tokens,
+        end_ids=tuple(dict.fromkeys((*version.end_ids, *body.stop_token_ids))),
+        seed=0,
+        temperature=body.temperature,
+        top_p=body.top_p,
+        top_k=body.top_k,
+        min_p=body.min_p,
+        presence_penalty=body.presence_penalty,
+        frequency_penalty=body.frequency_penalty,
+        repetition_penalty=body.repetition_penalty,
+        min_new_tokens=body.min_tokens,
+        ignore_eos=body.ignore_eos,
+        log_probs=log_probs,
+    )
+    return seeded(sampling, body.seed)
+
+
+async def _render(version: Version, messages: list[ChatMessage], add_generation_prompt: bool) -> list[int]:
+    """The template writes special tokens itself, so none are added."""
+    text = version.template.render([message.plain() for message in messages], add_generation_prompt)
+    return await version.codec.encode(text, add_special_tokens=False)
+
+
+async def _prompt_ids(version: Version, prompt: str | list[int]) -> list[int]:
+    return await version.codec.encode(prompt, add_special_tokens=True) if isinstance(prompt, str) else prompt
+
+
+async def _complete(version: Version, body: CompletionRequest, prompt: list[int]) -> Reply:
+    if body.max_tokens == 0:
+        return Reply("", (), 0, Finish.LENGTH)
+    sampling = _sampling(body, version, body.max_tokens, body.logprobs is not None)
+    return await version.complete(prompt, sampling, body.stops)
+
+
+async def _echoed(
+    version: Version, body: CompletionRequest, index: int, prompt: list[int], reply: Reply
+) -> tuple[str, str, dict[str, Any] | None]:
+    """Text, reason and log-probs of a choice, with the prompt in front if it is to be echoed."""
+    scores = generated_scores(reply.tokens) if body.logprobs is not None else None
+    if not body.echo:
+        return reply.text, reply.finish, scores
+    given = body.prompts[index]
+    text = given if isinstance(given, str) else version.codec.decode(prompt)
+    if body.logprobs is not None:
+        scored = await asyncio.to_thread(version.scorer.score, prompt)
+        scores = echoed_scores(version.codec, prompt, scored, scores)
+    return text + reply.text, reply.finish, scores
+
+
+def _include_usage(body: Generating) -> bool:
+    return body.stream_options is not None and body.stream_options.include_usage
+
+
+def _model_card(version: Version) -> dict[str, Any]:
+    return {
+        "id": version.name,
+        "object": "model",
+        "created": version.created,
+        "owned_by": "thumbwheel",
+        "max_model_len": version.context_tokens,
+    }

@@ -1,0 +1,50 @@
+"""Bodies to schemas. What pydantic finds becomes one error that names parameter and limit, and never quotes the value."""
+
+import json
+from typing import TypeVar
+
+from aiohttp import web
+from pydantic import BaseModel, ValidationError
+
+from services.predictor.errors import InvalidRequestError
+
+BodyT = TypeVar("BodyT", bound=BaseModel)
+
+
+async def parse_body(request: web.Request, schema: type[BodyT], empty_is_default: bool = False) -> BodyT:
+    """Read and check a JSON body.
+
+    Raises:
+        InvalidRequestError: it is no UTF-8, no JSON, or breaks a limit.
+    """
+    raw = await request.read()
+    if not raw and empty_is_default:
+        return schema()
+    try:
+        content = json.loads(raw)
+        if isinstance(content, dict):  # OpenAI's clients may send null for what they leave out
+            content = {key: value for key, value in content.items() if value is not None}
+        return schema.model_validate(content)
+    except UnicodeDecodeError as error:
+        raise InvalidRequestError("the body must be UTF-8") from error
+    except ValidationError as error:
+        raise _named(error) from error
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequestError("the body must be JSON") from error
+
+
+def _named(error: ValidationError) -> InvalidRequestError:
+    """The first error; for a union, pydantic lists one a branch, and the first names the field as well as any."""
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    path = ".".join(str(part) for part in first["loc"] if isinstance(part, int) or _is_field(part))
+    if first["type"] == "extra_forbidden":
+        return InvalidRequestError(f"{path} is not a parameter", path)
+    text = first["msg"].removeprefix("Value error, ")
+    if not path:
+        return InvalidRequestError(text, text.split()[0])
+    return InvalidRequestError(f"{path}: {text[:1].lower()}{text[1:]}", path)
+
+
+def _is_field(part: str) -> bool:
+    """Whether a step of the path is a field, and not the name that pydantic gives to a branch of a union."""
+    return part.isidentifier() and part not in {"str", "int"}

@@ -1,0 +1,162 @@
+"""The shapes of OpenAI's answers, field by field."""
+
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from services.predictor.engine.scorer import TokenScore
+from services.predictor.errors import PredictorError
+from services.predictor.text.codec import TextCodec
+from services.predictor.text.transcript import ScoredToken
+from services.predictor.version import Delta, Reply
+
+Json = dict[str, Any]
+
+
+def error_body(error: PredictorError) -> Json:
+    """OpenAI's error object."""
+    return {"error": {"message": error.text, "type": error.kind, "param": error.param, "code": error.status}}
+
+
+def usage(prompt_tokens: int, completion_tokens: int) -> Json:
+    """Token counts; the end token counts as generated, as in vLLM."""
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class ChatShape:
+    """Bodies of one chat completion."""
+
+    model: str
+    log_probs: bool
+    id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def whole(self, reply: Reply, prompt_tokens: int) -> Json:
+        """The answer in one piece."""
+        message = {"role": "assistant", "content": reply.text}
+        choice = {"index": 0, "message": message, "finish_reason": reply.finish, "logprobs": self._scores(reply.tokens)}
+        body = self._envelope("chat.completion", [choice])
+        return {**body, "usage": usage(prompt_tokens, reply.completion_tokens)}
+
+    def opening(self) -> Json | None:
+        """The first chunk of a stream: it names the role, before any text."""
+        return self._chunk({"role": "assistant", "content": ""}, None, None)
+
+    def chunk(self, delta: Delta) -> Json:
+        """A chunk of text, or the last one with the reason."""
+        content = {"content": delta.piece.text} if delta.piece.text or delta.finish is None else {}
+        return self._chunk(content, delta.finish, self._scores(delta.piece.tokens))
+
+    def closing(self, prompt_tokens: int, completion_tokens: int) -> Json:
+        """The chunk that include_usage asks for."""
+        body = self._envelope("chat.completion.chunk", [])
+        return {**body, "usage": usage(prompt_tokens, completion_tokens)}
+
+    def _chunk(self, content: Json, finish: str | None, scores: Json | None) -> Json:
+        choice = {"index": 0, "delta": content, "finish_reason": finish, "logprobs": scores}
+        return self._envelope("chat.completion.chunk", [choice])
+
+    def _scores(self, tokens: Sequence[ScoredToken]) -> Json | None:
+        if not self.log_probs or not tokens:
+            return None
+        return {
+            "content": [
+                {"token": t.text, "logprob": t.log_prob, "bytes": list(t.text.encode()), "top_logprobs": []}
+                for t in tokens
+            ]
+        }
+
+    def _envelope(self, kind: str, choices: list[Json]) -> Json:
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.model, "choices": choices}
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionShape:
+    """Bodies of one text completion."""
+
+    model: str
+    log_probs: bool
+    id: str = field(default_factory=lambda: f"cmpl-{secrets.token_hex(12)}")
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def whole(self, choices: list[Json], prompt_tokens: int, completion_tokens: int) -> Json:
+        """All choices in one piece."""
+        return {**self._envelope(choices), "usage": usage(prompt_tokens, completion_tokens)}
+
+    def choice(self, index: int, text: str, finish: str, scores: Json | None) -> Json:
+        """One prompt's answer."""
+        return {"index": index, "text": text, "finish_reason": finish, "logprobs": scores}
+
+    def opening(self) -> Json | None:
+        """Completions begin with text at once."""
+        return None
+
+    def chunk(self, delta: Delta) -> Json:
+        """A chunk of text, or the last one with the reason."""
+        tokens = delta.piece.tokens
+        scores = generated_scores(tokens) if self.log_probs and tokens else None
+        choice = {"index": 0, "text": delta.piece.text, "finish_reason": delta.finish, "logprobs": scores}
+        return self._envelope([choice])
+
+    def closing(self, prompt_tokens: int, completion_tokens: int) -> Json:
+        """The chunk that include_usage asks for."""
+        return {**self._envelope([]), "usage": usage(prompt_tokens, completion_tokens)}
+
+    def _envelope(self, choices: list[Json]) -> Json:
+        return {
+            "id": self.id,
+            "object": "text_completion",
+            "created": self.created,
+            "model": self.model,
+            "choices": choices,
+        }
+
+
+def generated_scores(tokens: Sequence[ScoredToken]) -> Json:
+    """Log-probs of generated tokens. The engine knows no alternatives: top_logprobs holds the chosen token alone."""
+    return {
+        "tokens": [token.text for token in tokens],
+        "token_logprobs": [token.log_prob for token in tokens],
+        "top_logprobs": [{token.text: token.log_prob} for token in tokens],
+        "text_offset": _offsets([token.text for token in tokens], 0),
+    }
+
+
+def echoed_scores(codec: TextCodec, ids: Sequence[int], scores: Sequence[TokenScore], generated: Json | None) -> Json:
+    """Log-probs of a prompt, with what greedy decoding would have chosen; then those of what was generated."""
+    texts = [codec.decode([token], False) for token in ids]
+    pairs = list(zip(ids[1:], texts[1:], scores, strict=True))
+    body: Json = {
+        "tokens": texts,
+        "token_logprobs": [None, *(score.log_prob for score in scores)],
+        "top_logprobs": [None, *(_alternatives(codec, token, text, score) for token, text, score in pairs)],
+        "text_offset": _offsets(texts, 0),
+    }
+    if generated is None:
+        return body
+    shift = sum(len(text) for text in texts)
+    moved = {**generated, "text_offset": [offset + shift for offset in generated["text_offset"]]}
+    return {key: value + moved[key] for key, value in body.items()}
+
+
+def _alternatives(codec: TextCodec, token: int, text: str, score: TokenScore) -> dict[str, float]:
+    if score.top_id == token:
+        return {text: score.log_prob}
+    top = codec.decode([score.top_id], False)
+    # Two tokens may look alike (parts of characters): the likelier one must not hide the chosen.
+    return {text: score.log_prob, top if top != text else f"token_id:{score.top_id}": score.top_log_prob}
+
+
+def _offsets(texts: Sequence[str], start: int) -> list[int]:
+    offsets = []
+    for text in texts:
+        offsets.append(start)
+        start += len(text)
+    return offsets

@@ -1,0 +1,82 @@
+"""What the predictor counts, in a registry of its own. Labels are loaded versions, endpoints, statuses: no caller's text."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+LATENCY_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
+
+
+class Metrics:
+    """All metrics of one process."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = self._counter("requests", "Requests.", "endpoint", "version", "status")
+        self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens of started generations.", "version")
+        self.generated_tokens = self._counter("generated_tokens", "Tokens that were generated.", "version")
+        self.engine_steps = self._counter("engine_steps", "Forward passes.", "version")
+        self.queue_seconds = self._histogram("queue_seconds", "From request to a place in a batch.")
+        self.first_token_seconds = self._histogram("time_to_first_token_seconds", "From request to first token.")
+        self.inter_token_seconds = self._histogram("inter_token_seconds", "Between two tokens of one generation.")
+        self.load_seconds = self._histogram("load_seconds", "From load request to ready.")
+        self.running = self._gauge("running_requests", "Generations that share a step now.")
+        self.waiting = self._gauge("waiting_requests", "Generations that wait for a place.")
+        self.cache_usage = self._gauge("cache_usage_ratio", "Share of KV blocks in use, cached prefixes included.")
+
+    def render(self) -> bytes:
+        """Prometheus' text format."""
+        return generate_latest(self.registry)
+
+    def of_version(self, version: str) -> "VersionMetrics":
+        """What one version's engine reports to."""
+        return VersionMetrics(self, version)
+
+    def forget(self, version: str) -> None:
+        """Take an unloaded version's gauges away; its counters stay for rates."""
+        for gauge in (self.running, self.waiting, self.cache_usage):
+            gauge.remove(version)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"thumbwheel_predictor_{name}", text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(f"thumbwheel_predictor_{name}", text, ["version"], registry=self.registry)
+
+    def _histogram(self, name: str, text: str) -> Histogram:
+        full = f"thumbwheel_predictor_{name}"
+        return Histogram(full, text, ["version"], buckets=LATENCY_SECONDS, registry=self.registry)
+
+
+class VersionMetrics:
+    """An EngineObserver. Looks its labels up once: a step is told about hundreds of times a second."""
+
+    def __init__(self, metrics: Metrics, version: str) -> None:
+        self._queue = metrics.queue_seconds.labels(version)
+        self._first = metrics.first_token_seconds.labels(version)
+        self._inter = metrics.inter_token_seconds.labels(version)
+        self._prompt_tokens = metrics.prompt_tokens.labels(version)
+        self._generated_tokens = metrics.generated_tokens.labels(version)
+        self._steps = metrics.engine_steps.labels(version)
+        self._running = metrics.running.labels(version)
+        self._waiting = metrics.waiting.labels(version)
+        self._cache_usage = metrics.cache_usage.labels(version)
+
+    def started(self, queue_seconds: float, prompt_tokens: int) -> None:
+        """A request got its place in a batch."""
+        self._queue.observe(queue_seconds)
+        self._prompt_tokens.inc(prompt_tokens)
+
+    def first_token(self, seconds: float) -> None:
+        """Since the request came."""
+        self._first.observe(seconds)
+
+    def next_tokens(self, seconds: float) -> None:
+        """Since the generation's last token."""
+        self._inter.observe(seconds)
+
+    def stepped(self, new_tokens: int, running: int, waiting: int, cache_usage: float) -> None:
+        """After every forward pass."""
+        self._steps.inc()
+        self._generated_tokens.inc(new_tokens)
+        self._running.set(running)
+        self._waiting.set(waiting)
+        self._cache_usage.set(cache_usage)

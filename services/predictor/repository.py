@@ -1,0 +1,213 @@
+"""Which versions are loaded. Loading runs in a thread beside running streams; unloading waits for its own streams first."""
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from services.predictor.errors import (
+    InvalidRequestError,
+    ModelRefusedError,
+    PredictorError,
+    UnavailableError,
+    VersionConflictError,
+    VersionNotFoundError,
+)
+from services.predictor.metrics import Metrics
+from services.predictor.store.journal import Journal
+from services.predictor.store.manifest import manifest_digest
+from services.predictor.version import Version
+
+log = logging.getLogger(__name__)
+VERSION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+class State(StrEnum):
+    """The repository extension's states."""
+
+    LOADING = "LOADING"
+    READY = "READY"
+    UNAVAILABLE = "UNAVAILABLE"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of the index."""
+
+    name: str
+    state: State
+    reason: str
+
+
+@dataclass(slots=True)
+class _Slot:
+    state: State
+    reason: str = ""
+    version: Version | None = None
+    loading: asyncio.Task[None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RepositoryLimits:
+    """`models_root`: directories outside are refused; None allows all. `max_versions` bounds memory."""
+
+    max_versions: int
+    drain_seconds: float
+    models_root: Path | None = None
+
+
+class Repository:
+    """Loaded versions by name. Lives on the event loop."""
+
+    def __init__(
+        self,
+        load: Callable[[str, Path], Version],
+        journal: Journal,
+        metrics: Metrics,
+        limits: RepositoryLimits,
+    ) -> None:
+        self._load = load
+        self._journal = journal
+        self._metrics = metrics
+        self._limits = limits
+        self._slots: dict[str, _Slot] = {}
+        self._closing = False
+        self._one_load = asyncio.Lock()  # two conversions at once would only take memory from each other
+
+    def get(self, name: str) -> Version:
+        """A version that can answer.
+
+        Raises:
+            VersionNotFoundError: no such version.
+            UnavailableError: it loads, drains, or its load failed; or the process ends.
+        """
+        if self._closing:
+            raise UnavailableError("the predictor is shutting down")
+        slot = self._slots.get(name)
+        if slot is None:
+            raise VersionNotFoundError("model: no such version is loaded", "model")
+        if slot.version is None or slot.state is not State.READY:
+            raise UnavailableError(f"model: this version is {slot.state.lower()}: {slot.reason}", "model")
+        return slot.version
+
+    def ready(self) -> list[Version]:
+        """Versions that can answer."""
+        ready = (slot.version for slot in self._slots.values() if slot.version and slot.state is State.READY)
+        return [version for version in ready if not version.engine.failed]
+
+    def broken(self) -> bool:
+        """Whether an engine failed: what it held is only freed by a load of that version, or a restart."""
+        return any(slot.version is not None and slot.version.engine.failed for slot in self._slots.values())
+
+    def index(self) -> list[Entry]:
+        """All versions, also those that failed, with the reason."""
+        return [self._entry(name, slot) for name, slot in sorted(self._slots.items())]
+
+    def _entry(self, name: str, slot: _Slot) -> Entry:
+        if slot.version is not None and slot.version.engine.failed:
+            return Entry(name, State.UNAVAILABLE, slot.version.engine.refuses)
+        return Entry(name, slot.state, slot.reason)
+
+    async def load(self, name: str, directory: Path) -> None:
+        """Load a version and wait until it is ready. Loading what is loaded does nothing; a load under way is joined.
+
+        Raises:
+            InvalidRequestError, ModelRefusedError: the name or the directory; the text says what is wrong.
+            VersionConflictError: other files are loaded under this name already.
+            UnavailableError: it is being unloaded, or no more versions fit.
+        """
+        if self._closing:
+            raise UnavailableError("the predictor is shutting down")
+        self._check_request(name, directory)
+        slot = self._slots.get(name)
+        if slot is not None and slot.state is State.READY and not self._entry(name, slot).reason:
+            await self._check_same(slot, directory)
+            return
+        if slot is None or slot.loading is None:
+            slot = await self._begin(name, directory, slot)
+        assert slot.loading is not None
+        # A caller that goes away must not break the load for whoever joined it.
+        await asyncio.shield(slot.loading)
+
+    async def unload(self, name: str) -> None:
+        """Let running streams end, then free the version. Raises VersionNotFoundError if there is none."""
+        slot = self._slots.get(name)
+        if slot is None:
+            raise VersionNotFoundError("no such version is loaded")
+        if slot.loading is not None:
+            await asyncio.wait([slot.loading])
+        self._journal.remove(name)
+        await self._retire(name, slot)
+
+    async def close(self) -> None:
+        """Drain everything, at shutdown: the journal keeps what was loaded for the next start."""
+        self._closing = True
+        loading = [slot.loading for slot in self._slots.values() if slot.loading is not None]
+        await asyncio.gather(*loading, return_exceptions=True)
+        await asyncio.gather(*(self._retire(name, slot) for name, slot in list(self._slots.items())))
+
+    def _check_request(self, name: str, directory: Path) -> None:
+        if not VERSION_NAME.fullmatch(name):
+            raise InvalidRequestError("version must be 1 to 128 of A-Z a-z 0-9 . _ -, beginning with a letter or digit")
+        if not directory.is_absolute():
+            raise InvalidRequestError("parameters.directory must be an absolute path", "parameters.directory")
+        root = self._limits.models_root
+        if root is not None and not directory.resolve().is_relative_to(root.resolve()):
+            raise ModelRefusedError("parameters.directory lies outside the models' root", "parameters.directory")
+
+    async def _check_same(self, slot: _Slot, directory: Path) -> None:
+        assert slot.version is not None
+        if await asyncio.to_thread(manifest_digest, directory) != slot.version.manifest_digest:
+            raise VersionConflictError("other files are loaded under this name; a version never changes: use a new id")
+
+    async def _begin(self, name: str, directory: Path, slot: _Slot | None) -> _Slot:
+        if slot is not None and slot.version is not None:
+            if not slot.version.engine.failed:
+                raise UnavailableError(f"this version is being unloaded: {slot.reason}")
+            await self._retire(name, slot)
+        taken = sum(slot.state is not State.UNAVAILABLE for slot in self._slots.values())
+        if taken >= self._limits.max_versions:
+            raise UnavailableError(f"{taken} versions are loaded, the limit: unload one first")
+        fresh = _Slot(State.LOADING, "being loaded")
+        fresh.loading = asyncio.create_task(self._fill(name, directory, fresh))
+        fresh.loading.add_done_callback(_retrieve)
+        self._slots[name] = fresh
+        return fresh
+
+    async def _fill(self, name: str, directory: Path, slot: _Slot) -> None:
+        began = time.perf_counter()
+        try:
+            async with self._one_load:
+                slot.version = await asyncio.to_thread(self._load, name, directory)
+        except Exception as error:
+            slot.state = State.UNAVAILABLE
+            slot.reason = error.text if isinstance(error, PredictorError) else f"load failed: {type(error).__name__}"
+            log.warning("load failed", extra={"fields": {"version": name, "reason": slot.reason}})
+            raise
+        finally:
+            slot.loading = None
+        slot.state, slot.reason = State.READY, ""
+        self._journal.add(name, directory)
+        seconds = round(time.perf_counter() - began, 2)
+        log.info("version ready", extra={"fields": {"version": name, "seconds": seconds}})
+
+    async def _retire(self, name: str, slot: _Slot) -> None:
+        if slot.version is not None:
+            if slot.state is not State.READY:
+                return  # another caller drains it
+            slot.state, slot.reason = State.UNAVAILABLE, "being unloaded"
+            await slot.version.engine.drain(self._limits.drain_seconds)
+            await asyncio.to_thread(slot.version.engine.close)
+            self._metrics.forget(name)
+            log.info("version unloaded", extra={"fields": {"version": name}})
+        del self._slots[name]
+
+
+def _retrieve(task: asyncio.Task[None]) -> None:
+    """The slot has the reason already; without this, asyncio complains about an error that nobody awaited."""
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,43 @@
+"""SHA-256 of files, remembered by size and modification time: a model is hashed once, not at every start."""
+
+import hashlib
+import json
+import threading
+from pathlib import Path
+
+
+class DigestCache:
+    """Digests of files on this machine, kept in one JSON file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._known: dict[str, list[str | int]] = _read(path)
+
+    def sha256(self, file: Path) -> str:
+        """Hex digest of a file, read anew if its size, time or inode changed."""
+        stat = file.stat()
+        state: list[str | int] = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
+        known = self._known.get(str(file))
+        if known is not None and known[:-1] == state:
+            return str(known[-1])
+        with file.open("rb") as opened:
+            digest = hashlib.file_digest(opened, "sha256").hexdigest()
+        with self._lock:
+            self._known[str(file)] = [*state, digest]
+            self._write()
+        return digest
+
+    def _write(self) -> None:
+        unfinished = self._path.with_suffix(".tmp")
+        unfinished.write_text(json.dumps(self._known))
+        unfinished.replace(self._path)
+
+
+def _read(path: Path) -> dict[str, list[str | int]]:
+    """A cache that cannot be read is no cache: the files are hashed again."""
+    try:
+        known = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}

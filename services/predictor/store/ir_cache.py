@@ -1,0 +1,63 @@
+"""Converted graphs on disk, keyed by the content that they come from: the model's digests and the converter's own source."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from services.predictor import graph
+from services.predictor.graph.checkpoint import weight_files
+from services.predictor.graph.conversion import IR_NAME
+from services.predictor.store.manifest import Manifest
+
+Convert = Callable[[Path, Path], None]  # model directory, existing target directory
+
+
+class IrCache:
+    """Keeps the `entries` that were used last."""
+
+    def __init__(self, directory: Path, entries: int, convert: Convert) -> None:
+        self._directory = directory
+        self._entries = entries
+        self._convert = convert
+
+    def get(self, manifest: Manifest) -> Path:
+        """The directory of the model's IR, converted now if it never was.
+
+        A conversion becomes visible by one rename, so a killed one leaves nothing that could be served.
+        """
+        target = self._directory / _key(manifest)
+        if not (target / IR_NAME).is_file():
+            with tempfile.TemporaryDirectory(dir=self._directory, prefix="unfinished-") as unfinished:
+                made = Path(unfinished) / "ir"
+                made.mkdir()
+                self._convert(manifest.directory, made)
+                shutil.rmtree(target, ignore_errors=True)
+                made.replace(target)
+        os.utime(target)
+        self._prune()
+        return target
+
+    def _prune(self) -> None:
+        """Drop what was not used for longest. A served graph stays: its file is mapped, and Linux keeps it till closed."""
+        finished = [path for path in self._directory.iterdir() if (path / IR_NAME).is_file()]
+        finished.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
+        for path in finished[self._entries :]:
+            shutil.rmtree(path)
+
+
+def _key(manifest: Manifest) -> str:
+    names = ("config.json", *weight_files(manifest.directory))
+    content = {"converter": _converter_digest(), **{name: manifest.files[name] for name in names}}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _converter_digest() -> str:
+    """A changed converter must not serve what the old one made."""
+    digest = hashlib.sha256()
+    for source in sorted(Path(graph.__path__[0]).glob("*.py")):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Between text and token ids: the tokenizer, incremental text, stop strings, the chat template."""

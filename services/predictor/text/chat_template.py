@@ -1,0 +1,90 @@
+"""A model's chat template, rendered in jinja2's sandbox: it comes with the model and is not ours to trust."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jinja2
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from services.predictor.errors import InvalidRequestError, ModelRefusedError
+
+Message = Mapping[str, str]
+
+
+class ChatTemplate:
+    """Renders messages to the prompt that a model was tuned on. A model without a template cannot chat."""
+
+    def __init__(self, source: str | None, special_tokens: Mapping[str, str]) -> None:
+        self._special_tokens = dict(special_tokens)
+        try:
+            self._template = _environment().from_string(source) if source else None
+        except jinja2.TemplateError as error:
+            raise ModelRefusedError("tokenizer_config.json: chat_template is not a jinja2 template") from error
+
+    @classmethod
+    def from_directory(cls, directory: Path) -> "ChatTemplate":
+        """Read tokenizer_config.json, and chat_template.jinja where a newer transformers put it."""
+        try:
+            config: dict[str, Any] = json.loads((directory / "tokenizer_config.json").read_bytes())
+        except ValueError as error:
+            raise ModelRefusedError("tokenizer_config.json is not JSON") from error
+        beside = directory / "chat_template.jinja"
+        source = beside.read_text() if beside.is_file() else _source(config.get("chat_template"))
+        return cls(source, special_tokens(config))
+
+    def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+        """The prompt's text, special tokens written out.
+
+        Raises:
+            InvalidRequestError: there is no template, or it refuses these messages.
+        """
+        if self._template is None:
+            raise InvalidRequestError("messages: this model has no chat template; use /v1/completions", "messages")
+        try:
+            return self._template.render(
+                messages=messages, add_generation_prompt=add_generation_prompt, **self._special_tokens
+            )
+        except _RefusedByTemplateError as error:
+            raise InvalidRequestError(f"messages: the model's chat template says: {error}", "messages") from error
+        except (jinja2.TemplateError, TypeError, ValueError) as error:
+            raise InvalidRequestError("messages: the model's chat template cannot render them", "messages") from error
+
+
+def special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
+    """bos_token, eos_token and their like, whether written as a string or as an object with its content."""
+    found = {}
+    for key in ("bos_token", "eos_token", "unk_token", "pad_token"):
+        value = config.get(key)
+        content = value.get("content") if isinstance(value, dict) else value
+        if isinstance(content, str):
+            found[key] = content
+    return found
+
+
+class _RefusedByTemplateError(Exception):
+    """The template called raise_exception; its text is the template author's."""
+
+
+def _refuse(text: str) -> NoReturn:
+    raise _RefusedByTemplateError(text)
+
+
+def _source(value: Any) -> str | None:
+    """A template is a string, or a list of named ones of which "default" is for chat."""
+    if isinstance(value, list):
+        value = next((entry.get("template") for entry in value if entry.get("name") == "default"), None)
+    return value if isinstance(value, str) else None
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    """What templates of Hugging Face models may count on (transformers, chat_template_utils)."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
+    environment.globals["raise_exception"] = _refuse
+    environment.globals["strftime_now"] = lambda pattern: datetime.now(UTC).strftime(pattern)
+    return environment

@@ -1,0 +1,129 @@
+"""A real predictor with a real tiny model, in this process, on a loopback port."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from services.predictor.engine.engine import AdmissionLimits
+from services.predictor.engine.pipeline import PipelineOptions, Precision
+from services.predictor.graph.conversion import convert
+from services.predictor.http.app import build_app
+from services.predictor.http.kserve import Readiness
+from services.predictor.loading import Loader
+from services.predictor.metrics import Metrics
+from services.predictor.repository import Repository, RepositoryLimits
+from services.predictor.store.digests import DigestCache
+from services.predictor.store.ir_cache import IrCache
+from services.predictor.store.journal import Journal
+from tests.services.predictor.model_directories import write_model
+
+OPTIONS = PipelineOptions(kv_blocks=64, prefill_chunk_tokens=64, threads=1, precision=Precision.F32)
+LIMITS = AdmissionLimits(max_concurrent=4, max_waiting=4)
+MAX_BODY_BYTES = 2_000_000
+
+
+@dataclass
+class Predictor:
+    """A served repository and a client for it."""
+
+    url: str
+    client: aiohttp.ClientSession
+    repository: Repository
+    readiness: Readiness
+    metrics: Metrics
+    convert_calls: list[Path]
+
+    async def post(self, path: str, body: Any) -> tuple[int, Any]:
+        """Status and parsed answer."""
+        async with self.client.post(self.url + path, json=body) as response:
+            return response.status, await response.json()
+
+    async def get(self, path: str) -> tuple[int, Any]:
+        """Status and parsed answer."""
+        async with self.client.get(self.url + path) as response:
+            return response.status, await response.json()
+
+    async def load(self, version: str, directory: Path) -> tuple[int, Any]:
+        """Load through the repository extension."""
+        path = f"/v2/repository/models/{version}/load"
+        return await self.post(path, {"parameters": {"directory": str(directory)}})
+
+
+StartPredictor = Callable[..., Awaitable[Predictor]]
+
+
+@pytest.fixture(scope="session")
+def first_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("models") / "tiny-1", "tiny-1")
+
+
+@pytest.fixture(scope="session")
+def second_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("models") / "tiny-2", "tiny-2", seed=11)
+
+
+@pytest.fixture(scope="session")
+def cache_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    directory = tmp_path_factory.mktemp("cache")
+    (directory / "graphs").mkdir()
+    yield directory
+
+
+@pytest.fixture
+async def start_predictor(cache_directory: Path, tmp_path: Path) -> AsyncIterator[StartPredictor]:
+    """Starts predictors with limits of the test's own."""
+    async with AsyncExitStack() as stack:
+
+        async def start(
+            limits: AdmissionLimits = LIMITS, options: PipelineOptions = OPTIONS, **bounds: Any
+        ) -> Predictor:
+            return await stack.enter_async_context(_running(cache_directory, tmp_path, limits, options, bounds))
+
+        yield start
+
+
+@pytest.fixture
+async def predictor(start_predictor: StartPredictor, first_model: Path) -> Predictor:
+    """One that serves tiny-1."""
+    started = await start_predictor()
+    assert await started.load("tiny-1", first_model) == (200, {"name": "tiny-1", "state": "READY"})
+    return started
+
+
+@asynccontextmanager
+async def _running(
+    cache: Path, tmp_path: Path, limits: AdmissionLimits, options: PipelineOptions, bounds: dict[str, Any]
+) -> AsyncIterator[Predictor]:
+    metrics, readiness = Metrics(), Readiness()
+    calls: list[Path] = []
+
+    def counted(source: Path, target: Path) -> None:
+        calls.append(source)
+        convert(source, target)
+
+    loader = Loader(
+        digests=DigestCache(cache / "digests.json"),
+        graphs=IrCache(cache / "graphs", 16, counted),
+        options=options,
+        limits=limits,
+        metrics=metrics,
+        loop=asyncio.get_running_loop(),
+    )
+    repository_limits = RepositoryLimits(**{"max_versions": 3, "drain_seconds": 20.0, **bounds})
+    repository = Repository(loader.load, Journal(tmp_path / "loaded.json"), metrics, repository_limits)
+    app = build_app(repository, readiness, metrics, default_max_tokens=64, max_body_bytes=MAX_BODY_BYTES)
+    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    async with aiohttp.ClientSession() as client:
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        yield Predictor(url, client, repository, readiness, metrics, calls)
+    await repository.close()
+    await runner.cleanup()
