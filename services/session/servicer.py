@@ -1,0 +1,64 @@
+"""SessionService: requests to the domain and back. Every method acts for the caller of the running call."""
+
+from typing import Any
+
+from thumbwheel.session.v1 import session_pb2, session_pb2_grpc
+
+from services.chassis.identity import require_caller
+from services.session.conversation import Conversations
+from services.session.turn_begin import TurnBeginner
+from services.session.turn_finish import TurnFinisher
+from services.session.wire import answer_from, conversation_proto, message_proto, turn_request_from, turn_response
+
+SERVICE_NAME = "thumbwheel.session.v1.SessionService"
+
+
+class SessionServicer(session_pb2_grpc.SessionServiceServicer):
+    """Errors are those of the domain; see proto/thumbwheel/session/v1."""
+
+    def __init__(self, beginner: TurnBeginner, finisher: TurnFinisher, conversations: Conversations) -> None:
+        self._beginner = beginner
+        self._finisher = finisher
+        self._conversations = conversations
+
+    async def BeginTurn(self, request: session_pb2.BeginTurnRequest, context: Any) -> session_pb2.BeginTurnResponse:
+        owner = require_caller()
+        return turn_response(await self._beginner.begin(owner, turn_request_from(request)))
+
+    async def FinishTurn(self, request: session_pb2.FinishTurnRequest, context: Any) -> session_pb2.FinishTurnResponse:
+        owner = require_caller()
+        await self._finisher.finish(owner, answer_from(request))
+        return session_pb2.FinishTurnResponse()
+
+    async def GetMessage(self, request: session_pb2.GetMessageRequest, context: Any) -> session_pb2.GetMessageResponse:
+        message = await self._conversations.message(require_caller(), request.message_id)
+        return session_pb2.GetMessageResponse(message=message_proto(message))
+
+    async def GetConversation(
+        self, request: session_pb2.GetConversationRequest, context: Any
+    ) -> session_pb2.GetConversationResponse:
+        conversation, messages = await self._conversations.conversation(require_caller(), request.conversation_id)
+        return session_pb2.GetConversationResponse(
+            conversation=conversation_proto(conversation), messages=[message_proto(message) for message in messages]
+        )
+
+    async def ListConversations(
+        self, request: session_pb2.ListConversationsRequest, context: Any
+    ) -> session_pb2.ListConversationsResponse:
+        page = await self._conversations.page(require_caller(), request.page_size, request.page_token)
+        return session_pb2.ListConversationsResponse(
+            conversations=[conversation_proto(conversation) for conversation in page.conversations],
+            next_page_token=page.next_token,
+        )
+
+    async def ClearConversation(
+        self, request: session_pb2.ClearConversationRequest, context: Any
+    ) -> session_pb2.ClearConversationResponse:
+        await self._conversations.clear(require_caller(), request.conversation_id)
+        return session_pb2.ClearConversationResponse()
+
+    async def DeleteConversation(
+        self, request: session_pb2.DeleteConversationRequest, context: Any
+    ) -> session_pb2.DeleteConversationResponse:
+        await self._conversations.delete(require_caller(), request.conversation_id)
+        return session_pb2.DeleteConversationResponse()

@@ -1,0 +1,87 @@
+"""The tables of the sessions database. Every row that a user can see carries its owner: no query needs a join to ask."""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData()
+
+conversations = Table(
+    "conversations",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("user", Text, nullable=False),
+    Column("title", Text, nullable=False),
+    Column("create_us", BigInteger, nullable=False),
+    Column("update_us", BigInteger, nullable=False),
+    Column("next_position", Integer, nullable=False),
+    Index("conversations_by_use", "tenant", "user", "update_us", "id"),
+)
+
+# `position` counts within a conversation: the newest message is always a leaf, whatever the clocks of replicas say.
+messages = Table(
+    "messages",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("conversation_id", String(36), ForeignKey("conversations.id", ondelete="CASCADE"), nullable=False),
+    Column("position", Integer, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("user", Text, nullable=False),
+    Column("parent_id", String(36), nullable=False),
+    Column("role", String(16), nullable=False),
+    Column("text", Text, nullable=False),
+    Column("original_text", Text, nullable=False),
+    Column("edits", Text, nullable=False),
+    Column("tokens", Integer, nullable=False),
+    Column("task", String(32), nullable=False),
+    Column("context_ids", Text, nullable=False),
+    Column("model_version", String(128), nullable=False),
+    Column("arm", String(16), nullable=False),
+    Column("finish_reason", String(32), nullable=False),
+    Column("create_us", BigInteger, nullable=False),
+    UniqueConstraint("conversation_id", "position"),
+)
+
+# One row an idempotency key. It goes with its conversation.
+turns = Table(
+    "turns",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("user", Text, primary_key=True),
+    Column("request_id", String(64), primary_key=True),
+    Column(
+        "conversation_id",
+        String(36),
+        ForeignKey("conversations.id", ondelete="CASCADE"),
+        nullable=False,
+        index=True,
+    ),
+    Column("payload_sha256", String(64), nullable=False),
+    Column("user_message_id", String(36), nullable=False),
+    Column("assistant_message_id", String(36), nullable=False),
+    Column("context_tokens", Integer, nullable=False),
+    Column("dropped_messages", Integer, nullable=False),
+)
+
+# A turn's record until the feedback service has acknowledged it. No foreign key: an erasure outlives its conversation.
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("conversation_id", String(36), nullable=False, index=True),
+    Column("refused", Boolean, nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+    sqlite_autoincrement=True,
+)

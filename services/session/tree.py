@@ -1,0 +1,128 @@
+"""The tree of a conversation, and how it grows: under the newest leaf, or under the parent that the request names.
+
+An edit names the parent of the edited message and becomes its sibling. The conversation's own id as parent means the top, so
+that a first message can be edited too.
+"""
+
+from dataclasses import dataclass, replace
+
+from services.chassis.errors import InvalidArgumentError, NotFoundError
+from services.session.identifiers import IdMint
+from services.session.message import Conversation, FinishReason, Message, Role, TurnRequest, UserText
+from services.session.store import OwnedRows
+
+
+@dataclass(frozen=True)
+class Growth:
+    """`path` leads from the root to the user's message; its last `fresh` messages are not stored yet."""
+
+    conversation: Conversation
+    path: tuple[Message, ...]
+    fresh: int
+
+    @property
+    def new(self) -> tuple[Message, ...]:
+        """The messages that are not stored yet, oldest first."""
+        return self.path[len(self.path) - self.fresh :]
+
+
+async def grow(rows: OwnedRows, request: TurnRequest, tokens: list[int], mint: IdMint, now_us: int) -> Growth:
+    """Where the request's turn hangs. `tokens`: of the history's texts, then of the user's.
+
+    Raises:
+        NotFoundError: conversation, parent or message is missing or another user's.
+        InvalidArgumentError: a message of the wrong kind.
+    """
+    if request.user is None:
+        return await _again(rows, request)
+    if request.conversation_id:
+        conversation = await rows.conversation(request.conversation_id, lock=True)
+        path = await _above(rows, request)
+    elif request.parent_id:
+        raise NotFoundError("no such message", field="parent_message_id")
+    else:
+        conversation, path = Conversation(mint.mint(), "", now_us, now_us), []
+        await rows.add_conversation(conversation)
+    new = _new_messages(conversation, path, request, request.user, tokens, mint, now_us)
+    return Growth(conversation, (*path, *new), len(new))
+
+
+def open_answer(
+    growth: Growth, request: TurnRequest, context: tuple[Message, ...], mint: IdMint, now_us: int
+) -> Message:
+    """The answer to be, under the user's message."""
+    return Message(
+        id=mint.mint(),
+        conversation_id=growth.conversation.id,
+        parent_id=growth.path[-1].id,
+        role=Role.ASSISTANT,
+        text="",
+        position=growth.conversation.next_position + growth.fresh,
+        tokens=0,
+        create_us=now_us,
+        task=request.task,
+        context_ids=tuple(message.id for message in context),
+    )
+
+
+async def _again(rows: OwnedRows, request: TurnRequest) -> Growth:
+    message = await rows.message(request.regenerate_id)
+    if request.conversation_id and message.conversation_id != request.conversation_id:
+        raise NotFoundError("no such message", field="regenerate_message_id")
+    conversation = await rows.conversation(message.conversation_id, lock=True)
+    path = await rows.path(message.parent_id if message.role is Role.ASSISTANT else message.id)
+    if not path or path[-1].role is not Role.USER:
+        raise _wrong("regenerate_message_id", "a message of the user, or an answer to one")
+    return Growth(conversation, tuple(path), 0)
+
+
+async def _above(rows: OwnedRows, request: TurnRequest) -> list[Message]:
+    if not request.parent_id:
+        newest = await rows.newest(request.conversation_id)
+        return await rows.path(newest) if newest else []
+    if request.parent_id == request.conversation_id:
+        return []
+    path = await rows.path(request.parent_id)
+    if not path or path[-1].conversation_id != request.conversation_id:
+        raise NotFoundError("no such message", field="parent_message_id")
+    if path[-1].role is Role.USER:
+        raise _wrong("parent_message_id", "an answer, a system message, or the conversation's id for its top")
+    return path
+
+
+def _new_messages(
+    conversation: Conversation,
+    path: list[Message],
+    request: TurnRequest,
+    user: UserText,
+    tokens: list[int],
+    mint: IdMint,
+    now_us: int,
+) -> list[Message]:
+    """The imported history and the user's message, each under the one before."""
+    new: list[Message] = []
+    said = [(entry.role, entry.text) for entry in request.history] + [(Role.USER, user.text)]
+    parent_id = path[-1].id if path else ""
+    for (role, text), count in zip(said, tokens, strict=True):
+        if not text:
+            continue
+        message = Message(
+            id=mint.mint(),
+            conversation_id=conversation.id,
+            parent_id=parent_id,
+            role=role,
+            text=text,
+            position=conversation.next_position + len(new),
+            tokens=count,
+            create_us=now_us,
+            original_text=text if role is Role.USER else "",
+            finish_reason=FinishReason.STOP if role is Role.ASSISTANT else FinishReason.OPEN,
+        )
+        new.append(message)
+        parent_id = message.id
+    new[-1] = replace(new[-1], original_text=user.original_text, edits=user.edits, task=request.task)
+    return new
+
+
+def _wrong(field: str, limit: str) -> InvalidArgumentError:
+    return InvalidArgumentError(f"{field} must be {limit}", field=field, limit=limit)

@@ -1,0 +1,75 @@
+"""The end of a turn, in one transaction: the answer, and the turn's record in the outbox."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from services.chassis.errors import FailedPreconditionError, InvalidArgumentError
+from services.chassis.identity import Caller
+from services.session.context import as_said
+from services.session.conversation import TokenCounts
+from services.session.limits import check_answer
+from services.session.message import Answer, FinishReason, Message, Role
+from services.session.store import OwnedRows, Store
+from services.session.turn_record import TurnRecorder, is_published
+
+
+class TurnFinisher:
+    """Finishes turns; `wake` tells the relay that the outbox has something."""
+
+    def __init__(
+        self,
+        store: Store,
+        counter: TokenCounts,
+        recorder: TurnRecorder,
+        now_us: Callable[[], int],
+        wake: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._counter = counter
+        self._recorder = recorder
+        self._now_us = now_us
+        self._wake = wake
+
+    async def finish(self, owner: Caller, answer: Answer) -> None:
+        """Store the answer; the same answer again changes nothing.
+
+        Raises:
+            InvalidArgumentError: a value out of range, or the message is no answer.
+            NotFoundError: the message is missing or another user's.
+            FailedPreconditionError: it was finished with another text.
+        """
+        check_answer(answer)
+        (tokens,) = await self._counter.count([answer.text])
+        await self._store.write(owner, lambda rows: self._finish(rows, owner, answer, tokens))
+        self._wake()
+
+    async def _finish(self, rows: OwnedRows, owner: Caller, answer: Answer, tokens: int) -> None:
+        message = await rows.message(answer.message_id, lock=True)
+        if message.role is not Role.ASSISTANT:
+            raise InvalidArgumentError(
+                "assistant_message_id must be an answer", field="assistant_message_id", limit="an answer"
+            )
+        if message.finish_reason is not FinishReason.OPEN:
+            if message.text != answer.text:
+                raise FailedPreconditionError(
+                    "the answer was finished with another text", reason="ALREADY_FINISHED", field="text"
+                )
+            return
+        now = self._now_us()
+        finished = _finished(message, answer, tokens)
+        await rows.replace_answer(finished, now)
+        if is_published(finished):
+            context = await rows.messages_by_id(message.context_ids)
+            record = self._recorder.finished(owner, context[-1], message, answer, as_said(context), now)
+            await rows.enqueue(message.conversation_id, [record])
+
+
+def _finished(message: Message, answer: Answer, tokens: int) -> Message:
+    return replace(
+        message,
+        text=answer.text,
+        tokens=tokens,
+        model_version=answer.model_version,
+        arm=answer.arm,
+        finish_reason=answer.finish_reason,
+    )

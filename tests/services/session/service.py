@@ -1,0 +1,102 @@
+"""The session service as its neighbours see it: the real wiring on a real port, with a hand-made feedback service."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+from thumbwheel.chat.v1 import chat_pb2
+from thumbwheel.feedback.v1 import events_pb2, feedback_pb2, feedback_pb2_grpc
+from thumbwheel.session.v1 import session_pb2, session_pb2_grpc
+
+from services.chassis.channel import open_channel
+from services.chassis.server import Registration, serving
+from services.chassis.settings import ServiceSettings
+from services.session.__main__ import wiring
+from services.session.settings import SessionSettings
+from tests.services.session.tokenizer import write_tokenizer
+
+ADA = (("x-tw-tenant", "acme"), ("x-tw-user", "ada"))
+BOB = (("x-tw-tenant", "acme"), ("x-tw-user", "bob"))
+OTHER_ADA = (("x-tw-tenant", "umbrella"), ("x-tw-user", "ada"))
+PRINCIPAL_KEY = "a key for tests only"
+UNKNOWN_ID = "01900000-0000-7000-8000-000000000000"
+
+
+@dataclass
+class FakeFeedback(feedback_pb2_grpc.FeedbackLogServiceServicer):
+    """Keeps turns in the order in which they came. Each entry of `failures` spoils one call."""
+
+    turns: list[events_pb2.TurnEvent] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+    async def AppendTurns(self, request: Any, context: Any) -> feedback_pb2.AppendTurnsResponse:
+        failure = self.failures.pop(0) if self.failures else ""
+        if failure == "before":
+            await context.abort(grpc.StatusCode.INTERNAL, "down")
+        self.turns.extend(request.turns)
+        if failure == "after":
+            await context.abort(grpc.StatusCode.INTERNAL, "down after the write")
+        return feedback_pb2.AppendTurnsResponse()
+
+
+@asynccontextmanager
+async def feedback_service(feedback: FakeFeedback, port: int = 0) -> AsyncIterator[int]:
+    add = feedback_pb2_grpc.add_FeedbackLogServiceServicer_to_server
+    name = "thumbwheel.feedback.v1.FeedbackLogService"
+    async with serving(ServiceSettings(port=port, drain_seconds=0), [Registration(name, add, feedback)]) as bound:
+        yield bound
+
+
+def session_settings(directory: Path, **changes: Any) -> SessionSettings:
+    values = {
+        "port": 0,
+        "metrics_port": 0,
+        "drain_seconds": 0,
+        "database_url": f"sqlite+aiosqlite:///{directory}/state/sessions.db",
+        "principal_key": PRINCIPAL_KEY,
+        "tokenizer_file": write_tokenizer(directory),
+        "context_tokens": 64,
+        "reply_tokens": 14,
+        "message_overhead_tokens": 2,
+        "relay_poll_seconds": 0.05,
+        "relay_max_backoff_seconds": 0.1,
+        "feedback_target": "127.0.0.1:1",
+    }
+    return SessionSettings(**(values | changes))
+
+
+@asynccontextmanager
+async def session_service(directory: Path, **changes: Any) -> AsyncIterator[Any]:
+    """A stub of a running service."""
+    settings = session_settings(directory, **changes)
+    async with wiring(settings) as registrations, serving(settings, registrations) as port:
+        async with open_channel(f"127.0.0.1:{port}") as channel:
+            yield session_pb2_grpc.SessionServiceStub(channel)
+
+
+def begin(text: str = "", **fields: Any) -> session_pb2.BeginTurnRequest:
+    if text:
+        fields["user"] = session_pb2.UserMessage(original_text=text, text=text)
+    return session_pb2.BeginTurnRequest(**fields)
+
+
+def finish(message_id: str, text: str = "an answer", **fields: Any) -> session_pb2.FinishTurnRequest:
+    values: dict[str, Any] = {
+        "finish_reason": chat_pb2.FINISH_REASON_STOP,
+        "model_version": "v1",
+        "arm": "stable",
+        "assignment_probability": 1.0,
+        "temperature": 0.5,
+        "top_p": 0.5,
+    }
+    return session_pb2.FinishTurnRequest(assistant_message_id=message_id, text=text, **(values | fields))
+
+
+async def talk(stub: Any, question: str, answer: str, conversation_id: str = "", **fields: Any) -> Any:
+    """A whole turn of Ada's."""
+    turn = await stub.BeginTurn(begin(question, conversation_id=conversation_id, **fields), timeout=5, metadata=ADA)
+    await stub.FinishTurn(finish(turn.assistant_message_id, answer), timeout=5, metadata=ADA)
+    return turn
