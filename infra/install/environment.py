@@ -29,7 +29,9 @@ def main(groups: list[str]) -> None:
     if unknown or not groups:
         sys.exit(f"environment: groups are {', '.join(GROUPS)}; got {', '.join(unknown) or 'none'}")
     if not LOWEST_PYTHON <= sys.version_info[:2] < FIRST_UNTRIED_PYTHON:
-        sys.exit(f"environment: Python 3.11 to 3.13 is needed, this is {sys.version.split()[0]}; set PYTHON=python3.12, say")
+        sys.exit(
+            f"environment: Python 3.11 to 3.13 is needed, this is {sys.version.split()[0]}; set PYTHON=python3.12, say"
+        )
     VENV.mkdir(exist_ok=True)
     with (VENV / "groups.lock").open("w") as lock:  # `.lock` is uv's own
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -42,7 +44,7 @@ def install(group: str) -> None:
     lock = ROOT / "locks" / f"{group}.txt"
     digest = hashlib.sha256(lock.read_bytes()).hexdigest()[:16]
     marker = VENV / "groups" / f"{group}-{digest}"
-    if marker.exists() or group != "dev" and _dev_is_current():
+    if marker.exists() or (group != "dev" and _dev_is_current()):
         return
     started = time.monotonic()
     print(f"==> installing {group}: {GROUPS[group]}; cached in {cache()}", flush=True)

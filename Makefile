@@ -1,0 +1,51 @@
+# The one door for people and CI. Every target says what it does; the work is in scripts and Python.
+PYTHON ?= python3
+STATE ?= .state
+MODEL ?= small
+RECIPE ?= small
+PORT ?= 8080
+GRPC_PORT ?= 50051
+LOOP_EVERY ?=
+VENV := .venv/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help up test check loop demo bench lock page clean
+
+help: ## show this
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+up: ## run everything here and print one URL (MODEL=small|nano|DIR|HUB_ID  PORT=  STATE=  LOOP_EVERY=6h)
+	@$(PYTHON) infra/install/environment.py services predictor $(if $(LOOP_EVERY),training)
+	@$(VENV) -m infra.embedded up --model $(MODEL) --recipe $(RECIPE) --port $(PORT) --grpc-port $(GRPC_PORT) \
+	  --state $(STATE) $(if $(LOOP_EVERY),--loop-every $(LOOP_EVERY))
+
+test: ## install what tests need, and run them all
+	@$(PYTHON) infra/install/environment.py dev
+	@$(VENV) -m infra.install.tools browser
+	@$(VENV) -m pytest
+
+check: ## formatting, lint, types, house rules, protos, generated code, the page
+	@$(PYTHON) infra/install/environment.py dev
+	@$(VENV) -m infra.check
+
+loop: ## one turn of training on the running system's thumbs (RECIPE=small|nano  STATE=)
+	@$(PYTHON) infra/install/environment.py services predictor training
+	@$(VENV) -m infra.embedded loop --recipe $(RECIPE) --state $(STATE)
+
+demo: ## simulated people chat and rate, then the loop runs, and the result is judged (RECIPE=nano|small)
+	@$(PYTHON) infra/install/environment.py services predictor training
+	@$(VENV) -m infra.simulated_users demo --recipe $(RECIPE)
+
+bench: ## the measured claims, one file each
+	@$(PYTHON) infra/install/environment.py dev
+	@for file in benchmarks/[a-z]*.py; do echo "==> $$file"; $(VENV) $$file || exit 1; done
+
+lock: ## resolve dependencies again and write the locks
+	@infra/install/lock.sh
+
+page: ## build the page from services/web
+	@$(PYTHON) infra/install/environment.py dev
+	@$(VENV) -m infra.install.tools page
+
+clean: ## remove the environment; state and caches stay
+	rm -rf .venv

@@ -1,0 +1,1 @@
+"""What surrounds the product: installation, the embedded run, simulated users, tools."""

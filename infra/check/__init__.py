@@ -1,0 +1,1 @@
+"""The one door for all rules that a machine can check."""

@@ -1,0 +1,32 @@
+"""`make check`: every rule in one place, each step named, all of them run, the failed ones listed at the end."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from infra.check.steps import STEPS, Step
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def main() -> None:
+    failed = [step.name for step in STEPS if not passes(step)]
+    if failed:
+        sys.exit(f"==> failed: {', '.join(failed)}")
+    print("==> all checks passed")
+
+
+def passes(step: Step) -> bool:
+    """Run one step; its output is shown only if it fails."""
+    started = time.monotonic()
+    print(f"==> {step.name} …", end=" ", flush=True)
+    done = subprocess.run(step.command, cwd=ROOT, capture_output=True, text=True, check=False)
+    print(f"{'ok' if done.returncode == 0 else 'FAILED'} ({time.monotonic() - started:.0f} s)", flush=True)
+    if done.returncode:
+        print(done.stdout, done.stderr, sep="\n", flush=True)
+    return done.returncode == 0
+
+
+if __name__ == "__main__":
+    main()

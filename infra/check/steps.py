@@ -1,0 +1,31 @@
+"""The steps of `make check`."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+BIN = Path(sys.executable).parent
+BUF = "infra/tools/node_modules/.bin/buf"
+CODE = ("services", "training", "infra", "tests", "benchmarks")
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command that exits with 0 if the rule holds."""
+
+    name: str
+    command: tuple[str, ...]
+
+
+STEPS = (
+    Step("tools", (sys.executable, "-m", "infra.install.tools", "node")),
+    Step("format", (str(BIN / "ruff"), "format", "--check", *CODE)),
+    Step("lint", (str(BIN / "ruff"), "check", *CODE)),
+    Step("types", (str(BIN / "mypy"), "services", "training", "infra", "benchmarks")),
+    Step("house rules", (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/architecture")),
+    Step("proto lint", (BUF, "lint")),
+    Step("proto format", (BUF, "format", "--diff", "--exit-code")),
+    Step("proto breaking", (BUF, "breaking", "--against", "proto/released.binpb")),
+    Step("generated code", (sys.executable, "-m", "infra.proto.fresh")),
+    Step("page", (sys.executable, "-m", "infra.install.tools", "page", "--check")),
+)

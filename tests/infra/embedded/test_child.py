@@ -1,0 +1,91 @@
+"""A supervised process is started again when it dies, passes its lines on, and gets time to drain."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from infra.embedded.child import Child, ChildFailedError, Program
+from infra.embedded.layout import free_port
+
+LISTEN = """
+import signal, socket, sys, time
+door = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+def leave(*_):
+    print("drained", flush=True)
+    sys.exit(0)
+signal.signal(signal.SIGTERM, leave)
+print("ready", flush=True)
+while True:
+    door.accept()[0].close()
+"""
+DIE = "import sys; print('no database', flush=True); sys.exit(3)"
+
+
+class Lines:
+    """What the terminal would show."""
+
+    def __init__(self) -> None:
+        self.all: list[tuple[str, str]] = []
+
+    def say(self, source: str, text: str) -> None:
+        self.all.append((source, text))
+
+    async def wait_for(self, text: str) -> None:
+        async with asyncio.timeout(20):
+            while not any(text in line for _, line in self.all):
+                await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def child_of(code: str, folder: Path) -> AsyncIterator[tuple[Child, Lines]]:
+    port, lines = free_port(), Lines()
+    program = Program("parrot", (sys.executable, "-u", "-c", code, str(port)), {}, port, stop_seconds=10)
+    child = Child(program, lines.say, folder / "parrot.log")
+    child.start()
+    try:
+        yield child, lines
+    finally:
+        await child.stop()
+
+
+async def test_lines_are_passed_on_and_kept_and_sigterm_gives_time_to_drain(tmp_path: Path) -> None:
+    async with child_of(LISTEN, tmp_path) as (child, lines):
+        await child.wait_ready(20)
+    assert ("parrot", "ready") in lines.all
+    assert ("parrot", "drained") in lines.all
+    assert (tmp_path / "parrot.log").read_text() == "ready\ndrained\n"
+
+
+async def test_a_killed_process_is_started_again_and_said_so(tmp_path: Path) -> None:
+    async with child_of(LISTEN, tmp_path) as (child, lines):
+        await child.wait_ready(20)
+        first = child.pid
+        assert first
+        os.kill(first, signal.SIGKILL)
+        await lines.wait_for("parrot died (killed by SIGKILL); starting it again")
+        async with asyncio.timeout(20):
+            while child.pid in (None, first):
+                await asyncio.sleep(0.02)
+    assert child.starts == 2
+
+
+async def test_a_process_that_dies_while_starting_fails_with_the_place_of_its_log(tmp_path: Path) -> None:
+    async with child_of(DIE, tmp_path) as (child, _):
+        with pytest.raises(ChildFailedError, match=r"parrot died while starting.*parrot\.log"):
+            await child.wait_ready(20)
+    assert "no database" in (tmp_path / "parrot.log").read_text()
+
+
+async def test_a_stopped_process_is_gone(tmp_path: Path) -> None:
+    async with child_of(LISTEN, tmp_path) as (child, _):
+        await child.wait_ready(20)
+        pid = child.pid
+        assert pid
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)

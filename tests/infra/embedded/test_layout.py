@@ -1,0 +1,56 @@
+"""Ports and settings of an embedded run."""
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+
+from infra.embedded.layout import (
+    START_ORDER,
+    Layout,
+    PortTakenError,
+    choose_ports,
+    context_tokens,
+    free_port,
+    free_ports,
+    service_settings,
+)
+from infra.embedded.supervisor import NotRunningError, read_ports
+
+
+def test_a_taken_public_port_is_an_error_that_names_the_variable() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        with pytest.raises(PortTakenError, match="make up PORT="):
+            choose_ports(taken.getsockname()[1], 0)
+        with pytest.raises(PortTakenError, match="make up GRPC_PORT="):
+            choose_ports(0, taken.getsockname()[1])
+
+
+def test_free_ports_are_all_different() -> None:
+    ports = free_ports()
+    assert len(set(ports.values())) == len(ports)
+    assert set(choose_ports(free_port(), free_port())) == set(ports)
+
+
+def test_every_service_has_settings_and_shares_one_principal_key(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text(json.dumps({"max_position_embeddings": 256}))
+    layout = Layout(tmp_path / "state", free_ports())
+    layout.prepare()
+    settings = service_settings(layout, model)
+    assert set(settings) == set(START_ORDER)
+    keys = {settings[name]["principal_key"] for name in ("gateway", "session", "feedback")}
+    assert len(keys) == 1
+    assert (layout.state / "principal.key").stat().st_mode & 0o077 == 0
+
+
+def test_the_context_is_bounded_for_cpu(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"max_position_embeddings": 131072}))
+    assert context_tokens(tmp_path) == 2048
+
+
+def test_ports_of_a_system_that_does_not_run_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(NotRunningError, match="make up"):
+        read_ports(tmp_path)
