@@ -1,7 +1,7 @@
 """A toy model directory and toy data files, made in a moment: what the stages' tests run on."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from training.model.checkpoint import save_decoder
 from training.model.config import llama_json, parse_config
 from training.model.transformer import Decoder, initialise
 from training.stages.context import Progress
+from training.stages.state import DirectoryCheckpoints
 
 WORDS = ("good", "bad", "tree", "house", "river", "stone", "cloud", "bird")
 VOCABULARY = 300
@@ -54,3 +55,20 @@ class ProgressList:
 
     def __call__(self, progress: Progress) -> None:
         self.steps.append(progress)
+
+
+class Killed(Exception):
+    """Stands for kill -9: nothing after it runs."""
+
+
+class KillAfter(DirectoryCheckpoints):
+    """Dies when the checkpoint of a given step has been written."""
+
+    def __init__(self, directory: Path, step: int) -> None:
+        super().__init__(directory)
+        self._step = step
+
+    def save(self, step: int, write: Callable[[Path], None]) -> None:
+        super().save(step, write)
+        if step == self._step:
+            raise Killed

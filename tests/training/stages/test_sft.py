@@ -1,6 +1,5 @@
 """SFT: what it learns from, what it writes, and that a kill changes nothing."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.training.toys import ProgressList, sft_rows, toy_model, user, write_lines
+from tests.training.toys import KillAfter, Killed, ProgressList, sft_rows, toy_model, user, write_lines
 from training.data.chat import load_chat
 from training.data.examples import ExampleError
 from training.data.tensors import response_batch
@@ -23,23 +22,6 @@ from training.stages.sft import SftConfig
 from training.stages.state import DirectoryCheckpoints
 
 LORA = LoraConfig(rank=4)
-
-
-class Killed(Exception):
-    """Stands for kill -9: nothing after it runs."""
-
-
-class KillAfter(DirectoryCheckpoints):
-    """Dies when the checkpoint of a given step has been written."""
-
-    def __init__(self, directory: Path, step: int) -> None:
-        super().__init__(directory)
-        self._step = step
-
-    def save(self, step: int, write: Callable[[Path], None]) -> None:
-        super().save(step, write)
-        if step == self._step:
-            raise Killed
 
 
 @pytest.fixture

@@ -1,0 +1,118 @@
+"""The runner: in this process, and under Ray with a worker that dies in the middle."""
+
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.training.toys import ProgressList, sft_rows, toy_model, write_lines
+from training.cluster.progress_log import ProgressLog, read_progress
+from training.cluster.runner import run_stage
+from training.manifest import Manifest, verify_manifest
+from training.optim.adam import OptimizerConfig
+from training.stages import sft
+from training.stages.context import Lineage, Machine, Progress, RunContext
+from training.stages.sft import SftConfig
+from training.stages.state import latest_complete
+
+
+def sft_config(tmp_path: Path, output: str) -> SftConfig:
+    return SftConfig(
+        model_directory=tmp_path / "first",
+        data_path=tmp_path / "sft.jsonl",
+        output_directory=tmp_path / output,
+        lineage=Lineage(output),
+        epochs=2,
+        batch_rows=8,
+        optimizer=OptimizerConfig(learning_rate=1e-2),
+        checkpoint_every_steps=2,
+        machine=Machine(threads=1),
+    )
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> SftConfig:
+    toy_model(tmp_path / "first")
+    write_lines(tmp_path / "sft.jsonl", sft_rows(40))
+    return sft_config(tmp_path, "straight")
+
+
+def test_a_stage_in_this_process_leaves_output_checkpoints_and_progress(config: SftConfig, tmp_path: Path) -> None:
+    seen = ProgressList()
+    manifest = run_stage(sft.run, config, "run", tmp_path / "runs", 0, seen)
+    assert manifest == verify_manifest(config.output_directory)
+    assert [step.step for step in seen.steps] == list(range(1, 11))
+    assert read_progress(tmp_path / "runs" / "run" / "progress.jsonl") == seen.steps
+    checkpoint = latest_complete(tmp_path / "runs" / "run")
+    assert checkpoint is not None
+    assert checkpoint.name == "step-000010"
+
+
+def test_a_finished_stage_returns_at_once(config: SftConfig, tmp_path: Path) -> None:
+    first = run_stage(sft.run, config, "run", tmp_path / "runs", 0, ProgressList())
+    seen = ProgressList()
+    assert run_stage(sft.run, config, "another", tmp_path / "runs", 1, seen) == first
+    assert seen.steps == []
+
+
+def test_later_lines_of_a_step_are_the_true_ones(tmp_path: Path) -> None:
+    log = ProgressLog(tmp_path / "progress.jsonl")
+    for step, loss in ((1, 3.0), (2, 2.0), (3, 1.0), (2, 2.5)):
+        log.append(Progress("sft", step, 3, {"loss": loss}))
+    assert [(p.step, p.metrics["loss"]) for p in read_progress(tmp_path / "progress.jsonl")] == [
+        (1, 3.0),
+        (2, 2.5),
+        (3, 1.0),
+    ]
+
+
+def test_a_checkpoint_whose_files_differ_from_its_manifest_does_not_count(config: SftConfig, tmp_path: Path) -> None:
+    run_stage(sft.run, config, "run", tmp_path / "runs", 0, ProgressList())
+    run = tmp_path / "runs" / "run"
+    (run / "step-000010" / "state.pt").write_bytes(b"torn")
+    (run / "step-000012").mkdir()
+    newest = latest_complete(run)
+    assert newest is not None
+    assert newest.name == "step-000008"
+
+
+@dataclass(frozen=True)
+class FatalSft:
+    """An SFT whose worker is killed once, right after a step."""
+
+    sft: SftConfig
+    kill_after_step: int
+    marker: Path
+
+    @property
+    def output_directory(self) -> Path:
+        return self.sft.output_directory
+
+
+def run_and_die(config: FatalSft, context: RunContext) -> Manifest:
+    def progress(step: Progress) -> None:
+        context.progress(step)
+        if step.step == config.kill_after_step and not config.marker.exists():
+            config.marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return sft.run(config.sft, RunContext(context.checkpoints, progress, context.rank, context.world_size))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::FutureWarning:ray", "ignore::ResourceWarning", "ignore::DeprecationWarning")
+def test_a_worker_killed_under_ray_goes_on_from_its_checkpoint_bit_by_bit(config: SftConfig, tmp_path: Path) -> None:
+    run_stage(sft.run, config, "straight", tmp_path / "runs", 0, ProgressList())
+    killed = FatalSft(sft_config(tmp_path, "killed"), kill_after_step=5, marker=tmp_path / "died")
+    seen = ProgressList()
+    manifest = run_stage(run_and_die, killed, "killed", tmp_path / "runs", 1, seen)
+    assert (tmp_path / "died").exists()
+    steps = [step.step for step in seen.steps]
+    assert steps == [1, 2, 3, 4, 5, 5, 6, 7, 8, 9, 10]  # step 5 again, from the checkpoint of step 4
+    assert manifest.report == verify_manifest(config.output_directory).report
+    one, other = (load_file(d / "model.safetensors") for d in (config.output_directory, killed.output_directory))
+    assert all(torch.equal(one[name], other[name]) for name in one)

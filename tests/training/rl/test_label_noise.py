@@ -1,0 +1,41 @@
+"""Label noise from repeated judgements."""
+
+import random
+
+import pytest
+
+from training.data.chat import Message
+from training.data.examples import PairExample
+from training.rl.label_noise import estimate_label_noise, noise_ceiling
+
+ASK = (Message("user", "?"),)
+
+
+def labels(items: int, repeats: int, noise: float) -> list[PairExample]:
+    dice = random.Random(1)
+    pairs = []
+    for item in range(items):
+        for _ in range(repeats):
+            better, worse = f"good {item}", f"bad {item}"
+            if dice.random() < noise:
+                better, worse = worse, better
+            pairs.append(PairExample(ASK, better, worse, f"prompt-{item}"))
+    return pairs
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1, 0.25])
+def test_the_flip_rate_is_found_again(noise: float) -> None:
+    found = estimate_label_noise(labels(800, 3, noise))
+    assert found == pytest.approx(noise, abs=0.02)
+    assert found is not None and noise_ceiling(found) == pytest.approx(1 - noise, abs=0.02)
+
+
+def test_labels_that_are_all_chance_are_half_noise_not_an_error() -> None:
+    assert estimate_label_noise(labels(1, 2, 0.0) + labels(1, 0, 0)) == 0.0
+    pair = labels(1, 1, 0.0)[0]
+    opposite = PairExample(ASK, pair.rejected, pair.chosen, pair.prompt_id)
+    assert estimate_label_noise([pair, opposite]) == 0.5
+
+
+def test_without_repeated_pairs_nothing_is_claimed() -> None:
+    assert estimate_label_noise(labels(10, 1, 0.2)) is None

@@ -1,0 +1,139 @@
+"""PPO learns a toy task within bounds on KL and endings, and its controls do not.
+
+A rising reward alone passes most bugs (reference/training: 7 of 17 mutants); hence both KL bounds and the EOS rate.
+"""
+
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+import torch
+
+from tests.training.rl.toy import STOP, sentiment, toy_config, toy_players, toy_prompts
+from tests.training.toys import ProgressList
+from training.rl.experience import RewardShape, Score
+from training.rl.kl_control import KlConfig
+from training.rl.losses import policy_loss, token_log_probs
+from training.rl.players import Players
+from training.rl.rollout import CachedEngine, Rollout
+from training.stages import ppo
+from training.stages.context import Progress, RunContext
+from training.stages.ppo import Outcome, PpoConfig
+from training.stages.state import DirectoryCheckpoints
+
+
+def no_autocast() -> torch.autocast:
+    return torch.autocast("cpu", enabled=False)
+
+
+def learn(
+    config: PpoConfig, score: Score, runs: Path, players: Players | None = None
+) -> tuple[list[Progress], Outcome]:
+    torch.set_num_threads(1)
+    progress = ProgressList()
+    context = RunContext(DirectoryCheckpoints(runs), progress)
+    outcome = ppo.train(players or toy_players(), toy_prompts(), score, config, context, no_autocast)
+    return progress.steps, outcome
+
+
+def last(steps: list[Progress], name: str) -> float:
+    return fmean(step.metrics[name] for step in steps[-5:])
+
+
+def test_ppo_learns_and_stays_within_bounds(tmp_path: Path) -> None:
+    steps, outcome = learn(toy_config(length_floor_fraction=0.0), sentiment, tmp_path)
+    assert outcome.stopped_because == ""
+    assert steps[0].metrics["score"] < 0.1
+    assert last(steps, "score") >= 0.8
+    assert 0.5 < last(steps, "kl") < 15
+    assert last(steps, "eos_rate") > 0.9
+    assert max(step.metrics["sampler_mismatch"] for step in steps) < 1e-5
+    assert last(steps, "explained_variance") > 0.0
+
+
+def test_control_a_shuffled_reward_teaches_nothing(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def shuffled(rollout: Rollout) -> torch.Tensor:
+        scores = sentiment(rollout)
+        return scores[torch.randperm(len(scores), generator=generator)]
+
+    steps, _ = learn(toy_config(length_floor_fraction=0.0), shuffled, tmp_path)
+    assert last(steps, "score") - steps[0].metrics["score"] <= 0.2
+
+
+def test_without_a_reward_the_policy_stays_with_its_reference(tmp_path: Path) -> None:
+    config = toy_config(updates=10, reward=RewardShape(missing_eos_penalty=0.0), kl=KlConfig(initial=0.5))
+    steps, _ = learn(config, lambda rollout: torch.zeros(len(rollout.ended_B)), tmp_path)
+    assert max(abs(step.metrics["kl"]) for step in steps) < 0.15
+
+
+def test_a_policy_that_has_drifted_is_pulled_back_by_the_penalty_alone(tmp_path: Path) -> None:
+    players = toy_players()
+    with torch.no_grad():
+        for parameter in players.policy.decoder.parameters():
+            parameter.mul_(3.0)
+    config = toy_config(
+        updates=16, kl=KlConfig(initial=1.0), reward=RewardShape(missing_eos_penalty=0.0), length_floor_fraction=0.0
+    )
+    steps, _ = learn(config, lambda rollout: torch.zeros(len(rollout.ended_B)), tmp_path, players)
+    assert steps[0].metrics["kl"] > 1.0
+    assert last(steps, "kl") < 0.6 * steps[0].metrics["kl"]
+
+
+def test_the_missing_eos_penalty_alone_makes_responses_end(tmp_path: Path) -> None:
+    config = toy_config(updates=12, reward=RewardShape(missing_eos_penalty=3.0), length_floor_fraction=0.0)
+    steps, _ = learn(config, lambda rollout: torch.zeros(len(rollout.ended_B)), tmp_path)
+    assert steps[0].metrics["eos_rate"] < 0.6
+    assert steps[-1].metrics["eos_rate"] > 0.9
+
+
+def test_the_first_minibatch_is_on_policy(tmp_path: Path) -> None:
+    config = toy_config(updates=1, epochs_per_update=1, minibatch_rows=128)
+    steps, _ = learn(config, sentiment, tmp_path)
+    assert steps[0].metrics["clip_fraction"] == 0
+    assert steps[0].metrics["approximate_kl"] < 1e-10
+    assert steps[0].metrics["kl"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_over_optimisation_stops_training_and_the_last_healthy_weights_come_back(tmp_path: Path) -> None:
+    players = toy_players()
+    config = toy_config(kl_ceiling_nats=2.0, checkpoint_every_updates=2, length_floor_fraction=0.0)
+    steps, outcome = learn(config, sentiment, tmp_path, players)
+    assert "above the ceiling of 2" in outcome.stopped_because
+    stopped_at = steps[-1].step
+    assert 0 < outcome.exported_update < stopped_at  # weights that a later rollout has measured
+    stored = torch.load(tmp_path / f"step-{outcome.exported_update:06d}" / "state.pt", weights_only=True)
+    assert all(
+        torch.equal(p, q)
+        for p, q in zip(players.policy.decoder.parameters(), stored["parameters"]["policy"], strict=True)
+    )
+
+
+def test_collapsing_responses_stop_training(tmp_path: Path) -> None:
+    steps, outcome = learn(toy_config(length_floor_fraction=0.5), sentiment, tmp_path)
+    assert "responses collapsed" in outcome.stopped_because
+    assert len(steps) < 40
+
+
+def test_the_sampled_gradient_is_the_exact_gradient_of_a_bandit() -> None:
+    """One-token responses: the expected reward and its gradient can be written down."""
+    players = toy_players()
+    policy, rewards = players.policy, torch.linspace(-1, 1, 24)
+    prompt = [2, 3, 4]
+    weight = policy.decoder.model.embed_tokens.weight
+    exact = (policy.decoder.logits(policy.hidden(torch.tensor([prompt])))[0, -1].softmax(-1) * rewards).sum()
+    torch.autograd.backward(-exact)
+    assert weight.grad is not None
+    expected = weight.grad.clone()
+    weight.grad.zero_()
+    rollout = CachedEngine(policy, (STOP,)).sample([prompt], 40_000, 1, 1.0, [7])
+    drawn = rollout.response_ids_BR[:, 0]
+    log_probs = policy.decoder.logits(policy.hidden(torch.tensor([prompt])))[:, -1].expand(40_000, -1)
+    advantages = rewards[drawn] - rewards[drawn].mean()
+    now = token_log_probs(log_probs, drawn)[:, None]
+    torch.autograd.backward(
+        policy_loss(now, now.detach(), advantages[:, None], torch.ones(40_000, 1), 0.2, 40_000).loss
+    )
+    assert (weight.grad - expected).abs().max() < 5e-3
+    assert expected.abs().max() > 5e-2

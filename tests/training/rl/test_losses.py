@@ -1,0 +1,124 @@
+"""Losses against arithmetic that was done by hand."""
+
+import math
+
+import pytest
+import torch
+
+from training.rl.losses import (
+    bradley_terry,
+    centring,
+    k1,
+    k3,
+    margin_ranking,
+    policy_loss,
+    token_entropy,
+    token_log_probs,
+    value_loss,
+    weighted_cross_entropy,
+)
+
+
+def test_log_probs_are_those_of_the_sampling_temperature() -> None:
+    logits = torch.tensor([[0.0, 1.0, 2.0]])
+    by_hand = 2 / 0.5 - math.log(sum(math.exp(x / 0.5) for x in (0, 1, 2)))
+    assert token_log_probs(logits, torch.tensor([2]), 0.5).item() == pytest.approx(by_hand, abs=1e-6)
+    assert token_log_probs(logits, torch.tensor([2])).item() != pytest.approx(by_hand, abs=0.1)
+
+
+def test_entropy_of_a_uniform_distribution_is_the_log_of_its_size() -> None:
+    assert token_entropy(torch.zeros(2, 8)).tolist() == pytest.approx([math.log(8)] * 2)
+    assert token_entropy(torch.tensor([[0.0, 1.0]]), 0.1).item() < token_entropy(torch.tensor([[0.0, 1.0]])).item()
+
+
+def test_cross_entropy_is_normalised_by_the_global_weight() -> None:
+    logits, targets = torch.randn(6, 5, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 3, 4, 0])
+    weights = torch.tensor([1.0, 1.0, 2.0, 2.0, 1.0, 1.0])
+    whole = weighted_cross_entropy(logits, targets, weights, 8.0)
+    parts = [weighted_cross_entropy(logits[i:j], targets[i:j], weights[i:j], 8.0) for i, j in ((0, 1), (1, 6))]
+    expected = (torch.nn.functional.cross_entropy(logits, targets, reduction="none") * weights).sum() / 8
+    assert whole.item() == pytest.approx(expected.item(), abs=1e-6)
+    assert sum(p.item() for p in parts) == pytest.approx(whole.item(), abs=1e-6)
+
+
+def test_bradley_terry_of_equal_scores_is_log_two() -> None:
+    same, none = torch.tensor([3.0, -1.0]), torch.zeros(2)
+    assert bradley_terry(same, same, none, 2).item() == pytest.approx(math.log(2), abs=1e-6)
+
+
+def test_bradley_terry_wants_the_chosen_higher_by_the_margin() -> None:
+    chosen, rejected = torch.tensor([1.0], requires_grad=True), torch.tensor([0.0], requires_grad=True)
+    loss = bradley_terry(chosen, rejected, torch.tensor([2.0]), 1)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert loss.item() == pytest.approx(math.log(1 + math.exp(1.0)), abs=1e-6)
+    assert chosen.grad is not None and chosen.grad.item() < 0
+    assert rejected.grad is not None and rejected.grad.item() > 0
+
+
+def test_margin_ranking_is_zero_beyond_the_margin_and_asks_one_where_none_is_given() -> None:
+    chosen, rejected = torch.tensor([5.0, 1.0, 0.5]), torch.tensor([0.0, 0.0, 0.0])
+    losses = [
+        margin_ranking(chosen[i : i + 1], rejected[i : i + 1], torch.tensor([m]), 1).item()
+        for i, m in ((0, 2.0), (1, 2.0), (2, 0.0))
+    ]
+    assert losses == [0.0, 1.0, 0.5]
+
+
+def test_centring_pulls_the_sum_of_a_pair_to_zero() -> None:
+    assert centring(torch.tensor([2.0]), torch.tensor([-2.0]), 1).item() == 0.0
+    assert centring(torch.tensor([2.0]), torch.tensor([1.0]), 1).item() == 9.0
+
+
+def test_the_clipped_surrogate_stops_the_gradient_only_where_the_ratio_has_gone_too_far() -> None:
+    ratios, advantages = torch.tensor([[1.5, 0.5, 1.5, 0.5]]), torch.tensor([[1.0, 1.0, -1.0, -1.0]])
+    log_probs = ratios.log().requires_grad_(True)
+    result = policy_loss(log_probs, torch.zeros(1, 4), advantages, torch.ones(1, 4), 0.2, 4)
+    result.loss.backward()  # type: ignore[no-untyped-call]
+    assert log_probs.grad is not None
+    assert (log_probs.grad != 0).tolist() == [[False, True, True, False]]
+    assert result.clipped_tokens.item() == 2
+    assert result.loss.item() == pytest.approx(-(1.2 + 0.5 - 1.5 - 0.8) / 4, abs=1e-6)
+
+
+def test_a_positive_advantage_raises_the_log_prob() -> None:
+    log_probs = torch.zeros(1, 2, requires_grad=True)
+    policy_loss(log_probs, torch.zeros(1, 2), torch.tensor([[1.0, -1.0]]), torch.ones(1, 2), 0.2, 2).loss.backward()  # type: ignore[no-untyped-call]
+    assert log_probs.grad is not None
+    assert log_probs.grad[0, 0] < 0 < log_probs.grad[0, 1]  # descent raises the first, lowers the second
+
+
+def test_masked_tokens_have_no_part_in_the_policy_loss() -> None:
+    advantages, mask = torch.tensor([[1.0, 99.0]]), torch.tensor([[1, 0]])
+    log_probs = torch.zeros(1, 2, requires_grad=True)
+    result = policy_loss(log_probs, torch.tensor([[0.0, -5.0]]), advantages, mask, 0.2, 1)
+    result.loss.backward()  # type: ignore[no-untyped-call]
+    assert result.loss.item() == -1.0
+    assert log_probs.grad is not None and log_probs.grad[0, 1] == 0
+    assert result.clipped_tokens.item() == 0
+    assert result.approximate_kl_sum.item() == 0
+
+
+def test_an_absurd_ratio_stays_finite() -> None:
+    result = policy_loss(torch.tensor([[500.0]]), torch.tensor([[-500.0]]), -torch.ones(1, 1), torch.ones(1, 1), 0.2, 1)
+    assert torch.isfinite(result.loss)
+
+
+def test_the_value_loss_takes_the_worse_of_clipped_and_unclipped() -> None:
+    old, returns, mask = torch.zeros(1, 2), torch.tensor([[1.0, 0.1]]), torch.ones(1, 2)
+    values = torch.tensor([[1.0, 0.1]], requires_grad=True)  # both exact, but 1.0 jumped further than 0.2
+    loss = value_loss(values, old, returns, mask, 0.2, 2)
+    assert loss.item() == pytest.approx(0.5 * (1.0 - 0.2) ** 2 / 2, abs=1e-6)
+    far = value_loss(torch.tensor([[3.0, 0.1]]), old, returns, mask, 0.2, 2)
+    assert far.item() == pytest.approx(0.5 * (3.0 - 1.0) ** 2 / 2, abs=1e-6)
+
+
+def test_k1_and_k3_are_unbiased_and_k3_is_never_negative() -> None:
+    generator = torch.Generator().manual_seed(0)
+    policy, reference = (torch.randn(6, generator=generator).log_softmax(0) for _ in range(2))
+    exact = (policy.exp() * (policy - reference)).sum().item()
+    drawn = torch.multinomial(policy.exp(), 200_000, replacement=True, generator=generator)
+    estimates = [k(policy[drawn], reference[drawn]) for k in (k1, k3)]
+    assert estimates[0].mean().item() == pytest.approx(exact, abs=0.01)
+    assert estimates[1].mean().item() == pytest.approx(exact, abs=0.01)
+    assert estimates[1].min() >= 0 > estimates[0].min()
+    assert estimates[1].std() < estimates[0].std()

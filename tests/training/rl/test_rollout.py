@@ -1,0 +1,110 @@
+"""Sampling: what ends a response, whose log-probs count, and that rows do not touch each other."""
+
+import pytest
+import torch
+
+from tests.training.rl.toy import STOP, TOKENS, toy_decoder
+from training.model.backbone import Backbone
+from training.model.head import ScalarHead
+from training.model.reward import ScalarModel
+from training.rl.rollout import CachedEngine, before_response, choose, response_log_probs
+
+PROMPTS = [[2, 3, 4], [5], [6, 7, 8, 9, 10]]
+
+
+@pytest.fixture
+def backbone() -> Backbone:
+    decoder = toy_decoder(seed=4)
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter.mul_(3.0)  # far from uniform
+    return Backbone(decoder)
+
+
+def test_a_mask_ends_with_its_stop_token(backbone: Backbone) -> None:
+    rollout = CachedEngine(backbone, (STOP,)).sample(PROMPTS, 20, 16, 1.0, [1, 2, 3])
+    ids, mask = rollout.response_ids_BR, rollout.response_mask_BR
+    assert 0 < rollout.ended_B.sum() < len(mask)
+    for row in range(len(mask)):
+        length = int(mask[row].sum())
+        assert mask[row].tolist() == [1] * length + [0] * (mask.shape[1] - length)
+        stops = (ids[row, :length] == STOP).nonzero().flatten().tolist()
+        assert stops == ([length - 1] if rollout.ended_B[row] else [])
+        assert rollout.log_probs_BR[row, length:].abs().sum() == 0
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_the_sampler_and_the_trainer_agree_on_log_probs(backbone: Backbone, temperature: float) -> None:
+    rollout = CachedEngine(backbone, (STOP,)).sample(PROMPTS, 4, 12, temperature, [1, 2, 3])
+    with torch.no_grad():
+        recomputed, _ = response_log_probs(backbone, rollout, temperature)
+    assert (recomputed - rollout.log_probs_BR).abs().max() < 1e-5
+    assert rollout.log_probs_BR.min() < -0.5
+
+
+def test_log_probs_are_of_each_token_given_all_before_it(backbone: Backbone) -> None:
+    rollout = CachedEngine(backbone, (STOP,)).sample([PROMPTS[0]], 1, 6, 1.0, [5])
+    with torch.no_grad():
+        recomputed, _ = response_log_probs(backbone, rollout, 1.0)
+        for t in range(int(rollout.response_mask_BR.sum())):
+            context = torch.tensor([[*PROMPTS[0], *rollout.response_ids_BR[0, :t].tolist()]])
+            step = backbone.decoder.logits(backbone.hidden(context))[0, -1].log_softmax(-1)
+            assert recomputed[0, t].item() == pytest.approx(step[rollout.response_ids_BR[0, t]].item(), abs=1e-5)
+
+
+def test_tokens_are_drawn_as_often_as_their_probability_says(backbone: Backbone) -> None:
+    with torch.no_grad():
+        logits = backbone.decoder.logits(backbone.hidden(torch.tensor([PROMPTS[0]])))[:, -1]
+    expected = (logits[0] / 0.5).softmax(-1)
+    noise = torch.rand(40_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    drawn = choose(logits.expand(40_000, -1), noise, 0.5)
+    frequency = torch.bincount(drawn, minlength=TOKENS) / 40_000
+    assert (frequency - expected).abs().max() < 0.01
+    assert (expected - logits[0].softmax(-1)).abs().max() > 0.05  # another temperature would not pass
+
+
+def test_temperature_zero_is_greedy(backbone: Backbone) -> None:
+    rollout = CachedEngine(backbone, (STOP,)).sample([PROMPTS[0]], 1, 5, 0.0, [1])
+    context = list(PROMPTS[0])
+    with torch.no_grad():
+        for token in rollout.response_ids_BR[0, : int(rollout.response_mask_BR.sum())].tolist():
+            best = backbone.decoder.logits(backbone.hidden(torch.tensor([context])))[0, -1].argmax().item()
+            assert token == best
+            context.append(token)
+
+
+def test_a_row_does_not_depend_on_its_neighbours(backbone: Backbone) -> None:
+    engine = CachedEngine(backbone, (STOP,))
+    together = engine.sample(PROMPTS, 2, 10, 1.0, [11, 12, 13])
+    alone = engine.sample([PROMPTS[1]], 2, 10, 1.0, [12])
+    columns = alone.response_ids_BR.shape[1]
+    assert torch.equal(together.response_ids_BR[2:4, :columns], alone.response_ids_BR)
+    assert not torch.equal(alone.response_ids_BR[0], alone.response_ids_BR[1])
+
+
+def test_impossible_tokens_are_never_drawn() -> None:
+    logits = torch.tensor([[float("-inf"), 0.0, float("-inf"), 0.0, float("-inf")]]).expand(1000, -1)
+    noise = torch.linspace(0, 1 - 1e-12, 1000, dtype=torch.float64)
+    assert set(choose(logits, noise, 1.0).tolist()) == {1, 3}
+
+
+def test_a_value_is_of_the_state_before_its_token(backbone: Backbone) -> None:
+    critic = ScalarModel(backbone, ScalarHead(backbone.decoder.config.hidden_size, seed=1))
+    rollout = CachedEngine(backbone, ()).sample(PROMPTS, 1, 8, 1.0, [1, 2, 3])
+    changed = rollout.rows(torch.arange(3))
+    changed.response_ids_BR[:, 4] = (changed.response_ids_BR[:, 4] + 1) % TOKENS
+    with torch.no_grad():
+        values, others = (before_response(critic.everywhere(r.ids_BT, r.mask_BT), r) for r in (rollout, changed))
+    assert values.shape == (3, 8)
+    assert torch.equal(values[:, :5], others[:, :5])  # up to and with the state before token 4
+    assert ((values - others)[:, 5:].abs() > 1e-6).all()
+
+
+def test_the_score_is_read_at_the_last_real_token(backbone: Backbone) -> None:
+    scalar = ScalarModel(backbone, ScalarHead(backbone.decoder.config.hidden_size, seed=1))
+    ids = torch.tensor([[2, 3, 4, 5, 0, 0], [0, 0, 2, 3, 4, 5]])
+    mask = torch.tensor([[1, 1, 1, 1, 0, 0], [0, 0, 1, 1, 1, 1]])
+    with torch.no_grad():
+        alone = scalar.at_last(torch.tensor([[2, 3, 4, 5]]), torch.ones(1, 4))
+        padded = scalar.at_last(ids, mask)
+    assert padded.tolist() == pytest.approx([alone.item()] * 2, abs=1e-5)

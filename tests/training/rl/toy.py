@@ -1,0 +1,74 @@
+"""A toy world for policy learning: 24 tokens, some good, some bad; the score is (good - bad) / length.
+
+Numbers as in the reference run: 2 layers, one thread, 40 updates in a few seconds.
+"""
+
+import copy
+from pathlib import Path
+
+import torch
+
+from training.model.backbone import Backbone
+from training.model.config import llama_json, parse_config
+from training.model.head import ScalarHead
+from training.model.reward import ScalarModel
+from training.model.transformer import Decoder, initialise
+from training.optim.adam import OptimizerConfig
+from training.rl.experience import RewardShape
+from training.rl.kl_control import KlConfig
+from training.rl.players import Players
+from training.rl.rollout import Rollout
+from training.stages.context import Lineage, Machine
+from training.stages.ppo import PpoConfig, Prompts
+
+TOKENS, STOP = 24, 1
+GOOD, BAD = tuple(range(4, 8)), tuple(range(8, 16))
+
+
+def toy_decoder(seed: int = 1, hidden_size: int = 32) -> Decoder:
+    decoder = Decoder(parse_config(llama_json(TOKENS, hidden_size, 2, 4, 2, 2 * hidden_size)))
+    initialise(decoder, seed)
+    return decoder.eval()
+
+
+def toy_players(seed: int = 1, hidden_size: int = 32) -> Players:
+    policy = toy_decoder(seed, hidden_size)
+    reference = copy.deepcopy(policy).requires_grad_(False)
+    critic = ScalarModel(Backbone(toy_decoder(seed + 1, hidden_size)), ScalarHead(hidden_size))
+    return Players(Backbone(policy), Backbone(reference), critic)
+
+
+def toy_prompts(count: int = 64, seed: int = 3) -> Prompts:
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(2, 6, (count,), generator=generator).tolist()
+    return Prompts([torch.randint(2, TOKENS, (n,), generator=generator).tolist() for n in lengths], (STOP,), 0)
+
+
+def sentiment(rollout: Rollout) -> torch.Tensor:
+    """(good - bad) / length without the stop token, [B]."""
+    ids, mask = rollout.response_ids_BR, rollout.response_mask_BR
+    good = torch.isin(ids, torch.tensor(GOOD)).float() * mask
+    bad = torch.isin(ids, torch.tensor(BAD)).float() * mask
+    return (good - bad).sum(1) / (mask * (ids != STOP)).sum(1).clamp(min=1)
+
+
+def toy_config(**changes: object) -> PpoConfig:
+    settings: dict[str, object] = {
+        "model_directory": Path("none"),
+        "reward_model_directory": Path("none"),
+        "data_path": Path("none"),
+        "output_directory": Path("none"),
+        "lineage": Lineage("toy"),
+        "updates": 40,
+        "prompts_per_update": 64,
+        "samples_per_prompt": 2,
+        "minibatch_rows": 32,
+        "max_response_tokens": 12,
+        "reward": RewardShape(missing_eos_penalty=1.0),
+        "kl": KlConfig(initial=0.03),
+        "policy_optimizer": OptimizerConfig(learning_rate=2e-3, warmup_fraction=0.0),
+        "critic_optimizer": OptimizerConfig(learning_rate=2e-3, warmup_fraction=0.0),
+        "checkpoint_every_updates": 1000,
+        "machine": Machine(threads=1),
+    }
+    return PpoConfig(**{**settings, **changes})  # type: ignore[arg-type]

@@ -1,0 +1,154 @@
+"""The PPO stage from files to files: sharing, resuming bit by bit, and what it reports."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.training.stages.test_reward_model import pair_rows
+from tests.training.toys import WORDS, KillAfter, Killed, ProgressList, toy_model, user, write_lines
+from training.data.chat import load_chat
+from training.manifest import verify_manifest
+from training.model.lora import LoraConfig
+from training.model.reward import RewardModelError
+from training.optim.adam import OptimizerConfig
+from training.rl.kl_control import KlConfig
+from training.rl.players import open_players
+from training.stages import ppo, reward_model
+from training.stages.context import ConfigError, Lineage, Machine, RunContext
+from training.stages.ppo import PpoConfig
+from training.stages.reward_model import RewardModelConfig
+from training.stages.state import DirectoryCheckpoints
+
+LORA = LoraConfig(rank=4)
+
+
+@pytest.fixture(params=["full", "lora"])
+def config(request: pytest.FixtureRequest, tmp_path: Path) -> PpoConfig:
+    lora = LORA if request.param == "lora" else None
+    first = toy_model(tmp_path / "first")
+    reward_model.run(
+        RewardModelConfig(
+            model_directory=first,
+            data_path=write_lines(tmp_path / "pairs.jsonl", pair_rows(60, noise=0.0)),
+            output_directory=tmp_path / "reward",
+            lineage=Lineage("reward"),
+            optimizer=OptimizerConfig(learning_rate=3e-3),
+            lora=lora,
+            machine=Machine(threads=1),
+        ),
+        RunContext(DirectoryCheckpoints(tmp_path / "reward-run"), ProgressList()),
+    )
+    return PpoConfig(
+        model_directory=first,
+        reward_model_directory=tmp_path / "reward",
+        data_path=write_lines(
+            tmp_path / "prompts.jsonl", [{"messages": user(f"{w} {i}")} for i, w in enumerate(WORDS * 2)]
+        ),
+        output_directory=tmp_path / "second",
+        lineage=Lineage("second"),
+        updates=10,
+        prompts_per_update=8,
+        minibatch_rows=4,
+        max_response_tokens=8,
+        kl=KlConfig(initial=0.05, target_nats=1.0, horizon_samples=100),
+        policy_optimizer=OptimizerConfig(learning_rate=2e-3),
+        critic_optimizer=OptimizerConfig(learning_rate=2e-3),
+        lora=lora,
+        checkpoint_every_updates=5,
+        length_floor_fraction=0.0,
+        machine=Machine(threads=1),
+    )
+
+
+def run(config: PpoConfig, runs: Path, progress: ProgressList | None = None) -> dict[str, Any]:
+    ppo.run(config, RunContext(DirectoryCheckpoints(runs), progress or ProgressList()))
+    return dict(verify_manifest(config.output_directory).report)
+
+
+def test_a_killed_run_ends_with_the_same_bits(config: PpoConfig, tmp_path: Path) -> None:
+    straight, resumed = ProgressList(), ProgressList()
+    reports = [run(config, tmp_path / "straight", straight)]
+    again = replace(config, output_directory=tmp_path / "again")
+    with pytest.raises(Killed):
+        ppo.run(again, RunContext(KillAfter(tmp_path / "killed", 5), ProgressList()))
+    reports.append(run(again, tmp_path / "killed", resumed))
+    assert [step.step for step in resumed.steps] == [6, 7, 8, 9, 10]
+    assert [step.metrics for step in resumed.steps] == [step.metrics for step in straight.steps[5:]]
+    assert reports[0] == reports[1]
+    one, other = (load_file(d / "model.safetensors") for d in (config.output_directory, again.output_directory))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    states = [
+        torch.load(tmp_path / name / "step-000010" / "state.pt", weights_only=True) for name in ("straight", "killed")
+    ]
+    for name in ("policy", "critic"):
+        assert all(torch.equal(a, b) for a, b in zip(*(s["parameters"][name] for s in states), strict=True))
+        moments = [[m["exp_avg_sq"] for m in s["optimizers"][name]["state"].values()] for s in states]
+        assert moments[0]
+        assert all(torch.equal(a, b) for a, b in zip(*moments, strict=True))
+
+
+def test_it_writes_a_model_that_differs_from_its_parent_and_says_where_it_comes_from(
+    config: PpoConfig, tmp_path: Path
+) -> None:
+    progress = ProgressList()
+    report = run(config, tmp_path / "run", progress)
+    manifest = verify_manifest(config.output_directory)
+    assert (manifest.kind, manifest.parents) == ("model", ("first", "reward"))
+    assert (report["stopped_because"], report["exported_update"]) == ("", 10)
+    before, after = (load_file(d / "model.safetensors") for d in (config.model_directory, config.output_directory))
+    assert before.keys() == after.keys()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    assert progress.steps[0].metrics["kl"] == pytest.approx(0.0, abs=1e-5)
+    assert progress.steps[-1].metrics["beta"] != 0.05
+    assert {"score", "kl", "entropy", "clip_fraction", "eos_rate", "response_tokens", "explained_variance"} <= set(
+        progress.steps[0].metrics
+    )
+
+
+def test_with_lora_all_four_share_one_decoder_and_only_adapters_learn(config: PpoConfig, tmp_path: Path) -> None:
+    players, reward = open_players(config.model_directory, config.reward_model_directory, config.lora, None, 0)
+    decoders = {
+        id(backbone.decoder)
+        for backbone in (players.policy, players.reference, players.critic.backbone, reward.scalar.backbone)
+    }
+    assert len(decoders) == (4 if config.lora is None else 1)
+    learning = {id(p) for part in (players.policy, players.critic) for _, p in part.named_parameters()}
+    frozen = {id(p) for part in (reward.scalar,) for _, p in part.named_parameters()}
+    assert not learning & frozen
+    assert all(p.requires_grad for part in (players.policy, players.critic) for _, p in part.named_parameters())
+    assert not any(p.requires_grad for _, p in reward.scalar.named_parameters())
+    if config.lora is not None:
+        assert all("adapters.policy" in name for name, _ in players.policy.named_parameters())
+
+
+def test_a_trimmed_vocabulary_trains_the_same_adapter_shapes(config: PpoConfig, tmp_path: Path) -> None:
+    if config.lora is None:
+        with pytest.raises(ConfigError, match="vocabulary_rows"):
+            replace(config, vocabulary_rows=290)
+        return
+    report = run(replace(config, vocabulary_rows=290, updates=2), tmp_path / "run")
+    assert report["updates"] == 2
+    merged, base = (load_file(d / "model.safetensors") for d in (config.output_directory, config.model_directory))
+    assert torch.equal(merged["model.embed_tokens.weight"], base["model.embed_tokens.weight"])
+
+
+def test_a_whole_reward_model_cannot_read_trimmed_ids(config: PpoConfig, tmp_path: Path) -> None:
+    if config.lora is not None:
+        return
+    with pytest.raises(RewardModelError, match="vocabulary_rows"):
+        run(replace(config, lora=LORA, vocabulary_rows=290), tmp_path / "run")
+
+
+def test_long_prompts_are_dropped_and_counted(config: PpoConfig) -> None:
+    write_lines(config.data_path, [{"messages": user("tree")}, {"messages": user("tree " * 300)}])
+    prompts = ppo.read_data(config, load_chat(config.model_directory))
+    assert (len(prompts.ids), prompts.dropped_too_long) == (1, 1)
+
+
+def test_minibatches_must_divide_an_update(config: PpoConfig) -> None:
+    with pytest.raises(ConfigError, match="minibatch_rows: 3 does not divide the 8 rows"):
+        replace(config, minibatch_rows=3)

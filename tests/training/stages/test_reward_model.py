@@ -1,0 +1,158 @@
+"""The reward model stage: learns to the ceiling, splits by prompt, survives a kill, and can be read back."""
+
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.training.toys import WORDS, KillAfter, Killed, ProgressList, toy_model, user, write_lines
+from training.data.chat import Message, load_chat
+from training.manifest import verify_manifest
+from training.model.checkpoint import load_decoder
+from training.model.lora import LoraConfig, active_adapter
+from training.model.reward import RewardModelError, critic_from, load_reward_model
+from training.optim.adam import OptimizerConfig
+from training.stages import reward_model
+from training.stages.context import ConfigError, Lineage, Machine, RunContext
+from training.stages.reward_model import RewardModelConfig
+from training.stages.state import DirectoryCheckpoints
+
+PROMPT = [Message("user", "tree house")]
+
+
+def pair_rows(count: int, noise: float, repeats: int = 1, seed: int = 1) -> list[dict[str, Any]]:
+    """People like the response with more "good" in it; a share `noise` of the labels is flipped."""
+    dice = random.Random(seed)
+    rows = []
+    for item in range(count):
+        better = " ".join(dice.choices(WORDS[2:], k=2)) + " good"
+        worse = " ".join(dice.choices(WORDS[2:], k=2)) + " bad"
+        prompt = f"{dice.choice(WORDS)} {item}"
+        for _ in range(repeats):
+            pair = (worse, better) if dice.random() < noise else (better, worse)
+            rows.append(
+                {
+                    "messages": user(prompt),
+                    "chosen": pair[0],
+                    "rejected": pair[1],
+                    "prompt_id": f"p{item}",
+                    "margin": 0.0,
+                }
+            )
+    return rows
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> RewardModelConfig:
+    return RewardModelConfig(
+        model_directory=toy_model(tmp_path / "first"),
+        data_path=write_lines(tmp_path / "pairs.jsonl", pair_rows(160, noise=0.0)),
+        output_directory=tmp_path / "reward",
+        lineage=Lineage("reward"),
+        epochs=3,
+        batch_pairs=16,
+        microbatch_pairs=8,
+        optimizer=OptimizerConfig(learning_rate=3e-3),
+        checkpoint_every_steps=5,
+        machine=Machine(threads=1),
+    )
+
+
+def run(config: RewardModelConfig, runs: Path, progress: ProgressList | None = None) -> dict[str, Any]:
+    reward_model.run(config, RunContext(DirectoryCheckpoints(runs), progress or ProgressList()))
+    return dict(verify_manifest(config.output_directory).report)
+
+
+@pytest.mark.parametrize("loss", ["bradley_terry", "margin_ranking"])
+def test_it_learns_clean_labels(config: RewardModelConfig, tmp_path: Path, loss: str) -> None:
+    report = run(replace(config, loss=loss), tmp_path / "run")
+    assert report["held_out_accuracy"] > 0.95
+    assert report["label_noise_ceiling"] is None
+
+
+def test_held_out_accuracy_comes_near_the_ceiling_that_noise_sets(config: RewardModelConfig, tmp_path: Path) -> None:
+    write_lines(config.data_path, pair_rows(260, noise=0.2, repeats=3))
+    report = run(replace(config, epochs=1), tmp_path / "run")
+    assert report["label_noise_ceiling"] == pytest.approx(0.8, abs=0.05)
+    allowed = 0.05 + 2 * report["held_out_standard_error"]
+    assert report["held_out_accuracy"] > report["label_noise_ceiling"] - allowed
+    assert report["held_out_accuracy"] < report["label_noise_ceiling"] + allowed
+
+
+def test_control_labels_that_are_all_chance_teach_nothing(config: RewardModelConfig, tmp_path: Path) -> None:
+    write_lines(config.data_path, pair_rows(200, noise=0.5))
+    report = run(replace(config, epochs=1), tmp_path / "run")
+    assert abs(report["held_out_accuracy"] - 0.5) < 3 * report["held_out_standard_error"]
+
+
+def test_the_split_is_by_prompt(config: RewardModelConfig) -> None:
+    write_lines(config.data_path, pair_rows(40, noise=0.3, repeats=4))
+    pairs = reward_model.read_data(config, load_chat(config.model_directory))
+    assert (pairs.held_out_prompts, len(pairs.held_out), len(pairs.train)) == (8, 32, 128)
+    asked = [{frozenset((pair.chosen, pair.rejected)) for pair in part} for part in (pairs.train, pairs.held_out)]
+    assert len(asked[1]) == 8
+    assert not asked[0] & asked[1]
+
+
+@pytest.mark.parametrize("lora", [None, LoraConfig(rank=4)])
+def test_a_killed_run_ends_with_the_same_bits(
+    config: RewardModelConfig, tmp_path: Path, lora: LoraConfig | None
+) -> None:
+    config = replace(config, epochs=1, lora=lora)
+    straight = run(config, tmp_path / "straight")
+    again = replace(config, output_directory=tmp_path / "again")
+    with pytest.raises(Killed):
+        reward_model.run(again, RunContext(KillAfter(tmp_path / "killed", 5), ProgressList()))
+    assert run(again, tmp_path / "killed") == straight
+    hashes = [verify_manifest(d).files for d in (config.output_directory, again.output_directory)]
+    assert hashes[0] == hashes[1]
+
+
+@pytest.mark.parametrize("lora", [None, LoraConfig(rank=4)])
+def test_it_is_read_back_normalised_and_becomes_a_critic(
+    config: RewardModelConfig, tmp_path: Path, lora: LoraConfig | None
+) -> None:
+    report = run(replace(config, lora=lora, epochs=1), tmp_path / "run")
+    reward = load_reward_model(config.output_directory, config.model_directory)
+    assert (reward.mean, reward.std) == (report["score_mean"], report["score_std"])
+    chat = load_chat(config.model_directory)
+    ids = torch.tensor([[*chat.prompt_ids(PROMPT), *chat.response_ids("tree good")]])
+    critic = critic_from(reward, config.output_directory)
+    with torch.no_grad():
+        score = reward.score(ids, torch.ones_like(ids)).item()
+        value = critic.everywhere(ids, torch.ones_like(ids))[0, -1].item()
+        assert value == pytest.approx(score, abs=1e-4)
+        for _, parameter in critic.named_parameters():
+            assert parameter.requires_grad
+            parameter.add_(0.1)
+        assert reward.score(ids, torch.ones_like(ids)).item() == score  # the critic shares nothing that learns
+
+
+def test_an_adapter_does_not_judge_on_another_base(config: RewardModelConfig, tmp_path: Path) -> None:
+    run(replace(config, lora=LoraConfig(rank=2), epochs=1), tmp_path / "run")
+    other = toy_model(tmp_path / "other")
+    with pytest.raises(RewardModelError, match="stands on first, not other"):
+        load_reward_model(config.output_directory, other)
+
+
+def test_a_shared_decoder_is_not_copied(config: RewardModelConfig, tmp_path: Path) -> None:
+    run(replace(config, lora=LoraConfig(rank=2), epochs=1), tmp_path / "run")
+    decoder = load_decoder(config.model_directory)
+    ids = torch.tensor([[1, 5, 9]])
+    plain = decoder(ids).detach()
+    reward = load_reward_model(config.output_directory, config.model_directory, decoder)
+    assert reward.scalar.backbone.decoder is decoder
+    with active_adapter(decoder, None), torch.no_grad():
+        assert torch.equal(decoder(ids), plain)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"loss": "hinge"}, "loss"), ({"label_noise": 0.7}, "label_noise"), ({"vocabulary_rows": 9}, "vocabulary")],
+)
+def test_settings_that_cannot_run_are_refused(config: RewardModelConfig, change: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        replace(config, **change)
