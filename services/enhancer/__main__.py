@@ -1,0 +1,32 @@
+"""Wires the enhancer: `python -m services.enhancer`."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from thumbwheel.enhancer.v1 import enhancer_pb2_grpc
+
+from services.chassis.server import Registration, run_service
+from services.chassis.settings import load_settings
+from services.enhancer.grammar import Grammar
+from services.enhancer.known_words import extra_counts
+from services.enhancer.language import LanguageGuess
+from services.enhancer.prompt import Enhancer
+from services.enhancer.servicer import NAME, EnhancerServicer
+from services.enhancer.settings import EnhancerSettings
+from services.enhancer.spelling import Speller
+from services.enhancer.vocabulary import read_vocabulary
+
+
+@asynccontextmanager
+async def wiring(settings: EnhancerSettings) -> AsyncIterator[Sequence[Registration]]:
+    """Word lists and linter load side by side (Harper works without the interpreter's lock), then the servicer."""
+    grammar, vocabulary = await asyncio.gather(
+        asyncio.to_thread(Grammar), asyncio.to_thread(read_vocabulary, extra_counts())
+    )
+    enhancer = Enhancer(Speller(vocabulary), grammar, LanguageGuess(), settings.longest_text_characters)
+    yield [Registration(NAME, enhancer_pb2_grpc.add_EnhancerServiceServicer_to_server, EnhancerServicer(enhancer))]
+
+
+if __name__ == "__main__":
+    run_service("enhancer", load_settings(EnhancerSettings), wiring)

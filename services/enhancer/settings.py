@@ -1,0 +1,17 @@
+"""Settings of the enhancer service, TW_ENHANCER_*."""
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from services.chassis.settings import ServiceSettings
+
+
+class EnhancerSettings(ServiceSettings):
+    """What the enhancer can be told."""
+
+    model_config = SettingsConfigDict(env_prefix="TW_ENHANCER_")
+
+    port: int = Field(50053, ge=0, le=65535, description="gRPC port; 0 picks a free one")
+    longest_text_characters: int = Field(
+        8_000, ge=1, le=32_768, description="longer texts are left as they are (pasted documents, not typed ones)"
+    )

@@ -1,0 +1,22 @@
+"""Spaces: one between words, none before a mark, one after it. Indentation and tables stay."""
+
+import re
+from collections.abc import Iterator
+
+from services.enhancer.edits import Edit, Kind
+
+DOUBLED = re.compile(r"(?<=[^\s.!?:|]) {2,}(?=[^\s|])")
+BEFORE_MARK = re.compile(r"(?<=\w) +(?=[,;?!](?:\s|$)|[?!]{2,}|\.(?:\s|$))")
+AFTER_MARK = re.compile(r"(?<=[^\W\d_][,;?!])(?=[^\W\d_])")
+
+
+def spacing_edits(line: str) -> Iterator[Edit]:
+    """The edits for one line, in no particular order."""
+    if "|" in line or "\t" in line:
+        return
+    for found in DOUBLED.finditer(line):
+        yield Edit(*found.span(), " ", Kind.SPACING)
+    for found in BEFORE_MARK.finditer(line):
+        yield Edit(*found.span(), "", Kind.SPACING)
+    for found in AFTER_MARK.finditer(line):
+        yield Edit(*found.span(), " ", Kind.SPACING)

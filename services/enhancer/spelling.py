@@ -1,0 +1,139 @@
+"""Decides which words were meant: the likeliest path through the candidates of all words of a stretch.
+
+A noisy channel (Kernighan, Church and Gale, 1990): how likely the slip is, times how likely the word is after the one before.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from services.enhancer.edits import Kind
+from services.enhancer.known_words import ABBREVIATIONS, BESIDE
+from services.enhancer.vocabulary import CORPUS_TOKENS, Vocabulary
+
+# Natural logarithms of probabilities; set on 400 sentences with typos and 400 correct ones (docs/decisions).
+SLIP = -5.0
+SECOND_SLIP = -5.5
+EASY_SLIP = 2.0
+FIRST_LETTER = -2.5
+# A word that exists is rarely a slip for another one.
+REAL_WORD_SLIP = -4.0
+# An unknown word that is meant: a name, a term. Long words are rarely that close to another by chance.
+UNKNOWN = -16.0
+UNKNOWN_LETTER = -0.8
+# Words more frequent than this are never doubted: looking at them costs time and finds false alarms.
+BEYOND_DOUBT = 5_000_000
+SHORTEST_DOUBTED = 4
+SHORTEST_FOR_TWO_SLIPS = 5
+MOST_CANDIDATES = 10
+PAIR_WEIGHT = 0.8
+VOWELS = frozenset("aeiouy")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A word that may be meant, and how likely it is that what was typed stands for it."""
+
+    word: str
+    slip: float
+    kind: Kind = Kind.SPELLING
+
+
+class Speller:
+    """Corrects stretches of words (in small letters) against one vocabulary."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+
+    def knows(self, word: str) -> bool:
+        """Whether the word is in the lists, with or without a possessive s."""
+        counts = self._vocabulary.counts
+        return word in counts or (word.endswith("'s") and word[:-2] in counts)
+
+    def correct(self, words: Sequence[str], fixed: Sequence[bool]) -> list[Candidate]:
+        """For each word what was meant, perhaps itself; `fixed` words stand and only tell about their neighbours."""
+        paths: dict[str, tuple[float, list[Candidate]]] = {"": (0.0, [])}
+        for place in range(len(words)):
+            reached: dict[str, tuple[float, list[Candidate]]] = {}
+            for candidate in [Candidate(words[place], 0.0)] if fixed[place] else self._candidates(words, place):
+                score, path = max(
+                    (
+                        (score + self._after(previous, candidate.word), path)
+                        for previous, (score, path) in paths.items()
+                    ),
+                    key=lambda scored: scored[0],
+                )
+                reached[candidate.word] = (score + candidate.slip, [*path, candidate])
+            paths = reached
+        return max(paths.values(), key=lambda scored: scored[0])[1]
+
+    def _candidates(self, words: Sequence[str], place: int) -> list[Candidate]:
+        word = words[place]
+        if word in ABBREVIATIONS and _is_abbreviation(words, place):
+            return [Candidate(meant, 0.0, _kind(word, meant)) for meant in ABBREVIATIONS[word]]
+        known = self.knows(word)
+        if known and (
+            self._vocabulary.counts.get(word, BEYOND_DOUBT) >= BEYOND_DOUBT or len(word) < SHORTEST_DOUBTED - 1
+        ):
+            return [Candidate(word, 0.0)]
+        alone = 0.0 if known else UNKNOWN + UNKNOWN_LETTER * len(word)
+        if len(word) < 3 and not known:
+            return [Candidate(word, alone)]
+        similar = self._similar(word, 1 if known or len(word) < SHORTEST_FOR_TWO_SLIPS else 2)
+        return [Candidate(word, alone), *(Candidate(meant, slip + known * REAL_WORD_SLIP) for meant, slip in similar)]
+
+    def _similar(self, word: str, most_slips: int) -> list[tuple[str, float]]:
+        counts = self._vocabulary.counts
+        found = [
+            (meant, _slip(word, meant, distance)) for meant, distance in self._vocabulary.similar(word, most_slips)
+        ]
+        found.sort(key=lambda pair: -(pair[1] + math.log(counts[pair[0]])))
+        return found[:MOST_CANDIDATES]
+
+    def _after(self, previous: str, word: str) -> float:
+        """log P(word | previous), from the pairs and, where they are silent, from the single words."""
+        counts = self._vocabulary.counts
+        word, previous = _last(word.lower(), first=True), _last(previous.lower(), first=False)
+        alone = counts.get(word, 0) / CORPUS_TOKENS
+        if not alone:
+            return 0.0
+        before = counts.get(previous, 0)
+        pair = self._vocabulary.pair_counts.get(f"{previous} {word}", 0) / before if before else 0.0
+        return math.log(PAIR_WEIGHT * min(pair, 1.0) + (1 - PAIR_WEIGHT) * alone if before else alone)
+
+
+def _last(phrase: str, *, first: bool) -> str:
+    return phrase.partition(" ")[0] if first else phrase.rpartition(" ")[2]
+
+
+def _kind(word: str, meant: str) -> Kind:
+    return Kind.PUNCTUATION if meant.replace("'", "").lower() == word else Kind.ABBREVIATION
+
+
+def _is_abbreviation(words: Sequence[str], place: int) -> bool:
+    if words[place] not in BESIDE:
+        return True
+    before, after = BESIDE[words[place]]
+    return (place > 0 and words[place - 1] in before) or (place + 1 < len(words) and words[place + 1] in after)
+
+
+def _slip(typed: str, meant: str, distance: int) -> float:
+    """log P(typed | meant): doubled, swapped and left-out letters and wrong vowels are easy slips."""
+    score = SLIP if distance == 1 else SLIP + SECOND_SLIP
+    if typed[0] != meant[0]:
+        score += FIRST_LETTER if sorted(typed[:2]) != sorted(meant[:2]) else 0.0
+    if (
+        sorted(typed) == sorted(meant)
+        or _consonants(typed) == _consonants(meant)
+        or _undoubled(typed) == _undoubled(meant)
+    ):
+        score += EASY_SLIP
+    return score
+
+
+def _consonants(word: str) -> str:
+    return "".join(letter for letter in _undoubled(word) if letter not in VOWELS)
+
+
+def _undoubled(word: str) -> str:
+    return "".join(letter for place, letter in enumerate(word) if place == 0 or word[place - 1] != letter)
