@@ -188,8 +188,8 @@ class Engine:
                 del self._running[request_id]
                 deliveries.append((running.generation, _end(progress)))
         self.generated_tokens += new_tokens
-        self._deliver(deliveries)
         self._observer.stepped(new_tokens, len(self._running), len(self._waiting), self._pipeline.cache_usage())
+        self._deliver(deliveries)
 
     def _observe_tokens(self, running: _Running, now: float) -> None:
         if running.last_token_at:

@@ -70,7 +70,7 @@ async def _translated(request: web.Request, handler: Handler, max_body_bytes: in
 
 
 def _error_response(request: web.Request, error: PredictorError, status: int) -> web.Response:
-    body: dict[str, Any] = {"error": error.text} if request.path.startswith("/v2/") else error_body(error)
+    body: dict[str, Any] = {"error": error.text} if request.path.startswith("/v2/") else error_body(error, status)
     headers = {"Retry-After": "1"} if status in (429, 503) else None
     return web.json_response(body, status=status, headers=headers)
 

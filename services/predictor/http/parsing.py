@@ -1,6 +1,5 @@
 """Bodies to schemas. What pydantic finds becomes one error that names parameter and limit, and never quotes the value."""
 
-import json
 from typing import TypeVar
 
 from aiohttp import web
@@ -21,22 +20,23 @@ async def parse_body(request: web.Request, schema: type[BodyT], empty_is_default
     if not raw and empty_is_default:
         return schema()
     try:
-        content = json.loads(raw)
-        if isinstance(content, dict):  # OpenAI's clients may send null for what they leave out
-            content = {key: value for key, value in content.items() if value is not None}
-        return schema.model_validate(content)
+        raw.decode()
+        return schema.model_validate_json(raw)
     except UnicodeDecodeError as error:
         raise InvalidRequestError("the body must be UTF-8") from error
     except ValidationError as error:
         raise _named(error) from error
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequestError("the body must be JSON") from error
 
 
 def _named(error: ValidationError) -> InvalidRequestError:
-    """The first error; for a union, pydantic lists one a branch, and the first names the field as well as any."""
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    """One error of those found. For a union there is one a branch: the branch of the right type says what the limit is."""
+    found = error.errors(include_url=False, include_input=False, include_context=False)
+    first = next((one for one in found if not one["type"].endswith("_type")), found[0])
     path = ".".join(str(part) for part in first["loc"] if isinstance(part, int) or _is_field(part))
+    if first["type"] == "json_invalid":
+        return InvalidRequestError("the body must be valid JSON")
+    if first["type"] == "model_type" and not path:
+        return InvalidRequestError("the body must be a JSON object")
     if first["type"] == "extra_forbidden":
         return InvalidRequestError(f"{path} is not a parameter", path)
     text = first["msg"].removeprefix("Value error, ")

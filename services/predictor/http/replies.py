@@ -15,9 +15,9 @@ from services.predictor.version import Delta, Reply
 Json = dict[str, Any]
 
 
-def error_body(error: PredictorError) -> Json:
-    """OpenAI's error object."""
-    return {"error": {"message": error.text, "type": error.kind, "param": error.param, "code": error.status}}
+def error_body(error: PredictorError, status: int) -> Json:
+    """OpenAI's error object; its code is the HTTP status, as in vLLM."""
+    return {"error": {"message": error.text, "type": error.kind, "param": error.param, "code": status}}
 
 
 def usage(prompt_tokens: int, completion_tokens: int) -> Json:

@@ -14,6 +14,14 @@ MAX_PROMPTS = 64
 class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, content: Any) -> Any:
+        """OpenAI's clients may send null for what they leave out."""
+        if isinstance(content, dict):
+            return {key: value for key, value in content.items() if value is not None}
+        return content
+
 
 class StreamOptions(_Body):
     """`include_usage` adds a last chunk with token counts."""

@@ -53,7 +53,7 @@ async def send_stream(
             if not response.prepared:
                 raise
             request[STATUS] = error.status
-            await response.write(_event(error_body(error)))
+            await response.write(_event(error_body(error, error.status)))
             await response.write_eof()
             return response
     if include_usage:

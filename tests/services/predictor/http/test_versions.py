@@ -1,0 +1,233 @@
+"""Versions come and go while streams run. No clocks: what the engine made is counted."""
+
+import asyncio
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from services.predictor.engine.engine import AdmissionLimits
+from tests.services.predictor.conftest import Predictor, StartPredictor
+from tests.services.predictor.model_directories import write_manifest
+
+LONG = {"prompt": "abc", "max_tokens": 1900, "ignore_eos": True, "temperature": 0}
+
+
+async def open_stream(predictor: Predictor, version: str, **changes: Any) -> aiohttp.ClientResponse:
+    """A stream whose first text has arrived."""
+    body = {**LONG, "model": version, "stream": True, **changes}
+    response = await predictor.client.post(predictor.url + "/v1/completions", json=body)
+    assert response.status == 200
+    await response.content.readline()
+    return response
+
+
+async def rest(response: aiohttp.ClientResponse) -> str:
+    """What is left of a stream, as text."""
+    return (await response.read()).decode()
+
+
+async def settled(predictor: Predictor, version: str) -> int:
+    """Tokens made once nothing is active any more."""
+    engine = predictor.repository.get(version).engine
+    while engine.active:
+        await asyncio.sleep(0.005)
+    return engine.generated_tokens
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+async def test_a_client_that_hangs_up_ends_its_generation(predictor: Predictor, path: str) -> None:
+    body = {**LONG, "model": "tiny-1", "stream": True}
+    if "chat" in path:
+        body["messages"] = [{"role": "user", "content": body.pop("prompt")}]
+    response = await predictor.client.post(predictor.url + path, json=body)
+    await response.content.readline()
+    response.close()
+    assert 0 < await settled(predictor, "tiny-1") < 1900
+    _, text = await metrics(predictor)
+    assert f'requests_total{{endpoint="{path}",status="499",version="tiny-1"}} 1.0' in text
+
+
+async def test_hanging_up_on_a_whole_answer_ends_its_generation_too(predictor: Predictor) -> None:
+    request = asyncio.create_task(predictor.post("/v1/completions", {**LONG, "model": "tiny-1"}))
+    engine = predictor.repository.get("tiny-1").engine
+    while not engine.generated_tokens:
+        await asyncio.sleep(0.001)
+    request.cancel()
+    with suppress(asyncio.CancelledError):
+        await request
+    assert await settled(predictor, "tiny-1") < 1900
+
+
+async def test_two_versions_answer_at_once_each_with_its_own_weights(predictor: Predictor, second_model: Path) -> None:
+    await predictor.load("tiny-2", second_model)
+    body = {"prompt": "abc", "max_tokens": 16, "ignore_eos": True, "temperature": 0}
+    names = ["tiny-1", "tiny-2"] * 3
+    replies = await asyncio.gather(*(predictor.post("/v1/completions", {**body, "model": name}) for name in names))
+    texts = [reply["choices"][0]["text"] for _, reply in replies]
+    assert texts[0] != texts[1]
+    assert texts == texts[:2] * 3
+    _, listed = await predictor.get("/v1/models")
+    assert {model["id"] for model in listed["data"]} == {"tiny-1", "tiny-2"}
+
+
+async def test_loading_a_version_leaves_a_running_stream_as_it_is(predictor: Predictor, second_model: Path) -> None:
+    _, alone = await predictor.post("/v1/completions", {**LONG, "model": "tiny-1", "max_tokens": 600})
+    stream = await open_stream(predictor, "tiny-1", max_tokens=600)
+    status, _ = await predictor.load("tiny-2", second_model)
+    assert status == 200
+    body = await rest(stream)
+    chunks = [json.loads(line[6:]) for line in body.splitlines() if line.startswith("data: {")]
+    text = "".join(chunk["choices"][0]["text"] for chunk in chunks)
+    assert alone["choices"][0]["text"].endswith(text)
+    assert chunks[-1]["choices"][0]["finish_reason"] == "length"
+    assert body.endswith("data: [DONE]\n\n")
+
+
+async def test_unloading_lets_running_streams_end_and_refuses_new_ones(predictor: Predictor) -> None:
+    stream = await open_stream(predictor, "tiny-1")
+    unloading = asyncio.create_task(predictor.post("/v2/repository/models/tiny-1/unload", {}))
+    while predictor.repository.index()[0].state == "READY":
+        await asyncio.sleep(0)
+    status, refused = await predictor.post("/v1/completions", {**LONG, "model": "tiny-1"})
+    assert status == 503
+    assert "being unloaded" in refused["error"]["message"]
+    assert (await rest(stream)).endswith("data: [DONE]\n\n")
+    assert (await unloading)[0] == 200
+    assert (await predictor.post("/v1/completions", {**LONG, "model": "tiny-1"}))[0] == 404
+    assert await predictor.post("/v2/repository/index", {}) == (200, [])
+
+
+async def test_a_drain_that_takes_too_long_ends_the_stream_with_an_error(
+    start_predictor: StartPredictor, first_model: Path
+) -> None:
+    predictor = await start_predictor(drain_seconds=0.0)
+    await predictor.load("tiny-1", first_model)
+    stream = await open_stream(predictor, "tiny-1")
+    await predictor.post("/v2/repository/models/tiny-1/unload", {})
+    body = await rest(stream)
+    assert "cut short" in body
+    assert "[DONE]" not in body
+
+
+async def test_a_version_can_be_loaded_again_without_converting_it_again(
+    start_predictor: StartPredictor, first_model: Path, tmp_path: Path
+) -> None:
+    predictor = await start_predictor()
+    for _ in range(2):
+        assert (await predictor.load("tiny-1", first_model))[0] == 200
+        assert (await predictor.load("tiny-1", first_model))[0] == 200
+        assert (await predictor.post("/v2/repository/models/tiny-1/unload", {}))[0] == 200
+    assert len(predictor.convert_calls) <= 1
+
+
+async def test_the_index_tells_what_failed_and_why_and_a_repaired_model_loads(
+    predictor: Predictor, first_model: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "tiny-3"
+    broken.mkdir()
+    for path in first_model.iterdir():
+        if path.name != "manifest.json":
+            (broken / path.name).write_bytes(path.read_bytes())
+    status, refused = await predictor.load("tiny-3", broken)
+    assert (status, "manifest.json is missing" in refused["error"]) == (400, True)
+    _, index = await predictor.post("/v2/repository/index", {})
+    assert [(entry["name"], entry["state"]) for entry in index] == [("tiny-1", "READY"), ("tiny-3", "UNAVAILABLE")]
+    assert "manifest.json is missing" in index[1]["reason"]
+    assert len((await predictor.post("/v2/repository/index", {"ready": True}))[1]) == 1
+    assert (await predictor.get("/v2/models/tiny-3/ready"))[0] == 503
+    write_manifest(broken, "tiny-3")
+    assert (await predictor.load("tiny-3", broken))[0] == 200
+    assert (await predictor.get("/v2/models/tiny-3/ready"))[0] == 200
+
+
+async def test_a_version_never_changes_and_directories_are_checked(
+    start_predictor: StartPredictor, first_model: Path, second_model: Path, tmp_path: Path
+) -> None:
+    predictor = await start_predictor(max_versions=1, models_root=first_model.parent)
+    assert (await predictor.load("tiny-1", first_model))[0] == 200
+    other = first_model.parent / "other"
+    other.mkdir(exist_ok=True)
+    for path in second_model.iterdir():
+        (other / path.name).write_bytes(path.read_bytes())
+    write_manifest(other, "tiny-1")
+    assert (await predictor.load("tiny-1", other))[0] == 409
+    assert "models' root" in (await predictor.load("tiny-2", second_model))[1]["error"]
+    assert "absolute" in (await predictor.load("tiny-2", Path("models/tiny-2")))[1]["error"]
+    assert "version must be" in (await predictor.load("-rf", first_model))[1]["error"]
+    status, refused = await predictor.load("tiny-2", other)
+    assert (status, "unload one first" in refused["error"]) == (503, True)
+
+
+async def test_a_full_queue_is_refused_and_the_waiting_are_served(
+    start_predictor: StartPredictor, first_model: Path
+) -> None:
+    predictor = await start_predictor(limits=AdmissionLimits(max_concurrent=1, max_waiting=1))
+    await predictor.load("tiny-1", first_model)
+    stream = await open_stream(predictor, "tiny-1")
+    waiting = asyncio.create_task(predictor.post("/v1/completions", {**LONG, "model": "tiny-1", "max_tokens": 3}))
+    engine = predictor.repository.get("tiny-1").engine
+    while engine.active < 2:
+        await asyncio.sleep(0)
+    status, refused = await predictor.post("/v1/completions", {**LONG, "model": "tiny-1"})
+    assert (status, refused["error"]["type"]) == (429, "overloaded")
+    stream.close()
+    status, reply = await waiting
+    assert (status, reply["usage"]["completion_tokens"]) == (200, 3)
+
+
+async def test_more_requests_than_the_cache_holds_all_end_with_their_own_text(
+    start_predictor: StartPredictor, first_model: Path
+) -> None:
+    from dataclasses import replace
+
+    from tests.services.predictor.conftest import OPTIONS
+
+    predictor = await start_predictor(options=replace(OPTIONS, kv_blocks=12))
+    await predictor.load("tiny-1", first_model)
+    body = {**LONG, "model": "tiny-1", "max_tokens": 250}
+    prompts = [letter * 60 for letter in "abcd"]
+    alone = [await predictor.post("/v1/completions", {**body, "prompt": prompt}) for prompt in prompts]
+    together = await asyncio.gather(*(predictor.post("/v1/completions", {**body, "prompt": p}) for p in prompts))
+    for (_, one), (status, other) in zip(alone, together, strict=True):
+        assert status == 200
+        assert one["choices"][0]["text"] == other["choices"][0]["text"]
+
+
+async def metrics(predictor: Predictor) -> tuple[int, str]:
+    async with predictor.client.get(predictor.url + "/metrics") as response:
+        return response.status, await response.text()
+
+
+async def test_metrics_count_tokens_latencies_and_requests_by_version(predictor: Predictor) -> None:
+    await predictor.post("/v1/completions", {**LONG, "model": "tiny-1", "max_tokens": 5})
+    await predictor.post("/v1/completions", {**LONG, "model": "a stranger's words"})
+    _, text = await metrics(predictor)
+    for line in (
+        'generated_tokens_total{version="tiny-1"} 5.0',
+        'prompt_tokens_total{version="tiny-1"} 3.0',
+        'time_to_first_token_seconds_count{version="tiny-1"} 1.0',
+        'inter_token_seconds_count{version="tiny-1"} 4.0',
+        'queue_seconds_count{version="tiny-1"} 1.0',
+        'load_seconds_count{version="tiny-1"} 1.0',
+        'requests_total{endpoint="/v1/completions",status="200",version="tiny-1"} 1.0',
+        'requests_total{endpoint="/v1/completions",status="404",version=""} 1.0',
+        'cache_usage_ratio{version="tiny-1"}',
+    ):
+        assert f"thumbwheel_predictor_{line}" in text
+    assert "stranger" not in text
+    await predictor.post("/v2/repository/models/tiny-1/unload", {})
+    _, text = await metrics(predictor)
+    assert 'running_requests{version="tiny-1"}' not in text
+
+
+async def test_health_is_live_at_once_and_ready_when_told(predictor: Predictor) -> None:
+    assert (await predictor.get("/health"))[0] == 200
+    assert (await predictor.get("/v2/health/live"))[0] == 200
+    assert (await predictor.get("/v2/health/ready"))[0] == 503
+    predictor.readiness.ready = True
+    assert (await predictor.get("/v2/health/ready"))[0] == 200
+    assert (await predictor.get("/v2/models/nobody/ready"))[0] == 404

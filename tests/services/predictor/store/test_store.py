@@ -1,0 +1,153 @@
+"""What may be loaded, and what is kept on disk."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from services.predictor.errors import ModelRefusedError
+from services.predictor.graph.conversion import IR_NAME
+from services.predictor.loading import read_end_ids
+from services.predictor.store.converter_process import convert_in_process
+from services.predictor.store.digests import DigestCache
+from services.predictor.store.ir_cache import IrCache
+from services.predictor.store.journal import Journal
+from services.predictor.store.manifest import check_manifest
+from services.predictor.text.codec import TextCodec
+from tests.services.predictor.model_directories import write_manifest
+
+
+@pytest.fixture
+def digests(tmp_path: Path) -> DigestCache:
+    return DigestCache(tmp_path / "digests.json")
+
+
+@pytest.fixture
+def copy(first_model: Path, tmp_path: Path) -> Path:
+    directory = tmp_path / "copy"
+    directory.mkdir()
+    for path in first_model.iterdir():
+        (directory / path.name).write_bytes(path.read_bytes())
+    return directory
+
+
+def test_a_complete_directory_is_accepted(first_model: Path, digests: DigestCache) -> None:
+    manifest = check_manifest(first_model, "tiny-1", digests)
+    assert "model.safetensors" in manifest.files
+    assert len(manifest.digest) == 64
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"format": 2}, "format"),
+        ({"kind": "adapter"}, "kind"),
+        ({"version": "another"}, "version"),
+        ({"files": ["config.json"]}, "files"),
+        ({"files": {"../config.json": "0"}}, "plain names"),
+        ({"files": {}}, "config.json, model.safetensors, tokenizer.json, tokenizer_config.json"),
+        ({"files": {"weights.bin": "0"}}, "missing files: weights.bin"),
+    ],
+)
+def test_a_wrong_manifest_is_refused_by_field(copy: Path, digests: DigestCache, changes: dict, named: str) -> None:
+    write_manifest(copy, **{"version": "tiny-1", **changes})
+    with pytest.raises(ModelRefusedError, match=named):
+        check_manifest(copy, "tiny-1", digests)
+
+
+def test_missing_and_changed_files_are_named(copy: Path, digests: DigestCache, tmp_path: Path) -> None:
+    check_manifest(copy, "tiny-1", digests)
+    weights = bytearray((copy / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (copy / "model.safetensors").write_bytes(weights)
+    with pytest.raises(ModelRefusedError, match=r"differ from manifest\.json: model\.safetensors"):
+        check_manifest(copy, "tiny-1", digests)
+    (copy / "tokenizer.json").unlink()
+    with pytest.raises(ModelRefusedError, match=r"missing files: tokenizer\.json"):
+        check_manifest(copy, "tiny-1", digests)
+    (copy / "manifest.json").unlink()
+    with pytest.raises(ModelRefusedError, match=r"manifest\.json is missing"):
+        check_manifest(copy, "tiny-1", digests)
+    with pytest.raises(ModelRefusedError, match="no such directory"):
+        check_manifest(tmp_path / "nowhere", "tiny-1", digests)
+
+
+def test_a_digest_is_remembered_until_the_file_changes(tmp_path: Path) -> None:
+    file = tmp_path / "weights"
+    file.write_bytes(b"one")
+    os.utime(file, ns=(1, 1))
+    first = DigestCache(tmp_path / "digests.json").sha256(file)
+    os.truncate(file, 3)
+    file.write_bytes(b"two")
+    os.utime(file, ns=(1, 1))
+    remembered = DigestCache(tmp_path / "digests.json")
+    assert remembered.sha256(file) == first, "same size and time: not read again"
+    os.utime(file, ns=(2, 2))
+    assert remembered.sha256(file) != first
+
+
+def test_graphs_are_converted_once_per_content_and_the_oldest_go(
+    first_model: Path, second_model: Path, tmp_path: Path, digests: DigestCache
+) -> None:
+    calls: list[str] = []
+
+    def convert(source: Path, target: Path) -> None:
+        calls.append(source.name)
+        (target / IR_NAME).write_text(source.name)
+
+    (graphs := tmp_path / "graphs").mkdir()
+    cache = IrCache(graphs, 1, convert)
+    one, two = check_manifest(first_model, "tiny-1", digests), check_manifest(second_model, "tiny-2", digests)
+    assert cache.get(one) == cache.get(one)
+    assert calls == ["tiny-1"]
+    os.utime(cache.get(one), ns=(1, 1))
+    second = cache.get(two)
+    assert list(graphs.iterdir()) == [second]
+    cache.get(one)
+    assert calls == ["tiny-1", "tiny-2", "tiny-1"]
+
+
+def test_a_conversion_that_fails_leaves_nothing_behind(first_model: Path, tmp_path: Path, digests: DigestCache) -> None:
+    def fail(source: Path, target: Path) -> None:
+        (target / IR_NAME).write_text("half")
+        raise ModelRefusedError("no")
+
+    (graphs := tmp_path / "graphs").mkdir()
+    with pytest.raises(ModelRefusedError):
+        IrCache(graphs, 1, fail).get(check_manifest(first_model, "tiny-1", digests))
+    assert list(graphs.iterdir()) == []
+
+
+def test_conversion_runs_in_a_process_of_its_own_and_says_why_it_refuses(first_model: Path, tmp_path: Path) -> None:
+    convert_in_process(first_model, tmp_path)
+    assert (tmp_path / IR_NAME).is_file()
+    (empty := tmp_path / "empty").mkdir()
+    with pytest.raises(ModelRefusedError, match=r"config\.json is missing"):
+        convert_in_process(empty, tmp_path)
+
+
+def test_end_tokens_come_from_the_first_file_that_says(copy: Path) -> None:
+    codec = TextCodec.from_directory(copy)
+    (copy / "generation_config.json").write_text(json.dumps({"eos_token_id": [3, 4, 3]}))
+    assert read_end_ids(copy, codec) == (3, 4)
+    (copy / "generation_config.json").unlink()
+    assert read_end_ids(copy, codec) == (2,)
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "eos_token_id": None}))
+    (copy / "tokenizer_config.json").write_text(json.dumps({"eos_token": {"content": "<|user|>"}}))
+    assert read_end_ids(copy, codec) == (3,)
+    (copy / "tokenizer_config.json").write_text("{}")
+    with pytest.raises(ModelRefusedError, match="eos_token_id"):
+        read_end_ids(copy, codec)
+
+
+def test_the_journal_remembers_what_is_loaded(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "loaded.json")
+    assert journal.read() == {}
+    journal.add("a", Path("/models/a"))
+    journal.add("b", Path("/models/b"))
+    journal.remove("a")
+    assert Journal(tmp_path / "loaded.json").read() == {"b": Path("/models/b")}
+    (tmp_path / "loaded.json").write_text("{")
+    assert journal.read() == {}

@@ -1,0 +1,85 @@
+"""The process: settings, start, SIGTERM, and coming back with what it served."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from services.predictor.__main__ import main
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def start(tmp_path: Path, **settings: str) -> subprocess.Popen[str]:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("TW_")}
+    own = {"PORT": "0", "CACHE_DIRECTORY": str(tmp_path / "cache"), "THREADS": "1", "KV_BLOCKS": "8", **settings}
+    environment |= {f"TW_PREDICTOR_{name}": value for name, value in own.items()}
+    command = [sys.executable, "-m", "services.predictor"]
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(process: subprocess.Popen[str], phrase: str) -> str:
+    assert process.stderr is not None
+    for line in process.stderr:
+        if phrase in line:
+            return line
+    raise AssertionError(f"the process ended without saying {phrase!r}")
+
+
+def port_of(line: str) -> int:
+    found = re.search(r"port=(\d+)", line)
+    assert found is not None
+    return int(found[1])
+
+
+def stop(process: subprocess.Popen[str]) -> str:
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    return said
+
+
+def post(port: int, path: str, body: object) -> object:
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", json.dumps(body).encode(), method="POST")
+    with urllib.request.urlopen(request) as response:
+        return json.load(response)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "named"),
+    [("KV_BLOKS", "8", "TW_PREDICTOR_KV_BLOKS"), ("KV_BLOCKS", "0", "kv_blocks"), ("PRECISION", "f8", "precision")],
+)
+def test_unknown_and_wrong_settings_stop_the_process_by_name(
+    name: str, value: str, named: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(f"TW_PREDICTOR_{name}", value)
+    assert main() == 2
+    assert named in capsys.readouterr().err
+
+
+def test_it_serves_stops_cleanly_on_sigterm_and_comes_back_after_a_kill(tmp_path: Path, first_model: Path) -> None:
+    body = {"model": "tiny-1", "prompt": "abc", "max_tokens": 8, "temperature": 0}
+    first = start(tmp_path, STARTUP_MODELS=json.dumps([str(first_model)]))
+    port = port_of(wait_for(first, "listening"))
+    wait_for(first, "version ready")
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/health/ready") as response:
+        assert response.status == 200
+    reply = post(port, "/v1/completions", body)
+    first.kill()
+    first.communicate(timeout=60)
+
+    second = start(tmp_path)
+    port = port_of(wait_for(second, "listening"))
+    wait_for(second, "version ready")
+    again = post(port, "/v1/completions", body)
+    assert isinstance(reply, dict) and isinstance(again, dict)
+    assert again["choices"] == reply["choices"]
+    said = stop(second)
+    assert "draining" in said
+    assert "stopped" in said

@@ -1,0 +1,131 @@
+"""Text from tokens: whole characters only, stop strings across borders, templates in a sandbox."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from services.predictor.engine.generation import TokenBatch
+from services.predictor.errors import InvalidRequestError, ModelRefusedError
+from services.predictor.text.chat_template import ChatTemplate, special_tokens
+from services.predictor.text.codec import TextCodec
+from services.predictor.text.detokeniser import IncrementalDetokeniser
+from services.predictor.text.stops import StopStrings
+from services.predictor.text.transcript import Transcript
+from tests.services.predictor.model_directories import END_ID, byte_tokenizer
+
+
+def sentencepiece_like() -> Tokenizer:
+    """Words with a leading mark, bytes as fallback: Llama 2's and Gemma's way."""
+    words = ["<unk>", "▁", "▁hello", "▁world", "h", "i", *(f"<0x{byte:02X}>" for byte in range(256))]
+    tokenizer = Tokenizer(
+        models.BPE(vocab={word: i for i, word in enumerate(words)}, merges=[], unk_token="<unk>", byte_fallback=True)
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return tokenizer
+
+
+CODECS = {"bytes": TextCodec(byte_tokenizer()), "sentencepiece": TextCodec(sentencepiece_like())}
+
+
+def pieces(codec: TextCodec, ids: list[int]) -> list[str]:
+    detokeniser = IncrementalDetokeniser(codec)
+    return [detokeniser.add(token) for token in ids]
+
+
+@pytest.mark.parametrize("name", CODECS)
+@given(text=st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="�▁"), max_size=20))
+def test_pieces_are_whole_characters_and_join_to_the_text(name: str, text: str) -> None:
+    codec = CODECS[name]
+    ids = codec._encode(text, add_special_tokens=False)
+    found = pieces(codec, ids)
+    assert "".join(found) == codec.decode(ids)
+    assert not any("�" in piece for piece in found)
+
+
+def test_an_emoji_of_four_tokens_comes_at_once_with_the_last() -> None:
+    codec = CODECS["bytes"]
+    ids = codec._encode("a🙂b", add_special_tokens=False)
+    assert pieces(codec, ids) == ["a", "", "", "", "🙂", "b"]
+
+
+def test_half_a_character_at_the_end_is_never_given_out() -> None:
+    codec = CODECS["bytes"]
+    transcript = Transcript(codec, (), ())
+    ids = codec._encode("a🙂", add_special_tokens=False)[:-1]
+    assert transcript.add(TokenBatch(tuple(ids), ())).text + transcript.end().text == "a"
+
+
+def test_leading_spaces_survive_between_tokens() -> None:
+    codec = CODECS["sentencepiece"]
+    ids = [codec.token_id("▁hello"), codec.token_id("▁world")]
+    assert pieces(codec, [token for token in ids if token is not None]) == ["hello", " world"]
+
+
+@given(
+    text=st.text("abc", max_size=30),
+    stops=st.lists(st.text("abc", min_size=1, max_size=4), max_size=3),
+    cut=st.integers(),
+)
+def test_stop_strings_cut_at_the_earliest_place_however_the_text_arrives(text: str, stops: list[str], cut: int) -> None:
+    watcher = StopStrings(stops)
+    size = cut % 4 + 1
+    released = ""
+    for start in range(0, len(text), size):
+        released += watcher.feed(text[start : start + size])
+        assert not any(stop in released for stop in stops)
+        if watcher.hit:
+            break
+    released += "" if watcher.hit else watcher.flush()
+    places = [text.find(stop) for stop in stops if stop in text]
+    assert watcher.hit == bool(places)
+    if not places:
+        assert released == text
+    elif size == 1:
+        ends = [text.find(stop) + len(stop) for stop in stops if stop in text]
+        first = min(ends)  # what is complete first, ends it
+        assert released == text[: min(text[:first].find(stop) for stop in stops if stop in text[:first])]
+
+
+def test_text_that_cannot_begin_a_stop_string_is_not_held_back() -> None:
+    watcher = StopStrings(["END"])
+    assert watcher.feed("abc") == "abc"
+    assert watcher.feed("xE") == "x"
+    assert watcher.feed("N") == ""
+    assert watcher.feed("O") == "ENO"
+
+
+def test_end_tokens_count_but_leave_no_text_and_nothing_follows_a_stop() -> None:
+    codec = CODECS["bytes"]
+    transcript = Transcript(codec, ("cd",), (END_ID,))
+    ids = tuple(codec._encode("abcdef", add_special_tokens=False))
+    assert transcript.add(TokenBatch(ids, ())).text == "ab"
+    assert transcript.stopped
+    assert transcript.tokens == 4
+    other = Transcript(codec, (), (END_ID,))
+    assert other.add(TokenBatch((ids[0], END_ID), ())).text == "a"
+    assert other.tokens == 2
+
+
+def test_a_template_cannot_reach_out_of_its_sandbox() -> None:
+    nosy = ChatTemplate("{{ messages.__class__.__mro__[1].__subclasses__() }}", {})
+    with pytest.raises(InvalidRequestError, match="cannot render"):
+        nosy.render([{"role": "user", "content": "x"}], True)
+    with pytest.raises(ModelRefusedError, match="chat_template"):
+        ChatTemplate("{% for %}", {})
+
+
+def test_a_template_may_refuse_and_a_model_without_one_says_so() -> None:
+    strict = ChatTemplate("{{ raise_exception('no system role') }}", {})
+    with pytest.raises(InvalidRequestError, match="no system role"):
+        strict.render([{"role": "user", "content": "x"}], True)
+    with pytest.raises(InvalidRequestError, match="no chat template"):
+        ChatTemplate(None, {}).render([{"role": "user", "content": "x"}], True)
+
+
+def test_special_tokens_are_read_from_strings_and_objects() -> None:
+    config = {"bos_token": {"content": "<bos>", "lstrip": False}, "eos_token": "</s>", "unk_token": None}
+    assert special_tokens(config) == {"bos_token": "<bos>", "eos_token": "</s>"}
