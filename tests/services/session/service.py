@@ -46,7 +46,8 @@ class FakeFeedback(feedback_pb2_grpc.FeedbackLogServiceServicer):
 async def feedback_service(feedback: FakeFeedback, port: int = 0) -> AsyncIterator[int]:
     add = feedback_pb2_grpc.add_FeedbackLogServiceServicer_to_server
     name = "thumbwheel.feedback.v1.FeedbackLogService"
-    async with serving(ServiceSettings(port=port, drain_seconds=0), [Registration(name, add, feedback)]) as bound:
+    settings = ServiceSettings.model_validate({"port": port, "drain_seconds": 0})
+    async with serving(settings, [Registration(name, add, feedback)]) as bound:
         yield bound
 
 
@@ -65,16 +66,19 @@ def session_settings(directory: Path, **changes: Any) -> SessionSettings:
         "relay_max_backoff_seconds": 0.1,
         "feedback_target": "127.0.0.1:1",
     }
-    return SessionSettings(**(values | changes))
+    return SessionSettings.model_validate(values | changes)
 
 
 @asynccontextmanager
 async def session_service(directory: Path, **changes: Any) -> AsyncIterator[Any]:
     """A stub of a running service."""
     settings = session_settings(directory, **changes)
-    async with wiring(settings) as registrations, serving(settings, registrations) as port:
-        async with open_channel(f"127.0.0.1:{port}") as channel:
-            yield session_pb2_grpc.SessionServiceStub(channel)
+    async with (
+        wiring(settings) as registrations,
+        serving(settings, registrations) as port,
+        open_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        yield session_pb2_grpc.SessionServiceStub(channel)
 
 
 def begin(text: str = "", **fields: Any) -> session_pb2.BeginTurnRequest:

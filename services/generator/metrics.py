@@ -1,0 +1,21 @@
+"""What the generator counts, by version: the canary's watch reads these too."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from services.chassis.telemetry import LATENCY_BUCKETS_SECONDS
+
+GENERATIONS = Counter(
+    "thumbwheel_generations_total", "Ended generations by version, arm and reason.", ["version", "arm", "reason"]
+)
+TOKENS = Counter("thumbwheel_tokens_total", "Tokens by version and kind (prompt, completion).", ["version", "kind"])
+FIRST_TEXT_SECONDS = Histogram(
+    "thumbwheel_first_text_seconds",
+    "From the request to the first text of the model server.",
+    ["version"],
+    buckets=LATENCY_BUCKETS_SECONDS,
+)
+RUNNING = Gauge("thumbwheel_generations_running", "Generations that run now.", ["version"])
+VERSIONS_READY = Gauge(
+    "thumbwheel_version_ready", "1 for a wanted version that answers, 0 for one that does not.", ["version"]
+)
+SHARE = Gauge("thumbwheel_version_share", "Share of the users of a version.", ["version"])

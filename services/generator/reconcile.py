@@ -1,0 +1,219 @@
+"""Keeps the model server holding the versions that the rollout wants, whatever either of them went through meanwhile.
+
+A loop and not a reaction: after a restart of the model server the next round finds it empty and loads again.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Protocol
+
+from services.chassis.errors import FailedPreconditionError, NotFoundError, ServiceError
+from services.chassis.telemetry import fields
+from services.generator.metrics import SHARE, VERSIONS_READY
+from services.generator.rollout import Rollout
+from services.generator.running import Running
+from services.generator.traffic import Traffic
+
+log = logging.getLogger(__name__)
+
+AWAY = "the model server is away"
+
+
+class State(StrEnum):
+    """Of a version in the model server."""
+
+    LOADING = "loading"
+    READY = "ready"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Status:
+    """State, and why it failed or what it waits for."""
+
+    state: State
+    reason: str = ""
+
+
+class ModelRepository(Protocol):
+    """KServe V2's repository extension.
+
+    Raises ServiceError if the server is away or busy; FailedPreconditionError if a version cannot be loaded.
+    """
+
+    async def index(self) -> Mapping[str, bool]: ...
+    async def load(self, version: str, directory: str) -> None: ...
+    async def unload(self, version: str) -> None: ...
+
+
+@dataclass
+class _Failure:
+    reason: str
+    retry_at: float
+
+
+class Reconciler:
+    """Compares and acts, round by round."""
+
+    def __init__(
+        self,
+        traffic: Traffic,
+        repository: ModelRepository,
+        running: Running,
+        round_seconds: float,
+        retry_seconds: float,
+    ) -> None:
+        self._traffic = traffic
+        self._repository = repository
+        self._running = running
+        self._round_seconds = round_seconds
+        self._retry_seconds = retry_seconds
+        self._index: Mapping[str, bool] | None = None
+        self._failures: dict[str, _Failure] = {}
+        self._acting: dict[str, asyncio.Task[None]] = {}
+        self._due = asyncio.Event()
+        self._changed = asyncio.Event()
+
+    def status(self, version: str) -> Status:
+        """What is known of a version."""
+        if self._index is None:
+            return Status(State.LOADING, AWAY)
+        if self._index.get(version):
+            return Status(State.READY)
+        failure = self._failures.get(version)
+        return Status(State.FAILED, failure.reason) if failure else Status(State.LOADING, "being loaded")
+
+    def is_served(self, version: str) -> bool:
+        """Whether the model server answers for it, wanted by the rollout or not."""
+        return self.status(version).state is State.READY
+
+    def hurry(self) -> None:
+        """Begin the next round now: something changed."""
+        self._due.set()
+
+    async def wait_ready(self, version: str) -> None:
+        """Return when the version answers.
+
+        Raises:
+            FailedPreconditionError: it could not be loaded, the text says why; or the rollout does not want it any more.
+        """
+        self._failures.pop(version, None)
+        self.hurry()
+        while (status := self.status(version)).state is not State.READY:
+            if version not in _wanted(self._traffic.rollout):
+                raise FailedPreconditionError("the version was taken out while it loaded", field="version")
+            if status.state is State.FAILED:
+                raise FailedPreconditionError(
+                    f"the version could not be loaded: {status.reason}", reason="VERSION_FAILED", field="directory"
+                )
+            await self._changed.wait()
+
+    async def run(self) -> None:
+        """Rounds until cancelled."""
+        try:
+            while True:
+                self._due.clear()
+                try:
+                    await self.round()
+                except OSError:
+                    log.exception("the rollout file cannot be written")
+                try:
+                    async with asyncio.timeout(self._round_seconds):
+                        await self._due.wait()
+                except TimeoutError:
+                    continue
+        finally:
+            for task in self._acting.values():
+                task.cancel()
+            await asyncio.gather(*self._acting.values(), return_exceptions=True)
+
+    async def round(self) -> None:
+        """Look, load what is missing, unload what is not wanted."""
+        self._index = await self._look()
+        rollout = await self._traffic.change(lambda rollout: rollout)
+        if self._index is not None:
+            await self._act(rollout, self._index)
+        self._report(rollout)
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    async def _look(self) -> Mapping[str, bool] | None:
+        try:
+            return await self._repository.index()
+        except ServiceError as error:
+            if self._index is not None:
+                log.warning("model server is away", extra=fields(reason=error.reason))
+            return None
+
+    async def _act(self, rollout: Rollout, index: Mapping[str, bool]) -> None:
+        for version, directory in _wanted(rollout).items():
+            if index.get(version):
+                self._failures.pop(version, None)
+            elif self._may_load(version):
+                self._start(version, self._load(version, directory))
+        for version in rollout.retired:
+            if version in index and not self._running.count(version):
+                self._start(version, self._unload(version))
+        loaded = frozenset(index)
+        if not loaded.issuperset(rollout.retired):
+            await self._traffic.change(lambda rollout: rollout.forget_retired(loaded))
+
+    def _may_load(self, version: str) -> bool:
+        failure = self._failures.get(version)
+        return version not in self._acting and (failure is None or time.monotonic() >= failure.retry_at)
+
+    def _start(self, version: str, action: Coroutine[Any, Any, None]) -> None:
+        if version in self._acting:
+            action.close()
+            return
+        task = asyncio.create_task(action)
+        self._acting[version] = task
+        task.add_done_callback(lambda _: self._acting.pop(version, None))
+
+    async def _load(self, version: str, directory: str) -> None:
+        log.info("loading a version", extra=fields(version=version))
+        try:
+            await self._repository.load(version, directory)
+        except FailedPreconditionError as error:
+            self._failures[version] = _Failure(error.text, time.monotonic() + self._retry_seconds)
+            log.warning("version failed", extra=fields(version=version))
+        except ServiceError as error:
+            log.warning("loading was put off", extra=fields(version=version, reason=error.reason))
+            return
+        self.hurry()
+
+    async def _unload(self, version: str) -> None:
+        log.info("unloading a version", extra=fields(version=version))
+        try:
+            await self._repository.unload(version)
+        except NotFoundError:
+            return
+        except ServiceError as error:
+            log.warning("unloading was put off", extra=fields(version=version, reason=error.reason))
+
+    def _report(self, rollout: Rollout) -> None:
+        for version in _wanted(rollout):
+            VERSIONS_READY.labels(version).set(self.is_served(version))
+        for version, share in shares(rollout).items():
+            SHARE.labels(version).set(share)
+
+
+def shares(rollout: Rollout) -> dict[str, float]:
+    """Share of the users by version, retired ones with 0."""
+    found = dict.fromkeys(rollout.retired, 0.0)
+    taken = 0.0
+    if rollout.candidate is not None:
+        taken = rollout.candidate.share if rollout.candidate.live else 0.0
+        found[rollout.candidate.version] = taken
+    if rollout.stable is not None:
+        found[rollout.stable.version] = 1.0 - taken
+    return found
+
+
+def _wanted(rollout: Rollout) -> dict[str, str]:
+    """Version → directory."""
+    return {place.version: place.directory for place in (rollout.stable, rollout.candidate) if place is not None}

@@ -1,0 +1,127 @@
+"""Protobuf to the domain and back."""
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from thumbwheel.chat.v1 import chat_pb2
+from thumbwheel.generator.v1 import generator_pb2
+
+from services.chassis.errors import InvalidArgumentError
+from services.generator.canary import CanaryRequest
+from services.generator.engine import Finished, FinishReason, GenerateRequest, Message, Selected
+from services.generator.presets import Overrides, Task
+from services.generator.reconcile import State, Status
+from services.generator.rollout import Rollout
+
+MAX_USER_KEY_CHARACTERS = 256
+MAX_TEXT_CHARACTERS = 32_768
+ROLES = {chat_pb2.ROLE_SYSTEM: "system", chat_pb2.ROLE_USER: "user", chat_pb2.ROLE_ASSISTANT: "assistant"}
+TASKS = {
+    chat_pb2.TASK_UNSPECIFIED: None,
+    chat_pb2.TASK_CODE: Task.CODE,
+    chat_pb2.TASK_QUESTION_ANSWERING: Task.QUESTION_ANSWERING,
+    chat_pb2.TASK_CHAT: Task.CHAT,
+    chat_pb2.TASK_CREATIVE: Task.CREATIVE,
+}
+TASK_NUMBERS = {task: number for number, task in TASKS.items()}
+FINISHES = {
+    FinishReason.STOP: chat_pb2.FINISH_REASON_STOP,
+    FinishReason.LENGTH: chat_pb2.FINISH_REASON_LENGTH,
+}
+STATES = {
+    State.LOADING: generator_pb2.VERSION_STATE_LOADING,
+    State.READY: generator_pb2.VERSION_STATE_READY,
+    State.FAILED: generator_pb2.VERSION_STATE_FAILED,
+}
+
+
+def generate_request_from(request: generator_pb2.GenerateRequest) -> GenerateRequest:
+    """Raises: InvalidArgumentError naming field and limit."""
+    if not 1 <= len(request.user_key) <= MAX_USER_KEY_CHARACTERS:
+        raise _wrong("user_key", f"1 to {MAX_USER_KEY_CHARACTERS} characters")
+    if not request.messages or request.messages[-1].role != chat_pb2.ROLE_USER:
+        raise _wrong("messages", "at least 1, the last one the user's")
+    if request.task not in TASKS:
+        raise _wrong("task", "a task of chat.v1")
+    return GenerateRequest(
+        user_key=request.user_key,
+        messages=[_message(number, entry) for number, entry in enumerate(request.messages)],
+        task=TASKS[request.task],
+        overrides=_overrides(request.sampling),
+        pinned_version=request.pinned_version,
+    )
+
+
+def generate_event(event: Selected | str | Finished) -> generator_pb2.GenerateEvent:
+    """One event of the stream."""
+    if isinstance(event, str):
+        return generator_pb2.GenerateEvent(text_delta=event)
+    if isinstance(event, Finished):
+        usage = chat_pb2.Usage(prompt_tokens=event.prompt_tokens, completion_tokens=event.completion_tokens)
+        finished = generator_pb2.Finished(finish_reason=FINISHES[event.reason], usage=usage)
+        return generator_pb2.GenerateEvent(finished=finished)
+    selected = generator_pb2.Selected(
+        model_version=event.assignment.version,
+        arm=event.assignment.arm,
+        assignment_probability=event.assignment.probability,
+        task=TASK_NUMBERS[event.task],
+        temperature=event.sampling.temperature,
+        top_p=event.sampling.top_p,
+        max_tokens=event.sampling.max_tokens,
+    )
+    return generator_pb2.GenerateEvent(selected=selected)
+
+
+def canary_request_from(request: generator_pb2.StartCanaryRequest) -> CanaryRequest:
+    """Not checked."""
+    # A 32-bit 0.1 is 0.10000000149: six digits are what was meant.
+    share = round(request.share, 6)
+    return CanaryRequest(request.version, request.directory, share, request.lease.ToNanoseconds() / 1e9)
+
+
+def rollout_response(
+    rollout: Rollout, shares: dict[str, float], statuses: dict[str, Status]
+) -> generator_pb2.GetRolloutResponse:
+    """The rollout as operators see it."""
+
+    def served(version: str) -> generator_pb2.ServedVersion:
+        status = statuses[version]
+        return generator_pb2.ServedVersion(
+            version=version, state=STATES[status.state], reason=status.reason, share=shares[version]
+        )
+
+    return generator_pb2.GetRolloutResponse(
+        stable=served(rollout.stable.version) if rollout.stable else None,
+        candidate=served(rollout.candidate.version) if rollout.candidate else None,
+        lease_end_time=_timestamp(rollout.candidate.lease_end_us) if rollout.candidate else None,
+        history=[
+            generator_pb2.RolloutChange(
+                time=_timestamp(change.time_us), kind=change.kind, version=change.version, reason=change.reason
+            )
+            for change in rollout.history
+        ],
+    )
+
+
+def _message(number: int, entry: chat_pb2.HistoryMessage) -> Message:
+    if entry.role not in ROLES:
+        raise _wrong(f"messages[{number}].role", "system, user or assistant")
+    if len(entry.text) > MAX_TEXT_CHARACTERS:
+        raise _wrong(f"messages[{number}].text", f"at most {MAX_TEXT_CHARACTERS:,} characters")
+    return Message(ROLES[entry.role], entry.text)
+
+
+def _overrides(sampling: chat_pb2.SamplingOverrides) -> Overrides:
+    return Overrides(
+        temperature=sampling.temperature if sampling.HasField("temperature") else None,
+        top_p=sampling.top_p if sampling.HasField("top_p") else None,
+        max_tokens=sampling.max_tokens if sampling.HasField("max_tokens") else None,
+        stop=tuple(sampling.stop),
+        seed=sampling.seed if sampling.HasField("seed") else None,
+    )
+
+
+def _timestamp(microseconds: int) -> Timestamp:
+    return Timestamp(seconds=microseconds // 1_000_000, nanos=microseconds % 1_000_000 * 1_000)
+
+
+def _wrong(field: str, limit: str) -> InvalidArgumentError:
+    return InvalidArgumentError(f"{field} must be {limit}", field=field, limit=limit)

@@ -1,0 +1,90 @@
+"""The generator as its neighbours see it: the real wiring on a real port, in front of a hand-made model server."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.duration_pb2 import Duration
+from thumbwheel.chat.v1 import chat_pb2
+from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
+
+from services.chassis.channel import open_channel
+from services.chassis.server import serving
+from services.generator.__main__ import wiring
+from services.generator.settings import GeneratorSettings
+
+
+@dataclass(frozen=True)
+class Stubs:
+    generator: Any
+    rollout: Any
+
+    async def generate(self, text: str = "hello", user_key: str = "acme/ada", **fields: Any) -> list[Any]:
+        """All events of one generation."""
+        return [event async for event in self.generator.Generate(ask(text, user_key, **fields), timeout=20)]
+
+    async def state(self) -> Any:
+        return await self.rollout.GetRollout(generator_pb2.GetRolloutRequest(), timeout=5)
+
+    async def start(self, version: str, directory: Path, share: float = 0.5, lease_seconds: int = 60) -> None:
+        request = generator_pb2.StartCanaryRequest(
+            version=version, directory=str(directory), share=share, lease=Duration(seconds=lease_seconds)
+        )
+        await self.rollout.StartCanary(request, timeout=20)
+
+    async def promote(self, version: str) -> None:
+        await self.rollout.PromoteCanary(
+            generator_pb2.PromoteCanaryRequest(version=version, reason="better"), timeout=5
+        )
+
+    async def roll_back(self, version: str) -> None:
+        request = generator_pb2.RollBackCanaryRequest(version=version, reason="worse")
+        await self.rollout.RollBackCanary(request, timeout=5)
+
+
+def ask(text: str = "hello", user_key: str = "acme/ada", **fields: Any) -> generator_pb2.GenerateRequest:
+    messages = [chat_pb2.HistoryMessage(role=chat_pb2.ROLE_USER, text=text)]
+    return generator_pb2.GenerateRequest(**({"user_key": user_key, "messages": messages} | fields))
+
+
+def text_of(events: list[Any]) -> str:
+    return "".join(event.text_delta for event in events)
+
+
+def model_directory(root: Path, version: str) -> Path:
+    directory = root / "models" / version
+    directory.mkdir(parents=True)
+    (directory / "manifest.json").write_text(json.dumps({"format": 1, "kind": "model", "version": version}))
+    return directory
+
+
+def generator_settings(root: Path, predictor_port: int, **changes: Any) -> GeneratorSettings:
+    stable = root / "models" / "v1"
+    if not stable.exists():
+        model_directory(root, "v1")
+    values = {
+        "port": 0,
+        "metrics_port": 0,
+        "drain_seconds": 0,
+        "predictor_url": f"http://127.0.0.1:{predictor_port}",
+        "rollout_file": root / "state" / "rollout.json",
+        "stable_directory": stable,
+        "reconcile_seconds": 0.05,
+        "connect_seconds": 1.0,
+    }
+    return GeneratorSettings.model_validate(values | changes)
+
+
+@asynccontextmanager
+async def generator_service(root: Path, predictor_port: int, **changes: Any) -> AsyncIterator[Stubs]:
+    """Stubs of a running service."""
+    settings = generator_settings(root, predictor_port, **changes)
+    async with (
+        wiring(settings) as registrations,
+        serving(settings, registrations) as port,
+        open_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        yield Stubs(generator_pb2_grpc.GeneratorServiceStub(channel), generator_pb2_grpc.RolloutServiceStub(channel))
