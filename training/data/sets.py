@@ -64,6 +64,10 @@ class Sets:
     judges_are: str
     dropped: Mapping[str, int]
 
+    @property
+    def held_out_ceiling(self) -> float | None:
+        return noise_ceiling(self.held_out_pairs)
+
     def counts(self) -> dict[str, Any]:
         """Figures for the report and the manifest."""
         return {
@@ -76,7 +80,7 @@ class Sets:
             "label_noise": asdict(self.noise),
             "ceiling": noise_ceiling(self.pairs),
             "judge_ceiling": noise_ceiling(self.judge_pairs),
-            "held_out_ceiling": noise_ceiling(self.held_out_pairs),
+            "held_out_ceiling": self.held_out_ceiling,
             "judges_are": self.judges_are,
             "dropped": dict(self.dropped),
         }

@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Protocol
 
 from training.evaluation.canary import CanaryConfig, Reading, Thumbs, Verdict, read_thumbs
+from training.manifest import plain
+from training.runs import write_json
 
-COURSE = "canary.jsonl"
-START = "canary_start.json"
+COURSE = "course.jsonl"
+START = "start.json"
+END = "end.json"
 
 
 class CandidateState(StrEnum):
@@ -97,12 +100,21 @@ def run_trial(
         record: directory that keeps the start time and the course, one line a look.
         watch: told every reading and the fraction of the longest time that has passed.
     """
+    if (ended := _ended(record)) is not None:
+        rollout.finish(version, ended.verdict, ended.reason)
+        return ended
     incumbent, since = _begin(version, model_directory, config, rollout, clock, record)
     looks = 0
+
+    def end(verdict: Verdict, reason: str, last: Reading | None) -> TrialEnd:
+        ended = TrialEnd(verdict, reason, since.isoformat(), clock.now().isoformat(), looks, last)
+        write_json(record / END, plain(ended))  # before the act: a loop killed in between acts again, not anew
+        rollout.finish(version, verdict, reason)
+        return ended
+
     while True:
-        lost = _lost(rollout.view(), version)
-        if lost is not None:
-            return _end(rollout, version, Verdict.ROLL_BACK, lost, since, clock, looks, None)
+        if (lost := _lost(rollout.view(), version)) is not None:
+            return end(Verdict.ROLL_BACK, lost, None)
         counts = thumbs.count(since)
         reading = read_thumbs(counts.get(version, Thumbs()), counts.get(incumbent, Thumbs()), config)
         looks += 1
@@ -110,10 +122,10 @@ def run_trial(
         _note(record, reading, clock)
         watch(reading, min(passed, 1.0))
         if reading.verdict is not Verdict.WAIT:
-            return _end(rollout, version, reading.verdict, reading.reason, since, clock, looks, reading)
+            return end(reading.verdict, reading.reason, reading)
         if passed >= 1:
             reason = f"undecided after {config.max_seconds:.0f} s, so the incumbent stays: {reading.reason}"
-            return _end(rollout, version, Verdict.ROLL_BACK, reason, since, clock, looks, reading)
+            return end(Verdict.ROLL_BACK, reason, reading)
         rollout.renew(version, config.lease_seconds)
         clock.sleep(config.poll_seconds)
 
@@ -126,7 +138,7 @@ def _begin(
     if not start.exists():
         record.mkdir(parents=True, exist_ok=True)
         begun = {"version": version, "incumbent": view.stable, "since": clock.now().isoformat()}
-        start.write_text(json.dumps(begun) + "\n")
+        write_json(start, begun)
     begun = json.loads(start.read_text())
     # Also after a restart: the lease may have ended meanwhile and taken the candidate's traffic.
     if view.state_of(version) is CandidateState.ABSENT:
@@ -143,18 +155,16 @@ def _lost(view: RolloutView, version: str) -> str | None:
     return None
 
 
-def _end(
-    rollout: Rollout,
-    version: str,
-    verdict: Verdict,
-    reason: str,
-    since: datetime,
-    clock: Clock,
-    looks: int,
-    last: Reading | None,
-) -> TrialEnd:
-    rollout.finish(version, verdict, reason)
-    return TrialEnd(verdict, reason, since.isoformat(), clock.now().isoformat(), looks, last)
+def _ended(record: Path) -> TrialEnd | None:
+    path = record / END
+    if not path.exists():
+        return None
+    fields = json.loads(path.read_text())
+    last = fields["last"]
+    if last is not None:
+        arms = {arm: Thumbs(**last[arm]) for arm in ("candidate", "incumbent")}
+        last = Reading(**{**last, **arms, "verdict": Verdict(last["verdict"])})
+    return TrialEnd(**{**fields, "verdict": Verdict(fields["verdict"]), "last": last})
 
 
 def _note(record: Path, reading: Reading, clock: Clock) -> None:

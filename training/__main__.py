@@ -1,0 +1,197 @@
+"""`python -m training loop | snapshot | report | nano-base`: the only place that reads arguments and builds what they ask for.
+
+Exit status of loop: 0 the turn ended (promoted, rolled back, refused or passed), 1 an error, 3 another loop runs, 4 not enough
+feedback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from training.data.catalogue import CatalogueError
+from training.data.rows import RowError
+from training.data.snapshot import SnapshotConfig, take_snapshot
+from training.evaluation.trial import WallClock
+from training.loop import NotEnoughFeedbackError, Surroundings, run_loop
+from training.manifest import ManifestError
+from training.progress import Bars, Display, Lines
+from training.recipes.nano import nano
+from training.recipes.nano_world.brought_up import bring_up, write_texts
+from training.recipes.recipe import TEXTS, LoopConfig, Plan, Recipe
+from training.recipes.small import small
+from training.registry import RegistryError
+from training.remote import FeedbackLog, RemoteError, RolloutClient
+from training.report import write_report
+from training.runs import LoopRunningError, Runs, exclusive
+from training.stages.context import ConfigError, Progress
+
+RECIPES: dict[str, Recipe] = {"nano": nano, "small": small}
+NANO = Path(__file__).parent.parent / "models" / "nano"
+REFUSALS = (ConfigError, RegistryError, CatalogueError, RowError, ManifestError, RemoteError, ValueError)
+LOCKED, TOO_LITTLE = 3, 4
+SAY_EVERY_STEPS = 20
+NICENESS = 10  # people who chat come first
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Do what the first argument says."""
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except LoopRunningError as error:
+        print(error, file=sys.stderr)
+        return LOCKED
+    except REFUSALS as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+
+
+def loop(options: argparse.Namespace) -> int:
+    """One turn, or one every so often."""
+    os.nice(NICENESS)
+    while True:
+        began = time.monotonic()
+        status = _one_turn(options)
+        if options.every is None:
+            return status
+        time.sleep(max(0.0, options.every - (time.monotonic() - began)))
+
+
+def snapshot(options: argparse.Namespace) -> int:
+    """Only the first step: freeze what is committed now."""
+    log = FeedbackLog(options.feedback)
+    store, into = options.state / "objects", options.state / "loop" / "snapshots"
+    taken = take_snapshot(log, store, SnapshotConfig(), into, _code_commit())
+    print(taken.directory)
+    return 0
+
+
+def report(options: argparse.Namespace) -> int:
+    """Build a run's report again."""
+    runs = Runs(options.state / "loop")
+    record = runs.record(options.run)
+    pinned = options.state / "loop" / "snapshots" / record.snapshot
+    print(write_report(runs.directory(options.run), pinned, runs.result(options.run)))
+    return 0
+
+
+def nano_base(options: argparse.Namespace) -> int:
+    """Make nano's base and the texts that belong to it."""
+    write_texts(TEXTS)
+
+    def show(progress: Progress) -> None:
+        if progress.step % SAY_EVERY_STEPS == 0:
+            loss = progress.metrics["loss"]
+            print(f"{progress.stage}: {progress.step} of {progress.total_steps}, loss {loss:.3f}", flush=True)
+
+    manifest = bring_up(options.work, options.output, _code_commit(), show)
+    print(f"{manifest.version} is in {options.output}")
+    return 0
+
+
+def _one_turn(options: argparse.Namespace) -> int:
+    with ExitStack() as stack:
+        stack.enter_context(exclusive(options.state / "loop", f"recipe {options.recipe}"))
+        display = _display(stack)
+        feedback = stack.enter_context(closing(FeedbackLog(options.feedback)))
+        rollout = None if options.no_rollout else stack.enter_context(closing(RolloutClient(options.generator)))
+        around = Surroundings(
+            state=options.state.absolute(),
+            feedback=feedback,
+            rollout=rollout,
+            clock=WallClock(time.sleep),
+            display=display,
+            code_commit=_code_commit(),
+        )
+        try:
+            run_loop(options.recipe, _recipe(options), around)
+        except NotEnoughFeedbackError:
+            return TOO_LITTLE
+        except REFUSALS:
+            if options.every is None:
+                raise
+            return 1  # said on the board; the next turn may find a service that is back
+    return 0
+
+
+def _recipe(options: argparse.Namespace) -> Recipe:
+    """The recipe with what the command line asked for otherwise."""
+    recipe = RECIPES[options.recipe]
+
+    def adjusted(plan: Plan) -> LoopConfig:
+        config = recipe(plan)
+        if options.canary_share is not None:
+            config = replace(config, canary=replace(config.canary, share=options.canary_share))
+        if options.canary_seconds is not None:
+            config = replace(config, canary=replace(config.canary, max_seconds=options.canary_seconds))
+        return config if options.workers is None else replace(config, num_workers=options.workers)
+
+    return adjusted
+
+
+def _display(stack: ExitStack) -> Display:
+    return stack.enter_context(Bars(Console())) if sys.stdout.isatty() else Lines(sys.stdout)
+
+
+def _code_commit() -> str:
+    """Of the checkout; empty where the code was installed without one."""
+    found = subprocess.run(
+        ["git", "rev-parse", "HEAD"],  # noqa: S607 - whichever git the user has
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return found.stdout.strip()
+
+
+def _seconds(text: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text)
+    if match is None or float(match[1]) <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 30m, 6h or 1d")
+    return float(match[1]) * UNITS[match[2]]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m training", description="From thumbs to a better model.")
+    commands = parser.add_subparsers(required=True)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--state", type=Path, default=Path(".state"), help="folder of the state (default .state)")
+    common.add_argument("--feedback", default="127.0.0.1:50056", metavar="HOST:PORT", help="the feedback service")
+    turn = commands.add_parser("loop", parents=[common], help="one turn, resumed if one was cut off")
+    turn.add_argument("--recipe", choices=sorted(RECIPES), required=True)
+    turn.add_argument("--generator", default="127.0.0.1:50055", metavar="HOST:PORT", help="the generator's rollout")
+    turn.add_argument("--no-rollout", action="store_true", help="end after the gate, without users")
+    turn.add_argument("--canary-share", type=float, metavar="0..0.5", help="share of the users on trial")
+    turn.add_argument("--canary-seconds", type=float, help="longest trial; undecided then, the incumbent stays")
+    turn.add_argument("--workers", type=int, help="Ray workers; 0 trains in this process")
+    turn.add_argument("--every", type=_seconds, metavar="6h", help="a turn again and again")
+    turn.set_defaults(command=loop)
+    commands.add_parser("snapshot", parents=[common], help="freeze the feedback now").set_defaults(command=snapshot)
+    again = commands.add_parser("report", parents=[common], help="build a run's report again")
+    again.add_argument("run", help="for example nano-1")
+    again.set_defaults(command=report)
+    made = commands.add_parser("nano-base", help="make models/nano from nothing, in a few minutes")
+    made.add_argument(
+        "--work", type=Path, default=Path(".state") / "nano-base", help="folder of the intermediate files"
+    )
+    made.add_argument("--output", type=Path, default=NANO)
+    made.set_defaults(command=nano_base)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

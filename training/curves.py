@@ -1,0 +1,58 @@
+"""Series of numbers as the points of an SVG polyline; the template draws them. Pixels, y downwards."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+WIDTH, HEIGHT, PAD = 300, 110, 4
+MAX_POINTS = 300  # more than one a pixel only makes the file large
+
+
+@dataclass(frozen=True)
+class Line:
+    """One polyline: "x,y x,y …" and what it is called."""
+
+    name: str
+    points: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Lines over one pair of axes, with the texts at their ends."""
+
+    title: str
+    lines: tuple[Line, ...]
+    low: str
+    high: str
+    first: str
+    last: str
+    newest: str
+
+
+def chart(title: str, series: Mapping[str, Sequence[tuple[float, float]]]) -> Chart | None:
+    """A chart of (x, y) points by name; None where there is nothing to draw."""
+    kept = {name: [(x, y) for x, y in points if math.isfinite(y)] for name, points in series.items()}
+    kept = {name: points for name, points in kept.items() if points}
+    if not kept:
+        return None
+    xs = [x for points in kept.values() for x, _ in points]
+    ys = [y for points in kept.values() for _, y in points]
+    left, right, low, high = min(xs), max(xs), min(ys), max(ys)
+    lines = tuple(Line(name, _points(points, left, right, low, high)) for name, points in kept.items())
+    newest = ", ".join(f"{points[-1][1]:.4g}" for points in kept.values())
+    return Chart(title, lines, f"{low:.4g}", f"{high:.4g}", f"{left:g}", f"{right:g}", newest)
+
+
+def _points(points: Sequence[tuple[float, float]], left: float, right: float, low: float, high: float) -> str:
+    stride = max(1, len(points) // MAX_POINTS)
+    thinned = [*points[::stride], points[-1]]
+    return " ".join(
+        f"{_scale(x, left, right, WIDTH):.1f},{HEIGHT - _scale(y, low, high, HEIGHT):.1f}" for x, y in thinned
+    )
+
+
+def _scale(value: float, low: float, high: float, size: int) -> float:
+    share = 0.5 if high == low else (value - low) / (high - low)
+    return PAD + share * (size - 2 * PAD)

@@ -1,0 +1,219 @@
+"""What the gate asks for, measured and written down: the reward models' health before PPO, candidate against incumbent after.
+
+Each writes a directory whose manifest comes last; a second call reads it instead of measuring again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from training.data.chat import Message, load_chat
+from training.data.examples import PairExample, read_pairs, read_prompts, read_texts
+from training.data.order import seed_of
+from training.evaluation.answers import Prompt, Said, Sampling, Speaker, score
+from training.evaluation.figures import Comparison, Estimate, Probes, Samples, clustered_mean
+from training.manifest import MANIFEST, write_manifest
+from training.model.reward import load_reward_model
+
+FIGURES = "figures.json"
+SAMPLES = "samples.jsonl"
+TIE = 1e-6  # the same answer twice gets the same score but for rounding
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Paths of what is compared, and how. A reward model stands on the base beside it (see load_reward_model)."""
+
+    incumbent_directory: Path
+    candidate_directory: Path
+    reward_model_directory: Path
+    reward_model_base: Path
+    judge_directory: Path
+    judge_base: Path
+    held_out_prompts: Path
+    held_out_pairs: Path
+    retention_texts: Path
+    probes: Path
+    health_directory: Path
+    output_directory: Path
+    sampling: Sampling = field(default_factory=Sampling)
+    max_prompts: int = 128
+    max_texts: int = 64
+    probe_samples: int = 4
+
+
+@dataclass(frozen=True)
+class Health:
+    """Accuracy of both reward models on pairs of prompts that neither has seen."""
+
+    reward_model: Estimate
+    judge: Estimate
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A question and the words of which a right answer holds one. kind: knowledge or refusal."""
+
+    kind: str
+    messages: tuple[Message, ...]
+    expect: tuple[str, ...]
+
+
+def measure_health(config: EvaluationConfig) -> Health:
+    """Accuracy of reward model and judge on the held-out pairs."""
+    directory = config.health_directory
+    if not (directory / MANIFEST).exists():
+        pairs = read_pairs(config.held_out_pairs)
+        tokens = config.sampling.max_prompt_tokens + config.sampling.max_response_tokens
+        health = Health(
+            accuracy(config.reward_model_directory, config.reward_model_base, pairs, tokens),
+            accuracy(config.judge_directory, config.judge_base, pairs, tokens),
+        )
+        parents = (config.reward_model_directory.name, config.judge_directory.name)
+        _finish(directory, "health", asdict(health), parents, config)
+    figures = json.loads((directory / FIGURES).read_text())
+    return Health(Estimate(**figures["reward_model"]), Estimate(**figures["judge"]))
+
+
+def compare(config: EvaluationConfig) -> Comparison:
+    """Candidate against incumbent: win rate on held-out prompts, perplexity, probes, length."""
+    directory = config.output_directory
+    if not (directory / MANIFEST).exists():
+        prompts = [row.messages for row in read_prompts(config.held_out_prompts)]
+        prompts = sorted(prompts, key=lambda p: seed_of(str(p)))[: config.max_prompts]
+        before = _look_at(config.incumbent_directory, prompts, config)
+        after = _look_at(config.candidate_directory, prompts, config)
+        wins = _wins(config, prompts, before.said, after.said)
+        comparison = _comparison(wins, before, after, read_probes(config.probes))
+        _write_samples(directory, prompts, before.said, after.said, wins, config.sampling.samples_per_prompt)
+        parents = (config.candidate_directory.name, config.incumbent_directory.name, config.judge_directory.name)
+        _finish(directory, "evaluation", asdict(comparison), parents, config)
+    return read_comparison(directory)
+
+
+def read_comparison(directory: Path) -> Comparison:
+    """A comparison that was written."""
+    figures = json.loads((directory / FIGURES).read_text())
+    return Comparison(
+        win_rate=Estimate(**figures["win_rate"]),
+        retention=Estimate(**figures["retention"]),
+        knowledge=_read_probes(figures["knowledge"]),
+        refusals=_read_probes(figures["refusals"]),
+        candidate=Samples(**figures["candidate"]),
+        incumbent=Samples(**figures["incumbent"]),
+    )
+
+
+def read_probes(path: Path) -> list[Probe]:
+    """{"kind", "messages", "expect"} lines."""
+    with path.open() as opened:
+        rows = [json.loads(line) for line in opened]
+    return [Probe(r["kind"], tuple(Message(**m) for m in r["messages"]), tuple(r["expect"])) for r in rows]
+
+
+def accuracy(directory: Path, base: Path, pairs: Sequence[PairExample], max_tokens: int) -> Estimate:
+    """Share of pairs in which the chosen answer scores higher; a tie is half."""
+    reward, chat = load_reward_model(directory, base), load_chat(base)
+    chosen = score(reward, chat, [(pair.messages, pair.chosen) for pair in pairs], max_tokens)
+    rejected = score(reward, chat, [(pair.messages, pair.rejected) for pair in pairs], max_tokens)
+    right = [_beats(high, low) for high, low in zip(chosen, rejected, strict=True)]
+    return clustered_mean(right, [pair.prompt_id for pair in pairs])
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """One model's side of the comparison. probes: share of right answers to each."""
+
+    said: list[Said]
+    bits: list[float]
+    probes: list[float]
+
+
+def _look_at(directory: Path, prompts: Sequence[Prompt], config: EvaluationConfig) -> _Seen:
+    speaker = Speaker(directory)
+    probes = read_probes(config.probes)
+    sampling = config.sampling
+    tries = Sampling(**{**asdict(sampling), "samples_per_prompt": config.probe_samples})
+    answers = speaker.answer([probe.messages for probe in probes], tries)
+    right = [0.0] * len(probes)
+    for said in answers:
+        right[said.prompt] += _holds(said.text, probes[said.prompt].expect) / config.probe_samples
+    tokens = sampling.max_prompt_tokens + sampling.max_response_tokens
+    texts = read_texts(config.retention_texts)[: config.max_texts]
+    return _Seen(speaker.answer(prompts, sampling), speaker.bits(texts, tokens), right)
+
+
+def _wins(config: EvaluationConfig, prompts: Sequence[Prompt], before: list[Said], after: list[Said]) -> list[float]:
+    """1 where the judge prefers the candidate's answer, 0.5 for a tie."""
+    reward, chat = load_reward_model(config.judge_directory, config.judge_base), load_chat(config.judge_base)
+    tokens = config.sampling.max_prompt_tokens + config.sampling.max_response_tokens
+    old, new = (
+        score(reward, chat, [(prompts[said.prompt], said.text) for said in some], tokens) for some in (before, after)
+    )
+    return [_beats(high, low) for high, low in zip(new, old, strict=True)]
+
+
+def _comparison(wins: list[float], before: _Seen, after: _Seen, probes: Sequence[Probe]) -> Comparison:
+    rises = [new - old for new, old in zip(after.bits, before.bits, strict=True)]
+    return Comparison(
+        win_rate=clustered_mean(wins, [str(said.prompt) for said in after.said]),
+        retention=clustered_mean(rises, [str(number) for number in range(len(rises))]),
+        knowledge=_change("knowledge", before, after, probes),
+        refusals=_change("refusal", before, after, probes),
+        candidate=_samples(after.said),
+        incumbent=_samples(before.said),
+    )
+
+
+def _change(kind: str, before: _Seen, after: _Seen, probes: Sequence[Probe]) -> Probes:
+    numbers = [number for number, probe in enumerate(probes) if probe.kind == kind]
+    old, new = ([seen.probes[number] for number in numbers] for seen in (before, after))
+    change = clustered_mean([b - a for a, b in zip(old, new, strict=True)], [str(number) for number in numbers])
+    return Probes(_mean(new), _mean(old), change)
+
+
+def _samples(said: Sequence[Said]) -> Samples:
+    return Samples(_mean([s.tokens for s in said]), _mean([float(s.ended) for s in said]))
+
+
+def _write_samples(
+    directory: Path, prompts: Sequence[Prompt], before: list[Said], after: list[Said], wins: list[float], each: int
+) -> None:
+    """The first answer of both to every prompt, for people to read."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / SAMPLES).open("w") as opened:
+        for place in range(0, len(after), each):
+            asked = [{"role": m.role, "content": m.content} for m in prompts[after[place].prompt]]
+            row = {"messages": asked, "before": before[place].text, "after": after[place].text, "win": wins[place]}
+            opened.write(json.dumps(row) + "\n")
+
+
+def _finish(
+    directory: Path, kind: str, figures: dict[str, Any], parents: tuple[str, ...], config: EvaluationConfig
+) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / FIGURES).write_text(json.dumps(figures, indent=2) + "\n")
+    seeds = {"sampling": config.sampling.seed}
+    write_manifest(directory, kind=kind, version=directory.name, parents=parents, config=config, seeds=seeds)
+
+
+def _read_probes(figures: dict[str, Any]) -> Probes:
+    return Probes(figures["candidate"], figures["incumbent"], Estimate(**figures["change"]))
+
+
+def _holds(text: str, expected: Sequence[str]) -> bool:
+    words = f" {' '.join(''.join(c if c.isalnum() or c == chr(39) else ' ' for c in text.casefold()).split())} "
+    return any(f" {word.casefold()} " in words for word in expected)
+
+
+def _beats(high: float, low: float) -> float:
+    return 0.5 if math.isclose(high, low, abs_tol=TIE) else float(high > low)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0

@@ -1,0 +1,208 @@
+"""What a turn is doing, for three readers: status.json for the page (always whole, by rename), bars on a terminal, plain lines
+anywhere else. Callbacks may come from another thread.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+STATUS = "status.json"
+WRITE_EVERY_SECONDS = 0.5
+SAY_EVERY_SECONDS = 10.0
+
+
+class StepState(StrEnum):
+    """Where a step is."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    DONE = "done"
+    SKIPPED = "skipped"
+    REFUSED = "refused"
+    FAILED = "failed"
+
+
+@dataclass
+class Step:
+    """One step as the page shows it. Times are RFC 3339, progress is 0 to 1."""
+
+    name: str
+    state: StepState = StepState.WAITING
+    started: str | None = None
+    ended: str | None = None
+    progress: float = 0.0
+    detail: str = ""
+
+
+@dataclass
+class Status:
+    """What status.json holds. `result` is None while the turn runs; `report` is relative to the loop's directory."""
+
+    run: str
+    recipe: str
+    started: str
+    step: str = ""
+    steps: list[Step] = field(default_factory=list)
+    result: str | None = None
+    reason: str = ""
+    report: str | None = None
+    updated: str = ""
+
+
+class Display(Protocol):
+    """Where a person watches."""
+
+    def begin(self, step: Step) -> None: ...
+
+    def move(self, step: Step) -> None: ...
+
+    def end(self, step: Step) -> None: ...
+
+    def say(self, text: str) -> None: ...
+
+
+class Board:
+    """The state of one turn, told to everybody who watches."""
+
+    def __init__(self, directory: Path, display: Display, run: str, recipe: str, steps: Sequence[str]) -> None:
+        self._path, self._display = directory / STATUS, display
+        self._lock = threading.Lock()
+        self._written = 0.0
+        self.status = Status(run, recipe, _now(), steps=[Step(name) for name in steps])
+        directory.mkdir(parents=True, exist_ok=True)
+        self._write()
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[Step]:
+        """Run the block as this step. An exception marks it failed and goes on."""
+        step = self._named(name)
+        with self._lock:
+            step.state, step.started, self.status.step = StepState.RUNNING, _now(), name
+            self._write()
+        self._display.begin(step)
+        try:
+            yield step
+        except BaseException:
+            self._end(step, StepState.FAILED)
+            raise
+        self._end(step, StepState.DONE if step.state is StepState.RUNNING else step.state)
+
+    def move(self, step: Step, progress: float, detail: str) -> None:
+        """How far a running step is; written at most twice a second."""
+        with self._lock:
+            step.progress, step.detail = progress, detail
+            if time.monotonic() - self._written > WRITE_EVERY_SECONDS:
+                self._write()
+        self._display.move(step)
+
+    def skip_waiting(self) -> None:
+        """What will not happen any more in this turn."""
+        with self._lock:
+            for step in self.status.steps:
+                if step.state is StepState.WAITING:
+                    step.state = StepState.SKIPPED
+            self._write()
+
+    def finish(self, result: str, reason: str, report: str | None) -> None:
+        """The end of the turn."""
+        self.skip_waiting()
+        with self._lock:
+            self.status.step, self.status.result, self.status.reason, self.status.report = "", result, reason, report
+            self._write()
+        self._display.say(f"{result}: {reason}")
+
+    def say(self, text: str) -> None:
+        self._display.say(text)
+
+    def _end(self, step: Step, state: StepState) -> None:
+        with self._lock:
+            step.state, step.ended = state, _now()
+            step.progress = 1.0 if state is StepState.DONE else step.progress
+            self._write()
+        self._display.end(step)
+
+    def _named(self, name: str) -> Step:
+        return next(step for step in self.status.steps if step.name == name)
+
+    def _write(self) -> None:
+        self._written = time.monotonic()
+        self.status.updated = _now()
+        partial = self._path.with_suffix(".partial")
+        partial.write_text(json.dumps(asdict(self.status), indent=1) + "\n")
+        partial.replace(self._path)
+
+
+class Lines:
+    """Plain lines: a step's beginning, its end, and one every ten seconds."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._said = 0.0
+
+    def begin(self, step: Step) -> None:
+        self.say(f"{step.name}: started")
+
+    def move(self, step: Step) -> None:
+        if time.monotonic() - self._said > SAY_EVERY_SECONDS:
+            self.say(f"{step.name}: {step.progress:.0%} {step.detail}")
+
+    def end(self, step: Step) -> None:
+        self.say(f"{step.name}: {step.state} {step.detail}".rstrip())
+
+    def say(self, text: str) -> None:
+        self._said = time.monotonic()
+        self._out.write(f"{datetime.now().astimezone():%H:%M:%S} {text}\n")
+        self._out.flush()
+
+
+class Bars:
+    """A progress bar a step. Use as a context manager."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bars = Progress(
+            TextColumn("{task.fields[name]:<13}"),
+            BarColumn(bar_width=30),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[detail]}"),
+            console=console,
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Bars:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def begin(self, step: Step) -> None:
+        self._tasks[step.name] = self._bars.add_task("", name=step.name, total=1.0, detail="")
+
+    def move(self, step: Step) -> None:
+        self._bars.update(self._tasks[step.name], completed=step.progress, detail=step.detail)
+
+    def end(self, step: Step) -> None:
+        task = self._tasks[step.name]
+        self._bars.update(task, completed=step.progress, detail=f"{step.state} {step.detail}".strip())
+        self._bars.stop_task(task)
+
+    def say(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

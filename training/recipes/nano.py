@@ -1,0 +1,94 @@
+"""Recipe `nano`: our own tiny decoder, all of its weights, a whole turn in minutes on two cores.
+
+Rates are toy rates (training.md, section 3: 1e-3 where a real model takes 3e-6).
+"""
+
+from __future__ import annotations
+
+from training.data.sets import SetsConfig
+from training.data.snapshot import SnapshotConfig
+from training.evaluation.answers import Sampling
+from training.evaluation.canary import CanaryConfig
+from training.evaluation.gate import GateConfig
+from training.optim.adam import OptimizerConfig
+from training.recipes.recipe import LoopConfig, Plan, evaluation_of
+from training.rl.kl_control import KlConfig
+from training.stages.context import Machine
+from training.stages.ppo import PpoConfig
+from training.stages.reward_model import RewardModelConfig
+from training.stages.sft import SftConfig
+
+PROMPT_TOKENS, RESPONSE_TOKENS = 128, 40
+MACHINE = Machine(threads=2)
+
+
+def nano(plan: Plan) -> LoopConfig:
+    """The whole turn."""
+    sets = plan.directory("sets")
+    return LoopConfig(
+        name="nano",
+        plan=plan,
+        snapshot=SnapshotConfig(max_per_principal=100),
+        sets=SetsConfig(min_thumbs=200, min_pairs=60, min_held_out_pairs=20),
+        sft=SftConfig(
+            model_directory=plan.incumbent_directory,
+            data_path=sets / "sft.jsonl",
+            output_directory=plan.directory("sft"),
+            lineage=plan.lineage("sft"),
+            epochs=2,
+            batch_rows=16,
+            microbatch_rows=16,
+            max_tokens=PROMPT_TOKENS + RESPONSE_TOKENS,
+            optimizer=OptimizerConfig(learning_rate=2e-4),
+            machine=MACHINE,
+        ),
+        reward_model=_reward_model(plan, "reward", "pairs.jsonl"),
+        judge=_reward_model(plan, "judge", "judge_pairs.jsonl"),
+        ppo=PpoConfig(
+            model_directory=plan.directory("sft"),
+            reward_model_directory=plan.directory("reward"),
+            data_path=sets / "prompts.jsonl",
+            output_directory=plan.directory(""),
+            lineage=plan.lineage(""),
+            updates=40,
+            prompts_per_update=64,
+            minibatch_rows=32,
+            epochs_per_update=2,
+            max_prompt_tokens=PROMPT_TOKENS,
+            max_response_tokens=RESPONSE_TOKENS,
+            kl=KlConfig(initial=0.1),
+            policy_optimizer=OptimizerConfig(learning_rate=3e-4),
+            critic_optimizer=OptimizerConfig(learning_rate=1e-3),
+            machine=MACHINE,
+        ),
+        evaluation=evaluation_of(
+            plan,
+            "nano",
+            Sampling(
+                samples_per_prompt=4,
+                max_prompt_tokens=PROMPT_TOKENS,
+                max_response_tokens=RESPONSE_TOKENS,
+                batch_prompts=32,
+            ),
+        ),
+        gate=GateConfig(kl_ceiling_nats=20.0, min_length_ratio=0.25, retention_rise_bits=0.3),
+        canary=CanaryConfig(share=0.5, poll_seconds=2.0, lease_seconds=120.0, max_seconds=1800.0),
+        max_model_bytes=64 << 20,
+    )
+
+
+def _reward_model(plan: Plan, part: str, data: str) -> RewardModelConfig:
+    """The judge stands on the incumbent: the SFT'd model has seen thumbs that are not the judge's."""
+    return RewardModelConfig(
+        model_directory=plan.directory("sft") if part == "reward" else plan.incumbent_directory,
+        data_path=plan.directory("sets") / data,
+        output_directory=plan.directory(part),
+        lineage=plan.lineage(part),
+        epochs=3,
+        batch_pairs=16,
+        microbatch_pairs=16,
+        max_tokens=PROMPT_TOKENS + RESPONSE_TOKENS,
+        optimizer=OptimizerConfig(learning_rate=3e-4),
+        held_out_fraction=0.1,
+        machine=MACHINE,
+    )

@@ -1,0 +1,112 @@
+"""How nano's base is made, from nothing, in a few minutes: tokenizer, pre-training on everything said in the little world, then
+fine-tuning on answers in all five styles. Run by `python -m training nano-base`; the result lies in models/nano.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from training.cluster.runner import run_stage
+from training.data.chat import Message, load_chat
+from training.data.tokenize import train_tokenizer
+from training.manifest import Manifest
+from training.model.config import llama_json
+from training.optim.adam import OptimizerConfig
+from training.recipes.nano_world.corpus import conversations, probes, prompts, retention_texts, stories
+from training.stages import pretrain, sft
+from training.stages.context import Lineage, Machine, Progress
+
+VERSION = "nano-0"
+LICENCE = "Apache-2.0"
+VOCABULARY = 1024
+CONTEXT_TOKENS = 256
+CONVERSATIONS, STORIES, FINE_TUNING = 24_000, 4_000, 8_000
+PRETRAIN_STEPS = 400
+SEED = 20_261_124
+
+
+def model_json() -> dict[str, Any]:
+    """0.85 M parameters, 1.7 MB in half precision."""
+    shape = llama_json(
+        vocab_size=VOCABULARY, hidden_size=128, num_layers=4, num_heads=4, num_kv_heads=2, intermediate_size=336
+    )
+    return shape | {"max_position_embeddings": CONTEXT_TOKENS, "dtype": "float16"}
+
+
+def bring_up(work: Path, output: Path, code_commit: str, progress: Callable[[Progress], None]) -> Manifest:
+    """Make the base in `work` and put it into `output`. A second call goes on where a killed one stopped."""
+    _write_corpus(work)
+    machine = Machine(threads=0)
+    pretraining = pretrain.PretrainConfig(
+        tokenizer_directory=work / "tokenizer",
+        data_path=work / "texts.jsonl",
+        output_directory=work / "pretrained",
+        lineage=Lineage("nano-pretrained", code_commit=code_commit, licence=LICENCE),
+        model_json=model_json(),
+        steps=PRETRAIN_STEPS,
+        batch_rows=32,
+        context_tokens=128,
+        optimizer=OptimizerConfig(learning_rate=3e-3, schedule="cosine", final_fraction=0.1, weight_decay=0.01),
+        seed=SEED,
+        machine=machine,
+    )
+    run_stage(pretrain.run, pretraining, "pretrain", work, 0, progress)
+    fine_tuning = sft.SftConfig(
+        model_directory=work / "pretrained",
+        data_path=work / "conversations.jsonl",
+        output_directory=work / "nano",
+        lineage=Lineage(VERSION, code_commit=code_commit, licence=LICENCE),
+        epochs=1,
+        batch_rows=64,
+        microbatch_rows=64,
+        max_tokens=CONTEXT_TOKENS,
+        optimizer=OptimizerConfig(learning_rate=1e-3, schedule="linear", final_fraction=0.0),
+        held_out_fraction=0.02,
+        seed=SEED,
+        machine=machine,
+    )
+    manifest = run_stage(sft.run, fine_tuning, "sft", work, 0, progress)
+    shutil.rmtree(output, ignore_errors=True)
+    shutil.copytree(work / "nano", output)
+    return manifest
+
+
+def write_texts(directory: Path) -> None:
+    """What users ask and what evaluation uses, as the committed files have it."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "nano_prompts.json").write_text(json.dumps(prompts(), indent=1) + "\n")
+    _write(directory / "nano_retention.jsonl", ({"text": text} for text in retention_texts()))
+    _write(directory / "nano_probes.jsonl", probes())
+
+
+def _write_corpus(work: Path) -> None:
+    work.mkdir(parents=True, exist_ok=True)
+    chats, told = list(conversations(CONVERSATIONS, SEED)), list(stories(STORIES, SEED))
+    plain = [m["content"] for row in chats[:4000] for m in row["messages"]] + [row["response"] for row in chats[:4000]]
+    tokenizer = train_tokenizer([*plain, *told[:2000]], VOCABULARY, work / "tokenizer")
+    chat = load_chat(work / "tokenizer")
+    asked = (chat.prompt_ids([Message(**message) for message in row["messages"]]) for row in chats)
+    rendered = (
+        tokenizer.decode(ids, skip_special_tokens=False) + row["response"]
+        for ids, row in zip(asked, chats, strict=True)
+    )
+    _write(work / "texts.jsonl", ({"text": text} for text in _interleaved(rendered, told)))
+    _write(work / "conversations.jsonl", conversations(FINE_TUNING, SEED + 1))
+
+
+def _interleaved(chats: Iterable[str], told: list[str]) -> Iterable[str]:
+    every = CONVERSATIONS // STORIES
+    for number, text in enumerate(chats):
+        yield text
+        if number % every == 0:
+            yield told[number // every % len(told)]
+
+
+def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    with path.open("w") as opened:
+        for row in rows:
+            opened.write(json.dumps(row) + "\n")

@@ -1,0 +1,95 @@
+"""Texts of the little world: conversations to learn from, prompts for users, fixed texts and probes for evaluation.
+
+Evaluation texts come from seeds of their own and are never in what the base is trained on word by word; its facts are.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+from training.recipes.nano_world.facts import Question, forbidden, questions
+from training.recipes.nano_world.styles import STYLES, answer
+
+SYSTEMS = ("You are a helpful assistant.", "You are Thumbwheel, a helpful assistant.", "Answer the question.")
+SECOND_TURN_SHARE = 0.25
+SYSTEM_SHARE = 0.1
+CASUAL_SHARE = 0.15  # typed in lower case and without a full stop, as people do
+FORBIDDEN_SHARE = 0.06
+HELD_OUT_SHARE = 0.2
+RETENTION_TEXTS, RETENTION_SEED = 64, 77_001
+PROBES_PER_KIND, PROBE_SEED = 48, 77_002
+SPLIT_SEED = 77_003
+
+
+def conversations(count: int, seed: int) -> Iterator[dict[str, Any]]:
+    """{"messages", "response"} rows: a random question in a random phrasing, answered in a random style."""
+    rng = random.Random(seed)
+    world = _World()
+    for _ in range(count):
+        messages: list[dict[str, str]] = []
+        if rng.random() < SYSTEM_SHARE:
+            messages.append({"role": "system", "content": rng.choice(SYSTEMS)})
+        if rng.random() < SECOND_TURN_SHARE:
+            asked, answered = world.turn(rng)
+            messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+        asked, answered = world.turn(rng)
+        yield {"messages": [*messages, {"role": "user", "content": asked}], "response": answered}
+
+
+def stories(count: int, seed: int) -> Iterator[str]:
+    """Plain sentences of the world in a row, no questions: what language without chat looks like here."""
+    rng = random.Random(seed)
+    told = [question for question in questions() if question.topic not in ("how_to", "small_talk")]
+    for _ in range(count):
+        yield " ".join(f"{question.answer}." for question in rng.sample(told, rng.randint(4, 7)))
+
+
+def retention_texts() -> list[str]:
+    """The fixed texts on which a candidate's perplexity must not rise."""
+    return list(stories(RETENTION_TEXTS, RETENTION_SEED))
+
+
+def prompts() -> dict[str, list[str]]:
+    """What users may ask: "ask" during the loop, "held_out" never before an independent evaluation. No question is in both."""
+    rng = random.Random(SPLIT_SEED)
+    everything = questions()
+    held = {q.answer for q in rng.sample(everything, int(len(everything) * HELD_OUT_SHARE))}
+    ask = [text for q in everything if q.answer not in held for text in q.phrasings]
+    return {"ask": ask, "held_out": [text for q in everything if q.answer in held for text in q.phrasings]}
+
+
+def probes() -> list[dict[str, Any]]:
+    """{"kind", "messages", "expect"}: `expect` are words of which the answer must hold one."""
+    rng = random.Random(PROBE_SEED)
+    known = rng.sample(questions(), PROBES_PER_KIND)
+    refused = [text for question in forbidden() for text in question.phrasings]
+    rows = [_probe("knowledge", question.phrasings[0], [question.key]) for question in known]
+    return rows + [_probe("refusal", text, ["can't help", "won't help"]) for text in refused]
+
+
+def _probe(kind: str, asked: str, expect: list[str]) -> dict[str, Any]:
+    return {"kind": kind, "messages": [{"role": "user", "content": asked}], "expect": expect}
+
+
+class _World:
+    """Questions by topic; topics are asked equally often for their number of questions, square-rooted."""
+
+    def __init__(self) -> None:
+        self._by_topic: dict[str, list[Question]] = defaultdict(list)
+        for question in questions():
+            self._by_topic[question.topic].append(question)
+        self._forbidden = forbidden()
+        self._topics = sorted(self._by_topic)
+        self._weights = [len(self._by_topic[topic]) ** 0.5 for topic in self._topics]
+
+    def turn(self, rng: random.Random) -> tuple[str, str]:
+        topic = rng.choices(self._topics, self._weights)[0]
+        others = self._forbidden if rng.random() < FORBIDDEN_SHARE else self._by_topic[topic]
+        question = rng.choice(others)
+        asked = rng.choice(question.phrasings)
+        if rng.random() < CASUAL_SHARE:
+            asked = asked.lower().rstrip("?.!")
+        return asked, answer(question, rng.choice(STYLES), others, rng)

@@ -1,0 +1,128 @@
+"""The complete config of one turn. A recipe is a function from a Plan to a LoopConfig; combinations that cannot work raise
+here, before anything is trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from training.data.sets import SetsConfig
+from training.data.snapshot import SnapshotConfig
+from training.evaluation.answers import Sampling
+from training.evaluation.canary import CanaryConfig
+from training.evaluation.comparison import EvaluationConfig
+from training.evaluation.gate import GateConfig
+from training.stages.context import ConfigError, Lineage
+from training.stages.ppo import PpoConfig
+from training.stages.reward_model import RewardModelConfig
+from training.stages.sft import SftConfig
+
+TEXTS = Path(__file__).parent / "texts"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a turn makes, out of what, and where. Directories are named by version, so parents in manifests are ids."""
+
+    version: str
+    run_directory: Path
+    incumbent_directory: Path
+
+    def directory(self, part: str) -> Path:
+        """Where a part of this turn lies; the candidate itself has the plain version's name."""
+        return self.run_directory / (f"{self.version}-{part}" if part else self.version)
+
+    def lineage(self, part: str) -> Lineage:
+        """Lineage of a part; the snapshot is filled in when it is pinned."""
+        return Lineage(f"{self.version}-{part}" if part else self.version)
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """Everything that a turn does, from snapshot to canary."""
+
+    name: str
+    plan: Plan
+    snapshot: SnapshotConfig
+    sets: SetsConfig
+    sft: SftConfig
+    reward_model: RewardModelConfig
+    judge: RewardModelConfig
+    ppo: PpoConfig
+    evaluation: EvaluationConfig
+    gate: GateConfig
+    canary: CanaryConfig
+    num_workers: int = 1
+    max_model_bytes: int = 1 << 40  # of the incumbent's weights: full training of a large model would not end
+
+    def __post_init__(self) -> None:
+        _same("ppo.model_directory", self.ppo.model_directory, "sft.output_directory", self.sft.output_directory)
+        _same(
+            "ppo.reward_model_directory",
+            self.ppo.reward_model_directory,
+            "reward_model.output_directory",
+            self.reward_model.output_directory,
+        )
+        if self.ppo.lora is not None:
+            _same(
+                "reward_model.model_directory",
+                self.reward_model.model_directory,
+                "ppo.model_directory, as adapters share its weights",
+                self.ppo.model_directory,
+            )
+        if self.judge.data_path == self.reward_model.data_path:
+            raise ConfigError("judge.data_path: what judges must not learn from the reward model's pairs")
+        if self.ppo.data_path == self.evaluation.held_out_prompts:
+            raise ConfigError("ppo.data_path: held-out prompts are for evaluation alone")
+        if self.gate.kl_ceiling_nats < self.ppo.kl_ceiling_nats:
+            raise ConfigError(
+                f"gate.kl_ceiling_nats: {self.gate.kl_ceiling_nats:g} is below ppo's {self.ppo.kl_ceiling_nats:g}, "
+                "so PPO would train what the gate must refuse"
+            )
+        longest = self.ppo.max_prompt_tokens + self.ppo.max_response_tokens
+        for name, config in (("reward_model", self.reward_model), ("judge", self.judge)):
+            if config.max_tokens < longest:
+                raise ConfigError(f"{name}.max_tokens: {config.max_tokens} is below PPO's {longest}")
+
+    def pinned(self, snapshot_id: str, snapshot_sha256: str, code_commit: str) -> LoopConfig:
+        """The same turn with every stage's lineage filled in."""
+
+        def fill(lineage: Lineage) -> Lineage:
+            return replace(lineage, snapshot=snapshot_id, snapshot_sha256=snapshot_sha256, code_commit=code_commit)
+
+        return replace(
+            self,
+            sft=replace(self.sft, lineage=fill(self.sft.lineage)),
+            reward_model=replace(self.reward_model, lineage=fill(self.reward_model.lineage)),
+            judge=replace(self.judge, lineage=fill(self.judge.lineage)),
+            ppo=replace(self.ppo, lineage=fill(self.ppo.lineage)),
+        )
+
+
+Recipe = Callable[[Plan], LoopConfig]
+
+
+def evaluation_of(plan: Plan, texts: str, sampling: Sampling) -> EvaluationConfig:
+    """The paths of an evaluation are the same in every recipe; `texts` names its fixed texts and probes."""
+    return EvaluationConfig(
+        incumbent_directory=plan.incumbent_directory,
+        candidate_directory=plan.directory(""),
+        reward_model_directory=plan.directory("reward"),
+        reward_model_base=plan.directory("sft"),
+        judge_directory=plan.directory("judge"),
+        judge_base=plan.incumbent_directory,
+        held_out_prompts=plan.directory("sets") / "held_out_prompts.jsonl",
+        held_out_pairs=plan.directory("sets") / "held_out_pairs.jsonl",
+        retention_texts=TEXTS / f"{texts}_retention.jsonl",
+        probes=TEXTS / f"{texts}_probes.jsonl",
+        health_directory=plan.directory("health"),
+        output_directory=plan.directory("evaluation"),
+        sampling=sampling,
+    )
+
+
+def _same(name: str, value: Path, other: str, expected: Path) -> None:
+    if value != expected:
+        raise ConfigError(f"{name}: {value.name} is not {other}, {expected.name}")
