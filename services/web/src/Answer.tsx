@@ -1,0 +1,48 @@
+// An answer of the model: its text as it comes, who wrote it, and what people think of it.
+import Markdown from "react-markdown";
+import { Rating } from "./Rating";
+import { Siblings } from "./Siblings";
+import type { FeedbackValue, FinishReason, Message } from "./wire";
+
+const ENDINGS: Partial<Record<FinishReason, string>> = {
+  FINISH_REASON_LENGTH: "The answer reached its length limit.",
+  FINISH_REASON_CANCELLED: "Stopped.",
+  FINISH_REASON_OUTPUT_BLOCKED: "The guard ended this answer.",
+  FINISH_REASON_FAILED: "The answer broke off: a service failed.",
+};
+
+interface Props {
+  message: Message;
+  siblings: Message[];
+  running: boolean;
+  busy: boolean;
+  show: (message: Message) => void;
+  regenerate: () => void;
+  rate: (value: FeedbackValue) => Promise<boolean>;
+}
+
+export function Answer({ message, siblings, running, busy, show, regenerate, rate }: Props) {
+  const ending = message.finishReason ? ENDINGS[message.finishReason] : undefined;
+  return (
+    <article className="answer">
+      <div className={running ? "text running" : "text"}>
+        {/* No images: a remote one would tell a stranger what is on the screen. */}
+        <Markdown disallowedElements={["img"]} unwrapDisallowed>{message.text ?? ""}</Markdown>
+      </div>
+      {ending && <p className="quiet">{ending}</p>}
+      {!running && (
+        <footer>
+          <Siblings message={message} all={siblings} show={show} />
+          {message.modelVersion && <Rating message={message} rate={rate} />}
+          <button className="link" disabled={busy} onClick={regenerate}>Regenerate</button>
+          {message.modelVersion && (
+            <span className="version" title="The version of the model that wrote this">
+              {message.modelVersion}
+              {message.arm === "candidate" && " · on trial"}
+            </span>
+          )}
+        </footer>
+      )}
+    </article>
+  );
+}

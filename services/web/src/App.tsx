@@ -1,0 +1,75 @@
+// The whole page: conversations and the loop at the side, one conversation in the middle.
+import { useCallback, useEffect, useMemo, useState } from "react";
+import { Api, ApiError } from "./api";
+import { Chat } from "./Chat";
+import { KeyForm } from "./KeyForm";
+import { Sidebar } from "./Sidebar";
+import type { Conversation } from "./wire";
+
+const OPEN = "thumbwheel.conversation";
+
+export function App({ initialKey, keepKey }: { initialKey: string; keepKey: (key: string) => void }) {
+  const [key, setKey] = useState(initialKey);
+  const [refused, setRefused] = useState("");
+  const [conversations, setConversations] = useState<Conversation[]>([]);
+  // A new chat has no id before its first message: the serial keeps React's component apart.
+  const [open, setOpen] = useState({ id: sessionStorage.getItem(OPEN) ?? "", serial: 0 });
+  const [drawer, setDrawer] = useState(false);
+  const api = useMemo(() => new Api(key), [key]);
+
+  const refresh = useCallback(async () => {
+    if (!key) return;
+    try {
+      setConversations(await api.conversations());
+      setRefused("");
+    } catch (error) {
+      if (error instanceof ApiError && error.status === 401) setRefused(error.message);
+    }
+  }, [api, key]);
+
+  useEffect(() => void refresh(), [refresh]);
+
+  function show(id: string) {
+    sessionStorage.setItem(OPEN, id);
+    setOpen((now) => ({ id, serial: now.serial + 1 }));
+    setDrawer(false);
+  }
+
+  function named(id: string) {
+    sessionStorage.setItem(OPEN, id);
+    void refresh();
+  }
+
+  async function remove(id: string) {
+    await api.remove(id);
+    await refresh();
+    if (sessionStorage.getItem(OPEN) === id) show("");
+  }
+
+  if (!key || refused) {
+    return (
+      <KeyForm
+        problem={refused}
+        enter={(given) => {
+          keepKey(given);
+          setKey(given);
+          setRefused("");
+        }}
+      />
+    );
+  }
+  return (
+    <div className="page">
+      <Sidebar
+        api={api}
+        conversations={conversations}
+        current={open.id}
+        open={drawer}
+        show={show}
+        remove={remove}
+        close={() => setDrawer(false)}
+      />
+      <Chat key={open.serial} api={api} conversationId={open.id} named={named} openDrawer={() => setDrawer(true)} />
+    </div>
+  );
+}

@@ -1,0 +1,72 @@
+// One conversation: its messages and the box to write in.
+import { useEffect, useRef } from "react";
+import type { Api } from "./api";
+import { Answer } from "./Answer";
+import { Composer } from "./Composer";
+import { Question } from "./Question";
+import { branch, siblings } from "./tree";
+import { useConversation } from "./useConversation";
+
+interface Props {
+  api: Api;
+  conversationId: string;
+  named: (id: string) => void;
+  openDrawer: () => void;
+}
+
+export function Chat({ api, conversationId, named, openDrawer }: Props) {
+  const talk = useConversation(api, conversationId, named);
+  const shown = branch(talk.tree);
+  const end = useRef<HTMLDivElement>(null);
+  const text = shown.at(-1)?.text ?? "";
+  useEffect(() => end.current?.scrollIntoView({ block: "end" }), [shown.length, text]);
+  const busy = talk.running !== null;
+
+  return (
+    <main className="chat">
+      <header>
+        <button className="menu" aria-label="Open the menu" onClick={openDrawer}>☰</button>
+        <span className="quiet">Answers can be wrong. Your thumbs train the next version.</span>
+      </header>
+      <div className="messages" role="log" aria-label="Conversation">
+        {shown.length === 0 && !busy && (
+          <div className="welcome">
+            <img src="./icon.svg" alt="" width="56" height="56" />
+            <h1>What would you like to know?</h1>
+            <p>A small model answers, on this machine. Rate what it says: that is how it learns.</p>
+          </div>
+        )}
+        {shown
+          .filter((message) => message.role !== "ROLE_SYSTEM")
+          .map((message) =>
+            message.role === "ROLE_USER" ? (
+              <Question
+                key={message.id}
+                message={message}
+                siblings={siblings(talk.tree, message)}
+                busy={busy}
+                show={talk.show}
+                edit={(edited) => void talk.send(edited, false, message.parentId ?? "")}
+                sendAsTyped={() => void talk.send(message.originalText ?? "", true, message.parentId ?? "")}
+              />
+            ) : (
+              <Answer
+                key={message.id}
+                message={message}
+                siblings={siblings(talk.tree, message)}
+                running={talk.running === message.id}
+                busy={busy}
+                show={talk.show}
+                regenerate={() => void talk.regenerate(message)}
+                rate={(value) => talk.rate(message, value)}
+              />
+            ),
+          )}
+        {talk.running === "" && <p className="quiet waiting">…</p>}
+        {talk.problem && <p className="problem" role="alert">{talk.problem}</p>}
+        <div ref={end} />
+      </div>
+      <Composer busy={busy} canStop={Boolean(talk.running)} send={talk.send} stop={() => void talk.stop()} />
+    </main>
+  );
+}

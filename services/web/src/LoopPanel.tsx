@@ -1,0 +1,63 @@
+// Where the training loop stands, step by step, and its report.
+import { useEffect, useState } from "react";
+import type { Api } from "./api";
+import type { LoopStatus } from "./wire";
+
+const BUSY_MS = 3_000;
+const QUIET_MS = 20_000;
+const MARKS = { waiting: "·", running: "▸", done: "✓", failed: "✗", skipped: "–" };
+
+export function LoopPanel({ api }: { api: Api }) {
+  const [status, setStatus] = useState<LoopStatus>({});
+
+  useEffect(() => {
+    let timer = 0;
+    let gone = false;
+    async function look() {
+      let next: LoopStatus = {};
+      try {
+        next = await api.loop();
+      } catch {
+        // The panel is a side show: while the gateway is away it keeps what it knows and asks again.
+      }
+      if (gone) return;
+      if (next.run) setStatus(next);
+      timer = window.setTimeout(() => void look(), next.run && !next.result ? BUSY_MS : QUIET_MS);
+    }
+    void look();
+    return () => {
+      gone = true;
+      clearTimeout(timer);
+    };
+  }, [api]);
+
+  if (!status.run) {
+    return (
+      <section className="loop">
+        <h2>Learning</h2>
+        <p className="quiet">Press thumbs, then run <code>make loop</code>: a new version is trained from them.</p>
+      </section>
+    );
+  }
+  const running = status.steps?.find((step) => step.state === "running");
+  return (
+    <section className="loop" aria-live="polite">
+      <h2>Learning <small>{status.recipe}</small></h2>
+      <ol>
+        {status.steps?.map((step) => (
+          <li key={step.name} className={step.state}>
+            <span aria-hidden="true">{MARKS[step.state]}</span> {step.name.replaceAll("_", " ")}
+          </li>
+        ))}
+      </ol>
+      {running && (
+        <>
+          <progress max={1} value={running.progress ?? 0} aria-label={running.name} />
+          {running.detail && <p className="quiet">{running.detail}</p>}
+        </>
+      )}
+      {status.result && <p className="result">{status.result}</p>}
+      {status.report && <button className="link" onClick={() => api.openReport(status.run!)}>Open the report</button>}
+    </section>
+  );
+}

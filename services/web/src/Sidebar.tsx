@@ -1,0 +1,41 @@
+// The caller's conversations, and what the training loop does.
+import type { Api } from "./api";
+import { LoopPanel } from "./LoopPanel";
+import type { Conversation } from "./wire";
+
+interface Props {
+  api: Api;
+  conversations: Conversation[];
+  current: string;
+  open: boolean;
+  show: (id: string) => void;
+  remove: (id: string) => Promise<void>;
+  close: () => void;
+}
+
+export function Sidebar({ api, conversations, current, open, show, remove, close }: Props) {
+  return (
+    <>
+      {open && <button className="shade" aria-label="Close the menu" onClick={close} />}
+      <aside className={open ? "sidebar open" : "sidebar"} aria-label="Conversations">
+        <div className="brand">
+          <img src="./icon.svg" alt="" width="26" height="26" />
+          <strong>Thumbwheel</strong>
+        </div>
+        <button className="new-chat" onClick={() => show("")}>+ New chat</button>
+        <nav className="conversations">
+          {conversations.map((conversation) => (
+            <div key={conversation.id} className={conversation.id === current ? "conversation current" : "conversation"}>
+              <button className="open" onClick={() => show(conversation.id)}>{conversation.title || "Untitled"}</button>
+              <button className="remove" aria-label={`Delete ${conversation.title || "conversation"}`} onClick={() => void remove(conversation.id)}>
+                ×
+              </button>
+            </div>
+          ))}
+          {conversations.length === 0 && <p className="quiet">No conversations yet.</p>}
+        </nav>
+        <LoopPanel api={api} />
+      </aside>
+    </>
+  );
+}

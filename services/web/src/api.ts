@@ -1,0 +1,79 @@
+// The gateway's HTTP door for the page. Every call carries the key; an error carries the gateway's own words.
+import { readEvents } from "./stream";
+import type { ChatEvent, Conversation, FeedbackValue, LoopStatus, Message, SendRequest } from "./wire";
+
+export class ApiError extends Error {
+  constructor(
+    message: string,
+    readonly status: number,
+  ) {
+    super(message);
+  }
+}
+
+export class Api {
+  constructor(private readonly key: string) {}
+
+  async *send(request: SendRequest): AsyncGenerator<ChatEvent> {
+    yield* this.events(await this.call("POST", "/api/messages", request));
+  }
+
+  async *resume(messageId: string, after: string): AsyncGenerator<ChatEvent> {
+    yield* this.events(await this.call("GET", `/api/messages/${messageId}/events?after=${after}`));
+  }
+
+  async cancel(messageId: string): Promise<void> {
+    await this.call("POST", `/api/messages/${messageId}/cancel`);
+  }
+
+  async feedback(messageId: string, value: FeedbackValue): Promise<void> {
+    await this.call("POST", "/api/feedback", { messageId, requestId: crypto.randomUUID(), ...value });
+  }
+
+  async conversations(): Promise<Conversation[]> {
+    const page = (await (await this.call("GET", "/api/conversations")).json()) as { conversations?: Conversation[] };
+    return page.conversations ?? [];
+  }
+
+  async messages(conversationId: string): Promise<Message[]> {
+    const found = (await (await this.call("GET", `/api/conversations/${conversationId}`)).json()) as { messages?: Message[] };
+    return found.messages ?? [];
+  }
+
+  async remove(conversationId: string): Promise<void> {
+    await this.call("DELETE", `/api/conversations/${conversationId}`);
+  }
+
+  async loop(): Promise<LoopStatus> {
+    return (await (await this.call("GET", "/api/loop")).json()) as LoopStatus;
+  }
+
+  /** The report opens in a tab of its own, which sends no header: this path alone takes the key from a cookie. */
+  openReport(run: string): void {
+    document.cookie = `tw_key=${this.key}; path=/api/loop/report; SameSite=Strict`;
+    window.open(`/api/loop/report/${run}`, "_blank", "noopener");
+  }
+
+  private async *events(response: Response): AsyncGenerator<ChatEvent> {
+    for await (const { event, data } of readEvents(response)) {
+      if (event === "error") throw new ApiError(errorText(data), 0);
+      yield JSON.parse(data) as ChatEvent;
+    }
+  }
+
+  private async call(method: string, path: string, body?: unknown): Promise<Response> {
+    const headers: Record<string, string> = { authorization: `Bearer ${this.key}` };
+    if (body !== undefined) headers["content-type"] = "application/json";
+    const response = await fetch(path, { method, headers, body: body === undefined ? null : JSON.stringify(body) });
+    if (!response.ok) throw new ApiError(errorText(await response.text()), response.status);
+    return response;
+  }
+}
+
+function errorText(body: string): string {
+  try {
+    return (JSON.parse(body) as { error: { message: string } }).error.message;
+  } catch {
+    return "The server did not answer as it should.";
+  }
+}

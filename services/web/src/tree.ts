@@ -1,0 +1,69 @@
+// A conversation is a tree: an edit is a sibling of the user's message, a regeneration a sibling of the answer.
+import type { ChatEvent, Message } from "./wire";
+
+export interface Tree {
+  messages: Message[];
+  /** Parent id → the child that is shown; where nothing is chosen, the newest is. */
+  chosen: Record<string, string>;
+}
+
+export const EMPTY: Tree = { messages: [], chosen: {} };
+
+export function childrenOf(tree: Tree, parentId: string): Message[] {
+  return tree.messages.filter((message) => (message.parentId ?? "") === parentId);
+}
+
+/** The branch on the screen, from the root to a leaf. */
+export function branch(tree: Tree): Message[] {
+  const shown: Message[] = [];
+  let parent = "";
+  for (;;) {
+    const children = childrenOf(tree, parent);
+    const next = children.find((message) => message.id === tree.chosen[parent]) ?? children.at(-1);
+    if (!next) return shown;
+    shown.push(next);
+    parent = next.id;
+  }
+}
+
+export function siblings(tree: Tree, message: Message): Message[] {
+  return childrenOf(tree, message.parentId ?? "");
+}
+
+export function choose(tree: Tree, message: Message): Tree {
+  return { ...tree, chosen: { ...tree.chosen, [message.parentId ?? ""]: message.id } };
+}
+
+export function change(tree: Tree, id: string, part: Partial<Message>): Tree {
+  return { ...tree, messages: tree.messages.map((message) => (message.id === id ? { ...message, ...part } : message)) };
+}
+
+function put(tree: Tree, message: Message): Tree {
+  if (tree.messages.some((known) => known.id === message.id)) return choose(change(tree, message.id, message), message);
+  return choose({ ...tree, messages: [...tree.messages, message] }, message);
+}
+
+/** What the screen knows of the user's message before the server has named it. */
+export interface Asked {
+  text: string;
+  parentId: string;
+}
+
+/** One event of a turn applied to the tree. `asked` is absent when an answer is regenerated or resumed. */
+export function apply(tree: Tree, event: ChatEvent, asked?: Asked): Tree {
+  const id = event.messageId;
+  if (event.started) {
+    const { userMessageId, modelVersion = "", arm = "" } = event.started;
+    const user: Message = { id: userMessageId, role: "ROLE_USER", text: asked?.text ?? "", originalText: asked?.text ?? "" };
+    const withUser = asked ? put(tree, { ...user, ...(asked.parentId ? { parentId: asked.parentId } : {}) }) : tree;
+    return put(withUser, { id, parentId: userMessageId, role: "ROLE_ASSISTANT", text: "", modelVersion, arm });
+  }
+  const answer = tree.messages.find((message) => message.id === id);
+  if (!answer) return tree;
+  if (event.enhanced && answer.parentId) {
+    return change(tree, answer.parentId, { ...event.enhanced, edits: event.enhanced.edits ?? [] });
+  }
+  if (event.textDelta) return change(tree, id, { text: (answer.text ?? "") + event.textDelta.text });
+  if (event.completed) return change(tree, id, { finishReason: event.completed.finishReason });
+  return tree;
+}

@@ -1,0 +1,105 @@
+// State of one conversation: its tree, the turn that runs, and what people can do with it.
+import { useCallback, useEffect, useRef, useState } from "react";
+import type { Api } from "./api";
+import { EMPTY, apply, branch, change, choose, type Asked } from "./tree";
+import type { ChatEvent, FeedbackValue, Message, SendRequest } from "./wire";
+
+const RECONNECTS = 3;
+
+export function useConversation(api: Api, conversationId: string, named: (id: string) => void) {
+  const [tree, setTree] = useState(EMPTY);
+  const [id, setId] = useState(conversationId);
+  const [running, setRunning] = useState<string | null>(null);
+  const [problem, setProblem] = useState("");
+  const alive = useRef(true);
+
+  const follow = useCallback(
+    async (first: AsyncGenerator<ChatEvent>, asked?: Asked) => {
+      let answerId = "";
+      let last = "0";
+      let ended = false;
+      setProblem("");
+      setRunning("");
+      async function read(events: AsyncGenerator<ChatEvent>) {
+        for await (const event of events) {
+          if (!alive.current) return;
+          last = event.sequence;
+          answerId = event.messageId;
+          ended ||= event.completed !== undefined;
+          if (event.started) {
+            setRunning(answerId);
+            setId(event.started.conversationId);
+            named(event.started.conversationId);
+          }
+          setTree((now) => apply(now, event, asked));
+        }
+      }
+      try {
+        await read(first);
+        // The connection may break while the turn goes on: take it up where it was left.
+        for (let attempt = 0; attempt < RECONNECTS && answerId && !ended && alive.current; attempt++) {
+          await read(api.resume(answerId, last));
+        }
+      } catch (error) {
+        if (alive.current) setProblem(error instanceof Error ? error.message : "The connection broke.");
+      }
+      if (alive.current) setRunning(null);
+      return answerId !== "";
+    },
+    [api, named],
+  );
+
+  useEffect(() => {
+    alive.current = true;
+    async function load() {
+      try {
+        const messages = await api.messages(conversationId);
+        if (!alive.current) return;
+        const loaded = { messages, chosen: {} };
+        setTree(loaded);
+        const leaf = branch(loaded).at(-1);
+        if (leaf?.role === "ROLE_ASSISTANT" && !leaf.finishReason) await follow(api.resume(leaf.id, "0"));
+      } catch (error) {
+        if (alive.current) setProblem(error instanceof Error ? error.message : "The conversation could not be read.");
+      }
+    }
+    if (conversationId) void load();
+    return () => {
+      alive.current = false;
+    };
+  }, [api, conversationId, follow]);
+
+  function send(text: string, skipEnhancer: boolean, parentId?: string) {
+    const parentMessageId = parentId ?? branch(tree).at(-1)?.id ?? "";
+    const request: SendRequest = { input: { text }, requestId: crypto.randomUUID(), skipEnhancer };
+    if (id) request.conversationId = id;
+    if (parentMessageId) request.parentMessageId = parentMessageId;
+    return follow(api.send(request), { text, parentId: parentMessageId });
+  }
+
+  function regenerate(answer: Message) {
+    return follow(api.send({ conversationId: id, regenerate: { messageId: answer.id }, requestId: crypto.randomUUID() }));
+  }
+
+  async function rate(answer: Message, value: FeedbackValue) {
+    try {
+      await api.feedback(answer.id, value);
+      if ("thumb" in value) setTree((now) => change(now, answer.id, { thumbUp: value.thumb.up }));
+      return true;
+    } catch (error) {
+      setProblem(error instanceof Error ? error.message : "Your feedback was not stored.");
+      return false;
+    }
+  }
+
+  return {
+    tree,
+    running,
+    problem,
+    send,
+    regenerate,
+    rate,
+    stop: () => (running ? api.cancel(running) : Promise.resolve()),
+    show: (message: Message) => setTree((now) => choose(now, message)),
+  };
+}

@@ -1,0 +1,75 @@
+// The JSON of thumbwheel.chat.v1, as protobuf writes it: camelCase, 64-bit numbers as strings, zero values left out.
+
+export type FinishReason =
+  | "FINISH_REASON_STOP"
+  | "FINISH_REASON_LENGTH"
+  | "FINISH_REASON_CANCELLED"
+  | "FINISH_REASON_INPUT_BLOCKED"
+  | "FINISH_REASON_OUTPUT_BLOCKED"
+  | "FINISH_REASON_FAILED";
+
+export interface TextEdit {
+  start?: number;
+  end?: number;
+  replacement?: string;
+  kind?: string;
+}
+
+export interface ChatEvent {
+  sequence: string;
+  messageId: string;
+  started?: { conversationId: string; userMessageId: string; modelVersion?: string; arm?: string };
+  enhanced?: { originalText: string; text: string; edits?: TextEdit[] };
+  textDelta?: { text: string };
+  verdict?: { stage: string; action: string; category: string };
+  usage?: { promptTokens?: number; completionTokens?: number };
+  completed?: { finishReason: FinishReason };
+}
+
+export interface Message {
+  id: string;
+  parentId?: string;
+  role: "ROLE_SYSTEM" | "ROLE_USER" | "ROLE_ASSISTANT";
+  text?: string;
+  originalText?: string;
+  edits?: TextEdit[];
+  modelVersion?: string;
+  arm?: string;
+  finishReason?: FinishReason;
+  thumbUp?: boolean;
+}
+
+export interface Conversation {
+  id: string;
+  title?: string;
+}
+
+export interface SendRequest {
+  conversationId?: string;
+  parentMessageId?: string;
+  input?: { text: string };
+  regenerate?: { messageId: string };
+  requestId: string;
+  skipEnhancer?: boolean;
+}
+
+export type FeedbackValue =
+  | { thumb: { up: boolean; reasons?: string[]; comment?: string } }
+  | { correction: { text: string } }
+  | { retraction: { kind: "thumb" | "correction" } };
+
+export interface LoopStep {
+  name: string;
+  state: "waiting" | "running" | "done" | "failed" | "skipped";
+  progress?: number;
+  detail?: string;
+}
+
+export interface LoopStatus {
+  run?: string;
+  recipe?: string;
+  step?: string;
+  steps?: LoopStep[];
+  result?: string | null;
+  report?: string | null;
+}

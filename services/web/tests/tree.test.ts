@@ -1,0 +1,53 @@
+import { describe, expect, it } from "vitest";
+import { EMPTY, apply, branch, choose, siblings, type Tree } from "../src/tree";
+import type { ChatEvent } from "../src/wire";
+
+function turn(tree: Tree, user: string, answer: string, text: string, parentId = "", asked = true): Tree {
+  const events: Omit<ChatEvent, "sequence">[] = [
+    { messageId: answer, started: { conversationId: "c", userMessageId: user, modelVersion: "m-0", arm: "stable" } },
+    { messageId: answer, textDelta: { text: text.slice(0, 1) } },
+    { messageId: answer, textDelta: { text: text.slice(1) } },
+    { messageId: answer, completed: { finishReason: "FINISH_REASON_STOP" } },
+  ];
+  return events.reduce(
+    (now, event, index) => apply(now, { sequence: `${index + 1}`, ...event }, asked ? { text: `ask ${user}`, parentId } : undefined),
+    tree,
+  );
+}
+
+const texts = (tree: Tree) => branch(tree).map((message) => message.text);
+
+describe("the tree of a conversation", () => {
+  it("shows a turn as it streams in", () => {
+    expect(texts(turn(EMPTY, "u1", "a1", "hello"))).toEqual(["ask u1", "hello"]);
+  });
+
+  it("shows the newest of two answers, and the other one when it is chosen", () => {
+    const first = turn(EMPTY, "u1", "a1", "one");
+    const second = turn(first, "u1", "a2", "two", "", false);
+    expect(texts(second)).toEqual(["ask u1", "two"]);
+    const shown = branch(second).at(-1)!;
+    expect(siblings(second, shown).map((message) => message.id)).toEqual(["a1", "a2"]);
+    expect(texts(choose(second, siblings(second, shown)[0]!))).toEqual(["ask u1", "one"]);
+  });
+
+  it("keeps an edit beside the message that it edits", () => {
+    const first = turn(turn(EMPTY, "u1", "a1", "one"), "u2", "a2", "two", "a1");
+    const edited = turn(first, "u3", "a3", "three", "a1");
+    expect(texts(edited)).toEqual(["ask u1", "one", "ask u3", "three"]);
+  });
+
+  it("replaying events of an answer that is known starts its text anew", () => {
+    const once = turn(EMPTY, "u1", "a1", "hello");
+    expect(texts(turn(once, "u1", "a1", "hello", "", false))).toEqual(["ask u1", "hello"]);
+  });
+
+  it("keeps both texts of an enhanced message", () => {
+    const tree = apply(turn(EMPTY, "u1", "a1", "x"), {
+      sequence: "2",
+      messageId: "a1",
+      enhanced: { originalText: "hw", text: "How", edits: [{ end: 2, replacement: "How", kind: "spelling" }] },
+    });
+    expect(branch(tree)[0]).toMatchObject({ originalText: "hw", text: "How" });
+  });
+});
