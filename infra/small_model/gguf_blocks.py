@@ -1,7 +1,7 @@
 """Turns GGUF's quantised blocks into fp32, in numpy.
 
-The layouts are ggml's (ggml-common.h, ggml-quants.c). N is the number of blocks; every function takes [N, size_bytes] uint8 and returns
-[N, values] fp32.
+The layouts are ggml's (ggml-common.h, ggml-quants.c). N is the number of blocks; every function takes [N, size_bytes] uint8
+and returns [N, values] fp32.
 """
 
 from collections.abc import Callable
@@ -47,7 +47,7 @@ def _q4_k(blocks: Bytes) -> Floats:
 
 
 def _six_bit_scales(packed: Bytes) -> tuple[Floats, Floats]:
-    """Eight 6-bit scales and eight 6-bit minima out of 12 bytes: the last four of each keep their upper bits with the first four."""
+    """Eight 6-bit scales and minima out of 12 bytes: the last four of each keep their upper bits with the first four."""
     scale_low, minimum_low, rest = packed[:, 0:4], packed[:, 4:8], packed[:, 8:12]
     scales = np.concatenate([scale_low & 0x3F, (rest & 0x0F) | (scale_low >> 2 & 0x30)], axis=1)
     minima = np.concatenate([minimum_low & 0x3F, (rest >> 4) | (minimum_low >> 2 & 0x30)], axis=1)

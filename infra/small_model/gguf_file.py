@@ -1,6 +1,6 @@
 """Reads a GGUF file's metadata and maps its tensors, in a second.
 
-The `gguf` package's reader builds a view for each of 262,144 vocabulary entries and takes 12 s here; it is the oracle in our tests.
+The `gguf` package's reader builds a view for each of 262,144 vocabulary entries and takes 12 s here; it is our tests' oracle.
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 

@@ -1,7 +1,7 @@
 """Builds `tokenizer.json` from SentencePiece pieces and scores, as a byte-fallback BPE, in seconds.
 
-Merges are every split of a piece into two pieces, best score first, ties by length: the order that Gemma's published tokenizer.json
-has (tests/infra/small_model/golden). transformers' GGUF conversion is wrong here, character by character.
+Merges are every split of a piece into two pieces, best score first, ties by length: the order that Gemma's published
+tokenizer.json has (the golden ids of our tests). transformers' GGUF conversion is wrong here, character by character.
 """
 
 from collections.abc import Sequence
@@ -67,7 +67,9 @@ def ranked_merges(pieces: Pieces) -> list[tuple[str, str, float]]:
     for text, score in zip(pieces.texts, pieces.scores, strict=True):
         splits = [(text[:cut], text[cut:]) for cut in range(1, len(text))]
         known = [(left, right) for left, right in splits if left in ids and right in ids]
-        merges.extend((left, right, score) for left, right in sorted(known, key=lambda pair: (ids[pair[0]], ids[pair[1]])))
+        merges.extend(
+            (left, right, score) for left, right in sorted(known, key=lambda pair: (ids[pair[0]], ids[pair[1]]))
+        )
     merges.sort(key=lambda merge: (merge[2], len(merge[0]), len(merge[1])), reverse=True)
     return merges
 

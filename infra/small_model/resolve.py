@@ -1,0 +1,114 @@
+"""MODEL=: turns `small`, a directory or a hub id into a model directory with our manifest, or says what is missing."""
+
+import importlib.util
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from infra.install.environment import cache
+from infra.small_model.errors import ModelError
+from infra.small_model.installation import install_small, link_or_copy
+from infra.small_model.packages import Say
+from training.manifest import MANIFEST, write_manifest
+
+SMALL = "small"
+# The families of which the trainer and the model server build the decoder.
+FAMILIES = ("llama", "qwen2", "qwen3", "gemma3_text")
+_NEEDED = ("config.json", "tokenizer.json", "tokenizer_config.json")
+_TAKEN = ("*.json", "*.safetensors", "*.jinja", "LICENSE*", "NOTICE*")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def announce(text: str) -> None:
+    """Tells the person at the terminal what goes on."""
+    print(f"==> {text}", flush=True)
+
+
+def resolve_model(spec: str, models: Path, say: Say = announce) -> Path:
+    """The model directory under `models` for what MODEL= says.
+
+    Raises:
+        ModelError: it cannot be had, or is not one that we serve; the text says what is missing and how to get it.
+    """
+    if spec == SMALL:
+        return install_small(models, say)
+    if Path(spec).expanduser().is_dir():
+        folder = Path(spec).expanduser().resolve()
+        return _adopt(folder, models / version_of(folder.name), str(folder.name), say)
+    if _HUB_ID.fullmatch(spec):
+        target = models / version_of(spec)
+        return target if (target / MANIFEST).exists() else _adopt(_download(spec, say), target, spec, say)
+    raise ModelError(f"MODEL={spec}: no such directory, and not a hub id (owner/name); MODEL={SMALL} is the default")
+
+
+def version_of(name: str) -> str:
+    """A version id out of a name: lower case, letters, digits, dots and dashes."""
+    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-.")
+
+
+def check_directory(folder: Path) -> Mapping[str, Any]:
+    """config.json of a directory that we can serve. Raises ModelError naming the file or the field."""
+    missing = [name for name in _NEEDED if not (folder / name).is_file()]
+    if not list(folder.glob("*.safetensors")):
+        missing.append("*.safetensors")
+    if missing:
+        raise ModelError(f"{folder}: {', '.join(missing)} missing; a Hugging Face model in safetensors is needed")
+    config: Mapping[str, Any] = json.loads((folder / "config.json").read_text())
+    if config.get("model_type") not in FAMILIES:
+        known = ", ".join(FAMILIES)
+        raise ModelError(f"{folder / 'config.json'}: model_type is {config.get('model_type')!r}, served are {known}")
+    if _chat_template(folder) is None:
+        raise ModelError(
+            f"{folder / 'tokenizer_config.json'}: chat_template is missing; take an instruction-tuned model"
+        )
+    return config
+
+
+def _adopt(folder: Path, target: Path, name: str, say: Say) -> Path:
+    config = check_directory(folder)
+    if (target / MANIFEST).exists():
+        return target
+    say(f"taking {name} ({config['model_type']}) as {target.name}")
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    for pattern in _TAKEN:
+        for file in folder.glob(pattern):
+            if file.name not in (MANIFEST, "tokenizer_config.json"):
+                link_or_copy(file.resolve(), target / file.name)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings["chat_template"] = _chat_template(folder)
+    (target / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    if not (target / "generation_config.json").exists():
+        (target / "generation_config.json").write_text(json.dumps({"eos_token_id": config.get("eos_token_id")}) + "\n")
+    write_manifest(target, kind="model", version=target.name, parents=(name,), licence="see its publisher's")
+    return target
+
+
+def _chat_template(folder: Path) -> str | None:
+    template = json.loads((folder / "tokenizer_config.json").read_text()).get("chat_template")
+    file = folder / "chat_template.jinja"
+    if not isinstance(template, str) and file.exists():
+        return file.read_text()
+    return template if isinstance(template, str) else None
+
+
+def _download(hub_id: str, say: Say) -> Path:
+    by_hand = f"or download it yourself and give its folder: MODEL=/path/to/{hub_id.split('/')[1]}"
+    if importlib.util.find_spec("huggingface_hub") is None:
+        raise ModelError(
+            f"MODEL={hub_id}: huggingface_hub is not installed (uv pip install huggingface_hub), {by_hand}"
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    say(f"downloading {hub_id} from its hub")
+    try:
+        folder = snapshot_download(hub_id, cache_dir=cache() / "hub", allow_patterns=list(_TAKEN))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(
+            f"MODEL={hub_id}: the hub did not give it ({type(error).__name__}); check the name and the network, {by_hand}"
+        ) from error
+    return Path(folder)

