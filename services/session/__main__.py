@@ -32,12 +32,12 @@ async def wiring(settings: SessionSettings) -> AsyncIterator[Sequence[Registrati
     """Open the store and the relay; the tokenizer is loaded before anybody is served."""
     counter = await load_counter(settings.tokenizer_file)
     async with (
-        open_database(settings.database_url, settings.reader_connections) as engines,
+        open_database(settings.database_url, settings.connections) as database,
         open_channel(settings.feedback_target) as feedback,
     ):
         turn_log = FeedbackTurnLog(feedback, settings.relay_timeout_seconds)
-        relay = Relay(Outbox(engines), turn_log, settings.relay_poll_seconds, settings.relay_max_backoff_seconds)
-        store = Store(engines)
+        relay = Relay(Outbox(database), turn_log, settings.relay_poll_seconds, settings.relay_max_backoff_seconds)
+        store = Store(database)
         recorder = TurnRecorder(settings.principal_key.get_secret_value(), encode_turn_record)
         rules = ContextRules(settings.context_tokens, settings.reply_tokens, settings.message_overhead_tokens)
         servicer = SessionServicer(

@@ -43,22 +43,20 @@ class Conversations:
     async def message(self, owner: Caller, message_id: str) -> Message:
         """One message. Raises: InvalidArgumentError, NotFoundError."""
         check_uuid(message_id, "message_id")
-        async with self._store.reading(owner) as rows:
-            return self._as_read(await rows.message(message_id))
+        return self._as_read(await self._store.read(owner, lambda rows: rows.message(message_id)))
 
     async def conversation(self, owner: Caller, conversation_id: str) -> tuple[Conversation, list[Message]]:
         """One conversation and its messages, oldest first. Raises: InvalidArgumentError, NotFoundError."""
         check_uuid(conversation_id, "conversation_id")
-        async with self._store.reading(owner) as rows:
-            conversation = await rows.conversation(conversation_id)
-            messages = await rows.messages_of(conversation_id)
+        conversation, messages = await self._store.read(
+            owner, lambda rows: (rows.conversation(conversation_id), rows.messages_of(conversation_id))
+        )
         return conversation, [self._as_read(message) for message in messages]
 
     async def page(self, owner: Caller, page_size: int, page_token: str) -> Page:
         """Conversations, last used first. Raises: InvalidArgumentError."""
         size, after = check_page_size(page_size), _position(page_token)
-        async with self._store.reading(owner) as rows:
-            found = await rows.page(after, size + 1)
+        found = await self._store.read(owner, lambda rows: rows.page(after, size + 1))
         shown = tuple(found[:size])
         return Page(shown, _token(shown[-1]) if len(found) > size else "")
 
@@ -66,9 +64,9 @@ class Conversations:
         """Remove the messages, keep the conversation. Raises: InvalidArgumentError, NotFoundError."""
         check_uuid(conversation_id, "conversation_id")
 
-        async def work(rows: OwnedRows) -> None:
-            conversation = await self._erase(rows, owner, conversation_id)
-            await rows.replace_conversation(replace(conversation, title="", update_us=self._now_us()))
+        def work(rows: OwnedRows) -> None:
+            conversation = self._erase(rows, owner, conversation_id)
+            rows.replace_conversation(replace(conversation, title="", update_us=self._now_us()))
 
         await self._store.erase(owner, work)
         self._wake()
@@ -77,21 +75,21 @@ class Conversations:
         """Remove the conversation and its messages. Raises: InvalidArgumentError, NotFoundError."""
         check_uuid(conversation_id, "conversation_id")
 
-        async def work(rows: OwnedRows) -> None:
-            await self._erase(rows, owner, conversation_id)
-            await rows.remove_conversation(conversation_id)
+        def work(rows: OwnedRows) -> None:
+            self._erase(rows, owner, conversation_id)
+            rows.remove_conversation(conversation_id)
 
         await self._store.erase(owner, work)
         self._wake()
 
-    async def _erase(self, rows: OwnedRows, owner: Caller, conversation_id: str) -> Conversation:
+    def _erase(self, rows: OwnedRows, owner: Caller, conversation_id: str) -> Conversation:
         """Records that may have been relayed are taken back; those still waiting go with the messages."""
-        conversation = await rows.conversation(conversation_id, lock=True)
-        published = [message for message in await rows.messages_of(conversation_id) if is_published(message)]
-        await rows.erase_messages(conversation_id)
+        conversation = rows.conversation(conversation_id, lock=True)
+        published = [message for message in rows.messages_of(conversation_id) if is_published(message)]
+        rows.erase_messages(conversation_id)
         if published:
             now = self._now_us()
-            await rows.enqueue(conversation_id, [self._recorder.erased(owner, answer, now) for answer in published])
+            rows.enqueue(conversation_id, [self._recorder.erased(owner, answer, now) for answer in published])
         return conversation
 
     def _as_read(self, message: Message) -> Message:

@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from services.chassis.errors import InvalidArgumentError, ServiceError
 from services.chassis.telemetry import fields
-from services.session.database import Engines
+from services.session.database import Database
 from services.session.message import OutboxRow
 from services.session.tables import outbox
 
@@ -40,31 +40,29 @@ class TurnLog(Protocol):
 class Outbox:
     """The rows that wait."""
 
-    def __init__(self, engines: Engines) -> None:
-        self._engines = engines
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     async def batch(self) -> list[OutboxRow]:
         """The oldest rows that one call may carry."""
         query = select(outbox.c.id, outbox.c.payload).where(outbox.c.refused.is_(False)).order_by(outbox.c.id)
-        async with self._engines.reader.connect() as connection:
-            found = (await connection.execute(query.limit(MAX_BATCH_TURNS))).all()
+        found = await self._database.read(lambda connection: connection.execute(query.limit(MAX_BATCH_TURNS)).all())
         return _fitting([OutboxRow(row.id, row.payload) for row in found])
 
     async def waiting(self) -> int:
         """How many rows wait."""
         query = select(func.count()).where(outbox.c.refused.is_(False))
-        async with self._engines.reader.connect() as connection:
-            return (await connection.execute(query)).scalar_one()
+        return await self._database.read(lambda connection: connection.execute(query).scalar_one())
 
     async def remove(self, rows: Sequence[OutboxRow]) -> None:
         """They were acknowledged."""
-        async with self._engines.writer.begin() as connection:
-            await connection.execute(delete(outbox).where(outbox.c.id.in_([row.id for row in rows])))
+        query = delete(outbox).where(outbox.c.id.in_([row.id for row in rows]))
+        await self._database.write(lambda connection: connection.execute(query))
 
     async def refuse(self, row: OutboxRow) -> None:
         """Keep it aside, so that it holds nothing up and a person can look at it."""
-        async with self._engines.writer.begin() as connection:
-            await connection.execute(update(outbox).where(outbox.c.id == row.id).values(refused=True))
+        query = update(outbox).where(outbox.c.id == row.id).values(refused=True)
+        await self._database.write(lambda connection: connection.execute(query))
 
 
 class Relay:

@@ -16,9 +16,9 @@ class SessionSettings(ServiceSettings):
     port: int = Field(50054, ge=0, le=65535, description="gRPC port; 0 picks a free one")
     metrics_port: int = Field(51054, ge=0, le=65535, description="port of /metrics; 0 serves none")
     database_url: str = Field(
-        "sqlite+aiosqlite:///.state/sessions.db",
-        pattern=r"^(sqlite\+aiosqlite:///.+|postgresql\+\w+://.+)",
-        description="SQLAlchemy URL of the conversations, with an asynchronous driver",
+        "sqlite:///.state/sessions.db",
+        pattern=r"^(sqlite:///.+|postgresql(\+psycopg)?://.+)",
+        description="SQLAlchemy URL of the conversations, with a synchronous driver",
     )
     principal_key: SecretStr = Field(
         min_length=16,
@@ -31,7 +31,7 @@ class SessionSettings(ServiceSettings):
         6, ge=0, description="tokens that the chat template puts around a message; also kept for the answer's opening"
     )
     max_turn_seconds: float = Field(900.0, gt=0, description="an answer open for longer reads as failed")
-    reader_connections: int = Field(4, ge=1, description="database connections for reading")
+    connections: int = Field(4, ge=1, description="database connections for reading; with Postgres as many for writing")
     feedback_target: str = Field("127.0.0.1:50056", description="the feedback service, host:port or dns:///name:port")
     relay_timeout_seconds: float = Field(10.0, gt=0, description="time that the feedback service gets for one batch")
     relay_poll_seconds: float = Field(5.0, gt=0, description="how often the outbox is looked at without a wake-up")

@@ -3,20 +3,15 @@
 A message's or conversation's absence is one error with one text, so that nobody learns what others have.
 """
 
-import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from sqlalchemy import Table, delete, insert, select, tuple_, update
-from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy import Connection, Table, delete, insert, select, tuple_, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from services.chassis.errors import NotFoundError
 from services.chassis.identity import Caller
-from services.session.database import Engines
+from services.session.database import Database
 from services.session.message import Conversation, Message, StoredTurn
 from services.session.rows import (
     conversation_from,
@@ -27,76 +22,61 @@ from services.session.rows import (
 )
 from services.session.tables import conversations, messages, outbox, turns
 
-# Two writers of one Postgres database can collide on a request id or a position; the second then sees what the first stored.
-ATTEMPTS = 3
-
 ResultT = TypeVar("ResultT")
 
 
 class Store:
-    """Opens transactions on one user's rows."""
+    """Runs work on one user's rows, each in a transaction of its own."""
 
-    def __init__(self, engines: Engines) -> None:
-        self._engines = engines
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
-    @asynccontextmanager
-    async def reading(self, owner: Caller) -> AsyncIterator["OwnedRows"]:
-        """Reads from one snapshot."""
-        async with self._engines.reader.connect() as connection:
-            yield OwnedRows(connection, owner)
+    async def read(self, owner: Caller, work: Callable[["OwnedRows"], ResultT]) -> ResultT:
+        """The work sees one state of the database."""
+        return await self._database.read(lambda connection: work(OwnedRows(connection, owner)))
 
-    async def write(self, owner: Caller, work: Callable[["OwnedRows"], Awaitable[ResultT]]) -> ResultT:
+    async def write(self, owner: Caller, work: Callable[["OwnedRows"], ResultT]) -> ResultT:
         """All of the work is stored, or nothing; it may be run again from its beginning."""
-        # A caller that goes away must not tear a transaction: the driver would have to throw the connection away.
-        return await asyncio.shield(_within(self._engines.writer, owner, work))
+        return await self._database.write(lambda connection: work(OwnedRows(connection, owner)))
 
-    async def erase(self, owner: Caller, work: Callable[["OwnedRows"], Awaitable[ResultT]]) -> ResultT:
+    async def erase(self, owner: Caller, work: Callable[["OwnedRows"], ResultT]) -> ResultT:
         """As write, and on the disk when it returns."""
-        return await asyncio.shield(_within(self._engines.eraser, owner, work))
-
-
-async def _within(engine: AsyncEngine, owner: Caller, work: Callable[["OwnedRows"], Awaitable[ResultT]]) -> ResultT:
-    for _ in range(ATTEMPTS - 1):
-        with contextlib.suppress(IntegrityError):
-            async with engine.begin() as connection:
-                return await work(OwnedRows(connection, owner))
-    async with engine.begin() as connection:
-        return await work(OwnedRows(connection, owner))
+        return await self._database.erase(lambda connection: work(OwnedRows(connection, owner)))
 
 
 class OwnedRows:
-    """The rows of one user within one transaction."""
+    """The rows of one user within one transaction; blocking."""
 
-    def __init__(self, connection: AsyncConnection, owner: Caller) -> None:
+    def __init__(self, connection: Connection, owner: Caller) -> None:
         self._connection = connection
         self._owner = owner
 
-    async def conversation(self, conversation_id: str, *, lock: bool = False) -> Conversation:
+    def conversation(self, conversation_id: str, *, lock: bool = False) -> Conversation:
         """One conversation; `lock` makes other writers of it wait. Raises: NotFoundError."""
         query = select(conversations).where(conversations.c.id == conversation_id, *self._mine(conversations))
-        row = (await self._connection.execute(query.with_for_update() if lock else query)).first()
+        row = self._connection.execute(query.with_for_update() if lock else query).first()
         if row is None:
             raise _missing("conversation")
         return conversation_from(row)
 
-    async def page(self, after: tuple[int, str] | None, size: int) -> list[Conversation]:
+    def page(self, after: tuple[int, str] | None, size: int) -> list[Conversation]:
         """Conversations, last used first, that come after (update_us, id)."""
         key = tuple_(conversations.c.update_us, conversations.c.id)
         query = select(conversations).where(*self._mine(conversations))
         if after is not None:
             query = query.where(key < after)
         query = query.order_by(conversations.c.update_us.desc(), conversations.c.id.desc()).limit(size)
-        return [conversation_from(row) for row in await self._connection.execute(query)]
+        return [conversation_from(row) for row in self._connection.execute(query)]
 
-    async def message(self, message_id: str, *, lock: bool = False) -> Message:
+    def message(self, message_id: str, *, lock: bool = False) -> Message:
         """One message; `lock` makes other writers of it wait. Raises: NotFoundError."""
         query = select(messages).where(messages.c.id == message_id, *self._mine(messages))
-        row = (await self._connection.execute(query.with_for_update() if lock else query)).first()
+        row = self._connection.execute(query.with_for_update() if lock else query).first()
         if row is None:
             raise _missing("message")
         return message_from(row)
 
-    async def newest(self, conversation_id: str) -> str:
+    def newest(self, conversation_id: str) -> str:
         """The id of the message that was stored last, or "". It is a leaf: a child would be newer."""
         query = (
             select(messages.c.id)
@@ -104,9 +84,9 @@ class OwnedRows:
             .order_by(messages.c.position.desc())
             .limit(1)
         )
-        return (await self._connection.execute(query)).scalar() or ""
+        return self._connection.execute(query).scalar() or ""
 
-    async def path(self, message_id: str) -> list[Message]:
+    def path(self, message_id: str) -> list[Message]:
         """From the root to this message; empty if there is none."""
         step = (
             select(messages.c.id, messages.c.parent_id)
@@ -121,27 +101,27 @@ class OwnedRows:
             .where(*self._mine(messages))
             .order_by(messages.c.position)
         )
-        return [message_from(row) for row in await self._connection.execute(query)]
+        return [message_from(row) for row in self._connection.execute(query)]
 
-    async def messages_of(self, conversation_id: str) -> list[Message]:
+    def messages_of(self, conversation_id: str) -> list[Message]:
         """All messages of a conversation, oldest first."""
         query = select(messages).where(messages.c.conversation_id == conversation_id, *self._mine(messages))
-        return [message_from(row) for row in await self._connection.execute(query.order_by(messages.c.position))]
+        return [message_from(row) for row in self._connection.execute(query.order_by(messages.c.position))]
 
-    async def messages_by_id(self, ids: Sequence[str]) -> list[Message]:
+    def messages_by_id(self, ids: Sequence[str]) -> list[Message]:
         """These messages in this order; those that are gone are left out."""
         query = select(messages).where(messages.c.id.in_(ids), *self._mine(messages))
-        found = {row.id: message_from(row) for row in await self._connection.execute(query)}
+        found = {row.id: message_from(row) for row in self._connection.execute(query)}
         return [found[message_id] for message_id in ids if message_id in found]
 
-    async def add_conversation(self, conversation: Conversation) -> None:
+    def add_conversation(self, conversation: Conversation) -> None:
         """Store a new conversation."""
-        await self._connection.execute(insert(conversations), conversation_row(conversation, self._owner))
+        self._connection.execute(insert(conversations), conversation_row(conversation, self._owner))
 
-    async def replace_conversation(self, conversation: Conversation) -> None:
+    def replace_conversation(self, conversation: Conversation) -> None:
         """Store title, times and next position anew."""
         query = update(conversations).where(conversations.c.id == conversation.id, *self._mine(conversations))
-        await self._connection.execute(
+        self._connection.execute(
             query.values(
                 title=conversation.title,
                 update_us=conversation.update_us,
@@ -149,14 +129,14 @@ class OwnedRows:
             )
         )
 
-    async def add_messages(self, new: Sequence[Message]) -> None:
+    def add_messages(self, new: Sequence[Message]) -> None:
         """Store new messages."""
-        await self._connection.execute(insert(messages), [message_row(message, self._owner) for message in new])
+        self._connection.execute(insert(messages), [message_row(message, self._owner) for message in new])
 
-    async def replace_answer(self, message: Message, now_us: int) -> None:
+    def replace_answer(self, message: Message, now_us: int) -> None:
         """Store how an answer ended; its conversation was used now."""
         query = update(messages).where(messages.c.id == message.id, *self._mine(messages))
-        await self._connection.execute(
+        self._connection.execute(
             query.values(
                 text=message.text,
                 tokens=message.tokens,
@@ -166,35 +146,35 @@ class OwnedRows:
             )
         )
         used = update(conversations).where(conversations.c.id == message.conversation_id, *self._mine(conversations))
-        await self._connection.execute(used.values(update_us=now_us))
+        self._connection.execute(used.values(update_us=now_us))
 
-    async def turn(self, request_id: str) -> StoredTurn | None:
+    def turn(self, request_id: str) -> StoredTurn | None:
         """What the user began under this idempotency key."""
         query = select(turns).where(turns.c.request_id == request_id, *self._mine(turns))
-        row = (await self._connection.execute(query)).first()
+        row = self._connection.execute(query).first()
         return None if row is None else stored_turn_from(row)
 
-    async def add_turn(self, request_id: str, turn: StoredTurn) -> None:
+    def add_turn(self, request_id: str, turn: StoredTurn) -> None:
         """Store it. Raises sqlalchemy.exc.IntegrityError if another transaction did so first."""
         owned = {"tenant": self._owner.tenant, "user": self._owner.user, "request_id": request_id}
-        await self._connection.execute(insert(turns), {**vars(turn), **owned})
+        self._connection.execute(insert(turns), {**vars(turn), **owned})
 
-    async def erase_messages(self, conversation_id: str) -> None:
+    def erase_messages(self, conversation_id: str) -> None:
         """Remove messages, idempotency keys and records that were not relayed yet."""
-        await self._connection.execute(delete(outbox).where(outbox.c.conversation_id == conversation_id))
+        self._connection.execute(delete(outbox).where(outbox.c.conversation_id == conversation_id))
         for table in (turns, messages):
             mine = self._mine(table)
-            await self._connection.execute(delete(table).where(table.c.conversation_id == conversation_id, *mine))
+            self._connection.execute(delete(table).where(table.c.conversation_id == conversation_id, *mine))
 
-    async def remove_conversation(self, conversation_id: str) -> None:
+    def remove_conversation(self, conversation_id: str) -> None:
         """Remove the conversation itself."""
         query = delete(conversations).where(conversations.c.id == conversation_id, *self._mine(conversations))
-        await self._connection.execute(query)
+        self._connection.execute(query)
 
-    async def enqueue(self, conversation_id: str, payloads: Sequence[bytes]) -> None:
+    def enqueue(self, conversation_id: str, payloads: Sequence[bytes]) -> None:
         """Put records into the outbox; they are relayed in this order."""
         rows = [{"conversation_id": conversation_id, "refused": False, "payload": payload} for payload in payloads]
-        await self._connection.execute(insert(outbox), rows)
+        self._connection.execute(insert(outbox), rows)
 
     def _mine(self, table: Table) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
         return table.c.tenant == self._owner.tenant, table.c.user == self._owner.user

@@ -26,7 +26,7 @@ class Growth:
         return self.path[len(self.path) - self.fresh :]
 
 
-async def grow(rows: OwnedRows, request: TurnRequest, tokens: list[int], mint: IdMint, now_us: int) -> Growth:
+def grow(rows: OwnedRows, request: TurnRequest, tokens: list[int], mint: IdMint, now_us: int) -> Growth:
     """Where the request's turn hangs. `tokens`: of the history's texts, then of the user's.
 
     Raises:
@@ -34,15 +34,15 @@ async def grow(rows: OwnedRows, request: TurnRequest, tokens: list[int], mint: I
         InvalidArgumentError: a message of the wrong kind.
     """
     if request.user is None:
-        return await _again(rows, request)
+        return _again(rows, request)
     if request.conversation_id:
-        conversation = await rows.conversation(request.conversation_id, lock=True)
-        path = await _above(rows, request)
+        conversation = rows.conversation(request.conversation_id, lock=True)
+        path = _above(rows, request)
     elif request.parent_id:
         raise NotFoundError("no such message", field="parent_message_id")
     else:
         conversation, path = Conversation(mint.mint(), "", now_us, now_us), []
-        await rows.add_conversation(conversation)
+        rows.add_conversation(conversation)
     new = _new_messages(conversation, path, request, request.user, tokens, mint, now_us)
     return Growth(conversation, (*path, *new), len(new))
 
@@ -65,24 +65,24 @@ def open_answer(
     )
 
 
-async def _again(rows: OwnedRows, request: TurnRequest) -> Growth:
-    message = await rows.message(request.regenerate_id)
+def _again(rows: OwnedRows, request: TurnRequest) -> Growth:
+    message = rows.message(request.regenerate_id)
     if request.conversation_id and message.conversation_id != request.conversation_id:
         raise NotFoundError("no such message", field="regenerate_message_id")
-    conversation = await rows.conversation(message.conversation_id, lock=True)
-    path = await rows.path(message.parent_id if message.role is Role.ASSISTANT else message.id)
+    conversation = rows.conversation(message.conversation_id, lock=True)
+    path = rows.path(message.parent_id if message.role is Role.ASSISTANT else message.id)
     if not path or path[-1].role is not Role.USER:
         raise _wrong("regenerate_message_id", "a message of the user, or an answer to one")
     return Growth(conversation, tuple(path), 0)
 
 
-async def _above(rows: OwnedRows, request: TurnRequest) -> list[Message]:
+def _above(rows: OwnedRows, request: TurnRequest) -> list[Message]:
     if not request.parent_id:
-        newest = await rows.newest(request.conversation_id)
-        return await rows.path(newest) if newest else []
+        newest = rows.newest(request.conversation_id)
+        return rows.path(newest) if newest else []
     if request.parent_id == request.conversation_id:
         return []
-    path = await rows.path(request.parent_id)
+    path = rows.path(request.parent_id)
     if not path or path[-1].conversation_id != request.conversation_id:
         raise NotFoundError("no such message", field="parent_message_id")
     if path[-1].role is Role.USER:

@@ -59,33 +59,31 @@ class TurnBeginner:
         tokens = await self._counter.count(texts)
         return await self._store.write(owner, lambda rows: self._begin(rows, request, tokens, budget))
 
-    async def _begin(self, rows: OwnedRows, request: TurnRequest, tokens: list[int], budget: Budget) -> Turn:
+    def _begin(self, rows: OwnedRows, request: TurnRequest, tokens: list[int], budget: Budget) -> Turn:
         digest = payload_sha256(request)
-        if request.request_id and (stored := await rows.turn(request.request_id)):
-            return await _replay(rows, stored, digest)
+        if request.request_id and (stored := rows.turn(request.request_id)):
+            return _replay(rows, stored, digest)
         now = self._now_us()
-        growth = await grow(rows, request, tokens, self._mint, now)
+        growth = grow(rows, request, tokens, self._mint, now)
         chosen = select_context(growth.path, budget)
         question, conversation = growth.path[-1], growth.conversation
         answer = open_answer(growth, request, chosen.messages, self._mint, now)
-        await rows.add_messages([*growth.new, answer])
+        rows.add_messages([*growth.new, answer])
         title = conversation.title or title_of(growth.path)
-        await rows.replace_conversation(
-            replace(conversation, title=title, update_us=now, next_position=answer.position + 1)
-        )
+        rows.replace_conversation(replace(conversation, title=title, update_us=now, next_position=answer.position + 1))
         stored = StoredTurn(digest, conversation.id, question.id, answer.id, chosen.tokens, chosen.dropped)
         if request.request_id:
-            await rows.add_turn(request.request_id, stored)
+            rows.add_turn(request.request_id, stored)
         return _turn(stored, chosen.messages)
 
 
-async def _replay(rows: OwnedRows, stored: StoredTurn, digest: str) -> Turn:
+def _replay(rows: OwnedRows, stored: StoredTurn, digest: str) -> Turn:
     if stored.payload_sha256 != digest:
         raise AlreadyExistsError(
             "request_id was used with another payload", field="request_id", limit="one payload for each request_id"
         )
-    answer = await rows.message(stored.assistant_message_id)
-    messages = await rows.messages_by_id(answer.context_ids)
+    answer = rows.message(stored.assistant_message_id)
+    messages = rows.messages_by_id(answer.context_ids)
     return replace(_turn(stored, tuple(messages)), replayed=True)
 
 

@@ -43,8 +43,8 @@ class TurnFinisher:
         await self._store.write(owner, lambda rows: self._finish(rows, owner, answer, tokens))
         self._wake()
 
-    async def _finish(self, rows: OwnedRows, owner: Caller, answer: Answer, tokens: int) -> None:
-        message = await rows.message(answer.message_id, lock=True)
+    def _finish(self, rows: OwnedRows, owner: Caller, answer: Answer, tokens: int) -> None:
+        message = rows.message(answer.message_id, lock=True)
         if message.role is not Role.ASSISTANT:
             raise InvalidArgumentError(
                 "assistant_message_id must be an answer", field="assistant_message_id", limit="an answer"
@@ -57,11 +57,11 @@ class TurnFinisher:
             return
         now = self._now_us()
         finished = _finished(message, answer, tokens)
-        await rows.replace_answer(finished, now)
+        rows.replace_answer(finished, now)
         if is_published(finished):
-            context = await rows.messages_by_id(message.context_ids)
+            context = rows.messages_by_id(message.context_ids)
             record = self._recorder.finished(owner, context[-1], message, answer, as_said(context), now)
-            await rows.enqueue(message.conversation_id, [record])
+            rows.enqueue(message.conversation_id, [record])
 
 
 def _finished(message: Message, answer: Answer, tokens: int) -> Message:

@@ -56,7 +56,7 @@ def session_settings(directory: Path, **changes: Any) -> SessionSettings:
         "port": 0,
         "metrics_port": 0,
         "drain_seconds": 0,
-        "database_url": f"sqlite+aiosqlite:///{directory}/state/sessions.db",
+        "database_url": f"sqlite:///{directory}/state/sessions.db",
         "principal_key": PRINCIPAL_KEY,
         "tokenizer_file": write_tokenizer(directory),
         "context_tokens": 64,
