@@ -173,12 +173,12 @@ def service_settings(layout: Layout, model: Path) -> dict[str, dict[str, object]
             "principal_key": key,
             "spool_directory": state / "feedback" / "spool",
             "object_directory": layout.objects,
-            "database_url": f"sqlite+aiosqlite:///{state / 'feedback' / 'ledger.db'}",
+            "database_url": f"sqlite:///{state / 'feedback' / 'ledger.db'}",
         },
         "session": {
             **_grpc(layout, "session"),
             "principal_key": key,
-            "database_url": f"sqlite+aiosqlite:///{state / 'sessions.db'}",
+            "database_url": f"sqlite:///{state / 'sessions.db'}",
             "tokenizer_file": model / "tokenizer.json",
             "context_tokens": context,
             "reply_tokens": reply,
@@ -189,6 +189,7 @@ def service_settings(layout: Layout, model: Path) -> dict[str, dict[str, object]
             "predictor_url": f"http://{layout.target('predictor')}",
             "rollout_file": state / "generator" / "rollout.json",
             "stable_directory": model,
+            "reply_tokens": reply,
         },
         "gateway": {
             **_grpc(layout, "gateway"),
