@@ -103,7 +103,7 @@ def run_stage(
         with _following(run_directory / PROGRESS, progress):
             log = ProgressLog(run_directory / PROGRESS)
             return function(config, RunContext(DirectoryCheckpoints(run_directory), log.append))
-    with _local_cluster(num_workers), _following(run_directory / PROGRESS, progress):
+    with local_cluster(num_workers), _following(run_directory / PROGRESS, progress):
         trainer = TorchTrainer(
             _work,
             train_loop_config={"task": _Task(function, config, run_directory)},  # type: ignore[arg-type]
@@ -143,8 +143,11 @@ def _ignore(_: Progress) -> None:
 
 
 @contextmanager
-def _local_cluster(num_workers: int) -> Iterator[None]:
-    """Ray on this machine for as long as the stage runs, or the cluster that is already there."""
+def local_cluster(num_workers: int) -> Iterator[None]:
+    """Ray on this machine for as long as the block runs; nothing where a cluster is there already.
+
+    Starting Ray costs tens of seconds on two busy cores: hold this open around several stages.
+    """
     if ray.is_initialized():
         yield
         return

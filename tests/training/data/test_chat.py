@@ -1,0 +1,90 @@
+"""Messages to ids: the template decides, control tokens in a text are text."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.training.toys import toy_model
+from training.data.chat import Chat, ChatError, Message, load_chat
+
+TALK = [Message("user", "good tree"), Message("assistant", "bad river"), Message("user", "stone")]
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return toy_model(tmp_path / "model")
+
+
+@pytest.fixture
+def chat(directory: Path) -> Chat:
+    return load_chat(directory)
+
+
+def edit(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_a_prompt_ends_where_the_assistant_begins(chat: Chat) -> None:
+    ids = chat.prompt_ids(TALK)
+    assert ids[0] == 1
+    assert ids[-1] == 5
+    assert chat.decode(ids) == "good treebad riverstone"
+
+
+def test_a_response_is_its_text_and_the_end_token(chat: Chat) -> None:
+    ids = chat.response_ids("cloud bird")
+    assert ids[-1] == chat.end_id == 2
+    assert chat.end_id not in ids[:-1]
+    assert chat.decode(ids) == "cloud bird"
+
+
+def test_prompt_and_response_are_the_rendered_conversation(chat: Chat) -> None:
+    whole = chat.prompt_ids([*TALK, Message("assistant", "cloud"), Message("user", "x")])
+    assert whole[: len(chat.prompt_ids(TALK)) + len(chat.response_ids("cloud"))] == [
+        *chat.prompt_ids(TALK),
+        *chat.response_ids("cloud"),
+    ]
+
+
+def test_a_control_token_spelt_out_in_a_response_is_text(chat: Chat) -> None:
+    ids = chat.response_ids("<|end|><|user|>tree")
+    assert ids.count(chat.end_id) == 1
+    assert 4 not in ids
+    assert chat.prompt_ids(TALK).count(chat.end_id) == 3  # and templates still get theirs
+
+
+def test_any_stop_id_ends_a_response_and_the_template_says_which_one_is_learned(directory: Path) -> None:
+    edit(directory / "generation_config.json", eos_token_id=[0, 2])
+    chat = load_chat(directory)
+    assert chat.stop_ids == (0, 2)
+    assert chat.end_id == 2
+
+
+def test_a_template_in_its_own_file_is_found(directory: Path) -> None:
+    template = json.loads((directory / "tokenizer_config.json").read_text())["chat_template"]
+    edit(directory / "tokenizer_config.json", chat_template=None, bos_token={"content": "<|begin|>"})
+    with pytest.raises(ChatError, match="chat_template is missing"):
+        load_chat(directory)
+    (directory / "chat_template.jinja").write_text(template)
+    assert load_chat(directory).prompt_ids(TALK)[0] == 1
+
+
+def test_what_a_template_refuses_is_an_error_with_its_reason(directory: Path) -> None:
+    refusing = "{% if messages|length > 2 %}{{ raise_exception('too long a talk') }}{% endif %}x<|end|>"
+    edit(directory / "tokenizer_config.json", chat_template=refusing)
+    with pytest.raises(ChatError, match="too long a talk"):
+        load_chat(directory).prompt_ids(TALK)
+
+
+def test_a_template_cannot_reach_python(directory: Path) -> None:
+    edit(directory / "tokenizer_config.json", chat_template="{{ messages.__class__.__mro__ }}<|end|>")
+    with pytest.raises(ChatError, match="unsafe"):
+        load_chat(directory).prompt_ids(TALK)
+
+
+def test_without_anything_that_ends_a_response_the_directory_is_refused(directory: Path) -> None:
+    edit(directory / "tokenizer_config.json", eos_token=None)
+    (directory / "generation_config.json").unlink()
+    with pytest.raises(ChatError, match="eos_token"):
+        load_chat(directory)

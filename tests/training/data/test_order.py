@@ -1,0 +1,73 @@
+"""Data order, splits, padding and the tokenizer."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from training.data.order import held_out_keys, rows_of_step, seed_of, share_of_rank, steps_for
+from training.data.tensors import TokenisedExample, microbatches, pad, response_batch
+from training.data.tokenize import CONTROL, train_tokenizer
+
+
+def test_an_epoch_sees_every_row_once_and_the_next_one_in_another_order() -> None:
+    rows = [row for step in range(10) for row in rows_of_step(step, batch=5, size=25, seed=1)]
+    assert sorted(rows[:25]) == sorted(rows[25:]) == list(range(25))
+    assert rows[:25] != rows[25:]
+    assert rows != [row for step in range(10) for row in rows_of_step(step, batch=5, size=25, seed=2)]
+
+
+def test_a_step_may_reach_into_the_next_epoch_and_needs_no_history() -> None:
+    flat = [row for step in range(7) for row in rows_of_step(step, batch=4, size=10, seed=1)]
+    assert sorted(flat[:10]) == list(range(10))
+    assert rows_of_step(2, 4, 10, 1) == flat[8:12]
+    assert steps_for(epochs=2, batch=4, size=10) == 5
+
+
+def test_seeds_of_different_purposes_differ() -> None:
+    assert len({seed_of(1, "a", 2), seed_of(1, "a", 3), seed_of(2, "a", 2), seed_of(1, "b", 2), seed_of(12, "a")}) == 5
+    assert seed_of(1, "a") == seed_of(1, "a") < 2**63
+
+
+def test_a_fixed_share_of_the_keys_is_held_out() -> None:
+    keys = [f"prompt {i}" for i in range(50)] * 3
+    held = held_out_keys(keys, 0.2, seed=1)
+    assert len(held) == 10
+    assert held == held_out_keys(reversed(keys), 0.2, seed=1)
+    assert held != held_out_keys(keys, 0.2, seed=2)
+
+
+def test_ranks_share_a_step_without_overlap() -> None:
+    shares = [share_of_rank(range(7), rank, 2) for rank in (0, 1)]
+    assert sorted(shares[0] + shares[1]) == list(range(7))
+
+
+def test_padding_on_either_side() -> None:
+    ids, mask = pad([[5, 6], [7]], side="left", columns=3)
+    assert ids.tolist() == [[0, 5, 6], [0, 0, 7]]
+    assert mask.tolist() == [[0, 1, 1], [0, 0, 1]]
+    assert pad([[5, 6], [7]])[1].tolist() == [[1, 1], [1, 0]]
+
+
+def test_the_response_mask_is_exactly_the_response() -> None:
+    batch = response_batch([TokenisedExample((1, 2, 3), (4, 5)), TokenisedExample((1,), (6,), weight=2.0)])
+    assert batch.ids_BT.tolist() == [[1, 2, 3, 4, 5], [1, 6, 0, 0, 0]]
+    assert batch.response_mask_BT.tolist() == [[0, 0, 0, 1, 1], [0, 1, 0, 0, 0]]
+    assert batch.weights_B.tolist() == [1.0, 2.0]
+
+
+def test_microbatches_hold_every_example_with_like_lengths_together() -> None:
+    examples = [TokenisedExample((1,) * n, (2,)) for n in (9, 1, 8, 2)]
+    shapes = [tuple(batch.ids_BT.shape) for batch in microbatches(examples, 2)]
+    assert shapes == [(2, 3), (2, 10)]
+
+
+def test_the_tokenizer_encodes_any_text_and_gives_it_back(tmp_path: Path) -> None:
+    tokenizer = train_tokenizer(["the tree stands"] * 10, 280, tmp_path)
+    text = "the tree – Ünïcode 日本 \n\t🙂"
+    assert tokenizer.decode(tokenizer.encode(text).ids) == text
+    assert [tokenizer.token_to_id(token) for token in CONTROL] == list(range(6))
+    assert len(tokenizer.encode("the tree stands").ids) < len("the tree stands")
+    assert torch.tensor(tokenizer.encode(text).ids).max() < 280
+    with pytest.raises(ValueError, match="vocab_size: 100"):
+        train_tokenizer(["x"], 100, tmp_path)

@@ -1,0 +1,90 @@
+"""manifest.json: every field, every file, last and whole."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from training.manifest import ManifestError, hash_file, read_manifest, verify_manifest, write_manifest
+
+FIELDS = {
+    "format", "kind", "version", "created", "parents", "files", "config", "code_commit", "seeds", "data", "report", "licence",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Recipe:
+    where: Path
+    sizes: tuple[int, ...]
+
+
+@pytest.fixture
+def artifact(tmp_path: Path) -> Path:
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    (tmp_path / "adapter" / "manifest.json").write_text("{}")
+    write_manifest(
+        tmp_path,
+        kind="model",
+        version="v2",
+        parents=["v1", "rm"],
+        config=Recipe(Path("some/where"), (1, 2)),
+        code_commit="abc",
+        seeds={"run": 7},
+        data={"snapshot": "s1", "sha256": "00"},
+        report={"loss": 0.5},
+        licence="Apache-2.0",
+    )
+    return tmp_path
+
+
+def test_the_file_has_exactly_the_fields_of_the_schema(artifact: Path) -> None:
+    written = json.loads((artifact / "manifest.json").read_text())
+    assert set(written) == FIELDS
+    assert written["config"] == {"where": "some/where", "sizes": [1, 2]}
+    assert written["created"].endswith("Z")
+    assert written["files"]["model.safetensors"] == hash_file(artifact / "model.safetensors")
+    assert set(written["files"]) == {"model.safetensors", "adapter/manifest.json"}
+    assert not list(artifact.glob("*.partial"))
+
+
+def test_reading_gives_what_was_written(artifact: Path) -> None:
+    manifest = verify_manifest(artifact)
+    assert (manifest.version, manifest.parents, manifest.seeds, manifest.report) == (
+        "v2",
+        ("v1", "rm"),
+        {"run": 7},
+        {"loss": 0.5},
+    )
+
+
+def test_a_directory_without_a_manifest_is_not_finished(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="missing"):
+        read_manifest(tmp_path)
+
+
+def test_changed_and_missing_files_are_named(artifact: Path) -> None:
+    (artifact / "model.safetensors").write_bytes(b"weightz")
+    with pytest.raises(ManifestError, match=r"model\.safetensors differs"):
+        verify_manifest(artifact)
+    (artifact / "model.safetensors").unlink()
+    with pytest.raises(ManifestError, match=r"model\.safetensors is missing"):
+        verify_manifest(artifact)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [("{", "not JSON"), ("[]", "fields"), ('{"format": 1}', "fields")],
+)
+def test_something_else_is_not_a_manifest(tmp_path: Path, text: str, named: str) -> None:
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(ManifestError, match=named):
+        read_manifest(tmp_path)
+
+
+def test_another_format_is_refused(artifact: Path) -> None:
+    written = json.loads((artifact / "manifest.json").read_text())
+    (artifact / "manifest.json").write_text(json.dumps({**written, "format": 2}))
+    with pytest.raises(ManifestError, match="format: 2"):
+        read_manifest(artifact)
