@@ -5,7 +5,7 @@ failing backend gets its load times the number of attempts; a ClusterIP pins HTT
 """
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any, TypeVar
 
 import grpc
@@ -66,7 +66,7 @@ async def call_unary(peer: str, method: Any, request: RequestT, *, within_second
         raise from_rpc(error, peer) from error
 
 
-async def call_stream(peer: str, method: Any, request: RequestT, *, within_seconds: float) -> AsyncIterator[Any]:
+async def call_stream(peer: str, method: Any, request: RequestT, *, within_seconds: float) -> AsyncGenerator[Any, None]:
     """Call a server-streaming method; closing the iterator cancels the call at the peer.
 
     Raises:

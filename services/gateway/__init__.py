@@ -1,0 +1,1 @@
+"""The only public door: gRPC and HTTP, keys, the chat path, thumbs."""

@@ -1,0 +1,186 @@
+"""Runs the gateway, or with `keys` the commands that make and revoke API keys. Constructs everything, decides nothing."""
+
+import argparse
+import asyncio
+import logging
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import grpc
+from thumbwheel.chat.v1 import chat_pb2, chat_pb2_grpc
+from thumbwheel.enhancer.v1 import enhancer_pb2_grpc
+from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
+from thumbwheel.generator.v1 import generator_pb2_grpc
+from thumbwheel.guardrail.v1 import guardrail_pb2_grpc
+from thumbwheel.session.v1 import session_pb2_grpc
+
+from services.chassis.channel import open_channel
+from services.chassis.server import Registration, run_service
+from services.chassis.settings import load_settings
+from services.chassis.telemetry import fields
+from services.gateway.access import guarded
+from services.gateway.chat import Chat, Peers
+from services.gateway.feedback import Feedback
+from services.gateway.generation import Patience
+from services.gateway.http.app import make_app
+from services.gateway.http.door import Door
+from services.gateway.http.loop_files import LoopFiles
+from services.gateway.http.openai import OpenAiApi
+from services.gateway.http.page import PageApi
+from services.gateway.http.server import serving_http
+from services.gateway.key_commands import add_key_commands, run_key_command
+from services.gateway.key_store import open_key_store
+from services.gateway.keys import OWNER, Keys, owner_secret, stored
+from services.gateway.peers.conversations import ConversationsPeer
+from services.gateway.peers.enhancer import EnhancerPeer
+from services.gateway.peers.feedback import FeedbackPeer
+from services.gateway.peers.generator import GeneratorPeer
+from services.gateway.peers.guardrail import GuardrailPeer
+from services.gateway.peers.session import SessionPeer
+from services.gateway.servicer import ChatServicer, FeedbackServicer
+from services.gateway.settings import GatewaySettings, KeySettings
+from services.gateway.storing import Storing
+from services.gateway.turns import TurnLimits, Turns
+from services.gateway.writing import Pace
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Doors:
+    """The gRPC half, to be served by the chassis, and where the HTTP half serves already."""
+
+    registrations: Sequence[Registration]
+    http_port: int
+
+
+@asynccontextmanager
+async def wiring(settings: GatewaySettings) -> AsyncIterator[Sequence[Registration]]:
+    """As the chassis wants it."""
+    async with opened(settings) as doors:
+        log.info("serving http", extra=fields(port=doors.http_port))
+        yield doors.registrations
+
+
+@asynccontextmanager
+async def opened(settings: GatewaySettings) -> AsyncIterator[Doors]:
+    """Construct everything; HTTP serves within the block."""
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(open_key_store(settings.keys_database_url))
+        if settings.owner_key_file:
+            await store.add(stored(owner_secret(settings.owner_key_file), OWNER))
+        keys = Keys(store, settings.key_cache_seconds)
+        peers = await _Peers.open(settings, stack)
+        turns = Turns(_chat(settings, peers).run, _limits(settings))
+        stack.push_async_callback(turns.close, settings.drain_seconds)
+
+        chat = ChatServicer(turns, peers.session, peers.conversations)
+        said = FeedbackServicer(Feedback(peers.session, peers.feedback, settings.principal_key.get_secret_value()))
+        door = Door(keys, settings.max_rpc_seconds)
+        routes = [
+            *OpenAiApi(turns, peers.generator).routes(door),
+            *PageApi(chat, said, peers.generator).routes(door),
+            *LoopFiles(settings.loop_directory).routes(door),
+        ]
+        app = make_app(door, routes, settings.page_directory, with_metrics=settings.metrics_port == 0)
+        port = await stack.enter_async_context(
+            serving_http(app, settings.host, settings.http_port, settings.drain_seconds)
+        )
+        yield Doors(_registrations(chat, said, keys), port)
+
+
+@dataclass(frozen=True)
+class _Peers:
+    """Clients of the services behind the door."""
+
+    guardrail: GuardrailPeer
+    enhancer: EnhancerPeer
+    session: SessionPeer
+    generator: GeneratorPeer
+    feedback: FeedbackPeer
+    conversations: ConversationsPeer
+
+    @classmethod
+    async def open(cls, settings: GatewaySettings, stack: AsyncExitStack) -> "_Peers":
+        """One channel a service, open for the life of the process."""
+
+        async def channel(target: str) -> grpc.aio.Channel:
+            return await stack.enter_async_context(open_channel(target))
+
+        sessions = session_pb2_grpc.SessionServiceStub(await channel(settings.session_target))
+        generator = await channel(settings.generator_target)
+        feedback = FeedbackPeer(
+            feedback_pb2_grpc.FeedbackLogServiceStub(await channel(settings.feedback_target)), settings.feedback_seconds
+        )
+        return cls(
+            GuardrailPeer(
+                guardrail_pb2_grpc.GuardrailServiceStub(await channel(settings.guardrail_target)),
+                settings.guard_seconds,
+            ),
+            EnhancerPeer(
+                enhancer_pb2_grpc.EnhancerServiceStub(await channel(settings.enhancer_target)),
+                settings.enhancer_seconds,
+            ),
+            SessionPeer(sessions, settings.session_seconds),
+            GeneratorPeer(
+                generator_pb2_grpc.GeneratorServiceStub(generator),
+                generator_pb2_grpc.RolloutServiceStub(generator),
+                settings.turn_seconds,
+            ),
+            feedback,
+            ConversationsPeer(sessions, feedback, settings.session_seconds),
+        )
+
+
+def _chat(settings: GatewaySettings, peers: _Peers) -> Chat:
+    patience = Patience(settings.first_text_seconds, settings.idle_seconds)
+    return Chat(
+        Peers(peers.enhancer, peers.guardrail, peers.session, peers.generator),
+        Pace(settings.coalesce_seconds, patience),
+        Storing(peers.session, settings.finish_seconds),
+    )
+
+
+def _limits(settings: GatewaySettings) -> TurnLimits:
+    return TurnLimits(
+        max_turns=settings.max_turns,
+        max_turns_per_user=settings.max_turns_per_user,
+        turn_seconds=settings.turn_seconds,
+        keep_seconds=settings.keep_seconds,
+        max_kept_characters=settings.max_kept_characters,
+    )
+
+
+def _registrations(chat: ChatServicer, said: FeedbackServicer, keys: Keys) -> list[Registration]:
+    chat_service = chat_pb2.DESCRIPTOR.services_by_name["ChatService"]
+    feedback_service = feedback_pb2.DESCRIPTOR.services_by_name["FeedbackService"]
+    return [
+        Registration(
+            chat_service.full_name,
+            chat_pb2_grpc.add_ChatServiceServicer_to_server,
+            guarded(chat_service, chat, keys),
+        ),
+        Registration(
+            feedback_service.full_name,
+            feedback_pb2_grpc.add_FeedbackServiceServicer_to_server,
+            guarded(feedback_service, said, keys),
+        ),
+    ]
+
+
+def main() -> int:
+    """The exit status."""
+    parser = argparse.ArgumentParser(prog="python -m services.gateway", description=__doc__)
+    commands = parser.add_subparsers(dest="group")
+    add_key_commands(commands.add_parser("keys", help="API keys"), KeySettings().keys_database_url)
+    options = parser.parse_args()
+    if options.group == "keys":
+        return asyncio.run(run_key_command(options))
+    run_service("gateway", load_settings(GatewaySettings), wiring)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

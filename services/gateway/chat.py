@@ -1,0 +1,78 @@
+"""The chat path: enhance → guard the input → begin the turn → generate, held back by the guard → store → done.
+
+The guard judges what was typed and what the enhancer made of it, so the enhancer comes first. `Chat.run` is the story.
+"""
+
+from dataclasses import dataclass, replace
+
+from services.chassis.errors import ServiceError
+from services.gateway.clock import TurnClock
+from services.gateway.events import FinishReason
+from services.gateway.generation import Generator
+from services.gateway.guard import Action, Guard
+from services.gateway.prompts import Enhancer, Prompts
+from services.gateway.sessions import Answer, Sessions
+from services.gateway.storing import Storing
+from services.gateway.turns import Turn
+from services.gateway.writing import Pace, Writing, replay
+
+
+@dataclass(frozen=True)
+class Peers:
+    """The services that a turn passes through."""
+
+    enhancer: Enhancer
+    guard: Guard
+    sessions: Sessions
+    generator: Generator
+
+
+class Chat:
+    """Answers turns."""
+
+    def __init__(self, peers: Peers, pace: Pace, storing: Storing) -> None:
+        self._prompts = Prompts(peers.enhancer, peers.sessions)
+        self._guard, self._sessions, self._generator = peers.guard, peers.sessions, peers.generator
+        self._pace, self._storing = pace, storing
+
+    async def run(self, turn: Turn) -> None:
+        """One turn, from the typed text to the stored answer.
+
+        Raises:
+            ServiceError: a service failed before there was an answer, or the answer could not be stored.
+        """
+        clock = TurnClock(turn.accepted_at)
+        await self._generator.require_version(turn.request.pinned_version)
+
+        prompt = await self._prompts.read(turn.request)
+        clock.passed("enhance")
+
+        ruling = await self._guard.check_input(prompt.texts)
+        clock.passed("guard_input")
+
+        begun = await self._sessions.begin_turn(turn.request, prompt)
+        turn.begin(begun.message_id)
+        clock.passed("begin")
+
+        if begun.replayed and (stored := await self._sessions.finished_answer(begun.message_id)):
+            replay(turn, begun, stored)
+            return
+
+        writing = Writing(turn, begun, prompt, ruling, clock)
+        try:
+            if ruling.action is Action.BLOCK:
+                writing.refuse()
+            else:
+                await writing.generate(self._generator, self._guard, self._pace)
+        except ServiceError as error:
+            await self._give_up(turn, writing.answer, error)
+        else:
+            await self._storing.store(writing.answer)
+            turn.complete(writing.answer.finish_reason)
+
+    async def _give_up(self, turn: Turn, answer: Answer, error: ServiceError) -> None:
+        """Readers learn of it at once; what they were shown is kept."""
+        turn.fail(error)
+        # An answer that nobody saw stays open, so that the same request_id can still be answered.
+        if turn.started or not turn.request.request_id:
+            await self._storing.store(replace(answer, finish_reason=FinishReason.FAILED))

@@ -1,0 +1,121 @@
+"""Reading a request's JSON: bounded, and strict about what it does not know; every refusal names the field."""
+
+import json
+from typing import Any, TypeVar, cast
+
+from google.protobuf import json_format
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from starlette.requests import Request
+
+from services.chassis.errors import InvalidArgumentError
+from services.gateway.http.errors import BodyTooLargeError
+
+# As large as a gRPC message may be.
+MAX_BODY_BYTES = 4 * 1024 * 1024
+
+MessageT = TypeVar("MessageT", bound=Message)
+
+
+async def read_object(request: Request) -> dict[str, Any]:
+    """The body as a JSON object.
+
+    Raises:
+        BodyTooLargeError: more than 4 MiB; nothing more is read.
+        InvalidArgumentError: not UTF-8, not JSON, not an object.
+    """
+    try:
+        value = json.loads((await _read(request)).decode())
+    except UnicodeDecodeError as error:
+        raise _body_error("the body is not valid UTF-8", "UTF-8") from error
+    except (ValueError, RecursionError) as error:
+        raise _body_error("the body is not valid JSON", "one JSON object") from error
+    if not isinstance(value, dict):
+        raise _body_error("the body is not a JSON object", "one JSON object")
+    return value
+
+
+async def read_message(request: Request, kind: type[MessageT]) -> MessageT:
+    """The body as a message of the protocol, in protobuf's JSON. Raises: InvalidArgumentError naming the field."""
+    return to_message(await read_object(request), kind)
+
+
+def to_message(value: dict[str, Any], kind: type[MessageT]) -> MessageT:
+    """The object as a message. Raises: InvalidArgumentError naming the field."""
+    message = kind()
+    try:
+        json_format.ParseDict(value, message)
+    except json_format.ParseError as error:
+        raise _culprit(value, cast(Descriptor, kind.DESCRIPTOR), "") from error
+    return message
+
+
+def to_json(message: Message) -> dict[str, Any]:
+    """A message in protobuf's JSON, with empty fields present, so that the page need not guess them."""
+    return json_format.MessageToDict(message, always_print_fields_with_no_presence=True)
+
+
+def _culprit(value: dict[str, Any], descriptor: Descriptor, path: str) -> InvalidArgumentError:
+    """protobuf's error does not always name the field, and quotes the text: try each part by itself."""
+    by_name = {field.json_name: field for field in descriptor.fields} | {
+        field.name: field for field in descriptor.fields
+    }
+    for name, part in value.items():
+        field = by_name.get(name)
+        if field is None:
+            known = ", ".join(sorted({field.json_name for field in descriptor.fields}))
+            return InvalidArgumentError(
+                f"{path}{name[:64]} is not a known field", field=f"{path}{name[:64]}", limit=known
+            )
+        if not _parses({name: part}, descriptor):
+            return _culprit_in(field, part, f"{path}{field.name}")
+    return _body_error("fields of the body exclude each other, or are given twice", "one field of a oneof, once")
+
+
+def _culprit_in(field: FieldDescriptor, part: Any, path: str) -> InvalidArgumentError:
+    kind = field.message_type
+    if kind is not None and isinstance(part, dict):
+        return _culprit(part, kind, f"{path}.")
+    if kind is not None and field.is_repeated and isinstance(part, list):
+        for number, item in enumerate(part):
+            if isinstance(item, dict) and not _parses(item, kind):
+                return _culprit(item, kind, f"{path}[{number}].")
+    wanted = ", ".join(value.name for value in field.enum_type.values) if field.enum_type else f"JSON of {_kind(field)}"
+    return InvalidArgumentError(f"{path} has a wrong value", field=path, limit=wanted)
+
+
+def _parses(value: dict[str, Any], descriptor: Descriptor) -> bool:
+    try:
+        json_format.ParseDict(value, GetMessageClass(descriptor)())
+    except json_format.ParseError:
+        return False
+    return True
+
+
+def _kind(field: FieldDescriptor) -> str:
+    kinds = {
+        FieldDescriptor.CPPTYPE_STRING: "a text in valid Unicode",
+        FieldDescriptor.CPPTYPE_BOOL: "true or false",
+        FieldDescriptor.CPPTYPE_MESSAGE: "an object",
+        FieldDescriptor.CPPTYPE_FLOAT: "a number",
+        FieldDescriptor.CPPTYPE_DOUBLE: "a number",
+    }
+    return kinds.get(field.cpp_type, "a whole number within its range")
+
+
+async def _read(request: Request) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    async for part in request.stream():
+        parts.append(part)
+        size += len(part)
+        if size > MAX_BODY_BYTES:
+            raise BodyTooLargeError(
+                f"body must be at most {MAX_BODY_BYTES} bytes", field="body", limit=f"{MAX_BODY_BYTES} bytes"
+            )
+    return b"".join(parts)
+
+
+def _body_error(text: str, limit: str) -> InvalidArgumentError:
+    return InvalidArgumentError(text, field="body", limit=limit)

@@ -1,0 +1,71 @@
+"""The HTTP door: a route is made here, with its rule; whoever says nothing gets a route that asks for a key."""
+
+import logging
+import re
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from services.chassis.errors import ServiceError
+from services.chassis.identity import CallContext, Caller, bind_call, new_request_id
+from services.chassis.telemetry import fields
+from services.gateway.access import Access
+from services.gateway.http.connection import ClientGoneError
+from services.gateway.http.errors import error_response
+from services.gateway.keys import Keys
+from services.gateway.metrics import HTTP_REQUESTS, HTTP_SECONDS
+
+log = logging.getLogger(__name__)
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+# nginx' status for a client that left; nobody receives it, the metrics do.
+CLIENT_GONE_STATUS = 499
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+class Door:
+    """Makes routes: identity, errors as JSON, metrics and the request's id around an endpoint."""
+
+    def __init__(self, keys: Keys, max_seconds: float) -> None:
+        self._keys, self._max_seconds = keys, max_seconds
+
+    def route(self, path: str, endpoint: Endpoint, methods: Sequence[str], access: Access = Access.KEY) -> Route:
+        """A route with its rule."""
+
+        async def answer(request: Request) -> Response:
+            started = time.perf_counter()
+            request_id = _request_id(request)
+            try:
+                caller = await self._caller(request, access)
+                bind_call(CallContext(caller, request_id, time.monotonic() + self._max_seconds))
+                response = await endpoint(request)
+            except ServiceError as error:
+                response = error_response(error)
+            except (ClientDisconnect, ClientGoneError):
+                response = Response(status_code=CLIENT_GONE_STATUS)
+            except Exception:
+                # The last line of defence, as in the chassis: nothing foreign may reach a caller.
+                log.exception("request failed", extra=fields(route=path, request_id=request_id))
+                response = error_response(ServiceError("internal error"))
+            response.headers["x-request-id"] = request_id
+            response.headers.setdefault("cache-control", "no-store")
+            HTTP_REQUESTS.labels(path, response.status_code).inc()
+            HTTP_SECONDS.labels(path).observe(time.perf_counter() - started)
+            return response
+
+        return Route(path, answer, methods=list(methods))
+
+    async def _caller(self, request: Request, access: Access) -> Caller:
+        if access is Access.PUBLIC:
+            return Caller()
+        values = request.headers.getlist("authorization")
+        return await self._keys.authenticate(values[0] if len(values) == 1 else "")
+
+
+def _request_id(request: Request) -> str:
+    given = request.headers.get("x-request-id", "")
+    return given if REQUEST_ID.fullmatch(given) else new_request_id()

@@ -1,0 +1,88 @@
+"""OpenAI's API over the same turns: the unmodified `openai` package works against it, streaming included."""
+
+import json
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from services.chassis.errors import NotFoundError, ServiceError
+from services.chassis.identity import require_caller
+from services.gateway.events import TurnEvent
+from services.gateway.http.body import read_object
+from services.gateway.http.connection import EventStream, while_connected
+from services.gateway.http.door import Door
+from services.gateway.http.errors import error_body
+from services.gateway.http.openai_request import completion_request
+from services.gateway.http.openai_response import Completion, model_entry
+from services.gateway.peers.generator import GeneratorPeer
+from services.gateway.request import ROLLOUT_MODEL
+from services.gateway.turns import Turns
+
+Events = AsyncGenerator[TurnEvent, None]
+
+
+class OpenAiApi:
+    """Endpoints under /v1."""
+
+    def __init__(self, turns: Turns, generator: GeneratorPeer) -> None:
+        self._turns, self._generator = turns, generator
+
+    def routes(self, door: Door) -> list[Route]:
+        """All of them ask for a key."""
+        return [
+            door.route("/v1/chat/completions", self.complete, ["POST"]),
+            door.route("/v1/models", self.list_models, ["GET"]),
+            door.route("/v1/models/{model}", self.get_model, ["GET"]),
+        ]
+
+    async def complete(self, request: Request) -> Response:
+        asked = completion_request(await read_object(request))
+        completion = Completion(asked.model, asked.include_usage)
+        turn = self._turns.start(require_caller(), asked.turn)
+        events = turn.events_after(0)
+        if not asked.stream:
+            await while_connected(request, _collect(completion, events))
+            return JSONResponse(completion.whole())
+        # Until the first event an error is still a status.
+        first = await while_connected(request, anext(events))
+        return EventStream(_server_sent(completion, first, events))
+
+    async def list_models(self, request: Request) -> Response:
+        names = (ROLLOUT_MODEL, *await self._generator.served_versions())
+        return JSONResponse({"object": "list", "data": [model_entry(name) for name in names]})
+
+    async def get_model(self, request: Request) -> Response:
+        model = request.path_params["model"]
+        if model not in (ROLLOUT_MODEL, *await self._generator.served_versions()):
+            raise NotFoundError(
+                "the model is not served", reason="MODEL_NOT_FOUND", field="model", limit="see /v1/models"
+            )
+        return JSONResponse(model_entry(model))
+
+
+async def _collect(completion: Completion, events: Events) -> None:
+    async with aclosing(events):
+        async for event in events:
+            completion.take(event)
+
+
+async def _server_sent(completion: Completion, first: TurnEvent, events: Events) -> AsyncGenerator[bytes, None]:
+    async with aclosing(events):
+        for chunk in completion.take(first):
+            yield _data(chunk)
+        try:
+            async for event in events:
+                for chunk in completion.take(event):
+                    yield _data(chunk)
+        except ServiceError as error:
+            # The client's package raises what it finds under "error".
+            yield _data(error_body(error))
+            return
+        yield b"data: [DONE]\n\n"
+
+
+def _data(value: object) -> bytes:
+    return f"data: {json.dumps(value)}\n\n".encode()

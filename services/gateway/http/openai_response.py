@@ -1,0 +1,80 @@
+"""Events of a turn as OpenAI's chat completion, whole and in chunks. The id tells a client which message it may rate."""
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from services.gateway.events import Completed, FinishReason, Started, TextDelta, TurnEvent, Usage
+
+ID_PREFIX = "chatcmpl-"
+# FAILED has no row: it ends with an error.
+FINISH_REASONS = {
+    FinishReason.STOP: "stop",
+    FinishReason.LENGTH: "length",
+    FinishReason.CANCELLED: "stop",
+    FinishReason.INPUT_BLOCKED: "content_filter",
+    FinishReason.OUTPUT_BLOCKED: "content_filter",
+}
+
+
+@dataclass
+class Completion:
+    """One answer in OpenAI's words, filled event by event."""
+
+    model: str
+    include_usage: bool = False
+    text: str = ""
+    finish_reason: str | None = None
+    usage: Usage = field(default_factory=Usage)
+    message_id: str = ""
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def take(self, placed: TurnEvent) -> list[dict[str, Any]]:
+        """Take an event; the chunks that a streaming client gets for it."""
+        self.message_id = placed.message_id
+        match placed.event:
+            case Started() as started:
+                self.model = started.model_version or self.model
+                return [self._chunk({"role": "assistant", "content": ""})]
+            case TextDelta(text):
+                self.text += text
+                return [self._chunk({"content": text})]
+            case Usage() as usage:
+                self.usage = usage
+            case Completed(reason) if reason in FINISH_REASONS:
+                self.finish_reason = FINISH_REASONS[reason]
+                last = self._chunk({})
+                return [last, self._usage_chunk()] if self.include_usage else [last]
+        return []
+
+    def whole(self) -> dict[str, Any]:
+        """The answer in one piece."""
+        message = {"role": "assistant", "content": self.text, "refusal": None}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": self.finish_reason}
+        return {**self._head("chat.completion"), "choices": [choice], "usage": self._usage()}
+
+    def _chunk(self, delta: dict[str, str]) -> dict[str, Any]:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": self.finish_reason}
+        usage = {"usage": None} if self.include_usage else {}
+        return {**self._head("chat.completion.chunk"), "choices": [choice], **usage}
+
+    def _usage_chunk(self) -> dict[str, Any]:
+        return {**self._head("chat.completion.chunk"), "choices": [], "usage": self._usage()}
+
+    def _head(self, kind: str) -> dict[str, Any]:
+        return {
+            "id": ID_PREFIX + self.message_id,
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": None,
+        }
+
+    def _usage(self) -> dict[str, int]:
+        prompt, completion = self.usage.prompt_tokens, self.usage.completion_tokens
+        return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+
+def model_entry(name: str) -> dict[str, Any]:
+    """One row of /v1/models; when a version was made its own manifest says."""
+    return {"id": name, "object": "model", "created": 0, "owned_by": "thumbwheel"}

@@ -1,0 +1,121 @@
+"""The page's API: the public gRPC methods with JSON and server-sent events around, so that the doors cannot differ."""
+
+import json
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from google.protobuf.message import Message
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from thumbwheel.chat.v1 import chat_pb2
+from thumbwheel.feedback.v1 import feedback_pb2
+
+from services.chassis.errors import ServiceError
+from services.gateway.http.body import read_message, to_json
+from services.gateway.http.connection import EventStream, while_connected
+from services.gateway.http.door import Door
+from services.gateway.http.errors import error_body
+from services.gateway.peers.generator import GeneratorPeer
+from services.gateway.request import wrong
+from services.gateway.servicer import ChatServicer, FeedbackServicer
+
+Events = AsyncGenerator[chat_pb2.ChatEvent, None]
+# The servicers need nothing of gRPC's context.
+NO_CONTEXT: Any = None
+
+
+class PageApi:
+    """Endpoints under /api."""
+
+    def __init__(self, chat: ChatServicer, feedback: FeedbackServicer, generator: GeneratorPeer) -> None:
+        self._chat, self._feedback, self._generator = chat, feedback, generator
+
+    def routes(self, door: Door) -> list[Route]:
+        """All of them ask for a key."""
+        return [
+            door.route("/api/messages", self.send, ["POST"]),
+            door.route("/api/messages/{message_id}/events", self.resume, ["GET"]),
+            door.route("/api/messages/{message_id}/cancel", self.cancel, ["POST"]),
+            door.route("/api/feedback", self.submit, ["POST"]),
+            door.route("/api/conversations", self.list_page, ["GET"]),
+            door.route("/api/conversations/{conversation_id}", self.get, ["GET"]),
+            door.route("/api/conversations/{conversation_id}", self.delete, ["DELETE"]),
+            door.route("/api/conversations/{conversation_id}/clear", self.clear, ["POST"]),
+            door.route("/api/rollout", self.rollout, ["GET"]),
+        ]
+
+    async def send(self, request: Request) -> Response:
+        asked = await read_message(request, chat_pb2.SendMessageRequest)
+        return await _stream(request, self._chat.SendMessage(asked, NO_CONTEXT))
+
+    async def resume(self, request: Request) -> Response:
+        await request.body()
+        asked = chat_pb2.ResumeMessageRequest(
+            message_id=request.path_params["message_id"],
+            after_sequence=_sequence(request.headers.get("last-event-id") or request.query_params.get("after") or "0"),
+        )
+        return await _stream(request, self._chat.ResumeMessage(asked, NO_CONTEXT))
+
+    async def cancel(self, request: Request) -> Response:
+        asked = chat_pb2.CancelMessageRequest(message_id=request.path_params["message_id"])
+        return _json(await self._chat.CancelMessage(asked, NO_CONTEXT))
+
+    async def submit(self, request: Request) -> Response:
+        asked = await read_message(request, feedback_pb2.SubmitFeedbackRequest)
+        return _json(await self._feedback.SubmitFeedback(asked, NO_CONTEXT))
+
+    async def list_page(self, request: Request) -> Response:
+        size = request.query_params.get("page_size", "0")
+        if not (size.isascii() and size.isdigit() and len(size) <= 3):
+            raise wrong("page_size", "1 to 100, or 0 for 50")
+        asked = chat_pb2.ListConversationsRequest(
+            page_size=int(size), page_token=request.query_params.get("page_token", "")
+        )
+        return _json(await self._chat.ListConversations(asked, NO_CONTEXT))
+
+    async def get(self, request: Request) -> Response:
+        asked = chat_pb2.GetConversationRequest(conversation_id=request.path_params["conversation_id"])
+        return _json(await self._chat.GetConversation(asked, NO_CONTEXT))
+
+    async def delete(self, request: Request) -> Response:
+        asked = chat_pb2.DeleteConversationRequest(conversation_id=request.path_params["conversation_id"])
+        return _json(await self._chat.DeleteConversation(asked, NO_CONTEXT))
+
+    async def clear(self, request: Request) -> Response:
+        asked = chat_pb2.ClearConversationRequest(conversation_id=request.path_params["conversation_id"])
+        return _json(await self._chat.ClearConversation(asked, NO_CONTEXT))
+
+    async def rollout(self, request: Request) -> Response:
+        return _json(await self._generator.rollout())
+
+
+async def _stream(request: Request, events: Events) -> Response:
+    # Until the first event an error is still a status.
+    first = await while_connected(request, anext(events))
+    return EventStream(_server_sent(first, events))
+
+
+async def _server_sent(first: chat_pb2.ChatEvent, events: Events) -> AsyncGenerator[bytes, None]:
+    async with aclosing(events):
+        yield _event(first)
+        try:
+            async for event in events:
+                yield _event(event)
+        except ServiceError as error:
+            yield f"event: error\ndata: {json.dumps(error_body(error))}\n\n".encode()
+
+
+def _event(event: chat_pb2.ChatEvent) -> bytes:
+    return f"id: {event.sequence}\ndata: {json.dumps(to_json(event))}\n\n".encode()
+
+
+def _json(message: Message) -> Response:
+    return JSONResponse(to_json(message))
+
+
+def _sequence(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 9):
+        raise wrong("after", "0 to 999,999,999")
+    return int(text)

@@ -1,0 +1,41 @@
+"""uvicorn in the service's own loop: it neither takes the signals nor the logs."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import uvicorn
+from starlette.types import ASGIApp
+
+
+class EmbeddedServer(uvicorn.Server):
+    """The chassis decides when to stop."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@asynccontextmanager
+async def serving_http(app: ASGIApp, host: str, port: int, drain_seconds: float) -> AsyncIterator[int]:
+    """Serve until the block ends; running responses get `drain_seconds`. Yields the port."""
+    listener = socket.create_server((host, port), backlog=2048)
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=max(1, round(drain_seconds)),
+    )
+    server = EmbeddedServer(config)
+    running = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        yield int(listener.getsockname()[1])
+    finally:
+        server.should_exit = True
+        await running
+        listener.close()

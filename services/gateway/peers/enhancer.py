@@ -1,0 +1,20 @@
+"""The enhancer service."""
+
+from thumbwheel.enhancer.v1 import enhancer_pb2, enhancer_pb2_grpc
+
+from services.chassis.channel import call_unary
+from services.gateway.events import Prompt
+from services.gateway.translation import text_edit
+
+
+class EnhancerPeer:
+    """Asks for corrections."""
+
+    def __init__(self, stub: enhancer_pb2_grpc.EnhancerServiceStub, within_seconds: float) -> None:
+        self._stub, self._within_seconds = stub, within_seconds
+
+    async def enhance(self, text: str) -> Prompt:
+        """See `prompts.Enhancer`."""
+        request = enhancer_pb2.EnhanceRequest(text=text)
+        response = await call_unary("enhancer", self._stub.Enhance, request, within_seconds=self._within_seconds)
+        return Prompt(text, response.text, tuple(map(text_edit, response.edits)))

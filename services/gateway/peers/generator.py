@@ -1,0 +1,89 @@
+"""The generator service: answers, and which versions give them."""
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+
+from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
+
+from services.chassis.channel import call_stream, call_unary
+from services.chassis.errors import NotFoundError, UnavailableError
+from services.chassis.identity import require_caller
+from services.gateway.events import FinishReason, Usage
+from services.gateway.generation import Finished, GenerateEvent, Selected
+from services.gateway.request import ROLLOUT_MODEL, Message, TurnRequest
+from services.gateway.translation import FINISH_REASONS, TASK_NUMBERS, TASKS, history_message, sampling_message
+
+PEER = "generator"
+# A rollout is small and kept in memory there.
+ROLLOUT_SECONDS = 5.0
+
+
+class GeneratorPeer:
+    """Streams answers. The stream's length is bounded by the turn's own deadline."""
+
+    def __init__(
+        self,
+        stub: generator_pb2_grpc.GeneratorServiceStub,
+        rollout: generator_pb2_grpc.RolloutServiceStub,
+        turn_seconds: float,
+    ) -> None:
+        self._stub, self._rollout, self._turn_seconds = stub, rollout, turn_seconds
+
+    async def require_version(self, version: str) -> None:
+        """See `generation.Generator`. Asked before anything is stored, so that a wrong name leaves nothing behind."""
+        if version and version not in (served := await self.served_versions()):
+            raise NotFoundError(
+                "the model is not served",
+                reason="MODEL_NOT_FOUND",
+                field="model",
+                limit=", ".join((ROLLOUT_MODEL, *served)),
+            )
+
+    async def served_versions(self) -> tuple[str, ...]:
+        """Stable, then the candidate if there is one."""
+        rollout = await self.rollout()
+        versions = (rollout.stable.version, rollout.candidate.version)
+        return tuple(version for version in versions if version)
+
+    async def rollout(self) -> generator_pb2.GetRolloutResponse:
+        """The rollout as the generator tells it."""
+        request = generator_pb2.GetRolloutRequest()
+        response: generator_pb2.GetRolloutResponse = await call_unary(
+            PEER, self._rollout.GetRollout, request, within_seconds=ROLLOUT_SECONDS
+        )
+        return response
+
+    async def generate(self, request: TurnRequest, context: Sequence[Message]) -> AsyncGenerator[GenerateEvent, None]:
+        """See `generation.Generator`."""
+        message = generator_pb2.GenerateRequest(
+            user_key=require_caller().key,
+            messages=map(history_message, context),
+            task=TASK_NUMBERS[request.task],
+            sampling=sampling_message(request.sampling),
+            pinned_version=request.pinned_version,
+        )
+        stream = call_stream(PEER, self._stub.Generate, message, within_seconds=self._turn_seconds)
+        async with aclosing(stream) as events:
+            async for event in events:
+                yield _event(event)
+
+
+def _event(event: generator_pb2.GenerateEvent) -> GenerateEvent:
+    match event.WhichOneof("event"):
+        case "text_delta":
+            return str(event.text_delta)
+        case "selected":
+            chosen = event.selected
+            return Selected(
+                chosen.model_version,
+                chosen.arm,
+                chosen.assignment_probability,
+                TASKS[chosen.task],
+                chosen.temperature,
+                chosen.top_p,
+            )
+        case "finished":
+            usage = Usage(event.finished.usage.prompt_tokens, event.finished.usage.completion_tokens)
+            return Finished(FINISH_REASONS.get(event.finished.finish_reason, FinishReason.STOP), usage)
+        case _:
+            raise UnavailableError("the generator sent an unknown event", reason="GENERATOR_UNAVAILABLE")

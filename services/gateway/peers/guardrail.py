@@ -1,0 +1,52 @@
+"""The guardrail service."""
+
+from thumbwheel.guardrail.v1 import guardrail_pb2, guardrail_pb2_grpc
+
+from services.chassis.channel import call_unary
+from services.chassis.errors import UnavailableError
+from services.gateway.guard import Action, InputRuling, OutputRuling
+
+PEER = "guardrail"
+ACTIONS = {
+    guardrail_pb2.ACTION_ALLOW: Action.ALLOW,
+    guardrail_pb2.ACTION_REDACT: Action.REDACT,
+    guardrail_pb2.ACTION_BLOCK: Action.BLOCK,
+}
+
+
+class GuardrailPeer:
+    """Asks for rulings; an answer that is not one of the three actions is no ruling."""
+
+    def __init__(self, stub: guardrail_pb2_grpc.GuardrailServiceStub, within_seconds: float) -> None:
+        self._stub, self._within_seconds = stub, within_seconds
+
+    async def check_input(self, texts: tuple[str, ...]) -> InputRuling:
+        """See `guard.Guard`."""
+        request = guardrail_pb2.CheckInputRequest(texts=texts)
+        response = await call_unary(PEER, self._stub.CheckInput, request, within_seconds=self._within_seconds)
+        return InputRuling(
+            _action(response.verdict),
+            response.verdict.category,
+            response.verdict.policy_version,
+            response.rejection_text,
+        )
+
+    async def check_output(self, prompt: str, released_tail: str, pending: str, *, final: bool) -> OutputRuling:
+        """See `guard.OutputGuard`."""
+        request = guardrail_pb2.CheckOutputRequest(
+            prompt=prompt, released_tail=released_tail, pending=pending, final=final
+        )
+        response = await call_unary(PEER, self._stub.CheckOutput, request, within_seconds=self._within_seconds)
+        return OutputRuling(
+            _action(response.verdict),
+            response.verdict.category,
+            response.release,
+            response.held_characters,
+            response.rejection_text,
+        )
+
+
+def _action(verdict: guardrail_pb2.Verdict) -> Action:
+    if verdict.action not in ACTIONS:
+        raise UnavailableError("the guardrail service gave no verdict", reason="GUARDRAIL_UNAVAILABLE")
+    return ACTIONS[verdict.action]

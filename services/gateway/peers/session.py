@@ -1,0 +1,105 @@
+"""The session service: turns and stored messages of the running call's caller."""
+
+from thumbwheel.chat.v1 import chat_pb2
+from thumbwheel.session.v1 import session_pb2, session_pb2_grpc
+
+from services.chassis.channel import call_unary
+from services.gateway.events import Prompt
+from services.gateway.feedback import RatedMessage
+from services.gateway.request import Message, Regenerate, TurnRequest, UserInput
+from services.gateway.sessions import Answer, Begun, StoredAnswer
+from services.gateway.translation import (
+    FINISH_REASON_NUMBERS,
+    FINISH_REASONS,
+    ROLES,
+    TASK_NUMBERS,
+    TASKS,
+    edit_message,
+    history_message,
+    stored_prompt,
+    usage_message,
+)
+
+PEER = "session"
+
+
+class SessionPeer:
+    """See `sessions.Sessions` and `feedback.RatedMessages`."""
+
+    def __init__(self, stub: session_pb2_grpc.SessionServiceStub, within_seconds: float) -> None:
+        self._stub, self._within_seconds = stub, within_seconds
+
+    async def begin_turn(self, request: TurnRequest, prompt: Prompt) -> Begun:
+        """See `sessions.Sessions`."""
+        message = session_pb2.BeginTurnRequest(
+            conversation_id=request.conversation_id,
+            parent_message_id=request.parent_message_id,
+            request_id=request.request_id,
+            task=TASK_NUMBERS[request.task],
+            reply_tokens=request.sampling.max_tokens or 0,
+        )
+        match request.action:
+            case Regenerate(message_id):
+                message.regenerate_message_id = message_id
+            case UserInput(_, history):
+                message.user.original_text, message.user.text = prompt.original_text, prompt.text
+                message.user.edits.extend(map(edit_message, prompt.edits))
+                message.history.extend(map(history_message, history))
+        begun = await call_unary(PEER, self._stub.BeginTurn, message, within_seconds=self._within_seconds)
+        context = tuple(Message(ROLES[entry.role], entry.text) for entry in begun.context)
+        return Begun(begun.conversation_id, begun.user_message_id, begun.assistant_message_id, context, begun.replayed)
+
+    async def finish_turn(self, answer: Answer) -> None:
+        """See `sessions.Sessions`."""
+        message = session_pb2.FinishTurnRequest(
+            assistant_message_id=answer.message_id,
+            text=answer.text,
+            finish_reason=FINISH_REASON_NUMBERS[answer.finish_reason],
+            policy_version=answer.policy_version,
+            guard_category=answer.guard_category,
+        )
+        if chosen := answer.selected:
+            message.model_version, message.arm = chosen.model_version, chosen.arm
+            message.assignment_probability = chosen.assignment_probability
+            message.temperature, message.top_p = chosen.temperature, chosen.top_p
+        if answer.usage:
+            message.usage.CopyFrom(usage_message(answer.usage))
+        await call_unary(PEER, self._stub.FinishTurn, message, within_seconds=self._within_seconds)
+
+    async def stored_prompt(self, message_id: str) -> Prompt:
+        """See `sessions.Sessions`."""
+        message = await self.message(message_id)
+        if message.role == chat_pb2.ROLE_ASSISTANT:
+            message = await self.message(message.parent_id)
+        return stored_prompt(message)
+
+    async def finished_answer(self, message_id: str) -> StoredAnswer | None:
+        """See `sessions.Sessions`."""
+        message = await self.message(message_id)
+        if message.finish_reason not in FINISH_REASONS:
+            return None
+        return StoredAnswer(
+            message.text,
+            FINISH_REASONS[message.finish_reason],
+            message.model_version,
+            message.arm,
+            TASKS[message.task],
+        )
+
+    async def rated_message(self, message_id: str) -> RatedMessage:
+        """See `feedback.RatedMessages`."""
+        message = await self.message(message_id)
+        return RatedMessage(
+            message.conversation_id,
+            ROLES[message.role],
+            message.model_version,
+            message.arm,
+            message.finish_reason in FINISH_REASONS,
+        )
+
+    async def message(self, message_id: str) -> chat_pb2.Message:
+        """One message of the caller. Raises: NotFoundError."""
+        request = session_pb2.GetMessageRequest(message_id=message_id)
+        response = await call_unary(PEER, self._stub.GetMessage, request, within_seconds=self._within_seconds)
+        found: chat_pb2.Message = response.message
+        return found

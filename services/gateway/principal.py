@@ -1,0 +1,11 @@
+"""The pseudonym under which a user's feedback is kept. Session and feedback compute it by the same formula."""
+
+import hashlib
+import hmac
+
+from services.chassis.identity import Caller
+
+
+def principal_of(key: str, caller: Caller) -> str:
+    """HMAC-SHA-256 of `tenant/user` under the UTF-8 bytes of the key, 64 hexadecimal digits."""
+    return hmac.new(key.encode(), caller.key.encode(), hashlib.sha256).hexdigest()

@@ -1,0 +1,107 @@
+"""The public gRPC services: protocol in, domain, protocol out. The page's HTTP calls the same methods with JSON around."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from thumbwheel.chat.v1 import chat_pb2, chat_pb2_grpc
+from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
+
+from services.chassis.identity import require_caller
+from services.gateway.feedback import Correction, Durability, Feedback, RatedMessages, Retraction, Said, Thumb
+from services.gateway.peers.conversations import ConversationsPeer
+from services.gateway.request import Role, check_request, check_uuid, wrong
+from services.gateway.translation import event_message, turn_request
+from services.gateway.turns import Turn, Turns
+
+DURABILITY_NUMBERS = {Durability.SPOOL: feedback_pb2.DURABILITY_SPOOL}
+
+
+class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
+    """Turns and conversations of the caller."""
+
+    def __init__(self, turns: Turns, messages: RatedMessages, conversations: ConversationsPeer) -> None:
+        self._turns, self._messages, self._conversations = turns, messages, conversations
+
+    async def SendMessage(
+        self, request: chat_pb2.SendMessageRequest, context: Any
+    ) -> AsyncGenerator[chat_pb2.ChatEvent, None]:
+        asked = turn_request(request)
+        check_request(asked)
+        turn = self._turns.start(require_caller(), asked)
+        async with aclosing(_events(turn, 0)) as events:
+            async for event in events:
+                yield event
+
+    async def ResumeMessage(
+        self, request: chat_pb2.ResumeMessageRequest, context: Any
+    ) -> AsyncGenerator[chat_pb2.ChatEvent, None]:
+        check_uuid(request.message_id, "message_id")
+        turn = self._turns.resume(require_caller(), request.message_id, request.after_sequence)
+        async with aclosing(_events(turn, request.after_sequence)) as events:
+            async for event in events:
+                yield event
+
+    async def CancelMessage(
+        self, request: chat_pb2.CancelMessageRequest, context: Any
+    ) -> chat_pb2.CancelMessageResponse:
+        check_uuid(request.message_id, "message_id")
+        if turn := self._turns.find(require_caller(), request.message_id):
+            return chat_pb2.CancelMessageResponse(cancelled=turn.cancel())
+        # Not running here: whether it is the caller's at all, session knows.
+        message = await self._messages.rated_message(request.message_id)
+        if message.role is not Role.ASSISTANT:
+            raise wrong("message_id", "an answer of the assistant, not a message of the user")
+        return chat_pb2.CancelMessageResponse(cancelled=False)
+
+    async def GetConversation(
+        self, request: chat_pb2.GetConversationRequest, context: Any
+    ) -> chat_pb2.GetConversationResponse:
+        return await self._conversations.get(request)
+
+    async def ListConversations(
+        self, request: chat_pb2.ListConversationsRequest, context: Any
+    ) -> chat_pb2.ListConversationsResponse:
+        return await self._conversations.list_page(request)
+
+    async def ClearConversation(
+        self, request: chat_pb2.ClearConversationRequest, context: Any
+    ) -> chat_pb2.ClearConversationResponse:
+        return await self._conversations.clear(request)
+
+    async def DeleteConversation(
+        self, request: chat_pb2.DeleteConversationRequest, context: Any
+    ) -> chat_pb2.DeleteConversationResponse:
+        return await self._conversations.delete(request)
+
+
+class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
+    """What the caller says about answers."""
+
+    def __init__(self, feedback: Feedback) -> None:
+        self._feedback = feedback
+
+    async def SubmitFeedback(
+        self, request: feedback_pb2.SubmitFeedbackRequest, context: Any
+    ) -> feedback_pb2.SubmitFeedbackResponse:
+        said = Said(request.message_id, _said(request), request.request_id)
+        event_id, durability = await self._feedback.submit(require_caller(), said)
+        return feedback_pb2.SubmitFeedbackResponse(event_id=event_id, durability=DURABILITY_NUMBERS[durability])
+
+
+async def _events(turn: Turn, after_sequence: int) -> AsyncGenerator[chat_pb2.ChatEvent, None]:
+    async with aclosing(turn.events_after(after_sequence)) as events:
+        async for event in events:
+            yield event_message(event)
+
+
+def _said(request: feedback_pb2.SubmitFeedbackRequest) -> Thumb | Correction | Retraction:
+    match request.WhichOneof("value"):
+        case "thumb":
+            return Thumb(request.thumb.up, tuple(request.thumb.reasons), request.thumb.comment)
+        case "correction":
+            return Correction(request.correction.text)
+        case "retraction":
+            return Retraction(request.retraction.kind)
+        case _:
+            raise wrong("value", "one of thumb, correction, retraction")

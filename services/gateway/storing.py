@@ -1,0 +1,61 @@
+"""Storing an answer: tried again for a while, because session may be restarting just now."""
+
+import asyncio
+import logging
+import time
+from dataclasses import replace
+
+from services.chassis.errors import ServiceError, UnavailableError
+from services.chassis.identity import bind_call, current_call
+from services.chassis.telemetry import fields
+from services.gateway.metrics import ANSWERS_NOT_STORED, TURNS
+from services.gateway.prompts import AWAY
+from services.gateway.sessions import Answer, Sessions
+
+log = logging.getLogger(__name__)
+
+FIRST_PAUSE_SECONDS = 0.2
+LONGEST_PAUSE_SECONDS = 2.0
+
+
+class Storing:
+    """Stores answers."""
+
+    def __init__(self, sessions: Sessions, finish_seconds: float) -> None:
+        self._sessions, self._finish_seconds = sessions, finish_seconds
+
+    async def store(self, answer: Answer) -> None:
+        """Store the answer, trying again while session is away.
+
+        Raises:
+            UnavailableError: session did not come back in time.
+            ServiceError: session refused, for example because the conversation was deleted meanwhile.
+        """
+        TURNS.labels(answer.finish_reason, answer.model_version, answer.arm).inc()
+        # The turn's own deadline may be what ended it.
+        bind_call(replace(current_call(), deadline=None))
+        give_up_at = time.monotonic() + self._finish_seconds
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                return await self._sessions.finish_turn(answer)
+            except AWAY as error:
+                if time.monotonic() + pause >= give_up_at:
+                    raise _not_stored(answer, error) from error
+            except ServiceError as error:
+                _count(answer, error)
+                raise
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+
+def _not_stored(answer: Answer, error: ServiceError) -> UnavailableError:
+    _count(answer, error)
+    return UnavailableError(
+        "the answer was shown but could not be stored: the session service is away", reason="ANSWER_NOT_STORED"
+    )
+
+
+def _count(answer: Answer, error: ServiceError) -> None:
+    ANSWERS_NOT_STORED.inc()
+    log.error("answer not stored", extra=fields(message_id=answer.message_id, reason=error.reason))

@@ -1,0 +1,172 @@
+"""Between the protocol's messages and the domain's, in both directions; one table an enum.
+
+An enum value that the table lacks is the caller's error and is named, never taken for a default.
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import TypeVar
+
+from thumbwheel.chat.v1 import chat_pb2
+
+from services.gateway.events import (
+    Completed,
+    Enhanced,
+    Event,
+    FinishReason,
+    Prompt,
+    Started,
+    TextDelta,
+    TextEdit,
+    TurnEvent,
+    Usage,
+    Verdict,
+)
+from services.gateway.request import (
+    DisconnectPolicy,
+    Message,
+    Regenerate,
+    Role,
+    Sampling,
+    Task,
+    TurnRequest,
+    UserInput,
+    wrong,
+)
+
+NumberT = TypeVar("NumberT", bound=int)
+EnumT = TypeVar("EnumT", bound=StrEnum)
+
+ROLES: Mapping[chat_pb2.Role.ValueType, Role] = {chat_pb2.Role.Value(f"ROLE_{role.name}"): role for role in Role}
+TASKS: Mapping[chat_pb2.Task.ValueType, Task] = {chat_pb2.Task.Value(f"TASK_{task.name}"): task for task in Task}
+FINISH_REASONS: Mapping[chat_pb2.FinishReason.ValueType, FinishReason] = {
+    chat_pb2.FinishReason.Value(f"FINISH_REASON_{reason.name}"): reason for reason in FinishReason
+}
+DISCONNECT_POLICIES: Mapping[chat_pb2.DisconnectPolicy.ValueType, DisconnectPolicy] = {
+    chat_pb2.DISCONNECT_POLICY_UNSPECIFIED: DisconnectPolicy.DETACH,
+    chat_pb2.DISCONNECT_POLICY_DETACH: DisconnectPolicy.DETACH,
+    chat_pb2.DISCONNECT_POLICY_CANCEL: DisconnectPolicy.CANCEL,
+}
+ROLE_NUMBERS = {role: number for number, role in ROLES.items()}
+TASK_NUMBERS = {task: number for number, task in TASKS.items()}
+FINISH_REASON_NUMBERS = {reason: number for number, reason in FINISH_REASONS.items()}
+
+
+def _known(table: Mapping[NumberT, EnumT], number: NumberT, name: str) -> EnumT:
+    if number not in table:
+        raise wrong(name, " or ".join(sorted(set(table.values()))))
+    return table[number]
+
+
+def turn_request(request: chat_pb2.SendMessageRequest) -> TurnRequest:
+    """The domain's request; limits are checked by `check_request`. Raises: InvalidArgumentError."""
+    return TurnRequest(
+        action=_action(request),
+        conversation_id=request.conversation_id,
+        parent_message_id=request.parent_message_id,
+        request_id=request.request_id,
+        on_disconnect=_known(DISCONNECT_POLICIES, request.on_disconnect, "on_disconnect"),
+        task=_known(TASKS, request.task, "task"),
+        sampling=_sampling(request.sampling),
+        model=request.model,
+        skip_enhancer=request.skip_enhancer,
+    )
+
+
+def _action(request: chat_pb2.SendMessageRequest) -> UserInput | Regenerate:
+    match request.WhichOneof("action"):
+        case "input":
+            return UserInput(
+                request.input.text,
+                tuple(
+                    Message(_known(ROLES, message.role, f"input.history[{number}].role"), message.text)
+                    for number, message in enumerate(request.input.history)
+                ),
+            )
+        case "regenerate":
+            return Regenerate(request.regenerate.message_id)
+        case _:
+            raise wrong("action", "one of input, regenerate")
+
+
+def _sampling(sampling: chat_pb2.SamplingOverrides) -> Sampling:
+    return Sampling(
+        temperature=sampling.temperature if sampling.HasField("temperature") else None,
+        top_p=sampling.top_p if sampling.HasField("top_p") else None,
+        max_tokens=sampling.max_tokens if sampling.HasField("max_tokens") else None,
+        stop=tuple(sampling.stop),
+        seed=sampling.seed if sampling.HasField("seed") else None,
+    )
+
+
+def sampling_message(sampling: Sampling) -> chat_pb2.SamplingOverrides:
+    """For the generator."""
+    return chat_pb2.SamplingOverrides(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        max_tokens=sampling.max_tokens,
+        stop=sampling.stop,
+        seed=sampling.seed,
+    )
+
+
+def history_message(message: Message) -> chat_pb2.HistoryMessage:
+    """One message of a context."""
+    return chat_pb2.HistoryMessage(role=ROLE_NUMBERS[message.role], text=message.text)
+
+
+def edit_message(edit: TextEdit) -> chat_pb2.TextEdit:
+    """One change of the enhancer."""
+    return chat_pb2.TextEdit(start=edit.start, end=edit.end, replacement=edit.replacement, kind=edit.kind)
+
+
+def text_edit(edit: chat_pb2.TextEdit) -> TextEdit:
+    """One change of the enhancer."""
+    return TextEdit(edit.start, edit.end, edit.replacement, edit.kind)
+
+
+def stored_prompt(message: chat_pb2.Message) -> Prompt:
+    """Both texts of a user's message."""
+    return Prompt(message.original_text or message.text, message.text, tuple(map(text_edit, message.edits)))
+
+
+def usage_message(usage: Usage) -> chat_pb2.Usage:
+    """Token counts."""
+    return chat_pb2.Usage(prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens)
+
+
+def event_message(placed: TurnEvent) -> chat_pb2.ChatEvent:
+    """One event of a turn, as clients get it."""
+    message = chat_pb2.ChatEvent(sequence=placed.sequence, message_id=placed.message_id)
+    _fill(message, placed.event)
+    return message
+
+
+def _fill(message: chat_pb2.ChatEvent, event: Event) -> None:
+    match event:
+        case TextDelta(text):
+            message.text_delta.text = text
+        case Started():
+            message.started.CopyFrom(
+                chat_pb2.Started(
+                    conversation_id=event.conversation_id,
+                    user_message_id=event.user_message_id,
+                    model_version=event.model_version,
+                    arm=event.arm,
+                    policy_version=event.policy_version,
+                    task=TASK_NUMBERS[event.task],
+                )
+            )
+        case Enhanced(prompt):
+            message.enhanced.CopyFrom(
+                chat_pb2.Enhanced(
+                    original_text=prompt.original_text, text=prompt.text, edits=map(edit_message, prompt.edits)
+                )
+            )
+        case Verdict(stage, action, category):
+            message.verdict.CopyFrom(chat_pb2.Verdict(stage=stage, action=action.value, category=category))
+        case Usage():
+            message.usage.CopyFrom(usage_message(event))
+        case Completed(reason, digest):
+            message.completed.finish_reason = FINISH_REASON_NUMBERS[reason]
+            message.completed.text_sha256 = digest

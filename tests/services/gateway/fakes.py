@@ -1,0 +1,331 @@
+"""Hand-made stand-ins for the five services behind the gateway, over real gRPC, in one process and on one port.
+
+They keep to the protocol's promises (ownership, idempotency, held text); what they decide is in the words of the texts.
+"""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+from thumbwheel.chat.v1 import chat_pb2
+from thumbwheel.enhancer.v1 import enhancer_pb2, enhancer_pb2_grpc
+from thumbwheel.feedback.v1 import events_pb2, feedback_pb2, feedback_pb2_grpc
+from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
+from thumbwheel.guardrail.v1 import guardrail_pb2, guardrail_pb2_grpc
+from thumbwheel.session.v1 import session_pb2, session_pb2_grpc
+
+from services.chassis.errors import AlreadyExistsError, FailedPreconditionError, NotFoundError, UnavailableError
+from services.chassis.identity import require_caller
+from services.chassis.server import Registration, serving
+from services.chassis.settings import ServiceSettings
+
+FORBIDDEN, BAD_WORD, SECRET = "FORBIDDEN", "BADWORD", "SECRET"
+POLICY_VERSION = "policy-1"
+STABLE, CANDIDATE = "nano-1", "nano-2"
+
+
+class Switch:
+    """A service that can be told to be away."""
+
+    def __init__(self) -> None:
+        self.away = False
+
+    def check(self) -> None:
+        if self.away:
+            raise UnavailableError("told to be away", reason="AWAY")
+
+
+class FakeGuardrail(guardrail_pb2_grpc.GuardrailServiceServicer, Switch):
+    """Blocks FORBIDDEN and BADWORD, redacts SECRET, holds back the last characters until the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inputs: list[list[str]] = []
+        self.outputs: list[guardrail_pb2.CheckOutputRequest] = []
+        self.held_characters = 0
+        self.before_verdict: Callable[[], Any] | None = None
+
+    async def CheckInput(self, request: Any, context: Any) -> guardrail_pb2.CheckInputResponse:
+        self.check()
+        self.inputs.append(list(request.texts))
+        blocked = any(FORBIDDEN in text for text in request.texts)
+        return guardrail_pb2.CheckInputResponse(
+            verdict=self._verdict("block" if blocked else "allow", "harmful_intent" if blocked else ""),
+            rejection_text="I cannot help with that." if blocked else "",
+        )
+
+    async def CheckOutput(self, request: Any, context: Any) -> guardrail_pb2.CheckOutputResponse:
+        self.outputs.append(request)
+        if self.before_verdict:
+            await self.before_verdict()
+        self.check()
+        if BAD_WORD in request.pending:
+            release = request.pending.split(BAD_WORD)[0]
+            verdict = self._verdict("block", "harmful_content")
+            return guardrail_pb2.CheckOutputResponse(verdict=verdict, rejection_text="I stop here.", release="")
+        held = 0 if request.final else min(self.held_characters, len(request.pending))
+        release = request.pending[: len(request.pending) - held]
+        redacts = SECRET in release
+        return guardrail_pb2.CheckOutputResponse(
+            verdict=self._verdict("redact" if redacts else "allow", "secret" if redacts else ""),
+            release=release.replace(SECRET, "[removed]"),
+            held_characters=held,
+        )
+
+    @staticmethod
+    def _verdict(action: str, category: str) -> guardrail_pb2.Verdict:
+        number = guardrail_pb2.Action.Value(f"ACTION_{action.upper()}")
+        return guardrail_pb2.Verdict(action=number, category=category, score=1, policy_version=POLICY_VERSION)
+
+
+class FakeEnhancer(enhancer_pb2_grpc.EnhancerServiceServicer, Switch):
+    """Corrects one word."""
+
+    async def Enhance(self, request: Any, context: Any) -> enhancer_pb2.EnhanceResponse:
+        self.check()
+        edits = []
+        if (start := request.text.find("hw ")) >= 0:
+            edits.append(chat_pb2.TextEdit(start=start, end=start + 2, replacement="how", kind="abbreviation"))
+        return enhancer_pb2.EnhanceResponse(text=request.text.replace("hw ", "how "), edits=edits)
+
+
+class FakeSession(session_pb2_grpc.SessionServiceServicer, Switch):
+    """Conversations in memory, each under its owner."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conversations: dict[str, str] = {}
+        self.messages: dict[str, chat_pb2.Message] = {}
+        self.requests: dict[tuple[str, str], tuple[bytes, session_pb2.BeginTurnResponse]] = {}
+        self.finished: dict[str, session_pb2.FinishTurnRequest] = {}
+        self.away_at_finish = 0
+
+    async def BeginTurn(self, request: Any, context: Any) -> session_pb2.BeginTurnResponse:
+        self.check()
+        key = (require_caller().key, request.request_id)
+        payload = request.SerializeToString(deterministic=True)
+        if request.request_id and key in self.requests:
+            if self.requests[key][0] != payload:
+                raise AlreadyExistsError("another payload", field="request_id")
+            replay = session_pb2.BeginTurnResponse()
+            replay.CopyFrom(self.requests[key][1])
+            replay.replayed = True
+            return replay
+        response = self._begin(request)
+        self.requests[key] = (payload, response)
+        return response
+
+    def _begin(self, request: Any) -> session_pb2.BeginTurnResponse:
+        if request.WhichOneof("action") == "regenerate_message_id":
+            asked = self._own_message(request.regenerate_message_id)
+            user = asked if asked.role == chat_pb2.ROLE_USER else self._own_message(asked.parent_id)
+        else:
+            conversation_id = self._conversation(request.conversation_id)
+            user = chat_pb2.Message(
+                id=_id(),
+                conversation_id=conversation_id,
+                role=chat_pb2.ROLE_USER,
+                text=request.user.text,
+                original_text=request.user.original_text,
+                edits=request.user.edits,
+            )
+        answer = chat_pb2.Message(
+            id=_id(), conversation_id=user.conversation_id, parent_id=user.id, role=chat_pb2.ROLE_ASSISTANT
+        )
+        self.messages |= {user.id: user, answer.id: answer}
+        context = [session_pb2.ContextMessage(role=entry.role, text=entry.text) for entry in request.history]
+        context.append(session_pb2.ContextMessage(role=chat_pb2.ROLE_USER, text=user.text))
+        return session_pb2.BeginTurnResponse(
+            conversation_id=user.conversation_id,
+            user_message_id=user.id,
+            assistant_message_id=answer.id,
+            context=context,
+        )
+
+    async def FinishTurn(self, request: Any, context: Any) -> session_pb2.FinishTurnResponse:
+        self.check()
+        if self.away_at_finish:
+            self.away_at_finish -= 1
+            raise UnavailableError("told to be away", reason="AWAY")
+        message = self._own_message(request.assistant_message_id)
+        if message.finish_reason and message.text != request.text:
+            raise FailedPreconditionError("finished with another text")
+        message.text, message.finish_reason = request.text, request.finish_reason
+        message.model_version, message.arm = request.model_version, request.arm
+        self.finished[message.id] = request
+        return session_pb2.FinishTurnResponse()
+
+    async def GetMessage(self, request: Any, context: Any) -> session_pb2.GetMessageResponse:
+        self.check()
+        return session_pb2.GetMessageResponse(message=self._own_message(request.message_id))
+
+    async def GetConversation(self, request: Any, context: Any) -> session_pb2.GetConversationResponse:
+        conversation_id = self._conversation(request.conversation_id)
+        messages = [message for message in self.messages.values() if message.conversation_id == conversation_id]
+        conversation = chat_pb2.Conversation(id=conversation_id, title="a title")
+        return session_pb2.GetConversationResponse(conversation=conversation, messages=messages)
+
+    async def ListConversations(self, request: Any, context: Any) -> session_pb2.ListConversationsResponse:
+        owner = require_caller().key
+        own = [chat_pb2.Conversation(id=found) for found, user in self.conversations.items() if user == owner]
+        return session_pb2.ListConversationsResponse(conversations=own[: request.page_size or 50])
+
+    async def ClearConversation(self, request: Any, context: Any) -> session_pb2.ClearConversationResponse:
+        conversation_id = self._conversation(request.conversation_id)
+        for message in [found for found in self.messages.values() if found.conversation_id == conversation_id]:
+            del self.messages[message.id]
+        return session_pb2.ClearConversationResponse()
+
+    async def DeleteConversation(self, request: Any, context: Any) -> session_pb2.DeleteConversationResponse:
+        del self.conversations[self._conversation(request.conversation_id)]
+        return session_pb2.DeleteConversationResponse()
+
+    def _conversation(self, conversation_id: str) -> str:
+        owner = require_caller().key
+        if not conversation_id:
+            conversation_id = _id()
+            self.conversations[conversation_id] = owner
+        if self.conversations.get(conversation_id) != owner:
+            raise NotFoundError("there is no such conversation", field="conversation_id")
+        return conversation_id
+
+    def _own_message(self, message_id: str) -> chat_pb2.Message:
+        message = self.messages.get(message_id)
+        if message is None or self.conversations.get(message.conversation_id) != require_caller().key:
+            raise NotFoundError("there is no such message", field="message_id")
+        return message
+
+
+class FakeGenerator(generator_pb2_grpc.GeneratorServiceServicer, generator_pb2_grpc.RolloutServiceServicer, Switch):
+    """Answers with `deltas`, waiting before each for what `gate` says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.deltas = ["The ", "answer ", "is ", "42."]
+        self.requests: list[generator_pb2.GenerateRequest] = []
+        self.users: list[str] = []
+        self.cancelled = asyncio.Event()
+        self.gate: Callable[[int], Any] | None = None
+        self.breaks_after: int | None = None
+
+    async def Generate(self, request: Any, context: Any) -> AsyncIterator[generator_pb2.GenerateEvent]:
+        self.check()
+        self.requests.append(request)
+        self.users.append(require_caller().key)
+        arm = "pinned" if request.pinned_version else "stable"
+        selected = generator_pb2.Selected(
+            model_version=request.pinned_version or STABLE,
+            arm=arm,
+            assignment_probability=1,
+            task=request.task or chat_pb2.TASK_CHAT,
+            temperature=0.5,
+            top_p=0.75,
+            max_tokens=512,
+        )
+        try:
+            yield generator_pb2.GenerateEvent(selected=selected)
+            for number, delta in enumerate(self.deltas):
+                if number == self.breaks_after:
+                    raise UnavailableError("the model server went away", reason="MODEL_SERVER_AWAY")
+                if self.gate:
+                    await self.gate(number)
+                yield generator_pb2.GenerateEvent(text_delta=delta)
+        except (asyncio.CancelledError, GeneratorExit):
+            self.cancelled.set()
+            raise
+        usage = chat_pb2.Usage(prompt_tokens=7, completion_tokens=len(self.deltas))
+        finished = generator_pb2.Finished(finish_reason=chat_pb2.FINISH_REASON_STOP, usage=usage)
+        yield generator_pb2.GenerateEvent(finished=finished)
+
+    async def GetRollout(self, request: Any, context: Any) -> generator_pb2.GetRolloutResponse:
+        ready = generator_pb2.VERSION_STATE_READY
+        return generator_pb2.GetRolloutResponse(
+            stable=generator_pb2.ServedVersion(version=STABLE, state=ready, share=0.9),
+            candidate=generator_pb2.ServedVersion(version=CANDIDATE, state=ready, share=0.1),
+        )
+
+
+class FakeFeedback(feedback_pb2_grpc.FeedbackLogServiceServicer, Switch):
+    """Keeps events; the last thumb stands."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.events: dict[str, events_pb2.FeedbackEvent] = {}
+
+    async def RecordFeedback(self, request: Any, context: Any) -> feedback_pb2.RecordFeedbackResponse:
+        self.check()
+        known = self.events.setdefault(request.event.event_id, request.event)
+        if (known.WhichOneof("value"), known.thumb) != (request.event.WhichOneof("value"), request.event.thumb):
+            raise AlreadyExistsError("this id was used with another content", field="event_id")
+        return feedback_pb2.RecordFeedbackResponse(durability=feedback_pb2.DURABILITY_SPOOL)
+
+    async def GetThumbs(self, request: Any, context: Any) -> feedback_pb2.GetThumbsResponse:
+        self.check()
+        thumbs = {
+            event.message_id: event.thumb.up
+            for event in self.events.values()
+            if event.HasField("thumb") and event.message_id in request.message_ids
+        }
+        return feedback_pb2.GetThumbsResponse(thumbs=thumbs)
+
+
+class Backends:
+    """All five."""
+
+    def __init__(self) -> None:
+        self.guardrail, self.enhancer, self.session = FakeGuardrail(), FakeEnhancer(), FakeSession()
+        self.generator, self.feedback = FakeGenerator(), FakeFeedback()
+
+    def registrations(self) -> list[Registration]:
+        prefix = "thumbwheel"
+        return [
+            Registration(
+                f"{prefix}.guardrail.v1.GuardrailService",
+                guardrail_pb2_grpc.add_GuardrailServiceServicer_to_server,
+                self.guardrail,
+            ),
+            Registration(
+                f"{prefix}.enhancer.v1.EnhancerService",
+                enhancer_pb2_grpc.add_EnhancerServiceServicer_to_server,
+                self.enhancer,
+            ),
+            Registration(
+                f"{prefix}.session.v1.SessionService",
+                session_pb2_grpc.add_SessionServiceServicer_to_server,
+                self.session,
+            ),
+            Registration(
+                f"{prefix}.generator.v1.GeneratorService",
+                generator_pb2_grpc.add_GeneratorServiceServicer_to_server,
+                self.generator,
+            ),
+            Registration(
+                f"{prefix}.generator.v1.RolloutService",
+                generator_pb2_grpc.add_RolloutServiceServicer_to_server,
+                self.generator,
+            ),
+            Registration(
+                f"{prefix}.feedback.v1.FeedbackLogService",
+                feedback_pb2_grpc.add_FeedbackLogServiceServicer_to_server,
+                self.feedback,
+            ),
+        ]
+
+
+@asynccontextmanager
+async def backends() -> AsyncIterator[tuple[Backends, str]]:
+    """The fakes and the target at which they serve."""
+    fakes = Backends()
+    async with serving(ServiceSettings(port=0, drain_seconds=1), fakes.registrations()) as port:
+        yield fakes, f"127.0.0.1:{port}"
+
+
+def _id() -> str:
+    return str(uuid.uuid4())
+
+
+Metadata = tuple[tuple[str, str], ...]
+Rpc = grpc.aio.AioRpcError

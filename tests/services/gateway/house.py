@@ -1,0 +1,116 @@
+"""A whole gateway over the fakes: both doors open on free ports, two users with keys."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import grpc
+from thumbwheel.chat.v1 import chat_pb2, chat_pb2_grpc
+from thumbwheel.feedback.v1 import feedback_pb2_grpc
+
+from services.chassis.channel import open_channel
+from services.chassis.identity import Caller
+from services.chassis.server import serving
+from services.gateway.__main__ import opened
+from services.gateway.key_store import open_key_store
+from services.gateway.keys import mint
+from services.gateway.settings import GatewaySettings
+from tests.services.gateway.fakes import Backends, backends
+
+ADA, BOB = Caller("acme", "ada"), Caller("acme", "bob")
+PRINCIPAL_KEY = "a key that only tests know"
+
+
+@dataclass
+class House:
+    """What a test needs."""
+
+    fakes: Backends
+    chat: Any
+    feedback: Any
+    channel: grpc.aio.Channel
+    http: aiohttp.ClientSession
+    url: str
+    grpc_target: str
+    key: str
+    other_key: str
+    directory: Path
+
+    def metadata(self, key: str | None = None) -> tuple[tuple[str, str], ...]:
+        return (("authorization", f"Bearer {key or self.key}"),)
+
+    def headers(self, key: str | None = None) -> dict[str, str]:
+        return {"authorization": f"Bearer {key or self.key}"}
+
+    def send(self, text: str = "What is it?", *, key: str | None = None, timeout: float = 10, **more: Any) -> Any:
+        """The running call; iterate it for the events."""
+        request = chat_pb2.SendMessageRequest(input=chat_pb2.UserInput(text=text), **more)
+        return self.chat.SendMessage(request, timeout=timeout, metadata=self.metadata(key))
+
+    async def ask(self, text: str = "What is it?", **more: Any) -> list[chat_pb2.ChatEvent]:
+        """All events of a turn."""
+        return [event async for event in self.send(text, **more)]
+
+
+@asynccontextmanager
+async def house(directory: Path, **changes: Any) -> AsyncIterator[House]:
+    """Open everything; `changes` are settings."""
+    async with backends() as (fakes, target):
+        values = {
+            "port": 0,
+            "http_port": 0,
+            "guardrail_target": target,
+            "enhancer_target": target,
+            "session_target": target,
+            "generator_target": target,
+            "feedback_target": target,
+            "principal_key": PRINCIPAL_KEY,
+            "keys_database_url": f"sqlite+aiosqlite:///{directory}/keys.db",
+            "loop_directory": directory / "loop",
+            "coalesce_seconds": 0.0,
+            "drain_seconds": 1.0,
+        }
+        settings = GatewaySettings(**{**values, **changes})
+        keys = await _keys(settings.keys_database_url)
+        async with opened(settings) as doors, serving(settings, doors.registrations) as port:
+            async with open_channel(f"127.0.0.1:{port}") as channel, aiohttp.ClientSession() as http:
+                yield House(
+                    fakes=fakes,
+                    chat=chat_pb2_grpc.ChatServiceStub(channel),
+                    feedback=feedback_pb2_grpc.FeedbackServiceStub(channel),
+                    channel=channel,
+                    http=http,
+                    url=f"http://127.0.0.1:{doors.http_port}",
+                    grpc_target=f"127.0.0.1:{port}",
+                    key=keys[0],
+                    other_key=keys[1],
+                    directory=directory,
+                )
+
+
+async def _keys(url: str) -> list[str]:
+    secrets = []
+    async with open_key_store(url) as store:
+        for caller in (ADA, BOB):
+            secret, key = mint(caller)
+            await store.add(key)
+            secrets.append(secret)
+    return secrets
+
+
+def text_of(events: list[chat_pb2.ChatEvent]) -> str:
+    """The answer that the deltas make."""
+    return "".join(event.text_delta.text for event in events)
+
+
+def kinds_of(events: list[chat_pb2.ChatEvent]) -> list[str]:
+    """Names of the events, deltas in a row counted once."""
+    kinds: list[str] = []
+    for event in events:
+        kind = str(event.WhichOneof("event"))
+        if not (kinds and kinds[-1] == kind == "text_delta"):
+            kinds.append(kind)
+    return kinds

@@ -1,0 +1,188 @@
+"""The chat path over the public gRPC door: what is streamed, what is stored, and what happens when a service is away."""
+
+import asyncio
+import hashlib
+from pathlib import Path
+
+import grpc
+import pytest
+from thumbwheel.chat.v1 import chat_pb2
+
+from tests.services.gateway.fakes import BAD_WORD, CANDIDATE, FORBIDDEN, POLICY_VERSION, SECRET, STABLE
+from tests.services.gateway.house import House, house, kinds_of, text_of
+
+
+async def test_a_turn_streams_ids_text_counts_and_the_end_in_order(gateway: House) -> None:
+    events = await gateway.ask("What is the answer?")
+    assert kinds_of(events) == ["started", "text_delta", "usage", "completed"]
+    assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+    assert text_of(events) == "The answer is 42."
+    started, completed = events[0].started, events[-1].completed
+    assert (started.model_version, started.arm, started.policy_version) == (STABLE, "stable", POLICY_VERSION)
+    assert completed.finish_reason == chat_pb2.FINISH_REASON_STOP
+    assert completed.text_sha256 == hashlib.sha256(b"The answer is 42.").hexdigest()
+    assert events[-2].usage == chat_pb2.Usage(prompt_tokens=7, completion_tokens=4)
+
+
+async def test_what_is_stored_is_what_was_shown_with_all_that_training_needs(gateway: House) -> None:
+    events = await gateway.ask("What is the answer?")
+    stored = gateway.fakes.session.finished[events[0].message_id]
+    assert stored.text == text_of(events)
+    assert (stored.model_version, stored.arm, stored.assignment_probability) == (STABLE, "stable", 1)
+    assert (stored.temperature, stored.top_p, stored.policy_version) == (0.5, 0.75, POLICY_VERSION)
+    assert stored.usage.completion_tokens == 4
+
+
+async def test_the_change_of_the_enhancer_is_shown_and_the_guard_judges_both_texts(gateway: House) -> None:
+    events = await gateway.ask("hw does it work?")
+    assert kinds_of(events)[:2] == ["started", "enhanced"]
+    assert events[1].enhanced.original_text == "hw does it work?"
+    assert events[1].enhanced.text == "how does it work?"
+    assert events[1].enhanced.edits[0].replacement == "how"
+    assert gateway.fakes.guardrail.inputs == [["hw does it work?", "how does it work?"]]
+    assert gateway.fakes.generator.requests[0].messages[-1].text == "how does it work?"
+
+
+async def test_the_enhancer_can_be_switched_off(gateway: House) -> None:
+    events = await gateway.ask("hw does it work?", skip_enhancer=True)
+    assert "enhanced" not in kinds_of(events)
+    assert gateway.fakes.guardrail.inputs == [["hw does it work?"]]
+
+
+async def test_an_enhancer_that_is_away_leaves_the_text_as_typed(gateway: House) -> None:
+    gateway.fakes.enhancer.away = True
+    events = await gateway.ask("hw does it work?")
+    assert text_of(events) == "The answer is 42."
+    assert gateway.fakes.generator.requests[0].messages[-1].text == "hw does it work?"
+
+
+async def test_a_blocked_input_is_answered_with_the_refusal_and_never_reaches_the_model(gateway: House) -> None:
+    events = await gateway.ask(f"Do the {FORBIDDEN} thing")
+    assert kinds_of(events) == ["started", "verdict", "text_delta", "completed"]
+    assert (events[1].verdict.stage, events[1].verdict.action) == ("input", "block")
+    assert events[0].started.model_version == ""
+    assert events[-1].completed.finish_reason == chat_pb2.FINISH_REASON_INPUT_BLOCKED
+    assert gateway.fakes.generator.requests == []
+    stored = gateway.fakes.session.finished[events[0].message_id]
+    assert (stored.guard_category, stored.text) == ("harmful_intent", "I cannot help with that.")
+
+
+async def test_a_blocked_output_ends_before_the_bad_part_and_stops_the_model(gateway: House) -> None:
+    gateway.fakes.generator.deltas = ["Fine. ", f"{BAD_WORD} and ", "so on"]
+    hold = asyncio.Event()
+    gateway.fakes.generator.gate = lambda number: hold.wait() if number == 2 else asyncio.sleep(0)
+    events = await gateway.ask("Tell me")
+    assert BAD_WORD not in text_of(events)
+    assert text_of(events).endswith("I stop here.")
+    assert events[-1].completed.finish_reason == chat_pb2.FINISH_REASON_OUTPUT_BLOCKED
+    await asyncio.wait_for(gateway.fakes.generator.cancelled.wait(), 5)
+    assert gateway.fakes.session.finished[events[0].message_id].guard_category == "harmful_content"
+
+
+async def test_a_secret_is_replaced_and_the_verdict_says_so(gateway: House) -> None:
+    gateway.fakes.generator.deltas = ["The key is ", SECRET]
+    gateway.fakes.guardrail.held_characters = 10
+    events = await gateway.ask("Tell me")
+    assert text_of(events) == "The key is [removed]"
+    assert [event.verdict.category for event in events if event.HasField("verdict")] == ["secret"]
+    assert gateway.fakes.session.finished[events[0].message_id].guard_category == "secret"
+
+
+async def test_a_guard_that_is_away_before_generating_means_no_answer_and_nothing_stored(gateway: House) -> None:
+    async def away() -> None:
+        gateway.fakes.guardrail.away = True
+
+    await away()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await gateway.ask()
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert gateway.fakes.session.messages == {}
+
+
+async def test_a_guard_that_goes_away_in_mid_answer_ends_the_stream_and_shows_nothing_unjudged(gateway: House) -> None:
+    async def go_away_after_the_first() -> None:
+        gateway.fakes.guardrail.away = len(gateway.fakes.guardrail.outputs) > 1
+
+    gateway.fakes.guardrail.before_verdict = go_away_after_the_first
+    release = asyncio.Event()
+    gateway.fakes.generator.gate = lambda number: release.wait() if number == 1 else asyncio.sleep(0)
+    events, call = [], gateway.send()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        async for event in call:
+            events.append(event)
+            if event.HasField("text_delta"):
+                release.set()
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert text_of(events) == "The "
+    assert events[-1].completed.finish_reason == chat_pb2.FINISH_REASON_FAILED
+    await _until(lambda: events[0].message_id in gateway.fakes.session.finished)
+    assert gateway.fakes.session.finished[events[0].message_id].text == "The "
+
+
+async def test_a_model_server_that_dies_in_mid_answer_keeps_the_text_and_ends_with_its_error(gateway: House) -> None:
+    gateway.fakes.generator.breaks_after = 2
+    events = []
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        async for event in gateway.send():
+            events.append(event)
+    assert text_of(events) == "The answer "
+    assert events[-1].completed.finish_reason == chat_pb2.FINISH_REASON_FAILED
+    assert "model server" in (caught.value.details() or "")
+    await _until(lambda: events[0].message_id in gateway.fakes.session.finished)
+    assert gateway.fakes.session.finished[events[0].message_id].finish_reason == chat_pb2.FINISH_REASON_FAILED
+
+
+async def test_a_silent_generator_is_given_up(tmp_path: Path) -> None:
+    async with house(tmp_path, idle_seconds=0.2) as gateway:
+        never = asyncio.Event()
+        gateway.fakes.generator.gate = lambda number: never.wait() if number == 1 else asyncio.sleep(0)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await gateway.ask()
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        await asyncio.wait_for(gateway.fakes.generator.cancelled.wait(), 5)
+
+
+async def test_an_answer_waits_for_a_session_that_restarts(gateway: House) -> None:
+    gateway.fakes.session.away_at_finish = 4
+    events = await gateway.ask()
+    assert events[-1].completed.finish_reason == chat_pb2.FINISH_REASON_STOP
+    assert gateway.fakes.session.finished[events[0].message_id].text == text_of(events)
+
+
+async def test_an_answer_that_cannot_be_stored_is_shown_and_says_so(tmp_path: Path) -> None:
+    async with house(tmp_path, finish_seconds=0.3) as gateway:
+        gateway.fakes.session.away_at_finish = 1000
+        events = []
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            async for event in gateway.send():
+                events.append(event)
+    assert text_of(events) == "The answer is 42."
+    assert events[-1].completed.finish_reason == chat_pb2.FINISH_REASON_FAILED
+    assert "could not be stored" in (caught.value.details() or "")
+
+
+async def test_another_answer_to_a_message_is_judged_again_and_hangs_under_it(gateway: House) -> None:
+    first = await gateway.ask("hw does it work?")
+    request = chat_pb2.SendMessageRequest(regenerate=chat_pb2.Regenerate(message_id=first[0].message_id))
+    second = [event async for event in gateway.chat.SendMessage(request, timeout=10, metadata=gateway.metadata())]
+    assert second[0].message_id != first[0].message_id
+    assert second[0].started.user_message_id == first[0].started.user_message_id
+    assert gateway.fakes.guardrail.inputs[1] == ["hw does it work?", "how does it work?"]
+
+
+async def test_a_pinned_version_answers_and_the_callers_own_identity_travels(gateway: House) -> None:
+    call = gateway.chat.SendMessage(
+        chat_pb2.SendMessageRequest(input=chat_pb2.UserInput(text="Hello"), model=CANDIDATE),
+        timeout=10,
+        metadata=(*gateway.metadata(), ("x-tw-tenant", "evil"), ("x-tw-user", "root")),
+    )
+    events = [event async for event in call]
+    assert (events[0].started.model_version, events[0].started.arm) == (CANDIDATE, "pinned")
+    assert gateway.fakes.generator.users == ["acme/ada"]
+    assert gateway.fakes.generator.requests[0].user_key == "acme/ada"
+
+
+async def _until(condition: object) -> None:
+    async with asyncio.timeout(5):
+        while not condition():  # type: ignore[operator]
+            await asyncio.sleep(0.01)
