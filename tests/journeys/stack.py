@@ -1,0 +1,109 @@
+"""Starts the whole embedded system as a user does, in a folder of its own, and talks to it from outside."""
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+START_SECONDS = 180
+
+
+@dataclass
+class Stack:
+    """A running system: its state folder, its ports, its supervisor."""
+
+    state: Path
+    ports: dict[str, int]
+    supervisor: subprocess.Popen[str]
+    lines: list[str]
+
+    @property
+    def http(self) -> str:
+        return f"http://127.0.0.1:{self.ports['http']}"
+
+    @property
+    def grpc(self) -> str:
+        return f"127.0.0.1:{self.ports['gateway']}"
+
+    @property
+    def owner_key(self) -> str:
+        return (self.state / "owner.key").read_text().strip()
+
+    def make_keys(self, user: str, count: int = 1) -> list[str]:
+        """API keys of new users, by the product's own command."""
+        done = subprocess.run(
+            [sys.executable, "-m", "services.gateway", "keys", "--database", f"sqlite+aiosqlite:///{self.state / 'keys.db'}"]
+            + ["create", "--user", user, "--count", str(count)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout.split()
+
+    def pid_of(self, service: str) -> int:
+        """Process id of a supervised service."""
+        for task in Path(f"/proc/{self.supervisor.pid}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                command = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
+                if f"services.{service}".encode() in command:
+                    return int(child)
+        raise LookupError(f"{service} does not run")
+
+    def kill(self, service: str, number: int = signal.SIGKILL) -> None:
+        os.kill(self.pid_of(service), number)
+
+    def wait_for_line(self, text: str, seconds: float = 60, since: int = 0) -> str:
+        """The first line of the terminal that holds a text."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            for line in self.lines[since:]:
+                if text in line:
+                    return line
+            time.sleep(0.05)
+        raise TimeoutError(f"no line with {text!r}; the last ones: {self.lines[-15:]}")
+
+
+@contextmanager
+def running_stack(state: Path, model: str = "nano") -> Iterator[Stack]:
+    """`make up` without make, on free ports; stopped with SIGINT like Ctrl-C."""
+    command = [sys.executable, "-m", "infra.embedded", "up", "--model", model, "--state", str(state)]
+    supervisor = subprocess.Popen(
+        [*command, "--port", "0", "--grpc-port", "0"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    lines: list[str] = []
+    ended: queue.Queue[None] = queue.Queue()
+    threading.Thread(target=_collect, args=(supervisor, lines, ended), daemon=True).start()
+    stack = Stack(state, {}, supervisor, lines)
+    try:
+        stack.wait_for_line("chat at", START_SECONDS)
+        stack.ports = json.loads((state / "running.json").read_text())["ports"]
+        yield stack
+    finally:
+        supervisor.send_signal(signal.SIGINT)
+        try:
+            supervisor.wait(60)
+        except subprocess.TimeoutExpired:
+            os.killpg(supervisor.pid, signal.SIGKILL)
+            raise
+
+
+def _collect(process: subprocess.Popen[str], lines: list[str], ended: "queue.Queue[None]") -> None:
+    assert process.stdout
+    for line in process.stdout:
+        lines.append(line.rstrip())
+    ended.put(None)
