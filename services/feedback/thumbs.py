@@ -10,7 +10,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Engine, delete, func, insert, select
+from sqlalchemy import Connection, Engine, bindparam, delete, func, insert, select
 
 from services.feedback import parquet, tables
 from services.feedback.events import FeedbackEvent, Retraction, Subject, Thumb
@@ -173,8 +173,9 @@ def catch_up(engine: Engine, ledger: Ledger, store: ObjectStore, stream: str) ->
 def _move(connection: Connection, position: Position, changes: Iterable[Change]) -> None:
     last = {change.key: change.standing for change in changes}
     table, positions = tables.thumbs, tables.thumb_positions
-    for principal, message_id in last:
-        connection.execute(delete(table).where(table.c.principal == principal, table.c.message_id == message_id))
+    if last:
+        one = (table.c.principal == bindparam("of_principal")) & (table.c.message_id == bindparam("of_message"))
+        connection.execute(delete(table).where(one), [{"of_principal": p, "of_message": m} for p, m in last])
     rows = [{"principal": key[0], "message_id": key[1], **vars(thumb)} for key, thumb in last.items() if thumb]
     if rows:
         connection.execute(insert(table), rows)

@@ -1,0 +1,102 @@
+"""Events as the gateway and session send them, with ids that tests can read."""
+
+import uuid
+
+from thumbwheel.chat.v1 import chat_pb2
+from thumbwheel.feedback.v1 import events_pb2
+
+from services.chassis.identity import Caller
+from services.feedback import codec, parquet
+from services.feedback.events import Stream
+from services.feedback.frames import Entry
+from services.feedback.principal import principal_of
+from services.feedback.sink import Format
+
+KEY = "a key of the tests' own"
+ADA = Caller("acme", "ada")
+FEEDBACK = Format(Stream.FEEDBACK, parquet.FEEDBACK_SCHEMA, codec.decode_feedback, parquet.feedback_row)
+TURNS = Format(Stream.TURNS, parquet.TURNS_SCHEMA, codec.decode_turn, parquet.turn_row)
+
+
+def name(text: str) -> str:
+    """The UUID of a word: the same word, the same id."""
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, text))
+
+
+def feedback(request: str, message: str = "m", caller: Caller = ADA, at: int = 1_000) -> events_pb2.FeedbackEvent:
+    """An event without a value; `at` is its accept time in seconds since 1970."""
+    event = events_pb2.FeedbackEvent(
+        event_id=name(f"{caller.key}/{request}"),
+        tenant=caller.tenant,
+        principal=principal_of(KEY, caller),
+        conversation_id=name(f"conversation of {message}"),
+        message_id=name(message),
+        model_version="v1",
+        arm="stable",
+    )
+    event.accept_time.FromSeconds(at)
+    return event
+
+
+def thumb(
+    request: str, up: bool = True, message: str = "m", caller: Caller = ADA, at: int = 1_000
+) -> events_pb2.FeedbackEvent:
+    event = feedback(request, message, caller, at)
+    event.thumb.up = up
+    return event
+
+
+def retraction(request: str, message: str = "m", caller: Caller = ADA, kind: str = "thumb") -> events_pb2.FeedbackEvent:
+    event = feedback(request, message, caller)
+    event.retraction.kind = kind
+    return event
+
+
+def correction(request: str, text: str = "a better answer", message: str = "m") -> events_pb2.FeedbackEvent:
+    event = feedback(request, message)
+    event.correction.text = text
+    return event
+
+
+def entry(request: str, up: bool = True, message: str = "m") -> Entry:
+    """A thumb as the log keeps it."""
+    return codec.feedback_entry(thumb(request, up, message))
+
+
+def garbage(request: str) -> Entry:
+    """An entry whose payload is no protobuf."""
+    return Entry(name(f"garbage {request}"), "key", bytes(32), codec.SCHEMA_MAJOR, b"\xff\xff")
+
+
+def turn(answer: str = "forty-two", message: str = "m", revision: int = 0) -> events_pb2.TurnEvent:
+    event = events_pb2.TurnEvent(
+        event_id=name(f"{message}/{revision}"),
+        tenant=ADA.tenant,
+        principal=principal_of(KEY, ADA),
+        conversation_id=name(f"conversation of {message}"),
+        user_message_id=name(f"question of {message}"),
+        message_id=name(message),
+        context=[chat_pb2.HistoryMessage(role=chat_pb2.ROLE_USER, text="what is it?")],
+        original_text="wat is it",
+        answer=answer,
+        finish_reason=chat_pb2.FINISH_REASON_STOP,
+        model_version="v1",
+        arm="candidate",
+        assignment_probability=0.125,
+        task=chat_pb2.TASK_CHAT,
+        temperature=0.5,
+        top_p=0.75,
+        usage=chat_pb2.Usage(prompt_tokens=7, completion_tokens=3),
+        policy_version="p1",
+    )
+    event.finish_time.FromSeconds(2_000)
+    return event
+
+
+def erased(message: str = "m") -> events_pb2.TurnEvent:
+    """What session sends when the conversation of a turn is deleted."""
+    event = turn("", message, revision=1)
+    event.ClearField("context")
+    event.ClearField("original_text")
+    event.erased = True
+    return event

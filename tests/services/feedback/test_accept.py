@@ -1,0 +1,172 @@
+"""Idempotency at the ack, and group commit: one decision for each event id, one sync for all who wait."""
+
+import asyncio
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from services.chassis.errors import AlreadyExistsError, UnavailableError
+from services.feedback.accept import Acceptance, GroupCommit
+from services.feedback.frames import Record, frame_bytes
+from services.feedback.spool import Device, Spool
+from tests.services.feedback.samples import entry
+
+ROOM = 1 << 20
+
+
+class Committed:
+    """What the ledger knows."""
+
+    def __init__(self, known: Mapping[str, bytes] | None = None, away: bool = False) -> None:
+        self.known, self.away = dict(known or {}), away
+
+    def fingerprints(self, stream: str, event_ids: Sequence[str]) -> dict[str, bytes]:
+        if self.away:
+            raise UnavailableError("away: nothing was stored")
+        return {event_id: self.known[event_id] for event_id in event_ids if event_id in self.known}
+
+
+def open_spool(directory: Path, max_bytes: int = ROOM, device: Device | None = None) -> Spool:
+    return Spool(directory / "spool", max_bytes=max_bytes, segment_bytes=ROOM, device=device)
+
+
+def stored_ids(spool: Spool) -> list[str]:
+    return [record.entry.event_id for record in spool.read(spool.start_offset, 1_000, ROOM)]
+
+
+def test_the_same_event_again_is_acknowledged_and_not_stored_again(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path)
+    acceptance = Acceptance("feedback", spool, Committed())
+    assert acceptance.store([[entry("a")], [entry("a")]]).results == [1, 0]
+    assert acceptance.store([[entry("a")]]).results == [0]
+    assert stored_ids(spool) == [entry("a").event_id]
+    spool.close()
+
+
+def test_another_content_under_a_known_id_is_refused_and_the_first_stands(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path)
+    acceptance = Acceptance("feedback", spool, Committed({entry("b").event_id: entry("b").fingerprint}))
+    acceptance.store([[entry("a")]])
+    calls = [[entry("a", up=False)], [entry("b", up=False)], [entry("c")], [entry("c", up=False)]]
+    results = acceptance.store(calls).results
+    assert [isinstance(result, AlreadyExistsError) for result in results] == [True, True, False, True]
+    assert [record.entry for record in spool.read(0, 9, ROOM)] == [entry("a"), entry("c")]
+    spool.close()
+
+
+def test_a_call_with_one_bad_event_stores_none_of_its_events(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path)
+    acceptance = Acceptance("feedback", spool, Committed())
+    acceptance.store([[entry("a")]])
+    acceptance.store([[entry("b"), entry("a", up=False)], [entry("c")]])
+    assert stored_ids(spool) == [entry("a").event_id, entry("c").event_id]
+    spool.close()
+
+
+def test_an_event_stays_known_while_it_moves_from_spool_to_ledger(tmp_path: Path) -> None:
+    spool, committed = open_spool(tmp_path), Committed()
+    acceptance = Acceptance("feedback", spool, committed)
+    acceptance.store([[entry("a")]])
+    committed.known[entry("a").event_id] = entry("a").fingerprint
+    acceptance.forget(before=1)
+    assert acceptance.store([[entry("a")]]).results == [0]
+    spool.close()
+
+
+def test_an_event_of_an_earlier_process_is_known_after_a_restart(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path)
+    Acceptance("feedback", spool, Committed()).store([[entry("a")]])
+    spool.close()
+    spool = open_spool(tmp_path)
+    acceptance = Acceptance("feedback", spool, Committed())
+    acceptance.remember(spool.read(0, 9, ROOM))
+    assert acceptance.store([[entry("a")], [entry("a", up=False)]]).results[0] == 0
+    assert stored_ids(spool) == [entry("a").event_id]
+    spool.close()
+
+
+def test_a_group_takes_the_calls_that_fit_and_refuses_the_others(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path, max_bytes=2 * frame_bytes(entry("a")))
+    acceptance = Acceptance("feedback", spool, Committed())
+    results = acceptance.store([[entry("a")], [entry("b"), entry("c")], [entry("d")]]).results
+    assert isinstance(results[1], UnavailableError)
+    assert "nothing was stored" in results[1].text
+    assert stored_ids(spool) == [entry("a").event_id, entry("d").event_id]
+    spool.close()
+
+
+def test_a_failed_write_fails_all_who_waited_for_it_and_nobody_else(tmp_path: Path) -> None:
+    failing = [False]
+
+    def write(descriptor: int, data: memoryview, position: int) -> int:
+        if failing[0]:
+            raise OSError(28, "no space left on device")
+        return os.pwrite(descriptor, data, position)
+
+    spool = open_spool(tmp_path, device=Device(write=write))
+    acceptance = Acceptance("feedback", spool, Committed())
+    acceptance.store([[entry("a")]])
+    failing[0] = True
+    results = acceptance.store([[entry("a")], [entry("b")], [entry("b")]]).results
+    assert [isinstance(result, UnavailableError) for result in results] == [False, True, True]
+    failing[0] = False
+    assert acceptance.store([[entry("b")]]).results == [1]
+    spool.close()
+
+
+def test_without_the_ledger_nothing_is_stored_since_the_first_must_win(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path)
+    results = Acceptance("feedback", spool, Committed(away=True)).store([[entry("a")]]).results
+    assert isinstance(results[0], UnavailableError)
+    assert spool.end_offset == 0
+    spool.close()
+
+
+async def test_many_callers_share_syncs_and_each_is_told_after_its_own(tmp_path: Path) -> None:
+    syncs: list[int] = []
+
+    def sync(descriptor: int) -> None:
+        syncs.append(os.fstat(descriptor).st_size)
+        os.fdatasync(descriptor)
+
+    spool = open_spool(tmp_path, device=Device(sync=sync))
+    seen: list[Record] = []
+    commit = GroupCommit(Acceptance("feedback", spool, Committed()), seen.extend)
+
+    async def call(name: str) -> None:
+        await commit.append([entry(name)])
+        assert entry(name).event_id in [record.entry.event_id for record in seen]
+
+    await asyncio.gather(*(call(f"r{number}") for number in range(100)))
+    await commit.close()
+    assert spool.end_offset == 100
+    assert [record.offset for record in seen] == list(range(100))
+    assert len(syncs) < 50
+    spool.close()
+
+
+async def test_a_caller_who_went_away_leaves_a_stored_event_that_is_seen(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path)
+    seen: list[Record] = []
+    commit = GroupCommit(Acceptance("feedback", spool, Committed()), seen.extend)
+    caller = asyncio.ensure_future(commit.append([entry("a")]))
+    await asyncio.sleep(0)
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    assert await commit.append([entry("b")]) == 1
+    await commit.close()
+    assert [record.entry for record in seen] == [entry("a"), entry("b")]
+    spool.close()
+
+
+async def test_closing_stores_what_waits(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path)
+    commit = GroupCommit(Acceptance("feedback", spool, Committed()), lambda records: None)
+    waiting = [asyncio.ensure_future(commit.append([entry(f"r{number}")])) for number in range(20)]
+    await asyncio.sleep(0)
+    await commit.close()
+    assert await asyncio.gather(*waiting) == [1] * 20
+    spool.close()

@@ -1,0 +1,115 @@
+"""The bytes in the log: those of every release decode, fields of newer writers survive, broken ones say why."""
+
+import base64
+import json
+from pathlib import Path
+
+import pytest
+from thumbwheel.feedback.v1 import events_pb2
+
+from services.feedback import codec, parquet
+from services.feedback.events import ContextMessage, Correction, Retraction, Thumb
+from services.feedback.frames import Entry, Record
+from services.feedback.principal import principal_of
+from services.feedback.sink import UndecodableError
+from tests.services.feedback.samples import ADA, KEY, correction, erased, name, retraction, thumb, turn
+
+GOLDEN = Path(__file__).parent / "golden"
+UNKNOWN = b"\xaa\x06\x03new"  # field 101, length-delimited
+
+
+def golden(event_id: str, kind: str, release: str = "v1") -> Record:
+    """A record with the bytes that a release wrote. The files are never changed; a release adds one."""
+    payload = base64.b64decode(json.loads((GOLDEN / f"{release}.json").read_text())[kind])
+    return Record(0, 0, Entry(event_id, "key", bytes(32), 1, payload))
+
+
+def record(message: events_pb2.FeedbackEvent, payload: bytes | None = None, schema_major: int = 1) -> Record:
+    sent = payload if payload is not None else message.SerializeToString()
+    return Record(3, 9, Entry(message.event_id, "key", bytes(32), schema_major, sent))
+
+
+def test_golden_bytes_of_a_thumb_decode() -> None:
+    event = codec.decode_feedback(golden(name("acme/ada/golden"), "thumb"))
+    assert event.value == Thumb(up=False, reasons=("wrong", "too long"), comment="Stimmt nicht: 7 × 8 = 56 😀")
+    assert (event.tenant, event.principal) == ("acme", principal_of(KEY, ADA))
+    assert (event.message_id, event.conversation_id) == (name("m"), name("conversation of m"))
+    assert (event.model_version, event.arm, event.accept_us) == ("v1", "stable", 1_000_000_000)
+
+
+def test_golden_bytes_of_a_correction_and_a_retraction_decode() -> None:
+    event_id = name("acme/ada/golden")
+    assert codec.decode_feedback(golden(event_id, "correction")).value == Correction("fifty-six")
+    assert codec.decode_feedback(golden(event_id, "retraction")).value == Retraction("thumb")
+
+
+def test_golden_bytes_of_a_turn_decode() -> None:
+    event = codec.decode_turn(golden(name("m/0"), "turn"))
+    assert event.context == (ContextMessage("user", "what is it?"),)
+    assert (event.original_text, event.answer, event.erased) == ("wat is it", "fifty-four", False)
+    assert (event.finish_reason, event.task) == ("stop", "chat")
+    assert (event.assignment_probability, event.temperature, event.top_p) == (0.125, 0.5, 0.75)
+    assert (event.prompt_tokens, event.completion_tokens, event.finish_us) == (7, 3, 2_000_000_000)
+    gone = codec.decode_turn(golden(name("m/1"), "erased"))
+    assert (gone.erased, gone.context, gone.answer, gone.original_text) == (True, (), "", "")
+
+
+def test_the_bytes_written_today_are_those_of_the_golden_file() -> None:
+    today = {
+        "correction": correction("golden", "fifty-six"),
+        "retraction": retraction("golden"),
+        "turn": turn("fifty-four"),
+        "erased": erased(),
+    }
+    stored = json.loads((GOLDEN / "v1.json").read_text())
+    for kind, message in today.items():
+        assert message.SerializeToString(deterministic=True) == base64.b64decode(stored[kind]), kind
+
+
+def test_fields_of_a_newer_writer_are_kept_as_bytes_down_to_the_row() -> None:
+    message = thumb("a")
+    newer = events_pb2.FeedbackEvent.FromString(message.SerializeToString() + UNKNOWN)
+    entry = codec.feedback_entry(newer)
+    event = codec.decode_feedback(Record(0, 0, entry))
+    assert event.unknown_bytes == UNKNOWN
+    assert parquet.feedback_row(event)["unknown_bytes"] == UNKNOWN
+    assert codec.decode_feedback(record(message)).unknown_bytes == b""
+
+
+def test_unknown_fields_inside_a_known_message_are_kept_too() -> None:
+    message = thumb("a")
+    message.thumb.MergeFromString(UNKNOWN)
+    kept = events_pb2.FeedbackEvent.FromString(codec.feedback_from(message).unknown_bytes)
+    assert kept.thumb.SerializeToString() == UNKNOWN
+    assert not kept.event_id
+
+
+def test_an_enum_value_of_a_newer_writer_is_its_number() -> None:
+    message = turn()
+    message.finish_reason = 77
+    assert codec.turn_from(message).finish_reason == "77"
+
+
+def test_a_retry_at_another_time_is_the_same_content_and_another_thumb_is_not() -> None:
+    first = codec.feedback_entry(thumb("a", at=1_000))
+    assert codec.feedback_entry(thumb("a", at=2_000)).fingerprint == first.fingerprint
+    assert codec.feedback_entry(thumb("a", up=False)).fingerprint != first.fingerprint
+    assert codec.turn_entry(turn("x")).fingerprint != codec.turn_entry(turn("y")).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("broken", "why"),
+    [
+        (record(thumb("a"), payload=b"\xff\xff"), "not valid protobuf"),
+        (record(thumb("a"), payload=thumb("a").SerializeToString()[:-1]), "not valid protobuf"),
+        (record(thumb("a"), payload=b"\x0a\x02\xff\xfe"), "not valid protobuf"),
+        (record(thumb("a"), payload=b""), "invalid event.event_id"),
+        (record(thumb("a"), payload=thumb("b").SerializeToString()), "event_id of header and payload differ"),
+        (record(thumb("a"), schema_major=2), "schema major 2 is not 1"),
+        (record(correction("a", "x" * 8_193)), "invalid event.correction.text"),
+    ],
+)
+def test_a_record_that_cannot_be_read_says_why_without_quoting_it(broken: Record, why: str) -> None:
+    with pytest.raises(UndecodableError) as caught:
+        codec.decode_feedback(broken)
+    assert str(caught.value) == why

@@ -1,0 +1,288 @@
+"""FeedbackLogService over a real socket, wired as in production: answers, limits, who may ask for what."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from thumbwheel.feedback.v1 import events_pb2, feedback_pb2, feedback_pb2_grpc
+
+from services.chassis.channel import call_unary, open_channel
+from services.chassis.errors import (
+    AlreadyExistsError,
+    InvalidArgumentError,
+    PermissionDeniedError,
+    ServiceError,
+    UnauthenticatedError,
+)
+from services.chassis.identity import NOBODY, CallContext, Caller, bind_call
+from services.chassis.server import serving
+from services.feedback import parquet
+from services.feedback.__main__ import wiring
+from services.feedback.settings import FeedbackSettings
+from tests.services.feedback.samples import ADA, KEY, correction, erased, feedback, name, retraction, thumb, turn
+
+BOB = Caller("acme", "bob")
+
+
+class Client:
+    """Calls the service as a user."""
+
+    def __init__(self, channel: grpc.aio.Channel, objects: Path) -> None:
+        self._stub, self._objects = feedback_pb2_grpc.FeedbackLogServiceStub(channel), objects
+
+    async def call(self, method: str, request: Any, caller: Caller | None = ADA) -> Any:
+        bind_call(CallContext(caller, "request") if caller else NOBODY)
+        return await call_unary("feedback", getattr(self._stub, method), request, within_seconds=20)
+
+    async def record(self, event: events_pb2.FeedbackEvent, caller: Caller | None = ADA) -> Any:
+        return await self.call("RecordFeedback", feedback_pb2.RecordFeedbackRequest(event=event), caller)
+
+    async def append(self, *turns: events_pb2.TurnEvent) -> Any:
+        return await self.call("AppendTurns", feedback_pb2.AppendTurnsRequest(turns=turns), caller=None)
+
+    async def thumbs(self, *messages: str, caller: Caller | None = ADA) -> dict[str, bool]:
+        request = feedback_pb2.GetThumbsRequest(message_ids=[name(message) for message in messages])
+        return dict((await self.call("GetThumbs", request, caller)).thumbs)
+
+    async def rows(self, stream: int, at_least: int) -> list[parquet.Row]:
+        """What a reader finds, once so many rows are committed."""
+        async with asyncio.timeout(30):
+            while True:
+                answer = await self.call("ListSegments", feedback_pb2.ListSegmentsRequest(stream=stream))
+                if sum(segment.rows for segment in answer.segments) >= at_least:
+                    break
+                await asyncio.sleep(0.02)
+        keys = [segment.object_key for segment in answer.segments]
+        return [row for key in keys for row in parquet.decode((self._objects / key).read_bytes())]
+
+
+@asynccontextmanager
+async def running(root: Path, **changes: Any) -> AsyncIterator[Client]:
+    settings = FeedbackSettings(
+        port=0,
+        metrics_port=0,
+        drain_seconds=1,
+        principal_key=KEY,
+        spool_directory=root / "spool",
+        object_directory=root / "objects",
+        database_url=f"sqlite:///{root}/ledger.db",
+        **{"flush_seconds": 0.05} | changes,
+    )
+    async with (
+        wiring(settings) as registrations,
+        serving(settings, registrations) as port,
+        open_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        yield Client(channel, root / "objects")
+
+
+async def test_feedback_is_acknowledged_seen_at_once_counted_and_sunk(tmp_path: Path) -> None:
+    async with running(tmp_path) as client:
+        answer = await client.record(thumb("a"))
+        assert answer.durability == feedback_pb2.DURABILITY_SPOOL
+        assert await client.thumbs("m", "n") == {name("m"): True}
+        await client.record(thumb("b", up=False))
+        await client.record(correction("c", "42"))
+        counts = await client.call("CountThumbs", feedback_pb2.CountThumbsRequest(), caller=None)
+        assert [(c.model_version, c.arm, c.up, c.down) for c in counts.counts] == [("v1", "stable", 0, 1)]
+        rows = await client.rows(feedback_pb2.STREAM_FEEDBACK, 3)
+        assert [row["kind"] for row in rows] == ["thumb", "thumb", "correction"]
+        assert await client.thumbs("m") == {name("m"): False}
+
+
+async def test_thumbs_are_the_callers_own(tmp_path: Path) -> None:
+    async with running(tmp_path, flush_seconds=60) as client:
+        await client.record(thumb("a"))
+        await client.record(thumb("b", up=False, caller=BOB), caller=BOB)
+        assert await client.thumbs("m") == {name("m"): True}
+        assert await client.thumbs("m", caller=BOB) == {name("m"): False}
+        await client.record(retraction("c"))
+        assert await client.thumbs("m") == {}
+
+
+async def test_the_same_event_again_has_the_same_answer_and_one_row(tmp_path: Path) -> None:
+    async with running(tmp_path) as client:
+        first = await client.record(thumb("a", at=1_000))
+        assert await client.record(thumb("a", at=2_000)) == first
+        await client.rows(feedback_pb2.STREAM_FEEDBACK, 1)
+        assert await client.record(thumb("a", at=3_000)) == first
+        for up in (False, False):
+            with pytest.raises(AlreadyExistsError) as caught:
+                await client.record(thumb("a", up=up))
+        assert caught.value.reason == "IDEMPOTENCY_MISMATCH"
+        await client.record(thumb("b", message="n"))
+        rows = await client.rows(feedback_pb2.STREAM_FEEDBACK, 2)
+        assert [(row["event_id"], row["up"]) for row in rows] == [
+            (thumb("a").event_id, True),
+            (thumb("b").event_id, True),
+        ]
+
+
+async def test_the_same_event_on_five_calls_at_once_is_stored_once(tmp_path: Path) -> None:
+    async with running(tmp_path) as client:
+        await asyncio.gather(*(client.record(thumb("a")) for _ in range(5)))
+        await client.record(thumb("b"))
+        rows = await client.rows(feedback_pb2.STREAM_FEEDBACK, 2)
+        assert [row["offset"] for row in rows] == [0, 1]
+
+
+async def test_turns_are_rows_once_and_erased_ones_are_rows_too(tmp_path: Path) -> None:
+    async with running(tmp_path) as client:
+        await client.append(turn(message="m"), turn(message="n"))
+        await client.append(turn(message="n"), erased("m"))
+        rows = await client.rows(feedback_pb2.STREAM_TURNS, 3)
+        assert [(row["message_id"], row["erased"]) for row in rows] == [
+            (name("m"), False),
+            (name("n"), False),
+            (name("m"), True),
+        ]
+
+
+async def test_segments_are_listed_after_a_sequence(tmp_path: Path) -> None:
+    async with running(tmp_path) as client:
+        for number, request in enumerate("ab", start=1):
+            await client.record(thumb(request))
+            await client.rows(feedback_pb2.STREAM_FEEDBACK, number)
+        request = feedback_pb2.ListSegmentsRequest(stream=feedback_pb2.STREAM_FEEDBACK, after_sequence=1)
+        (segment,) = (await client.call("ListSegments", request)).segments
+        assert (segment.sequence, segment.start_offset, segment.end_offset, segment.rows) == (2, 1, 2, 1)
+        assert segment.commit_time.seconds > 1_600_000_000
+
+
+async def test_an_orphan_object_is_never_listed(tmp_path: Path) -> None:
+    async with running(tmp_path) as client:
+        await client.record(thumb("a"))
+        await client.rows(feedback_pb2.STREAM_FEEDBACK, 1)
+        (path,) = (tmp_path / "objects").rglob("*.parquet")
+        (path.parent / "00000000000000000001-00000000000000000002-000000000000.parquet").write_bytes(path.read_bytes())
+        assert len(await client.rows(feedback_pb2.STREAM_FEEDBACK, 1)) == 1
+
+
+async def test_what_waited_at_the_shutdown_is_sunk_before_the_end(tmp_path: Path) -> None:
+    async with running(tmp_path, flush_seconds=600) as client:
+        await client.record(thumb("a"))
+    assert len(list((tmp_path / "objects").rglob("*.parquet"))) == 1
+
+
+def _reasons(count: int, length: int) -> events_pb2.FeedbackEvent:
+    event = thumb("a")
+    event.thumb.reasons.extend(["x" * length] * count)
+    return event
+
+
+def _with(**values: Any) -> events_pb2.FeedbackEvent:
+    event = thumb("a")
+    for field, value in values.items():
+        setattr(event, field, value)
+    return event
+
+
+def _comment(length: int) -> events_pb2.FeedbackEvent:
+    event = thumb("a")
+    event.thumb.comment = "ü" * length
+    return event
+
+
+def _untimed() -> events_pb2.FeedbackEvent:
+    event = thumb("a")
+    event.ClearField("accept_time")
+    return event
+
+
+REFUSED: dict[str, tuple[events_pb2.FeedbackEvent, str]] = {
+    "nothing": (events_pb2.FeedbackEvent(), "event.event_id"),
+    "no value": (feedback("a"), "event.value"),
+    "event id": (_with(event_id="1"), "event.event_id"),
+    "upper case id": (_with(message_id=name("m").upper()), "event.message_id"),
+    "message id": (_with(message_id="../../etc"), "event.message_id"),
+    "conversation id": (_with(conversation_id=""), "event.conversation_id"),
+    "tenant": (_with(tenant=""), "event.tenant"),
+    "principal": (_with(principal="ada"), "event.principal"),
+    "version": (_with(model_version="v" * 129), "event.model_version"),
+    "arm": (_with(arm="a" * 129), "event.arm"),
+    "no time": (_untimed(), "event.accept_time"),
+    "too many reasons": (_reasons(9, 1), "event.thumb.reasons"),
+    "long reason": (_reasons(1, 65), "event.thumb.reasons"),
+    "long comment": (_comment(2_001), "event.thumb.comment"),
+    "empty correction": (correction("a", ""), "event.correction.text"),
+    "long correction": (correction("a", "x" * 8_193), "event.correction.text"),
+    "retraction": (retraction("a", kind="vote"), "event.retraction.kind"),
+}
+
+
+def _many(count: int) -> list[events_pb2.TurnEvent]:
+    return [turn(message=f"m{number}") for number in range(count)]
+
+
+def _bad_turn() -> events_pb2.TurnEvent:
+    event = turn()
+    event.user_message_id = "x"
+    return event
+
+
+def _half_erased() -> events_pb2.TurnEvent:
+    event = erased()
+    event.answer = "still here"
+    return event
+
+
+TURNS_REFUSED: dict[str, tuple[Callable[[], list[events_pb2.TurnEvent]], str]] = {
+    "none": (list, "turns"),
+    "too many": (lambda: _many(501), "turns"),
+    "too large": (lambda: [turn("x" * (2 * 1024 * 1024))], "turns"),
+    "one is wrong": (lambda: [turn(), _bad_turn()], "turns[1].user_message_id"),
+    "erased with text": (lambda: [_half_erased()], "turns[0].erased"),
+}
+
+
+async def test_what_is_wrong_is_refused_with_its_field_and_its_limit_and_nothing_is_stored(tmp_path: Path) -> None:
+    async with running(tmp_path, flush_seconds=600) as client:
+        calls = [(case, client.record(event), field) for case, (event, field) in REFUSED.items()]
+        calls += [(case, client.append(*turns()), field) for case, (turns, field) in TURNS_REFUSED.items()]
+        calls += [
+            ("no ids", client.thumbs(), "message_ids"),
+            ("too many ids", client.thumbs(*map(str, range(1_001))), "message_ids"),
+            ("stream", client.call("ListSegments", feedback_pb2.ListSegmentsRequest(stream=9)), "stream"),
+        ]
+        for case, call, field in calls:
+            with pytest.raises(InvalidArgumentError) as caught:
+                await call
+            assert caught.value.field == field, case
+            assert caught.value.limit, case
+    assert list((tmp_path / "objects").rglob("*.parquet")) == []
+
+
+@pytest.mark.parametrize(
+    ("event", "caller", "kind"),
+    [
+        (thumb("a"), BOB, PermissionDeniedError),
+        (thumb("a"), Caller("other", "ada"), PermissionDeniedError),
+        (thumb("a"), None, UnauthenticatedError),
+    ],
+)
+async def test_feedback_is_taken_only_from_its_own_principal(
+    tmp_path: Path, event: events_pb2.FeedbackEvent, caller: Caller | None, kind: type[ServiceError]
+) -> None:
+    async with running(tmp_path) as client:
+        with pytest.raises(kind):
+            await client.record(event, caller)
+        assert await client.thumbs("m") == {}
+
+
+async def test_thumbs_need_a_caller(tmp_path: Path) -> None:
+    async with running(tmp_path) as client:
+        with pytest.raises(UnauthenticatedError):
+            await client.thumbs("m", caller=None)
+
+
+async def test_a_full_spool_is_unavailable_and_says_so(tmp_path: Path) -> None:
+    async with running(tmp_path, flush_seconds=600, max_spool_bytes=700) as client:
+        await client.record(thumb("a"))
+        with pytest.raises(ServiceError, match="nothing was stored") as caught:
+            for request in "bc":
+                await client.record(thumb(request, message=request))
+        assert (caught.value.code, caught.value.reason) == (grpc.StatusCode.UNAVAILABLE, "FEEDBACK_SPOOL_FULL")

@@ -1,0 +1,153 @@
+"""Seeded crashes, zombies and lost acks at every step: the history checker finds nothing, and finds every planted mutant."""
+
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Connection, update
+
+from services.feedback import tables
+from services.feedback.frames import Record
+from services.feedback.ledger import Lease
+from services.feedback.sink import Sink, Step
+from services.feedback.spool_folder import SpoolError
+from tests.services.feedback.history import violations
+from tests.services.feedback.world import Disk, ForgetfulLedger, MemoryStore, World, _path
+
+SEEDS = 25
+STEPS = 60
+FAULTS = {
+    "put failed",
+    "put ack lost",
+    "commit ack lost",
+    "crash in write",
+    "crash before sync",
+    "crash before reply",
+    "disk full",
+    "record twice in the log",
+    "undecodable record",
+    "FencedError",
+    *(f"crash at {step}" for step in Step),
+    *(f"zombie at {step}" for step in Step if step is not Step.TRIMMED),
+}
+
+
+@pytest.fixture
+def fast_directory(tmp_path: Path) -> Iterator[Path]:
+    """In memory where there is such a folder: what is durable is decided by the simulated disk."""
+    shm = Path("/dev/shm")
+    root = Path(tempfile.mkdtemp(dir=shm if shm.is_dir() else tmp_path))
+    yield root
+    shutil.rmtree(root)
+
+
+def run(kind: type[World], seed: int, root: Path) -> tuple[list[str], Counter[str]]:
+    directory = root / f"{kind.__name__}-{seed}"
+    world = kind(seed, directory)
+    try:
+        world.run(STEPS)
+        found = violations(world.history, world.ledger, world.store, "feedback", world.spool.end_offset)
+    except SpoolError as error:
+        found = [f"C: {error}"]
+    finally:
+        world.close()
+    return found, world.faults.counts
+
+
+def test_nothing_acknowledged_is_lost_and_nothing_is_twice(fast_directory: Path) -> None:
+    totals: Counter[str] = Counter()
+    for seed in range(SEEDS):
+        found, counts = run(World, seed, fast_directory)
+        assert found == [], f"seed {seed}"
+        totals += counts
+    assert {name for name in FAULTS if not totals[name]} == set(), "a fault never happened"
+
+
+class StartOffsetNames(MemoryStore):
+    """Names objects by their first offset only, and overwrites: what the well-known sink does."""
+
+    def put(self, key: str, data: bytes) -> None:
+        super().put(self._short(key), data)
+
+    def get(self, key: str) -> bytes:
+        return super().get(self._short(key))
+
+    @staticmethod
+    def _short(key: str) -> str:
+        return key.rsplit("-", 2)[0]
+
+
+class StartOffsetWorld(World):
+    store_kind = StartOffsetNames
+
+
+class LooseLedger(ForgetfulLedger):
+    """Moves the end without looking where it was, or who holds the lease."""
+
+    def _advance(self, connection: Connection, lease: Lease, end_offset: int) -> None:
+        table = tables.partitions
+        connection.execute(update(table).where(table.c.topic_id == lease.topic_id).values(end_offset=end_offset))
+
+
+class LooseLedgerWorld(World):
+    ledger_kind = LooseLedger
+
+
+class HastySink(Sink):
+    """Trims the log before the ledger has the segment."""
+
+    def _sort(self, records: list[Record]):
+        self._log.trim(records[-1].offset + 1)
+        return super()._sort(records)
+
+
+class EarlyTrimWorld(World):
+    sink_kind = HastySink
+
+
+class LyingDisk(Disk):
+    """Acknowledges without a sync."""
+
+    def _sync(self, descriptor: int) -> None:
+        self.synced.setdefault(_path(descriptor), 0)
+
+
+class NoSyncWorld(World):
+    disk_kind = LyingDisk
+
+
+class BlindSink(Sink):
+    """Does not look for events that it has already."""
+
+    def _sort(self, records: list[Record]):
+        found = super()._sort(records)
+        for record in records:
+            if record not in [kept for kept, _ in found.kept] and record.entry.payload != b"\xff\xff":
+                found.kept.append((record, self._form.decode(record)))
+        return found
+
+
+class ForgetfulIds(ForgetfulLedger):
+    """Keeps no event ids."""
+
+    def commit(self, lease, batch, within):
+        return super().commit(lease, replace(batch, fingerprints={}), within)
+
+
+class NoDedupWorld(World):
+    sink_kind = BlindSink
+    ledger_kind = ForgetfulIds
+
+
+@pytest.mark.parametrize("kind", [StartOffsetWorld, LooseLedgerWorld, EarlyTrimWorld, NoSyncWorld, NoDedupWorld])
+def test_the_checker_catches_a_planted_mutant(kind: type[World], fast_directory: Path) -> None:
+    caught = []
+    for seed in range(SEEDS):
+        caught, _ = run(kind, seed, fast_directory)
+        if caught:
+            break
+    assert caught

@@ -1,0 +1,254 @@
+"""A small world that runs the real spool, acceptance, sink and ledger, and breaks them at every step by a seed.
+
+Faults: crash at each step of accept and sink, unsynced bytes torn off, a zombie writer that goes on after its takeover,
+lost acks of put and commit, failed puts, records twice in the log, records that cannot be decoded.
+"""
+
+import os
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from services.chassis.errors import UnavailableError
+from services.feedback import codec
+from services.feedback.accept import Acceptance
+from services.feedback.frames import Entry, Record
+from services.feedback.ledger import (
+    Batch,
+    FencedError,
+    Lease,
+    Ledger,
+    LedgerUnavailableError,
+    Segment,
+    Within,
+    open_database,
+)
+from services.feedback.object_store import ObjectMissingError, ObjectStoreError
+from services.feedback.sink import FlushLimits, Sink, Step
+from services.feedback.spool import Device, Spool
+from services.feedback.thumbs import fold
+from tests.services.feedback.history import History
+from tests.services.feedback.samples import FEEDBACK, garbage, thumb
+
+CONVERSATIONS = 4
+
+
+class CrashError(BaseException):
+    """kill -9. Not an Exception: nothing may catch it."""
+
+
+class Faults:
+    """Decides by seed, and counts, so that a scenario without its fault is seen."""
+
+    def __init__(self, seed: int) -> None:
+        self.random, self.counts, self.on = random.Random(seed), Counter[str](), True
+
+    def strike(self, name: str, probability: float) -> bool:
+        hit = self.on and self.random.random() < probability
+        self.counts[name] += hit
+        return hit
+
+
+class MemoryStore:
+    """An object store that loses acks."""
+
+    def __init__(self, faults: Faults) -> None:
+        self.objects: dict[str, bytes] = {}
+        self._faults = faults
+
+    def put(self, key: str, data: bytes) -> None:
+        if self._faults.strike("put failed", 0.05):
+            raise ObjectStoreError("refused")
+        self.objects[key] = data
+        if self._faults.strike("put ack lost", 0.05):
+            raise ObjectStoreError("reset")
+
+    def get(self, key: str) -> bytes:
+        if key not in self.objects:
+            raise ObjectMissingError(key)
+        return self.objects[key]
+
+    def list(self, prefix: str) -> Iterator[str]:
+        return iter(sorted(key for key in self.objects if key.startswith(prefix)))
+
+
+class ForgetfulLedger(Ledger):
+    """A ledger whose answer to a commit is lost now and then."""
+
+    faults: Faults
+
+    def commit(self, lease: Lease, batch: Batch, within: Within) -> tuple[Lease, Segment]:
+        result = super().commit(lease, batch, within)
+        if self.faults.strike("commit ack lost", 0.05):
+            raise LedgerUnavailableError("lost")
+        return result
+
+
+class Disk:
+    """Knows what is synced, so that a crash can tear the rest off; fails a write now and then."""
+
+    def __init__(self, faults: Faults) -> None:
+        self._faults = faults
+        self.synced: dict[str, int] = {}
+
+    def device(self) -> Device:
+        return Device(self._write, self._sync)
+
+    def _write(self, descriptor: int, data: memoryview, position: int) -> int:
+        # What was there when the file was opened is durable: recovery syncs it.
+        self.synced.setdefault(_path(descriptor), position)
+        if self._faults.strike("crash in write", 0.02):
+            os.pwrite(descriptor, data[: self._faults.random.randrange(len(data))], position)
+            raise CrashError
+        if self._faults.strike("disk full", 0.02):
+            os.pwrite(descriptor, data[: len(data) // 2], position)
+            raise OSError(28, "no space left")
+        return os.pwrite(descriptor, data, position)
+
+    def _sync(self, descriptor: int) -> None:
+        if self._faults.strike("crash before sync", 0.02):
+            raise CrashError
+        self.synced[_path(descriptor)] = os.fstat(descriptor).st_size
+
+    def tear(self) -> None:
+        """The power goes: of what is not synced, any part stays."""
+        for path, size in self.synced.items():
+            if Path(path).exists():
+                present = Path(path).stat().st_size
+                os.truncate(path, self._faults.random.randint(min(size, present), present))
+        self.synced.clear()
+
+
+def _path(descriptor: int) -> str:
+    return str(Path(f"/proc/self/fd/{descriptor}").readlink())
+
+
+class World:
+    """One service over one spool folder, one store, one database; clients; faults by seed. Mutants override the parts."""
+
+    ledger_kind: type[ForgetfulLedger] = ForgetfulLedger
+    sink_kind: type[Sink] = Sink
+    disk_kind: type[Disk] = Disk
+    store_kind: type[MemoryStore] = MemoryStore
+
+    def __init__(self, seed: int, directory: Path) -> None:
+        self.faults = Faults(seed)
+        self.store, self.disk = self.store_kind(self.faults), self.disk_kind(self.faults)
+        self.engine = open_database("sqlite://")
+        self.ledger = self.ledger_kind(self.engine, now_us=lambda: 1)
+        self.ledger.faults = self.faults
+        self.history = History({f"c{number}": [] for number in range(CONVERSATIONS)})
+        self._directory, self._numbers = directory, iter(range(1_000_000))
+        self._waiting: dict[str, str] = {}
+        self._running = False
+        self._start()
+
+    def run(self, steps: int) -> None:
+        """Some steps with faults, then a last start without, and all that waits is sunk."""
+        for _ in range(steps):
+            try:
+                self.faults.random.choice([self._submit, self._submit, self._flush, self._pollute])()
+            except CrashError:
+                self._restart()
+        self.faults.on = False
+        self._restart()
+        for conversation in list(self._waiting):
+            self._send([conversation])
+        self._sink_all()
+
+    def close(self) -> None:
+        self._stop()
+        self.engine.dispose()
+
+    def _start(self) -> None:
+        self.spool = Spool(
+            self._directory, max_bytes=1 << 20, segment_bytes=2_000, device=self.disk.device(), now_us=lambda: 1
+        )
+        self._running = True
+        self.sink = self._new_sink()
+        self.acceptance = Acceptance(FEEDBACK.stream, self.spool, self.ledger)
+        self.acceptance.remember(self.spool.read(self.sink.position, 1_000, 1 << 20))
+
+    def _stop(self) -> None:
+        """May be called again: a mutant's restart may have failed half-way."""
+        if self._running:
+            self.spool.close()
+        self._running = False
+
+    def _restart(self) -> None:
+        self._stop()
+        self.disk.tear()
+        self._start()
+
+    def _new_sink(self) -> Sink:
+        limits = FlushLimits(self.faults.random.randint(1, 12), 1 << 20)
+        sink = self.sink_kind(FEEDBACK, self.spool, self.store, self.ledger, limits, fold, self._at)
+        sink.assign()
+        return sink
+
+    def _submit(self) -> None:
+        conversations = self.faults.random.sample(
+            sorted(self.history.sent), self.faults.random.randint(1, CONVERSATIONS)
+        )
+        for conversation in conversations:
+            if conversation not in self._waiting:
+                request = f"r{next(self._numbers)}"
+                self._waiting[conversation] = request
+                self.history.sent[conversation].append(self._event(conversation, request, 0).event_id)
+        self._send(conversations)
+
+    def _send(self, conversations: Sequence[str]) -> None:
+        """One group commit; a client without an ack sends the same event again, accepted at another time."""
+        again = self.faults.random.randint(1, 1_000)
+        events = [self._event(conversation, self._waiting[conversation], again) for conversation in conversations]
+        stored = self.acceptance.store([[codec.feedback_entry(event)] for event in events])
+        if self.faults.strike("crash before reply", 0.05):
+            raise CrashError
+        for conversation, event, result in zip(conversations, events, stored.results, strict=True):
+            if isinstance(result, int):
+                self.history.acknowledged.add(event.event_id)
+                del self._waiting[conversation]
+
+    def _event(self, conversation: str, request: str, at: int) -> codec.events_pb2.FeedbackEvent:
+        return thumb(request, message=conversation, at=1_000 + at)
+
+    def _pollute(self) -> None:
+        """What a relay or a foreign writer may put into a log."""
+        if self.faults.strike("record twice in the log", 0.2) and self._newest():
+            self._append(self._newest()[-1].entry)
+        if self.faults.strike("undecodable record", 0.1):
+            self._append(garbage(str(next(self._numbers))))
+
+    def _newest(self) -> list[Record]:
+        return self.spool.read(self.spool.start_offset, 1_000, 1 << 20)
+
+    def _append(self, entry: Entry) -> None:
+        try:
+            self.spool.append([entry])
+        except UnavailableError:
+            self.faults.counts["refused"] += 1
+
+    def _flush(self) -> None:
+        sink = self.sink
+        try:
+            sink.flush()
+            if self.sink is sink:
+                self.acceptance.forget(sink.position)
+        except (FencedError, ObjectStoreError, LedgerUnavailableError) as error:
+            self.faults.counts[type(error).__name__] += 1
+            if self.sink is sink:
+                sink.assign()
+
+    def _at(self, step: Step) -> None:
+        if self.faults.strike(f"crash at {step}", 0.04):
+            raise CrashError
+        if step is not Step.TRIMMED and self.faults.strike(f"zombie at {step}", 0.06):
+            # Whoever called us is paused here; another takes over, works, and then we go on as a zombie.
+            self.sink = self._new_sink()
+            for _ in range(self.faults.random.randint(0, 2)):
+                self._flush()
+
+    def _sink_all(self) -> None:
+        while self.sink.flush():
+            pass
