@@ -1,0 +1,196 @@
+"""What counts of what was said: order, retraction, joins, erasure, caps; everything left out has a reason."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.training.feedback_log import FeedbackLog, uid
+from training.data.catalogue import CatalogueError
+from training.data.judgements import Judgement
+from training.data.rows import RowError
+from training.data.snapshot import DROPPED, Snapshot, SnapshotConfig, open_snapshot, read_judgements, take_snapshot
+from training.manifest import ManifestError
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return tmp_path / "objects"
+
+
+@pytest.fixture
+def log(store: Path) -> FeedbackLog:
+    return FeedbackLog(store)
+
+
+def taken(log: FeedbackLog, store: Path, cap: int = 100) -> Snapshot:
+    log.commit()
+    return take_snapshot(log, store, SnapshotConfig(max_per_principal=cap), store.parent / "snapshots", "commit")
+
+
+def judged(log: FeedbackLog, store: Path, cap: int = 100) -> dict[str, Judgement]:
+    return {judgement.message_id: judgement for judgement in read_judgements(taken(log, store, cap))}
+
+
+def dropped(snapshot: Snapshot) -> Counter[str]:
+    with (snapshot.directory / DROPPED).open() as opened:
+        return Counter(json.loads(line)["reason"] for line in opened)
+
+
+def test_the_last_thumb_stands(log: FeedbackLog, store: Path) -> None:
+    log.turn("a", "ann", "hi", "hello")
+    log.thumb("a", "ann", True, event="1")
+    log.thumb("a", "ann", False, event="2")
+    assert judged(log, store)[uid("a")].up is False
+    assert dropped(taken(log, store)) == {"superseded_by_later_feedback": 1}
+
+
+def test_a_repeated_event_counts_once_and_the_first_offset_wins(log: FeedbackLog, store: Path) -> None:
+    log.turn("a", "ann", "hi", "hello")
+    log.thumb("a", "ann", True, event="same")
+    log.thumb("a", "ann", False, event="same")
+    assert judged(log, store)[uid("a")].up is True
+    assert dropped(taken(log, store)) == {"duplicate_event": 1}
+
+
+def test_a_retraction_takes_back_what_came_before_it_only(log: FeedbackLog, store: Path) -> None:
+    log.turn("a", "ann", "hi", "hello")
+    log.turn("b", "ann", "hi", "hello")
+    log.thumb("a", "ann", True)
+    log.correct("a", "ann", "good day")
+    log.retract("a", "ann", "thumb")
+    log.retract("b", "ann", "thumb")
+    log.thumb("b", "ann", True)
+    found = judged(log, store)
+    assert found[uid("a")].up is None
+    assert found[uid("a")].correction == "good day"
+    assert found[uid("b")].up is True
+
+
+def test_feedback_joins_its_turn_whichever_comes_first(log: FeedbackLog, store: Path) -> None:
+    log.thumb("a", "ann", True)
+    log.commit()
+    log.turn("a", "ann", "hi", "hello")
+    assert judged(log, store)[uid("a")].answer == "hello"
+
+
+def test_feedback_without_its_turn_is_kept_out_and_counted(log: FeedbackLog, store: Path) -> None:
+    log.turn("a", "ann", "hi", "hello")
+    log.thumb("a", "ann", True)
+    log.thumb("gone", "ann", True)
+    snapshot = taken(log, store)
+    assert len(read_judgements(snapshot)) == 1
+    assert dropped(snapshot) == {"turn_not_yet_in_log": 1}
+    assert snapshot.manifest.report["dropped"] == {"turn_not_yet_in_log": 1}
+
+
+def test_an_erased_turn_is_forgotten_even_if_an_older_revision_comes_again(log: FeedbackLog, store: Path) -> None:
+    log.turn("a", "ann", "my secret", "hello")
+    log.thumb("a", "ann", True)
+    log.turn("a", "ann", [], "", erased=True, event_id=uid("erasure"))
+    log.turn("a", "ann", "my secret", "hello", event_id=uid("late copy"))
+    snapshot = taken(log, store)
+    assert read_judgements(snapshot) == []
+    assert dropped(snapshot) == {"turn_erased": 1}
+    assert all("my secret" not in path.read_text() for path in snapshot.directory.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("columns", "reason"),
+    [
+        ({"finish_reason": "output_blocked"}, "blocked_by_guard"),
+        ({"finish_reason": "input_blocked"}, "blocked_by_guard"),
+        ({"guard_category": "pii"}, "blocked_by_guard"),
+        ({"finish_reason": "length"}, "answer_incomplete"),
+        ({"finish_reason": "cancelled"}, "answer_incomplete"),
+        ({"finish_reason": "a new reason"}, "answer_incomplete"),
+        ({"answer": "  "}, "empty_text"),
+    ],
+)
+def test_only_whole_and_clean_answers_count(
+    log: FeedbackLog, store: Path, columns: dict[str, str], reason: str
+) -> None:
+    log.turn("a", "ann", "hi", **{"answer": "hello", **columns})
+    log.thumb("a", "ann", True)
+    snapshot = taken(log, store)
+    assert read_judgements(snapshot) == []
+    assert dropped(snapshot) == {reason: 1}
+
+
+def test_nobody_judges_another_users_answer(log: FeedbackLog, store: Path) -> None:
+    log.turn("a", "ann", "hi", "hello")
+    log.thumb("a", "bob", False)
+    assert dropped(taken(log, store)) == {"rated_by_another_user": 1}
+
+
+def test_one_user_cannot_outvote_everybody(log: FeedbackLog, store: Path) -> None:
+    for number in range(30):
+        log.turn(f"a{number}", "ann", f"question {number}", "hello")
+        log.thumb(f"a{number}", "ann", True)
+    log.turn("b", "bob", "hi", "hello")
+    log.thumb("b", "bob", True)
+    snapshot = taken(log, store, cap=10)
+    assert len(read_judgements(snapshot)) == 11
+    assert dropped(snapshot) == {"over_cap_of_user": 20}
+
+
+def test_the_same_log_gives_the_same_snapshot(log: FeedbackLog, store: Path) -> None:
+    log.turn("a", "ann", "hi", "hello")
+    log.thumb("a", "ann", True)
+    first, second = taken(log, store), taken(log, store)
+    assert first.id == second.id
+    log.turn("b", "ann", "hi", "hello")
+    log.thumb("b", "ann", True)
+    assert taken(log, store).id != first.id
+    assert taken(log, store, cap=1).id != taken(log, store).id
+
+
+def test_how_the_log_is_cut_into_objects_does_not_matter(tmp_path: Path) -> None:
+    ids = []
+    for pieces in (1, 3):
+        store = tmp_path / str(pieces) / "objects"
+        log = FeedbackLog(store)
+        for number in range(6):
+            log.turn(f"a{number}", "ann", "hi", "hello")
+            log.thumb(f"a{number}", "ann", number % 2 == 0)
+            if (number + 1) % (6 // pieces) == 0:
+                log.commit()
+        ids.append(taken(log, store).id)
+    assert ids[0] == ids[1]
+
+
+def test_a_snapshot_that_was_changed_is_refused(log: FeedbackLog, store: Path) -> None:
+    log.turn("a", "ann", "hi", "hello")
+    log.thumb("a", "ann", True)
+    snapshot = taken(log, store)
+    path = snapshot.directory / "judgements.jsonl"
+    path.write_text(path.read_text().replace("true", "false"))
+    with pytest.raises(ManifestError, match=r"judgements\.jsonl differs"):
+        open_snapshot(snapshot.directory)
+
+
+def test_an_object_that_differs_from_its_ledger_row_is_refused(log: FeedbackLog, store: Path) -> None:
+    log.turn("a", "ann", "hi", "hello")
+    log.commit()
+    path = store / log.turn_segments()[0].object_key
+    path.write_bytes(path.read_bytes() + b" ")
+    with pytest.raises(CatalogueError, match="sha256"):
+        taken(log, store)
+    path.unlink()
+    with pytest.raises(CatalogueError, match="missing"):
+        taken(log, store)
+
+
+def test_objects_that_nobody_committed_are_not_read(log: FeedbackLog, store: Path) -> None:
+    log.turn("a", "ann", "hi", "hello")
+    log.commit()
+    orphan = store / "turns" / "orphan.parquet"
+    orphan.write_bytes(b"not even parquet")
+    assert taken(log, store).manifest.report["judgements"] == 0
+
+
+def test_a_row_without_its_message_is_refused_by_name(log: FeedbackLog, store: Path) -> None:
+    log.thumb("a", "ann", True, message_id=None)
+    with pytest.raises(RowError, match=r"message_id: missing in .* at offset 0"):
+        taken(log, store)

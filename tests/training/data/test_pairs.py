@@ -1,0 +1,171 @@
+"""Pairs, margins, label noise and its ceiling, and the cuts that keep what judges away from what learns."""
+
+import random
+
+import pytest
+
+from training.data.chat import Message
+from training.data.judgements import Judgement
+from training.data.pairs import LabelNoise, estimate_noise, group, make_pairs, noise_ceiling, prompt_key
+from training.data.sets import SetsConfig, cut, is_held_out
+
+
+def said(
+    asked: str, answer: str, up: bool | None = None, correction: str | None = None, who: str = "ann", name: str = ""
+) -> Judgement:
+    context = (Message("user", asked),)
+    return Judgement(name or f"{asked}/{answer}/{who}", who, "nano-0", "stable", context, answer, up, correction)
+
+
+def pairs_of(*judgements: Judgement, most: int = 100) -> list[tuple[str, str]]:
+    made, _ = make_pairs(group(judgements), LabelNoise(None, 0, 0), most, 0)
+    return sorted((pair.chosen, pair.rejected) for pair in made)
+
+
+def test_a_liked_answer_is_paired_with_a_disliked_one_to_the_same_question() -> None:
+    found = pairs_of(said("hi", "hello", True), said("hi", "what", False), said("bye", "no", False))
+    assert found == [("hello", "what")]
+
+
+def test_case_and_spacing_of_the_question_do_not_matter_but_its_history_does() -> None:
+    assert prompt_key([Message("user", "Hi  there ")]) == prompt_key([Message("user", "hi there")])
+    assert prompt_key([Message("user", "hi")]) != prompt_key([Message("system", "x"), Message("user", "hi")])
+
+
+def test_a_correction_is_preferred_to_what_it_corrects() -> None:
+    assert pairs_of(said("hi", "hello", False, "good day")) == [("good day", "hello")]
+    assert pairs_of(said("hi", "hello", None, "hello ")) == []
+
+
+def test_the_majority_decides_and_a_tie_says_nothing() -> None:
+    votes = [said("hi", "hello", True, who=w) for w in "ab"] + [said("hi", "hello", False, who="c")]
+    assert pairs_of(*votes, said("hi", "what", False)) == [("hello", "what")]
+    assert pairs_of(votes[0], votes[2], said("hi", "what", False)) == []
+
+
+def test_more_votes_make_a_larger_margin() -> None:
+    one = group([said("hi", "yes", True), said("hi", "no", False)])
+    many = group([said("hi", a, a == "yes", who=w) for a in ("yes", "no") for w in "abcde"])
+    margins = [make_pairs(questions, LabelNoise(None, 0, 0), 9, 0)[0][0].margin for questions in (one, many)]
+    assert margins == pytest.approx([2 / 3 - 1 / 3, 6 / 7 - 1 / 7])
+
+
+def test_a_popular_question_gives_no_more_pairs_than_its_cap() -> None:
+    judgements = [said("hi", f"answer {n}", n % 2 == 0) for n in range(20)]
+    questions = group(judgements)
+    made, dropped = make_pairs(questions, LabelNoise(None, 0, 0), 7, 0)
+    assert len(made) == 7
+    assert dropped == {"prompt_without_opposite": 0, "over_cap_of_prompt": 93}
+
+
+def rated_world(flipped: float, seed: int, count: int = 400) -> tuple[list[Judgement], dict[str, bool]]:
+    """Answers of which half are truly good, each rated by one to four users who err."""
+    rng = random.Random(seed)
+    truth = {f"question {n % 60} answer {n}": rng.random() < 0.5 for n in range(count)}
+    judgements = [
+        said(f"question {n % 60}", answer, good != (rng.random() < flipped), who=f"user {rng.randrange(10**9)}")
+        for n, (answer, good) in enumerate(truth.items())
+        for _ in range(rng.randint(1, 4))
+    ]
+    return judgements, truth
+
+
+@pytest.mark.parametrize("flipped", [0.0, 0.1, 0.25])
+def test_the_noise_is_found_from_thumbs_that_contradict_each_other(flipped: float) -> None:
+    noise = estimate_noise(group(rated_world(flipped, seed=3, count=1500)[0]))
+    assert noise.flipped == pytest.approx(flipped, abs=0.03)
+
+
+def test_thumbs_by_chance_have_noise_near_a_half() -> None:
+    noise = estimate_noise(group(rated_world(0.5, seed=4, count=1500)[0]))
+    assert noise.flipped is not None
+    assert noise.flipped > 0.4
+
+
+def test_nothing_is_said_about_noise_where_nothing_was_rated_twice() -> None:
+    noise = estimate_noise(group([said("hi", f"a{n}", n % 3 == 0) for n in range(50)]))
+    assert noise.flipped is None
+
+
+@pytest.mark.parametrize("flipped", [0.05, 0.2])
+def test_the_ceiling_is_what_the_truth_itself_scores(flipped: float) -> None:
+    judgements, truth = rated_world(flipped, seed=5, count=3000)
+    questions = group(judgements)
+    made, _ = make_pairs(questions, estimate_noise(questions), 10**6, 0)
+    ceiling = noise_ceiling(made)
+    scores = [0.5 if truth[p.chosen] == truth[p.rejected] else float(truth[p.chosen]) for p in made]
+    assert ceiling == pytest.approx(sum(scores) / len(scores), abs=0.02)
+
+
+CONFIG = SetsConfig()
+
+
+def crowd(users: int = 20, questions: int = 80) -> list[Judgement]:
+    rng = random.Random(7)
+    return [
+        said(f"question {q}", f"answer {rng.randrange(4)}", rng.random() < 0.5, who=f"user {u}", name=f"{q} {u}")
+        for u in range(users)
+        for q in rng.sample(range(questions), 30)
+    ]
+
+
+def questions_of(lines: list[dict[str, object]] | list[tuple[Message, ...]]) -> set[str]:
+    return {str(line["messages"][-1]["content"] if isinstance(line, dict) else line[-1].content) for line in lines}
+
+
+def test_no_question_both_teaches_and_judges() -> None:
+    sets = cut(crowd(), CONFIG)
+    held = questions_of(sets.held_out_prompts)
+    taught = questions_of(sets.sft) | questions_of(sets.prompts)
+    taught |= {pair.context[-1].content for pair in (*sets.pairs, *sets.judge_pairs)}
+    assert held
+    assert held == {pair.context[-1].content for pair in sets.held_out_pairs} | (held - taught)
+    assert not held & taught
+
+
+def test_a_question_stays_held_out_whatever_else_is_asked() -> None:
+    few, many = cut(crowd(questions=40), CONFIG), cut(crowd(questions=80), CONFIG)
+    both = questions_of(few.held_out_prompts) | questions_of(few.prompts)
+    assert questions_of(few.held_out_prompts) == questions_of(many.held_out_prompts) & both
+
+
+def test_judges_are_other_users_than_teachers() -> None:
+    rng = random.Random(8)
+    judgements = [
+        said(f"question {q}", f"answer {q % 3} of user {u}", rng.random() < 0.5, who=f"user {u}", name=f"{q} {u}")
+        for u in range(20)
+        for q in range(30)
+    ]
+    sets = cut(judgements, CONFIG)
+    teachers = {text.split("of ")[1] for pair in sets.pairs for text in (pair.chosen, pair.rejected)}
+    jury = {text.split("of ")[1] for pair in sets.judge_pairs for text in (pair.chosen, pair.rejected)}
+    assert sets.judges_are == "users"
+    assert not teachers & jury
+    assert len(jury) == 8  # 0.4 of 20
+    assert {str(row["response"]).split("of ")[1] for row in sets.sft} <= teachers
+
+
+def test_with_few_users_answers_are_divided_instead() -> None:
+    sets = cut(crowd(users=4, questions=30), CONFIG)
+    assert sets.judges_are == "answers"
+    assert sets.pairs
+    assert sets.judge_pairs
+
+
+def test_too_little_is_said_in_numbers() -> None:
+    sets = cut(crowd(users=2, questions=40), SetsConfig(min_thumbs=200))
+    assert "60 thumbs, 200 needed" in sets.missing(SetsConfig(min_thumbs=200), 60)
+    assert cut(crowd(), CONFIG).missing(SetsConfig(min_pairs=1, min_held_out_pairs=1), 600) == []
+
+
+def test_the_cut_is_a_function_of_the_judgements() -> None:
+    assert cut(crowd(), CONFIG) == cut(crowd(), CONFIG)
+
+
+def test_liked_answers_and_corrections_are_learned_disliked_ones_are_not() -> None:
+    train = next(q for q in (f"q{n}" for n in range(50)) if not is_held_out(prompt_key([Message("user", q)]), 0.2))
+    people = [f"user {n}" for n in range(8)]
+    judgements = [said(train, "good", True, who=w, name=f"g{w}") for w in people]
+    judgements += [said(train, "bad", False, "better", who=w, name=f"b{w}") for w in people]
+    rows = {(row["response"], row["weight"]) for row in cut(judgements, CONFIG).sft}
+    assert rows == {("good", 1.0), ("better", CONFIG.correction_weight)}

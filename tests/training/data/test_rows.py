@@ -1,0 +1,68 @@
+"""The seam with the feedback service's sink: what it writes is what training reads."""
+
+from dataclasses import replace
+from io import BytesIO
+
+import pyarrow.parquet as pq
+
+from services.feedback import parquet
+from services.feedback.events import ContextMessage, Correction, FeedbackEvent, Retraction, Thumb, TurnEvent
+from tests.training.feedback_log import uid
+from training.data.catalogue import Segment
+from training.data.chat import Message
+from training.data.events import Finish, Kind
+from training.data.rows import feedback_rows, turn_rows
+
+SEGMENT = Segment(1, "topic", 0, 0, 10, "key", "sha", 3)
+PLACE = {"topic_id": "topic", "partition": 0, "ingest_time": 1, "schema_version": 1}
+EVENT = FeedbackEvent(uid("e"), "t", "a" * 64, uid("c"), uid("m"), "nano-0", "stable", 1, Thumb(True, ("nice",), "x"))
+TURN = TurnEvent(
+    event_id=uid("t"),
+    tenant="t",
+    principal="a" * 64,
+    conversation_id=uid("c"),
+    user_message_id=uid("u"),
+    message_id=uid("m"),
+    context=(ContextMessage("system", "be kind"), ContextMessage("user", "hi")),
+    original_text="hi",
+    answer="hello",
+    finish_reason="stop",
+    model_version="nano-0",
+    arm="candidate",
+    assignment_probability=0.5,
+    task="chat",
+    temperature=0.9,
+    top_p=1.0,
+    prompt_tokens=1,
+    completion_tokens=1,
+    policy_version="1",
+    guard_category="",
+    finish_us=1,
+    erased=False,
+)
+
+
+def table(schema, rows):
+    placed = [{**row, **PLACE, "offset": number, "event_id": uid(f"e{number}")} for number, row in enumerate(rows)]
+    return pq.read_table(BytesIO(parquet.encode(schema, placed)))
+
+
+def test_feedback_reads_as_the_sink_writes_it() -> None:
+    values = [Thumb(False), Correction("better"), Retraction("thumb")]
+    rows = [parquet.feedback_row(replace(EVENT, value=value)) for value in values]
+    thumb, correction, retraction = feedback_rows(table(parquet.FEEDBACK_SCHEMA, rows), SEGMENT)
+    assert (thumb.kind, thumb.up, thumb.message_id, thumb.position) == (Kind.THUMB, False, uid("m"), ("topic", 0, 0))
+    assert (correction.kind, correction.text) == (Kind.CORRECTION, "better")
+    assert (retraction.kind, retraction.retracts) == (Kind.RETRACTION, "thumb")
+
+
+def test_turns_read_as_the_sink_writes_them() -> None:
+    (turn,) = turn_rows(table(parquet.TURNS_SCHEMA, [parquet.turn_row(TURN)]), SEGMENT)
+    assert turn.context == (Message("system", "be kind"), Message("user", "hi"))
+    assert (turn.answer, turn.finish, turn.arm, turn.erased) == ("hello", Finish.STOP, "candidate", False)
+
+
+def test_columns_that_an_older_writer_did_not_have_are_null() -> None:
+    old = table(parquet.TURNS_SCHEMA, [parquet.turn_row(TURN)]).drop_columns(["guard_category", "erased", "arm"])
+    (turn,) = turn_rows(old, SEGMENT)
+    assert (turn.guard_category, turn.erased, turn.arm) == ("", False, "")
