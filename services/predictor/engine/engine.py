@@ -100,18 +100,18 @@ class Engine:
             OverloadedError: too many wait.
             UnavailableError: the version drains, or its engine broke.
         """
-        if self.refuses:
-            raise UnavailableError(self.refuses)
         if len(self._active) >= self._limits.max_concurrent + self._limits.max_waiting:
             raise OverloadedError(
                 f"{self._limits.max_concurrent} requests run and {self._limits.max_waiting} wait already; try again later"
             )
         generation = Generation(prompt, sampling, time.perf_counter())
-        self._active.add(generation)
-        self._idle.clear()
         with self._wake:
+            if self.refuses:
+                raise UnavailableError(self.refuses)
             self._waiting.append(generation)
             self._wake.notify()
+        self._active.add(generation)
+        self._idle.clear()
         return generation
 
     async def drain(self, seconds: float) -> None:
@@ -128,6 +128,7 @@ class Engine:
         """Stop the thread and free the model. Blocks for one step at most; cancels what still runs."""
         with self._wake:
             self._closing = True
+            self.refuses = self.refuses or "this version was unloaded"
             self._wake.notify()
         self._thread.join()
         del self._pipeline
@@ -200,8 +201,9 @@ class Engine:
 
     def _break(self, error: Exception) -> None:
         log.error("engine step failed", exc_info=error)
-        self.failed = True
-        self.refuses = "the engine of this version failed; load the version again"
+        with self._wake:  # a submit at the same moment is either refused or ended below
+            self.failed = True
+            self.refuses = "the engine of this version failed; load the version again"
         self._end_all(EngineFailedError(self.refuses))
 
     def _end_all(self, error: PredictorError) -> None:

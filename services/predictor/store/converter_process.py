@@ -1,6 +1,6 @@
 """Conversion in a process of its own, at low priority.
 
-In a thread, saving the IR holds the interpreter lock (0.1 s for 110 M parameters), and its memory stays with the server.
+In a thread, saving the IR holds the interpreter lock (0.1 s for 100 M parameters), and its memory stays with the server.
 """
 
 import os

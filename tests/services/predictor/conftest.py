@@ -9,6 +9,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+import torch
 from aiohttp import web
 
 from services.predictor.engine.engine import AdmissionLimits
@@ -57,6 +58,15 @@ class Predictor:
 
 
 StartPredictor = Callable[..., Awaitable[Predictor]]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_torch_thread() -> Iterator[None]:
+    """The reference models are too small for two, and the machine may be shared."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -21,12 +21,11 @@ NEW_TOKENS = 40
 MODELS: dict[str, Callable[[], transformers.PreTrainedModel]] = {
     "llama, tied, head 16": checkpoints.llama,
     "llama, untied, head 32": lambda: checkpoints.llama(tie_word_embeddings=False, head_dim=32),
-    "llama, head 64": lambda: checkpoints.llama(head_dim=64),
     "llama, llama3 rope": lambda: checkpoints.llama(rope_parameters=checkpoints.LLAMA3_ROPE),
     "llama, linear rope": lambda: checkpoints.llama(
         rope_parameters={"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
     ),
-    "llama, no grouping": lambda: checkpoints.llama(num_key_value_heads=4),
+    "llama, head 64, no grouping": lambda: checkpoints.llama(head_dim=64, num_key_value_heads=4),
     "qwen2": checkpoints.qwen2,
     "qwen2, sliding from layer 1": lambda: checkpoints.qwen2(
         use_sliding_window=True, sliding_window=24, max_window_layers=1
