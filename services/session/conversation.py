@@ -107,8 +107,7 @@ def title_of(messages: Sequence[Message]) -> str:
     words = " ".join(texts[0].split()) if texts else ""
     if len(words) <= MAX_TITLE_CHARACTERS:
         return words
-    cut = words[:MAX_TITLE_CHARACTERS]
-    return cut.rsplit(" ", 1)[0]
+    return words[: MAX_TITLE_CHARACTERS + 1].rsplit(" ", 1)[0][:MAX_TITLE_CHARACTERS]
 
 
 def _token(conversation: Conversation) -> str:

@@ -9,14 +9,13 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from prometheus_client import Counter, Gauge
-from sqlalchemy import delete, func, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from services.chassis.errors import InvalidArgumentError, ServiceError
 from services.chassis.telemetry import fields
 from services.session.database import Database
 from services.session.message import OutboxRow
-from services.session.tables import outbox
+from services.session.statements import COUNT_RECORDS, REFUSE_RECORD, REMOVE_RELAYED, WAITING_RECORDS
 
 log = logging.getLogger(__name__)
 
@@ -45,24 +44,23 @@ class Outbox:
 
     async def batch(self) -> list[OutboxRow]:
         """The oldest rows that one call may carry."""
-        query = select(outbox.c.id, outbox.c.payload).where(outbox.c.refused.is_(False)).order_by(outbox.c.id)
-        found = await self._database.read(lambda connection: connection.execute(query.limit(MAX_BATCH_TURNS)).all())
+        found = await self._database.read(
+            lambda connection: connection.execute(WAITING_RECORDS, {"size": MAX_BATCH_TURNS}).all()
+        )
         return _fitting([OutboxRow(row.id, row.payload) for row in found])
 
     async def waiting(self) -> int:
         """How many rows wait."""
-        query = select(func.count()).where(outbox.c.refused.is_(False))
-        return await self._database.read(lambda connection: connection.execute(query).scalar_one())
+        return await self._database.read(lambda connection: connection.execute(COUNT_RECORDS).scalar_one())
 
     async def remove(self, rows: Sequence[OutboxRow]) -> None:
         """They were acknowledged."""
-        query = delete(outbox).where(outbox.c.id.in_([row.id for row in rows]))
-        await self._database.write(lambda connection: connection.execute(query))
+        ids = [row.id for row in rows]
+        await self._database.write(lambda connection: connection.execute(REMOVE_RELAYED, {"ids": ids}))
 
     async def refuse(self, row: OutboxRow) -> None:
         """Keep it aside, so that it holds nothing up and a person can look at it."""
-        query = update(outbox).where(outbox.c.id == row.id).values(refused=True)
-        await self._database.write(lambda connection: connection.execute(query))
+        await self._database.write(lambda connection: connection.execute(REFUSE_RECORD, {"row_id": row.id}))
 
 
 class Relay:

@@ -1,26 +1,41 @@
-"""Conversations in a database, SQLite or Postgres. `OwnedRows` puts the owner into every query: a foreign row is a missing one.
+"""Conversations in a database, SQLite or Postgres. `OwnedRows` gives its owner to every statement: a foreign row is missing.
 
 A message's or conversation's absence is one error with one text, so that nobody learns what others have.
 """
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Table, delete, insert, select, tuple_, update
-from sqlalchemy.sql.elements import ColumnElement
+from sqlalchemy import Connection, CursorResult, Executable
 
 from services.chassis.errors import NotFoundError
 from services.chassis.identity import Caller
 from services.session.database import Database
 from services.session.message import Conversation, Message, StoredTurn
-from services.session.rows import (
-    conversation_from,
-    conversation_row,
-    message_from,
-    message_row,
-    stored_turn_from,
+from services.session.rows import conversation_from, conversation_row, message_from, message_row, stored_turn_from
+from services.session.statements import (
+    ADD_CONVERSATION,
+    ADD_MESSAGES,
+    ADD_RECORDS,
+    ADD_TURN,
+    CHANGE_CONVERSATION,
+    CHANGE_MESSAGE,
+    CONVERSATION,
+    FIRST_PAGE,
+    LOCKED_CONVERSATION,
+    LOCKED_MESSAGE,
+    MESSAGE,
+    MESSAGES_BY_ID,
+    MESSAGES_OF,
+    NEWEST,
+    NEXT_PAGE,
+    PATH,
+    REMOVE_CONVERSATION,
+    REMOVE_MESSAGES,
+    REMOVE_RECORDS,
+    REMOVE_TURNS,
+    TURN,
 )
-from services.session.tables import conversations, messages, outbox, turns
 
 ResultT = TypeVar("ResultT")
 
@@ -50,134 +65,104 @@ class OwnedRows:
     def __init__(self, connection: Connection, owner: Caller) -> None:
         self._connection = connection
         self._owner = owner
+        self._mine = {"owner_tenant": owner.tenant, "owner_user": owner.user}
 
     def conversation(self, conversation_id: str, *, lock: bool = False) -> Conversation:
         """One conversation; `lock` makes other writers of it wait. Raises: NotFoundError."""
-        query = select(conversations).where(conversations.c.id == conversation_id, *self._mine(conversations))
-        row = self._connection.execute(query.with_for_update() if lock else query).first()
+        row = self._run(LOCKED_CONVERSATION if lock else CONVERSATION, row_id=conversation_id).first()
         if row is None:
             raise _missing("conversation")
         return conversation_from(row)
 
     def page(self, after: tuple[int, str] | None, size: int) -> list[Conversation]:
         """Conversations, last used first, that come after (update_us, id)."""
-        key = tuple_(conversations.c.update_us, conversations.c.id)
-        query = select(conversations).where(*self._mine(conversations))
-        if after is not None:
-            query = query.where(key < after)
-        query = query.order_by(conversations.c.update_us.desc(), conversations.c.id.desc()).limit(size)
-        return [conversation_from(row) for row in self._connection.execute(query)]
+        if after is None:
+            return [conversation_from(row) for row in self._run(FIRST_PAGE, size=size)]
+        rows = self._run(NEXT_PAGE, size=size, after_us=after[0], after_id=after[1])
+        return [conversation_from(row) for row in rows]
 
     def message(self, message_id: str, *, lock: bool = False) -> Message:
         """One message; `lock` makes other writers of it wait. Raises: NotFoundError."""
-        query = select(messages).where(messages.c.id == message_id, *self._mine(messages))
-        row = self._connection.execute(query.with_for_update() if lock else query).first()
+        row = self._run(LOCKED_MESSAGE if lock else MESSAGE, row_id=message_id).first()
         if row is None:
             raise _missing("message")
         return message_from(row)
 
     def newest(self, conversation_id: str) -> str:
         """The id of the message that was stored last, or "". It is a leaf: a child would be newer."""
-        query = (
-            select(messages.c.id)
-            .where(messages.c.conversation_id == conversation_id, *self._mine(messages))
-            .order_by(messages.c.position.desc())
-            .limit(1)
-        )
-        return self._connection.execute(query).scalar() or ""
+        return self._run(NEWEST, conversation_id=conversation_id).scalar() or ""
 
     def path(self, message_id: str) -> list[Message]:
         """From the root to this message; empty if there is none."""
-        step = (
-            select(messages.c.id, messages.c.parent_id)
-            .where(messages.c.id == message_id, *self._mine(messages))
-            .cte("step", recursive=True)
-        )
-        above = select(messages.c.id, messages.c.parent_id).where(messages.c.id == step.c.parent_id)
-        step = step.union_all(above)
-        query = (
-            select(messages)
-            .join(step, step.c.id == messages.c.id)
-            .where(*self._mine(messages))
-            .order_by(messages.c.position)
-        )
-        return [message_from(row) for row in self._connection.execute(query)]
+        return [message_from(row) for row in self._run(PATH, row_id=message_id)]
 
     def messages_of(self, conversation_id: str) -> list[Message]:
         """All messages of a conversation, oldest first."""
-        query = select(messages).where(messages.c.conversation_id == conversation_id, *self._mine(messages))
-        return [message_from(row) for row in self._connection.execute(query.order_by(messages.c.position))]
+        return [message_from(row) for row in self._run(MESSAGES_OF, conversation_id=conversation_id)]
 
     def messages_by_id(self, ids: Sequence[str]) -> list[Message]:
         """These messages in this order; those that are gone are left out."""
-        query = select(messages).where(messages.c.id.in_(ids), *self._mine(messages))
-        found = {row.id: message_from(row) for row in self._connection.execute(query)}
+        found = {row.id: message_from(row) for row in self._run(MESSAGES_BY_ID, ids=ids)}
         return [found[message_id] for message_id in ids if message_id in found]
 
     def add_conversation(self, conversation: Conversation) -> None:
         """Store a new conversation."""
-        self._connection.execute(insert(conversations), conversation_row(conversation, self._owner))
+        self._connection.execute(ADD_CONVERSATION, conversation_row(conversation, self._owner))
 
     def replace_conversation(self, conversation: Conversation) -> None:
         """Store title, times and next position anew."""
-        query = update(conversations).where(conversations.c.id == conversation.id, *self._mine(conversations))
-        self._connection.execute(
-            query.values(
-                title=conversation.title,
-                update_us=conversation.update_us,
-                next_position=conversation.next_position,
-            )
+        self._run(
+            CHANGE_CONVERSATION,
+            row_id=conversation.id,
+            title=conversation.title,
+            update_us=conversation.update_us,
+            next_position=conversation.next_position,
         )
-
-    def add_messages(self, new: Sequence[Message]) -> None:
-        """Store new messages."""
-        self._connection.execute(insert(messages), [message_row(message, self._owner) for message in new])
-
-    def replace_answer(self, message: Message, now_us: int) -> None:
-        """Store how an answer ended; its conversation was used now."""
-        query = update(messages).where(messages.c.id == message.id, *self._mine(messages))
-        self._connection.execute(
-            query.values(
-                text=message.text,
-                tokens=message.tokens,
-                model_version=message.model_version,
-                arm=message.arm,
-                finish_reason=message.finish_reason,
-            )
-        )
-        used = update(conversations).where(conversations.c.id == message.conversation_id, *self._mine(conversations))
-        self._connection.execute(used.values(update_us=now_us))
-
-    def turn(self, request_id: str) -> StoredTurn | None:
-        """What the user began under this idempotency key."""
-        query = select(turns).where(turns.c.request_id == request_id, *self._mine(turns))
-        row = self._connection.execute(query).first()
-        return None if row is None else stored_turn_from(row)
-
-    def add_turn(self, request_id: str, turn: StoredTurn) -> None:
-        """Store it. Raises sqlalchemy.exc.IntegrityError if another transaction did so first."""
-        owned = {"tenant": self._owner.tenant, "user": self._owner.user, "request_id": request_id}
-        self._connection.execute(insert(turns), {**vars(turn), **owned})
-
-    def erase_messages(self, conversation_id: str) -> None:
-        """Remove messages, idempotency keys and records that were not relayed yet."""
-        self._connection.execute(delete(outbox).where(outbox.c.conversation_id == conversation_id))
-        for table in (turns, messages):
-            mine = self._mine(table)
-            self._connection.execute(delete(table).where(table.c.conversation_id == conversation_id, *mine))
 
     def remove_conversation(self, conversation_id: str) -> None:
         """Remove the conversation itself."""
-        query = delete(conversations).where(conversations.c.id == conversation_id, *self._mine(conversations))
-        self._connection.execute(query)
+        self._run(REMOVE_CONVERSATION, row_id=conversation_id)
+
+    def add_messages(self, new: Sequence[Message]) -> None:
+        """Store new messages."""
+        self._connection.execute(ADD_MESSAGES, [message_row(message, self._owner) for message in new])
+
+    def replace_answer(self, message: Message, now_us: int) -> None:
+        """Store how an answer ended; its conversation was used now."""
+        self._run(
+            CHANGE_MESSAGE,
+            row_id=message.id,
+            text=message.text,
+            tokens=message.tokens,
+            model_version=message.model_version,
+            arm=message.arm,
+            finish_reason=message.finish_reason,
+        )
+        self._run(CHANGE_CONVERSATION, row_id=message.conversation_id, update_us=now_us)
+
+    def turn(self, request_id: str) -> StoredTurn | None:
+        """What the user began under this idempotency key."""
+        row = self._run(TURN, key=request_id).first()
+        return None if row is None else stored_turn_from(row)
+
+    def add_turn(self, request_id: str, turn: StoredTurn) -> None:
+        """Store it; collides if another transaction did so first."""
+        owned = {"tenant": self._owner.tenant, "user": self._owner.user, "request_id": request_id}
+        self._connection.execute(ADD_TURN, {**vars(turn), **owned})
+
+    def erase_messages(self, conversation_id: str) -> None:
+        """Remove messages, idempotency keys and records that were not relayed yet. The conversation must be the user's."""
+        self._connection.execute(REMOVE_RECORDS, {"of_conversation": conversation_id})
+        self._run(REMOVE_TURNS, of_conversation=conversation_id)
+        self._run(REMOVE_MESSAGES, of_conversation=conversation_id)
 
     def enqueue(self, conversation_id: str, payloads: Sequence[bytes]) -> None:
         """Put records into the outbox; they are relayed in this order."""
         rows = [{"conversation_id": conversation_id, "refused": False, "payload": payload} for payload in payloads]
-        self._connection.execute(insert(outbox), rows)
+        self._connection.execute(ADD_RECORDS, rows)
 
-    def _mine(self, table: Table) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
-        return table.c.tenant == self._owner.tenant, table.c.user == self._owner.user
+    def _run(self, statement: Executable, **parameters: object) -> CursorResult[Any]:
+        return self._connection.execute(statement, {**parameters, **self._mine})
 
 
 def _missing(what: str) -> NotFoundError:

@@ -12,6 +12,7 @@ from thumbwheel.feedback.v1 import events_pb2, feedback_pb2, feedback_pb2_grpc
 from thumbwheel.session.v1 import session_pb2, session_pb2_grpc
 
 from services.chassis.channel import open_channel
+from services.chassis.errors import from_rpc
 from services.chassis.server import Registration, serving
 from services.chassis.settings import ServiceSettings
 from services.session.__main__ import wiring
@@ -40,6 +41,18 @@ class FakeFeedback(feedback_pb2_grpc.FeedbackLogServiceServicer):
         if failure == "after":
             await context.abort(grpc.StatusCode.INTERNAL, "down after the write")
         return feedback_pb2.AppendTurnsResponse()
+
+    async def RecordFeedback(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
+
+    async def ListSegments(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
+
+    async def CountThumbs(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
+
+    async def GetThumbs(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
 
 
 @asynccontextmanager
@@ -104,3 +117,13 @@ async def talk(stub: Any, question: str, answer: str, conversation_id: str = "",
     turn = await stub.BeginTurn(begin(question, conversation_id=conversation_id, **fields), timeout=5, metadata=ADA)
     await stub.FinishTurn(finish(turn.assistant_message_id, answer), timeout=5, metadata=ADA)
     return turn
+
+
+async def error_of(call: Any) -> tuple[grpc.StatusCode, str, str, str]:
+    """Code, reason, field and limit of a call that must fail."""
+    try:
+        await call
+    except grpc.aio.AioRpcError as error:
+        ours = from_rpc(error, "session")
+        return error.code(), ours.reason, ours.field, ours.limit
+    raise AssertionError("the call succeeded")

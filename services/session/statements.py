@@ -1,0 +1,72 @@
+"""Every statement of the store, built once: building one anew costs as much as running it.
+
+All that touch a user's rows ask for `owner_tenant` and `owner_user`: a foreign row is a missing one. What an update sets comes
+with its parameters.
+"""
+
+from sqlalchemy import Table, bindparam, delete, func, insert, literal, select, tuple_, update
+from sqlalchemy.sql.elements import ColumnElement
+
+from services.session.tables import conversations, messages, outbox, turns
+
+
+def _mine(table: Table) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    return table.c.tenant == bindparam("owner_tenant"), table.c.user == bindparam("owner_user")
+
+
+CONVERSATION = select(conversations).where(conversations.c.id == bindparam("row_id"), *_mine(conversations))
+LOCKED_CONVERSATION = CONVERSATION.with_for_update()
+FIRST_PAGE = (
+    select(conversations)
+    .where(*_mine(conversations))
+    .order_by(conversations.c.update_us.desc(), conversations.c.id.desc())
+    .limit(bindparam("size"))
+)
+NEXT_PAGE = FIRST_PAGE.where(
+    tuple_(conversations.c.update_us, conversations.c.id) < tuple_(bindparam("after_us"), bindparam("after_id"))
+)
+ADD_CONVERSATION = insert(conversations)
+CHANGE_CONVERSATION = update(conversations).where(conversations.c.id == bindparam("row_id"), *_mine(conversations))
+REMOVE_CONVERSATION = delete(conversations).where(conversations.c.id == bindparam("row_id"), *_mine(conversations))
+
+MESSAGE = select(messages).where(messages.c.id == bindparam("row_id"), *_mine(messages))
+LOCKED_MESSAGE = MESSAGE.with_for_update()
+MESSAGES_OF = (
+    select(messages)
+    .where(messages.c.conversation_id == bindparam("conversation_id"), *_mine(messages))
+    .order_by(messages.c.position)
+)
+NEWEST = (
+    select(messages.c.id)
+    .where(messages.c.conversation_id == bindparam("conversation_id"), *_mine(messages))
+    .order_by(messages.c.position.desc())
+    .limit(literal(1, literal_execute=True))
+)
+MESSAGES_BY_ID = select(messages).where(messages.c.id.in_(bindparam("ids", expanding=True)), *_mine(messages))
+ADD_MESSAGES = insert(messages)
+CHANGE_MESSAGE = update(messages).where(messages.c.id == bindparam("row_id"), *_mine(messages))
+REMOVE_MESSAGES = delete(messages).where(messages.c.conversation_id == bindparam("of_conversation"), *_mine(messages))
+
+_step = select(messages.c.id, messages.c.parent_id).where(messages.c.id == bindparam("row_id"), *_mine(messages))
+_steps = _step.cte("step", recursive=True)
+_steps = _steps.union_all(
+    select(messages.c.id, messages.c.parent_id).where(messages.c.id == _steps.c.parent_id, *_mine(messages))
+)
+PATH = select(messages).join(_steps, _steps.c.id == messages.c.id).order_by(messages.c.position)
+
+TURN = select(turns).where(turns.c.request_id == bindparam("key"), *_mine(turns))
+ADD_TURN = insert(turns)
+REMOVE_TURNS = delete(turns).where(turns.c.conversation_id == bindparam("of_conversation"), *_mine(turns))
+
+ADD_RECORDS = insert(outbox)
+# Only after the conversation was found to be the caller's: the outbox knows no users.
+REMOVE_RECORDS = delete(outbox).where(outbox.c.conversation_id == bindparam("of_conversation"))
+WAITING_RECORDS = (
+    select(outbox.c.id, outbox.c.payload)
+    .where(outbox.c.refused.is_(False))
+    .order_by(outbox.c.id)
+    .limit(bindparam("size"))
+)
+COUNT_RECORDS = select(func.count()).where(outbox.c.refused.is_(False))
+REMOVE_RELAYED = delete(outbox).where(outbox.c.id.in_(bindparam("ids", expanding=True)))
+REFUSE_RECORD = update(outbox).where(outbox.c.id == bindparam("row_id")).values(refused=True)

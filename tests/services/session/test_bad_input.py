@@ -1,0 +1,132 @@
+"""Every limit of the proto: the error names the field and what would be right."""
+
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from thumbwheel.chat.v1 import chat_pb2
+from thumbwheel.session.v1 import session_pb2
+
+from tests.services.session.service import ADA, UNKNOWN_ID, begin, error_of, finish, session_service, talk
+
+User = session_pb2.UserMessage
+Said = chat_pb2.HistoryMessage
+NAN = float("nan")
+
+
+def said(text: str, role: int = chat_pb2.ROLE_USER) -> Said:
+    return Said(role=chat_pb2.Role.ValueType(role), text=text)
+
+
+BAD: list[tuple[str, Any, str, str]] = [
+    ("BeginTurn", begin("x", conversation_id="7"), "conversation_id", "a UUID, lower case"),
+    ("BeginTurn", begin("x", parent_message_id="7"), "parent_message_id", "a UUID, lower case"),
+    ("BeginTurn", begin(regenerate_message_id="7"), "regenerate_message_id", "a UUID, lower case"),
+    ("BeginTurn", begin(), "action", "user or regenerate_message_id"),
+    ("BeginTurn", begin(user=User(text="x")), "user.original_text", "1 to 32,768 characters"),
+    ("BeginTurn", begin(user=User(original_text="x")), "user.text", "1 to 32,768 characters"),
+    ("BeginTurn", begin("x" * 32_769), "user.original_text", "1 to 32,768 characters"),
+    ("BeginTurn", begin("x", request_id="r" * 65), "request_id", "at most 64 characters"),
+    ("BeginTurn", begin("x", history=[said("x")] * 201), "history", "at most 200 messages"),
+    ("BeginTurn", begin("x", history=[said("x" * 32_769)]), "history[0].text", "at most 32,768 characters"),
+    ("BeginTurn", begin("x", history=[said("x"), said("x", 0)]), "history[1].role", "one of system, user, assistant"),
+    ("BeginTurn", begin("x", history=[said("x", 9)]), "history[0].role", "one of system, user, assistant"),
+    (
+        "BeginTurn",
+        begin("x", history=[said("x" * 20_000, 1)] * 2),
+        "history",
+        "at most 32,768 characters in all system messages together",
+    ),
+    (
+        "BeginTurn",
+        begin("x", conversation_id=UNKNOWN_ID, history=[said("x")]),
+        "history",
+        "empty, except for a new conversation",
+    ),
+    (
+        "BeginTurn",
+        begin(regenerate_message_id=UNKNOWN_ID, history=[said("x")]),
+        "history",
+        "empty, except for a new conversation",
+    ),
+    (
+        "BeginTurn",
+        begin(regenerate_message_id=UNKNOWN_ID, parent_message_id=UNKNOWN_ID),
+        "parent_message_id",
+        "empty beside regenerate_message_id",
+    ),
+    (
+        "BeginTurn",
+        begin("x", task=9),
+        "task",
+        "one of unspecified, code, question_answering, chat, creative",
+    ),
+    ("BeginTurn", begin("x", reply_tokens=64), "reply_tokens", "fewer than 64 tokens"),
+    ("FinishTurn", finish("7"), "assistant_message_id", "a UUID, lower case"),
+    ("FinishTurn", finish(UNKNOWN_ID, finish_reason=0), "finish_reason", "set"),
+    (
+        "FinishTurn",
+        finish(UNKNOWN_ID, finish_reason=99),
+        "finish_reason",
+        "one of unspecified, stop, length, cancelled, input_blocked, output_blocked, failed",
+    ),
+    ("FinishTurn", finish(UNKNOWN_ID, arm="control"), "arm", '"stable" or "candidate" or "pinned"'),
+    ("FinishTurn", finish(UNKNOWN_ID, assignment_probability=1.5), "assignment_probability", "0 to 1"),
+    ("FinishTurn", finish(UNKNOWN_ID, assignment_probability=NAN), "assignment_probability", "0 to 1"),
+    ("FinishTurn", finish(UNKNOWN_ID, temperature=9.0), "temperature", "0 to 2"),
+    ("FinishTurn", finish(UNKNOWN_ID, top_p=-0.1), "top_p", "0 to 1"),
+    ("FinishTurn", finish(UNKNOWN_ID, model_version="v" * 129), "model_version", "at most 128 characters"),
+    ("GetMessage", session_pb2.GetMessageRequest(message_id="x"), "message_id", "a UUID, lower case"),
+    ("GetConversation", session_pb2.GetConversationRequest(), "conversation_id", "a UUID, lower case"),
+    ("ClearConversation", session_pb2.ClearConversationRequest(), "conversation_id", "a UUID, lower case"),
+    ("DeleteConversation", session_pb2.DeleteConversationRequest(), "conversation_id", "a UUID, lower case"),
+    ("ListConversations", session_pb2.ListConversationsRequest(page_size=101), "page_size", "1 to 100, or 0 for 50"),
+    (
+        "ListConversations",
+        session_pb2.ListConversationsRequest(page_token="never"),
+        "page_token",
+        "next_page_token of the page before",
+    ),
+    (
+        "ListConversations",
+        session_pb2.ListConversationsRequest(page_token="é"),
+        "page_token",
+        "next_page_token of the page before",
+    ),
+]
+
+
+async def test_bad_input_names_field_and_limit(tmp_path: Path) -> None:
+    async with session_service(tmp_path) as stub:
+        for method, request, field, limit in BAD:
+            found = await error_of(getattr(stub, method)(request, timeout=5, metadata=ADA))
+            assert found == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT", field, limit), (method, field)
+        listed = await stub.ListConversations(session_pb2.ListConversationsRequest(), timeout=5, metadata=ADA)
+    assert not listed.conversations
+
+
+async def test_a_message_of_the_wrong_kind_is_refused(tmp_path: Path) -> None:
+    async with session_service(tmp_path) as stub:
+        turn = await talk(stub, "hello", "hi", history=[said("be brief", 1), said("welcome", 3)])
+        read = session_pb2.GetConversationRequest(conversation_id=turn.conversation_id)
+        system, greeting, question, _ = (await stub.GetConversation(read, timeout=5, metadata=ADA)).messages
+        under = begin("x", conversation_id=turn.conversation_id, parent_message_id=question.id)
+        cases = [
+            ("BeginTurn", under, "parent_message_id"),
+            ("BeginTurn", begin(regenerate_message_id=system.id), "regenerate_message_id"),
+            ("BeginTurn", begin(regenerate_message_id=greeting.id), "regenerate_message_id"),
+            ("FinishTurn", finish(question.id), "assistant_message_id"),
+        ]
+        for method, request, field in cases:
+            code, _, found, limit = await error_of(getattr(stub, method)(request, timeout=5, metadata=ADA))
+            assert (code, found) == (grpc.StatusCode.INVALID_ARGUMENT, field)
+            assert limit
+
+
+@pytest.mark.parametrize("length", [1, 32_768])
+async def test_what_is_just_within_the_limits_is_taken(tmp_path: Path, length: int) -> None:
+    async with session_service(tmp_path) as stub:
+        request = begin("x" * length, request_id="r" * 64, history=[said("y")] * 200)
+        turn = await stub.BeginTurn(request, timeout=5, metadata=ADA)
+    assert turn.context[-1].text.endswith("x" * length)

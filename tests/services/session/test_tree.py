@@ -1,0 +1,164 @@
+"""Conversations of two users grow, branch and vanish at random, and always equal a plain model of what was asked for."""
+
+import asyncio
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
+
+from services.chassis.identity import Caller
+from services.session.__main__ import wiring
+from services.session.message import Answer, FinishReason, Role, TurnRequest, UserText
+from tests.services.session.service import session_settings
+
+TEXTS = st.text("abc", min_size=1, max_size=3)
+USERS = st.sampled_from([Caller("acme", "ada"), Caller("acme", "bob")])
+
+
+@dataclass
+class Node:
+    id: str
+    parent: str
+    role: Role
+    text: str
+    finish: FinishReason
+
+
+@dataclass
+class Talk:
+    owner: Caller
+    id: str
+    nodes: list[Node] = field(default_factory=list)
+
+    def path(self, node_id: str) -> list[Node]:
+        by_id = {node.id: node for node in self.nodes}
+        found = []
+        while node_id:
+            found.append(by_id[node_id])
+            node_id = found[-1].parent
+        return found[::-1]
+
+
+class Conversing(RuleBasedStateMachine):
+    talks = Bundle("talks")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.folder = tempfile.TemporaryDirectory(prefix="session-")
+        self.wired = wiring(session_settings(Path(self.folder.name), context_tokens=100_000))
+        servicer: Any = self.runner.run(self.wired.__aenter__())[0].servicer
+        self.beginner, self.finisher, self.conversations = (
+            servicer._beginner,
+            servicer._finisher,
+            servicer._conversations,
+        )
+        self.live: list[Talk] = []
+
+    def teardown(self) -> None:
+        self.runner.run(self.wired.__aexit__(None, None, None))
+        self.runner.close()
+        self.folder.cleanup()
+
+    def begin(self, talk: Talk | None, owner: Caller, request: TurnRequest) -> Any:
+        turn = self.runner.run(self.beginner.begin(owner, request))
+        assert turn.context[-1].role is Role.USER
+        return turn
+
+    @rule(target=talks, owner=USERS, text=TEXTS)
+    def new(self, owner: Caller, text: str) -> Talk:
+        turn = self.begin(None, owner, TurnRequest(UserText(text, text)))
+        talk = Talk(owner, turn.conversation_id)
+        self._grown(talk, turn, "", text)
+        self.live.append(talk)
+        return talk
+
+    @rule(talk=talks, text=TEXTS)
+    def go_on(self, talk: Talk, text: str) -> None:
+        if talk not in self.live:
+            return
+        request = TurnRequest(UserText(text, text), conversation_id=talk.id)
+        parent = talk.nodes[-1].id if talk.nodes else ""
+        self._grown(talk, self.begin(talk, talk.owner, request), parent, text)
+
+    @rule(talk=talks, text=TEXTS, pick=st.integers(0, 1000))
+    def branch_under_an_answer(self, talk: Talk, text: str, pick: int) -> None:
+        answers = [node.id for node in talk.nodes if node.role is Role.ASSISTANT]
+        if talk not in self.live or not answers:
+            return
+        parent = answers[pick % len(answers)]
+        request = TurnRequest(UserText(text, text), conversation_id=talk.id, parent_id=parent)
+        self._grown(talk, self.begin(talk, talk.owner, request), parent, text)
+
+    @rule(talk=talks, text=TEXTS)
+    def edit_the_first_message(self, talk: Talk, text: str) -> None:
+        if talk not in self.live:
+            return
+        request = TurnRequest(UserText(text, text), conversation_id=talk.id, parent_id=talk.id)
+        self._grown(talk, self.begin(talk, talk.owner, request), "", text)
+
+    @rule(talk=talks, pick=st.integers(0, 1000))
+    def regenerate(self, talk: Talk, pick: int) -> None:
+        if talk not in self.live or not talk.nodes:
+            return
+        node = talk.nodes[pick % len(talk.nodes)]
+        question = node.parent if node.role is Role.ASSISTANT else node.id
+        turn = self.begin(talk, talk.owner, TurnRequest(None, regenerate_id=node.id))
+        assert turn.user_message_id == question
+        talk.nodes.append(Node(turn.assistant_message_id, question, Role.ASSISTANT, "", FinishReason.OPEN))
+        self._check_context(talk, turn)
+
+    @rule(talk=talks, text=st.sampled_from(["", "x", "y z"]), reason=st.sampled_from(list(FinishReason)[1:]))
+    def finish_an_open_answer(self, talk: Talk, text: str, reason: FinishReason) -> None:
+        open_answers = [n for n in talk.nodes if n.role is Role.ASSISTANT and n.finish is FinishReason.OPEN]
+        if talk not in self.live or not open_answers:
+            return
+        node = open_answers[0]
+        self.runner.run(self.finisher.finish(talk.owner, Answer(node.id, text, reason, "v1", "stable")))
+        node.text, node.finish = text, reason
+
+    @rule(talk=talks)
+    def clear(self, talk: Talk) -> None:
+        if talk in self.live:
+            self.runner.run(self.conversations.clear(talk.owner, talk.id))
+            talk.nodes.clear()
+
+    @rule(talk=talks)
+    def delete(self, talk: Talk) -> None:
+        if talk in self.live:
+            self.runner.run(self.conversations.delete(talk.owner, talk.id))
+            self.live.remove(talk)
+
+    @invariant()
+    def what_is_stored_equals_the_model(self) -> None:
+        for owner in {talk.owner for talk in self.live}:
+            page = self.runner.run(self.conversations.page(owner, 100, ""))
+            assert {stored.id for stored in page.conversations} == {t.id for t in self.live if t.owner == owner}
+        for talk in self.live:
+            _, messages = self.runner.run(self.conversations.conversation(talk.owner, talk.id))
+            stored = [Node(m.id, m.parent_id, m.role, m.text, m.finish_reason) for m in messages]
+            assert stored == talk.nodes
+
+    def _grown(self, talk: Talk, turn: Any, parent: str, text: str) -> None:
+        talk.nodes.append(Node(turn.user_message_id, parent, Role.USER, text, FinishReason.OPEN))
+        answer = Node(turn.assistant_message_id, turn.user_message_id, Role.ASSISTANT, "", FinishReason.OPEN)
+        talk.nodes.append(answer)
+        self._check_context(talk, turn)
+
+    def _check_context(self, talk: Talk, turn: Any) -> None:
+        """Whole turns alternate on a path, so what is heard alternates too."""
+        path = talk.path(turn.user_message_id)
+        heard = []
+        for question, answer in zip(path[:-1:2], path[1::2], strict=True):
+            if answer.text and answer.finish is not FinishReason.INPUT_BLOCKED:
+                heard += [question.text, answer.text]
+        assert [said.text for said in turn.context] == [*heard, path[-1].text]
+        assert turn.dropped_messages == 0
+
+
+Conversing.TestCase.settings = settings(max_examples=20, stateful_step_count=25, deadline=None, derandomize=True)
+TestConversing = Conversing.TestCase
