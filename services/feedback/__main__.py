@@ -86,6 +86,7 @@ async def _stream(
         tasks.create_task(drain.run())
         yield log
         drain.stop()
+    # Only after a clean end; otherwise a flush may still run in its thread, and the process is about to end.
     await log.close()
     await drain.finish()
     spool.close()

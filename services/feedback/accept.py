@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 # Enough for one sync to serve all callers of a busy moment; a batch of turns may be 2 MiB by itself.
 MAX_CALLS_A_GROUP = 256
+MAX_BYTES_A_GROUP = 4 * 1024 * 1024
 
 Receipt = int
 """How many of a call's events were new; the others were known, with the same content."""
@@ -124,13 +125,20 @@ def _new(call: Sequence[Entry], known: Mapping[str, bytes], group: Mapping[str, 
     return new
 
 
+Call = tuple[Sequence[Entry], "asyncio.Future[Receipt]"]
+
+
+def _payload_bytes(call: Call) -> int:
+    return sum(len(entry.payload) for entry in call[0])
+
+
 class GroupCommit:
     """Lets many coroutines wait for one thread that stores their events together."""
 
     def __init__(self, acceptance: Acceptance, on_stored: Callable[[Sequence[Record]], None]) -> None:
         """`on_stored` runs on the event loop before any caller learns of the ack, and must not fail."""
         self._acceptance, self._on_stored = acceptance, on_stored
-        self._queue: queue.SimpleQueue[tuple[Sequence[Entry], asyncio.Future[Receipt]] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._run, name="group-commit", daemon=True)
         self._thread.start()
@@ -152,18 +160,25 @@ class GroupCommit:
         await asyncio.to_thread(self._thread.join)
 
     def _run(self) -> None:
-        while (first := self._queue.get()) is not None:
-            group, last = [first], False
-            while len(group) < MAX_CALLS_A_GROUP and not self._queue.empty() and not last:
-                item = self._queue.get_nowait()
-                last = item is None
-                if item is not None:
-                    group.append(item)
+        while group := self._next_group():
             self._store(group)
-            if last:
-                return
 
-    def _store(self, group: Sequence[tuple[Sequence[Entry], "asyncio.Future[Receipt]"]]) -> None:
+    def _next_group(self) -> "list[Call]":
+        """Wait for a call, and take with it what has queued up; empty: the end."""
+        first = self._queue.get()
+        if first is None:
+            return []
+        group, size = [first], _payload_bytes(first)
+        while len(group) < MAX_CALLS_A_GROUP and size < MAX_BYTES_A_GROUP and not self._queue.empty():
+            call = self._queue.get_nowait()
+            if call is None:
+                self._queue.put(None)
+                break
+            group.append(call)
+            size += _payload_bytes(call)
+        return group
+
+    def _store(self, group: "list[Call]") -> None:
         try:
             stored = self._acceptance.store([entries for entries, _ in group])
         except Exception as error:  # noqa: BLE001 - the callers must hear of it, and the thread must go on

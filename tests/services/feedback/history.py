@@ -6,10 +6,17 @@ A acknowledged ⊆ snapshot · B each event once · C offsets contiguous and acc
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from services.feedback import parquet
-from services.feedback.ledger import Ledger
+from services.feedback.ledger import Segment
 from services.feedback.object_store import ObjectStore
+
+
+class Catalogue(Protocol):
+    """Tells readers what counts."""
+
+    def segments(self, stream: str) -> list[Segment]: ...
 
 
 @dataclass
@@ -20,7 +27,7 @@ class History:
     acknowledged: set[str] = field(default_factory=set)
 
 
-def violations(history: History, ledger: Ledger, store: ObjectStore, stream: str, log_end: int) -> list[str]:
+def violations(history: History, ledger: Catalogue, store: ObjectStore, stream: str, log_end: int) -> list[str]:
     """Every invariant that does not hold; empty if all do."""
     found: list[str] = []
     rows: list[parquet.Row] = []

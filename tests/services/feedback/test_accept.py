@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from services.chassis.errors import AlreadyExistsError, UnavailableError
+from services.chassis.errors import AlreadyExistsError, ServiceError, UnavailableError
 from services.feedback.accept import Acceptance, GroupCommit
 from services.feedback.frames import Record, frame_bytes
 from services.feedback.spool import Device, Spool
@@ -169,4 +169,24 @@ async def test_closing_stores_what_waits(tmp_path: Path) -> None:
     await asyncio.sleep(0)
     await commit.close()
     assert await asyncio.gather(*waiting) == [1] * 20
+    spool.close()
+
+
+async def test_an_error_nobody_expected_reaches_its_callers_and_the_next_call_is_served(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path)
+
+    class Broken(Committed):
+        failures = 1
+
+        def fingerprints(self, stream: str, event_ids: Sequence[str]) -> dict[str, bytes]:
+            if self.failures:
+                self.failures -= 1
+                raise RuntimeError("a defect")
+            return {}
+
+    commit = GroupCommit(Acceptance("feedback", spool, Broken()), lambda records: None)
+    with pytest.raises(ServiceError, match="internal error"):
+        await commit.append([entry("a")])
+    assert await commit.append([entry("a")]) == 1
+    await commit.close()
     spool.close()

@@ -7,6 +7,8 @@ import pytest
 from sqlalchemy import Connection, Engine, select, text
 
 from services.feedback import tables
+from services.feedback.catalogue import Catalogue
+from services.feedback.events import Stream
 from services.feedback.ledger import (
     Batch,
     DeadLetter,
@@ -126,3 +128,14 @@ def test_a_database_that_is_away_is_unavailable(ledger: Ledger, engine: Engine) 
     tables.metadata.drop_all(engine)
     with pytest.raises(LedgerUnavailableError):
         ledger.segments("feedback")
+
+
+async def test_readers_page_through_the_catalogue_until_it_is_empty(ledger: Ledger) -> None:
+    lease = ledger.lease("feedback", TOPIC, 0)
+    for end in (1, 2, 3):
+        lease, _ = ledger.commit(lease, batch(end=end, rows=1), nothing)
+    catalogue, pages, last = Catalogue(ledger, page=2), [], 0
+    while page := await catalogue.after(Stream.FEEDBACK, last):
+        pages.append([segment.sequence for segment in page])
+        last = page[-1].sequence
+    assert pages == [[1, 2], [3]]

@@ -8,6 +8,8 @@ from typing import Any
 
 import grpc
 import pytest
+from prometheus_client import REGISTRY
+from sqlalchemy import update
 from thumbwheel.feedback.v1 import events_pb2, feedback_pb2, feedback_pb2_grpc
 
 from services.chassis.channel import call_unary, open_channel
@@ -22,7 +24,10 @@ from services.chassis.identity import NOBODY, CallContext, Caller, bind_call
 from services.chassis.server import serving
 from services.feedback import parquet
 from services.feedback.__main__ import wiring
+from services.feedback.ledger import open_database
 from services.feedback.settings import FeedbackSettings
+from services.feedback.spool import OffsetOutOfRangeError
+from services.feedback.tables import partitions
 from tests.services.feedback.samples import ADA, KEY, correction, erased, feedback, name, retraction, thumb, turn
 
 BOB = Caller("acme", "bob")
@@ -286,3 +291,37 @@ async def test_a_full_spool_is_unavailable_and_says_so(tmp_path: Path) -> None:
             for request in "bc":
                 await client.record(thumb(request, message=request))
         assert (caught.value.code, caught.value.reason) == (grpc.StatusCode.UNAVAILABLE, "FEEDBACK_SPOOL_FULL")
+
+
+async def test_a_sink_that_must_not_go_on_ends_the_service_and_is_not_left_behind_silently(tmp_path: Path) -> None:
+    with pytest.raises(ExceptionGroup) as caught:
+        async with running(tmp_path) as client:
+            engine = open_database(f"sqlite:///{tmp_path}/ledger.db")
+            with engine.begin() as connection:
+                connection.execute(update(partitions).values(end_offset=99))
+            engine.dispose()
+            await client.record(thumb("a"))
+            await asyncio.sleep(30)
+    assert isinstance(caught.value.exceptions[0], OffsetOutOfRangeError)
+
+
+def _counted(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(f"thumbwheel_feedback_{name}", labels) or 0.0
+
+
+async def test_acks_thumbs_and_rows_are_counted(tmp_path: Path) -> None:
+    def counts() -> list[float]:
+        return [
+            _counted("acks_total", stream="feedback", outcome="new"),
+            _counted("acks_total", stream="feedback", outcome="known"),
+            _counted("thumbs_total", model_version="v1", value="down"),
+            _counted("ack_seconds_count", stream="feedback"),
+            _counted("rows_total", stream="feedback"),
+        ]
+
+    before = counts()
+    async with running(tmp_path) as client:
+        for _ in range(2):
+            await client.record(thumb("a", up=False))
+        await client.record(correction("b"))
+    assert [after - earlier for after, earlier in zip(counts(), before, strict=True)] == [2, 1, 1, 3, 2]

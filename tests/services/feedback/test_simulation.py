@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, update
 
-from services.feedback import tables
+from services.feedback import parquet, tables
 from services.feedback.frames import Record
-from services.feedback.ledger import Lease
+from services.feedback.ledger import Lease, Segment
 from services.feedback.sink import Sink, Step
 from services.feedback.spool_folder import SpoolError
 from tests.services.feedback.history import violations
-from tests.services.feedback.world import Disk, ForgetfulLedger, MemoryStore, World, _path
+from tests.services.feedback.world import Disk, ForgetfulLedger, MemoryStore, World
 
 SEEDS = 25
 STEPS = 60
@@ -50,9 +50,9 @@ def run(kind: type[World], seed: int, root: Path) -> tuple[list[str], Counter[st
     world = kind(seed, directory)
     try:
         world.run(STEPS)
-        found = violations(world.history, world.ledger, world.store, "feedback", world.spool.end_offset)
+        found = violations(world.history, world.catalogue(), world.store, "feedback", world.spool.end_offset)
     except SpoolError as error:
-        found = [f"C: {error}"]
+        found = [f"stopped: {error}"]
     finally:
         world.close()
     return found, world.faults.counts
@@ -113,7 +113,7 @@ class LyingDisk(Disk):
     """Acknowledges without a sync."""
 
     def _sync(self, descriptor: int) -> None:
-        self.synced.setdefault(_path(descriptor), 0)
+        pass
 
 
 class NoSyncWorld(World):
@@ -143,11 +143,38 @@ class NoDedupWorld(World):
     ledger_kind = ForgetfulIds
 
 
-@pytest.mark.parametrize("kind", [StartOffsetWorld, LooseLedgerWorld, EarlyTrimWorld, NoSyncWorld, NoDedupWorld])
-def test_the_checker_catches_a_planted_mutant(kind: type[World], fast_directory: Path) -> None:
-    caught = []
-    for seed in range(SEEDS):
-        caught, _ = run(kind, seed, fast_directory)
-        if caught:
-            break
-    assert caught
+class StoreListing:
+    """A reader that takes what lies in the store for what was committed."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+
+    def segments(self, stream: str) -> list[Segment]:
+        found = []
+        for number, key in enumerate(self._store.list(f"{stream}/"), start=1):
+            start, end = (int(part) for part in key.rsplit("/", 1)[1].split("-")[:2])
+            rows = len(parquet.decode(self._store.get(key)))
+            found.append(Segment(stream, "", 0, number, start, end, key, "", rows, 0, end - start - rows, 1))
+        return found
+
+
+class StoreListingWorld(World):
+    def catalogue(self) -> StoreListing:
+        return StoreListing(self.store)
+
+
+@pytest.mark.parametrize(
+    ("kind", "caught"),
+    [
+        (StartOffsetWorld, "A"),
+        (StoreListingWorld, "B"),
+        (NoDedupWorld, "B"),
+        # The next three never get as far as a loss: the sink stops because ledger and log do not fit.
+        (NoSyncWorld, "stopped"),
+        (LooseLedgerWorld, "stopped"),
+        (EarlyTrimWorld, "stopped"),
+    ],
+)
+def test_a_planted_mutant_is_caught(kind: type[World], caught: str, fast_directory: Path) -> None:
+    found = (run(kind, seed, fast_directory)[0] for seed in range(SEEDS))
+    assert any(violation.startswith(f"{caught}:") for violations in found for violation in violations)

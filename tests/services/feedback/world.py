@@ -28,7 +28,7 @@ from services.feedback.object_store import ObjectMissingError, ObjectStoreError
 from services.feedback.sink import FlushLimits, Sink, Step
 from services.feedback.spool import Device, Spool
 from services.feedback.thumbs import fold
-from tests.services.feedback.history import History
+from tests.services.feedback.history import Catalogue, History
 from tests.services.feedback.samples import FEEDBACK, garbage, thumb
 
 CONVERSATIONS = 4
@@ -156,6 +156,10 @@ class World:
         for conversation in list(self._waiting):
             self._send([conversation])
         self._sink_all()
+
+    def catalogue(self) -> Catalogue:
+        """What readers go by."""
+        return self.ledger
 
     def close(self) -> None:
         self._stop()

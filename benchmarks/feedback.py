@@ -1,0 +1,185 @@
+"""Acks of the feedback service at 64 clients, beside the disk's own fdatasync: `python benchmarks/feedback.py [--seconds 10]`.
+
+Rounds of disk alone, group commit alone and the whole service over gRPC are interleaved in one run on one folder, so that
+only their ratios are claimed. One client process drives the service and shares its cores: events/s is a lower bound.
+"""
+
+import argparse
+import asyncio
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import grpc
+from thumbwheel.feedback.v1 import events_pb2, feedback_pb2, feedback_pb2_grpc
+
+from services.chassis.identity import Caller
+from services.feedback.accept import Acceptance, GroupCommit
+from services.feedback.codec import feedback_entry
+from services.feedback.principal import principal_of
+from services.feedback.spool import Spool
+
+CLIENTS = 64
+ROUNDS = 3
+KEY = "the benchmark's own key"
+CALLER = Caller("bench", "user")
+METADATA = (("x-tw-tenant", CALLER.tenant), ("x-tw-user", CALLER.user))
+SPOOL_BYTES = 1 << 30
+BOOT_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One round: how many were durable, in which time, and each wait in seconds."""
+
+    seconds: float
+    waits: Sequence[float]
+
+    def line(self, name: str) -> str:
+        ordered = sorted(self.waits)
+        p50, p99 = (ordered[min(len(ordered) - 1, int(q * len(ordered)))] * 1000 for q in (0.5, 0.99))
+        return f"{name:<28} {len(ordered) / self.seconds:>8,.0f}/s   p50 {p50:6.2f} ms   p99 {p99:6.2f} ms"
+
+
+def event() -> events_pb2.FeedbackEvent:
+    """A thumb with a reason and a short comment, about 300 bytes."""
+    thumb = events_pb2.Thumb(up=True, reasons=["clear"], comment="this is what I was looking for, thanks")
+    made = events_pb2.FeedbackEvent(
+        event_id=str(uuid.uuid4()),
+        tenant=CALLER.tenant,
+        principal=principal_of(KEY, CALLER),
+        conversation_id=str(uuid.uuid4()),
+        message_id=str(uuid.uuid4()),
+        model_version="bench",
+        arm="stable",
+        thumb=thumb,
+    )
+    made.accept_time.GetCurrentTime()
+    return made
+
+
+def disk_alone(folder: Path, seconds: float) -> Figures:
+    """One writer: append one event's bytes, fdatasync, again. What the hardware gives without us."""
+    data, waits = feedback_entry(event()).payload, []
+    descriptor = os.open(folder / "disk", os.O_RDWR | os.O_CREAT | os.O_APPEND)
+    started = time.perf_counter()
+    while (now := time.perf_counter()) - started < seconds:
+        os.write(descriptor, data)
+        os.fdatasync(descriptor)
+        waits.append(time.perf_counter() - now)
+    os.close(descriptor)
+    return Figures(time.perf_counter() - started, waits)
+
+
+async def clients(send: Callable[[], Awaitable[object]], seconds: float) -> Figures:
+    """64 clients, each sends the next event when the one before is acknowledged."""
+    waits: list[float] = []
+    started = time.perf_counter()
+
+    async def client() -> None:
+        while (now := time.perf_counter()) - started < seconds:
+            await send()
+            waits.append(time.perf_counter() - now)
+
+    await asyncio.gather(*(client() for _ in range(CLIENTS)))
+    return Figures(time.perf_counter() - started, waits)
+
+
+class NothingCommitted:
+    """No ledger beside it."""
+
+    def fingerprints(self, stream: str, event_ids: Sequence[str]) -> Mapping[str, bytes]:
+        return {}
+
+
+async def group_commit_alone(folder: Path, seconds: float) -> Figures:
+    """Spool and idempotency in this process, without gRPC, sink and ledger."""
+    spool = Spool(folder / f"spool-{uuid.uuid4()}", max_bytes=SPOOL_BYTES, segment_bytes=SPOOL_BYTES)
+    commit = GroupCommit(Acceptance("feedback", spool, NothingCommitted()), lambda records: None)
+    try:
+        return await clients(lambda: commit.append([feedback_entry(event())]), seconds)
+    finally:
+        await commit.close()
+        spool.close()
+
+
+@asynccontextmanager
+async def service(folder: Path, port: int) -> AsyncIterator[feedback_pb2_grpc.FeedbackLogServiceStub]:
+    """The real process, its sink running as in the embedded install."""
+    settings = {
+        "PORT": port,
+        "METRICS_PORT": 0,
+        "PRINCIPAL_KEY": KEY,
+        "SPOOL_DIRECTORY": folder / "service" / "spool",
+        "OBJECT_DIRECTORY": folder / "service" / "objects",
+        "DATABASE_URL": f"sqlite:///{folder}/service/ledger.db",
+        "MAX_SPOOL_BYTES": SPOOL_BYTES,
+    }
+    environment = os.environ | {f"TW_FEEDBACK_{name}": str(value) for name, value in settings.items()}
+    process = subprocess.Popen(  # noqa: ASYNC220 - nothing else runs yet
+        [sys.executable, "-m", "services.feedback"], env=environment, stderr=subprocess.DEVNULL
+    )
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            await asyncio.wait_for(channel.channel_ready(), BOOT_SECONDS)
+            yield feedback_pb2_grpc.FeedbackLogServiceStub(channel)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+async def measure(folder: Path, port: int, seconds: float) -> dict[str, list[Figures]]:
+    """Rounds, interleaved."""
+    found: dict[str, list[Figures]] = {
+        "fdatasync, one writer": [],
+        "group commit, 64 callers": [],
+        "service, 64 clients": [],
+    }
+    async with service(folder, port) as stub:
+
+        async def send() -> None:
+            request = feedback_pb2.RecordFeedbackRequest(event=event())
+            await stub.RecordFeedback(request, timeout=30, metadata=METADATA)
+
+        await clients(send, 1.0)
+        for _ in range(ROUNDS):
+            found["fdatasync, one writer"].append(await asyncio.to_thread(disk_alone, folder, seconds))
+            found["group commit, 64 callers"].append(await group_commit_alone(folder, seconds))
+            found["service, 64 clients"].append(await clients(send, seconds))
+    return found
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=10.0, help="length of each of the nine parts")
+    parser.add_argument("--port", type=int, default=50956, help="port for the service under test")
+    parser.add_argument(
+        "--folder", type=Path, default=None, help="on the disk to be measured; default: the temp folder"
+    )
+    arguments = parser.parse_args()
+    versions = " ".join(f"{name} {metadata.version(name)}" for name in ("grpcio", "protobuf", "pyarrow", "sqlalchemy"))
+    print(f"python {platform.python_version()}  {versions}")
+    print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {platform.platform()}")
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        found = asyncio.run(measure(Path(folder), arguments.port, arguments.seconds))
+    for name, rounds in found.items():
+        for number, figures in enumerate(rounds, start=1):
+            print(figures.line(f"{name} {number}"))
+    rates = {name: statistics.median(len(f.waits) / f.seconds for f in rounds) for name, rounds in found.items()}
+    disk, _, whole = rates.values()
+    print(f"events acknowledged per fdatasync that the disk could do alone: {whole / disk:.1f}")
+
+
+if __name__ == "__main__":
+    main()
