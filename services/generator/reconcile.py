@@ -133,8 +133,8 @@ class Reconciler:
 
     async def round(self) -> None:
         """Look, load what is missing, unload what is not wanted."""
-        self._index = await self._look()
         rollout = await self._traffic.change(lambda rollout: rollout)
+        self._index = await self._look()
         if self._index is not None:
             await self._act(rollout, self._index)
         self._report(rollout)

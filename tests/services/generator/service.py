@@ -1,5 +1,6 @@
 """The generator as its neighbours see it: the real wiring on a real port, in front of a hand-made model server."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -88,3 +89,13 @@ async def generator_service(root: Path, predictor_port: int, **changes: Any) -> 
         open_channel(f"127.0.0.1:{port}") as channel,
     ):
         yield Stubs(generator_pb2_grpc.GeneratorServiceStub(channel), generator_pb2_grpc.RolloutServiceStub(channel))
+
+
+async def until_ready(stubs: Stubs, version: str, role: str = "stable") -> None:
+    """Wait until the rollout shows this version as ready."""
+    async with asyncio.timeout(10):
+        while True:
+            served = getattr(await stubs.state(), role)
+            if (served.version, served.state) == (version, generator_pb2.VERSION_STATE_READY):
+                return
+            await asyncio.sleep(0.02)

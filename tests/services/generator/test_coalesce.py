@@ -1,0 +1,37 @@
+"""Deltas put together: the first at once, no character lost, hardly more messages than windows."""
+
+import asyncio
+
+from services.generator.coalesce import coalesced
+
+
+async def collect(pieces: "asyncio.Queue[str | None]", window_seconds: float) -> list[str]:
+    return [text async for text in coalesced(pieces, window_seconds)]
+
+
+async def test_the_first_delta_goes_at_once_and_the_others_wait_for_each_other() -> None:
+    pieces: asyncio.Queue[str | None] = asyncio.Queue()
+    collecting = asyncio.create_task(collect(pieces, 0.2))
+    pieces.put_nowait("a")
+    await asyncio.sleep(0.01)
+    for piece in "bcdef":
+        pieces.put_nowait(piece)
+        await asyncio.sleep(0)
+    pieces.put_nowait(None)
+    assert await collecting == ["a", "bcdef"]
+
+
+async def test_without_a_window_nothing_waits() -> None:
+    pieces: asyncio.Queue[str | None] = asyncio.Queue()
+    collecting = asyncio.create_task(collect(pieces, 0.0))
+    for piece in "abc":
+        pieces.put_nowait(piece)
+        await asyncio.sleep(0.01)
+    pieces.put_nowait(None)
+    assert await collecting == ["a", "b", "c"]
+
+
+async def test_an_empty_answer_has_no_deltas() -> None:
+    pieces: asyncio.Queue[str | None] = asyncio.Queue()
+    pieces.put_nowait(None)
+    assert await collect(pieces, 0.2) == []

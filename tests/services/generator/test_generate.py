@@ -1,0 +1,258 @@
+"""Generations over real sockets: events, sampling, errors by name, cancellation, silence."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from thumbwheel.chat.v1 import chat_pb2
+
+from services.chassis.errors import ServiceError, from_rpc
+from tests.services.generator.predictor import FakePredictor, predictor_server
+from tests.services.generator.service import Stubs, ask, generator_service, text_of, until_ready
+
+
+@asynccontextmanager
+async def ready(root: Path, predictor: FakePredictor, **changes: Any) -> AsyncIterator[Stubs]:
+    """A generator whose stable version answers."""
+    async with predictor_server(predictor) as port, generator_service(root, port, **changes) as stubs:
+        await until_ready(stubs, "v1")
+        yield stubs
+
+
+async def error_of(stubs: Stubs, **fields: Any) -> ServiceError:
+    try:
+        await stubs.generate(**fields)
+    except grpc.aio.AioRpcError as error:
+        return from_rpc(error, "generator")
+    raise AssertionError("the generation succeeded")
+
+
+async def test_an_answer_is_selected_then_text_then_finished(tmp_path: Path) -> None:
+    predictor = FakePredictor(script=["Héllo", " ", "🙂"], finish_reason="length")
+    async with ready(tmp_path, predictor) as stubs:
+        first, *deltas, last = await stubs.generate("hello")
+    assert first.WhichOneof("event") == "selected"
+    assert (first.selected.model_version, first.selected.arm) == ("v1", "stable")
+    assert (first.selected.assignment_probability, first.selected.task) == (1.0, chat_pb2.TASK_CHAT)
+    assert text_of(deltas) == "Héllo 🙂"
+    assert all(delta.text_delta for delta in deltas)
+    assert last.finished.finish_reason == chat_pb2.FINISH_REASON_LENGTH
+    assert last.finished.usage == chat_pb2.Usage(prompt_tokens=7, completion_tokens=3)
+
+
+async def test_the_model_server_gets_the_whole_context_and_the_sampling_of_the_task(tmp_path: Path) -> None:
+    predictor = FakePredictor()
+    messages = [
+        chat_pb2.HistoryMessage(role=chat_pb2.ROLE_SYSTEM, text="be brief"),
+        chat_pb2.HistoryMessage(role=chat_pb2.ROLE_USER, text="hello"),
+        chat_pb2.HistoryMessage(role=chat_pb2.ROLE_ASSISTANT, text="hi"),
+        chat_pb2.HistoryMessage(role=chat_pb2.ROLE_USER, text="Write a poem."),
+    ]
+    sampling = chat_pb2.SamplingOverrides(top_p=0.5, max_tokens=20, stop=["END"], seed=2**64 - 1)
+    async with ready(tmp_path, predictor) as stubs:
+        events = await stubs.generate(messages=messages, sampling=sampling)
+    (request,) = predictor.requests
+    assert request.pop("seed") < 2**63
+    assert request == {
+        "model": "v1",
+        "messages": [
+            {"role": "system", "content": "be brief"},
+            {"role": "user", "content": "hello"},
+            {"role": "assistant", "content": "hi"},
+            {"role": "user", "content": "Write a poem."},
+        ],
+        "temperature": 0.95,
+        "top_p": 0.5,
+        "max_tokens": 20,
+        "stop": ["END"],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    selected = events[0].selected
+    assert (selected.task, selected.max_tokens) == (chat_pb2.TASK_CREATIVE, 20)
+    assert (round(selected.temperature, 6), round(selected.top_p, 6)) == (0.95, 0.5)
+
+
+async def test_a_named_task_is_not_chosen_again(tmp_path: Path) -> None:
+    predictor = FakePredictor()
+    async with ready(tmp_path, predictor) as stubs:
+        events = await stubs.generate("Write a poem.", task=chat_pb2.TASK_CODE)
+    assert events[0].selected.task == chat_pb2.TASK_CODE
+    assert predictor.requests[0]["temperature"] == 0.1
+    assert predictor.requests[0]["max_tokens"] == 1024
+
+
+async def test_cancelling_aborts_the_answer_in_the_model_server(tmp_path: Path) -> None:
+    predictor = FakePredictor(script=["word "] * 1000, pace_seconds=0.005)
+    async with ready(tmp_path, predictor) as stubs:
+        call = stubs.generator.Generate(ask(), timeout=20)
+        async for event in call:
+            if event.text_delta:
+                break
+        assert predictor.running == 1
+        call.cancel()
+        async with asyncio.timeout(5):
+            await predictor.abort.wait()
+    assert (predictor.running, predictor.aborted) == (0, 1)
+
+
+async def test_cancelling_before_the_first_text_aborts_too(tmp_path: Path) -> None:
+    predictor = FakePredictor(silent_after=0)
+    async with ready(tmp_path, predictor) as stubs:
+        call = stubs.generator.Generate(ask(), timeout=20)
+        async for event in call:
+            assert event.selected.model_version == "v1"
+            break
+        async with asyncio.timeout(5):
+            while not predictor.running:
+                await asyncio.sleep(0.01)
+            call.cancel()
+            await predictor.abort.wait()
+
+
+async def test_a_deadline_aborts_too(tmp_path: Path) -> None:
+    predictor = FakePredictor(silent_after=1)
+    async with ready(tmp_path, predictor) as stubs:
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            async for _ in stubs.generator.Generate(ask(), timeout=0.3):
+                pass
+        async with asyncio.timeout(5):
+            await predictor.abort.wait()
+
+
+@pytest.mark.parametrize("silent_after", [0, 2], ids=["before the first text", "between two pieces"])
+async def test_a_model_server_that_falls_silent_is_given_up_and_aborted(tmp_path: Path, silent_after: int) -> None:
+    predictor = FakePredictor(silent_after=silent_after)
+    async with ready(tmp_path, predictor, first_token_seconds=0.3, idle_seconds=0.2) as stubs:
+        error = await error_of(stubs)
+        async with asyncio.timeout(5):
+            await predictor.abort.wait()
+    assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "MODEL_SERVER_SILENT")
+
+
+async def test_waits_are_between_pieces_and_not_for_the_whole_answer(tmp_path: Path) -> None:
+    predictor = FakePredictor(script=["word "] * 10, pace_seconds=0.1)
+    async with ready(tmp_path, predictor, first_token_seconds=0.6, idle_seconds=0.6) as stubs:
+        assert text_of(await stubs.generate()) == "word " * 10
+
+
+@pytest.mark.parametrize("broken", [{"cut_after": 2}, {"error_after": 2}, {"finish_reason": "abort"}])
+async def test_an_answer_that_is_broken_off_ends_in_an_error_after_its_text(
+    tmp_path: Path, broken: dict[str, Any]
+) -> None:
+    predictor = FakePredictor(script=["one ", "two ", "three "], pace_seconds=0.05, **broken)
+    events: list[Any] = []
+    async with ready(tmp_path, predictor) as stubs:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            async for event in stubs.generator.Generate(ask(), timeout=20):
+                events.append(event)
+    assert from_rpc(caught.value, "generator").reason == "MODEL_SERVER_LOST"
+    assert text_of(events).startswith("one two ")
+    assert not any(event.WhichOneof("event") == "finished" for event in events)
+
+
+TOO_LONG = {"message": "messages has 9000 tokens; with at least 1 new token the limit is 4096", "param": "messages"}
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "code", "reason", "field", "limit"),
+    [
+        (400, TOO_LONG, grpc.StatusCode.INVALID_ARGUMENT, "CONTEXT_TOO_LONG", "messages", "4096 tokens"),
+        (
+            400,
+            {"message": "secret words", "param": "stop"},
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "INVALID_ARGUMENT",
+            "stop",
+            "",
+        ),
+        (400, {"message": "secret words"}, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT", "messages", ""),
+        (413, "secret words", grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT", "messages", ""),
+        (429, {}, grpc.StatusCode.RESOURCE_EXHAUSTED, "MODEL_QUEUE_FULL", "", ""),
+        (503, {}, grpc.StatusCode.UNAVAILABLE, "MODEL_NOT_READY", "", ""),
+        (500, {"message": "secret words"}, grpc.StatusCode.UNAVAILABLE, "MODEL_SERVER_FAILED", "", ""),
+    ],
+)
+async def test_a_refusal_of_the_model_server_has_a_name_and_none_of_its_words(
+    tmp_path: Path, status: int, error: Any, code: grpc.StatusCode, reason: str, field: str, limit: str
+) -> None:
+    predictor = FakePredictor()
+    async with ready(tmp_path, predictor) as stubs:
+        predictor.refusal = (status, {"error": error})
+        found = await error_of(stubs)
+    assert (found.code, found.reason, found.field, found.limit) == (code, reason, field, limit)
+    assert "secret" not in found.text
+    assert found.retry_seconds == (3.0 if status in (429, 500, 503) else 0.0)
+
+
+async def test_a_full_queue_is_not_asked_again_behind_the_callers_back(tmp_path: Path) -> None:
+    predictor = FakePredictor(refusal=(503, {"error": {}}))
+    async with ready(tmp_path, predictor) as stubs:
+        await error_of(stubs)
+    assert len(predictor.requests) == 1
+
+
+async def test_a_pinned_version_answers_whatever_the_rollout_says(tmp_path: Path) -> None:
+    predictor = FakePredictor(states={"other": "READY"})
+    async with ready(tmp_path, predictor) as stubs:
+        events = await stubs.generate(pinned_version="other")
+        missing = await error_of(stubs, pinned_version="gone")
+    selected = events[0].selected
+    assert (selected.model_version, selected.arm, selected.assignment_probability) == ("other", "pinned", 1.0)
+    assert predictor.requests[0]["model"] == "other"
+    assert (missing.code, missing.field) == (grpc.StatusCode.NOT_FOUND, "pinned_version")
+
+
+async def test_while_the_model_server_is_away_the_error_says_what_to_do(tmp_path: Path) -> None:
+    async with generator_service(tmp_path, 1) as stubs:
+        error = await error_of(stubs)
+    assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "MODEL_NOT_READY")
+    assert "model server is away" in error.text
+    assert error.retry_seconds > 0
+
+
+async def test_without_any_model_the_error_says_how_to_get_one(tmp_path: Path) -> None:
+    async with (
+        predictor_server(FakePredictor()) as port,
+        generator_service(tmp_path, port, stable_directory=None) as stubs,
+    ):
+        error = await error_of(stubs)
+    assert error.reason == "MODEL_NOT_READY"
+    assert "make up" in error.text
+
+
+BAD: list[tuple[dict[str, Any], str, str]] = [
+    ({"user_key": ""}, "user_key", "1 to 256 characters"),
+    ({"user_key": "u" * 257}, "user_key", "1 to 256 characters"),
+    ({"messages": []}, "messages", "at least 1, the last one the user's"),
+    (
+        {"messages": [chat_pb2.HistoryMessage(role=chat_pb2.ROLE_ASSISTANT, text="x")]},
+        "messages",
+        "at least 1, the last one the user's",
+    ),
+    (
+        {"messages": [chat_pb2.HistoryMessage(text="x"), chat_pb2.HistoryMessage(role=chat_pb2.ROLE_USER, text="x")]},
+        "messages[0].role",
+        "system, user or assistant",
+    ),
+    ({"text": "x" * 32_769}, "messages[0].text", "at most 32,768 characters"),
+    ({"task": 9}, "task", "a task of chat.v1"),
+    ({"sampling": chat_pb2.SamplingOverrides(temperature=9)}, "sampling.temperature", "0 to 2"),
+    ({"sampling": chat_pb2.SamplingOverrides(top_p=0)}, "sampling.top_p", "above 0 to 1"),
+    ({"sampling": chat_pb2.SamplingOverrides(max_tokens=5000)}, "sampling.max_tokens", "1 to 4,096"),
+    ({"sampling": chat_pb2.SamplingOverrides(stop=["x"] * 5)}, "sampling.stop", "at most 4"),
+]
+
+
+async def test_bad_input_names_field_and_limit_and_never_reaches_the_model_server(tmp_path: Path) -> None:
+    predictor = FakePredictor()
+    async with ready(tmp_path, predictor) as stubs:
+        for fields, field, limit in BAD:
+            error = await error_of(stubs, **fields)
+            assert (error.code, error.field, error.limit) == (grpc.StatusCode.INVALID_ARGUMENT, field, limit)
+    assert not predictor.requests
