@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-import grpc
 from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.enhancer.v1 import enhancer_pb2, enhancer_pb2_grpc
 from thumbwheel.feedback.v1 import events_pb2, feedback_pb2, feedback_pb2_grpc
@@ -277,7 +276,8 @@ class Backends:
 
     def __init__(self) -> None:
         self.guardrail, self.enhancer, self.session = FakeGuardrail(), FakeEnhancer(), FakeSession()
-        self.generator, self.feedback = FakeGenerator(), FakeFeedback()
+        # Only the methods that the gateway calls are there; the others answer UNIMPLEMENTED.
+        self.generator, self.feedback = FakeGenerator(), FakeFeedback()  # type: ignore[abstract]
 
     def registrations(self) -> list[Registration]:
         prefix = "thumbwheel"
@@ -319,13 +319,9 @@ class Backends:
 async def backends() -> AsyncIterator[tuple[Backends, str]]:
     """The fakes and the target at which they serve."""
     fakes = Backends()
-    async with serving(ServiceSettings(port=0, drain_seconds=1), fakes.registrations()) as port:
+    async with serving(ServiceSettings.model_validate({"port": 0, "drain_seconds": 1}), fakes.registrations()) as port:
         yield fakes, f"127.0.0.1:{port}"
 
 
 def _id() -> str:
     return str(uuid.uuid4())
-
-
-Metadata = tuple[tuple[str, str], ...]
-Rpc = grpc.aio.AioRpcError

@@ -73,22 +73,26 @@ async def house(directory: Path, **changes: Any) -> AsyncIterator[House]:
             "coalesce_seconds": 0.0,
             "drain_seconds": 1.0,
         }
-        settings = GatewaySettings(**{**values, **changes})
+        settings = GatewaySettings.model_validate({**values, **changes})
         keys = await _keys(settings.keys_database_url)
-        async with opened(settings) as doors, serving(settings, doors.registrations) as port:
-            async with open_channel(f"127.0.0.1:{port}") as channel, aiohttp.ClientSession() as http:
-                yield House(
-                    fakes=fakes,
-                    chat=chat_pb2_grpc.ChatServiceStub(channel),
-                    feedback=feedback_pb2_grpc.FeedbackServiceStub(channel),
-                    channel=channel,
-                    http=http,
-                    url=f"http://127.0.0.1:{doors.http_port}",
-                    grpc_target=f"127.0.0.1:{port}",
-                    key=keys[0],
-                    other_key=keys[1],
-                    directory=directory,
-                )
+        async with (
+            opened(settings) as doors,
+            serving(settings, doors.registrations) as port,
+            open_channel(f"127.0.0.1:{port}") as channel,
+            aiohttp.ClientSession() as http,
+        ):
+            yield House(
+                fakes=fakes,
+                chat=chat_pb2_grpc.ChatServiceStub(channel),
+                feedback=feedback_pb2_grpc.FeedbackServiceStub(channel),
+                channel=channel,
+                http=http,
+                url=f"http://127.0.0.1:{doors.http_port}",
+                grpc_target=f"127.0.0.1:{port}",
+                key=keys[0],
+                other_key=keys[1],
+                directory=directory,
+            )
 
 
 async def _keys(url: str) -> list[str]:

@@ -1,0 +1,224 @@
+"""The table of bad input: what is sent, and what the answer must name. Run over both doors; also against the real stack."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+MISSING_UUID = "018f0000-0000-7000-8000-000000000000"
+WRONG_KEY = "tw_" + "A" * 43
+ANSWER, USER_MESSAGE, FOREIGN_CONVERSATION = "<answer>", "<user message>", "<foreign conversation>"
+
+
+@dataclass(frozen=True)
+class BadInput:
+    """One request in protobuf's JSON. `field` and `limit` must be named by the error; `limit` in part."""
+
+    name: str
+    request: Mapping[str, Any]
+    code: str
+    field: str = ""
+    limit: str = ""
+    method: str = "SendMessage"
+    key: str | None = "good"
+
+
+def _say(text: str = "hello", **more: Any) -> dict[str, Any]:
+    return {"input": {"text": text}, **more}
+
+
+def _thumb(message_id: str, request_id: str = "r", **more: Any) -> dict[str, Any]:
+    return {"messageId": message_id, "requestId": request_id, "thumb": {"up": True}, **more}
+
+
+def _sampling(**values: Any) -> dict[str, Any]:
+    return _say(sampling=values)
+
+
+WRONG = "INVALID_ARGUMENT"
+MISSING = "NOT_FOUND"
+FEEDBACK = "SubmitFeedback"
+
+TABLE = (
+    BadInput("empty text", _say(""), WRONG, "input.text", "32,768 characters"),
+    BadInput("blank text", _say(" \n\t "), WRONG, "input.text", "not all blank"),
+    BadInput("no action", {}, WRONG, "action", "input, regenerate"),
+    BadInput("1 MB", _say("x" * 1_000_000), WRONG, "input.text", "32,768 characters"),
+    BadInput("one character too many", _say("x" * 32_769), WRONG, "input.text", "32,768 characters"),
+    BadInput("unknown task", _say(task=99), WRONG, "task", "creative"),
+    BadInput("unknown disconnect policy", _say(onDisconnect=7), WRONG, "on_disconnect", "cancel"),
+    BadInput("temperature 9", _sampling(temperature=9), WRONG, "sampling.temperature", "0 to 2"),
+    BadInput("temperature below 0", _sampling(temperature=-0.1), WRONG, "sampling.temperature", "0 to 2"),
+    BadInput("temperature not a number", _sampling(temperature="NaN"), WRONG, "sampling.temperature", "0 to 2"),
+    BadInput("top_p 0", _sampling(topP=0), WRONG, "sampling.top_p", "above 0 to 1"),
+    BadInput("no tokens", _sampling(maxTokens=0), WRONG, "sampling.max_tokens", "1 to 4,096"),
+    BadInput("too many tokens", _sampling(maxTokens=4097), WRONG, "sampling.max_tokens", "1 to 4,096"),
+    BadInput("five stops", _sampling(stop=["a"] * 5), WRONG, "sampling.stop", "at most 4"),
+    BadInput("long stop", _sampling(stop=["a" * 65]), WRONG, "sampling.stop", "64 characters"),
+    BadInput("long request id", _say(requestId="r" * 65), WRONG, "request_id", "64 characters"),
+    BadInput("conversation id no UUID", _say(conversationId="x"), WRONG, "conversation_id", "UUID"),
+    BadInput("parent id no UUID", _say(parentMessageId="x"), WRONG, "parent_message_id", "UUID"),
+    BadInput("foreign conversation", _say(conversationId=FOREIGN_CONVERSATION), MISSING, "conversation_id"),
+    BadInput("missing conversation", _say(conversationId=MISSING_UUID), MISSING, "conversation_id"),
+    BadInput("regenerate nothing", {"regenerate": {}}, WRONG, "regenerate.message_id", "UUID"),
+    BadInput("regenerate unknown", {"regenerate": {"messageId": MISSING_UUID}}, MISSING, "message_id"),
+    BadInput("unknown model", _say(model="gpt-9"), MISSING, "model", "thumbwheel"),
+    BadInput("impossible model", _say(model="No Such"), WRONG, "model", "a-z"),
+    BadInput(
+        "history without role",
+        {"input": {"text": "a", "history": [{"text": "b"}]}},
+        WRONG,
+        "input.history[0].role",
+        "user",
+    ),
+    BadInput(
+        "long history",
+        {"input": {"text": "a", "history": [{"role": "ROLE_USER", "text": "b"}] * 201}},
+        WRONG,
+        "input.history",
+        "200",
+    ),
+    BadInput(
+        "history in an old conversation",
+        {"input": {"text": "a", "history": [{"role": "ROLE_USER", "text": "b"}]}, "conversationId": MISSING_UUID},
+        WRONG,
+        "input.history",
+        "new",
+    ),
+    BadInput("no key", _say(), "UNAUTHENTICATED", "authorization", "Bearer tw_", key=None),
+    BadInput("wrong key", _say(), "UNAUTHENTICATED", "authorization", "Bearer tw_", key=WRONG_KEY),
+    BadInput("thumb on an unknown message", _thumb(MISSING_UUID), MISSING, "message_id", method=FEEDBACK),
+    BadInput("thumb on no UUID", _thumb("x"), WRONG, "message_id", "UUID", method=FEEDBACK),
+    BadInput("thumb on a user's message", _thumb(USER_MESSAGE), WRONG, "message_id", "an answer", method=FEEDBACK),
+    BadInput("thumb without request id", _thumb(ANSWER, ""), WRONG, "request_id", "1 to 64", method=FEEDBACK),
+    BadInput("nothing said", {"messageId": ANSWER, "requestId": "r"}, WRONG, "value", "thumb", method=FEEDBACK),
+    BadInput(
+        "nine reasons",
+        _thumb(ANSWER, thumb={"up": False, "reasons": ["a"] * 9}),
+        WRONG,
+        "thumb.reasons",
+        "at most 8",
+        method=FEEDBACK,
+    ),
+    BadInput(
+        "long comment",
+        _thumb(ANSWER, thumb={"up": False, "comment": "c" * 2001}),
+        WRONG,
+        "thumb.comment",
+        "2,000",
+        method=FEEDBACK,
+    ),
+    BadInput(
+        "empty correction",
+        {"messageId": ANSWER, "requestId": "r", "correction": {"text": ""}},
+        WRONG,
+        "correction.text",
+        "8,192",
+        method=FEEDBACK,
+    ),
+    BadInput(
+        "retraction of nothing",
+        {"messageId": ANSWER, "requestId": "r", "retraction": {"kind": "smile"}},
+        WRONG,
+        "retraction.kind",
+        "thumb or correction",
+        method=FEEDBACK,
+    ),
+    BadInput("thumb without a key", _thumb(ANSWER), "UNAUTHENTICATED", "authorization", method=FEEDBACK, key=None),
+)
+
+
+@dataclass(frozen=True)
+class BadJson:
+    """A body that only HTTP can carry."""
+
+    name: str
+    body: bytes
+    field: str
+    limit: str = ""
+    path: str = "/api/messages"
+    status: int = 400
+
+
+BAD_JSON = (
+    BadJson("no body", b"", "body", "JSON"),
+    BadJson("invalid UTF-8", b'{"input": {"text": "\xff\xfe"}}', "body", "UTF-8"),
+    BadJson("not JSON", b"{input}", "body", "JSON"),
+    BadJson("a list", b"[]", "body", "object"),
+    BadJson("deep JSON", b"[" * 100_000, "body", "JSON"),
+    BadJson("half a character", b'{"input": {"text": "\\ud800"}}', "input.text", "Unicode"),
+    BadJson("unknown field", b'{"input": {"text": "a"}, "colour": 1}', "colour", "conversationId"),
+    BadJson("unknown field within", b'{"input": {"text": "a", "colour": 1}}', "input.colour", "history"),
+    BadJson("a number as text", b'{"input": {"text": 1}}', "input.text", "text"),
+    BadJson(
+        "a text as number", b'{"input": {"text": "a"}, "sampling": {"temperature": "hot"}}', "sampling.temperature"
+    ),
+    BadJson("unknown name of a task", b'{"input": {"text": "a"}, "task": "TASK_SING"}', "task", "TASK_CODE"),
+    BadJson("wrong history", b'{"input": {"text": "a", "history": [{"role": "ROLE_DOG"}]}}', "input.history[0].role"),
+    BadJson("two actions", b'{"input": {"text": "a"}, "regenerate": {}}', "body", "oneof"),
+    BadJson("5 MB", b" " * 5_000_000, "body", "4194304", status=413),
+    BadJson("5 MB for OpenAI", b" " * 5_000_000, "body", "4194304", "/v1/chat/completions", 413),
+)
+
+
+def _completion(**more: Any) -> dict[str, Any]:
+    return {"model": "thumbwheel", "messages": [{"role": "user", "content": "hello"}], **more}
+
+
+@dataclass(frozen=True)
+class BadCompletion:
+    """A body for /v1/chat/completions."""
+
+    name: str
+    body: Mapping[str, Any]
+    field: str
+    limit: str = ""
+    status: int = 400
+    code: str = field(default="invalid_argument")
+
+
+BAD_COMPLETIONS = (
+    BadCompletion("temperature 9", _completion(temperature=9), "temperature", "0 to 2"),
+    BadCompletion("temperature true", _completion(temperature=True), "temperature", "a number"),
+    BadCompletion("temperature 1e400", _completion(temperature=10**400), "temperature", "a number"),
+    BadCompletion("top_p 2", _completion(top_p=2), "top_p", "above 0 to 1"),
+    BadCompletion("max_tokens 0", _completion(max_tokens=0), "max_tokens", "1 to 4,096"),
+    BadCompletion("other name of it", _completion(max_completion_tokens=0), "max_completion_tokens", "1 to 4,096"),
+    BadCompletion("negative seed", _completion(seed=-1), "seed", "0 to"),
+    BadCompletion("five stops", _completion(stop=["a"] * 5), "stop", "at most 4"),
+    BadCompletion("stop 1", _completion(stop=1), "stop", "text"),
+    BadCompletion("n 2", _completion(n=2), "n", "only 1", code="unsupported_parameter"),
+    BadCompletion("logprobs", _completion(logprobs=True), "logprobs", "only false", code="unsupported_parameter"),
+    BadCompletion("tools", _completion(tools=[{"type": "function"}]), "tools", "only []", code="unsupported_parameter"),
+    BadCompletion("unknown parameter", _completion(colour="red"), "colour", "temperature", code="unknown_parameter"),
+    BadCompletion("no model", {"messages": []}, "model", "name"),
+    BadCompletion("unknown model", _completion(model="gpt-9"), "model", "thumbwheel", 404, "model_not_found"),
+    BadCompletion("impossible model", _completion(model="A/B"), "model", "/v1/models", 404, "model_not_found"),
+    BadCompletion("no messages", _completion(messages=[]), "messages", "1 to 201"),
+    BadCompletion("202 messages", _completion(messages=_completion()["messages"] * 202), "messages", "1 to 201"),
+    BadCompletion("a word as message", _completion(messages=["hello"]), "messages[0]", "object"),
+    BadCompletion("wrong role", _completion(messages=[{"role": "tool", "content": "a"}]), "messages[0].role", "user"),
+    BadCompletion(
+        "last by the assistant",
+        _completion(messages=[{"role": "assistant", "content": "a"}]),
+        "messages[0].role",
+        "user",
+    ),
+    BadCompletion(
+        "an image",
+        _completion(messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]),
+        "messages[0].content",
+        "text",
+    ),
+    BadCompletion("empty", _completion(messages=[{"role": "user", "content": ""}]), "messages[0].content", "32,768"),
+    BadCompletion(
+        "1 MB", _completion(messages=[{"role": "user", "content": "x" * 1_000_000}]), "messages[0].content", "32,768"
+    ),
+    BadCompletion(
+        "1 MB of history",
+        _completion(messages=[{"role": "system", "content": "x" * 1_000_000}, {"role": "user", "content": "a"}]),
+        "messages[0].content",
+        "32,768",
+    ),
+    BadCompletion("options without stream", _completion(stream_options={}), "stream_options", "stream"),
+    BadCompletion("stream maybe", _completion(stream="maybe"), "stream", "true or false"),
+)

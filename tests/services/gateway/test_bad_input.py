@@ -1,0 +1,165 @@
+"""Bad input, one table: each a clear error that names field and limit, the same over gRPC and HTTP."""
+
+import json
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf import json_format
+from google.rpc import error_details_pb2, status_pb2
+from thumbwheel.chat.v1 import chat_pb2
+from thumbwheel.feedback.v1 import events_pb2, feedback_pb2
+
+from services.chassis.errors import DETAILS_KEY
+from tests.services.gateway.bad_input import (
+    ANSWER,
+    BAD_COMPLETIONS,
+    BAD_JSON,
+    FOREIGN_CONVERSATION,
+    TABLE,
+    USER_MESSAGE,
+    BadCompletion,
+    BadInput,
+    BadJson,
+)
+from tests.services.gateway.house import House
+
+STATUSES = {"INVALID_ARGUMENT": 400, "UNAUTHENTICATED": 401, "NOT_FOUND": 404}
+PATHS = {"SendMessage": "/api/messages", "SubmitFeedback": "/api/feedback"}
+CHAT = "/thumbwheel.chat.v1.ChatService"
+
+
+def by_name(case: Any) -> str:
+    return str(case.name)
+
+
+async def filled(gateway: House, case: BadInput) -> dict[str, Any]:
+    """The request, with ids of things that exist."""
+    text = json.dumps(case.request)
+    if ANSWER in text or USER_MESSAGE in text:
+        turn = await gateway.ask()
+        text = text.replace(ANSWER, turn[0].message_id).replace(USER_MESSAGE, turn[0].started.user_message_id)
+    if FOREIGN_CONVERSATION in text:
+        turn = await gateway.ask(key=gateway.other_key)
+        text = text.replace(FOREIGN_CONVERSATION, turn[0].started.conversation_id)
+    request: dict[str, Any] = json.loads(text)
+    return request
+
+
+def error_info(error: grpc.aio.AioRpcError) -> tuple[str, error_details_pb2.ErrorInfo]:
+    status = status_pb2.Status.FromString(dict(error.trailing_metadata() or ())[DETAILS_KEY])
+    info = error_details_pb2.ErrorInfo()
+    assert status.details[0].Unpack(info)
+    return status.message, info
+
+
+@pytest.mark.parametrize("case", TABLE, ids=by_name)
+async def test_over_both_doors_the_error_names_field_and_limit(gateway: House, case: BadInput) -> None:
+    request = await filled(gateway, case)
+    stored = len(gateway.fakes.session.messages)
+    key = gateway.key if case.key == "good" else case.key
+
+    code, message, field = await _over_grpc(gateway, case, request, key)
+    assert (code, field) == (case.code, case.field)
+    assert case.limit in message
+
+    status, body = await _over_http(gateway, case, request, key)
+    assert (status, body["param"]) == (STATUSES[case.code], case.field)
+    assert case.limit in body["message"]
+    assert set(body) == {"message", "type", "param", "code"}
+    assert len(gateway.fakes.session.messages) == stored
+
+
+async def _over_grpc(gateway: House, case: BadInput, request: Any, key: str | None) -> tuple[str, str, str]:
+    metadata = gateway.metadata(key) if key else ()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        if case.method == "SendMessage":
+            message = json_format.ParseDict(request, chat_pb2.SendMessageRequest())
+            async for _ in gateway.chat.SendMessage(message, timeout=10, metadata=metadata):
+                pass
+        else:
+            said = json_format.ParseDict(request, feedback_pb2.SubmitFeedbackRequest())
+            await gateway.feedback.SubmitFeedback(said, timeout=10, metadata=metadata)
+    text, info = error_info(caught.value)
+    return caught.value.code().name, f"{text} {info.metadata['limit']}", info.metadata["field"]
+
+
+async def _over_http(gateway: House, case: BadInput, request: Any, key: str | None) -> tuple[int, dict[str, Any]]:
+    headers = gateway.headers(key) if key else {}
+    async with gateway.http.post(gateway.url + PATHS[case.method], json=request, headers=headers) as response:
+        return response.status, (await response.json())["error"]
+
+
+@pytest.mark.parametrize("case", BAD_JSON, ids=by_name)
+async def test_a_body_that_is_no_request_is_refused_by_name(gateway: House, case: BadJson) -> None:
+    async with gateway.http.post(gateway.url + case.path, data=case.body, headers=gateway.headers()) as response:
+        body = (await response.json())["error"]
+    assert (response.status, body["param"]) == (case.status, case.field)
+    assert case.limit in body["message"]
+
+
+@pytest.mark.parametrize("case", BAD_COMPLETIONS, ids=by_name)
+async def test_a_completion_that_cannot_be_is_refused_in_openais_words(gateway: House, case: BadCompletion) -> None:
+    url = gateway.url + "/v1/chat/completions"
+    async with gateway.http.post(url, json=case.body, headers=gateway.headers()) as response:
+        body = (await response.json())["error"]
+    assert (response.status, body["param"], body["code"]) == (case.status, case.field, case.code)
+    assert case.limit in body["message"]
+    assert gateway.fakes.session.messages == {}
+
+
+@pytest.mark.parametrize(
+    ("data", "field"),
+    [(b"\x1a\x04\x0a\x02\xff\xfe", "request"), (b"\xff", "request"), (b"\x1a\x03\x0a\x01a\x98\x06\x01", "99")],
+    ids=["invalid UTF-8", "no protobuf", "unknown field"],
+)
+async def test_bytes_that_are_no_request_are_refused_by_name(gateway: House, data: bytes, field: str) -> None:
+    channel: Any = gateway.channel
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        async for _ in channel.unary_stream(f"{CHAT}/SendMessage")(data, timeout=5, metadata=gateway.metadata()):
+            pass
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert error_info(caught.value)[1].metadata["field"] == field
+
+
+async def test_a_foreign_object_answers_as_a_missing_one_over_every_method(gateway: House) -> None:
+    turn = await gateway.ask(key=gateway.other_key)
+    conversation_id, message_id = turn[0].started.conversation_id, turn[0].message_id
+    attempts = [
+        gateway.chat.GetConversation(
+            chat_pb2.GetConversationRequest(conversation_id=conversation_id), **_mine(gateway)
+        ),
+        gateway.chat.ClearConversation(
+            chat_pb2.ClearConversationRequest(conversation_id=conversation_id), **_mine(gateway)
+        ),
+        gateway.chat.DeleteConversation(
+            chat_pb2.DeleteConversationRequest(conversation_id=conversation_id), **_mine(gateway)
+        ),
+        gateway.chat.CancelMessage(chat_pb2.CancelMessageRequest(message_id=message_id), **_mine(gateway)),
+        gateway.feedback.SubmitFeedback(
+            feedback_pb2.SubmitFeedbackRequest(message_id=message_id, request_id="r", thumb=events_pb2.Thumb(up=True)),
+            **_mine(gateway),
+        ),
+    ]
+    for attempt in attempts:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await attempt
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    found = await gateway.chat.ListConversations(chat_pb2.ListConversationsRequest(), **_mine(gateway))
+    assert list(found.conversations) == []
+
+
+async def test_of_two_thumbs_the_last_stands(gateway: House) -> None:
+    turn = await gateway.ask()
+    for request_id, up in (("first", True), ("second", False)):
+        said = {"messageId": turn[0].message_id, "requestId": request_id, "thumb": {"up": up}}
+        async with gateway.http.post(gateway.url + "/api/feedback", json=said, headers=gateway.headers()) as response:
+            assert (await response.json())["durability"] == "DURABILITY_SPOOL"
+    path = f"/api/conversations/{turn[0].started.conversation_id}"
+    async with gateway.http.get(gateway.url + path, headers=gateway.headers()) as response:
+        thumbs = [message["thumbUp"] for message in (await response.json())["messages"] if "thumbUp" in message]
+    assert thumbs == [False]
+
+
+def _mine(gateway: House) -> dict[str, Any]:
+    return {"timeout": 10, "metadata": gateway.metadata()}

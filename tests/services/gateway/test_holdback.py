@@ -1,0 +1,137 @@
+"""Holding back: no character before its verdict, whatever the timing."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from services.chassis.errors import UnavailableError
+from services.gateway.guard import Action, OutputRuling
+from services.gateway.holdback import MAX_PENDING_CHARACTERS, MAX_TAIL_CHARACTERS, HeldAnswer
+
+
+class FakeGuard:
+    """Holds back `held` characters until the end, and notes what it was asked."""
+
+    def __init__(self, held: int = 0) -> None:
+        self.held = held
+        self.asked: list[tuple[str, str, bool]] = []
+        self.before_verdict: Callable[[], Any] | None = None
+        self.blocks = ""
+
+    async def check_output(self, prompt: str, released_tail: str, pending: str, *, final: bool) -> OutputRuling:
+        self.asked.append((released_tail, pending, final))
+        if self.before_verdict:
+            await self.before_verdict()
+        if self.blocks and self.blocks in pending:
+            return OutputRuling(Action.BLOCK, "harm", "", 0, "No.")
+        held = 0 if final else min(self.held, len(pending))
+        return OutputRuling(Action.ALLOW, "", pending[: len(pending) - held], held, "")
+
+
+async def read(held: HeldAnswer) -> list[str]:
+    return [ruling.release async for ruling in held.releases()]
+
+
+@given(deltas=st.lists(st.text(min_size=1, max_size=9), max_size=20), held=st.integers(0, 12), pauses=st.data())
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_everything_is_released_once_and_in_order_at_any_pace(
+    deltas: list[str], held: int, pauses: st.DataObject
+) -> None:
+    async def run() -> list[str]:
+        guard = FakeGuard(held)
+        guard.before_verdict = lambda: asyncio.sleep(0)
+        answer = HeldAnswer(guard, "prompt", 0.0)
+        reading = asyncio.create_task(read(answer))
+        for delta in deltas:
+            answer.add(delta)
+            for _ in range(pauses.draw(st.integers(0, 3))):
+                await asyncio.sleep(0)
+        answer.end()
+        return await reading
+
+    assert "".join(asyncio.run(run())) == "".join(deltas)
+
+
+async def test_the_first_text_is_judged_at_once_and_later_text_in_one_piece() -> None:
+    guard = FakeGuard()
+    answer = HeldAnswer(guard, "prompt", coalesce_seconds=60)
+    releases = answer.releases()
+    answer.add("one ")
+    assert (await anext(releases)).release == "one "
+    for delta in ("two ", "three ", "four"):
+        answer.add(delta)
+    answer.end()
+    assert [ruling.release async for ruling in releases] == ["two three four"]
+    assert guard.asked == [("", "one ", False), ("one ", "two three four", True)]
+
+
+async def test_text_that_arrives_during_a_check_waits_for_a_verdict_of_its_own() -> None:
+    guard = FakeGuard()
+    answer = HeldAnswer(guard, "prompt", 0.0)
+
+    async def more_arrives() -> None:
+        guard.before_verdict = None
+        answer.add("unjudged")
+
+    guard.before_verdict = more_arrives
+    releases = answer.releases()
+    answer.add("judged ")
+    assert (await anext(releases)).release == "judged "
+    assert (await anext(releases)).release == "unjudged"
+
+
+async def test_a_block_is_the_last_thing_released() -> None:
+    guard = FakeGuard()
+    guard.blocks = "bad"
+    answer = HeldAnswer(guard, "prompt", 0.0)
+    answer.add("bad thing")
+    answer.add(" and more")
+    answer.end()
+    rulings = [ruling async for ruling in answer.releases()]
+    assert [(ruling.action, ruling.release) for ruling in rulings] == [(Action.BLOCK, "")]
+
+
+async def test_what_came_before_a_failure_is_judged_and_released_first() -> None:
+    answer = HeldAnswer(FakeGuard(held=3), "prompt", 0.0)
+    answer.add("so far")
+    answer.end(UnavailableError("the generator is away"))
+    releases = answer.releases()
+    assert (await anext(releases)).release == "so far"
+    with pytest.raises(UnavailableError, match="generator"):
+        await anext(releases)
+
+
+async def test_nothing_is_released_after_a_stop_even_if_its_verdict_was_under_way() -> None:
+    guard = FakeGuard()
+    answer = HeldAnswer(guard, "prompt", 0.0)
+
+    async def stop() -> None:
+        answer.stop()
+
+    guard.before_verdict = stop
+    answer.add("text")
+    assert await read(answer) == []
+
+
+async def test_the_guards_limits_are_kept() -> None:
+    guard = FakeGuard(held=5)
+    answer = HeldAnswer(guard, "prompt", 0.0)
+    text = "x" * (2 * MAX_PENDING_CHARACTERS + 7)
+    answer.add(text)
+    answer.end()
+    assert "".join(await read(answer)) == text
+    assert all(len(pending) <= MAX_PENDING_CHARACTERS for _, pending, _ in guard.asked)
+    assert all(len(tail) <= MAX_TAIL_CHARACTERS for tail, _, _ in guard.asked)
+    assert [final for _, _, final in guard.asked] == [False, False, True]
+
+
+async def test_a_guard_that_would_hold_everything_for_ever_is_an_error() -> None:
+    answer = HeldAnswer(FakeGuard(held=MAX_PENDING_CHARACTERS), "prompt", 0.0)
+    answer.add("x" * (MAX_PENDING_CHARACTERS + 1))
+    answer.end()
+    with pytest.raises(UnavailableError):
+        await read(answer)

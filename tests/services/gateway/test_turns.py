@@ -1,0 +1,237 @@
+"""Turns outlive their clients: resume, cancel, disconnect, idempotency, limits, shutdown."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from thumbwheel.chat.v1 import chat_pb2
+
+from services.chassis.errors import NotFoundError, ServiceError
+from services.chassis.identity import Caller
+from services.gateway.events import FinishReason, Started, TextDelta
+from services.gateway.request import TurnRequest, UserInput
+from services.gateway.turns import Turn, TurnLimits, Turns
+from tests.services.gateway.house import House, house, kinds_of, text_of
+
+ADA, BOB = Caller("acme", "ada"), Caller("acme", "bob")
+
+
+class Hold:
+    """Stops the fake generator before a delta until it is let go."""
+
+    def __init__(self, gateway: House, at: int) -> None:
+        self.reached, self.go = asyncio.Event(), asyncio.Event()
+        self._at = at
+        gateway.fakes.generator.gate = self._gate
+
+    async def _gate(self, number: int) -> None:
+        if number == self._at:
+            self.reached.set()
+            await self.go.wait()
+
+
+async def until_text(call: Any) -> list[chat_pb2.ChatEvent]:
+    """Events up to the first text."""
+    events = []
+    async for event in call:
+        events.append(event)
+        if event.HasField("text_delta"):
+            return events
+    raise AssertionError("the stream ended without text")
+
+
+async def resume(gateway: House, message_id: str, after: int = 0, key: str | None = None) -> list[chat_pb2.ChatEvent]:
+    request = chat_pb2.ResumeMessageRequest(message_id=message_id, after_sequence=after)
+    call = gateway.chat.ResumeMessage(request, timeout=10, metadata=gateway.metadata(key))
+    return [event async for event in call]
+
+
+async def cancel(gateway: House, message_id: str, key: str | None = None) -> bool:
+    request = chat_pb2.CancelMessageRequest(message_id=message_id)
+    response = await gateway.chat.CancelMessage(request, timeout=10, metadata=gateway.metadata(key))
+    return bool(response.cancelled)
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def test_a_client_that_goes_away_misses_nothing(gateway: House) -> None:
+    hold = Hold(gateway, at=1)
+    call = gateway.send()
+    seen = await until_text(call)
+    call.cancel()
+    hold.go.set()
+    rest = await resume(gateway, seen[0].message_id, seen[-1].sequence)
+    assert text_of(seen + rest) == "The answer is 42."
+    assert [event.sequence for event in seen + rest] == list(range(1, len(seen + rest) + 1))
+    assert gateway.fakes.session.finished[seen[0].message_id].text == "The answer is 42."
+    assert not gateway.fakes.generator.cancelled.is_set()
+
+
+async def test_many_readers_see_the_same_events_live_and_afterwards(gateway: House) -> None:
+    hold = Hold(gateway, at=2)
+    call = gateway.send()
+    seen = await until_text(call)
+    live = asyncio.create_task(resume(gateway, seen[0].message_id))
+    await hold.reached.wait()
+    hold.go.set()
+    first = seen + [event async for event in call]
+    assert await live == first
+    assert await resume(gateway, seen[0].message_id) == first
+
+
+async def test_cancel_stops_the_model_at_once_and_keeps_the_text(gateway: House) -> None:
+    hold = Hold(gateway, at=2)
+    call = gateway.send()
+    seen = await until_text(call)
+    await hold.reached.wait()
+    assert await cancel(gateway, seen[0].message_id) is True
+    await asyncio.wait_for(gateway.fakes.generator.cancelled.wait(), 5)
+    events = seen + [event async for event in call]
+    assert events[-1].completed.finish_reason == chat_pb2.FINISH_REASON_CANCELLED
+    stored = gateway.fakes.session.finished[seen[0].message_id]
+    assert (stored.text, stored.finish_reason) == (text_of(events), chat_pb2.FINISH_REASON_CANCELLED)
+    assert await cancel(gateway, seen[0].message_id) is False
+
+
+async def test_cancelling_what_is_no_longer_kept_changes_nothing(tmp_path: Path) -> None:
+    async with house(tmp_path, keep_seconds=0.01) as gateway:
+        events = await gateway.ask()
+        await asyncio.sleep(0.05)
+        assert await cancel(gateway, events[0].message_id) is False
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await resume(gateway, events[0].message_id)
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_another_user_can_neither_resume_nor_cancel(gateway: House) -> None:
+    hold = Hold(gateway, at=1)
+    call = gateway.send()
+    seen = await until_text(call)
+    for attempt in (
+        resume(gateway, seen[0].message_id, key=gateway.other_key),
+        cancel(gateway, seen[0].message_id, gateway.other_key),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await attempt
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    hold.go.set()
+    assert text_of(seen + [event async for event in call]) == "The answer is 42."
+
+
+async def test_a_disconnect_cancels_only_where_the_request_says_so(gateway: House) -> None:
+    hold = Hold(gateway, at=1)
+    call = gateway.send(on_disconnect=chat_pb2.DISCONNECT_POLICY_CANCEL)
+    seen = await until_text(call)
+    await hold.reached.wait()
+    call.cancel()
+    await asyncio.wait_for(gateway.fakes.generator.cancelled.wait(), 5)
+    await until(lambda: seen[0].message_id in gateway.fakes.session.finished)
+    stored = gateway.fakes.session.finished[seen[0].message_id]
+    assert stored.finish_reason == chat_pb2.FINISH_REASON_CANCELLED
+
+
+async def test_the_same_request_id_is_the_same_turn_and_another_payload_is_refused(gateway: House) -> None:
+    hold = Hold(gateway, at=1)
+    call = gateway.send(request_id="once")
+    seen = await until_text(call)
+    again = asyncio.create_task(gateway.ask(request_id="once"))
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await gateway.ask("Something else", request_id="once")
+    assert caught.value.code() is grpc.StatusCode.ALREADY_EXISTS
+    hold.go.set()
+    first = seen + [event async for event in call]
+    assert await again == first
+    assert len(gateway.fakes.generator.requests) == 1
+
+
+async def test_a_request_id_of_a_gateway_that_died_gives_the_stored_answer_again(tmp_path: Path) -> None:
+    async with house(tmp_path, keep_seconds=0.01) as gateway:
+        first = await gateway.ask(request_id="once")
+        await asyncio.sleep(0.05)
+        again = await gateway.ask(request_id="once")
+        assert (again[0].message_id, text_of(again)) == (first[0].message_id, text_of(first))
+        assert again[-1].completed == first[-1].completed
+        assert len(gateway.fakes.generator.requests) == 1
+
+
+async def test_a_turn_that_showed_nothing_can_be_tried_again_with_its_request_id(gateway: House) -> None:
+    gateway.fakes.generator.away = True
+    with pytest.raises(grpc.aio.AioRpcError):
+        await gateway.ask(request_id="once")
+    gateway.fakes.generator.away = False
+    events = await gateway.ask(request_id="once")
+    assert text_of(events) == "The answer is 42."
+    assert (
+        len([message for message in gateway.fakes.session.messages.values() if message.role == chat_pb2.ROLE_USER]) == 1
+    )
+
+
+async def test_more_turns_than_allowed_are_refused(tmp_path: Path) -> None:
+    async with house(tmp_path, max_turns_per_user=1) as gateway:
+        hold = Hold(gateway, at=1)
+        call = gateway.send()
+        await until_text(call)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await gateway.ask()
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        other = asyncio.create_task(gateway.ask(key=gateway.other_key))
+        hold.go.set()
+        assert kinds_of(await other)[-1] == "completed"
+
+
+async def test_a_shutdown_stores_what_was_shown_and_says_why_it_ended(tmp_path: Path) -> None:
+    async with house(tmp_path, drain_seconds=0.1) as gateway:
+        hold = Hold(gateway, at=1)
+        call = gateway.send()
+        seen = await until_text(call)
+        await hold.reached.wait()
+        session = gateway.fakes.session
+        finishing = session.FinishTurn
+        finished = asyncio.Event()
+
+        async def finish(request: Any, context: Any) -> Any:
+            finished.set()
+            return await finishing(request, context)
+
+        session.FinishTurn = finish  # type: ignore[method-assign]
+    assert session.finished[seen[0].message_id].text == text_of(seen)
+    assert session.finished[seen[0].message_id].finish_reason == chat_pb2.FINISH_REASON_FAILED
+
+
+LIMITS = TurnLimits(max_turns=10, max_turns_per_user=10, turn_seconds=5, keep_seconds=60, max_kept_characters=10)
+
+
+async def _answer(turn: Turn) -> None:
+    turn.begin(f"message of {turn.request.action}")
+    turn.publish(Started("conversation", "user message"))
+    turn.publish(TextDelta("six ch"))
+    turn.complete(FinishReason.STOP)
+
+
+async def test_the_oldest_events_are_dropped_when_too_much_text_is_kept() -> None:
+    turns = Turns(_answer, LIMITS)
+    started = [turns.start(ADA, TurnRequest(UserInput(text))) for text in ("one", "two")]
+    for turn in started:
+        assert [event async for event in turn.events_after(0)]
+    await asyncio.sleep(0)
+    with pytest.raises(NotFoundError):
+        turns.resume(ADA, started[0].message_id, 0)
+    assert turns.resume(ADA, started[1].message_id, 0) is started[1]
+    await turns.close(1)
+
+
+async def test_an_unexpected_error_reaches_readers_without_its_text() -> None:
+    async def crash(turn: Turn) -> None:
+        raise RuntimeError("the user said hello")
+
+    turns = Turns(crash, LIMITS)
+    turn = turns.start(ADA, TurnRequest(UserInput("hello")))
+    with pytest.raises(ServiceError, match=r"^internal error$"):
+        await anext(turn.events_after(0))
+    await turns.close(1)
