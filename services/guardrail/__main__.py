@@ -8,6 +8,7 @@ from thumbwheel.guardrail.v1 import guardrail_pb2_grpc
 
 from services.chassis.server import Registration, run_service
 from services.chassis.settings import load_settings
+from services.guardrail.classifier import read_classifier
 from services.guardrail.policy import Policy
 from services.guardrail.servicer import NAME, GuardrailServicer
 from services.guardrail.settings import GuardrailSettings
@@ -24,7 +25,7 @@ async def wiring(settings: GuardrailSettings) -> AsyncIterator[Sequence[Registra
     def observe(stage: Stage, verdict: Verdict) -> None:
         verdicts.labels(stage, verdict.action, verdict.category or "none").inc()
 
-    servicer = GuardrailServicer(Policy(settings.phone_region, observe))
+    servicer = GuardrailServicer(Policy(read_classifier(settings.weights_directory), settings.phone_region, observe))
     yield [Registration(NAME, guardrail_pb2_grpc.add_GuardrailServiceServicer_to_server, servicer)]
 
 

@@ -15,8 +15,11 @@ LOOKALIKES = (
     "abeijkmhopqstyxwhdgabyeikvoptuxwail------''\"\"ABEIJKMHOPSTYXABEZHIKMNOPTYX",
 )
 LEET = str.maketrans("013457@$!|", "oieastasil")
-# Letters set apart one by one ("b o m b", "b.o.m.b"): at least four, so that "a b c" stays.
-SPELLED_OUT = re.compile(r"(?<![^\W_])(?:[^\W\d_][\s.\-_*·]{1,3}){3,}[^\W\d_](?![^\W_])")
+# Letters of a word set apart ("b o m b", "b.o.m.b"): at least four, so that "a b c" stays.
+SPELLED_OUT = re.compile(r"(?<![^\W_])(?:[^\W\d_][\s.\-_*·]){3,}[^\W\d_](?![^\W_])")
+# A whole text of single letters, with wider gaps between its words.
+LETTER_BY_LETTER = re.compile(r"\s*(?:\S(?:\s+|$)){8,}")
+WORD_GAP = re.compile(r"\s{2,}")
 # Joints within a word ("bo-mb", "bo**mb"); a hyphen between whole words stays readable without it.
 JOINTS = re.compile(r"(?<=[a-z])[*_\-.·~^|\\/]{1,3}(?=[a-z])")
 STRETCHED = re.compile(r"([a-z])\1{2,}")
@@ -73,7 +76,15 @@ def readings(text: str) -> tuple[str, ...]:
     first = plain(text)
     if PLAIN.fullmatch(first) and not STRETCHED.search(first) and not SPELLED_OUT.search(first):
         return (first,)
-    spelled = SPELLED_OUT.sub(lambda found: re.sub(r"[\W_]", "", found[0]), first)
+    spelled = plain(_closed_up(text))
     joined = JOINTS.sub("", spelled)
     letters = STRETCHED.sub(r"\1", LEET_WORD.sub(lambda word: word[0].translate(LEET), joined))
     return tuple(dict.fromkeys((first, spelled, joined, letters)))
+
+
+def _closed_up(text: str) -> str:
+    """Words whose letters stand apart, put together again."""
+    folded = unmask(text).text
+    if LETTER_BY_LETTER.fullmatch(folded):
+        return " ".join(re.sub(r"\s", "", word) for word in WORD_GAP.split(folded))
+    return SPELLED_OUT.sub(lambda found: re.sub(r"[\W_]", "", found[0]), folded)

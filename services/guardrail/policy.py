@@ -1,19 +1,26 @@
 """The policy: what a user may ask, and what of an answer may be shown."""
 
 import hashlib
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from services.guardrail.classifier import Classifier
 from services.guardrail.disguise import readings
-from services.guardrail.hold_back import decide
+from services.guardrail.hold_back import Shown, decide
 from services.guardrail.personal_spans import personal_spans
-from services.guardrail.rules import match_rules
+from services.guardrail.rules import match_answer, match_request
 from services.guardrail.secret_spans import secret_spans
 from services.guardrail.spans import Span
 from services.guardrail.verdict import Action, Category, Stage, Verdict, strictest
 
 Observer = Callable[[Stage, Verdict], None]
+
+# An answer is judged piece by piece, each time with its prompt: the prompt's verdict is kept under its hash.
+KEPT_PROMPTS = 4_096
+# Of a verdict, rules are the surest.
+RULE_SCORE = 1.0
 
 
 @dataclass(frozen=True)
@@ -28,10 +35,12 @@ class Release:
 class Policy:
     """Rules, classifier and span finders together. `version` names all of them by their hash."""
 
-    def __init__(self, phone_region: str, observe: Observer) -> None:
+    def __init__(self, classifier: Classifier, phone_region: str, observe: Observer) -> None:
+        self._classifier = classifier
         self._phone_region = phone_region
         self._observe = observe
-        self.version = rules_version()
+        self._prompts: OrderedDict[bytes, Verdict] = OrderedDict()
+        self.version = policy_version(classifier.digest, phone_region)
 
     def judge_input(self, texts: Sequence[str]) -> Verdict:
         """The strictest verdict over the texts that the model would see."""
@@ -40,39 +49,62 @@ class Policy:
         return verdict
 
     def judge_output(self, prompt: str, released_tail: str, pending: str, final: bool) -> Release:
-        """How much of the pending text may be shown, with secrets and personal data replaced."""
+        """How much of the pending text may be shown, with secrets and personal data replaced, or that none may be."""
         shown = decide(pending, self._find_spans, final=final)
-        if shown.overlong:
-            category = Category.SECRET if "PRIVATE KEY" in pending else Category.UNREADABLE
-            release = Release(Verdict(Action.BLOCK, category, 1.0), "", 0)
-        elif shown.spans:
-            category = max(span.category for span in shown.spans)
-            text = _replace(pending[: shown.length], shown.spans)
-            release = Release(Verdict(Action.REDACT, category, 1.0), text, len(pending) - shown.length)
-        else:
-            release = Release(Verdict(), pending[: shown.length], len(pending) - shown.length)
+        blocked = self._blocked(prompt, released_tail, pending, shown)
+        release = Release(blocked, "", 0) if blocked else _release(pending, shown)
         self._observe(Stage.OUTPUT, release.verdict)
         return release
 
+    def _blocked(self, prompt: str, released_tail: str, pending: str, shown: Shown) -> Verdict | None:
+        """Why nothing more of the answer may be shown: the exchange is harmful, or the rest can never be checked."""
+        if shown.overlong:
+            category = Category.SECRET if "PRIVATE KEY" in pending else Category.UNREADABLE
+            return Verdict(Action.BLOCK, category, RULE_SCORE)
+        asked = self._judge_prompt(prompt)
+        if asked.action is Action.BLOCK:
+            return asked
+        hit = match_answer(readings(released_tail + pending[: shown.length]))
+        return Verdict(Action.BLOCK, hit.category, RULE_SCORE) if hit else None
+
+    def _judge_prompt(self, prompt: str) -> Verdict:
+        key = hashlib.sha256(prompt.encode()).digest()
+        if key not in self._prompts:
+            self._prompts[key] = self._judge_request(prompt)
+            if len(self._prompts) > KEPT_PROMPTS:
+                self._prompts.popitem(last=False)
+        return self._prompts[key]
+
     def _judge_request(self, text: str) -> Verdict:
-        hit = match_rules(readings(text))
-        return Verdict(Action.BLOCK, hit.category, 1.0) if hit else Verdict()
+        ways = readings(text)
+        if hit := match_request(ways):
+            return Verdict(Action.BLOCK, hit.category, RULE_SCORE)
+        suspicions = [self._classifier.judge(way) for way in ways]
+        surest = max(suspicions, key=lambda one: (one.over_threshold, one.probability))
+        if surest.over_threshold:
+            return Verdict(Action.BLOCK, surest.category, surest.probability)
+        return Verdict(score=surest.probability)
 
     def _find_spans(self, text: str) -> list[Span]:
         return [*secret_spans(text), *personal_spans(text, self._phone_region)]
 
 
-def _replace(text: str, spans: Sequence[Span]) -> str:
+def _release(pending: str, shown: Shown) -> Release:
+    held = len(pending) - shown.length
+    if not shown.spans:
+        return Release(Verdict(), pending[: shown.length], held)
     parts, place = [], 0
-    for span in spans:
-        parts += [text[place : span.start], span.replacement]
+    for span in shown.spans:
+        parts += [pending[place : span.start], span.replacement]
         place = span.end
-    return "".join([*parts, text[place:]])
+    category = Category.SECRET if any(span.category is Category.SECRET for span in shown.spans) else Category.PII
+    text = "".join([*parts, pending[place : shown.length]])
+    return Release(Verdict(Action.REDACT, category, RULE_SCORE), text, held)
 
 
-def rules_version() -> str:
-    """Hash of all that decides: the package's source."""
-    digest = hashlib.sha256()
+def policy_version(weights_digest: str, phone_region: str) -> str:
+    """Hash of all that decides: the weights, the settings, and the rules as they stand in this package's source."""
+    digest = hashlib.sha256(f"{weights_digest} {phone_region}".encode())
     for file in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:12]

@@ -2,7 +2,9 @@
 
 import pytest
 
+from services.guardrail.classifier import Classifier, read_classifier
 from services.guardrail.policy import Policy
+from services.guardrail.settings import WEIGHTS_DIRECTORY
 from services.guardrail.verdict import Stage, Verdict
 
 
@@ -11,6 +13,11 @@ def observed() -> list[tuple[Stage, Verdict]]:
     return []
 
 
+@pytest.fixture(scope="session")
+def classifier() -> Classifier:
+    return read_classifier(WEIGHTS_DIRECTORY)
+
+
 @pytest.fixture
-def policy(observed: list[tuple[Stage, Verdict]]) -> Policy:
-    return Policy("US", lambda stage, verdict: observed.append((stage, verdict)))
+def policy(classifier: Classifier, observed: list[tuple[Stage, Verdict]]) -> Policy:
+    return Policy(classifier, "US", lambda stage, verdict: observed.append((stage, verdict)))

