@@ -16,7 +16,7 @@ import numpy as np
 
 GRID_RATES = 64
 GRID_EFFECTS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)  # log-odds: 50 % against 56 % up to 95 %
-SEARCH_STEPS = 60  # of a ternary search on a concave function: (2/3)**60 is 3e-11
+SEARCH_STEPS = 40  # of a ternary search on a concave function: (2/3)**40 is 9e-8
 LOG_E_CAP = 700.0  # exp() of more overflows
 
 

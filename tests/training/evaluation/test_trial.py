@@ -1,0 +1,115 @@
+"""The canary as it runs: it ends by itself, keeps its lease, and survives the loop that watches it."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.training.rollouts import FakeClock, FakeRollout, GrowingThumbs
+from training.evaluation.canary import CanaryConfig, Reading, Thumbs, Verdict
+from training.evaluation.trial import TrialEnd, run_trial
+
+CONFIG = CanaryConfig(share=0.5, poll_seconds=5, lease_seconds=60, max_seconds=600, min_thumbs=20)
+
+
+class Stopped(Exception):
+    """Stands for kill -9 of the loop."""
+
+
+class Trial:
+    """A trial of nano-1 against nano-0 whose watcher may be killed at a look."""
+
+    def __init__(self, record: Path, candidate: float, incumbent: float = 0.5) -> None:
+        self.clock = FakeClock()
+        self.rollout = FakeRollout(self.clock)
+        self.thumbs = GrowingThumbs({"nano-0": incumbent, "nano-1": candidate})
+        self.record, self.kill_at = record, 0
+        self.seen: list[Reading] = []
+
+    def run(self, config: CanaryConfig = CONFIG) -> TrialEnd:
+        return run_trial(
+            "nano-1", Path("/models/nano-1"), config, self.rollout, self.thumbs, self.clock, self.record, self.watch
+        )
+
+    def watch(self, reading: Reading, passed: float) -> None:
+        assert 0 <= passed <= 1
+        self.seen.append(reading)
+        if len(self.seen) == self.kill_at:
+            raise Stopped
+
+
+def test_a_better_version_becomes_stable(tmp_path: Path) -> None:
+    trial = Trial(tmp_path, candidate=0.9)
+    end = trial.run()
+    assert end.verdict is Verdict.PROMOTE
+    assert trial.rollout.stable == "nano-1"
+    assert trial.rollout.calls == ["start nano-1 0.5", "promote nano-1"]
+    assert len((tmp_path / "course.jsonl").read_text().splitlines()) == end.looks
+
+
+def test_a_worse_version_is_rolled_back_by_itself(tmp_path: Path) -> None:
+    trial = Trial(tmp_path, candidate=0.1)
+    end = trial.run()
+    assert end.verdict is Verdict.ROLL_BACK
+    assert "users like it less: 10% of" in end.reason
+    assert (trial.rollout.stable, trial.rollout.candidate) == ("nano-0", "")
+
+
+def test_an_undecided_trial_ends_after_its_time_and_the_incumbent_stays(tmp_path: Path) -> None:
+    trial = Trial(tmp_path, candidate=0.5)
+    end = trial.run()
+    assert end.verdict is Verdict.ROLL_BACK
+    assert end.reason.startswith("undecided after 600 s")
+    assert trial.rollout.stable == "nano-0"
+    assert end.looks == 121  # the lease of 60 s was renewed all the way
+
+
+def test_a_version_that_cannot_be_served_is_rolled_back(tmp_path: Path) -> None:
+    trial = Trial(tmp_path, candidate=0.9)
+    trial.rollout = FakeRollout(trial.clock, loads=False)
+    end = trial.run()
+    assert (end.verdict, end.looks) == (Verdict.ROLL_BACK, 0)
+    assert end.reason == "the model server could not serve it: no memory"
+
+
+def test_a_version_that_an_operator_took_off_is_not_put_on_again(tmp_path: Path) -> None:
+    trial = Trial(tmp_path, candidate=0.5)
+    take_off = trial.watch
+
+    def watch(reading: Reading, passed: float) -> None:
+        take_off(reading, passed)
+        trial.rollout.candidate = ""
+
+    trial.watch = watch
+    end = trial.run()
+    assert end.reason == "somebody else took it off, or its lease ended"
+    assert [call for call in trial.rollout.calls if call.startswith("start")] == ["start nano-1 0.5"]
+
+
+@pytest.mark.parametrize("away_seconds", [5, 500])
+def test_a_killed_loop_goes_on_with_the_same_trial(tmp_path: Path, away_seconds: int) -> None:
+    trial = Trial(tmp_path, candidate=0.9)
+    trial.kill_at = 1
+    with pytest.raises(Stopped):
+        trial.run()
+    trial.clock.sleep(away_seconds)
+    end = trial.run()
+    assert end.verdict is Verdict.PROMOTE
+    assert len(set(trial.thumbs.asked_since)) == 1  # no thumb is lost, and it stays one test
+    starts = [call for call in trial.rollout.calls if call.startswith("start")]
+    assert len(starts) == (1 if away_seconds < CONFIG.lease_seconds else 2)
+
+
+def test_a_loop_killed_while_it_acts_acts_again_and_does_not_try_anew(tmp_path: Path) -> None:
+    trial = Trial(tmp_path, candidate=0.1)
+    first = trial.run()
+    trial.thumbs = GrowingThumbs({"nano-0": 0.1, "nano-1": 0.9})
+    assert trial.run() == first
+    assert trial.rollout.calls == ["start nano-1 0.5", "roll_back nano-1", "roll_back nano-1"]
+
+
+def test_thumbs_of_other_versions_do_not_count(tmp_path: Path) -> None:
+    trial = Trial(tmp_path, candidate=0.5)
+    trial.thumbs = GrowingThumbs({"nano-0": 0.5, "nano-7": 0.9})
+    end = trial.run()
+    assert end.last is not None
+    assert end.last.candidate == Thumbs(0, 0)

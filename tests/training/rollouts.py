@@ -1,0 +1,67 @@
+"""Fakes of the rollout and of time, for the canary's tests: they keep what the generator keeps, and nothing waits."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from training.evaluation.canary import Thumbs, Verdict
+from training.evaluation.trial import CandidateState, RolloutView
+
+
+class FakeClock:
+    """Time that passes only in sleep; `at_sleep` may kill the loop, as `kill -9` would."""
+
+    def __init__(self) -> None:
+        self.moment = datetime(2026, 11, 24, tzinfo=UTC)
+
+    def now(self) -> datetime:
+        return self.moment
+
+    def sleep(self, seconds: float) -> None:
+        self.moment += timedelta(seconds=seconds)
+
+
+class FakeRollout:
+    """Stable and candidate, with the lease that really takes the candidate off."""
+
+    def __init__(self, clock: FakeClock, stable: str = "nano-0", loads: bool = True) -> None:
+        self._clock, self._loads = clock, loads
+        self.stable, self.candidate = stable, ""
+        self.lease_end = clock.now()
+        self.calls: list[str] = []
+
+    def view(self) -> RolloutView:
+        if self.candidate and self._clock.now() > self.lease_end:
+            self.candidate = ""
+        if not self.candidate:
+            return RolloutView(self.stable, "", CandidateState.ABSENT)
+        state = CandidateState.READY if self._loads else CandidateState.FAILED
+        return RolloutView(self.stable, self.candidate, state, "" if self._loads else "no memory")
+
+    def start(self, version: str, directory: Path, share: float, lease_seconds: float) -> None:
+        self.calls.append(f"start {version} {share}")
+        self.candidate = version
+        self.renew(version, lease_seconds)
+
+    def renew(self, version: str, lease_seconds: float) -> None:
+        self.lease_end = self._clock.now() + timedelta(seconds=lease_seconds)
+
+    def finish(self, version: str, verdict: Verdict, reason: str) -> None:
+        self.calls.append(f"{verdict} {version}")
+        if verdict is Verdict.PROMOTE:
+            self.stable = version
+        self.candidate = ""
+
+
+class GrowingThumbs:
+    """Every look finds more thumbs at the given rates per arm."""
+
+    def __init__(self, rates: dict[str, float], each: int = 10) -> None:
+        self._rates, self._each = rates, each
+        self.looks = 0
+        self.asked_since: list[datetime] = []
+
+    def count(self, since: datetime) -> dict[str, Thumbs]:
+        self.looks += 1
+        self.asked_since.append(since)
+        total = self.looks * self._each
+        return {v: Thumbs(round(total * r), total - round(total * r)) for v, r in self._rates.items()}
