@@ -52,18 +52,18 @@ class Message:
     id: str
     conversation_id: str
     parent_id: str
-    role: Role
     text: str
     position: int
     tokens: int
     create_us: int
+    role: Role
     task: Task = Task.UNSPECIFIED
+    finish_reason: FinishReason = FinishReason.OPEN
     original_text: str = ""
     edits: tuple[TextEdit, ...] = ()
     context_ids: tuple[str, ...] = ()
     model_version: str = ""
     arm: str = ""
-    finish_reason: FinishReason = FinishReason.OPEN
 
 
 @dataclass(frozen=True)

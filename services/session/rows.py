@@ -1,32 +1,46 @@
-"""Rows to domain objects and back."""
+"""Rows to domain objects and back. A turn reads every message above it, so this is written for speed."""
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from services.chassis.identity import Caller
 from services.session.message import Conversation, FinishReason, Message, Role, StoredTurn, Task, TextEdit
 
+# A look-up in a dict costs a tenth of calling the enum.
+_ROLES = {role.value: role for role in Role}
+_TASKS = {task.value: task for task in Task}
+_FINISHES = {finish.value: finish for finish in FinishReason}
+
 
 def message_from(row: Any) -> Message:
-    """A message out of its row."""
+    """A message out of a row of `statements.WHOLE_MESSAGE`."""
+    original_text, edits, context_ids, model_version, arm = row[-5:]
+    return replace(
+        heard_message_from(row[:-5]),
+        original_text=original_text,
+        edits=tuple(TextEdit(**edit) for edit in json.loads(edits)) if edits else (),
+        context_ids=tuple(context_ids.split()) if context_ids else (),
+        model_version=model_version,
+        arm=arm,
+    )
+
+
+def heard_message_from(row: Any) -> Message:
+    """A message out of a row of `statements.HEARD_MESSAGE`: what a context is chosen by, without the rest."""
+    message_id, conversation_id, parent_id, text, position, tokens, create_us, role, task, finish_reason = row
     return Message(
-        id=row.id,
-        conversation_id=row.conversation_id,
-        parent_id=row.parent_id,
-        role=Role(row.role),
-        text=row.text,
-        position=row.position,
-        tokens=row.tokens,
-        create_us=row.create_us,
-        task=Task(row.task),
-        original_text=row.original_text,
-        edits=tuple(TextEdit(**edit) for edit in json.loads(row.edits)) if row.edits else (),
-        context_ids=tuple(row.context_ids.split()),
-        model_version=row.model_version,
-        arm=row.arm,
-        finish_reason=FinishReason(row.finish_reason),
+        message_id,
+        conversation_id,
+        parent_id,
+        text,
+        position,
+        tokens,
+        create_us,
+        _ROLES[role],
+        _TASKS[task],
+        _FINISHES[finish_reason],
     )
 
 

@@ -14,6 +14,28 @@ def _mine(table: Table) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
     return table.c.tenant == bindparam("owner_tenant"), table.c.user == bindparam("owner_user")
 
 
+# In the order of the fields of `message.Message`.
+HEARD_MESSAGE = (
+    messages.c.id,
+    messages.c.conversation_id,
+    messages.c.parent_id,
+    messages.c.text,
+    messages.c.position,
+    messages.c.tokens,
+    messages.c.create_us,
+    messages.c.role,
+    messages.c.task,
+    messages.c.finish_reason,
+)
+WHOLE_MESSAGE = (
+    *HEARD_MESSAGE,
+    messages.c.original_text,
+    messages.c.edits,
+    messages.c.context_ids,
+    messages.c.model_version,
+    messages.c.arm,
+)
+
 CONVERSATION = select(conversations).where(conversations.c.id == bindparam("row_id"), *_mine(conversations))
 LOCKED_CONVERSATION = CONVERSATION.with_for_update()
 FIRST_PAGE = (
@@ -29,10 +51,10 @@ ADD_CONVERSATION = insert(conversations)
 CHANGE_CONVERSATION = update(conversations).where(conversations.c.id == bindparam("row_id"), *_mine(conversations))
 REMOVE_CONVERSATION = delete(conversations).where(conversations.c.id == bindparam("row_id"), *_mine(conversations))
 
-MESSAGE = select(messages).where(messages.c.id == bindparam("row_id"), *_mine(messages))
+MESSAGE = select(*WHOLE_MESSAGE).where(messages.c.id == bindparam("row_id"), *_mine(messages))
 LOCKED_MESSAGE = MESSAGE.with_for_update()
 MESSAGES_OF = (
-    select(messages)
+    select(*WHOLE_MESSAGE)
     .where(messages.c.conversation_id == bindparam("conversation_id"), *_mine(messages))
     .order_by(messages.c.position)
 )
@@ -42,7 +64,7 @@ NEWEST = (
     .order_by(messages.c.position.desc())
     .limit(literal(1, literal_execute=True))
 )
-MESSAGES_BY_ID = select(messages).where(messages.c.id.in_(bindparam("ids", expanding=True)), *_mine(messages))
+MESSAGES_BY_ID = select(*WHOLE_MESSAGE).where(messages.c.id.in_(bindparam("ids", expanding=True)), *_mine(messages))
 ADD_MESSAGES = insert(messages)
 CHANGE_MESSAGE = update(messages).where(messages.c.id == bindparam("row_id"), *_mine(messages))
 REMOVE_MESSAGES = delete(messages).where(messages.c.conversation_id == bindparam("of_conversation"), *_mine(messages))
@@ -52,7 +74,7 @@ _steps = _step.cte("step", recursive=True)
 _steps = _steps.union_all(
     select(messages.c.id, messages.c.parent_id).where(messages.c.id == _steps.c.parent_id, *_mine(messages))
 )
-PATH = select(messages).join(_steps, _steps.c.id == messages.c.id).order_by(messages.c.position)
+PATH = select(*HEARD_MESSAGE).join(_steps, _steps.c.id == messages.c.id).order_by(messages.c.position)
 
 TURN = select(turns).where(turns.c.request_id == bindparam("key"), *_mine(turns))
 ADD_TURN = insert(turns)

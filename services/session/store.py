@@ -12,7 +12,14 @@ from services.chassis.errors import NotFoundError
 from services.chassis.identity import Caller
 from services.session.database import Database
 from services.session.message import Conversation, Message, StoredTurn
-from services.session.rows import conversation_from, conversation_row, message_from, message_row, stored_turn_from
+from services.session.rows import (
+    conversation_from,
+    conversation_row,
+    heard_message_from,
+    message_from,
+    message_row,
+    stored_turn_from,
+)
 from services.session.statements import (
     ADD_CONVERSATION,
     ADD_MESSAGES,
@@ -93,8 +100,8 @@ class OwnedRows:
         return self._run(NEWEST, conversation_id=conversation_id).scalar() or ""
 
     def path(self, message_id: str) -> list[Message]:
-        """From the root to this message; empty if there is none."""
-        return [message_from(row) for row in self._run(PATH, row_id=message_id)]
+        """From the root to this message, as far as a context is chosen by it; empty if there is none."""
+        return [heard_message_from(row) for row in self._run(PATH, row_id=message_id)]
 
     def messages_of(self, conversation_id: str) -> list[Message]:
         """All messages of a conversation, oldest first."""
@@ -102,7 +109,7 @@ class OwnedRows:
 
     def messages_by_id(self, ids: Sequence[str]) -> list[Message]:
         """These messages in this order; those that are gone are left out."""
-        found = {row.id: message_from(row) for row in self._run(MESSAGES_BY_ID, ids=ids)}
+        found = {row[0]: message_from(row) for row in self._run(MESSAGES_BY_ID, ids=ids)}
         return [found[message_id] for message_id in ids if message_id in found]
 
     def add_conversation(self, conversation: Conversation) -> None:
