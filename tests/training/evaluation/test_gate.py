@@ -1,0 +1,100 @@
+"""The gate: each check can fail by itself, and says with which number."""
+
+import math
+import random
+from dataclasses import replace
+
+import pytest
+
+from training.evaluation.figures import Comparison, Estimate, Probes, Samples, clustered_mean
+from training.evaluation.gate import GateConfig, check_candidate, check_labels, check_reward_model, decide
+
+GOOD = Comparison(
+    win_rate=Estimate(0.7, 0.05, 400, 100),
+    retention=Estimate(0.02, 0.01, 64, 64),
+    knowledge=Probes(0.8, 0.6, Estimate(0.2, 0.05, 48, 48)),
+    refusals=Probes(0.8, 0.8, Estimate(0.0, 0.05, 36, 36)),
+    candidate=Samples(14.0, 0.99),
+    incumbent=Samples(12.0, 0.99),
+)
+BAD = {
+    "win rate": replace(GOOD, win_rate=Estimate(0.55, 0.05, 400, 100)),
+    "perplexity on fixed texts": replace(GOOD, retention=Estimate(0.5, 0.05, 64, 64)),
+    "knowledge": replace(GOOD, knowledge=Probes(0.3, 0.6, Estimate(-0.3, 0.05, 48, 48))),
+    "refusals": replace(GOOD, refusals=Probes(0.5, 0.8, Estimate(-0.3, 0.05, 36, 36))),
+    "length": replace(GOOD, candidate=Samples(50.0, 0.99)),
+    "answers that end": replace(GOOD, candidate=Samples(14.0, 0.5)),
+}
+
+
+def test_a_candidate_that_is_better_and_safe_passes() -> None:
+    decision = decide(check_candidate(GOOD, 4.0, GateConfig()))
+    assert decision.passed
+    assert decision.reason == "all checks passed"
+
+
+@pytest.mark.parametrize("name", sorted(BAD))
+def test_each_check_closes_the_gate_alone(name: str) -> None:
+    decision = decide(check_candidate(BAD[name], 4.0, GateConfig()))
+    assert [check.name for check in decision.checks if not check.passed] == [name]
+    assert decision.reason.startswith(f"{name}: ")
+
+
+@pytest.mark.parametrize("nats", [0.0, 25.0])
+def test_a_policy_that_did_not_move_or_moved_too_far_is_refused(nats: float) -> None:
+    decision = decide(check_candidate(GOOD, nats, GateConfig()))
+    assert [check.name for check in decision.checks if not check.passed] == ["KL to the reference"]
+
+
+def test_a_collapse_to_short_answers_is_refused() -> None:
+    short = replace(GOOD, candidate=Samples(2.0, 1.0))
+    assert not decide(check_candidate(short, 4.0, GateConfig())).passed
+
+
+def test_a_reward_model_must_beat_a_coin_beyond_doubt() -> None:
+    sure, doubtful = Estimate(0.7, 0.05, 200, 40), Estimate(0.6, 0.05, 200, 40)
+    assert decide(check_reward_model("judge", sure, None, GateConfig())).passed
+    assert not decide(check_reward_model("judge", doubtful, None, GateConfig())).passed
+
+
+def test_a_reward_model_far_below_its_ceiling_is_refused() -> None:
+    accuracy = Estimate(0.65, 0.02, 2000, 400)
+    assert decide(check_reward_model("judge", accuracy, 0.75, GateConfig())).passed
+    assert not decide(check_reward_model("judge", accuracy, 0.9, GateConfig())).passed
+
+
+def test_labels_that_contradict_each_other_are_refused() -> None:
+    assert decide(check_labels(0.2, GateConfig())).passed
+    assert not decide(check_labels(0.45, GateConfig())).passed
+    assert check_labels(None, GateConfig()) == []
+
+
+def test_without_observations_nothing_is_known() -> None:
+    nothing = clustered_mean([], [])
+    assert nothing.error == math.inf
+    assert not decide(check_reward_model("judge", nothing, None, GateConfig())).passed
+
+
+def test_one_prompt_alone_has_no_error_bound() -> None:
+    assert clustered_mean([1.0, 0.0], ["a", "a"]).error == math.inf
+
+
+def test_agreement_of_few_prompts_is_not_certainty() -> None:
+    assert clustered_mean([1.0] * 5, list("abcde")).error > 0.1
+
+
+def test_the_interval_covers_the_truth_where_prompts_differ() -> None:
+    """100 experiments with prompts whose own rates spread widely: the 95 % interval misses about 5 of them."""
+    rng = random.Random(1)
+    missed = 0
+    for _ in range(100):
+        values, clusters = [], []
+        for prompt in range(40):
+            rate = rng.choice((0.1, 0.9))
+            values += [float(rng.random() < rate) for _ in range(8)]
+            clusters += [str(prompt)] * 8
+        estimate = clustered_mean(values, clusters)
+        missed += abs(estimate.value - 0.5) > 1.96 * estimate.error
+    assert missed <= 12
+    plain_error = math.sqrt(0.25 / 320)
+    assert estimate.error > 1.8 * plain_error

@@ -1,0 +1,88 @@
+"""One loop at a time, runs found again, status always whole."""
+
+import io
+import json
+import multiprocessing
+import os
+import signal
+import time
+from multiprocessing.synchronize import Event
+from pathlib import Path
+
+import pytest
+
+from training.progress import Board, Lines, StepState
+from training.runs import LoopRunningError, RunRecord, RunResult, Runs, exclusive
+
+
+def hold(directory: Path, held: Event) -> None:
+    with exclusive(directory, "recipe nano"):
+        held.set()
+        time.sleep(60)
+
+
+def test_a_second_loop_is_told_who_runs_and_a_killed_one_leaves_no_lock(tmp_path: Path) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    held = spawn.Event()
+    other = spawn.Process(target=hold, args=(tmp_path, held))
+    other.start()
+    assert held.wait(60)
+    with pytest.raises(LoopRunningError, match=rf"process {other.pid}, recipe nano, since 20"), exclusive(tmp_path, "x"):
+        pass
+    assert other.pid is not None
+    os.kill(other.pid, signal.SIGKILL)
+    other.join()
+    with exclusive(tmp_path, "recipe nano"):
+        pass
+
+
+def record(version: str, recipe: str = "nano", started: str = "2026-11-24T10:00:00+00:00") -> RunRecord:
+    return RunRecord(version, recipe, f"{recipe}-0", "snapshot-1", started)
+
+
+def test_only_the_last_run_of_the_recipe_without_a_result_is_taken_up(tmp_path: Path) -> None:
+    runs = Runs(tmp_path)
+    assert runs.unfinished("nano") is None
+    runs.begin(record("nano-9", started="2026-11-24T10:00:00+00:00"))
+    runs.begin(record("nano-10", started="2026-11-24T11:00:00+00:00"))
+    runs.begin(record("small-1", "small", started="2026-11-24T12:00:00+00:00"))
+    found = runs.unfinished("nano")
+    assert found is not None
+    assert found.version == "nano-10"
+    runs.end("nano-10", RunResult("promoted", "better", "2026-11-24T11:30:00+00:00"))
+    assert runs.unfinished("nano") is None
+    assert runs.names() == ["nano-9", "nano-10", "small-1"]
+
+
+def test_a_run_without_a_whole_record_was_never_begun(tmp_path: Path) -> None:
+    (tmp_path / "runs" / "nano-1").mkdir(parents=True)
+    (tmp_path / "runs" / "nano-1" / "run.partial").write_text("{")
+    assert Runs(tmp_path).names() == []
+
+
+def test_the_page_reads_where_the_turn_is(tmp_path: Path) -> None:
+    out = io.StringIO()
+    board = Board(tmp_path, Lines(out), "nano-1", "nano", ("snapshot", "sft", "gate"))
+
+    def status() -> dict[str, object]:
+        return json.loads((tmp_path / "status.json").read_text())
+
+    with board.step("snapshot") as step:
+        assert status()["step"] == "snapshot"
+        step.detail = "12 thumbs"
+    first = status()["steps"][0]
+    assert (first["state"], first["progress"], first["detail"]) == ("done", 1.0, "12 thumbs")
+    with board.step("gate") as step:
+        step.state = StepState.REFUSED
+    board.finish("refused", "win rate", "runs/nano-1/report.html")
+    end = status()
+    assert [step["state"] for step in end["steps"]] == ["done", "skipped", "refused"]
+    assert (end["result"], end["report"], end["step"]) == ("refused", "runs/nano-1/report.html", "")
+    assert "snapshot: done 12 thumbs" in out.getvalue()
+
+
+def test_a_step_that_raises_is_shown_as_failed(tmp_path: Path) -> None:
+    board = Board(tmp_path, Lines(io.StringIO()), "nano-1", "nano", ("sft",))
+    with pytest.raises(RuntimeError), board.step("sft"):
+        raise RuntimeError
+    assert json.loads((tmp_path / "status.json").read_text())["steps"][0]["state"] == "failed"

@@ -1,0 +1,85 @@
+"""Versions appear whole, keep their meaning, and their history only grows."""
+
+from pathlib import Path
+
+import pytest
+
+from training.manifest import ManifestError, write_manifest
+from training.registry import Registry, RegistryError, Stage
+
+
+def model(directory: Path, weights: str = "weights") -> Path:
+    directory.mkdir(parents=True)
+    (directory / "model.safetensors").write_text(weights)
+    write_manifest(directory, kind="model", version="nano-1")
+    return directory
+
+
+def test_a_model_is_admitted_whole_and_again_without_effect(tmp_path: Path) -> None:
+    registry = Registry(tmp_path / "models")
+    source = model(tmp_path / "run" / "nano-1")
+    admitted = registry.admit(source, "nano-1")
+    assert admitted == registry.directory("nano-1") == registry.admit(source, "nano-1")
+    assert (admitted / "model.safetensors").read_text() == "weights"
+    assert [path.name for path in (tmp_path / "models").iterdir()] == ["nano-1"]
+
+
+def test_a_version_never_becomes_another_model(tmp_path: Path) -> None:
+    registry = Registry(tmp_path / "models")
+    registry.admit(model(tmp_path / "a"), "nano-1")
+    with pytest.raises(RegistryError, match="nano-1 is another model already"):
+        registry.admit(model(tmp_path / "b", "other weights"), "nano-1")
+
+
+def test_a_half_written_version_is_replaced(tmp_path: Path) -> None:
+    registry = Registry(tmp_path / "models")
+    half = tmp_path / "models" / "nano-1"
+    half.mkdir(parents=True)
+    (half / "junk").write_text("junk")
+    with pytest.raises(RegistryError, match="nano-1 is not in the registry"):
+        registry.directory("nano-1")
+    registry.admit(model(tmp_path / "a"), "nano-1")
+    assert not (registry.directory("nano-1") / "junk").exists()
+
+
+def test_a_model_that_differs_from_its_manifest_is_refused(tmp_path: Path) -> None:
+    source = model(tmp_path / "a")
+    (source / "model.safetensors").write_text("changed")
+    with pytest.raises(ManifestError, match="differs"):
+        Registry(tmp_path / "models").admit(source, "nano-1")
+
+
+@pytest.mark.parametrize("version", ["", "../nano", "Nano", "a b", "x" * 129, ".hidden"])
+def test_a_name_that_is_none_is_refused(tmp_path: Path, version: str) -> None:
+    with pytest.raises(RegistryError, match="version"):
+        Registry(tmp_path).directory(version)
+
+
+def test_the_history_grows_and_says_nothing_twice(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    for _ in range(2):
+        registry.note("nano-1", Stage.GATED, "all checks passed", "nano-1")
+        registry.note("nano-1", Stage.PROMOTED, "users like it more", "nano-1")
+    registry.note("nano-2", Stage.REFUSED, "win rate", "nano-2")
+    assert [(event.version, event.stage) for event in registry.history()] == [
+        ("nano-1", Stage.GATED),
+        ("nano-1", Stage.PROMOTED),
+        ("nano-2", Stage.REFUSED),
+    ]
+    assert registry.promoted() == "nano-1"
+
+
+def test_a_line_that_a_kill_cut_off_is_no_event(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    registry.note("nano-1", Stage.GATED, "", "nano-1")
+    with (tmp_path / "registry.jsonl").open("a") as opened:
+        opened.write('{"time": "2026')
+    assert len(registry.history()) == 1
+
+
+def test_numbers_are_never_used_twice(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    assert registry.next_version("nano", []) == "nano-1"
+    (tmp_path / "nano-3").mkdir()
+    assert registry.next_version("nano", ["nano-11", "small-20"]) == "nano-12"
+    assert registry.next_version("small", []) == "small-1"
