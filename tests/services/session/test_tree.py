@@ -160,5 +160,5 @@ class Conversing(RuleBasedStateMachine):
         assert turn.dropped_messages == 0
 
 
-Conversing.TestCase.settings = settings(max_examples=20, stateful_step_count=25, deadline=None, derandomize=True)
+Conversing.TestCase.settings = settings(max_examples=12, stateful_step_count=20, deadline=None, derandomize=True)
 TestConversing = Conversing.TestCase

@@ -1,0 +1,43 @@
+"""Every statement in Postgres' dialect too, and every one on a user's rows asks for its owner."""
+
+import pytest
+from sqlalchemy import make_url
+from sqlalchemy.schema import CreateTable
+from sqlalchemy.sql.expression import Delete, Executable, Insert, Select, Update
+
+from services.session import statements
+from services.session.tables import metadata
+
+STATEMENTS = {name: value for name, value in vars(statements).items() if isinstance(value, Executable)}
+POSTGRES = make_url("postgresql://").get_dialect()()
+OF_NO_USER = {"REMOVE_RECORDS", "WAITING_RECORDS", "COUNT_RECORDS", "REMOVE_RELAYED", "REFUSE_RECORD"}
+
+
+def in_postgres(statement: Executable) -> str:
+    assert isinstance(statement, Select | Insert | Update | Delete)
+    return str(statement.compile(dialect=POSTGRES))
+
+
+@pytest.mark.parametrize("name", sorted(STATEMENTS))
+def test_a_statement_compiles_for_postgres(name: str) -> None:
+    assert in_postgres(STATEMENTS[name])
+
+
+@pytest.mark.parametrize(
+    "name", sorted(n for n, s in STATEMENTS.items() if not isinstance(s, Insert) and n not in OF_NO_USER)
+)
+def test_a_statement_on_a_users_rows_asks_for_its_owner(name: str) -> None:
+    text = in_postgres(STATEMENTS[name])
+    assert "owner_tenant" in text
+    assert "owner_user" in text
+
+
+def test_rows_that_are_about_to_change_are_locked_where_there_are_other_writers() -> None:
+    for name in ("LOCKED_MESSAGE", "LOCKED_CONVERSATION"):
+        assert in_postgres(STATEMENTS[name]).endswith("FOR UPDATE")
+
+
+def test_the_schema_is_one_that_postgres_takes() -> None:
+    made = [str(CreateTable(table).compile(dialect=POSTGRES)) for table in metadata.sorted_tables]
+    assert len(made) == 4
+    assert "BIGSERIAL" in made[[table.name for table in metadata.sorted_tables].index("outbox")]
