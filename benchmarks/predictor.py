@@ -98,7 +98,7 @@ def write_random_llama(directory: Path) -> Path:
     return directory
 
 
-def load_in_process(directory: Path, name: str, cache: Path) -> Version:
+def load_in_process(directory: Path, name: str, cache: Path, loop: asyncio.AbstractEventLoop) -> Version:
     """The engine without HTTP."""
     (cache / "graphs").mkdir(parents=True)
     loader = Loader(
@@ -107,7 +107,7 @@ def load_in_process(directory: Path, name: str, cache: Path) -> Version:
         options=PipelineOptions(kv_blocks=256, prefill_chunk_tokens=256),
         limits=AdmissionLimits(CONCURRENT, 0),
         metrics=Metrics(),
-        loop=asyncio.get_running_loop(),
+        loop=loop,
     )
     return loader.load(name, directory)
 
@@ -162,11 +162,13 @@ async def served(cache: Path) -> Any:
         sys.executable, "-m", "services.predictor", env=environment, stderr=asyncio.subprocess.PIPE
     )
     assert process.stderr is not None
-    line = (await asyncio.wait_for(process.stderr.readline(), READY_SECONDS)).decode()
-    async with aiohttp.ClientSession() as client:
-        yield client, f"http://127.0.0.1:{line.rsplit('port=', 1)[1].strip()}"
-    process.terminate()
-    await process.communicate()
+    try:
+        line = (await asyncio.wait_for(process.stderr.readline(), READY_SECONDS)).decode()
+        async with aiohttp.ClientSession() as client:
+            yield client, f"http://127.0.0.1:{line.rsplit('port=', 1)[1].strip()}"
+    finally:
+        process.terminate()
+        await process.communicate()
 
 
 async def first_token_seconds(client: aiohttp.ClientSession, url: str, directory: Path, name: str) -> float:
@@ -187,7 +189,8 @@ async def run(directory: Path, rounds: int, scratch: Path) -> None:
     rng = np.random.default_rng()
     async with served(scratch / "server") as (client, url):
         seconds = await first_token_seconds(client, url, directory, name)
-        version = await asyncio.to_thread(load_in_process, directory, name, scratch / "here")
+        loop = asyncio.get_running_loop()
+        version = await asyncio.to_thread(load_in_process, directory, name, scratch / "here", loop)
         measures: dict[str, Measure] = {
             "decode 1, in process": lambda: engine_tokens_per_second(version, 1, rng),
             "decode 8, in process": lambda: engine_tokens_per_second(version, CONCURRENT, rng),
