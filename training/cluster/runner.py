@@ -34,6 +34,10 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+WORKER_ENVIRONMENT = {
+    "TOKENIZERS_PARALLELISM": "false",
+    "OMP_WAIT_POLICY": "PASSIVE",  # a waiting thread must not burn the core that a chat wants
+}
 
 
 class StageConfig(Protocol):
@@ -113,7 +117,7 @@ def run_stage(
                 storage_path=str(storage.absolute()),
                 failure_config=FailureConfig(max_failures=max_failures),
                 checkpoint_config=CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS),
-                worker_runtime_env={"env_vars": {"TOKENIZERS_PARALLELISM": "false"}},
+                worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},
             ),
         )
         trainer.fit()

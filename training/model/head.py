@@ -26,8 +26,9 @@ class ScalarHead(nn.Module):
                 self.score.weight.normal_(0.0, 1 / math.sqrt(hidden_size + 1), generator=generator)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """[..., D] to [...], in fp32."""
-        scalar: Tensor = self.score(hidden.float()).squeeze(-1)
+        """[..., D] to [...], in fp32 even under autocast: bf16 would make ties of close scores."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            scalar: Tensor = self.score(hidden.float()).squeeze(-1)
         return scalar
 
 

@@ -28,10 +28,14 @@ class Lineage:
 
 @dataclass(frozen=True)
 class Machine:
-    """threads 0: every core that this process may use. dtype: float32, bfloat16 (autocast), or auto: bfloat16 only where a
-    timed matrix product is at least 1.5 times as fast (machine.py)."""
+    """How much of the machine a stage takes (machine.py says why).
+
+    threads 0: every core that this process may use. sampling_threads 0: a quarter of them, at least one.
+    dtype: float32, bfloat16 (autocast), or auto: bfloat16 only where a timed matrix product is at least 1.5 times as fast.
+    """
 
     threads: int = 0
+    sampling_threads: int = 0
     dtype: str = "float32"
 
 

@@ -33,7 +33,7 @@ from training.rl.players import Players, open_players
 from training.rl.rollout import CachedEngine, Rollout, before_response, response_log_probs
 from training.stages.artifact import finished, publish, write_model
 from training.stages.context import ConfigError, Lineage, Machine, Progress, RunContext
-from training.stages.machine import Autocast, settle
+from training.stages.machine import Autocast, sampling_threads, settle
 from training.stages.state import TrainingState
 
 STAGE = "ppo"
@@ -184,13 +184,15 @@ def sample(players: Players, prompts: Prompts, update: int, config: PpoConfig, c
     """This rank's responses of the update. Each prompt has its own seed, so ranks do not change what is sampled."""
     rows = rows_of_step(update, config.prompts_per_update, len(prompts.ids), config.seed)
     places = share_of_rank(range(len(rows)), context.rank, context.world_size)
-    return CachedEngine(players.policy, prompts.stop_ids, version=f"update-{update}").sample(
-        [prompts.ids[rows[place]] for place in places],
-        config.samples_per_prompt,
-        config.max_response_tokens,
-        config.temperature,
-        [seed_of(config.seed, "rollout", update, place) for place in places],
-    )
+    engine = CachedEngine(players.policy, prompts.stop_ids, version=f"update-{update}")
+    with sampling_threads(config.machine):
+        return engine.sample(
+            [prompts.ids[rows[place]] for place in places],
+            config.samples_per_prompt,
+            config.max_response_tokens,
+            config.temperature,
+            [seed_of(config.seed, "rollout", update, place) for place in places],
+        )
 
 
 def note_figures(numbers: dict[str, float], figures: dict[str, float]) -> None:

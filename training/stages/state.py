@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from training.manifest import ManifestError, verify_manifest, write_manifest
 
-STATE = "state.pt"
+TENSORS = "state.safetensors"
 NUMBERS = "numbers.json"
 KEPT_CHECKPOINTS = 2
 
@@ -31,23 +33,36 @@ class TrainingState:
     def write(self, directory: Path, numbers: Mapping[str, float]) -> None:
         """Fill `directory`; its manifest comes last."""
         tensors = {
-            "parameters": {name: [p.detach() for p in group] for name, group in self.parameters.items()},
-            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            f"parameters/{name}/{index}": parameter.detach().contiguous()
+            for name, group in self.parameters.items()
+            for index, parameter in enumerate(group)
         }
-        torch.save(tensors, directory / STATE)
-        (directory / NUMBERS).write_text(json.dumps(dict(numbers)))
+        groups = {}
+        for name, optimizer in self.optimizers.items():
+            stored = optimizer.state_dict()
+            groups[name] = stored["param_groups"]
+            for index, slots in stored["state"].items():
+                tensors |= {f"optimizers/{name}/{index}/{slot}": tensor for slot, tensor in slots.items()}
+        save_file(tensors, directory / TENSORS)
+        (directory / NUMBERS).write_text(json.dumps({"numbers": dict(numbers), "param_groups": groups}))
         write_manifest(directory, kind="training_state", version=directory.name)
 
     def read(self, directory: Path) -> dict[str, float]:
         """Put the stored tensors into the live objects, bit by bit; return the numbers."""
-        tensors = torch.load(directory / STATE, weights_only=True)
+        tensors = load_file(directory / TENSORS)
+        stored = json.loads((directory / NUMBERS).read_text())
         with torch.no_grad():
             for name, group in self.parameters.items():
-                for parameter, stored in zip(group, tensors["parameters"][name], strict=True):
-                    parameter.copy_(stored)
+                for index, parameter in enumerate(group):
+                    parameter.copy_(tensors[f"parameters/{name}/{index}"])
         for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(tensors["optimizers"][name])
-        numbers: dict[str, float] = json.loads((directory / NUMBERS).read_text())
+            slots: dict[int, dict[str, torch.Tensor]] = defaultdict(dict)
+            for key, tensor in tensors.items():
+                kind, owner, *place = key.split("/")
+                if (kind, owner) == ("optimizers", name):
+                    slots[int(place[0])][place[1]] = tensor
+            optimizer.load_state_dict({"state": dict(slots), "param_groups": stored["param_groups"][name]})
+        numbers: dict[str, float] = stored["numbers"]
         return numbers
 
 

@@ -1,0 +1,65 @@
+"""Threads and number type."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.training.toys import ProgressList, sft_rows, toy_model, write_lines
+from training.manifest import verify_manifest
+from training.model.head import ScalarHead
+from training.optim.adam import OptimizerConfig
+from training.stages import sft
+from training.stages.context import ConfigError, Lineage, Machine, RunContext
+from training.stages.machine import sampling_threads, settle
+from training.stages.sft import SftConfig
+from training.stages.state import DirectoryCheckpoints
+
+
+def test_sampling_takes_a_quarter_of_the_threads_and_gives_them_back() -> None:
+    settle(Machine(threads=8))
+    with sampling_threads(Machine()):
+        assert torch.get_num_threads() == 2
+    assert torch.get_num_threads() == 8
+    with sampling_threads(Machine(sampling_threads=3)):
+        assert torch.get_num_threads() == 3
+    settle(Machine(threads=1))
+    with sampling_threads(Machine()):
+        assert torch.get_num_threads() == 1
+
+
+def test_scores_and_logits_stay_in_full_precision_under_autocast() -> None:
+    head = ScalarHead(8, seed=1)
+    hidden = torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
+    with settle(Machine(threads=1, dtype="bfloat16"))():
+        assert (hidden @ hidden.T).dtype == torch.bfloat16
+        inside = head(hidden)
+    assert inside.dtype == torch.float32
+    assert torch.equal(inside, head(hidden))
+
+
+def test_an_unknown_number_type_is_refused() -> None:
+    with pytest.raises(ConfigError, match="dtype: 'int8'"):
+        settle(Machine(threads=1, dtype="int8"))
+
+
+def test_training_in_bfloat16_ends_where_full_precision_does(tmp_path: Path) -> None:
+    config = SftConfig(
+        model_directory=toy_model(tmp_path / "first"),
+        data_path=write_lines(tmp_path / "sft.jsonl", sft_rows(48)),
+        output_directory=tmp_path / "full",
+        lineage=Lineage("full"),
+        optimizer=OptimizerConfig(learning_rate=1e-2),
+        held_out_fraction=0.2,
+        machine=Machine(threads=1),
+    )
+    narrow = replace(config, output_directory=tmp_path / "narrow", machine=Machine(threads=1, dtype="bfloat16"))
+    losses = []
+    for case in (config, narrow):
+        sft.run(case, RunContext(DirectoryCheckpoints(tmp_path / f"run-{case.machine.dtype}"), ProgressList()))
+        report = verify_manifest(case.output_directory).report
+        assert report["held_out_loss"] < report["held_out_loss_before"]
+        losses.append(report["held_out_loss"])
+    assert losses[1] == pytest.approx(losses[0], rel=0.03)
+    assert losses[0] != losses[1]
