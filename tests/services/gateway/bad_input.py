@@ -1,7 +1,7 @@
 """The table of bad input: what is sent, and what the answer must name. Run over both doors; also against the real stack."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 MISSING_UUID = "018f0000-0000-7000-8000-000000000000"
@@ -173,7 +173,7 @@ class BadCompletion:
     field: str
     limit: str = ""
     status: int = 400
-    code: str = field(default="invalid_argument")
+    code: str = "invalid_argument"
 
 
 BAD_COMPLETIONS = (

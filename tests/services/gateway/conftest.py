@@ -1,9 +1,10 @@
-"""A house a test, unless it opens one with settings of its own."""
+"""A house a test, one a file for tests that leave nothing behind, or one with settings of the test's own."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from tests.services.gateway.house import House, house
 
@@ -11,4 +12,10 @@ from tests.services.gateway.house import House, house
 @pytest.fixture
 async def gateway(tmp_path: Path) -> AsyncIterator[House]:
     async with house(tmp_path) as opened:
+        yield opened
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared_gateway(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
+    async with house(tmp_path_factory.mktemp("house")) as opened:
         yield opened

@@ -24,6 +24,7 @@ from services.gateway.keys import Keys
 from tests.services.gateway.house import House
 from tests.services.gateway.test_keys import CountingStore
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 PUBLIC_SERVICES = [
     chat_pb2.DESCRIPTOR.services_by_name["ChatService"],
     feedback_pb2.DESCRIPTOR.services_by_name["FeedbackService"],
@@ -50,9 +51,9 @@ def _routes() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
-async def test_every_method_asks_for_a_key(gateway: House, method: MethodDescriptor) -> None:
+async def test_every_method_asks_for_a_key(shared_gateway: House, method: MethodDescriptor) -> None:
     path = f"/{method.containing_service.full_name}/{method.name}"
-    channel: Any = gateway.channel
+    channel: Any = shared_gateway.channel
     request = GetMessageClass(method.input_type)().SerializeToString()
     for key in WRONG_KEYS:
         metadata = (("authorization", key),) if key else (("x-tw-tenant", "acme"), ("x-tw-user", "ada"))
@@ -65,27 +66,31 @@ async def test_every_method_asks_for_a_key(gateway: House, method: MethodDescrip
         assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
-async def test_two_keys_in_one_call_are_none(gateway: House) -> None:
+async def test_two_keys_in_one_call_are_none(shared_gateway: House) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await gateway.chat.ListConversations(
-            chat_pb2.ListConversationsRequest(), timeout=5, metadata=gateway.metadata() + gateway.metadata()
+        await shared_gateway.chat.ListConversations(
+            chat_pb2.ListConversationsRequest(),
+            timeout=5,
+            metadata=shared_gateway.metadata() + shared_gateway.metadata(),
         )
     assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
 @pytest.mark.parametrize("route", _routes(), ids=" ".join)
-async def test_every_route_asks_for_a_key(gateway: House, route: tuple[str, str]) -> None:
+async def test_every_route_asks_for_a_key(shared_gateway: House, route: tuple[str, str]) -> None:
     method, template = route
     path = re.sub(r"\{\w+\}", "anything", template)
     for key in WRONG_KEYS:
         headers = {"authorization": key} if key else {"x-tw-user": "ada", "x-tw-tenant": "acme"}
-        async with gateway.http.request(method, gateway.url + path, headers=headers, data=b"{}") as response:
+        async with shared_gateway.http.request(
+            method, shared_gateway.url + path, headers=headers, data=b"{}"
+        ) as response:
             assert response.status == (200 if template in PUBLIC_PATHS else 401)
             if response.status == 401:
                 assert (await response.json())["error"]["param"] == "authorization"
 
 
-def test_every_public_method_has_a_rule_and_every_rule_a_method() -> None:
+async def test_every_public_method_has_a_rule_and_every_rule_a_method() -> None:
     assert set(RULES) == {method.full_name for method in METHODS}
     assert set(RULES.values()) == {Access.KEY}
 
@@ -97,17 +102,18 @@ async def test_a_method_without_a_rule_is_denied_even_with_a_key() -> None:
         await anext(servicer.Generate(generator_pb2.GenerateRequest(), None))
 
 
-async def test_services_behind_the_gateway_are_not_behind_this_door(gateway: House) -> None:
+async def test_services_behind_the_gateway_are_not_behind_this_door(shared_gateway: House) -> None:
+    channel: Any = shared_gateway.channel
     for path in (
         "thumbwheel.session.v1.SessionService/GetMessage",
         "thumbwheel.generator.v1.RolloutService/GetRollout",
     ):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await channel.unary_unary(f"/{path}")(b"", timeout=5, metadata=gateway.metadata())
+            await channel.unary_unary(f"/{path}")(b"", timeout=5, metadata=shared_gateway.metadata())
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-def test_unknown_fields_are_refused_at_any_depth() -> None:
+async def test_unknown_fields_are_refused_at_any_depth() -> None:
     refuse_unknown_fields(chat_pb2.SendMessageRequest(input=chat_pb2.UserInput(text="hello")), "")
     # Field 3 (input) holds a text and a field 99 that nobody knows.
     inner = chat_pb2.UserInput(text="a").SerializeToString() + b"\x98\x06\x01"

@@ -1,0 +1,164 @@
+"""The unmodified `openai` package against the gateway: whole, streaming, errors, disconnect, thumbs."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import openai
+import pytest
+from thumbwheel.chat.v1 import chat_pb2
+
+from tests.services.gateway.fakes import BAD_WORD, CANDIDATE, FORBIDDEN, STABLE
+from tests.services.gateway.house import House
+
+QUESTION: Any = [{"role": "user", "content": "hw does it work?"}]
+
+
+@asynccontextmanager
+async def client(gateway: House, key: str | None = None) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key=key or gateway.key, max_retries=0) as opened:
+        yield opened
+
+
+async def test_a_whole_answer(gateway: House) -> None:
+    history: Any = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
+    history += [{"role": "assistant", "content": "Hello."}, *QUESTION]
+    async with client(gateway) as api:
+        answer = await api.chat.completions.create(
+            model="thumbwheel", messages=history, temperature=0.2, top_p=0.9, max_tokens=50, stop=["END"], seed=7
+        )
+    assert answer.choices[0].message.content == "The answer is 42."
+    assert (answer.choices[0].finish_reason, answer.model) == ("stop", STABLE)
+    assert answer.usage is not None
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens, answer.usage.total_tokens) == (7, 4, 11)
+    asked = gateway.fakes.generator.requests[0]
+    assert [message.text for message in asked.messages] == ["Be brief.", "Hi", "Hello.", "hw does it work?"]
+    assert asked.messages[0].role == chat_pb2.ROLE_SYSTEM
+    assert round(asked.sampling.temperature, 3) == 0.2
+    assert (asked.sampling.max_tokens, list(asked.sampling.stop), asked.sampling.seed) == (50, ["END"], 7)
+
+
+async def test_a_streamed_answer_with_usage(gateway: House) -> None:
+    async with client(gateway) as api:
+        stream = await api.chat.completions.create(
+            model="thumbwheel", messages=QUESTION, stream=True, stream_options={"include_usage": True}
+        )
+        chunks = [chunk async for chunk in stream]
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == "The answer is 42."
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == "stop"
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.total_tokens == 11
+    assert len({chunk.id for chunk in chunks}) == 1
+
+
+async def test_the_answers_id_names_the_message_that_can_be_rated(gateway: House) -> None:
+    async with client(gateway) as api:
+        answer = await api.chat.completions.create(model=CANDIDATE, messages=QUESTION)
+    assert (answer.model, answer.id[:9]) == (CANDIDATE, "chatcmpl-")
+    said = {"messageId": answer.id.removeprefix("chatcmpl-"), "requestId": "r", "thumb": {"up": True}}
+    async with gateway.http.post(f"{gateway.url}/api/feedback", json=said, headers=gateway.headers()) as response:
+        assert response.status == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_blocked_question_is_a_content_filter_with_the_refusal(gateway: House, stream: bool) -> None:
+    messages: Any = [{"role": "user", "content": f"the {FORBIDDEN} thing"}]
+    async with client(gateway) as api:
+        if stream:
+            chunks = [
+                chunk
+                async for chunk in await api.chat.completions.create(model="thumbwheel", messages=messages, stream=True)
+            ]
+            text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+            reason = chunks[-1].choices[0].finish_reason
+        else:
+            answer = await api.chat.completions.create(model="thumbwheel", messages=messages)
+            text, reason = str(answer.choices[0].message.content), answer.choices[0].finish_reason
+    assert (text, reason) == ("I cannot help with that.", "content_filter")
+
+
+async def test_a_blocked_answer_never_shows_the_bad_part(gateway: House) -> None:
+    gateway.fakes.generator.deltas = ["Fine. ", f"{BAD_WORD}."]
+    async with client(gateway) as api:
+        answer = await api.chat.completions.create(model="thumbwheel", messages=QUESTION)
+    assert answer.choices[0].finish_reason == "content_filter"
+    assert BAD_WORD not in str(answer.choices[0].message.content)
+
+
+async def test_errors_are_the_packages_own(gateway: House) -> None:
+    async with client(gateway) as api, client(gateway, "tw_" + "A" * 43) as stranger:
+        with pytest.raises(openai.NotFoundError) as unknown:
+            await api.chat.completions.create(model="gpt-9", messages=QUESTION)
+        with pytest.raises(openai.BadRequestError) as hot:
+            await api.chat.completions.create(model="thumbwheel", messages=QUESTION, temperature=9)
+        with pytest.raises(openai.AuthenticationError):
+            await stranger.models.list()
+        gateway.fakes.guardrail.away = True
+        with pytest.raises(openai.InternalServerError) as away:
+            await api.chat.completions.create(model="thumbwheel", messages=QUESTION)
+    assert (unknown.value.code, unknown.value.param) == ("model_not_found", "model")
+    assert (hot.value.param, "0 to 2" in hot.value.message) == ("temperature", True)
+    assert away.value.status_code == 503
+
+
+async def test_an_error_in_mid_stream_is_raised_by_the_package(gateway: House) -> None:
+    gateway.fakes.generator.breaks_after = 2
+    seen = ""
+    async with client(gateway) as api:
+        stream = await api.chat.completions.create(model="thumbwheel", messages=QUESTION, stream=True)
+        with pytest.raises(openai.APIError, match="model server"):
+            async for chunk in stream:
+                seen += chunk.choices[0].delta.content or ""
+    assert seen == "The answer "
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_client_that_leaves_stops_the_model(gateway: House, stream: bool) -> None:
+    never, reached = asyncio.Event(), asyncio.Event()
+
+    async def gate(number: int) -> None:
+        if number == 1:
+            reached.set()
+            await never.wait()
+
+    gateway.fakes.generator.gate = gate
+    async with client(gateway) as api:
+        asking = asyncio.create_task(_read(api, stream))
+        await asyncio.wait_for(reached.wait(), 5)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+    await asyncio.wait_for(gateway.fakes.generator.cancelled.wait(), 5)
+
+
+async def _read(api: openai.AsyncOpenAI, stream: bool) -> None:
+    answer: Any = await api.chat.completions.create(model="thumbwheel", messages=QUESTION, stream=stream)
+    if stream:
+        async for _ in answer:
+            pass
+
+
+async def test_models_are_the_rollouts_choice_and_the_served_versions(gateway: House) -> None:
+    async with client(gateway) as api:
+        assert [model.id async for model in api.models.list()] == ["thumbwheel", STABLE, CANDIDATE]
+        assert (await api.models.retrieve(CANDIDATE)).id == CANDIDATE
+        with pytest.raises(openai.NotFoundError):
+            await api.models.retrieve("gpt-9")
+
+
+async def test_parameters_that_ask_for_nothing_are_accepted(gateway: House) -> None:
+    nothing: Any = {
+        "n": 1,
+        "logprobs": False,
+        "tools": [],
+        "frequency_penalty": 0,
+        "presence_penalty": 0.0,
+        "user": "u",
+    }
+    nothing |= {"response_format": {"type": "text"}, "logit_bias": None, "metadata": {"a": "b"}}
+    parts: Any = [{"role": "user", "content": [{"type": "text", "text": "hw "}, {"type": "text", "text": "so?"}]}]
+    async with client(gateway) as api:
+        await api.chat.completions.create(model="thumbwheel", messages=parts, **nothing)
+    # Not enhanced: the client could not be shown the change.
+    assert gateway.fakes.generator.requests[0].messages[-1].text == "hw so?"
