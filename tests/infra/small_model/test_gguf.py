@@ -72,10 +72,14 @@ def test_a_missing_metadata_field_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["blk.0.attn_q.weight", "blk.0.attn_v.weight", "blk.3.attn_output.weight", "blk.0.ffn_down.weight"])
+@pytest.mark.parametrize(
+    "name", ["blk.0.attn_q.weight", "blk.0.attn_v.weight", "blk.3.attn_output.weight", "blk.0.ffn_down.weight"]
+)
 def test_gemmas_tensors_decode_as_the_oracle_reads_them(gguf: GgufFile, gguf_path: Path, name: str) -> None:
     place = gguf.places[name]
     block = BLOCKS[place.block_type]
-    raw = np.fromfile(gguf_path, np.uint8, int(np.prod(place.shape)) // block.values * block.size_bytes, offset=place.offset_bytes)
+    raw = np.fromfile(
+        gguf_path, np.uint8, int(np.prod(place.shape)) // block.values * block.size_bytes, offset=place.offset_bytes
+    )
     expected = dequantize(raw.reshape(-1, block.size_bytes), oracle.GGMLQuantizationType(place.block_type))
     np.testing.assert_array_equal(gguf.tensor(name), expected.reshape(place.shape))

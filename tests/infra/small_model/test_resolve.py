@@ -1,0 +1,108 @@
+"""MODEL=: what is taken, under which name, and what the refusals say."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from infra.small_model import resolve
+from infra.small_model.errors import ModelError
+from infra.small_model.resolve import resolve_model, version_of
+from training.manifest import verify_manifest
+from training.model.checkpoint import save_decoder
+from training.model.config import llama_json, parse_config
+from training.model.transformer import Decoder, initialise
+
+
+def silent(_: str) -> None:
+    """Says nothing."""
+
+
+@pytest.fixture
+def llama(tmp_path: Path) -> Path:
+    folder = tmp_path / "Tiny Llama-Chat"
+    decoder = Decoder(parse_config(llama_json(64, 32, 1, 2, 1, 48)))
+    initialise(decoder, seed=0)
+    save_decoder(decoder, folder)
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}", "eos_token": "</s>"}))
+    return folder
+
+
+def test_a_directory_becomes_a_version_with_our_manifest(llama: Path, tmp_path: Path) -> None:
+    folder = resolve_model(str(llama), tmp_path / "models", silent)
+    assert folder == tmp_path / "models" / "tiny-llama-chat"
+    manifest = verify_manifest(folder)
+    assert (manifest.kind, manifest.version, manifest.parents) == ("model", "tiny-llama-chat", ("Tiny Llama-Chat",))
+    assert {"config.json", "model.safetensors", "tokenizer.json", "generation_config.json"} <= set(manifest.files)
+
+
+def test_a_directory_is_taken_once(llama: Path, tmp_path: Path) -> None:
+    first = (resolve_model(str(llama), tmp_path / "models", silent) / "manifest.json").read_bytes()
+    assert (resolve_model(str(llama), tmp_path / "models", silent) / "manifest.json").read_bytes() == first
+
+
+def test_a_template_in_a_file_of_its_own_is_brought_into_the_config(llama: Path, tmp_path: Path) -> None:
+    (llama / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>"}))
+    (llama / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    folder = resolve_model(str(llama), tmp_path / "models", silent)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    assert settings["chat_template"] == "{{ messages[0].content }}"
+
+
+def without_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+
+def with_another_family(folder: Path) -> None:
+    (folder / "config.json").write_text(json.dumps({"model_type": "mamba"}))
+
+
+def without_template(folder: Path) -> None:
+    (folder / "tokenizer_config.json").write_text("{}")
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (without_weights, r"\*\.safetensors missing"),
+        (with_another_family, "model_type is 'mamba', served are llama, qwen2, qwen3, gemma3_text"),
+        (without_template, "chat_template is missing"),
+    ],
+)
+def test_a_directory_that_cannot_be_served_is_refused_by_name(
+    llama: Path, tmp_path: Path, damage: Callable[[Path], None], said: str
+) -> None:
+    damage(llama)
+    with pytest.raises(ModelError, match=said):
+        resolve_model(str(llama), tmp_path / "models", silent)
+    assert not (tmp_path / "models").exists()
+
+
+def test_a_word_that_is_neither_a_directory_nor_an_id_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no such directory, and not a hub id"):
+        resolve_model("nowhere", tmp_path, silent)
+
+
+def test_a_hub_id_without_the_hubs_client_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def find_nothing(_: str) -> None:
+        """As in an environment of services and predictor alone."""
+
+    monkeypatch.setattr(resolve, "find_spec", find_nothing)
+    with pytest.raises(ModelError, match=r"uv pip install huggingface_hub.*MODEL=/path/to/Qwen3-0.6B"):
+        resolve_model("Qwen/Qwen3-0.6B", tmp_path, silent)
+
+
+def test_a_hub_that_does_not_answer_is_said_with_a_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("THUMBWHEEL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match=r"the hub did not give it.*check the name and the network"):
+        resolve_model("Qwen/Qwen3-0.6B", tmp_path, silent)
+
+
+@pytest.mark.parametrize(
+    ("name", "version"), [("Qwen/Qwen3-0.6B", "qwen-qwen3-0.6b"), ("My Model!", "my-model"), ("..x..", "x")]
+)
+def test_versions_are_plain_names(name: str, version: str) -> None:
+    assert version_of(name) == version

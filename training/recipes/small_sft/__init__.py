@@ -1,0 +1,1 @@
+"""How the small model's committed adapter is made: `python -m training.recipes.small_sft`."""

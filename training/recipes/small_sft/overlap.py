@@ -1,0 +1,76 @@
+"""Finds training examples that an evaluation set also holds: the same question, or eight words in a row in common."""
+
+import gzip
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from training.recipes.small_sft.example import Example, words
+
+_RUN_WORDS = 8
+
+
+def overlapping(examples: Sequence[Example], evaluation_texts: Iterator[str]) -> set[int]:
+    """Indices of examples to drop. The small side is indexed, so the evaluation sets may be of any size."""
+    whole: dict[tuple[str, ...], set[int]] = {}
+    runs: dict[tuple[str, ...], set[int]] = {}
+    for index, example in enumerate(examples):
+        for text in (*example.turns, example.response):
+            found = words(text)
+            for run in _runs(found):
+                runs.setdefault(run, set()).add(index)
+        whole.setdefault(words(example.turns[-1]), set()).add(index)
+    hit: set[int] = set()
+    for text in evaluation_texts:
+        found = words(text)
+        hit |= whole.get(found, set())
+        hit = hit.union(*(runs[run] for run in _runs(found) if run in runs))
+    return hit
+
+
+def read_evaluation_texts(folder: Path) -> Iterator[str]:
+    """Every text of the evaluation sets under the folder: request files, Arrow tables, JSON lines. Train splits are not."""
+    for path in sorted(folder.rglob("*")):
+        if any(part == "train" or part.startswith("train_") for part in path.parts):
+            continue
+        if path.name == "requests.jsonl.gz":
+            yield from _request_texts(path)
+        elif path.suffix == ".arrow":
+            yield from _arrow_texts(path)
+        elif path.suffix == ".jsonl":
+            yield from (text for line in path.read_text().splitlines() for text in _texts(json.loads(line)))
+
+
+def _runs(found: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    return (tuple(found[i : i + _RUN_WORDS]) for i in range(len(found) - _RUN_WORDS + 1))
+
+
+def _request_texts(path: Path) -> Iterator[str]:
+    last: Any = None
+    with gzip.open(path, "rt") as lines:
+        for line in lines:
+            document = json.loads(line)["doc"]
+            if document != last:  # one line a choice
+                yield from (text.removeprefix("Question:").removesuffix("Answer:") for text in _texts(document))
+            last = document
+
+
+def _arrow_texts(path: Path) -> Iterator[str]:
+    with pa.memory_map(str(path)) as source:
+        for batch in pa.ipc.open_stream(source):
+            for row in batch.to_pylist():
+                yield from _texts(row)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _texts(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)

@@ -1,0 +1,61 @@
+"""Turns a trained adapter into the committed one: bf16, with a manifest of where it comes from and what it says."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from training.data.chat import Message
+from training.evaluation.answers import Sampling, Speaker
+from training.manifest import MANIFEST, Manifest, read_manifest, write_manifest
+from training.model.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from training.recipes.small_sft.dataset import newcomer_conversations
+from training.recipes.small_sft.recipe import LICENCE, VERSION
+from training.stages.artifact import ADAPTER
+
+MAX_BYTES = 10_000_000  # what the repository takes
+_LICENCES = Path(__file__).parent / "LICENCES.md"
+# As good as greedy, with the sampler that everything else uses.
+_SAMPLING = Sampling(samples_per_prompt=1, max_response_tokens=160, temperature=0.01)
+
+
+def publish_adapter(model: Path, target: Path, base: Path, sources: Mapping[str, int], seconds: float) -> Manifest:
+    """Writes `target` from the finished SFT run in `model`. Raises ValueError where the file is larger than MAX_BYTES."""
+    run = read_manifest(model)
+    tensors = {name: tensor.to(torch.bfloat16) for name, tensor in load_file(model / ADAPTER / ADAPTER_WEIGHTS).items()}
+    target.mkdir(parents=True, exist_ok=True)
+    (target / MANIFEST).unlink(missing_ok=True)
+    save_file(tensors, target / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    if (size := (target / ADAPTER_WEIGHTS).stat().st_size) > MAX_BYTES:
+        raise ValueError(f"{ADAPTER_WEIGHTS}: {size} bytes, the limit is {MAX_BYTES}")
+    shutil.copyfile(model / ADAPTER / ADAPTER_CONFIG, target / ADAPTER_CONFIG)
+    shutil.copyfile(_LICENCES, target / _LICENCES.name)
+    return write_manifest(
+        target,
+        kind="adapter",
+        version=VERSION,
+        parents=(read_manifest(base).version,),
+        config={**run.config, "base": read_manifest(base).config, "sources": sources},
+        code_commit=run.code_commit,
+        seeds=run.seeds,
+        data=run.data,
+        report={**run.report, "training_seconds": round(seconds), "samples": answers(model)},
+        licence=LICENCE,
+    )
+
+
+def answers(model: Path) -> list[dict[str, Any]]:
+    """What the model says to a newcomer's questions. The follow-up is asked after the poem."""
+    speaker = Speaker(model)
+    said: list[dict[str, Any]] = []
+    for questions in newcomer_conversations():
+        messages: list[Message] = []
+        for question in questions:
+            messages.append(Message("user", question))
+            answer = speaker.answer([messages], _SAMPLING)[0]
+            said.append({"question": question, "answer": answer.text, "ended": answer.ended})
+            messages.append(Message("assistant", answer.text))
+    return said
