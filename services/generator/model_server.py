@@ -167,7 +167,10 @@ async def _invalid(response: aiohttp.ClientResponse) -> InvalidArgumentError:
         return InvalidArgumentError(f"the model server refuses {name}", field=name)
     tokens = f"{limit[1]} tokens"
     return InvalidArgumentError(
-        f"{name} is too long for the model: the limit is {tokens}", reason="CONTEXT_TOO_LONG", field=name, limit=tokens
+        f"{name} is over what the model can take: the limit is {tokens}",
+        reason="CONTEXT_TOO_LONG",
+        field=name,
+        limit=tokens,
     )
 
 

@@ -39,7 +39,9 @@ async def wiring(settings: SessionSettings) -> AsyncIterator[Sequence[Registrati
         relay = Relay(Outbox(database), turn_log, settings.relay_poll_seconds, settings.relay_max_backoff_seconds)
         store = Store(database)
         recorder = TurnRecorder(settings.principal_key.get_secret_value(), encode_turn_record)
-        rules = ContextRules(settings.context_tokens, settings.reply_tokens, settings.message_overhead_tokens)
+        rules = ContextRules(
+            settings.context_tokens, settings.reply_tokens, settings.template_tokens, settings.message_overhead_tokens
+        )
         servicer = SessionServicer(
             TurnBeginner(store, counter, IdMint(), rules, now_us),
             TurnFinisher(store, counter, recorder, now_us, relay.wake),

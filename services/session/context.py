@@ -44,13 +44,13 @@ def select_context(path: Sequence[Message], budget: Budget) -> Selection:
     heard = _heard(path)
     system = [message for message in heard if message.role is Role.SYSTEM]
     spoken = [message for message in heard if message.role is not Role.SYSTEM]
-    fixed = budget.cost(system) + budget.overhead_tokens
-    room = budget.tokens - fixed
+    room = budget.tokens - budget.cost(system)
     if budget.cost(spoken[-1:]) > room:
         limit = f"{max(0, room - budget.overhead_tokens)} tokens"
         raise InvalidArgumentError(f"text must fit the model's context: {limit}", field="text", limit=limit)
     chosen = _newest(spoken, room, budget)
-    return Selection((*system, *chosen), fixed + budget.cost(chosen), len(spoken) - len(chosen))
+    messages = (*system, *chosen)
+    return Selection(messages, budget.cost(messages), len(spoken) - len(chosen))
 
 
 def as_said(messages: Sequence[Message]) -> tuple[Said, ...]:

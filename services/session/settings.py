@@ -27,9 +27,10 @@ class SessionSettings(ServiceSettings):
     tokenizer_file: Path = Field(description="tokenizer.json of the model that answers")
     context_tokens: int = Field(8192, ge=64, description="what the model reads and writes in one turn, in tokens")
     reply_tokens: int = Field(1024, ge=1, description="room for the answer if the turn does not say, in tokens")
-    message_overhead_tokens: int = Field(
-        6, ge=0, description="tokens that the chat template puts around a message; also kept for the answer's opening"
+    template_tokens: int = Field(
+        32, ge=0, description="kept for what the chat template adds once: a usual system prompt, the answer's opening"
     )
+    message_overhead_tokens: int = Field(6, ge=0, description="what the chat template adds to each message, in tokens")
     max_turn_seconds: float = Field(900.0, gt=0, description="an answer open for longer reads as failed")
     connections: int = Field(4, ge=1, description="database connections for reading; with Postgres as many for writing")
     feedback_target: str = Field("127.0.0.1:50056", description="the feedback service, host:port or dns:///name:port")

@@ -18,19 +18,21 @@ from services.session.tree import grow, open_answer
 
 @dataclass(frozen=True)
 class ContextRules:
-    """The model's window, the usual room for an answer, and the template's share of a message, in tokens."""
+    """The model's window, the usual room for an answer, and what the chat template adds once and to each message, in tokens."""
 
     window_tokens: int
     reply_tokens: int
+    template_tokens: int
     message_overhead_tokens: int
 
     def budget(self, reply_tokens: int) -> Budget:
         """What is left for the context. Raises: InvalidArgumentError if the answer takes the whole window."""
         reply = reply_tokens or self.reply_tokens
-        if reply >= self.window_tokens:
-            limit = f"fewer than {self.window_tokens} tokens"
+        most = self.window_tokens - self.template_tokens
+        if reply >= most:
+            limit = f"fewer than {most} tokens"
             raise InvalidArgumentError(f"reply_tokens must be {limit}", field="reply_tokens", limit=limit)
-        return Budget(self.window_tokens - reply, self.message_overhead_tokens)
+        return Budget(most - reply, self.message_overhead_tokens)
 
 
 class TurnBeginner:

@@ -74,6 +74,7 @@ def session_settings(directory: Path, **changes: Any) -> SessionSettings:
         "tokenizer_file": write_tokenizer(directory),
         "context_tokens": 64,
         "reply_tokens": 14,
+        "template_tokens": 2,
         "message_overhead_tokens": 2,
         "relay_poll_seconds": 0.05,
         "relay_max_backoff_seconds": 0.1,

@@ -62,7 +62,7 @@ BAD: list[tuple[str, Any, str, str]] = [
         "task",
         "one of unspecified, code, question_answering, chat, creative",
     ),
-    ("BeginTurn", begin("x", reply_tokens=64), "reply_tokens", "fewer than 64 tokens"),
+    ("BeginTurn", begin("x", reply_tokens=62), "reply_tokens", "fewer than 62 tokens"),
     ("FinishTurn", finish("7"), "assistant_message_id", "a UUID, lower case"),
     ("FinishTurn", finish(UNKNOWN_ID, finish_reason=0), "finish_reason", "set"),
     (

@@ -55,16 +55,16 @@ def test_a_context_never_begins_with_an_answer() -> None:
     assert (selection.tokens, selection.dropped) == (40, 2)
 
 
-def test_the_template_costs_tokens_for_each_message_and_for_the_answers_opening() -> None:
-    assert select_context(TALK, Budget(79, 3)).tokens == 4 * 13 + 3
-    assert select_context(TALK, Budget(81, 3)).tokens == 6 * 13 + 3
+def test_the_template_costs_tokens_for_each_message() -> None:
+    assert select_context(TALK, Budget(77, 3)).tokens == 4 * 13
+    assert select_context(TALK, Budget(78, 3)).tokens == 6 * 13
 
 
 def test_a_last_message_that_does_not_fit_is_refused_with_the_room_in_tokens() -> None:
     with pytest.raises(InvalidArgumentError) as caught:
         select_context(path((SYSTEM, "be brief"), (USER, "long"), tokens=30), Budget(64, 3))
-    assert (caught.value.field, caught.value.limit) == ("text", "25 tokens")
-    assert chosen(path((SYSTEM, "be brief"), (USER, "long"), tokens=25), 64, overhead=3) == ["m0", "m1"]
+    assert (caught.value.field, caught.value.limit) == ("text", "28 tokens")
+    assert chosen(path((SYSTEM, "be brief"), (USER, "long"), tokens=29), 64, overhead=3) == ["m0", "m1"]
 
 
 @pytest.mark.parametrize(

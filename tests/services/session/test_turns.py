@@ -34,7 +34,7 @@ async def test_a_turn_stores_both_texts_and_gives_the_enhanced_one_to_the_model(
         await stub.FinishTurn(finish(turn.assistant_message_id, "Fine."), timeout=5, metadata=ADA)
         stored = await conversation(stub, turn.conversation_id)
     assert texts(turn) == ["How are you"]
-    assert turn.context_tokens == 3 + 2 + 2
+    assert turn.context_tokens == 3 + 2
     question, answer = stored.messages
     assert (question.id, answer.id) == (turn.user_message_id, turn.assistant_message_id)
     assert (question.original_text, question.text, list(question.edits)) == ("hw are you", "How are you", [edit])
