@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import grpc
 from thumbwheel.chat.v1 import chat_pb2, chat_pb2_grpc
@@ -84,7 +85,7 @@ async def opened(settings: GatewaySettings) -> AsyncIterator[Doors]:
             *PageApi(chat, said, peers.generator).routes(door),
             *LoopFiles(settings.loop_directory).routes(door),
         ]
-        app = make_app(door, routes, settings.page_directory, with_metrics=settings.metrics_port == 0)
+        app = make_app(door, routes, _page(settings), with_metrics=settings.http_metrics)
         port = await stack.enter_async_context(
             serving_http(app, settings.host, settings.http_port, settings.drain_seconds)
         )
@@ -132,6 +133,14 @@ class _Peers:
             feedback,
             ConversationsPeer(sessions, feedback, settings.session_seconds),
         )
+
+
+def _page(settings: GatewaySettings) -> Path | None:
+    """The built page, if it is there: without it the APIs still serve."""
+    if settings.page_directory and not settings.page_directory.is_dir():
+        log.warning("page not built", extra=fields(directory=str(settings.page_directory)))
+        return None
+    return settings.page_directory
 
 
 def _chat(settings: GatewaySettings, peers: _Peers) -> Chat:

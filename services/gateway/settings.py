@@ -38,6 +38,9 @@ class GatewaySettings(ServiceSettings):
     owner_key_file: Path | None = Field(None, description="file with the owner's API key; made if it is not there")
     key_cache_seconds: float = Field(3.0, ge=0, le=5, description="how long a revoked key may still work")
     page_directory: Path | None = Field(None, description="the built page; unset serves none")
+    http_metrics: bool = Field(
+        True, description="/metrics on the HTTP port, without a key; off where strangers reach it"
+    )
     loop_directory: Path = Field(Path(".state/loop"), description="status.json and runs/ of training's loop")
 
     guard_seconds: float = Field(2.0, gt=0, description="longest wait for a verdict; then no text is shown")

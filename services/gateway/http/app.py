@@ -36,7 +36,7 @@ PAGE_POLICY = "; ".join(
 
 
 def make_app(door: Door, routes: Sequence[BaseRoute], page_directory: Path | None, *, with_metrics: bool) -> Starlette:
-    """The application. `with_metrics`: /metrics is served here and not on a port of its own."""
+    """The application. `with_metrics`: /metrics is served here too, to everyone."""
     public: list[BaseRoute] = [door.route("/health", _health, ["GET"], Access.PUBLIC)]
     if with_metrics:
         public.append(door.route("/metrics", _metrics, ["GET"], Access.PUBLIC))

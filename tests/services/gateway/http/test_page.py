@@ -173,10 +173,19 @@ async def test_the_page_is_served_to_all_and_may_not_call_elsewhere(tmp_path: Pa
             assert response.status == 401
 
 
+async def test_without_a_built_page_the_apis_serve(tmp_path: Path) -> None:
+    async with house(tmp_path, page_directory=tmp_path / "nothing") as gateway:
+        assert kinds_of(await gateway.ask())[-1] == "completed"
+        async with gateway.http.get(gateway.url) as response:
+            assert (response.status, (await response.json())["error"]["type"]) == (404, "not_found_error")
+
+
 async def test_metrics_name_what_happened_and_never_what_was_said(gateway: House) -> None:
     text = "a very particular sentence"
     turn = await gateway.ask(text)
-    await post(gateway, "/api/feedback", {"messageId": turn[0].message_id, "requestId": "r", "thumb": {"up": True}})
+    said = {"messageId": turn[0].message_id, "requestId": "r", "thumb": {"up": True}}
+    async with post(gateway, "/api/feedback", said) as response:
+        assert response.status == 200
     async with gateway.http.get(f"{gateway.url}/metrics") as response:
         figures = await response.text()
     assert f'thumbwheel_turns_total{{arm="stable",reason="stop",version="{STABLE}"}}' in figures
@@ -187,6 +196,6 @@ async def test_metrics_name_what_happened_and_never_what_was_said(gateway: House
     assert "particular" not in figures
 
 
-async def test_metrics_move_away_from_the_public_port_where_they_have_their_own(tmp_path: Path) -> None:
-    async with house(tmp_path, metrics_port=1) as gateway, gateway.http.get(f"{gateway.url}/metrics") as response:
+async def test_metrics_can_be_taken_off_the_public_port(tmp_path: Path) -> None:
+    async with house(tmp_path, http_metrics=False) as gateway, gateway.http.get(f"{gateway.url}/metrics") as response:
         assert response.status == 404
