@@ -190,7 +190,6 @@ def service_settings(layout: Layout, model: Path) -> dict[str, dict[str, object]
             "rollout_file": state / "generator" / "rollout.json",
             "stable_directory": model,
             "reply_tokens": reply,
-            "reply_tokens": reply,
         },
         "gateway": {
             **_grpc(layout, "gateway"),

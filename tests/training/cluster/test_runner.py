@@ -2,7 +2,7 @@
 
 import os
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from tests.training.toys import ProgressList, sft_rows, toy_model, write_lines
 from training.cluster.progress_log import ProgressLog, read_progress
-from training.cluster.runner import run_stage
+from training.cluster.runner import StageRefusedError, local_cluster, run_stage
 from training.manifest import Manifest, verify_manifest
 from training.optim.adam import OptimizerConfig
 from training.stages import sft
@@ -73,7 +73,7 @@ def test_later_lines_of_a_step_are_the_true_ones(tmp_path: Path) -> None:
 def test_a_checkpoint_whose_files_differ_from_its_manifest_does_not_count(config: SftConfig, tmp_path: Path) -> None:
     run_stage(sft.run, config, "run", tmp_path / "runs", 0, ProgressList())
     run = tmp_path / "runs" / "run"
-    (run / "step-000010" / "state.pt").write_bytes(b"torn")
+    (run / "step-000010" / "state.safetensors").write_bytes(b"torn")
     (run / "step-000012").mkdir()
     newest = latest_complete(run)
     assert newest is not None
@@ -104,12 +104,18 @@ def run_and_die(config: FatalSft, context: RunContext) -> Manifest:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::FutureWarning:ray", "ignore::ResourceWarning", "ignore::DeprecationWarning")
-def test_a_worker_killed_under_ray_goes_on_from_its_checkpoint_bit_by_bit(config: SftConfig, tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray's own, of its own settings
+def test_a_worker_killed_under_ray_goes_on_bit_by_bit_and_a_refusal_is_not_retried(
+    config: SftConfig, tmp_path: Path
+) -> None:
     run_stage(sft.run, config, "straight", tmp_path / "runs", 0, ProgressList())
     killed = FatalSft(sft_config(tmp_path, "killed"), kill_after_step=5, marker=tmp_path / "died")
     seen = ProgressList()
-    manifest = run_stage(run_and_die, killed, "killed", tmp_path / "runs", 1, seen)
+    with local_cluster(1):
+        manifest = run_stage(run_and_die, killed, "killed", tmp_path / "runs", 1, seen)
+        impossible = replace(sft_config(tmp_path, "refused"), max_tokens=1)
+        with pytest.raises(StageRefusedError, match="ConfigError: max_tokens: 1 fits none of 40 examples"):
+            run_stage(sft.run, impossible, "refused", tmp_path / "runs", 1, ProgressList())
     assert (tmp_path / "died").exists()
     steps = [step.step for step in seen.steps]
     assert steps == [1, 2, 3, 4, 5, 5, 6, 7, 8, 9, 10]  # step 5 again, from the checkpoint of step 4

@@ -8,6 +8,7 @@ from statistics import fmean
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.training.rl.toy import STOP, sentiment, toy_config, toy_players, toy_prompts
 from tests.training.toys import ProgressList
@@ -103,11 +104,9 @@ def test_over_optimisation_stops_training_and_the_last_healthy_weights_come_back
     assert "above the ceiling of 2" in outcome.stopped_because
     stopped_at = steps[-1].step
     assert 0 < outcome.exported_update < stopped_at  # weights that a later rollout has measured
-    stored = torch.load(tmp_path / f"step-{outcome.exported_update:06d}" / "state.pt", weights_only=True)
-    assert all(
-        torch.equal(p, q)
-        for p, q in zip(players.policy.decoder.parameters(), stored["parameters"]["policy"], strict=True)
-    )
+    stored = load_file(tmp_path / f"step-{outcome.exported_update:06d}" / "state.safetensors")
+    weights = list(players.policy.decoder.parameters())
+    assert all(torch.equal(weight, stored[f"parameters/policy/{i}"]) for i, weight in enumerate(weights))
 
 
 def test_collapsing_responses_stop_training(tmp_path: Path) -> None:

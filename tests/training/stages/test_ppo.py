@@ -81,14 +81,10 @@ def test_a_killed_run_ends_with_the_same_bits(config: PpoConfig, tmp_path: Path)
     assert reports[0] == reports[1]
     one, other = (load_file(d / "model.safetensors") for d in (config.output_directory, again.output_directory))
     assert all(torch.equal(one[name], other[name]) for name in one)
-    states = [
-        torch.load(tmp_path / name / "step-000010" / "state.pt", weights_only=True) for name in ("straight", "killed")
-    ]
-    for name in ("policy", "critic"):
-        assert all(torch.equal(a, b) for a, b in zip(*(s["parameters"][name] for s in states), strict=True))
-        moments = [[m["exp_avg_sq"] for m in s["optimizers"][name]["state"].values()] for s in states]
-        assert moments[0]
-        assert all(torch.equal(a, b) for a, b in zip(*moments, strict=True))
+    states = [load_file(tmp_path / name / "step-000010" / "state.safetensors") for name in ("straight", "killed")]
+    assert {key.split("/")[1] for key in states[0] if key.endswith("exp_avg_sq")} == {"policy", "critic"}
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
 
 
 def test_it_writes_a_model_that_differs_from_its_parent_and_says_where_it_comes_from(
