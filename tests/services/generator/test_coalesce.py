@@ -11,7 +11,7 @@ async def collect(pieces: "asyncio.Queue[str | None]", window_seconds: float) ->
 
 async def test_the_first_delta_goes_at_once_and_the_others_wait_for_each_other() -> None:
     pieces: asyncio.Queue[str | None] = asyncio.Queue()
-    collecting = asyncio.create_task(collect(pieces, 0.2))
+    collecting = asyncio.create_task(collect(pieces, 0.5))
     pieces.put_nowait("a")
     await asyncio.sleep(0.01)
     for piece in "bcdef":
