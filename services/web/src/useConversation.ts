@@ -70,11 +70,12 @@ export function useConversation(api: Api, conversationId: string, named: (id: st
   }, [api, conversationId, follow]);
 
   function send(text: string, skipEnhancer: boolean, parentId?: string) {
-    const parentMessageId = parentId ?? branch(tree).at(-1)?.id ?? "";
+    const above = parentId ?? branch(tree).at(-1)?.id ?? "";
     const request: SendRequest = { input: { text }, requestId: crypto.randomUUID(), skipEnhancer };
     if (id) request.conversationId = id;
-    if (parentMessageId) request.parentMessageId = parentMessageId;
-    return follow(api.send(request), { text, parentId: parentMessageId });
+    // The conversation's own id stands for the top of its tree: an edit of the first message goes there.
+    if (above || id) request.parentMessageId = above || id;
+    return follow(api.send(request), { text, parentId: above });
   }
 
   function regenerate(answer: Message) {

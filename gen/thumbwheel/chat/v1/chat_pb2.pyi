@@ -167,7 +167,9 @@ class SendMessageRequest(_message.Message):
     conversation_id: _builtins.str
     """Conversation to go on with, a UUID; empty makes a new one."""
     parent_message_id: _builtins.str
-    """Message under which this one hangs; empty means the newest leaf. An edit names the parent of the edited message: siblings."""
+    """Message under which this one hangs; empty means the newest leaf, the conversation's own id the top of the tree. An edit names
+    the parent of the edited message: siblings.
+    """
     request_id: _builtins.str
     """Idempotency key, 1 to 64 characters; the same key and payload return the same turn. Empty: none."""
     on_disconnect: Global___DisconnectPolicy.ValueType

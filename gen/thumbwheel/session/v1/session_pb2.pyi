@@ -36,7 +36,7 @@ class BeginTurnRequest(_message.Message):
     conversation_id: _builtins.str
     """Conversation, a UUID; empty makes a new one."""
     parent_message_id: _builtins.str
-    """Message above; empty means the newest leaf."""
+    """Message above; empty means the newest leaf, the conversation's own id the top of the tree."""
     regenerate_message_id: _builtins.str
     """Another answer to this message of the user (or to the one that this answer belongs to), a UUID."""
     request_id: _builtins.str
