@@ -21,9 +21,15 @@ from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, Sc
 from ray.train.torch import TorchTrainer
 
 from training.cluster.progress_log import ProgressLog, follow
-from training.manifest import Manifest
+from training.data.chat import ChatError
+from training.data.examples import ExampleError
+from training.manifest import Manifest, ManifestError
+from training.model.checkpoint import CheckpointError
+from training.model.config import ModelConfigError
+from training.model.lora import AdapterError
+from training.model.reward import RewardModelError
 from training.stages.artifact import finished
-from training.stages.context import Progress, RunContext
+from training.stages.context import ConfigError, Progress, RunContext
 from training.stages.state import KEPT_CHECKPOINTS, DirectoryCheckpoints, checkpoint_name, latest_complete
 
 PROGRESS = "progress.jsonl"
@@ -34,10 +40,24 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+REFUSALS = (
+    ConfigError,
+    ExampleError,
+    ChatError,
+    CheckpointError,
+    ModelConfigError,
+    AdapterError,
+    RewardModelError,
+    ManifestError,
+)
 WORKER_ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "OMP_WAIT_POLICY": "PASSIVE",  # a waiting thread must not burn the core that a chat wants
 }
+
+
+class StageRefusedError(ValueError):
+    """A stage refused its config or its data; the text is the stage's own error."""
 
 
 class StageConfig(Protocol):
@@ -97,6 +117,7 @@ def run_stage(
     stage (its output has a manifest) returns at once. num_workers 0: in this process, without Ray.
 
     Raises:
+        StageRefusedError: config or data cannot be run (in this process: the stage's own error).
         ray.train.TrainingFailedError: the stage failed max_failures + 1 times; its cause is the stage's own error.
     """
     if done := finished(config.output_directory):
@@ -108,27 +129,33 @@ def run_stage(
             log = ProgressLog(run_directory / PROGRESS)
             return function(config, RunContext(DirectoryCheckpoints(run_directory), log.append))
     with local_cluster(num_workers), _following(run_directory / PROGRESS, progress):
-        trainer = TorchTrainer(
-            _work,
-            train_loop_config={"task": _Task(function, config, run_directory)},  # type: ignore[arg-type]
-            scaling_config=ScalingConfig(num_workers=num_workers),
-            run_config=RunConfig(
-                name=run_name,
-                storage_path=str(storage.absolute()),
-                failure_config=FailureConfig(max_failures=max_failures),
-                checkpoint_config=CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS),
-                worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},
-            ),
-        )
-        trainer.fit()
+        task = _Task(function, config, run_directory)  # type: ignore[arg-type]
+        refusal = _trainer(task, num_workers, max_failures).fit().return_value
+    if refusal is not None:
+        raise StageRefusedError(refusal)
     manifest = finished(config.output_directory)
     if manifest is None:
         raise RuntimeError(f"{run_name}: the stage ended without an output")
     return manifest
 
 
-def _work(parameters: dict[str, _Task]) -> None:
-    """Runs in each worker."""
+def _trainer(task: _Task, num_workers: int, max_failures: int) -> TorchTrainer:
+    return TorchTrainer(
+        _work,
+        train_loop_config={"task": task},
+        scaling_config=ScalingConfig(num_workers=num_workers),
+        run_config=RunConfig(
+            name=task.run_directory.name,
+            storage_path=str(task.run_directory.parent),
+            failure_config=FailureConfig(max_failures=max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS),
+            worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},
+        ),
+    )
+
+
+def _work(parameters: dict[str, _Task]) -> str | None:
+    """Runs in each worker. Returns why the stage refused its input, so that Ray does not try the same input again."""
     task = parameters["task"]
     where = ray.train.get_context()
     rank = where.get_world_rank()
@@ -139,7 +166,11 @@ def _work(parameters: dict[str, _Task]) -> None:
         rank=rank,
         world_size=where.get_world_size(),
     )
-    task.function(task.config, context)
+    try:
+        task.function(task.config, context)
+    except REFUSALS as error:
+        return f"{type(error).__name__}: {error}"
+    return None
 
 
 def _ignore(_: Progress) -> None:

@@ -104,6 +104,7 @@ def run_and_die(config: FatalSft, context: RunContext) -> Manifest:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # seconds on a free machine, minutes where ten processes want its two cores
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray's own, of its own settings
 def test_a_worker_killed_under_ray_goes_on_bit_by_bit_and_a_refusal_is_not_retried(
     config: SftConfig, tmp_path: Path
