@@ -91,5 +91,5 @@ def _timeout(peer: str, within_seconds: float) -> float:
 
 def _metadata() -> list[tuple[str, str]]:
     carrier: dict[str, str] = {}
-    inject(carrier)
+    inject(carrier, context=current_call().trace)
     return outgoing_metadata() + list(carrier.items())

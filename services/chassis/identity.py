@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+from opentelemetry.context import Context
+
 from services.chassis.errors import UnauthenticatedError
 
 TENANT_KEY = "x-tw-tenant"
@@ -31,11 +33,16 @@ class Caller:
 
 @dataclass(frozen=True)
 class CallContext:
-    """What is known of the running call. `deadline` is on `time.monotonic()`'s clock, in seconds; None: no limit."""
+    """What is known of the running call.
+
+    `deadline` is on `time.monotonic()`'s clock, in seconds; None: no limit. `trace` holds the call's span for the next hop: it
+    travels here and not as OpenTelemetry's attached context, which a stream that is closed from another task cannot detach.
+    """
 
     caller: Caller
     request_id: str
     deadline: float | None = None
+    trace: Context | None = None
 
     def remaining_seconds(self, policy_seconds: float) -> float:
         """The time that a call made now may take: the policy, or what is left of the caller's deadline."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import grpc
 from opentelemetry.propagate import extract
+from opentelemetry.trace import set_span_in_context
 
 from services.chassis.errors import DETAILS_KEY, InvalidArgumentError, ServiceError, status_details
 from services.chassis.identity import CallContext, bind_call, caller_from
@@ -75,14 +76,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         caller, request_id = caller_from(metadata)
         name = method.rsplit("/", 1)[-1]
         RPCS_RUNNING.labels(name).inc()
+        span = tracer().start_span(method, context=extract(dict(metadata)))
         try:
-            with tracer().start_as_current_span(method, context=extract(dict(metadata))):
-                bind_call(CallContext(caller, request_id, self._deadline(context)))
-                if request is MALFORMED:
-                    raise InvalidArgumentError(
-                        "the request is not valid protobuf, or a text is not valid UTF-8", field="request"
-                    )
-                yield
+            bind_call(CallContext(caller, request_id, self._deadline(context), set_span_in_context(span)))
+            if request is MALFORMED:
+                text = "the request is not valid protobuf, or a text is not valid UTF-8"
+                raise InvalidArgumentError(text, field="request")
+            yield
         except ServiceError as error:
             code = error.code
             await context.abort(code, error.text, ((DETAILS_KEY, status_details(error)),))
@@ -98,6 +98,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             log.exception("call failed", extra=fields(method=name, request_id=request_id))
             await context.abort(code, INTERNAL_TEXT, ((DETAILS_KEY, status_details(ServiceError(INTERNAL_TEXT))),))
         finally:
+            span.set_attribute("rpc.grpc.status_code", code.value[0])
+            span.end()
             self._record(name, code, time.perf_counter() - started, request_id)
 
     def _deadline(self, context: grpc.aio.ServicerContext[Any, Any]) -> float:

@@ -26,6 +26,7 @@ class Access(StrEnum):
     """What a method asks of its caller."""
 
     KEY = "key"
+    KEY_OR_COOKIE = "key_or_cookie"  # for a page that a browser opens in a tab of its own; reading only
     PUBLIC = "public"
 
 

@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # nginx' status for a client that left; nobody receives it, the metrics do.
 CLIENT_GONE_STATUS = 499
+# The page sets it for the report's path alone, SameSite=Strict.
+KEY_COOKIE = "tw_key"
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -63,6 +65,9 @@ class Door:
         if access is Access.PUBLIC:
             return Caller()
         values = request.headers.getlist("authorization")
+        cookie = request.cookies.get(KEY_COOKIE, "")
+        if access is Access.KEY_OR_COOKIE and not values and cookie:
+            values = [f"Bearer {cookie}"]
         return await self._keys.authenticate(values[0] if len(values) == 1 else "")
 
 

@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from services.chassis.errors import NotFoundError, UnavailableError
+from services.gateway.access import Access
 from services.gateway.http.door import Door
 from services.gateway.request import wrong
 
@@ -29,11 +30,15 @@ class LoopFiles:
         """Both ask for a key: a report shows samples."""
         return [
             door.route("/api/loop", self.status, ["GET"]),
-            door.route("/api/loop/report/{run}", self.report, ["GET"]),
+            door.route("/api/loop/report/{run}", self.report, ["GET"], Access.KEY_OR_COOKIE),
         ]
 
     async def status(self, request: Request) -> Response:
-        text = await self._read(self._directory / "status.json", "no loop has run yet")
+        """An empty object before the first turn: that no loop has run is not an error."""
+        try:
+            text = await self._read(self._directory / "status.json", "no loop has run yet")
+        except NotFoundError:
+            return JSONResponse({})
         try:
             return JSONResponse(json.loads(text))
         except ValueError as error:

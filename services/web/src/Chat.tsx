@@ -19,7 +19,10 @@ export function Chat({ api, conversationId, named, openDrawer }: Props) {
   const shown = branch(talk.tree);
   const end = useRef<HTMLDivElement>(null);
   const text = shown.at(-1)?.text ?? "";
-  useEffect(() => end.current?.scrollIntoView({ block: "end" }), [shown.length, text]);
+  useEffect(() => {
+    // Braces: newer browsers return a promise here, which React would take for a clean-up.
+    void end.current?.scrollIntoView({ block: "end" });
+  }, [shown.length, text]);
   const busy = talk.running !== null;
 
   return (

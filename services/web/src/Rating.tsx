@@ -24,16 +24,25 @@ export function Rating({ message, rate }: { message: Message; rate: (value: Feed
   return (
     <>
       <button className={message.thumbUp === true ? "thumb on" : "thumb"} aria-label="Good answer" aria-pressed={message.thumbUp === true} onClick={() => void thumb(true)}>
-        👍
+        <ThumbIcon />
       </button>
       <button className={message.thumbUp === false ? "thumb on" : "thumb"} aria-label="Bad answer" aria-pressed={message.thumbUp === false} onClick={() => void thumb(false)}>
-        👎
+        <ThumbIcon down />
       </button>
       <button className="link" onClick={() => setPanel(panel === "better" ? "" : "better")}>A better answer would be…</button>
       {thanks && !panel && <span className="quiet" role="status">{thanks}</span>}
       {panel === "reasons" && <Reasons tell={tell} skip={() => setPanel("")} />}
       {panel === "better" && <Better tell={tell} skip={() => setPanel("")} />}
     </>
+  );
+}
+
+/** Drawn, because not every machine has a font with emoji. */
+function ThumbIcon({ down = false }: { down?: boolean }) {
+  return (
+    <svg viewBox="0 0 24 24" width="18" height="18" aria-hidden="true" className={down ? "icon down" : "icon"}>
+      <path d="M7.500 11v9H4v-9zM7.500 11l4-8c1.400 0 2.500 1.100 2.500 2.500V9.500h4.700c1.200 0 2.100 1.100 1.900 2.300l-1.100 6.400c-.2 1-1.100 1.800-2.100 1.800H7.500" />
+    </svg>
   );
 }
 

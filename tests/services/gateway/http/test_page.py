@@ -139,7 +139,7 @@ async def test_the_rollout_is_shown(gateway: House) -> None:
 
 async def test_the_loops_status_and_reports_are_shown_once_they_are_there(gateway: House) -> None:
     async with get(gateway, "/api/loop") as response:
-        assert response.status == 404
+        assert await response.json() == {}
     run = gateway.directory / "loop" / "runs" / "2026-11-24.1"
     run.mkdir(parents=True)
     (gateway.directory / "loop" / "status.json").write_text('{"stage": "sft"}')
@@ -152,6 +152,23 @@ async def test_the_loops_status_and_reports_are_shown_once_they_are_there(gatewa
         assert "script-src" not in response.headers["content-security-policy"]
     async with get(gateway, "/api/loop/report/another") as response:
         assert response.status == 404
+
+
+async def test_only_a_report_takes_the_key_from_a_cookie(gateway: House) -> None:
+    run = gateway.directory / "loop" / "runs" / "one"
+    run.mkdir(parents=True)
+    (run / "report.html").write_text("<h1>report</h1>")
+    right, wrong = {"Cookie": f"tw_key={gateway.key}"}, {"Cookie": "tw_key=tw_other"}
+    async with aiohttp.ClientSession() as browser:
+        for path, headers, status in (
+            ("/api/loop/report/one", right, 200),
+            ("/api/loop/report/one", wrong, 401),
+            ("/api/loop/report/one", {}, 401),
+            ("/api/loop", right, 401),
+            ("/api/conversations", right, 401),
+        ):
+            async with browser.get(gateway.url + path, headers=headers) as response:
+                assert response.status == status, path
 
 
 async def test_the_page_is_served_to_all_and_may_not_call_elsewhere(tmp_path: Path) -> None:
