@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +18,7 @@ from typing import Any
 from training.data.chat import Message
 from training.data.judgements import Judgement
 from training.data.pairs import (
+    CORRECTION_MARGIN,
     LabelNoise,
     Pair,
     Question,
@@ -39,6 +41,7 @@ class SetsConfig:
     judge_fraction: float = 0.4
     max_pairs_per_prompt: int = 16
     correction_weight: float = 2.0
+    anchors: Path | None = None  # JSON lines of our own pairs that every turn learns too: what must stay refused
     min_thumbs: int = 200
     min_pairs: int = 60
     min_held_out_pairs: int = 20
@@ -110,12 +113,15 @@ def cut(judgements: Sequence[Judgement], config: SetsConfig) -> Sets:
         pairs, left_out = make_pairs(questions, noise, config.max_pairs_per_prompt, config.seed)
         made.append(pairs)
         dropped.update(left_out)
+    anchors = [] if config.anchors is None else read_anchors(config.anchors)
+    pairs = [*made[0], *anchors]
+    random.Random(config.seed).shuffle(pairs)
     return Sets(
-        sft=_sft_lines(teachers, config.correction_weight),
-        pairs=made[0],
+        sft=[*_sft_lines(teachers, config.correction_weight), *map(_anchor_line, anchors)],
+        pairs=pairs,
         judge_pairs=made[1],
         held_out_pairs=made[2],
-        prompts=[question.context for question in group(learned)],
+        prompts=[*(question.context for question in group(learned)), *(anchor.context for anchor in anchors)],
         held_out_prompts=[question.context for question in group(held_out)],
         noise=noise,
         judges_are=judges_are,
@@ -132,6 +138,17 @@ def write_sets(sets: Sets, directory: Path) -> None:
     _write(directory / "held_out_pairs.jsonl", map(pair_line, sets.held_out_pairs))
     _write(directory / "prompts.jsonl", map(_prompt_line, sets.prompts))
     _write(directory / "held_out_prompts.jsonl", map(_prompt_line, sets.held_out_prompts))
+
+
+def read_anchors(path: Path) -> list[Pair]:
+    """{"messages", "chosen", "rejected"} lines as pairs. Judges never see them: their thumbs alone judge."""
+    with path.open() as opened:
+        rows = [json.loads(line) for line in opened]
+    contexts = [tuple(Message(**message) for message in row["messages"]) for row in rows]
+    return [
+        Pair(prompt_key(context), context, row["chosen"], row["rejected"], CORRECTION_MARGIN, None)
+        for context, row in zip(contexts, rows, strict=True)
+    ]
 
 
 def is_held_out(prompt_id: str, fraction: float) -> bool:
@@ -178,6 +195,10 @@ def _sft_lines(questions: Iterable[Question], correction_weight: float) -> list[
             for better in sorted({better for better, _ in question.corrections})
         ]
     return lines
+
+
+def _anchor_line(anchor: Pair) -> dict[str, Any]:
+    return {**_prompt_line(anchor.context), "response": anchor.chosen, "weight": 1.0}
 
 
 def _prompt_line(context: Sequence[Message]) -> dict[str, Any]:

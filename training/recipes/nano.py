@@ -11,7 +11,7 @@ from training.evaluation.answers import Sampling
 from training.evaluation.canary import CanaryConfig
 from training.evaluation.gate import GateConfig
 from training.optim.adam import OptimizerConfig
-from training.recipes.recipe import LoopConfig, Plan, evaluation_of
+from training.recipes.recipe import TEXTS, LoopConfig, Plan, evaluation_of
 from training.rl.kl_control import KlConfig
 from training.stages.context import Machine
 from training.stages.ppo import PpoConfig
@@ -29,17 +29,23 @@ def nano(plan: Plan) -> LoopConfig:
         name="nano",
         plan=plan,
         snapshot=SnapshotConfig(max_per_principal=100),
-        sets=SetsConfig(min_thumbs=200, min_pairs=60, min_held_out_pairs=20),
+        sets=SetsConfig(
+            anchors=TEXTS / "nano_anchors.jsonl",
+            held_out_fraction=0.25,
+            min_thumbs=200,
+            min_pairs=60,
+            min_held_out_pairs=20,
+        ),
         sft=SftConfig(
             model_directory=plan.incumbent_directory,
             data_path=sets / "sft.jsonl",
             output_directory=plan.directory("sft"),
             lineage=plan.lineage("sft"),
-            epochs=2,
+            epochs=3,
             batch_rows=16,
             microbatch_rows=16,
             max_tokens=PROMPT_TOKENS + RESPONSE_TOKENS,
-            optimizer=OptimizerConfig(learning_rate=2e-4),
+            optimizer=OptimizerConfig(learning_rate=5e-4),
             machine=MACHINE,
         ),
         reward_model=_reward_model(plan, "reward", "pairs.jsonl"),
@@ -56,8 +62,8 @@ def nano(plan: Plan) -> LoopConfig:
             epochs_per_update=2,
             max_prompt_tokens=PROMPT_TOKENS,
             max_response_tokens=RESPONSE_TOKENS,
-            kl=KlConfig(initial=0.1),
-            policy_optimizer=OptimizerConfig(learning_rate=3e-4),
+            kl=KlConfig(initial=0.2),
+            policy_optimizer=OptimizerConfig(learning_rate=2e-4),
             critic_optimizer=OptimizerConfig(learning_rate=1e-3),
             machine=MACHINE,
         ),
@@ -84,7 +90,7 @@ def _reward_model(plan: Plan, part: str, data: str) -> RewardModelConfig:
         data_path=plan.directory("sets") / data,
         output_directory=plan.directory(part),
         lineage=plan.lineage(part),
-        epochs=3,
+        epochs=2,
         batch_pairs=16,
         microbatch_pairs=16,
         max_tokens=PROMPT_TOKENS + RESPONSE_TOKENS,

@@ -13,7 +13,7 @@ from training.evaluation.canary import CanaryConfig
 from training.evaluation.gate import GateConfig
 from training.model.lora import LoraConfig
 from training.optim.adam import OptimizerConfig
-from training.recipes.recipe import LoopConfig, Plan, evaluation_of
+from training.recipes.recipe import TEXTS, LoopConfig, Plan, evaluation_of
 from training.rl.kl_control import KlConfig
 from training.stages.context import Machine
 from training.stages.ppo import PpoConfig
@@ -33,7 +33,13 @@ def small(plan: Plan) -> LoopConfig:
         name="small",
         plan=plan,
         snapshot=SnapshotConfig(max_per_principal=100),
-        sets=SetsConfig(min_thumbs=100, min_pairs=30, min_held_out_pairs=10, max_pairs_per_prompt=8),
+        sets=SetsConfig(
+            anchors=TEXTS / "small_anchors.jsonl",
+            min_thumbs=100,
+            min_pairs=30,
+            min_held_out_pairs=10,
+            max_pairs_per_prompt=8,
+        ),
         sft=SftConfig(
             model_directory=plan.incumbent_directory,
             data_path=sets / "sft.jsonl",

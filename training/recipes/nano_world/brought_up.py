@@ -16,7 +16,7 @@ from training.data.tokenize import train_tokenizer
 from training.manifest import Manifest
 from training.model.config import llama_json
 from training.optim.adam import OptimizerConfig
-from training.recipes.nano_world.corpus import conversations, probes, prompts, retention_texts, stories
+from training.recipes.nano_world.corpus import anchors, conversations, probes, prompts, retention_texts, stories
 from training.stages import pretrain, sft
 from training.stages.context import Lineage, Machine, Progress
 
@@ -24,7 +24,7 @@ VERSION = "nano-0"
 LICENCE = "Apache-2.0"
 VOCABULARY = 1024
 CONTEXT_TOKENS = 256
-CONVERSATIONS, STORIES, FINE_TUNING = 24_000, 4_000, 8_000
+CONVERSATIONS, STORIES, FINE_TUNING = 24_000, 4_000, 32_000
 PRETRAIN_STEPS = 400
 SEED = 20_261_124
 
@@ -64,7 +64,7 @@ def bring_up(work: Path, output: Path, code_commit: str, progress: Callable[[Pro
         batch_rows=64,
         microbatch_rows=64,
         max_tokens=CONTEXT_TOKENS,
-        optimizer=OptimizerConfig(learning_rate=1e-3, schedule="linear", final_fraction=0.0),
+        optimizer=OptimizerConfig(learning_rate=2e-3, schedule="linear", final_fraction=0.0),
         held_out_fraction=0.02,
         seed=SEED,
         machine=machine,
@@ -81,6 +81,7 @@ def write_texts(directory: Path) -> None:
     (directory / "nano_prompts.json").write_text(json.dumps(prompts(), indent=1) + "\n")
     _write(directory / "nano_retention.jsonl", ({"text": text} for text in retention_texts()))
     _write(directory / "nano_probes.jsonl", probes())
+    _write(directory / "nano_anchors.jsonl", anchors())
 
 
 def _write_corpus(work: Path) -> None:
