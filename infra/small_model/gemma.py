@@ -78,9 +78,9 @@ def shapes_of(gguf: GgufFile, kept_pieces: int) -> dict[str, tuple[int, ...]]:
 def tensor_of(gguf: GgufFile, name: str, kept_pieces: Sequence[int]) -> Floats:
     """A tensor in fp32 by its Hugging Face name."""
     (source,) = [found for found in gguf.places if hugging_face_name(found) == name]
-    tensor = gguf.tensor(source)
     if name == EMBEDDING:
-        return tensor[list(kept_pieces)]
+        return gguf.tensor(source, kept_pieces)
+    tensor = gguf.tensor(source)
     return tensor - 1 if name.endswith("norm.weight") else tensor
 
 

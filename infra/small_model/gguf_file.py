@@ -6,6 +6,7 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 
 import mmap
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -40,13 +41,16 @@ class GgufFile:
     metadata: dict[str, Value]
     places: dict[str, TensorPlace]
 
-    def tensor(self, name: str) -> npt.NDArray[np.float32]:
-        """The named tensor in fp32, row-major."""
+    def tensor(self, name: str, rows: Sequence[int] | None = None) -> npt.NDArray[np.float32]:
+        """The named tensor in fp32, row-major; only the given rows where some are given, so that no more is decoded."""
         place = self.places[name]
         block = BLOCKS[place.block_type]
         values = int(np.prod(place.shape))
         raw = np.memmap(self.path, np.uint8, "r", place.offset_bytes, (values // block.values * block.size_bytes,))
-        return dequantise(raw, place.block_type).reshape(place.shape)
+        if rows is None:
+            return dequantise(raw, place.block_type).reshape(place.shape)
+        chosen = raw.reshape(place.shape[0], -1)[list(rows)]
+        return dequantise(chosen, place.block_type).reshape(len(rows), *place.shape[1:])
 
     def texts(self, key: str) -> list[str]:
         """A metadata value that is a list of strings."""

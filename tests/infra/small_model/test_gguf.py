@@ -57,6 +57,7 @@ def test_header_lists_and_tensors_are_read_as_they_were_written(tmp_path: Path) 
     assert found.numbers("tokenizer.ggml.scores") == [0.0, -1.5, -2.0]
     np.testing.assert_array_equal(found.tensor("a"), np.arange(6).reshape(2, 3))
     assert found.tensor("b").shape == (2, 32)
+    np.testing.assert_array_equal(found.tensor("b", [1]), found.tensor("b")[1:])
 
 
 def test_another_format_is_refused(tmp_path: Path) -> None:
