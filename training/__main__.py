@@ -1,4 +1,4 @@
-"""`python -m training loop | snapshot | report | nano-base`: the only place that reads arguments and builds what they ask for.
+"""`python -m training loop | canary | snapshot | report | nano-base`: the only place that reads arguments and builds what they ask for.
 
 Exit status of loop: 0 the turn ended (promoted, rolled back, refused or passed), 1 an error, 3 another loop runs, 4 not enough
 feedback.
@@ -22,10 +22,11 @@ from rich.console import Console
 from training.data.catalogue import CatalogueError
 from training.data.rows import RowError
 from training.data.snapshot import SnapshotConfig, take_snapshot
-from training.evaluation.trial import WallClock
-from training.loop import NotEnoughFeedbackError, Surroundings, run_loop
+from training.evaluation.canary import Reading
+from training.evaluation.trial import WallClock, run_trial
+from training.loop import NotEnoughFeedbackError, Surroundings, reading_text, run_loop
 from training.manifest import ManifestError
-from training.progress import Bars, Display, Lines
+from training.progress import Bars, Display, Lines, Step
 from training.recipes.nano import nano
 from training.recipes.nano_world.brought_up import bring_up, write_texts
 from training.recipes.recipe import TEXTS, LoopConfig, Plan, Recipe
@@ -68,6 +69,25 @@ def loop(options: argparse.Namespace) -> int:
         if options.every is None:
             return status
         time.sleep(max(0.0, options.every - (time.monotonic() - began)))
+
+
+def canary(options: argparse.Namespace) -> int:
+    """Only the last step, for a model directory that is there: its users promote it or roll it back."""
+    config = _recipe(options)(Plan(options.version, options.directory, options.directory)).canary
+    with ExitStack() as stack:
+        stack.enter_context(exclusive(options.state / "loop", f"canary {options.version}"))
+        feedback = stack.enter_context(closing(FeedbackLog(options.feedback)))
+        rollout = stack.enter_context(closing(RolloutClient(options.generator)))
+        record = options.state / "loop" / "canaries" / options.version
+        lines = Lines(sys.stdout)
+
+        def watch(reading: Reading, passed: float) -> None:
+            lines.move(Step("canary", progress=passed, detail=reading_text(reading)))
+
+        clock = WallClock(time.sleep)
+        end = run_trial(options.version, options.directory, config, rollout, feedback, clock, record, watch)
+    lines.say(f"{end.verdict}: {end.reason}")
+    return 0
 
 
 def snapshot(options: argparse.Namespace) -> int:
@@ -171,15 +191,20 @@ def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--state", type=Path, default=Path(".state"), help="folder of the state (default .state)")
     common.add_argument("--feedback", default="127.0.0.1:50056", metavar="HOST:PORT", help="the feedback service")
-    turn = commands.add_parser("loop", parents=[common], help="one turn, resumed if one was cut off")
-    turn.add_argument("--recipe", choices=sorted(RECIPES), required=True)
-    turn.add_argument("--generator", default="127.0.0.1:50055", metavar="HOST:PORT", help="the generator's rollout")
+    trial = argparse.ArgumentParser(add_help=False)
+    trial.add_argument("--recipe", choices=sorted(RECIPES), required=True)
+    trial.add_argument("--generator", default="127.0.0.1:50055", metavar="HOST:PORT", help="the generator's rollout")
+    trial.add_argument("--canary-share", type=float, metavar="0..0.5", help="share of the users on trial")
+    trial.add_argument("--canary-seconds", type=float, help="longest trial; undecided then, the incumbent stays")
+    turn = commands.add_parser("loop", parents=[common, trial], help="one turn, resumed if one was cut off")
     turn.add_argument("--no-rollout", action="store_true", help="end after the gate, without users")
-    turn.add_argument("--canary-share", type=float, metavar="0..0.5", help="share of the users on trial")
-    turn.add_argument("--canary-seconds", type=float, help="longest trial; undecided then, the incumbent stays")
     turn.add_argument("--workers", type=int, help="Ray workers; 0 trains in this process")
     turn.add_argument("--every", type=_seconds, metavar="6h", help="a turn again and again")
     turn.set_defaults(command=loop)
+    tried = commands.add_parser("canary", parents=[common, trial], help="try a finished model directory on the users")
+    tried.add_argument("--version", required=True, help="as its manifest says")
+    tried.add_argument("--directory", type=Path, required=True)
+    tried.set_defaults(command=canary, workers=None)
     commands.add_parser("snapshot", parents=[common], help="freeze the feedback now").set_defaults(command=snapshot)
     again = commands.add_parser("report", parents=[common], help="build a run's report again")
     again.add_argument("run", help="for example nano-1")

@@ -229,7 +229,7 @@ def try_on_users(turn: Turn, rollout: Rollout) -> TrialEnd:
             around.feedback,
             around.clock,
             record,
-            lambda reading, passed: turn.board.move(step, passed, _reading_text(reading)),
+            lambda reading, passed: turn.board.move(step, passed, reading_text(reading)),
         )
         write_json(turn.directory / CANARY, plain(asdict(end)))
         step.detail = end.reason
@@ -305,6 +305,7 @@ def _write_gate(turn: Turn, decision: Decision) -> None:
     write_json(turn.directory / GATE, fields)
 
 
-def _reading_text(reading: Reading) -> str:
+def reading_text(reading: Reading) -> str:
+    """One look of a canary, in one line."""
     new, old = reading.candidate, reading.incumbent
     return f"candidate {new.up}/{new.total} up, incumbent {old.up}/{old.total} up: {reading.reason}"
