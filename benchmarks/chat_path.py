@@ -1,0 +1,289 @@
+"""Time that the chat path adds to the first token, with real services and a model server that answers at once.
+
+`python benchmarks/chat_path.py [--turns 200] [--seconds 10]`. What the generator alone needs is measured in the same run and
+taken off. With 50 streams each answer lasts two seconds, so that 50 are under way while new ones begin. The model's pieces end with
+their word: where they do not, the guard also waits for the next token, which is the model's time.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import grpc
+from aiohttp import web
+from thumbwheel.chat.v1 import chat_pb2, chat_pb2_grpc
+from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from infra.embedded.layout import HOST, Layout, free_ports, programs
+
+VERSION = "instant-1"
+# No digits: the guard waits after them for more.
+WORDS = ("practice ", "a ", "little ", "every ", "day ", "and ", "read ", "what ", "others ", "wrote ")
+QUESTION = "hw do i lern python its very hard"
+STREAMS = (1, 50)
+GOAL_P50_MS, GOAL_P99_MS = 5.0, 15.0
+SHORT_TOKENS, LONG_TOKENS = 4, 80
+TOKEN_SECONDS = 0.025
+BOOT_SECONDS = 90.0
+WARM_UP_TURNS = 20
+STAGES = ("enhance", "guard_input", "begin", "generate", "guard_output")
+
+Turn = Callable[[], Awaitable[float]]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Waits for the first text, in seconds."""
+
+    waits: Sequence[float]
+
+    def quantile_ms(self, share: float) -> float:
+        ordered = sorted(self.waits)
+        return 1000 * ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def model_directory(folder: Path) -> Path:
+    """What session and generator read of a model: a byte tokenizer, a length, a manifest."""
+    directory = folder / VERSION
+    directory.mkdir()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={letter: number for number, letter in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.save(str(directory / "tokenizer.json"))
+    (directory / "config.json").write_text(json.dumps({"max_position_embeddings": 8192}))
+    (directory / "manifest.json").write_text(json.dumps({"format": 1, "kind": "model", "version": VERSION}))
+    return directory
+
+
+def instant_model_server(port: int) -> None:
+    """A model server whose first token costs nothing: at most max_tokens words, the later ones at a model's pace."""
+
+    async def index(request: web.Request) -> web.Response:
+        return web.json_response([{"name": VERSION, "state": "READY", "reason": ""}])
+
+    async def complete(request: web.Request) -> web.StreamResponse:
+        asked = await request.json()
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(request)
+        for number in range(asked["max_tokens"]):
+            if number and asked["max_tokens"] == LONG_TOKENS:
+                await asyncio.sleep(TOKEN_SECONDS)
+            await response.write(_chunk({"content": WORDS[number % len(WORDS)]}, None))
+        await response.write(_chunk({}, "length"))
+        usage = {"prompt_tokens": 30, "completion_tokens": asked["max_tokens"]}
+        await response.write(b"data: " + json.dumps({"choices": [], "usage": usage}).encode() + b"\n\ndata: [DONE]\n\n")
+        return response
+
+    app = web.Application()
+    app.add_routes([web.post("/v2/repository/index", index), web.post("/v1/chat/completions", complete)])
+    web.run_app(app, host=HOST, port=port, print=None)
+
+
+def _chunk(delta: dict[str, str], reason: str | None) -> bytes:
+    choice = {"index": 0, "delta": delta, "finish_reason": reason}
+    return b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n"
+
+
+Processes = Mapping[str, "subprocess.Popen[bytes]"]
+
+
+@contextmanager
+def running(layout: Layout, model: Path) -> Iterator[Processes]:
+    """The real services as processes of their own, and the instant model server."""
+    started: dict[str, subprocess.Popen[bytes]] = {}
+    commands: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
+        program.name: (tuple(program.command), dict(program.environment)) for program in programs(layout, model)
+    }
+    commands["predictor"] = ((sys.executable, __file__, "--serve-model", str(layout.ports["predictor"])), {})
+    with ExitStack() as stack:
+        log = stack.enter_context((layout.state / "log.txt").open("w"))
+        for name, (command, environment) in commands.items():
+            started[name] = subprocess.Popen(command, env={**os.environ, **environment}, stderr=log)
+            stack.callback(started[name].wait, 30)
+            stack.callback(started[name].terminate)
+        yield started
+
+
+def cpu_seconds(processes: Processes) -> Mapping[str, float]:
+    """Processor time so far by service, from Linux' /proc."""
+    ticks = os.sysconf("SC_CLK_TCK")
+    found = {}
+    for name, process in processes.items():
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+        found[name] = (int(fields[11]) + int(fields[12])) / ticks
+    return found
+
+
+async def ready(ports: Sequence[int]) -> None:
+    """Wait until all listen."""
+    async with asyncio.timeout(BOOT_SECONDS):
+        for port in ports:
+            while True:
+                try:
+                    _, writer = await asyncio.open_connection(HOST, port)
+                except OSError:
+                    await asyncio.sleep(0.1)
+                else:
+                    writer.close()
+                    await writer.wait_closed()
+                    break
+
+
+@asynccontextmanager
+async def calls(layout: Layout, tokens: int) -> AsyncIterator[Mapping[str, Turn]]:
+    """Both ways to the first text: through the gateway, and to the generator alone."""
+    key = (layout.state / "owner.key").read_text().strip()
+    async with (
+        grpc.aio.insecure_channel(layout.target("gateway")) as gateway,
+        grpc.aio.insecure_channel(layout.target("generator")) as generator,
+    ):
+        chat = chat_pb2_grpc.ChatServiceStub(gateway)
+        direct = generator_pb2_grpc.GeneratorServiceStub(generator)
+        sampling = chat_pb2.SamplingOverrides(max_tokens=tokens)
+        asked = chat_pb2.SendMessageRequest(input=chat_pb2.UserInput(text=QUESTION), sampling=sampling)
+        words = [chat_pb2.HistoryMessage(role=chat_pb2.ROLE_USER, text=QUESTION)]
+        generated = generator_pb2.GenerateRequest(user_key="bench/user", messages=words, sampling=sampling)
+        mine = (("authorization", f"Bearer {key}"),)
+        inner = (("x-tw-tenant", "bench"), ("x-tw-user", "user"))
+
+        async def whole() -> float:
+            return await first_text(chat.SendMessage(asked, timeout=60, metadata=mine))
+
+        async def generator_alone() -> float:
+            return await first_text(direct.Generate(generated, timeout=60, metadata=inner))
+
+        yield {"gateway": whole, "generator": generator_alone}
+
+
+async def first_text(call: AsyncIterable[chat_pb2.ChatEvent | generator_pb2.GenerateEvent]) -> float:
+    """Seconds to the first text; the answer is read to its end."""
+    started, waited = time.perf_counter(), 0.0
+    async for event in call:
+        if not waited and event.WhichOneof("event") == "text_delta":
+            waited = time.perf_counter() - started
+    return waited
+
+
+async def one_after_another(turn: Turn, turns: int) -> Figures:
+    return Figures([await turn() for _ in range(turns)])
+
+
+async def many_at_once(turn: Turn, streams: int, seconds: float) -> Figures:
+    """Each client begins anew when its answer has ended; the beginnings are spread, and the warm-up is left out."""
+    waits: list[float] = []
+    end = time.perf_counter() + seconds
+
+    async def client(number: int) -> None:
+        await asyncio.sleep(number * LONG_TOKENS * TOKEN_SECONDS / streams)
+        await turn()
+        while time.perf_counter() < end:
+            waits.append(await turn())
+
+    await asyncio.gather(*(client(number) for number in range(streams)))
+    return Figures(waits)
+
+
+def stage_totals(layout: Layout) -> Mapping[str, tuple[float, float]]:
+    """Sum of seconds and count by stage, as the gateway tells."""
+    with urllib.request.urlopen(f"{layout.url}/metrics") as response:
+        text = response.read().decode()
+    found = re.findall(r'thumbwheel_turn_stage_seconds_(sum|count)\{stage="(\w+)"\} (\S+)', text)
+    values = {(kind, stage): float(value) for kind, stage, value in found}
+    return {stage: (values.get(("sum", stage), 0.0), values.get(("count", stage), 0.0)) for stage in STAGES}
+
+
+@dataclass(frozen=True)
+class Meters:
+    """What the services tell of themselves at one moment."""
+
+    stages: Mapping[str, tuple[float, float]]
+    cpu: Mapping[str, float]
+
+
+async def measure(layout: Layout, processes: Processes, streams: int, options: argparse.Namespace) -> None:
+    """One row of the result."""
+
+    async def figures(turn: Turn) -> Figures:
+        if streams > 1:
+            return await many_at_once(turn, streams, options.seconds)
+        return await one_after_another(turn, options.turns)
+
+    def meters() -> Meters:
+        return Meters(stage_totals(layout), cpu_seconds(processes))
+
+    async with calls(layout, SHORT_TOKENS if streams == 1 else LONG_TOKENS) as ways:
+        for turn in ways.values():
+            await one_after_another(turn, WARM_UP_TURNS if streams == 1 else 1)
+        alone = await figures(ways["generator"])
+        before = meters()
+        whole = await figures(ways["gateway"])
+        print_row(streams, whole, alone, before, meters())
+
+
+def print_row(streams: int, whole: Figures, alone: Figures, before: Meters, after: Meters) -> None:
+    turns = len(whole.waits)
+    print(f"\n{streams} stream{'s' * (streams > 1)}, {turns} turns")
+    for share, name, goal in ((0.5, "p50", GOAL_P50_MS), (0.99, "p99", GOAL_P99_MS)):
+        total, model = whole.quantile_ms(share), alone.quantile_ms(share)
+        verdict = "reached" if total - model <= goal else "missed"
+        print(
+            f"  {name}: first text {total:7.2f} ms, generator alone {model:7.2f} ms,"
+            f" added {total - model:7.2f} ms (goal {goal:g}: {verdict})"
+        )
+    means = []
+    for stage in STAGES:
+        seconds, count = (after.stages[stage][part] - before.stages[stage][part] for part in (0, 1))
+        means.append(f"{stage} {1000 * seconds / max(count, 1):.2f}")
+    print(f"  mean wait, ms:          {', '.join(means)}")
+    spent = {name: 1000 * (after.cpu[name] - before.cpu[name]) / turns for name in after.cpu}
+    costs = ", ".join(f"{name} {ms:.1f}" for name, ms in sorted(spent.items(), key=lambda cost: -cost[1]))
+    print(f"  processor ms a turn:    {costs}")
+
+
+def print_environment() -> None:
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("grpcio", "uvloop", "protobuf"))
+    load = os.getloadavg()[0]
+    print(
+        f"{platform.platform()}, {os.cpu_count()} cores, load {load:.1f}, Python {platform.python_version()}, {versions}"
+    )
+
+
+async def run(layout: Layout, processes: Processes, options: argparse.Namespace) -> None:
+    await ready([port for name, port in layout.ports.items() if not name.endswith("metrics")])
+    for streams in STREAMS:
+        await measure(layout, processes, streams, options)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--turns", type=int, default=200, help="turns one after another")
+    parser.add_argument("--seconds", type=float, default=10.0, help="time with 50 streams")
+    parser.add_argument("--serve-model", type=int, default=0, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve_model:
+        instant_model_server(options.serve_model)
+        return
+    print_environment()
+    with tempfile.TemporaryDirectory(prefix="thumbwheel-bench-") as folder:
+        layout = Layout(Path(folder), free_ports())
+        layout.prepare()
+        with running(layout, model_directory(Path(folder))) as processes:
+            asyncio.run(run(layout, processes, options))
+
+
+if __name__ == "__main__":
+    main()
