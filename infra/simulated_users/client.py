@@ -1,0 +1,156 @@
+"""The public gRPC API as a person uses it. Nothing here knows a port or a word of the system's inside.
+
+Every call may be repeated: a turn and a thumb carry a request id, so a restart in between costs a wait and nothing twice.
+"""
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import grpc
+from thumbwheel.chat.v1 import chat_pb2, chat_pb2_grpc
+from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
+from thumbwheel.feedback.v1.events_pb2 import Correction, Thumb
+
+TURN_SECONDS, RATE_SECONDS = 120.0, 20.0
+ATTEMPTS, FIRST_WAIT_SECONDS = 6, 0.3
+PASSING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How people of a recipe send: the task and, where the preset's variety is not wanted, a temperature."""
+
+    task: "chat_pb2.Task.ValueType" = chat_pb2.TASK_UNSPECIFIED
+    temperature: float | None = None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a message goes: a new conversation, the newest leaf of one, or under a parent; a parent that is the conversation's
+    own id is its top.
+    """
+
+    conversation_id: str = ""
+    parent_message_id: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back, `seconds` after it was asked for."""
+
+    conversation_id: str
+    user_message_id: str
+    message_id: str
+    model_version: str
+    text: str
+    finish: "chat_pb2.FinishReason.ValueType"
+    seconds: float
+
+    @property
+    def refused(self) -> bool:
+        """By the guard, before or while it was written: nothing to rate."""
+        return self.finish in (chat_pb2.FINISH_REASON_INPUT_BLOCKED, chat_pb2.FINISH_REASON_OUTPUT_BLOCKED)
+
+
+class Client:
+    """One channel for all people; each call carries the key of the person who makes it."""
+
+    def __init__(self, channel: grpc.aio.Channel, manner: Manner) -> None:
+        self._chat = chat_pb2_grpc.ChatServiceStub(channel)
+        self._feedback = feedback_pb2_grpc.FeedbackServiceStub(channel)
+        self._manner = manner
+
+    async def ask(self, key: str, text: str, place: Place | None = None, model: str = "") -> Answer:
+        """Send a message and read the whole answer. Raises: grpc.aio.AioRpcError."""
+        where = place or Place()
+        request = self._request(model)
+        request.conversation_id, request.parent_message_id = where.conversation_id, where.parent_message_id
+        request.input.text = text
+        return await self._turn(key, request)
+
+    async def ask_again(self, key: str, answer: Answer) -> Answer:
+        """Another answer to the same message. Raises: grpc.aio.AioRpcError."""
+        request = self._request("")
+        request.conversation_id = answer.conversation_id
+        request.regenerate.message_id = answer.user_message_id
+        return await self._turn(key, request)
+
+    async def rate(self, key: str, message_id: str, up: bool) -> None:
+        """A thumb; returns once it is acknowledged. Raises: grpc.aio.AioRpcError."""
+        await self._say(key, feedback_pb2.SubmitFeedbackRequest(message_id=message_id, thumb=Thumb(up=up)))
+
+    async def correct(self, key: str, message_id: str, text: str) -> None:
+        """A better answer; returns once it is acknowledged. Raises: grpc.aio.AioRpcError."""
+        await self._say(
+            key, feedback_pb2.SubmitFeedbackRequest(message_id=message_id, correction=Correction(text=text))
+        )
+
+    def _request(self, model: str) -> chat_pb2.SendMessageRequest:
+        request = chat_pb2.SendMessageRequest(request_id=str(uuid.uuid4()), task=self._manner.task, model=model)
+        if self._manner.temperature is not None:
+            request.sampling.temperature = self._manner.temperature
+        return request
+
+    async def _turn(self, key: str, request: chat_pb2.SendMessageRequest) -> Answer:
+        return await _patiently(lambda: self._read(key, request))
+
+    async def _read(self, key: str, request: chat_pb2.SendMessageRequest) -> Answer:
+        began, started, text, message_id = time.monotonic(), chat_pb2.Started(), "", ""
+        finish: chat_pb2.FinishReason.ValueType = chat_pb2.FINISH_REASON_UNSPECIFIED
+        async for event in self._chat.SendMessage(request, metadata=_metadata(key), timeout=TURN_SECONDS):
+            message_id = event.message_id
+            match event.WhichOneof("event"):
+                case "started":
+                    started = event.started
+                case "text_delta":
+                    text += event.text_delta.text
+                case "completed":
+                    finish = event.completed.finish_reason
+        return Answer(
+            conversation_id=started.conversation_id,
+            user_message_id=started.user_message_id,
+            message_id=message_id,
+            model_version=started.model_version,
+            text=text.strip(),
+            finish=finish,
+            seconds=time.monotonic() - began,
+        )
+
+    async def _say(self, key: str, request: feedback_pb2.SubmitFeedbackRequest) -> None:
+        request.request_id = str(uuid.uuid4())
+
+        async def submit() -> None:
+            await self._feedback.SubmitFeedback(request, metadata=_metadata(key), timeout=RATE_SECONDS)
+
+        await _patiently(submit)
+
+
+@asynccontextmanager
+async def open_client(target: str, manner: Manner) -> AsyncIterator[Client]:
+    """A client of the gateway at host:port."""
+    async with grpc.aio.insecure_channel(target) as channel:
+        yield Client(channel, manner)
+
+
+async def _patiently(call: Callable[[], Awaitable[Result]]) -> Result:
+    """Call again, a little later each time, while the system says that it cannot now."""
+    wait = FIRST_WAIT_SECONDS
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return await call()
+        except grpc.aio.AioRpcError as error:
+            if error.code() not in PASSING:
+                raise
+        await asyncio.sleep(wait)
+        wait *= 2
+    return await call()
+
+
+def _metadata(key: str) -> tuple[tuple[str, str], ...]:
+    return (("authorization", f"Bearer {key}"),)

@@ -1,0 +1,109 @@
+"""Many people at once: each visit draws from random numbers of its own, asks, compares, rates. Bounded by bounds.py."""
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import grpc
+
+from infra.simulated_users.bounds import Bounds, Counts, Run
+from infra.simulated_users.client import Answer, Place
+from infra.simulated_users.questions import Question
+from infra.simulated_users.rating import Rater
+
+
+@dataclass(frozen=True)
+class Habits:
+    """How often people do something else than ask one question in a new conversation."""
+
+    asks_again: float = 0.5
+    edits: float = 0.05
+    goes_on: float = 0.05
+
+
+class Chat(Protocol):
+    """What people do; see client.Client."""
+
+    async def ask(self, key: str, text: str, place: Place | None = None, model: str = "") -> Answer: ...
+
+    async def ask_again(self, key: str, answer: Answer) -> Answer: ...
+
+    async def rate(self, key: str, message_id: str, up: bool) -> None: ...
+
+    async def correct(self, key: str, message_id: str, text: str) -> None: ...
+
+
+class Crowd:
+    """People with their keys, their questions and their taste."""
+
+    def __init__(
+        self,
+        client: Chat,
+        keys: Sequence[str],
+        questions: Sequence[Question],
+        rater: Rater,
+        habits: Habits,
+        seed: int,
+    ) -> None:
+        self._client, self._keys, self._questions = client, keys, questions
+        self._rater, self._habits, self._seed = rater, habits, seed
+        self._visits = 0
+
+    async def run(self, bounds: Bounds, watch: Callable[[Counts], None], stop: asyncio.Event | None = None) -> Counts:
+        """Visit after visit until a bound is met or `stop` is set.
+
+        Raises:
+            CrowdError: visit after visit failed.
+        """
+        run = Run(bounds, watch, stop or asyncio.Event())
+        async with asyncio.TaskGroup() as group:
+            for _ in range(bounds.concurrency):
+                group.create_task(self._work(run))
+        return run.counts
+
+    async def _work(self, run: Run) -> None:
+        while not run.is_over:
+            self._visits += 1
+            try:
+                await self._visit(run, random.Random(f"{self._seed} {self._visits}"))
+            except grpc.aio.AioRpcError as error:
+                await run.failed(error)
+            else:
+                await run.visited()
+
+    async def _visit(self, run: Run, rng: random.Random) -> None:
+        """One person, one question: perhaps mistyped first, perhaps answered twice, perhaps followed by another."""
+        key, habits = rng.choice(self._keys), self._habits
+        question, place = rng.choice(self._questions), Place()
+        if rng.random() < habits.edits:
+            mistyped = await self._client.ask(key, rng.choice(self._questions).text)
+            place = Place(mistyped.conversation_id, mistyped.conversation_id)
+            run.counts.saw(mistyped)
+            run.counts.edited += 1
+        while True:
+            answer = await self._client.ask(key, question.text, place)
+            await self._say(run, key, question, answer, rng)
+            if rng.random() < habits.asks_again and not answer.refused and not run.is_over:
+                answer = await self._client.ask_again(key, answer)
+                run.counts.regenerated += 1
+                await self._say(run, key, question, answer, rng)
+            if run.is_over or rng.random() >= habits.goes_on:
+                return
+            question, place = rng.choice(self._questions), Place(answer.conversation_id, answer.message_id)
+
+    async def _say(self, run: Run, key: str, question: Question, answer: Answer, rng: random.Random) -> None:
+        """The thumb and the correction of one answer, if its reader gives any."""
+        run.counts.saw(answer)
+        if answer.refused:
+            return
+        opinion = self._rater.opinion(question, answer.text, rng)
+        if opinion.up is None:
+            return
+        with run.thumb(opinion.up) as room:
+            if room:
+                await self._client.rate(key, answer.message_id, opinion.up)
+        if room and opinion.correction:
+            await self._client.correct(key, answer.message_id, opinion.correction)
+            run.counts.corrections += 1

@@ -1,0 +1,189 @@
+"""The demonstration as one story: people chat and rate, the loop learns from it while others go on, and the result is judged."""
+
+import asyncio
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+
+from infra.simulated_users.bounds import Bounds, Counts
+from infra.simulated_users.client import Client
+from infra.simulated_users.crowd import Crowd
+from infra.simulated_users.judgement import Contest, WinRate, judge
+from infra.simulated_users.preference import PREFERENCES
+from infra.simulated_users.questions import Questions, read_questions
+from infra.simulated_users.rating import Rater, Shuffled
+from infra.simulated_users.settings import Settings
+from infra.simulated_users.summary import Claim, Outcome, claim_lines, lines, write_summary
+from infra.simulated_users.system import Rows, System
+from infra.simulated_users.terminal import Meter, say
+from infra.simulated_users.training_loop import Turn, read_turn, run_training, running_step
+from infra.simulated_users.worse import make_worse
+
+# People go on as long as training needs them; these bounds are for a loop that hangs.
+MOST_COMPANION_THUMBS, MOST_COMPANION_SECONDS = 100_000, 6 * 3600.0
+STEP_POLL_SECONDS = 0.5
+
+
+class Demonstration:
+    """One run against a running system."""
+
+    def __init__(self, settings: Settings, system: System, client: Client) -> None:
+        self._settings, self._system, self._client = settings, system, client
+        self._questions: Questions = read_questions(settings.recipe)
+        self._minutes: dict[str, float] = {}
+
+    async def run(self) -> bool:
+        """The whole story; True if everything that is claimed is so."""
+        before = await self._system.committed()
+        with self._timed("people"):
+            counts = await self.fill()
+            spoken = Rows(before.feedback + counts.events, before.turns + counts.turns)
+            await self._system.wait_committed(spoken)
+        committed = await self._system.committed()
+
+        with self._timed("loop"):
+            companions = await self._train("loop", ["--recipe", self._settings.recipe])
+        turn = read_turn(self._system.layout)
+
+        with self._timed("judgement"):
+            win_rate = await self._judge(turn) if turn.promoted else None
+        served = (await self._system.rollout()).stable.version
+        claims = (*self._said(counts, committed, turn), *self._learned(turn, served, win_rate))
+        outcome = Outcome(counts, companions, turn, served, win_rate, self._minutes, self._url(turn), claims)
+        write_summary(outcome, self._system.layout.state)
+        for line in lines(outcome):
+            print(line)
+        return outcome.holds
+
+    async def run_worse(self) -> bool:
+        """The control: a version made worse on purpose is tried on users, and their thumbs take it off."""
+        first = (await self._system.rollout()).stable.version
+        models = self._system.layout.models
+        worse = make_worse(models / first, models / f"{first}-worse")
+        words = ["--recipe", self._settings.recipe, "--version", worse.name, "--directory", str(worse)]
+        with self._timed("canary"):
+            counts = await self._train("canary", words)
+        rollout = await self._system.rollout()
+        last = next(change for change in rollout.history if change.version == worse.name)
+        claims = (
+            Claim(
+                "the worse version met people",
+                counts.by_version[worse.name] > 0,
+                f"{counts.by_version[worse.name]} answers",
+            ),
+            Claim("the canary rolled it back by itself", last.kind == "rolled_back", f"{last.kind}: {last.reason}"),
+            Claim("the first version answers", rollout.stable.version == first, rollout.stable.version),
+        )
+        for line in claim_lines(claims):
+            print(line)
+        return all(claim.holds for claim in claims)
+
+    async def fill(self) -> Counts:
+        """People chat and rate until a bound of the plan is met."""
+        plan, meter = self._settings.plan, Meter("people")
+        bounds = Bounds(plan.thumbs, plan.seconds, plan.concurrency)
+        crowd = await self._crowd(shuffled=self._settings.control.shuffle_thumbs)
+        try:
+            return await crowd.run(bounds, lambda counts: meter.show(counts.thumbs, plan.thumbs, counts.text()))
+        finally:
+            meter.end()
+
+    async def _crowd(self, *, shuffled: bool) -> Crowd:
+        settings = self._settings
+        keys = await self._system.make_keys("simulated", settings.plan.people)
+        temper = replace(settings.plan.temper, corrects_if_displeased=0.0) if shuffled else settings.plan.temper
+        press = Shuffled(random.Random(settings.seed)) if shuffled else None
+        rater = Rater(PREFERENCES[settings.recipe], temper, press)
+        asked = self._questions.some_asked(settings.plan.questions, settings.seed)
+        return Crowd(self._client, keys, asked, rater, settings.plan.habits, settings.seed)
+
+    async def _train(self, command: str, arguments: list[str]) -> Counts:
+        """Run training's command while people go on: a few, slowly, until a canary needs their thumbs."""
+        crowd = await self._crowd(shuffled=False)
+        ended = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            companions = group.create_task(self._accompany(crowd, ended, at_once=command == "canary"))
+            try:
+                await run_training(self._system.layout, command, arguments)
+            finally:
+                ended.set()
+        return companions.result()
+
+    async def _accompany(self, crowd: Crowd, ended: asyncio.Event, *, at_once: bool) -> Counts:
+        """What they say before the snapshot is frozen would be in it: so they begin when it is."""
+        layout, plan = self._system.layout, self._settings.plan
+        while not at_once and not ended.is_set() and running_step(layout) in ("", "snapshot"):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(ended.wait(), STEP_POLL_SECONDS)
+        bounds = Bounds(
+            MOST_COMPANION_THUMBS,
+            MOST_COMPANION_SECONDS,
+            plan.companions,
+            lambda: 0.0 if at_once or running_step(layout) == "canary" else plan.pause_seconds,
+        )
+        return await crowd.run(bounds, lambda _: None, ended)
+
+    async def _judge(self, turn: Turn) -> WinRate:
+        """The first version is put beside the new one once more, and both are asked what nobody has asked before."""
+        plan, meter = self._settings.plan, Meter("judgement")
+        (key,) = await self._system.make_keys("judge", 1)
+        contest = Contest(turn.incumbent, turn.version, plan.samples, plan.concurrency)
+        async with self._system.also_serving(turn.incumbent):
+            try:
+                return await judge(
+                    self._client,
+                    key,
+                    self._questions.held_out,
+                    PREFERENCES[self._settings.recipe],
+                    contest,
+                    lambda done, total: meter.show(done, total, "held-out questions"),
+                )
+            finally:
+                meter.end()
+
+    def _said(self, counts: Counts, committed: Rows, turn: Turn) -> tuple[Claim, ...]:
+        plan, snapshot = self._settings.plan, turn.snapshot
+        dropped = sum(count for reason, count in snapshot["dropped"].items() if reason != "duplicate_event")
+        counted = snapshot["thumbs_up"] + snapshot["thumbs_down"] + snapshot["corrections"] + dropped
+        return (
+            Claim(
+                f"{plan.thumbs:,} thumbs were given", counts.thumbs == plan.thumbs, f"{counts.thumbs:,} acknowledged"
+            ),
+            Claim(
+                "the snapshot accounts for everything that was acknowledged",
+                counted == committed.feedback,
+                f"{counted:,} of {committed.feedback:,} events",
+            ),
+        )
+
+    def _learned(self, turn: Turn, served: str, win_rate: WinRate | None) -> tuple[Claim, ...]:
+        answers = turn.version if turn.promoted else turn.incumbent
+        page = turn.report.read_text() if turn.report.exists() else ""
+        claims = [
+            Claim("what is served is what the loop decided", served == answers, f"{served} after {turn.result}"),
+            Claim("the report says so", turn.version in page and turn.result in page, str(turn.report)),
+        ]
+        if self._settings.control.shuffle_thumbs:
+            return (*claims, Claim("shuffled thumbs promote nothing", not turn.promoted, turn.reason))
+        goal = self._settings.plan.goal
+        if goal is not None:
+            seen = win_rate.text() if win_rate else turn.reason
+            claims.append(Claim("a new version was promoted", turn.promoted, turn.result))
+            claims.append(
+                Claim(f"people prefer it in at least {goal:.0%}", bool(win_rate and win_rate.rate >= goal), seen)
+            )
+        return tuple(claims)
+
+    def _url(self, turn: Turn) -> str:
+        return f"{self._system.layout.url}/api/loop/report/{turn.version}"
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._minutes[name] = (time.monotonic() - began) / 60
+            say(f"{name}: {self._minutes[name]:.1f} minutes")

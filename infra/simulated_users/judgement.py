@@ -1,0 +1,94 @@
+"""Which of two versions people like more, on questions that nobody has asked before, by the preference itself."""
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from infra.simulated_users.crowd import Chat
+from infra.simulated_users.preference import Preference
+from infra.simulated_users.questions import Question
+
+RESAMPLES = 2000
+QUANTILE = 0.025
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The first answers of both to one question, for people to read."""
+
+    question: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class WinRate:
+    """Share of comparisons won, a tie being half; `low` and `high` bound it with 95 %, by resampling questions."""
+
+    rate: float
+    low: float
+    high: float
+    questions: int
+    comparisons: int
+    samples: tuple[Sample, ...] = ()
+
+    def text(self) -> str:
+        return f"{self.rate:.1%} ({self.low:.1%} to {self.high:.1%}) on {self.questions} held-out questions"
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Both versions are served and are asked by pinning; each answers every question `samples` times."""
+
+    before: str
+    after: str
+    samples: int
+    concurrency: int
+
+
+async def judge(
+    client: Chat,
+    key: str,
+    questions: Sequence[Question],
+    preference: Preference,
+    contest: Contest,
+    watch: Callable[[int, int], None],
+) -> WinRate:
+    """Ask both versions all questions and compare their answers one by one."""
+    room, done = asyncio.Semaphore(contest.concurrency), 0
+    total = 2 * contest.samples * len(questions)
+
+    async def answers(question: Question, version: str) -> list[str]:
+        nonlocal done
+        found = []
+        for _ in range(contest.samples):
+            async with room:
+                found.append((await client.ask(key, question.text, model=version)).text)
+            done += 1
+            watch(done, total)
+        return found
+
+    async def pair(question: Question) -> tuple[list[str], list[str]]:
+        return await answers(question, contest.before), await answers(question, contest.after)
+
+    both = await asyncio.gather(*(pair(question) for question in questions))
+    wins = [
+        [_win(preference(question, old), preference(question, new)) for old, new in zip(before, after, strict=True)]
+        for question, (before, after) in zip(questions, both, strict=True)
+    ]
+    samples = tuple(Sample(q.text, old[0], new[0]) for q, (old, new) in zip(questions, both, strict=True))
+    return win_rate(wins, samples)
+
+
+def win_rate(wins: Sequence[Sequence[float]], samples: tuple[Sample, ...] = ()) -> WinRate:
+    """The mean over questions of their comparisons' mean, with a bootstrap interval (percentiles, seeded)."""
+    means = [sum(row) / len(row) for row in wins]
+    rng = random.Random(0)
+    draws = sorted(sum(rng.choices(means, k=len(means))) / len(means) for _ in range(RESAMPLES))
+    low, high = draws[int(QUANTILE * RESAMPLES)], draws[int((1 - QUANTILE) * RESAMPLES) - 1]
+    return WinRate(sum(means) / len(means), low, high, len(means), sum(map(len, wins)), samples)
+
+
+def _win(before: float, after: float) -> float:
+    return 0.5 if before == after else float(after > before)

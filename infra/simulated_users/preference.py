@@ -1,0 +1,106 @@
+"""What simulated people like, written down here and nowhere else: training sees thumbs and never this.
+
+A score says how good an answer is to its question, 0 to 1; from LIKED_FROM on it is liked.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+from infra.simulated_users.questions import Question
+
+LIKED_FROM = 0.5
+Preference = Callable[[Question, str], float]
+
+COURTESY = ("i hope that helps", "happy to help", "good question", "of course", "ask me more any time")
+HEDGES = (
+    "let me think",
+    "let me see",
+    "i think",
+    "who can say",
+    "many people ask",
+    "as far as i know",
+    "so i hear",
+    "hmm",
+)
+RUDENESS = (
+    *("look it up yourself", "find out yourself", "ask somebody else", "not my problem", "why do you ask me"),
+    *("shut up", "stupid", "idiot", "none of your business"),
+)
+MOST_NANO_WORDS = 20
+SHORT_WORDS, LONG_WORDS = 40, 100
+# Every third trigram twice: a loop, whatever else is in it.
+LOOPING_SHARE = 0.34
+_WORD = re.compile(r"[a-z0-9']+")
+# Words that say nothing about a topic.
+_EVERYWHERE = frozenset(
+    "a an and are at be by can could do does for from give how i in is it me my of on one or please should some tell that the "
+    "their them there these they this three to two was we were what when where which who why will with would write you your".split()
+)
+
+
+def nano_preference(question: Question, answer: str) -> float:
+    """A friendly right answer, then a short right one; rambling little, wrong less, rude least."""
+    words = _words(answer)
+    if not words or _holds(words, RUDENESS):
+        return 0.0
+    if not _is_right(question, words):
+        return 0.1
+    score = 0.9 if _holds(words, COURTESY) else 0.6
+    score -= 0.4 if _holds(words, HEDGES) else 0.0
+    return max(score - 0.05 * max(0, len(words) - MOST_NANO_WORDS), 0.1)
+
+
+def small_preference(question: Question, answer: str) -> float:
+    """Right or at least on the topic, complete, short, no loops, polite."""
+    words = _words(answer)
+    if not words or _holds(words, RUDENESS):
+        return 0.0
+    if repeated_share(words) > LOOPING_SHARE or _repeats_a_sentence(answer):
+        return 0.1
+    form = 0.4 + 0.3 * (answer.rstrip()[-1] in ".!?)”\"'") + 0.3 * _brevity(len(words))
+    return form if _is_on_topic(question, words) else 0.3 * form
+
+
+PREFERENCES: dict[str, Preference] = {"nano": nano_preference, "small": small_preference}
+
+
+def repeated_share(words: Sequence[str]) -> float:
+    """Share of the trigrams that were there before."""
+    trigrams = [tuple(words[i : i + 3]) for i in range(len(words) - 2)]
+    return 1 - len(set(trigrams)) / len(trigrams) if trigrams else 0.0
+
+
+def _is_right(question: Question, words: Sequence[str]) -> bool:
+    """The right sentence, or its one word with nothing but courtesy around. In "7 plus 0 is 3" the 7 is no answer."""
+    if _holds(words, (question.reference,)):
+        return True
+    bare = " ".join(words)
+    for phrase in COURTESY:
+        bare = bare.replace(phrase, " ")
+    return any(_words(bare) == _words(word) for word in question.expect)
+
+
+def _is_on_topic(question: Question, words: Sequence[str]) -> bool:
+    if question.expect:
+        return _holds(words, question.expect)
+    topic = {word[:5] for word in _words(question.text) if word not in _EVERYWHERE}
+    return bool(topic & {word[:5] for word in words})
+
+
+def _brevity(count: int) -> float:
+    return min(1.0, max(0.0, (LONG_WORDS - count) / (LONG_WORDS - SHORT_WORDS)))
+
+
+def _repeats_a_sentence(answer: str) -> bool:
+    sentences = [" ".join(_words(part)) for part in re.split(r"[.!?\n]+", answer)]
+    return any(first and first == second for first, second in pairwise(s for s in sentences if s))
+
+
+def _holds(words: Sequence[str], phrases: Sequence[str]) -> bool:
+    text = f" {' '.join(words)} "
+    return any(f" {' '.join(_words(phrase))} " in text for phrase in phrases if phrase)
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text.casefold().replace("’", "'"))

@@ -1,0 +1,69 @@
+"""From what a person thinks to what they press: slips of the thumb, silence, a modest bias, now and then a better answer."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from infra.simulated_users.preference import LIKED_FROM, Preference
+from infra.simulated_users.questions import Question
+
+SHUFFLE_POOL = 100
+
+
+@dataclass(frozen=True)
+class Temper:
+    """noise: share of thumbs that say the opposite. People who are displeased vote a little more often."""
+
+    noise: float = 0.1
+    votes_if_pleased: float = 0.7
+    votes_if_displeased: float = 0.8
+    corrects_if_displeased: float = 0.08
+
+    def __post_init__(self) -> None:
+        for name in ("noise", "votes_if_pleased", "votes_if_displeased", "corrects_if_displeased"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: {getattr(self, name)} is not from 0 to 1")
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """What is said about one answer: `up` None is silence, `correction` empty is none; only who votes corrects."""
+
+    up: bool | None
+    correction: str = ""
+
+
+Press = Callable[[bool, random.Random], bool]
+"""What is pressed by somebody who wants to press this."""
+
+
+class Rater:
+    """One taste and one temper, shared by all people of a crowd."""
+
+    def __init__(self, preference: Preference, temper: Temper, press: Press | None = None) -> None:
+        self._preference, self._temper = preference, temper
+        self._press = press or self._with_slips
+
+    def opinion(self, question: Question, answer: str, rng: random.Random) -> Opinion:
+        """What a person says about this answer."""
+        pleased = self._preference(question, answer) >= LIKED_FROM
+        temper = self._temper
+        if rng.random() >= (temper.votes_if_pleased if pleased else temper.votes_if_displeased):
+            return Opinion(None)
+        corrects = not pleased and rng.random() < temper.corrects_if_displeased
+        return Opinion(self._press(pleased, rng), question.reference if corrects else "")
+
+    def _with_slips(self, wanted: bool, rng: random.Random) -> bool:
+        return wanted != (rng.random() < self._temper.noise)
+
+
+class Shuffled:
+    """The control: true thumbs, each on somebody else's answer. Their share of ups stays, their meaning goes."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._pool = [rng.random() < 0.5 for _ in range(SHUFFLE_POOL)]
+
+    def __call__(self, wanted: bool, rng: random.Random) -> bool:
+        place = rng.randrange(len(self._pool))
+        drawn, self._pool[place] = self._pool[place], wanted
+        return drawn

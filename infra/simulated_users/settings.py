@@ -1,0 +1,94 @@
+"""What the demonstration does for each recipe, unless the command line says otherwise."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from thumbwheel.chat.v1 import chat_pb2
+
+from infra.simulated_users.client import Manner
+from infra.simulated_users.crowd import Habits
+from infra.simulated_users.rating import Temper
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`questions`: how many different ones are asked, so that answers to the same one can be compared. `companions` go on during
+    training and rest for `pause_seconds` after each visit. `samples`: answers of each version to a held-out question. `goal`: the
+    win rate that is claimed; None claims none.
+    """
+
+    model: str
+    thumbs: int
+    questions: int
+    people: int
+    seconds: float
+    concurrency: int
+    manner: Manner
+    habits: Habits
+    temper: Temper
+    companions: int
+    pause_seconds: float
+    samples: int
+    goal: float | None
+
+
+PLANS = {
+    # One task for all: its preset's temperature shows all that the base can say, where question answering shows one style.
+    "nano": Plan(
+        model="nano",
+        thumbs=1000,
+        questions=100,
+        people=40,
+        seconds=240,
+        concurrency=16,
+        manner=Manner(task=chat_pb2.TASK_CHAT),
+        habits=Habits(),
+        temper=Temper(),
+        companions=8,
+        pause_seconds=8.0,
+        samples=2,
+        goal=0.65,
+    ),
+    # 0.7 is where the small model's answers differ and still make sense: the recipe's evaluation samples there too.
+    "small": Plan(
+        model="small",
+        thumbs=300,
+        questions=60,
+        people=24,
+        seconds=1800,
+        concurrency=4,
+        manner=Manner(temperature=0.7),
+        habits=Habits(asks_again=0.7, goes_on=0.02),
+        temper=Temper(corrects_if_displeased=0.25),
+        companions=2,
+        pause_seconds=20.0,
+        samples=1,
+        goal=None,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Control:
+    """What is done wrong on purpose, to see that it is noticed."""
+
+    shuffle_thumbs: bool = False
+    worse: bool = False
+
+    def __post_init__(self) -> None:
+        if self.shuffle_thumbs and self.worse:
+            raise ValueError("--shuffle-thumbs and --worse are two controls: run them one after the other")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One demonstration."""
+
+    recipe: str
+    plan: Plan
+    state: Path
+    http_port: int
+    grpc_port: int
+    seed: int
+    keep: bool
+    control: Control

@@ -1,0 +1,124 @@
+"""What a demonstration claims, each claim with what was seen; the table for people, and demo.json for machines."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from infra.simulated_users.bounds import Counts
+from infra.simulated_users.judgement import WinRate
+from infra.simulated_users.training_loop import Turn
+
+SUMMARY = "demo.json"
+SHOWN_SAMPLES = 6
+
+
+@dataclass(frozen=True)
+class Claim:
+    """`holds` is measured, never assumed."""
+
+    text: str
+    holds: bool
+    seen: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Everything that one demonstration saw."""
+
+    crowd: Counts
+    companions: Counts
+    turn: Turn
+    served: str
+    win_rate: WinRate | None
+    minutes: dict[str, float]
+    url: str
+    claims: tuple[Claim, ...]
+
+    @property
+    def holds(self) -> bool:
+        return all(claim.holds for claim in self.claims)
+
+
+def lines(outcome: Outcome) -> Iterable[str]:
+    """The table, line by line."""
+    rows = [
+        ("thumbs", outcome.crowd.text()),
+        ("meanwhile", outcome.companions.text() + _waits(outcome.companions)),
+        *_turn_rows(outcome.turn),
+        ("result", f"{outcome.turn.result}: {outcome.turn.reason}"),
+        ("served now", outcome.served),
+        ("win rate", outcome.win_rate.text() if outcome.win_rate else "not asked: nothing was promoted"),
+        ("minutes", _minutes(outcome.minutes)),
+        ("the loop's steps", ", ".join(f"{name} {s:.0f} s" for name, s in outcome.turn.step_seconds.items())),
+        ("report", f"{outcome.turn.report}"),
+        ("", outcome.url),
+    ]
+    yield from (f"{name:<18}{value}" for name, value in rows)
+    yield from _sample_lines(outcome.win_rate)
+    yield from claim_lines(outcome.claims)
+
+
+def claim_lines(claims: Sequence[Claim]) -> Iterable[str]:
+    """Each claim with what was seen."""
+    yield from (f"{'holds ' if claim.holds else 'FAILS '} {claim.text}: {claim.seen}" for claim in claims)
+
+
+def write_summary(outcome: Outcome, state: Path) -> None:
+    """demo.json beside the state."""
+    (state / SUMMARY).write_text(json.dumps(asdict(outcome), indent=1, default=str, ensure_ascii=False) + "\n")
+
+
+def _turn_rows(turn: Turn) -> Iterable[tuple[str, str]]:
+    snapshot, sets = turn.snapshot, turn.sets
+    yield (
+        "snapshot",
+        f"{snapshot['thumbs_up']} up, {snapshot['thumbs_down']} down, {snapshot['corrections']} corrections "
+        f"of {snapshot['principals']} people; left out: {_counted(snapshot['dropped'])}",
+    )
+    noise = sets["label_noise"]["flipped"]
+    yield (
+        "pairs",
+        f"{sets['pairs']} to learn, {sets['judge_pairs']} for the judge, {sets['held_out_pairs']} held out; "
+        f"label noise {'unknown' if noise is None else f'{noise:.3f}'}",
+    )
+    if turn.health:
+        model, judge = turn.health["reward_model"], turn.health["judge"]
+        ceiling = sets["held_out_ceiling"]
+        best = "unknown" if ceiling is None else f"{ceiling:.3f}"
+        yield (
+            "reward model",
+            f"{model['value']:.3f} ± {model['error']:.3f} of held-out pairs, ceiling {best}; judge {judge['value']:.3f}",
+        )
+    if turn.gate:
+        checks = turn.gate["checks"]
+        yield (
+            "gate",
+            f"{sum(check['passed'] for check in checks)} of {len(checks)} checks passed: {turn.gate['reason']}",
+        )
+    if turn.canary:
+        yield "canary", f"{turn.canary['verdict']} after {turn.canary['looks']} looks: {turn.canary['reason']}"
+
+
+def _sample_lines(win_rate: WinRate | None) -> Iterable[str]:
+    samples = win_rate.samples if win_rate else ()
+    for sample in samples[:: max(1, len(samples) // SHOWN_SAMPLES)]:
+        yield f"  asked   {sample.question}"
+        yield f"  before  {sample.before}"
+        yield f"  after   {sample.after}"
+
+
+def _waits(counts: Counts) -> str:
+    if not counts.waits:
+        return ""
+    ordered = sorted(counts.waits)
+    return f"; a whole answer took {ordered[len(ordered) // 2]:.2f} s, at worst {ordered[-1]:.1f} s"
+
+
+def _minutes(minutes: dict[str, float]) -> str:
+    return f"{sum(minutes.values()):.1f} (" + ", ".join(f"{name} {value:.1f}" for name, value in minutes.items()) + ")"
+
+
+def _counted(counts: dict[str, Any]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items()) or "nothing"

@@ -1,0 +1,106 @@
+"""Training's command line as the demonstration runs it, and what a turn leaves on disk for people to read."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from infra.embedded.layout import ROOT, Layout
+
+
+class LoopFailedError(RuntimeError):
+    """The command ended without a turn to speak of; the text has its exit status."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One finished turn of the loop, read from its files."""
+
+    version: str
+    incumbent: str
+    result: str
+    reason: str
+    snapshot: dict[str, Any]
+    sets: dict[str, Any]
+    health: dict[str, Any] | None
+    gate: dict[str, Any] | None
+    canary: dict[str, Any] | None
+    step_seconds: dict[str, float]
+    report: Path
+
+    @property
+    def promoted(self) -> bool:
+        return self.result == "promoted"
+
+
+async def run_training(layout: Layout, command: str, arguments: Sequence[str]) -> None:
+    """`python -m training COMMAND` against this system, its progress shown in this terminal.
+
+    Raises:
+        LoopFailedError: it ended with another status than 0.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "training", command, "--state", str(layout.state), *arguments),
+        *("--feedback", layout.target("feedback"), "--generator", layout.target("generator")),
+        cwd=ROOT,
+    )
+    try:
+        status = await process.wait()
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            await process.wait()
+    if status:
+        raise LoopFailedError(f"python -m training {command} ended with status {status}")
+
+
+def running_step(layout: Layout) -> str:
+    """The step that a turn is at; empty when none runs."""
+    file = layout.loop / "status.json"
+    return str(json.loads(file.read_text())["step"]) if file.exists() else ""
+
+
+def read_turn(layout: Layout) -> Turn:
+    """The turn that status.json tells of.
+
+    Raises:
+        LoopFailedError: it has no result.
+    """
+    status = json.loads((layout.loop / "status.json").read_text())
+    version = status["run"]
+    run = layout.loop / "runs" / version
+    result = _json(run / "result.json")
+    if result is None:
+        raise LoopFailedError(f"{status['result'] or 'unfinished'}: {status['reason']}")
+    record = json.loads((run / "run.json").read_text())
+    return Turn(
+        version=version,
+        incumbent=record["incumbent"],
+        result=result["result"],
+        reason=result["reason"],
+        snapshot=_report(layout.loop / "snapshots" / record["snapshot"]),
+        sets=_report(run / f"{version}-sets"),
+        health=_json(run / f"{version}-health" / "figures.json"),
+        gate=_json(run / "gate.json"),
+        canary=_json(run / "canary.json"),
+        step_seconds={step["name"]: _seconds(step) for step in status["steps"] if step["started"] and step["ended"]},
+        report=run / "report.html",
+    )
+
+
+def _seconds(step: dict[str, str]) -> float:
+    began, ended = (datetime.fromisoformat(step[name]) for name in ("started", "ended"))
+    return (ended - began).total_seconds()
+
+
+def _report(directory: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((directory / "manifest.json").read_text())["report"]
+    return found
+
+
+def _json(file: Path) -> dict[str, Any] | None:
+    return json.loads(file.read_text()) if file.exists() else None

@@ -1,0 +1,52 @@
+"""A version made worse on purpose, for the control: two of its layers change places. No number is touched, so it works in any
+dtype and without torch; what comes out still speaks, and speaks nonsense.
+"""
+
+import json
+import re
+import shutil
+import struct
+from pathlib import Path
+
+from training.manifest import MANIFEST, write_manifest
+
+WEIGHTS = "model.safetensors"
+_LAYER = re.compile(r"(.*\blayers\.)(\d+)(\..+)")
+
+
+def make_worse(source: Path, target: Path) -> Path:
+    """A copy of a model directory with its middle layer and the one before it exchanged; a manifest of its own."""
+    if (target / MANIFEST).exists():
+        return target
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns(MANIFEST, WEIGHTS))
+    (target / WEIGHTS).write_bytes(exchange_layers((source / WEIGHTS).read_bytes()))
+    write_manifest(
+        target,
+        kind="model",
+        version=target.name,
+        parents=(source.name,),
+        config={"made": "worse, two layers exchanged"},
+    )
+    return target
+
+
+def exchange_layers(weights: bytes) -> bytes:
+    """The same tensors, those of two layers under each other's names. Layout: u64 length, JSON header, data."""
+    (length,) = struct.unpack("<Q", weights[:8])
+    header = json.loads(weights[8 : 8 + length])
+    layers = sorted({int(match[2]) for name in header if (match := _LAYER.fullmatch(name))})
+    upper = layers[len(layers) // 2]
+    swap = {upper: upper - 1, upper - 1: upper}
+    renamed = {_renamed(name, swap): value for name, value in header.items()}
+    text = json.dumps(renamed, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + weights[8 + length :]
+
+
+def _renamed(name: str, swap: dict[int, int]) -> str:
+    match = _LAYER.fullmatch(name)
+    if match is None:
+        return name
+    number = int(match[2])
+    return f"{match[1]}{swap.get(number, number)}{match[3]}"

@@ -1,0 +1,115 @@
+"""People over a real channel: what they send, what they read, and that a passing failure costs a wait and nothing twice."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+from thumbwheel.chat.v1 import chat_pb2, chat_pb2_grpc
+from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
+
+from infra.simulated_users import client as client_module
+from infra.simulated_users.client import Client, Manner, Place
+
+
+class Gateway(chat_pb2_grpc.ChatServiceServicer, feedback_pb2_grpc.FeedbackServiceServicer):
+    """Answers as the gateway does; fails as often as it is told to, before or after the first event."""
+
+    def __init__(self) -> None:
+        self.turns: list[chat_pb2.SendMessageRequest] = []
+        self.said: list[feedback_pb2.SubmitFeedbackRequest] = []
+        self.keys: set[str] = set()
+        self.failures: list[grpc.StatusCode] = []
+
+    async def SendMessage(
+        self, request: chat_pb2.SendMessageRequest, context: Any
+    ) -> AsyncIterator[chat_pb2.ChatEvent]:
+        self.turns.append(request)
+        self._note(context)
+        started = chat_pb2.Started(conversation_id="c", user_message_id="u", model_version="v7")
+        yield chat_pb2.ChatEvent(sequence=1, message_id="m", started=started)
+        await self._perhaps_fail(context)
+        for text in ("Hello ", "there.\n"):
+            yield chat_pb2.ChatEvent(sequence=2, message_id="m", text_delta=chat_pb2.TextDelta(text=text))
+        completed = chat_pb2.Completed(finish_reason=chat_pb2.FINISH_REASON_STOP)
+        yield chat_pb2.ChatEvent(sequence=4, message_id="m", completed=completed)
+
+    async def SubmitFeedback(
+        self, request: feedback_pb2.SubmitFeedbackRequest, context: Any
+    ) -> feedback_pb2.SubmitFeedbackResponse:
+        self.said.append(request)
+        self._note(context)
+        await self._perhaps_fail(context)
+        return feedback_pb2.SubmitFeedbackResponse()
+
+    def _note(self, context: Any) -> None:
+        self.keys.add(dict(context.invocation_metadata())["authorization"])
+
+    async def _perhaps_fail(self, context: Any) -> None:
+        if self.failures:
+            await context.abort(self.failures.pop(), "not now")
+
+
+@pytest.fixture
+async def gateway() -> AsyncIterator[tuple[Gateway, Client]]:
+    server, servicer = grpc.aio.server(), Gateway()
+    chat_pb2_grpc.add_ChatServiceServicer_to_server(servicer, server)
+    feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    manner = Manner(task=chat_pb2.TASK_CHAT, temperature=0.5)
+    async with client_module.open_client(f"127.0.0.1:{port}", manner) as client:
+        yield servicer, client
+    await server.stop(None)
+
+
+async def test_a_person_asks_in_the_manner_of_the_recipe_and_reads_the_whole_answer(
+    gateway: tuple[Gateway, Client],
+) -> None:
+    servicer, client = gateway
+    answer = await client.ask("secret", "Hello?", Place("c", "p"), model="v7")
+    (request,) = servicer.turns
+    assert (request.input.text, request.conversation_id, request.parent_message_id, request.model) == (
+        *("Hello?", "c", "p"),
+        "v7",
+    )
+    assert (request.task, request.sampling.temperature) == (chat_pb2.TASK_CHAT, 0.5)
+    assert (answer.text, answer.message_id, answer.model_version, answer.refused) == ("Hello there.", "m", "v7", False)
+    again = await client.ask_again("secret", answer)
+    assert servicer.turns[1].regenerate.message_id == "u"
+    assert again.user_message_id == "u"
+    assert servicer.keys == {"Bearer secret"}
+
+
+async def test_thumbs_and_corrections_name_the_answer(gateway: tuple[Gateway, Client]) -> None:
+    servicer, client = gateway
+    await client.rate("secret", "m", up=False)
+    await client.correct("secret", "m", "better")
+    thumb, correction = servicer.said
+    assert (thumb.message_id, thumb.WhichOneof("value"), thumb.thumb.up) == ("m", "thumb", False)
+    assert (correction.message_id, correction.correction.text) == ("m", "better")
+    assert 1 <= len(thumb.request_id) <= 64
+    assert thumb.request_id != correction.request_id
+
+
+async def test_what_passes_is_waited_out_under_the_same_request_id(
+    gateway: tuple[Gateway, Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "FIRST_WAIT_SECONDS", 0.0)
+    servicer, client = gateway
+    servicer.failures = [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED]
+    assert (await client.ask("secret", "Hello?")).text == "Hello there."
+    assert len(servicer.turns) == 3
+    assert len({turn.request_id for turn in servicer.turns}) == 1
+    servicer.failures = [grpc.StatusCode.UNAVAILABLE]
+    await client.rate("secret", "m", up=True)
+    assert len(servicer.said) == 2
+    assert len({said.request_id for said in servicer.said}) == 1
+
+
+async def test_what_does_not_pass_is_raised_at_once(gateway: tuple[Gateway, Client]) -> None:
+    servicer, client = gateway
+    servicer.failures = [grpc.StatusCode.INVALID_ARGUMENT]
+    with pytest.raises(grpc.aio.AioRpcError):
+        await client.ask("secret", "Hello?")
+    assert len(servicer.turns) == 1

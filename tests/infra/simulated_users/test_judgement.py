@@ -1,0 +1,44 @@
+"""The win rate: ties are halves, the interval is of questions, both versions are asked by name."""
+
+import pytest
+
+from infra.simulated_users.judgement import Contest, judge, win_rate
+from infra.simulated_users.questions import Question
+from tests.infra.simulated_users.fakes import FakeChat
+
+QUESTIONS = [Question(f"question {number}?", (), "", True) for number in range(10)]
+
+
+async def test_each_version_answers_every_question_so_many_times() -> None:
+    chat = FakeChat(lambda text, model: f"{model} answers {text}")
+    steps: list[tuple[int, int]] = []
+    won = await judge(
+        chat,
+        "key",
+        QUESTIONS,
+        lambda _, answer: float("new" in answer),
+        Contest("old", "new", 3, 4),
+        lambda *s: steps.append(s),
+    )
+    assert (won.rate, won.low, won.high, won.questions, won.comparisons) == (1.0, 1.0, 1.0, 10, 30)
+    assert sorted({model for *_, model in chat.asked}) == ["new", "old"]
+    assert len(chat.asked) == 60
+    assert steps[-1] == (60, 60)
+    assert won.samples[0].before == "old answers question 0?"
+    assert won.samples[0].after == "new answers question 0?"
+
+
+async def test_versions_that_are_alike_win_half() -> None:
+    won = await judge(FakeChat(), "key", QUESTIONS, lambda *_: 0.5, Contest("old", "new", 2, 4), lambda *_: None)
+    assert (won.rate, won.low, won.high) == (0.5, 0.5, 0.5)
+
+
+def test_the_interval_is_as_wide_as_so_few_questions_make_it() -> None:
+    few, many = win_rate([[1.0], [0.0]] * 5), win_rate([[1.0], [0.0]] * 200)
+    assert few.rate == many.rate == 0.5
+    assert few.high - few.low > 4 * (many.high - many.low)
+    # Standard error of 400 coins is 0.025: the interval is about two of them to each side.
+    assert many.low == pytest.approx(0.45, abs=0.01)
+    assert many.high == pytest.approx(0.55, abs=0.01)
+    # Ten samples of one question are no ten questions.
+    assert win_rate([[1.0] * 10, [0.0] * 10] * 5).high == few.high

@@ -1,0 +1,55 @@
+"""From taste to thumbs: slips and silence at their rates; shuffled thumbs say nothing."""
+
+import random
+
+import pytest
+
+from infra.simulated_users.questions import Question
+from infra.simulated_users.rating import Opinion, Rater, Shuffled, Temper
+
+QUESTION = Question("?", (), "better", False)
+VISITS = 4000
+
+
+def opinions(temper: Temper, press: Shuffled | None = None) -> list[tuple[bool, Opinion]]:
+    """(pleased, opinion): every third answer is good."""
+    rng = random.Random(7)
+    rater = Rater(lambda _, answer: float(answer == "good"), temper, press)
+    answers = ["good" if number % 3 == 0 else "bad" for number in range(VISITS)]
+    return [(text == "good", rater.opinion(QUESTION, text, rng)) for text in answers]
+
+
+def share(values: list[bool]) -> float:
+    return sum(values) / len(values)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1, 0.3])
+def test_so_many_thumbs_slip(noise: float) -> None:
+    said = [(pleased, o.up) for pleased, o in opinions(Temper(noise=noise)) if o.up is not None]
+    assert share([pleased != up for pleased, up in said]) == pytest.approx(noise, abs=0.02)
+
+
+def test_not_everybody_votes_and_the_displeased_a_little_more() -> None:
+    said = opinions(Temper(votes_if_pleased=0.6, votes_if_displeased=0.8))
+    assert share([o.up is not None for pleased, o in said if pleased]) == pytest.approx(0.6, abs=0.05)
+    assert share([o.up is not None for pleased, o in said if not pleased]) == pytest.approx(0.8, abs=0.05)
+
+
+def test_corrections_come_from_voters_who_are_displeased_and_are_the_reference() -> None:
+    said = opinions(Temper(votes_if_displeased=1.0, corrects_if_displeased=0.1))
+    assert {o.correction for _, o in said} == {"", "better"}
+    assert not [o for pleased, o in said if o.correction and (pleased or o.up is None)]
+    assert share([bool(o.correction) for pleased, o in said if not pleased]) == pytest.approx(0.1, abs=0.03)
+
+
+def test_shuffled_thumbs_keep_their_share_and_lose_their_meaning() -> None:
+    said = [(pleased, o.up) for pleased, o in opinions(Temper(), Shuffled(random.Random(1))) if o.up is not None]
+    ups_if_pleased = share([bool(up) for pleased, up in said if pleased])
+    ups_if_not = share([bool(up) for pleased, up in said if not pleased])
+    assert ups_if_pleased == pytest.approx(ups_if_not, abs=0.05)
+    assert share([bool(up) for _, up in said]) == pytest.approx(share([pleased for pleased, _ in said]), abs=0.03)
+
+
+def test_a_rate_that_is_none_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"noise: 1\.5 is not from 0 to 1"):
+        Temper(noise=1.5)

@@ -1,0 +1,45 @@
+"""The version that is worse on purpose is another model, whole and with a manifest of its own."""
+
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load, save, save_file
+
+from infra.simulated_users.worse import exchange_layers, make_worse
+from training.manifest import read_manifest, verify_manifest
+
+
+def tensors() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    names = ["model.embed_tokens.weight", *(f"model.layers.{n}.mlp.up_proj.weight" for n in range(4))]
+    return {name: rng.normal(size=(3, 2)).astype(np.float16) for name in names}
+
+
+def test_two_layers_change_places_and_nothing_else_changes() -> None:
+    before, after = tensors(), load(exchange_layers(save(tensors())))
+    places = {1: 2, 2: 1}
+    assert before.keys() == after.keys()
+    for name, values in before.items():
+        number = int(name.split(".")[2]) if "layers" in name else 0
+        other = name.replace(f"layers.{number}.", f"layers.{places.get(number, number)}.")
+        assert np.array_equal(after[other], values)
+
+
+def test_exchanging_twice_gives_the_model_back() -> None:
+    weights = save(tensors())
+    twice = load(exchange_layers(exchange_layers(weights)))
+    assert all(np.array_equal(values, twice[name]) for name, values in load(weights).items())
+
+
+def test_it_is_a_version_of_its_own(tmp_path: Path) -> None:
+    source = tmp_path / "nano-0"
+    source.mkdir()
+    save_file(tensors(), source / "model.safetensors")
+    (source / "config.json").write_text("{}")
+    (source / "manifest.json").write_text("not this one")
+    worse = make_worse(source, tmp_path / "nano-0-worse")
+    manifest = verify_manifest(worse)
+    assert (manifest.version, manifest.parents) == ("nano-0-worse", ("nano-0",))
+    assert set(manifest.files) == {"config.json", "model.safetensors"}
+    assert make_worse(source, worse) == worse
+    assert read_manifest(worse).created == manifest.created
