@@ -11,19 +11,19 @@ from dataclasses import dataclass
 FOLDED_BLOCKS = ((0xA0, 0x3400), (0xFB00, 0x10000), (0x1D400, 0x1D800), (0x1F100, 0x1F200), (0xE0000, 0xE0080))
 # Look-alikes that Unicode does not fold (the frequent ones of Unicode's confusables.txt, TR39), as pairs of strings.
 LOOKALIKES = (
-    "авеіјкмнорԛѕтухԝһԁɡαβγεικνορτυχωɑıӏ‐‑‒–—−’‘“”АВЕІЈКМНОРЅТУХΑΒΕΖΗΙΚΜΝΟΡΤΥΧ",
-    "abeijkmhopqstyxwhdgabyeikvoptuxwail------''\"\"ABEIJKMHOPSTYXABEZHIKMNOPTYX",
+    "авсеіјкмнорԛѕтухԝһԁɡαβγεικνορτυχωɑıӏ‐‑‒–—−’‘“”АВСЕІЈКМНОРЅТУХΑΒΕΖΗΙΚΜΝΟΡΤΥΧ",
+    "abceijkmhopqstyxwhdgabyeikvoptuxwail------''\"\"ABCEIJKMHOPSTYXABEZHIKMNOPTYX",
 )
 LEET = str.maketrans("013457@$!|", "oieastasil")
 # Letters of a word set apart ("b o m b", "b.o.m.b"): at least four, so that "a b c" stays.
-SPELLED_OUT = re.compile(r"(?<![^\W_])(?:[^\W\d_][\s.\-_*·]){3,}[^\W\d_](?![^\W_])")
+SPELLED_OUT = re.compile(r"(?<![^\W_])[^\W\d_]([\s.\-_*·])[^\W\d_](?:\1(?:[^\W\d_]|')){2,}(?![^\W_])")
 # A whole text of single letters, with wider gaps between its words.
 LETTER_BY_LETTER = re.compile(r"\s*(?:\S(?:\s+|$)){8,}")
 WORD_GAP = re.compile(r"\s{2,}")
 # Joints within a word ("bo-mb", "bo**mb"); a hyphen between whole words stays readable without it.
 JOINTS = re.compile(r"(?<=[a-z])[*_\-.·~^|\\/]{1,3}(?=[a-z])")
 STRETCHED = re.compile(r"([a-z])\1{2,}")
-LEET_WORD = re.compile(r"(?=\S*[a-z])\S*[013457@$!|]\S*")
+LEET_WORD = re.compile(r"[a-z][013457@$!|]+[a-z]|\b[013457@$]+[a-z]{2}|[a-z][013457@$]+\b")
 SPACE = re.compile(r"\s+")
 PLAIN = re.compile(r"[a-z ,?'\n]*")
 
@@ -78,8 +78,10 @@ def readings(text: str) -> tuple[str, ...]:
         return (first,)
     spelled = plain(_closed_up(text))
     joined = JOINTS.sub("", spelled)
-    letters = STRETCHED.sub(r"\1", LEET_WORD.sub(lambda word: word[0].translate(LEET), joined))
-    return tuple(dict.fromkeys((first, spelled, joined, letters)))
+    letters = joined.translate(LEET) if LEET_WORD.search(joined) else joined
+    # "cooook meeeth": which vowel was double at first is anyone's guess.
+    shrunk = [STRETCHED.sub(lambda run: run[1] * (1 + (run[1] in twice)), letters) for twice in ("", "oe", "o", "e")]  # noqa: B023
+    return tuple(dict.fromkeys((first, spelled, joined, *shrunk)))
 
 
 def _closed_up(text: str) -> str:
@@ -87,4 +89,4 @@ def _closed_up(text: str) -> str:
     folded = unmask(text).text
     if LETTER_BY_LETTER.fullmatch(folded):
         return " ".join(re.sub(r"\s", "", word) for word in WORD_GAP.split(folded))
-    return SPELLED_OUT.sub(lambda found: re.sub(r"[\W_]", "", found[0]), folded)
+    return SPELLED_OUT.sub(lambda found: found[0].replace(found[1], ""), folded)

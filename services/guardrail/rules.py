@@ -34,7 +34,7 @@ WISH = _any(
     "help (?:me|us),teach (?:me|us),show (?:me|us),tell me,"
     "(?:ways?|steps?|instructions?|guide|tutorial|recipe|plan|script|program|code|tools?|ingredients) (?:to|for|on|that|of),"
     "(?:give|write|create|generate|develop|draft|make|provide|explain|describe)(?: me| us)?,"
-    "i (?:want|need|am going|plan|would like|wanna) to,i'm going to,i'd like to"
+    "i (?:want|ne?ed|am going|plan|would like|wanna) to,i'm going to,i'd like to"
 )
 MAKE = "make,makes,making,build,building,create,assemble,construct,manufacture,produce,plant,detonate,synthesi[sz]e,buy"
 PEOPLE = (
@@ -73,10 +73,14 @@ DEEDS = {
         "botnets?,spyware,rootkits?,phishing (?:e-?mails?|pages?|sites?|websites?|messages?)",
     ),
     "fraud": _deed(
-        f"{MAKE},launder,counterfeit,print,forge,forging,fake,clone,use,evade,commit,run",
-        "drug money,dirty money,money without being caught,counterfeit (?:money|bills),fake (?:money|passports?|ids?|prescriptions?),"
-        "passports?,driver'?s licen[sc]es?,taxes,tax evasion,insurance fraud,identity theft,credit card fraud,ponzi scheme,"
-        "stolen (?:cards?|identit(?:y|ies))",
+        f"{MAKE},print,use,launder,evade,commit,run",
+        "drug money,dirty money,counterfeit (?:money|bills),fake (?:money|passports?|ids?|prescriptions?),tax evasion,"
+        "taxes illegally,insurance fraud,identity theft,credit card fraud,ponzi scheme,stolen (?:cards?|identit(?:y|ies))",
+        words_between=2,
+    ),
+    "forgery": _deed(
+        "forge,forging,counterfeit,clone,fake",
+        "money,bills,banknotes,passports?,id cards?,driver'?s licen[sc]es?,prescriptions?,credit cards?,signatures?",
         words_between=2,
     ),
     "abuse": _deed(
@@ -122,7 +126,18 @@ INJECTION = re.compile(
     )
     + r"\b"
 )
-HARM = re.compile(rf"\b{WISH}{_within(5)}(?:{'|'.join(f'(?P<{name}>{deed})' for name, deed in DEEDS.items())})")
+# Here the making itself is the wish: "write me a convincing phishing email", but not "write an essay about phishing".
+TOOLS = (
+    r"(?:write|create|generate|develop|draft|make|build|code|program)(?: me| us)?"
+    r"(?: (?:a|an|some|the|simple|working|convincing|realistic|new|undetectable|python)){0,3} "
+    + _any(
+        "phishing (?:e-?mails?|pages?|sites?|websites?|messages?),ransomware,keyloggers?,(?:computer )?worms?,botnets?,spyware,rootkits?"
+    )
+    + r"\b(?! (?:scanner|detector|filter|training|quiz|removal|protection|awareness|example))"
+)
+HARM = re.compile(
+    rf"\b(?:{WISH}{_within(5)}(?:{'|'.join(f'(?P<{name}>{deed})' for name, deed in DEEDS.items())})|(?P<tools>{TOOLS}))"
+)
 # Advice against, and refusals: "I can't tell you how to …", "how do I stop someone who …".
 AGAINST = re.compile(
     r"\b(?:can't|cannot|can not|won't|unable|not able|never|illegal|against|prevent|protect|avoid|stop|detect|report|defend|"

@@ -21,3 +21,9 @@ def classifier() -> Classifier:
 @pytest.fixture
 def policy(classifier: Classifier, observed: list[tuple[Stage, Verdict]]) -> Policy:
     return Policy(classifier, "US", lambda stage, verdict: observed.append((stage, verdict)))
+
+
+@pytest.fixture(scope="session")
+def policy_once(classifier: Classifier) -> Policy:
+    """One for all examples of a property."""
+    return Policy(classifier, "US", lambda stage, verdict: None)

@@ -20,8 +20,8 @@ PAIR_MULTIPLIER = np.uint32(0x85EBCA6B)
 
 FOLDED_BLOCKS = ((0xA0, 0x3400), (0xFB00, 0x10000), (0x1D400, 0x1D800), (0x1F100, 0x1F200), (0xE0000, 0xE0080))
 LOOKALIKES = (
-    "авеіјкмнорԛѕтухԝһԁɡαβγεικνορτυχωɑıӏ‐‑‒–—−’‘“”АВЕІЈКМНОРЅТУХΑΒΕΖΗΙΚΜΝΟΡΤΥΧ",
-    "abeijkmhopqstyxwhdgabyeikvoptuxwail------''\"\"ABEIJKMHOPSTYXABEZHIKMNOPTYX",
+    "авсеіјкмнорԛѕтухԝһԁɡαβγεικνορτυχωɑıӏ‐‑‒–—−’‘“”АВСЕІЈКМНОРЅТУХΑΒΕΖΗΙΚΜΝΟΡΤΥΧ",
+    "abceijkmhopqstyxwhdgabyeikvoptuxwail------''\"\"ABCEIJKMHOPSTYXABEZHIKMNOPTYX",
 )
 SPACE = re.compile(r"\s+")
 

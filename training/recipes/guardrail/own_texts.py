@@ -30,7 +30,7 @@ def harmless_texts() -> list[str]:
     topics = _lines("chat_topics")
     others = dict(zip(topics, [*topics[7:], *topics[:7]], strict=True))
     texts += [frame.format(topic, other=others[topic]) for frame, topic in product(_lines("chat_frames"), topics)]
-    return [*texts, *_lines("lookalikes"), *_lines("small_talk")]
+    return list(dict.fromkeys([*texts, *_lines("lookalikes"), *_lines("small_talk")]))
 
 
 def _filled(frames: str, fillings: str) -> list[str]:

@@ -1,0 +1,119 @@
+"""No character of a secret or of personal data is ever released, however the answer is cut into chunks (G1)."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.guardrail.policy import Policy
+
+VIOLATIONS = (
+    "jane.doe@acme.com",
+    "+1 415-555-2671",
+    "(415) 555-2671",
+    "4111 1111 1111 1111",
+    "5500-0000-0000-0004",
+    "DE89 3704 0044 0532 0130 00",
+    "GB82WEST12345698765432",
+    "536-90-4399",
+    "sk-proj-Ab3dEf6hIj9kLm2nOp5q",
+    "ghp_16C7e42F292c6912E7710c838347Ae178B4a",
+    "AKIAIOSFODNN7EXAMPLE",
+    "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.dozjgNryP4J3jVmN",
+    "-----BEGIN RSA PRIVATE KEY-----\nMIIEowIBAAKCAQEA75\nqhVSd3lX\n-----END RSA PRIVATE KEY-----",
+    "postgres://app:s3cr3tPass@db.local/main",
+    "sk-\u200bproj-Ab3dEf6h\u200bIj9kLm2nOp5q",
+    "４１１１ １１１１ １１１１ １１１１",
+    "jane.doe＠acme.com",
+    "password: hunter2222",
+    "Bearer abcDEF1234567890abcDEF",
+    "api_key = 'Zx81kQmP04vTn7Rb2Ws9'",
+)
+# What must not be seen of each: the part that is not a label.
+SECRET_PARTS = {
+    "postgres://app:s3cr3tPass@db.local/main": "s3cr3tPass",
+    "password: hunter2222": "hunter2222",
+    "Bearer abcDEF1234567890abcDEF": "abcDEF1234567890abcDEF",
+    "api_key = 'Zx81kQmP04vTn7Rb2Ws9'": "Zx81kQmP04vTn7Rb2Ws9",
+}
+FILLERS = (
+    "Hello there, ",
+    "here it is: ",
+    "日本語です。",
+    "\n\n- item 2: ",
+    "It costs 25 euros in 2024. ",
+    "naïve café 🙂 ",
+    "see v1.2.3 and git@github.com:acme/app ",
+    "the token ",
+    "call ",
+    "e.g. ",
+    "key: ",
+)
+PIECES = st.one_of(st.sampled_from(FILLERS), st.sampled_from(VIOLATIONS).map(lambda text: f" {text} "))
+
+
+def stream(policy: Policy, answer: str, cuts: list[int]) -> tuple[str, list[str]]:
+    """Release an answer that comes in chunks, as the gateway does; the whole and the single releases."""
+    released, pending, place, parts = "", "", 0, []
+    for cut in [*cuts, len(answer)]:
+        pending += answer[place:cut]
+        place = cut
+        release = policy.judge_output("hi", released[-2_000:], pending, cut == len(answer))
+        assert 0 <= release.held_characters <= len(pending)
+        released += release.text
+        parts.append(release.text)
+        pending = pending[len(pending) - release.held_characters :]
+    return released, parts
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(PIECES, min_size=1, max_size=6), st.data())
+def test_what_is_released_does_not_depend_on_the_chunks(
+    policy_once: Policy, pieces: list[str], data: st.DataObject
+) -> None:
+    answer = "".join(pieces)
+    cuts = sorted(data.draw(st.sets(st.integers(1, max(1, len(answer) - 1)), max_size=40)))
+    assert stream(policy_once, answer, cuts)[0] == policy_once.judge_output("hi", "", answer, True).text
+
+
+def test_character_by_character_nothing_of_a_violation_is_seen(policy_once: Policy) -> None:
+    for violation in VIOLATIONS:
+        secret = SECRET_PARTS.get(violation, violation)
+        answer = f"Sure, this is it: {violation} and more text follows here."
+        released, _ = stream(policy_once, answer, list(range(1, len(answer))))
+        assert released.endswith(" and more text follows here."), violation
+        before = released[: -len(" and more text follows here.")]
+        assert "removed]" in before, violation
+        for length in range(3, len(secret) + 1):
+            assert secret[:length] not in before or length < 7, (violation, length)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(), st.data())
+def test_an_answer_with_any_characters_comes_out_the_same_in_chunks(
+    policy_once: Policy, answer: str, data: st.DataObject
+) -> None:
+    cuts = sorted(data.draw(st.sets(st.integers(1, max(1, len(answer) - 1)), max_size=20)))
+    whole = policy_once.judge_output("hi", "", answer, True)
+    assert stream(policy_once, answer, cuts)[0] == whole.text
+    assert whole.held_characters == 0
+
+
+def test_ordinary_words_are_released_as_soon_as_they_end(policy_once: Policy) -> None:
+    release = policy_once.judge_output("hi", "", "The capital of France is Par", False)
+    assert (release.text, release.held_characters) == ("The capital of France is ", 3)
+
+
+def test_a_chinese_answer_is_not_held_for_want_of_spaces(policy_once: Policy) -> None:
+    release = policy_once.judge_output("hi", "", "法国的首都是巴黎", False)
+    assert release.held_characters <= 1
+
+
+def test_the_hold_is_bounded(policy_once: Policy) -> None:
+    for endless in ("a" * 5_000, "1 " * 5_000, "-----BEGIN RSA PRIVATE KEY-----\n" + "QUJD\n" * 5_000):
+        held = 0
+        pending = ""
+        for place in range(0, len(endless), 500):
+            pending += endless[place : place + 500]
+            release = policy_once.judge_output("hi", "", pending, False)
+            held = max(held, release.held_characters)
+            pending = pending[len(pending) - release.held_characters :] if release.held_characters else ""
+        assert held <= 17_000
