@@ -15,11 +15,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from training.model.config import ModelConfig, parse_config
+from training.model.config import ModelConfig, parse_config, stored_dtype
 from training.model.lora import ADAPTERS
 from training.model.transformer import Decoder
 
 WEIGHTS = "model.safetensors"
+EMBEDDING = "model.embed_tokens.weight"
 INDEX = "model.safetensors.index.json"
 COMPANIONS = (
     "tokenizer.json",
@@ -28,7 +29,7 @@ COMPANIONS = (
     "chat_template.jinja",
     "generation_config.json",
 )
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+STORED_TYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
 class CheckpointError(ValueError):
@@ -36,8 +37,11 @@ class CheckpointError(ValueError):
 
 
 def read_config(directory: Path) -> ModelConfig:
-    """config.json of a model directory."""
-    return parse_config(json.loads((directory / "config.json").read_text()))
+    """config.json of a model directory. Where it names no dtype, the stored type of the embedding stands for it."""
+    raw = json.loads((directory / "config.json").read_text())
+    if not (raw.get("dtype") or raw.get("torch_dtype")):
+        raw["dtype"] = _stored_type(directory)
+    return parse_config(raw)
 
 
 def load_decoder(directory: Path, dtype: torch.dtype = torch.float32) -> Decoder:
@@ -46,8 +50,9 @@ def load_decoder(directory: Path, dtype: torch.dtype = torch.float32) -> Decoder
     Raises:
         CheckpointError: a tensor is missing, has another shape, or is unknown.
     """
+    config = read_config(directory)
     with torch.device("meta"):
-        decoder = Decoder(read_config(directory))
+        decoder = Decoder(config)
     tensors = _read_tensors(directory, dtype)
     if decoder.lm_head is None:
         tensors.pop("lm_head.weight", None)  # some exporters write the tied head twice
@@ -64,7 +69,7 @@ def save_decoder(decoder: Decoder, directory: Path, companions_from: Path | None
     """Write config.json and model.safetensors in the dtype that config.json names; copy tokenizer files along."""
     directory.mkdir(parents=True, exist_ok=True)
     raw: dict[str, Any] = dict(decoder.config.raw)
-    dtype = DTYPES[str(raw.get("dtype", raw.get("torch_dtype", "float32")))]
+    dtype = stored_dtype(raw)
     tensors = {name: tensor.detach().to(dtype).contiguous() for name, tensor in plain_weights(decoder).items()}
     save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
     (directory / "config.json").write_text(json.dumps(raw, indent=2, sort_keys=True) + "\n")
@@ -84,13 +89,24 @@ def plain_weights(decoder: Decoder) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in decoder.state_dict().items() if ADAPTERS not in name}
 
 
+def _stored_type(directory: Path) -> str:
+    for file in _weight_files(directory):
+        with safe_open(file, framework="pt") as opened:
+            if EMBEDDING in opened.keys():  # noqa: SIM118 - safe_open is not a mapping
+                return STORED_TYPES[opened.get_slice(EMBEDDING).get_dtype()]
+    raise CheckpointError(f"{WEIGHTS}: {EMBEDDING} is missing")
+
+
+def _weight_files(directory: Path) -> list[Path]:
+    if not (directory / INDEX).exists():
+        return [directory / WEIGHTS]
+    shards = json.loads((directory / INDEX).read_text())["weight_map"].values()
+    return [directory / shard for shard in sorted(set(shards))]
+
+
 def _read_tensors(directory: Path, dtype: torch.dtype) -> dict[str, Tensor]:
-    files = [directory / WEIGHTS]
-    if (directory / INDEX).exists():
-        shards = json.loads((directory / INDEX).read_text())["weight_map"].values()
-        files = [directory / shard for shard in sorted(set(shards))]
     tensors: dict[str, Tensor] = {}
-    for file in files:
+    for file in _weight_files(directory):
         with safe_open(file, framework="pt") as opened:
             for name in opened.keys():  # noqa: SIM118 - safe_open is not a mapping
                 tensors[name] = opened.get_tensor(name).to(dtype)

@@ -16,6 +16,7 @@ import torch
 FAMILIES = ("llama", "qwen2", "qwen3", "gemma3_text")
 GEMMA_GLOBAL_EVERY = 6  # every sixth layer is global where config.json does not list layer_types (Gemma 3 report)
 GEMMA_LOCAL_THETA = 10_000.0
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class ModelConfigError(ValueError):
@@ -105,6 +106,11 @@ def parse_config(raw: Mapping[str, Any]) -> ModelConfig:
     )
 
 
+def stored_dtype(raw: Mapping[str, Any]) -> torch.dtype:
+    """The type that config.json says the weights have; float32 where it says nothing."""
+    return DTYPES[raw.get("dtype") or raw.get("torch_dtype") or "float32"]
+
+
 def llama_json(
     vocab_size: int, hidden_size: int, num_layers: int, num_heads: int, num_kv_heads: int, intermediate_size: int
 ) -> dict[str, Any]:
@@ -146,12 +152,11 @@ def _refuse_unsupported(raw: Mapping[str, Any]) -> None:
 def _embedding_scale(raw: Mapping[str, Any]) -> float:
     """sqrt(d), rounded as the weights' own type rounds it: 25.25 (not 25.298) for the bf16 Gemma-3-270M.
 
-    The model server follows config.json's dtype too, whatever it computes in; both must agree.
+    The model server follows config.json's dtype too, whatever it computes in; both must agree
+    (docs/decisions/2026-11-24-predictor-embedding-scale.md).
     """
-    scale = math.sqrt(raw["hidden_size"])
-    if raw.get("dtype", raw.get("torch_dtype")) == "bfloat16":
-        return float(torch.tensor(scale, dtype=torch.bfloat16, device="cpu"))  # load_decoder runs this on meta
-    return scale
+    dtype = stored_dtype(raw)
+    return float(torch.tensor(math.sqrt(raw["hidden_size"]), dtype=dtype))
 
 
 def _layer_types(raw: Mapping[str, Any], gemma: bool) -> list[str]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.training.model.shapes import CONFIGS, oracle
-from training.model.checkpoint import CheckpointError, load_decoder, save_decoder
+from training.model.checkpoint import CheckpointError, load_decoder, read_config, save_decoder
 from training.model.config import ModelConfigError, llama_json, parse_config
 from training.model.transformer import Decoder, attention_mask, initialise, positions_of
 
@@ -77,6 +77,27 @@ def test_gemma_scales_embeddings_as_the_weights_type_rounds() -> None:
     raw = {**CONFIGS["gemma3"]().to_dict(), "hidden_size": 640}
     assert parse_config({**raw, "dtype": "bfloat16"}).embedding_scale == 25.25
     assert parse_config({**raw, "dtype": "float32"}).embedding_scale == pytest.approx(25.2982, abs=1e-4)
+    assert parse_config({**raw, "dtype": "float16"}).embedding_scale == 25.296875
+
+
+def test_without_a_dtype_in_config_json_the_stored_type_counts(tmp_path: Path) -> None:
+    oracle("gemma3", tmp_path)
+    decoder = load_decoder(tmp_path)
+    decoder.config.raw["dtype"] = "bfloat16"  # type: ignore[index]
+    save_decoder(decoder, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["dtype"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert read_config(tmp_path).embedding_scale == 5.65625  # sqrt(32) in bfloat16
+    assert decoder.config.embedding_scale == pytest.approx(5.65685, abs=1e-5)
+
+
+def test_sharded_weights_are_read_by_their_index(tmp_path: Path) -> None:
+    model = oracle("llama", tmp_path / "one")
+    model.save_pretrained(tmp_path / "many", max_shard_size="20KB")
+    assert len(list((tmp_path / "many").glob("*.safetensors"))) > 1
+    one, many = load_decoder(tmp_path / "one").state_dict(), load_decoder(tmp_path / "many").state_dict()
+    assert all(torch.equal(one[name], many[name]) for name in one)
 
 
 def test_old_and_new_spelling_of_gemma_rope_are_the_same() -> None:
