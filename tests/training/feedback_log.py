@@ -32,6 +32,16 @@ class FeedbackLog:
         self._offsets = {"feedback": 0, "turns": 0}
         self.counts: dict[str, Thumbs] = {}
 
+    @classmethod
+    def reopen(cls, store: Path) -> "FeedbackLog":
+        """The log that another process committed into this store."""
+        log = cls(store)
+        for path in sorted(store.glob("*/v1/*/*/*.parquet")):
+            stream, (start, end, _) = path.relative_to(store).parts[0], path.stem.split("-")
+            log._note(stream, path.relative_to(store).as_posix(), path.read_bytes(), int(start), int(end))
+            log._offsets[stream] = int(end)
+        return log
+
     def turn(self, name: str, user: str, asked: str | list[tuple[str, str]], answer: str, **columns: Any) -> str:
         """Append a finished turn; returns its message id."""
         context = [("user", asked)] if isinstance(asked, str) else asked
@@ -89,8 +99,12 @@ class FeedbackLog:
         path = self._store / key
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
+        self._note(stream, key, data, start, end)
+
+    def _note(self, stream: str, key: str, data: bytes, start: int, end: int) -> None:
         known = self._segments[stream]
-        known.append(Segment(len(known) + 1, TOPIC, 0, start, end, key, digest, len(rows)))
+        digest = hashlib.sha256(data).hexdigest()
+        known.append(Segment(len(known) + 1, TOPIC, 0, start, end, key, digest, end - start))
 
 
 def _common(event: str, user: str, name: str) -> dict[str, Any]:

@@ -27,7 +27,10 @@ def test_a_second_loop_is_told_who_runs_and_a_killed_one_leaves_no_lock(tmp_path
     other = spawn.Process(target=hold, args=(tmp_path, held))
     other.start()
     assert held.wait(60)
-    with pytest.raises(LoopRunningError, match=rf"process {other.pid}, recipe nano, since 20"), exclusive(tmp_path, "x"):
+    with (
+        pytest.raises(LoopRunningError, match=rf"process {other.pid}, recipe nano, since 20"),
+        exclusive(tmp_path, "x"),
+    ):
         pass
     assert other.pid is not None
     os.kill(other.pid, signal.SIGKILL)

@@ -1,0 +1,129 @@
+"""The whole loop on the real nano, and its controls: thumbs that say nothing promote nothing, a worse version is rolled back."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from tests.training.loop.nano_turn import BASE, PROMPTS, prepare, turn
+from tests.training.people import Crowd, mean_liking, preferred_share, says
+from tests.training.rollouts import FakeClock, FakeRollout
+from training.cluster.progress_log import read_progress
+from training.cluster.runner import run_stage
+from training.data.catalogue import Segment
+from training.evaluation.canary import CanaryConfig, Thumbs, Verdict
+from training.evaluation.trial import run_trial
+from training.loop import NotEnoughFeedbackError
+from training.registry import Registry, Stage
+from training.stages import sft
+from training.stages.context import Lineage
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+GOAL = 0.65  # issue 3: held-out preference win rate of the promoted version over the first
+ROOT = Path(__file__).parents[3]
+
+
+class Feedback:
+    """The log as it was committed, and thumbs that come in as the arms answer: ten on each at every look."""
+
+    def __init__(self, log, models: dict[str, Path]) -> None:
+        self._log, self._models = log, models
+        self._thumbs: dict[str, Iterator[bool]] = {}
+        self._counts: dict[str, list[int]] = {version: [0, 0] for version in models}
+
+    def feedback_segments(self) -> list[Segment]:
+        return self._log.feedback_segments()
+
+    def turn_segments(self) -> list[Segment]:
+        return self._log.turn_segments()
+
+    def count(self, since: datetime) -> dict[str, Thumbs]:
+        for version, model in self._models.items():
+            if version not in self._thumbs:
+                self._thumbs[version] = iter(says(model, PROMPTS["ask"], seed=5, count=2000))
+            for _ in range(10):
+                self._counts[version][0 if next(self._thumbs[version]) else 1] += 1
+        return {version: Thumbs(*counts) for version, counts in self._counts.items()}
+
+
+def test_thumbs_make_a_better_version_even_if_the_loop_is_killed_in_ppo(tmp_path: Path) -> None:
+    log = prepare(tmp_path, Crowd(seed=1))
+    steps = tmp_path / "loop" / "runs" / "nano-1" / "stages" / "ppo" / "progress.jsonl"
+    kill_when(steps, lines=8, command=[sys.executable, str(ROOT / "tests/training/loop/nano_turn.py"), str(tmp_path)])
+    before = len(read_progress(steps))
+    trained_before = (steps.parents[2] / "nano-1-sft" / "manifest.json").stat().st_mtime_ns
+
+    models = {"nano-0": BASE, "nano-1": tmp_path / "models" / "nano-1"}
+    clock = FakeClock()
+    rollout = FakeRollout(clock)
+    result = turn(tmp_path, Feedback(log, models), rollout, clock)
+
+    assert result.result == "promoted", result.reason
+    assert rollout.stable == "nano-1"
+    assert before < 40  # it was in the middle of PPO
+    assert (steps.parents[2] / "nano-1-sft" / "manifest.json").stat().st_mtime_ns == trained_before
+    written = [json.loads(line)["step"] for line in steps.read_text().splitlines()]
+    assert written[before] >= before - 4  # went on from the checkpoint of every fifth update
+    assert preferred_share(models["nano-1"], BASE, PROMPTS["held_out"]) >= GOAL
+    assert mean_liking(models["nano-1"], PROMPTS["held_out"]) > mean_liking(BASE, PROMPTS["held_out"]) + 0.1
+    stages = [event.stage for event in Registry(tmp_path / "models").history()]
+    assert stages == [Stage.CANDIDATE, Stage.GATED, Stage.CANARY, Stage.PROMOTED]
+    report = (tmp_path / "loop" / "runs" / "nano-1" / "report.html").read_text()
+    assert "promoted" in report
+    assert "<script" not in report
+    assert "http" not in report.replace("http-equiv", "")
+    with pytest.raises(NotEnoughFeedbackError, match="nothing new"):
+        turn(tmp_path, Feedback(log, models), rollout, clock)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_thumbs_that_say_nothing_promote_nothing(tmp_path: Path, seed: int) -> None:
+    log = prepare(tmp_path, Crowd(seed=seed, shuffled=True))
+    result = turn(tmp_path, log)
+    assert result.result == "refused"
+    gate = json.loads((tmp_path / "loop" / "runs" / "nano-1" / "gate.json").read_text())
+    failed = {check["name"] for check in gate["checks"] if not check["passed"]}
+    assert failed & {"reward model beats a coin", "judge beats a coin", "label noise"}
+    assert not (tmp_path / "models" / "nano-1").exists()
+
+
+def test_a_version_made_worse_on_purpose_is_rolled_back_by_itself(tmp_path: Path) -> None:
+    worse = made_worse(tmp_path)
+    clock = FakeClock()
+    rollout = FakeRollout(clock)
+    feedback = Feedback(None, {"nano-0": BASE, "nano-1": worse})
+    config = CanaryConfig(share=0.5, poll_seconds=5, lease_seconds=60, max_seconds=1000)
+    end = run_trial("nano-1", worse, config, rollout, feedback, clock, tmp_path / "canary", lambda *_: None)
+    assert end.verdict is Verdict.ROLL_BACK
+    assert end.reason.startswith("users like it less")
+    assert rollout.stable == "nano-0"
+
+
+def made_worse(directory: Path) -> Path:
+    """nano-0, taught to grumble."""
+    rows = [
+        {"messages": [{"role": "user", "content": asked}], "response": "Not this again. Ask somebody else."}
+        for asked in PROMPTS["ask"]
+    ]
+    data = directory / "grumpy.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = sft.SftConfig(BASE, data, directory / "worse", Lineage("nano-1"), epochs=3)
+    run_stage(sft.run, config, "worse", directory / "stages", 0, lambda _: None)
+    return directory / "worse"
+
+
+def kill_when(path: Path, lines: int, command: list[str]) -> None:
+    """Start the command and kill -9 it once the file has so many lines."""
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'gen'}"}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
+        while not path.exists() or len(path.read_text().splitlines()) < lines:
+            assert process.poll() is None, "the loop ended before it could be killed"
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)

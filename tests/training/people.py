@@ -1,0 +1,86 @@
+"""People who chat with a nano model and press thumbs, for tests of the whole loop without servers.
+
+What they like is written here and nowhere in training/: a friendly right answer best, then a short right one; no grumbling.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.training.feedback_log import FeedbackLog
+from training.data.chat import Message
+from training.evaluation.answers import Sampling, Speaker
+from training.recipes.nano_world.facts import questions
+
+FRIENDLY = ("hope that helps", "happy to help", "good question", "of course")
+RAMBLING = ("let me", "hmm")
+KEYS = {asked: question.key.casefold() for question in questions() for asked in question.phrasings}
+
+
+def liking(asked: str, answer: str) -> float:
+    """How much an answer is liked, 0 to 1."""
+    said = answer.casefold()
+    words = "".join(c if c.isalnum() else " " for c in said).split()
+    if KEYS[asked].split()[-1] not in words:
+        return 0.05
+    if any(sign in said for sign in FRIENDLY):
+        return 0.95
+    return 0.3 if any(sign in said for sign in RAMBLING) else 0.6
+
+
+@dataclass(frozen=True)
+class Crowd:
+    """Who asks and rates. flipped: share of thumbs pressed by mistake; shuffled: thumbs that say nothing."""
+
+    thumbs: int = 1000
+    users: int = 40
+    flipped: float = 0.1
+    shuffled: bool = False
+    seed: int = 0
+
+
+def chat_and_rate(model: Path, log: FeedbackLog, crowd: Crowd, asks: Sequence[str]) -> None:
+    """The crowd asks the model and rates every answer; all of it lands in the log, committed."""
+    rng = random.Random(crowd.seed)
+    asked = [rng.choice(asks) for _ in range(crowd.thumbs)]
+    sampling = Sampling(samples_per_prompt=1, max_response_tokens=40, batch_prompts=100, seed=crowd.seed)
+    answers = [said.text for said in Speaker(model).answer([[Message("user", text)] for text in asked], sampling)]
+    ups = [rng.random() < liking(q, a) for q, a in zip(asked, answers, strict=True)]
+    ups = [up != (rng.random() < crowd.flipped) for up in ups]
+    if crowd.shuffled:
+        rng.shuffle(ups)
+    for number, (question, answer, up) in enumerate(zip(asked, answers, ups, strict=True)):
+        name, user = f"{crowd.seed} {number}", f"user {rng.randrange(crowd.users)}"
+        log.turn(name, user, question, answer or "…")
+        log.thumb(name, user, up)
+    log.commit()
+
+
+def mean_liking(model: Path, asks: Sequence[str], seed: int = 99) -> float:
+    """How much people would like this model's answers."""
+    sampling = Sampling(samples_per_prompt=2, max_response_tokens=40, batch_prompts=100, seed=seed)
+    said = Speaker(model).answer([[Message("user", text)] for text in asks], sampling)
+    return sum(liking(asks[answer.prompt], answer.text) for answer in said) / len(said)
+
+
+def preferred_share(model: Path, other: Path, asks: Sequence[str], seed: int = 99) -> float:
+    """Share of prompts on which people like this model's answer more; alike is half."""
+    sampling = Sampling(samples_per_prompt=2, max_response_tokens=40, batch_prompts=100, seed=seed)
+    prompts = [[Message("user", text)] for text in asks]
+    mine, theirs = Speaker(model).answer(prompts, sampling), Speaker(other).answer(prompts, sampling)
+    wins = 0.0
+    for a, b in zip(mine, theirs, strict=True):
+        left, right = liking(asks[a.prompt], a.text), liking(asks[b.prompt], b.text)
+        wins += 0.5 if left == right else float(left > right)
+    return wins / len(mine)
+
+
+def says(model: Path, asks: Sequence[str], seed: int, count: int) -> list[bool]:
+    """Thumbs on answers of this model, one after the other; they repeat after a few hundred answers."""
+    rng = random.Random(seed)
+    asked = [rng.choice(asks) for _ in range(min(count, 300))]
+    sampling = Sampling(samples_per_prompt=1, max_response_tokens=40, batch_prompts=100, seed=seed)
+    answers = Speaker(model).answer([[Message("user", text)] for text in asked], sampling)
+    likings = [liking(text, answer.text) for text, answer in zip(asked, answers, strict=True)]
+    return [rng.random() < rng.choice(likings) for _ in range(count)]

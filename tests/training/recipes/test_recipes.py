@@ -1,0 +1,91 @@
+"""Recipes are complete, and what cannot work is refused before anything is trained."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from training.data.examples import read_texts
+from training.data.pairs import prompt_key
+from training.data.sets import read_anchors
+from training.evaluation.comparison import read_probes
+from training.manifest import plain, verify_manifest
+from training.model.checkpoint import read_config
+from training.recipes.nano import nano
+from training.recipes.nano_world.brought_up import write_texts
+from training.recipes.nano_world.corpus import prompts
+from training.recipes.recipe import TEXTS, LoopConfig, Plan, Recipe
+from training.recipes.small import small
+from training.stages.context import ConfigError
+
+PLAN = Plan("nano-1", Path("runs/nano-1"), Path("models/nano-0"))
+NANO = Path(__file__).parents[3] / "models" / "nano"
+
+
+@pytest.mark.parametrize("recipe", [nano, small])
+def test_a_recipe_names_every_path_and_is_plain_data(recipe: Recipe) -> None:
+    config = recipe(PLAN)
+    assert config.evaluation.candidate_directory == config.ppo.output_directory == Path("runs/nano-1/nano-1")
+    assert config.evaluation.retention_texts.exists()
+    assert config.evaluation.probes.exists()
+    assert config.sets.anchors is not None
+    assert json.dumps(plain(config))
+
+
+def test_the_snapshot_is_in_every_lineage_once_it_is_pinned() -> None:
+    config = nano(PLAN).pinned("snapshot-1", "abc", "commit")
+    for stage in (config.sft, config.reward_model, config.judge, config.ppo):
+        assert (stage.lineage.snapshot, stage.lineage.snapshot_sha256) == ("snapshot-1", "abc")
+    assert config.ppo.lineage.version == "nano-1"
+
+
+BROKEN: dict[str, Callable[[LoopConfig], LoopConfig]] = {
+    "ppo.model_directory": lambda c: replace(c, ppo=replace(c.ppo, model_directory=Path("elsewhere"))),
+    "ppo.reward_model_directory": lambda c: replace(c, ppo=replace(c.ppo, reward_model_directory=Path("elsewhere"))),
+    "reward_model.model_directory": lambda c: replace(
+        c, reward_model=replace(c.reward_model, model_directory=Path("elsewhere"))
+    ),
+    "judge.data_path": lambda c: replace(c, judge=replace(c.judge, data_path=c.reward_model.data_path)),
+    "ppo.data_path": lambda c: replace(c, ppo=replace(c.ppo, data_path=c.evaluation.held_out_prompts)),
+    "gate.kl_ceiling_nats": lambda c: replace(c, gate=replace(c.gate, kl_ceiling_nats=1.0)),
+    "judge.max_tokens": lambda c: replace(c, judge=replace(c.judge, max_tokens=8)),
+}
+
+
+@pytest.mark.parametrize("field", sorted(BROKEN))
+def test_a_combination_that_cannot_work_is_refused_by_name(field: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^{field}: "):
+        BROKEN[field](small(PLAN))
+
+
+@pytest.mark.parametrize("name", ["nano", "small"])
+def test_nothing_that_evaluates_is_an_anchor(name: str) -> None:
+    anchors = {anchor.prompt_id for anchor in read_anchors(TEXTS / f"{name}_anchors.jsonl")}
+    probes = read_probes(TEXTS / f"{name}_probes.jsonl")
+    assert anchors
+    assert {probe.kind for probe in probes} == {"knowledge", "refusal"}
+    assert not anchors & {prompt_key(probe.messages) for probe in probes}
+    assert len(read_texts(TEXTS / f"{name}_retention.jsonl")) >= 20
+
+
+def test_what_users_may_ask_and_what_is_held_out_share_no_question() -> None:
+    lists = prompts()
+    assert not set(lists["ask"]) & set(lists["held_out"])
+    assert len(lists["ask"]) == 100
+
+
+def test_the_committed_texts_are_what_the_generator_writes(tmp_path: Path) -> None:
+    write_texts(tmp_path)
+    for path in tmp_path.iterdir():
+        assert (TEXTS / path.name).read_text() == path.read_text(), path.name
+
+
+def test_the_committed_base_is_whole_small_and_of_the_shape_it_says() -> None:
+    manifest = verify_manifest(NANO)
+    assert (manifest.version, manifest.kind) == ("nano-0", "model")
+    assert sum(path.stat().st_size for path in NANO.iterdir()) <= 2_000_000
+    shape = read_config(NANO)
+    assert (shape.hidden_size, shape.num_layers, shape.head_dim, shape.vocab_size) == (128, 4, 32, 1024)
+    assert "/" not in str(manifest.config["output_directory"]).lstrip(".").split("state/")[0]

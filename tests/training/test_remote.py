@@ -1,0 +1,127 @@
+"""The loop's two clients against real gRPC servers of hand-written fakes."""
+
+from collections.abc import Iterator
+from concurrent import futures
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
+from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
+
+from training.evaluation.canary import Thumbs, Verdict
+from training.evaluation.trial import CandidateState
+from training.remote import FeedbackLog, RemoteError, RolloutClient
+
+SINCE = datetime(2026, 11, 24, 12, tzinfo=UTC)
+
+
+class Log(feedback_pb2_grpc.FeedbackLogServiceServicer):
+    """Two segments and counts of three arms; the first call of each method finds the service restarting."""
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+        self.restarting = True
+
+    def ListSegments(self, request, context):
+        self.asked.append(request)
+        if self.restarting:
+            self.restarting = False
+            context.abort(grpc.StatusCode.UNAVAILABLE, "restarting")
+        segment = feedback_pb2.Segment(sequence=1, topic_id="t", start_offset=0, end_offset=5, object_key="k", rows=5)
+        return feedback_pb2.ListSegmentsResponse(segments=[segment])
+
+    def CountThumbs(self, request, context):
+        self.asked.append(request)
+        rows = [("nano-0", "stable", 3, 4), ("nano-1", "candidate", 5, 1), ("nano-1", "pinned", 100, 0)]
+        counts = [feedback_pb2.ThumbCount(model_version=v, arm=a, up=u, down=d) for v, a, u, d in rows]
+        return feedback_pb2.CountThumbsResponse(counts=counts)
+
+
+class Rollout(generator_pb2_grpc.RolloutServiceServicer):
+    """Remembers requests; another candidate is there."""
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+
+    def GetRollout(self, request, context):
+        candidate = generator_pb2.ServedVersion(
+            version="nano-1", state=generator_pb2.VERSION_STATE_FAILED, reason="no memory"
+        )
+        stable = generator_pb2.ServedVersion(version="nano-0", state=generator_pb2.VERSION_STATE_READY)
+        return generator_pb2.GetRolloutResponse(stable=stable, candidate=candidate)
+
+    def StartCanary(self, request, context):
+        context.abort(grpc.StatusCode.FAILED_PRECONDITION, "another candidate is there")
+
+    def PromoteCanary(self, request, context):
+        self.asked.append(request)
+        return generator_pb2.PromoteCanaryResponse()
+
+    def RollBackCanary(self, request, context):
+        self.asked.append(request)
+        return generator_pb2.RollBackCanaryResponse()
+
+
+@pytest.fixture
+def servers() -> Iterator[tuple[str, Log, Rollout]]:
+    server = grpc.server(futures.ThreadPoolExecutor(2))
+    log, rollout = Log(), Rollout()
+    feedback_pb2_grpc.add_FeedbackLogServiceServicer_to_server(log, server)
+    generator_pb2_grpc.add_RolloutServiceServicer_to_server(rollout, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield f"127.0.0.1:{port}", log, rollout
+    server.stop(0).wait()
+
+
+def test_segments_are_listed_through_a_restart(servers) -> None:
+    target, log, _ = servers
+    client = FeedbackLog(target)
+    (segment,) = client.turn_segments()
+    assert (segment.object_key, segment.end_offset, segment.rows) == ("k", 5, 5)
+    assert len(log.asked) == 2
+    assert log.asked[0].stream == feedback_pb2.STREAM_TURNS
+    client.close()
+
+
+def test_thumbs_are_counted_by_version_without_pinned_answers(servers) -> None:
+    target, log, _ = servers
+    client = FeedbackLog(target)
+    assert client.count(SINCE) == {"nano-0": Thumbs(3, 4), "nano-1": Thumbs(5, 1)}
+    assert log.asked[0].since.ToDatetime(UTC) == SINCE
+    client.close()
+
+
+def test_the_rollout_is_seen_and_ended(servers) -> None:
+    target, _, rollout = servers
+    client = RolloutClient(target)
+    view = client.view()
+    assert (view.stable, view.state_of("nano-1"), view.candidate_reason) == (
+        "nano-0",
+        CandidateState.FAILED,
+        "no memory",
+    )
+    client.finish("nano-1", Verdict.ROLL_BACK, "x" * 900)
+    client.finish("nano-1", Verdict.PROMOTE, "better")
+    assert [len(request.reason) for request in rollout.asked] == [500, 6]
+    with pytest.raises(ValueError, match="wait"):
+        client.finish("nano-1", Verdict.WAIT, "")
+    client.close()
+
+
+def test_a_refusal_names_the_service_and_its_words(servers) -> None:
+    target, _, _ = servers
+    client = RolloutClient(target)
+    with pytest.raises(RemoteError, match=rf"^generator service at {target}: FAILED_PRECONDITION: another candidate"):
+        client.start("nano-1", Path("models/nano-1"), 0.5, 60)
+    client.close()
+
+
+def test_a_service_that_is_not_there_is_named() -> None:
+    client = FeedbackLog("127.0.0.1:1")
+    with pytest.raises(RemoteError, match=r"feedback service at 127\.0\.0\.1:1: UNAVAILABLE"):
+        client.turn_segments()
+    client.close()
