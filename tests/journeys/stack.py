@@ -2,7 +2,6 @@
 
 import json
 import os
-import queue
 import signal
 import subprocess
 import sys
@@ -41,7 +40,14 @@ class Stack:
     def make_keys(self, user: str, count: int = 1) -> list[str]:
         """API keys of new users, by the product's own command."""
         done = subprocess.run(
-            [sys.executable, "-m", "services.gateway", "keys", "--database", f"sqlite+aiosqlite:///{self.state / 'keys.db'}"]
+            [
+                sys.executable,
+                "-m",
+                "services.gateway",
+                "keys",
+                "--database",
+                f"sqlite+aiosqlite:///{self.state / 'keys.db'}",
+            ]
             + ["create", "--user", user, "--count", str(count)],
             cwd=ROOT,
             capture_output=True,
@@ -86,8 +92,8 @@ def running_stack(state: Path, model: str = "nano") -> Iterator[Stack]:
         start_new_session=True,
     )
     lines: list[str] = []
-    ended: queue.Queue[None] = queue.Queue()
-    threading.Thread(target=_collect, args=(supervisor, lines, ended), daemon=True).start()
+    collector = threading.Thread(target=_collect, args=(supervisor, lines), daemon=True)
+    collector.start()
     stack = Stack(state, {}, supervisor, lines)
     try:
         stack.wait_for_line("chat at", START_SECONDS)
@@ -100,10 +106,12 @@ def running_stack(state: Path, model: str = "nano") -> Iterator[Stack]:
         except subprocess.TimeoutExpired:
             os.killpg(supervisor.pid, signal.SIGKILL)
             raise
+        finally:
+            collector.join()
 
 
-def _collect(process: subprocess.Popen[str], lines: list[str], ended: "queue.Queue[None]") -> None:
+def _collect(process: subprocess.Popen[str], lines: list[str]) -> None:
     assert process.stdout
-    for line in process.stdout:
-        lines.append(line.rstrip())
-    ended.put(None)
+    with process.stdout as output:
+        for line in output:
+            lines.append(line.rstrip())

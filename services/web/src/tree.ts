@@ -13,6 +13,11 @@ export function childrenOf(tree: Tree, parentId: string): Message[] {
   return tree.messages.filter((message) => (message.parentId ?? "") === parentId);
 }
 
+/** Whether an answer is still being written. */
+export function isOpen(message: Message): boolean {
+  return (message.finishReason ?? "FINISH_REASON_UNSPECIFIED") === "FINISH_REASON_UNSPECIFIED";
+}
+
 /** The branch on the screen, from the root to a leaf. */
 export function branch(tree: Tree): Message[] {
   const shown: Message[] = [];

@@ -1,7 +1,7 @@
 // State of one conversation: its tree, the turn that runs, and what people can do with it.
 import { useCallback, useEffect, useRef, useState } from "react";
 import type { Api } from "./api";
-import { EMPTY, apply, branch, change, choose, type Asked } from "./tree";
+import { EMPTY, apply, branch, change, choose, isOpen, type Asked } from "./tree";
 import type { ChatEvent, FeedbackValue, Message, SendRequest } from "./wire";
 
 const RECONNECTS = 3;
@@ -58,7 +58,7 @@ export function useConversation(api: Api, conversationId: string, named: (id: st
         const loaded = { messages, chosen: {} };
         setTree(loaded);
         const leaf = branch(loaded).at(-1);
-        if (leaf?.role === "ROLE_ASSISTANT" && !leaf.finishReason) await follow(api.resume(leaf.id, "0"));
+        if (leaf?.role === "ROLE_ASSISTANT" && isOpen(leaf)) await follow(api.resume(leaf.id, "0"));
       } catch (error) {
         if (alive.current) setProblem(error instanceof Error ? error.message : "The conversation could not be read.");
       }

@@ -1,6 +1,7 @@
-// The JSON of thumbwheel.chat.v1, as protobuf writes it: camelCase, 64-bit numbers as strings, zero values left out.
+// The JSON of thumbwheel.chat.v1, as protobuf writes it: camelCase, 64-bit numbers as strings, unset enums as …_UNSPECIFIED.
 
 export type FinishReason =
+  | "FINISH_REASON_UNSPECIFIED"
   | "FINISH_REASON_STOP"
   | "FINISH_REASON_LENGTH"
   | "FINISH_REASON_CANCELLED"
