@@ -1,5 +1,6 @@
 """Fits one logistic regression a head and rounds it to eight bits: 256 KB for both, the same bytes on every run."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,12 +68,12 @@ def fit(texts: Texts, strength: float) -> Classifier:
 
 
 def thresholds(classifier: Classifier, benign: Sequence[str], false_alarm_rates: Sequence[float]) -> list[float]:
-    """For each head the probability that only its share of the benign texts exceeds, in thousandths."""
+    """For each head the probability above which no more than its share of the benign texts lies, up to the next thousandth."""
     logits = classifier.logits(benign)
     chosen = []
     for head, rate in enumerate(false_alarm_rates):
-        logit = float(np.quantile(logits[:, head], 1 - rate))
-        chosen.append(round(1 / (1 + np.exp(-logit)), 3))
+        logit = float(np.quantile(logits[:, head], 1 - rate, method="higher"))
+        chosen.append(math.ceil(1000 / (1 + math.exp(-logit))) / 1000)
     return chosen
 
 
