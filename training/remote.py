@@ -83,7 +83,14 @@ class FeedbackLog:
         self._channel.close()
 
     def _segments(self, stream: Any) -> Sequence[Segment]:
-        request = feedback_pb2.ListSegmentsRequest(stream=stream)
+        """All of them: an answer holds a page, the next one is asked for after its last sequence."""
+        found: list[Segment] = []
+        while page := self._page(stream, found[-1].sequence if found else 0):
+            found += page
+        return found
+
+    def _page(self, stream: Any, after: int) -> list[Segment]:
+        request = feedback_pb2.ListSegmentsRequest(stream=stream, after_sequence=after)
         reply = self._call(lambda: self._stub.ListSegments(request, timeout=CALL_SECONDS))
         return [
             Segment(

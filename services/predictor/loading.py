@@ -56,7 +56,7 @@ class Loader:
             manifest_digest=manifest.digest,
             created=_created(manifest),
             codec=codec,
-            template=ChatTemplate.from_directory(directory),
+            template=ChatTemplate.from_directory(directory, codec.control_tokens()),
             engine=engine,
             scorer=PromptScorer(ir, architecture.vocab_size, self.options),
             vocab_size=architecture.vocab_size,

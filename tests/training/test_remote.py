@@ -19,7 +19,7 @@ SINCE = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
 
 class Log(feedback_pb2_grpc.FeedbackLogServiceServicer):
-    """Two segments and counts of three arms; the first call of each method finds the service restarting."""
+    """Two segments, a page each, and counts of three arms; the first call of each method finds the service restarting."""
 
     def __init__(self) -> None:
         self.asked: list[Any] = []
@@ -30,7 +30,17 @@ class Log(feedback_pb2_grpc.FeedbackLogServiceServicer):
         if self.restarting:
             self.restarting = False
             context.abort(grpc.StatusCode.UNAVAILABLE, "restarting")
-        segment = feedback_pb2.Segment(sequence=1, topic_id="t", start_offset=0, end_offset=5, object_key="k", rows=5)
+        if request.after_sequence >= 2:
+            return feedback_pb2.ListSegmentsResponse()
+        sequence = request.after_sequence + 1  # a page of one
+        segment = feedback_pb2.Segment(
+            sequence=sequence,
+            topic_id="t",
+            start_offset=5 * sequence - 5,
+            end_offset=5 * sequence,
+            object_key="k",
+            rows=5,
+        )
         return feedback_pb2.ListSegmentsResponse(segments=[segment])
 
     def CountThumbs(self, request, context):
@@ -77,12 +87,12 @@ def servers() -> Iterator[tuple[str, Log, Rollout]]:
     server.stop(0).wait()
 
 
-def test_segments_are_listed_through_a_restart(servers) -> None:
+def test_all_pages_of_segments_are_listed_through_a_restart(servers) -> None:
     target, log, _ = servers
     client = FeedbackLog(target)
-    (segment,) = client.turn_segments()
-    assert (segment.object_key, segment.end_offset, segment.rows) == ("k", 5, 5)
-    assert len(log.asked) == 2
+    segments = client.turn_segments()
+    assert [(s.object_key, s.start_offset, s.end_offset, s.rows) for s in segments] == [("k", 0, 5, 5), ("k", 5, 10, 5)]
+    assert [request.after_sequence for request in log.asked] == [0, 0, 1, 2]
     assert log.asked[0].stream == feedback_pb2.STREAM_TURNS
     client.close()
 

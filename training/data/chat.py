@@ -38,6 +38,8 @@ class Chat:
         self, tokenizer: Tokenizer, template: Template, names: dict[str, str], stop_ids: Sequence[int]
     ) -> None:
         self._tokenizer, self._template, self._names = tokenizer, template, names
+        special = (t.content for t in tokenizer.get_added_tokens_decoder().values() if t.special)
+        self._control_tokens = sorted(special, key=len, reverse=True)
         self.stop_ids = tuple(stop_ids)  # any of them ends a response
         self.end_id = self._find_end_id()  # the one that a trained response ends with
 
@@ -63,11 +65,17 @@ class Chat:
         return ids
 
     def _render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-        rows = [{"role": message.role, "content": message.content} for message in messages]
+        rows = [{"role": message.role, "content": self._disarm(message.content)} for message in messages]
         try:
             return self._template.render(messages=rows, add_generation_prompt=add_generation_prompt, **self._names)
         except TemplateError as error:
             raise ChatError(f"chat_template: {error}") from error
+
+    def _disarm(self, text: str) -> str:
+        """A turn marker inside a message must not begin a turn; the model server writes it the same way."""
+        for token in self._control_tokens:
+            text = text.replace(token, f"{token[0]} {token[1:]}")
+        return text
 
     def _find_end_id(self) -> int:
         """What the template itself writes after a reply, if it is a stop id: <end_of_turn> rather than <eos> for Gemma."""

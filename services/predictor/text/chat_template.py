@@ -17,15 +17,18 @@ Message = Mapping[str, str]
 class ChatTemplate:
     """Renders messages to the prompt that a model was tuned on. A model without a template cannot chat."""
 
-    def __init__(self, source: str | None, special_tokens: Mapping[str, str]) -> None:
+    def __init__(
+        self, source: str | None, special_tokens: Mapping[str, str], control_tokens: Sequence[str] = ()
+    ) -> None:
         self._special_tokens = dict(special_tokens)
+        self._control_tokens = control_tokens
         try:
             self._template = _environment().from_string(source) if source else None
         except jinja2.TemplateError as error:
             raise ModelRefusedError("tokenizer_config.json: chat_template is not a jinja2 template") from error
 
     @classmethod
-    def from_directory(cls, directory: Path) -> "ChatTemplate":
+    def from_directory(cls, directory: Path, control_tokens: Sequence[str]) -> "ChatTemplate":
         """Read tokenizer_config.json, and chat_template.jinja where a newer transformers put it."""
         try:
             config: dict[str, Any] = json.loads((directory / "tokenizer_config.json").read_bytes())
@@ -33,7 +36,7 @@ class ChatTemplate:
             raise ModelRefusedError("tokenizer_config.json is not JSON") from error
         beside = directory / "chat_template.jinja"
         source = beside.read_text() if beside.is_file() else _source(config.get("chat_template"))
-        return cls(source, special_tokens(config))
+        return cls(source, special_tokens(config), control_tokens)
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
         """The prompt's text, special tokens written out.
@@ -45,12 +48,20 @@ class ChatTemplate:
             raise InvalidRequestError("messages: this model has no chat template; use /v1/completions", "messages")
         try:
             return self._template.render(
-                messages=messages, add_generation_prompt=add_generation_prompt, **self._special_tokens
+                messages=[{**message, "content": self._disarm(message["content"])} for message in messages],
+                add_generation_prompt=add_generation_prompt,
+                **self._special_tokens,
             )
         except _RefusedByTemplateError as error:
             raise InvalidRequestError(f"messages: the model's chat template says: {error}", "messages") from error
         except (jinja2.TemplateError, TypeError, ValueError) as error:
             raise InvalidRequestError("messages: the model's chat template cannot render them", "messages") from error
+
+    def _disarm(self, text: str) -> str:
+        """A turn marker inside a message must not begin a turn: a space after its first character makes it plain text."""
+        for token in self._control_tokens:
+            text = text.replace(token, f"{token[0]} {token[1:]}")
+        return text
 
 
 def special_tokens(config: Mapping[str, Any]) -> dict[str, str]:

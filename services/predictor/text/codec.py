@@ -27,6 +27,11 @@ class TextCodec:
         except Exception as error:  # the library raises bare Exception
             raise ModelRefusedError("tokenizer.json cannot be read") from error
 
+    def control_tokens(self) -> tuple[str, ...]:
+        """The texts of tokens that steer the model, turn markers among them; the longest first."""
+        added = self._tokenizer.get_added_tokens_decoder().values()
+        return tuple(sorted((token.content for token in added if token.special), key=len, reverse=True))
+
     async def encode(self, text: str, add_special_tokens: bool) -> list[int]:
         """Ids of a text; long texts are encoded in a thread."""
         if len(text) > ENCODE_IN_THREAD_CHARACTERS:
