@@ -82,7 +82,7 @@ def without_overlaps(edits: Iterable[Edit]) -> list[Edit]:
     kept: list[Edit] = []
     for edit in sorted(edits, key=lambda edit: (edit.start, edit.end)):
         last = kept[-1] if kept else None
-        if last is None or edit.start > last.start and edit.start >= last.end:
+        if last is None or (edit.start > last.start and edit.start >= last.end):
             kept.append(edit)
     return kept
 

@@ -1,23 +1,33 @@
-"""Grammar by Harper, as far as it corrects without guessing: one suggestion, from the rules that are sure.
+"""Grammar by Harper: those of its rules that are about grammar and not taste, where they know exactly one way.
 
-Its spelling and capitals stay off: they take most of its time, and ours know the words around.
+A lint with all 905 rules takes 2.6 ms, with these 0.7 ms; the rest (idioms, names, style) also changes correct questions.
 """
 
+import re
 from collections.abc import Iterator
 
 import harper
 
 from services.enhancer.edits import Edit, Kind
 
-# Style and taste are not ours to change, and these kinds guess from single words.
-KINDS = frozenset(
-    {"Agreement", "Grammar", "Miscellaneous", "WordChoice", "Usage", "BoundaryError", "Eggcorn", "Repetition", "Typo"}
+RULES = frozenset(
+    """
+    AnA AnotherAn AnAnother RepeatedWords SplitWords
+    PronounVerbAgreement PronounInflectionBe IAmAgreement ThereIsAgreement WentAheadAndAgreement PronounAre PronounKnew
+    DidPast WillNonLemma InflectedVerbAfterTo ProgressiveNeedsBe IsBeenAuxSequence DoubleModal ModalOf ModalBeAdjective HadOf
+    SimplePastToPastParticiple RegularIrregulars IfWouldve WouldNeverHave WantBe SupposedTo UseToUsedTo GetUsedTo HavePassed
+    SubjectPronoun CompoundSubjectI MultipleSequentialPronouns ThesesThese OneOfTheSingular QuantifierNumeralConflict
+    CriteriaPhenomena MassNouns SomeWithoutArticle NotBeAfterNot
+    ItsContraction PronounContraction YourPredicateAdjective PossessiveYour TheirToThere TheirToTheyre ThereToTheir
+    TheyreToTheir TheyreConfusions ThereOwn WereWhere LetsConfusion ThenThan ThatThan TooTo ToTooIdioms ToLoseTooLoose
+    QuiteQuiet ThoughThought DoesOrDose
+    AdjectiveDoubleDegree MoreBetter MostNumber VeryLess HaveNegNoAny
+    LookForwardTo LookingForwardTo InterestedIn GoodAt ResponsibleFor AllowTo AskNoPreposition Discuss ExceptOf DespiteOf
+    ThanksALot HowMach HopHope PleasRequestVerb LetMeKnow
+    """.split()
 )
-OFF = (
-    "SpellCheck", "SentenceCapitalization", "CapitalizePersonalPronouns", "LongSentences", "FillerWords", "AvoidCurses", "Dashes",
-    "EllipsisLength", "UseEllipsisCharacter", "UseTitleCase", "Hedging", "Spaces", "NoFrenchSpaces", "OxfordComma", "QuoteSpacing",
-    "ExpandMemoryShorthands", "ExpandTimeShorthands", "CommaFixes", "UnclosedQuotes", "BlacklistWhitelist", "OkToOkay",
-)  # fmt: skip
+SENTENCE_OPENS = re.compile(r"(?:^|[.!?]\s+|\n\s*)$")
+LIST_MARK = re.compile(r"\s?[).:]")
 
 
 class Grammar:
@@ -25,16 +35,20 @@ class Grammar:
 
     def __init__(self) -> None:
         self._linter = harper.Linter(harper.Dialect.AMERICAN)
-        rules = self._linter.get_default_lint_config()
-        self._linter.set_lint_config({rule: on and rule not in OFF for rule, on in rules.items()})
+        self._linter.set_lint_config({rule: rule in RULES for rule in self._linter.get_default_lint_config()})
 
     def edits(self, text: str) -> Iterator[Edit]:
-        """What Harper would change, where it has exactly one way."""
+        """What Harper would change; names and marks of lists stay."""
         for lint in self._linter.lint(text, language="plaintext"):
-            if lint.lint_kind not in KINDS or lint.suggestion_count != 1:
+            if lint.suggestion_count != 1:
                 continue
             suggestion = lint.suggestions[0]
-            start, end, new = lint.span.start, lint.span.end, suggestion.replacement_text
+            start, end = lint.span.start, lint.span.end
+            opens = bool(SENTENCE_OPENS.search(text, 0, start))
+            if text[start].isupper() and (not opens or end - start == 1):
+                continue
+            if end - start == 1 and LIST_MARK.match(text, end):
+                continue
             if suggestion.kind == harper.SuggestionKind.INSERT_AFTER:
                 start = end
-            yield Edit(start, end, new, Kind.GRAMMAR)
+            yield Edit(start, end, suggestion.replacement_text, Kind.GRAMMAR)

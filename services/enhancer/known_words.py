@@ -31,11 +31,12 @@ Bitcoin Ethereum PowerPoint Photoshop Bluetooth NASA FBI CIA USA UK EU UN NATO D
 """
 # Words of today that the lists (from 2006) lack; nothing to capitalise.
 NEW_WORDS = """
-chatbot chatbots async emoji emojis selfie blockchain dataset datasets backend frontend numpy pandas regex plugin plugins
-microservice microservices hashmap hashtable middleware podcast podcasts hashtag hashtags crypto cryptocurrency smartwatch
-vlog vlogs webinar timestamp timestamps boolean tuple tuples enum refactor refactoring docstring autocomplete dropdown
-workflow workflows onboarding deepfake malware ransomware vegan vegans gluten keto lockdown ok okay hi hey wifi tv
-sudoku anime manga ramen tofu quinoa hummus kombucha smoothie smoothies upvote unfollow login logout config init repo repos
+math maths persona personas simile chatbot chatbots carb carbs holdem async emoji emojis selfie blockchain dataset
+datasets backend frontend numpy pandas regex plugin plugins microservice microservices hashmap hashtable middleware
+podcast podcasts hashtag hashtags crypto cryptocurrency smartwatch vlog vlogs webinar timestamp timestamps boolean
+tuple tuples enum refactor refactoring docstring autocomplete dropdown workflow workflows onboarding deepfake malware
+ransomware vegan vegans gluten keto lockdown ok okay hi hey wifi tv sudoku anime manga ramen tofu quinoa hummus
+kombucha smoothie smoothies upvote unfollow login logout config init repo repos
 """
 NEW_WORD_COUNT = 20_000_000
 
@@ -163,6 +164,12 @@ ABBREVIATIONS: dict[str, tuple[str, ...]] = {
     "hes": ("he's",),
     "shes": ("she's",),
     "lets": ("let's", "lets"),
+    "ot": ("to",),
+    "fo": ("of",),
+    "si": ("is",),
+    "nad": ("and",),
+    "hte": ("the",),
+    "adn": ("and",),
 }
 # Short ones that are also variables, letters or words: only beside one of these words (before, after).
 BESIDE: dict[str, tuple[frozenset[str], frozenset[str]]] = {

@@ -1,6 +1,6 @@
 """The whole of an enhancement: words, then sentences, then grammar, each on what the one before left.
 
-Rounds go on until a round changes nothing, so that enhancing twice changes nothing more; a text that never settles stays.
+Rounds go on until one changes nothing, so enhancing the result again changes nothing more; a text that never settles stays.
 """
 
 import re
@@ -19,13 +19,13 @@ from services.enhancer.spacing import spacing_edits
 from services.enhancer.spelling import Speller
 
 MASK = "_"
-MOST_ROUNDS = 4
+MOST_ROUNDS = 8
 WORD = re.compile(r"[A-Za-z0-9]+(?:['’][A-Za-z]+)*")
 NO_LETTERS = re.compile(r"[\W\d_]*")
 LIST_ITEM = re.compile(r"\s*(?:[-*+•>#|]|\d{1,3}[.)]|[a-zA-Z][.)])\s")
 LAST_SENTENCE = re.compile(r"(?:^|(?<=[.!?])\s+|(?<=[.!?][\"')”])\s+)(?P<sentence>\S[^.!?]*)$")
 OPEN_END = re.compile(r"[\w)\"”'’]\s*$")
-UNMARKED = re.compile(r"(?:https?:|www\.)\S*$|[/\\@]\S*$|```\s*$|~~~\s*$")
+UNMARKED = re.compile(r"[.!?][\"'”’)]+\s*$|(?:https?:|www\.)\S*$|[/\\@]\S*$|```\s*$|~~~\s*$")
 SENTENCE_OPENS = re.compile(r"(?:^|[.!?\n])[\s\"'(“]*$")
 
 
@@ -61,18 +61,22 @@ class Enhancer:
         skipped = self._skip(text)
         if skipped:
             return Enhancement(text, skipped=skipped)
-        draft, settled = Draft(text), text
+        draft = Draft(text)
         for _ in range(MOST_ROUNDS):
-            self._round(draft)
-            if draft.text == settled or self._skip(draft.text):
-                return Enhancement(draft.text, draft.edits())
-            settled = draft.text
+            before = draft.text
+            self._correct_words(draft)
+            draft.revise(_line_edits(draft.text))
+            if draft.text == before:
+                # Grammar comes last, and once for most texts: it takes as long as all the rest.
+                draft.revise(self._grammar_edits(draft.text))
+                if draft.text == before:
+                    return Enhancement(draft.text, draft.edits())
         return Enhancement(text)
 
     def _skip(self, text: str) -> Skip:
         if len(text) > self._longest_characters:
             return Skip.TOO_LONG
-        stretches = protected_stretches(text)
+        stretches = _without_abbreviations(text, protected_stretches(text))
         if is_code(text, stretches):
             return Skip.CODE
         words = [word.lower() for word in WORD.findall(masked(text, stretches, " "))]
@@ -81,13 +85,13 @@ class Enhancer:
     def _is_word(self, word: str) -> bool:
         return word in ABBREVIATIONS or self._speller.knows(word)
 
-    def _round(self, draft: Draft) -> None:
+    def _correct_words(self, draft: Draft) -> None:
         draft.revise(self._word_edits(draft.text))
         draft.revise(confusion_edits(masked(draft.text, protected_stretches(draft.text), MASK)))
-        draft.revise(_line_edits(draft.text))
-        stretches = protected_stretches(draft.text)
-        found = list(self._grammar.edits(draft.text))
-        draft.revise(edit for edit in found if not _touches(edit, stretches))
+
+    def _grammar_edits(self, text: str) -> Iterator[Edit]:
+        stretches = protected_stretches(text)
+        return (edit for edit in self._grammar.edits(text) if not _touches(edit, stretches))
 
     def _word_edits(self, text: str) -> Iterator[Edit]:
         """Spelling and abbreviations, stretch by stretch of words with only spaces between them."""
@@ -155,7 +159,7 @@ def _one_line_edits(line: str, raw: str, opens: bool, closes: bool) -> Iterator[
     yield from spacing_edits(line)
     if LIST_ITEM.match(line):
         return
-    yield from capital_edits(line, from_start=opens)
+    yield from capital_edits(line, from_start=opens and (closes or bool(question_or_statement(line))))
     if not (opens and closes):
         return
     run_on = run_on_edit(line)

@@ -22,7 +22,7 @@ def _any(words: str) -> str:
     return "(?:" + "|".join(re.escape(word) for word in words.split()) + ")"
 
 
-FILLER = r"(?:(?:hi|hello|hey|hiya|ok|okay|so|well|and|but|also|now|then|please|sorry|excuse me|there|btw|yes|no|thanks)\b,?\s+){0,3}"
+FILLER = r"(?:(?:hi|hello|hey|hiya|ok|okay|so|well|and|but|also|now|then|please|sorry|excuse me|there|btw|yes|no|thanks)\b\s*,?\s+){0,3}"
 AUX, SUBJECT, DETERMINER = _any(AUXILIARIES), _any(SUBJECTS), _any(DETERMINERS)
 QUESTION = re.compile(
     rf"{FILLER}(?:"
@@ -54,7 +54,10 @@ OPINION = (
     "very so too really quite hard difficult easy confusing not a an the just pretty always never important urgent fun"
 )
 STATE = "bored stuck confused lost new tired sad lonely hungry sick a an not very really so just only still using"
-ASKED_BEFORE = rf"(?P<asked>^{FILLER}(?:(?:what|who|where|when|why|how|which)\b(?:\s+\w+){{0,2}}?\s+)?{AUX}\s+(?:{SUBJECT}|{DETERMINER}\s+\w+)(?:\s+[\w'+#-]+)+?)"
+ASKED_BEFORE = (
+    rf"(?P<asked>^{FILLER}(?:(?:what|who|where|when|why|how|which)\b(?:\s+\w+){{0,2}}?\s+)?{AUX}\s+"
+    rf"(?:{SUBJECT}|{DETERMINER}\s+\w+)(?:\s+[\w'+#-]+)+?)"
+)
 SAID_BEFORE = rf"(?P<said>^{FILLER}(?:{SUBJECT}|my|i'm|i've|it's|the)\s+(?:[\w'+#-]+\s+){{2,}}?[\w'+#-]+)"
 NEVER_BEFORE = (
     "that because cause if when while whether since although though and but or so as than then think know believe say feel "
@@ -77,17 +80,23 @@ RUN_ON = (
         re.IGNORECASE,
     ),
 )
+BREAKS_OFF = re.compile(
+    rf"\b{_any('is are was were the a an of to and or that because with for if my your its their')}\s*$", re.IGNORECASE
+)
 MARKS = re.compile(r"[.!?;:,…。！？]")
 SENTENCE_START = re.compile(r"(?:(?<=[.!?])|(?<=[.!?][\"'”)]))\s+(?=[a-z])")
 NOT_AN_END = re.compile(
-    r"(?:\.\.|\b(?:e\.g|i\.e|etc|vs|mr|mrs|ms|dr|prof|st|approx|fig|no|al|cf|inc|ltd|jr|sr|dept|est))\.$", re.IGNORECASE
+    r"(?:\.\.|_|\b[A-Z]|\b(?:[A-Za-z]\.)+[A-Za-z]|\b(?:bros|e\.g|i\.e|etc|vs|mr|mrs|ms|dr|prof|st|approx|fig|no|al|cf|inc|ltd|jr|sr|dept|est))\.$",
+    re.IGNORECASE,
 )
 LONE_I = re.compile(r"(?<![\w'’.\-/])i(?=(?:['’](?:m|ve|d|ll|s)\b)|(?:[\s,?!;]|\.(?!\w)|$))(?!\s*[=+*/<>\])])")
 SMALL_WORD = re.compile(r"(?<![\w'’.\-/@#])[a-z]+(?![\w\-/])")
 
 
 def question_or_statement(sentence: str) -> str:
-    """The mark that a sentence without one lacks: "?", "." or none."""
+    """The mark that a sentence without one lacks: "?", "." or none, also if it breaks off."""
+    if BREAKS_OFF.search(sentence):
+        return ""
     if QUESTION.match(sentence) and not NOT_ASKED.match(sentence):
         return "?"
     return "." if STATEMENT.match(sentence) else ""

@@ -7,7 +7,7 @@ from services.enhancer.edits import Edit, Kind
 
 DOUBLED = re.compile(r"(?<=[^\s.!?:|]) {2,}(?=[^\s|])")
 BEFORE_MARK = re.compile(r"(?<=\w) +(?=[,;?!](?:\s|$)|[?!]{2,}|\.(?:\s|$))")
-AFTER_MARK = re.compile(r"(?<=[^\W\d_][,;?!])(?=[^\W\d_])")
+AFTER_MARK = re.compile(r"(?<=[a-z][,;?!])(?=[a-z])")
 
 
 def spacing_edits(line: str) -> Iterator[Edit]:

@@ -6,27 +6,32 @@ A noisy channel (Kernighan, Church and Gale, 1990): how likely the slip is, time
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from services.enhancer.edits import Kind
 from services.enhancer.known_words import ABBREVIATIONS, BESIDE
-from services.enhancer.vocabulary import CORPUS_TOKENS, Vocabulary
+from services.enhancer.vocabulary import CORPUS_TOKENS, Vocabulary, american
 
 # Natural logarithms of probabilities; set on 400 sentences with typos and 400 correct ones (docs/decisions).
 SLIP = -5.0
 SECOND_SLIP = -5.5
 EASY_SLIP = 2.0
 FIRST_LETTER = -2.5
-# A word that exists is rarely a slip for another one.
-REAL_WORD_SLIP = -4.0
+# A word that exists is rarely a slip for another one, and then an easy one.
+REAL_WORD_SLIP = -7.0
 # An unknown word that is meant: a name, a term. Long words are rarely that close to another by chance.
 UNKNOWN = -16.0
 UNKNOWN_LETTER = -0.8
 # Words more frequent than this are never doubted: looking at them costs time and finds false alarms.
-BEYOND_DOUBT = 5_000_000
+BEYOND_DOUBT = 3_000_000
 SHORTEST_DOUBTED = 4
+SHORTEST_UNKNOWN = 3
+SHORTEST_UNKNOWN = 3
 SHORTEST_FOR_TWO_SLIPS = 5
 MOST_CANDIDATES = 10
 PAIR_WEIGHT = 0.8
+# People make the same slips: what was found for a word is kept for the next time.
+KEPT_WORDS = 20_000
 VOWELS = frozenset("aeiouy")
 
 
@@ -44,6 +49,7 @@ class Speller:
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
+        self._similar = lru_cache(maxsize=KEPT_WORDS)(self._find_similar)
 
     def knows(self, word: str) -> bool:
         """Whether the word is in the lists, with or without a possessive s."""
@@ -72,20 +78,24 @@ class Speller:
         if word in ABBREVIATIONS and _is_abbreviation(words, place):
             return [Candidate(meant, 0.0, _kind(word, meant)) for meant in ABBREVIATIONS[word]]
         known = self.knows(word)
-        if known and (
-            self._vocabulary.counts.get(word, BEYOND_DOUBT) >= BEYOND_DOUBT or len(word) < SHORTEST_DOUBTED - 1
-        ):
+        shortest = SHORTEST_DOUBTED if known or not VOWELS & set(word) else SHORTEST_UNKNOWN
+        often = known and self._vocabulary.counts.get(word, BEYOND_DOUBT) >= BEYOND_DOUBT
+        if often or len(word) < shortest or "'" in word:
             return [Candidate(word, 0.0)]
-        alone = 0.0 if known else UNKNOWN + UNKNOWN_LETTER * len(word)
-        if len(word) < 3 and not known:
-            return [Candidate(word, alone)]
         similar = self._similar(word, 1 if known or len(word) < SHORTEST_FOR_TWO_SLIPS else 2)
-        return [Candidate(word, alone), *(Candidate(meant, slip + known * REAL_WORD_SLIP) for meant, slip in similar)]
+        if known:
+            easy = [Candidate(meant, slip + REAL_WORD_SLIP) for meant, slip in similar if slip > SLIP]
+            return [Candidate(word, 0.0), *(one for one in easy if american(one.word) != american(word))]
+        alone = Candidate(word, UNKNOWN + UNKNOWN_LETTER * len(word))
+        return [alone, *(Candidate(meant, slip) for meant, slip in similar)]
 
-    def _similar(self, word: str, most_slips: int) -> list[tuple[str, float]]:
+    def _find_similar(self, word: str, most_slips: int) -> list[tuple[str, float]]:
         counts = self._vocabulary.counts
         found = [
-            (meant, _slip(word, meant, distance)) for meant, distance in self._vocabulary.similar(word, most_slips)
+            (meant, _slip(word, meant, distance))
+            for meant, distance in self._vocabulary.similar(word, most_slips)
+            # Two slips and another first letter: chance, not a typo ("habeas" is not "areas").
+            if distance == 1 or meant[0] == word[0]
         ]
         found.sort(key=lambda pair: -(pair[1] + math.log(counts[pair[0]])))
         return found[:MOST_CANDIDATES]
@@ -107,6 +117,8 @@ def _last(phrase: str, *, first: bool) -> str:
 
 
 def _kind(word: str, meant: str) -> Kind:
+    if sorted(word) == sorted(meant):
+        return Kind.SPELLING
     return Kind.PUNCTUATION if meant.replace("'", "").lower() == word else Kind.ABBREVIATION
 
 

@@ -4,6 +4,7 @@ SymSpell's idea (delete up to two letters of the first seven, on both sides) ove
 index takes 4.7 s to load; this one is built in about half a second at every start, so nothing is cached on disk.
 """
 
+import re
 from functools import lru_cache
 from importlib.resources import files
 from itertools import combinations
@@ -18,6 +19,27 @@ MAX_DISTANCE = 2
 # Sum of Google's one-trillion-token n-gram counts, from which symspellpy's two lists are taken.
 CORPUS_TOKENS = 1_024_908_267_229
 POWERS = np.array([pow(1_000_003, place + 1, 2**32) for place in range(PREFIX_LETTERS)], dtype=np.uint32)
+
+# The list is British ("colours", "analyse"): American spellings get the count of their twin.
+AMERICAN = (
+    (re.compile(r"our(?=s?$|ed$|ing$|ite|able|ful|less|al$|ally$|ist)"), "or"),
+    (re.compile(r"is(?=e[sdr]?$|ers$|ing$|ation)"), "iz"),
+    (re.compile(r"ys(?=e[sdr]?$|ers$|ing$)"), "yz"),
+    (re.compile(r"tre(?=s?$|d$)"), "ter"),
+    (re.compile(r"ll(?=ed$|ing$|er$|ers$)"), "l"),
+    (re.compile(r"ence(?=s?$)"), "ense"),
+    (re.compile(r"ogue(?=s?$)"), "og"),
+    (re.compile(r"(?<=\w)ae(?=\w)"), "e"),
+)
+SHORTEST_RESPELLED = 6
+
+
+def american(word: str) -> str:
+    """A British word in American spelling; any other as it is."""
+    if len(word) >= SHORTEST_RESPELLED:
+        for british, letters in AMERICAN:
+            word = british.sub(letters, word)
+    return word
 
 
 @lru_cache(maxsize=PREFIX_LETTERS + 1)
@@ -54,7 +76,6 @@ class Vocabulary:
         self._letters = np.array([_letter_set(word) for word in self._words], dtype=np.uint32)
         self._lengths = np.array([len(word) for word in self._words], dtype=np.int16)
         self._hashes, self._owners = self._index()
-        self.similar = lru_cache(maxsize=20_000)(self._similar)
 
     def _index(self) -> tuple[Any, Any]:
         by_length: dict[int, list[int]] = {}
@@ -71,7 +92,7 @@ class Vocabulary:
         order = np.argsort(joined, kind="stable")
         return joined[order], joined_owners[order]
 
-    def _similar(self, word: str, max_distance: int) -> tuple[tuple[str, int], ...]:
+    def similar(self, word: str, max_distance: int) -> tuple[tuple[str, int], ...]:
         """Words within `max_distance` (1 or 2) edits (optimal string alignment), with the distance; not the word itself."""
         prefix = word[:PREFIX_LETTERS]
         letters = np.frombuffer(prefix.encode("utf-32-le"), dtype=np.uint32).reshape(1, len(prefix))
@@ -86,11 +107,8 @@ class Vocabulary:
         # One edit changes the length by at most one and the set of letters by at most two.
         far = np.bitwise_count(self._letters[numbers] ^ np.uint32(_letter_set(word))) > 2 * max_distance
         numbers = numbers[~far & (np.abs(self._lengths[numbers] - len(word)) <= max_distance)]
-        found = []
-        for candidate in (self._words[number] for number in numbers.tolist()):
-            if 0 < (edits := distance(word, candidate, max_distance)) <= max_distance:
-                found.append((candidate, edits))
-        return tuple(found)
+        near = ((self._words[number], distance(word, self._words[number], max_distance)) for number in numbers.tolist())
+        return tuple(pair for pair in near if 0 < pair[1] <= max_distance)
 
 
 def distance(left: str, right: str, limit: int) -> int:
@@ -128,6 +146,7 @@ def read_vocabulary(extra_words: dict[str, int]) -> Vocabulary:
         word: int(count)
         for word, count in (line.split() for line in _lines(package, "frequency_dictionary_en_82_765.txt"))
     }
+    counts |= {new: counts[word] for word in list(counts) if (new := american(word)) not in counts}
     pairs = {}
     for line in _lines(package, "frequency_bigramdictionary_en_243_342.txt"):
         pair, _, count = line.rpartition(" ")

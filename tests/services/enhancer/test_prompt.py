@@ -1,0 +1,108 @@
+"""What the enhancer makes of what people type, what it leaves alone, and what holds for any text."""
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.enhancer.edits import apply
+from services.enhancer.prompt import Enhancer, Skip
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("hw do i lern python its very hard", "How do I learn Python? It's very hard."),
+        ("wat is teh captial of frnace", "What is the capital of France?"),
+        ("pls hlp me writ a leter to my bos", "Please help me write a letter to my boss."),
+        ("can you help me with my hw", "Can you help me with my homework?"),
+        (
+            "i dont understand how recursion works can you explain it",
+            "I don't understand how recursion works. Can you explain it?",
+        ),
+        ("he go to school every day", "He goes to school every day."),
+        ("i has a apple", "I have an apple."),
+        ("what is the book i have to read", "What is the book I have to read?"),
+        ("gr8 thx", "Great thanks"),
+        ("how r u", "How are you?"),
+        ("how do i learn r", "How do I learn r?"),
+        ("i could of gone to the the shop", "I could have gone to the shop."),
+        ("hello , how are you", "Hello, how are you?"),
+        ("what is the diffrence  between france and germany", "What is the difference between France and Germany?"),
+        ("Definately reccomend a restaraunt", "Definitely recommend a restaurant"),
+    ],
+)
+def test_what_was_meant_is_found(enhancer: Enhancer, typed: str, meant: str) -> None:
+    assert enhancer.enhance(typed).text == meant
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "What is the capital of France?",
+        "How do I learn Python? It's very hard.",
+        "Use `teh_variable` in /usr/lcoal/bin and mail jhon@exmaple.com about https://exmaple.com/teh.",
+        'He said "teh end" to Priya Ramanathan.',
+        "Ask Siobhan and Nguyen about Kubernetes.",
+        "What does NASA do?",
+        "The price is 3,000.50 EUR for v2.10.3.",
+        "Is this right: x == y?",
+        "I love it 🙂",
+        "Analyze the colors of the theater.",
+        "Analyse the colours of the theatre.",
+        "What is a writ of habeas corpus?",
+        "Explain list comprehensions in Python.",
+        "Dr. Smith met Mr. Jones, i.e. his boss, at 5 p.m. yesterday.",
+        "- first item\n- second item",
+        "Name,Age,City\nAnn,5,Rome",
+        "What is the reason it's so slow?",
+        "Do you think it's hard?",
+        "I wonder how hard it's going to be.",
+        "Fix this:\n```python\ndef fucntion(): retrun 1\n```",
+    ],
+)
+def test_what_is_right_or_not_ours_stays_as_it_is(enhancer: Enhancer, text: str) -> None:
+    enhancement = enhancer.enhance(text)
+    assert (enhancement.text, enhancement.edits) == (text, ())
+
+
+@pytest.mark.parametrize(
+    ("text", "skipped"),
+    [
+        ("hola como estas amigo", Skip.LANGUAGE),
+        ("wie geht es dir heute", Skip.LANGUAGE),
+        ("bonjour tout le monde", Skip.LANGUAGE),
+        ("как дела", Skip.LANGUAGE),
+        ("你好吗", Skip.LANGUAGE),
+        ("for i in range(10):\n    print(i)", Skip.CODE),
+        ("SELECT * FROM users WHERE id = 1;", Skip.CODE),
+        ("git commit -m fix", Skip.CODE),
+        ("a " * 5_000, Skip.TOO_LONG),
+    ],
+)
+def test_other_languages_code_and_documents_are_not_tried(enhancer: Enhancer, text: str, skipped: Skip) -> None:
+    enhancement = enhancer.enhance(text)
+    assert (enhancement.text, enhancement.edits, enhancement.skipped) == (text, (), skipped)
+
+
+WORDS = st.sampled_from(
+    "hw do i lern python its very hard pls hlp me writ a leter teh captial of frnace u r gr8 dont im he go what is `co de` "
+    '"quo ted" http://a.b/c x_y 42 , . ? ! Priya NASA has a apple thx the the could of então ça 🙂 i\'m\n - ( ) :'.split(
+        " "
+    )
+)
+TEXTS = st.one_of(st.lists(WORDS, max_size=14).map(" ".join), st.text(max_size=60))
+
+
+@settings(max_examples=250, deadline=None)
+@given(TEXTS)
+def test_edits_rebuild_the_text_do_not_overlap_and_a_second_time_changes_nothing(enhancer: Enhancer, text: str) -> None:
+    once = enhancer.enhance(text)
+    assert apply(text, once.edits) == once.text
+    for edit, following in pairwise(once.edits):
+        assert edit.end <= following.start
+    assert all(0 <= edit.start <= edit.end <= len(text) for edit in once.edits)
+    assert all(text[edit.start : edit.end] != edit.replacement for edit in once.edits)
+    assert enhancer.enhance(once.text).text == once.text
+    assert enhancer.enhance(text) == once
