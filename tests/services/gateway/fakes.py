@@ -45,6 +45,7 @@ class FakeGuardrail(guardrail_pb2_grpc.GuardrailServiceServicer, Switch):
         self.inputs: list[list[str]] = []
         self.outputs: list[guardrail_pb2.CheckOutputRequest] = []
         self.held_characters = 0
+        self.gives_verdicts = True
         self.before_verdict: Callable[[], Any] | None = None
 
     async def CheckInput(self, request: Any, context: Any) -> guardrail_pb2.CheckInputResponse:
@@ -74,8 +75,9 @@ class FakeGuardrail(guardrail_pb2_grpc.GuardrailServiceServicer, Switch):
             held_characters=held,
         )
 
-    @staticmethod
-    def _verdict(action: str, category: str) -> guardrail_pb2.Verdict:
+    def _verdict(self, action: str, category: str) -> guardrail_pb2.Verdict:
+        if not self.gives_verdicts:
+            return guardrail_pb2.Verdict()
         number = guardrail_pb2.Action.Value(f"ACTION_{action.upper()}")
         return guardrail_pb2.Verdict(action=number, category=category, score=1, policy_version=POLICY_VERSION)
 

@@ -142,6 +142,28 @@ async def test_a_silent_generator_is_given_up(tmp_path: Path) -> None:
         await asyncio.wait_for(gateway.fakes.generator.cancelled.wait(), 5)
 
 
+async def test_a_turn_that_takes_too_long_is_ended_and_its_text_still_stored(tmp_path: Path) -> None:
+    async with house(tmp_path, turn_seconds=0.4) as gateway:
+        never = asyncio.Event()
+        gateway.fakes.generator.gate = lambda number: never.wait() if number == 1 else asyncio.sleep(0)
+        events = []
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            async for event in gateway.send():
+                events.append(event)
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        await _until(lambda: events[0].message_id in gateway.fakes.session.finished)
+        assert gateway.fakes.session.finished[events[0].message_id].text == "The "
+
+
+async def test_an_answer_of_the_guard_that_is_no_verdict_is_taken_for_none(gateway: House) -> None:
+    gateway.fakes.guardrail.gives_verdicts = False
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await gateway.ask()
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert "no verdict" in (caught.value.details() or "")
+    assert gateway.fakes.generator.requests == []
+
+
 async def test_an_answer_waits_for_a_session_that_restarts(gateway: House) -> None:
     gateway.fakes.session.away_at_finish = 4
     events = await gateway.ask()

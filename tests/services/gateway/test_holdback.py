@@ -117,6 +117,15 @@ async def test_nothing_is_released_after_a_stop_even_if_its_verdict_was_under_wa
     assert await read(answer) == []
 
 
+async def test_the_guard_is_not_asked_after_a_stop() -> None:
+    guard = FakeGuard()
+    answer = HeldAnswer(guard, "prompt", 0.0)
+    answer.add("text")
+    answer.stop()
+    assert await read(answer) == []
+    assert guard.asked == []
+
+
 async def test_the_guards_limits_are_kept() -> None:
     guard = FakeGuard(held=5)
     answer = HeldAnswer(guard, "prompt", 0.0)
