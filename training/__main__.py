@@ -1,4 +1,4 @@
-"""`python -m training loop | canary | snapshot | report | nano-base`: the only place that reads arguments and builds what they ask for.
+"""`python -m training loop | canary | snapshot | report | nano-base`: the only place that reads arguments and builds from them.
 
 Exit status of loop: 0 the turn ended (promoted, rolled back, refused or passed), 1 an error, 3 another loop runs, 4 not enough
 feedback.

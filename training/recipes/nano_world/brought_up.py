@@ -44,7 +44,7 @@ def bring_up(work: Path, output: Path, code_commit: str, progress: Callable[[Pro
     pretraining = pretrain.PretrainConfig(
         tokenizer_directory=work / "tokenizer",
         data_path=work / "texts.jsonl",
-        output_directory=work / "pretrained",
+        output_directory=work / "nano-pretrained",
         lineage=Lineage("nano-pretrained", code_commit=code_commit, licence=LICENCE),
         model_json=model_json(),
         steps=PRETRAIN_STEPS,
@@ -56,7 +56,7 @@ def bring_up(work: Path, output: Path, code_commit: str, progress: Callable[[Pro
     )
     run_stage(pretrain.run, pretraining, "pretrain", work, 0, progress)
     fine_tuning = sft.SftConfig(
-        model_directory=work / "pretrained",
+        model_directory=work / "nano-pretrained",
         data_path=work / "conversations.jsonl",
         output_directory=work / "nano",
         lineage=Lineage(VERSION, code_commit=code_commit, licence=LICENCE),
