@@ -27,5 +27,6 @@ STEPS = (
     Step("proto format", (BUF, "format", "--diff", "--exit-code")),
     Step("proto breaking", (BUF, "breaking", "--against", "proto/released.binpb")),
     Step("generated code", (sys.executable, "-m", "infra.proto.fresh")),
+    Step("tree of the docs", (sys.executable, "-m", "infra.docs.tree", "--check")),
     Step("page", (sys.executable, "-m", "infra.install.tools", "page", "--check")),
 )
