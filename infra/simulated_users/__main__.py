@@ -19,7 +19,7 @@ from infra.simulated_users.bounds import CrowdError
 from infra.simulated_users.client import open_client
 from infra.simulated_users.demo import Demonstration
 from infra.simulated_users.settings import PLANS, Control, Settings
-from infra.simulated_users.system import NotCommittedError, System, running_system
+from infra.simulated_users.system import NotCommittedError, System, forget, running_system
 from infra.simulated_users.terminal import say
 from infra.simulated_users.training_loop import LoopFailedError
 from infra.small_model.errors import ModelError
@@ -49,6 +49,8 @@ def main() -> None:
 
 async def demo(settings: Settings) -> bool:
     """The story, in a system of its own or in the one that runs in the state folder."""
+    if settings.fresh:
+        forget(settings.state, say)
     model, ports = settings.plan.model, (settings.http_port, settings.grpc_port)
     async with (
         running_system(settings.state, model, *ports, say) as system,
@@ -75,7 +77,7 @@ async def _until_stopped(system: System) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     key = (system.layout.state / "owner.key").read_text().strip()
-    say(f"still running: chat at {system.layout.url}/#key={key}  (Ctrl-C stops)")
+    say(f"still running: chat, and the loop's report, at {system.layout.url}/#key={key}  (Ctrl-C stops)")
     await stopped.wait()
 
 
@@ -96,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     whole.add_argument("--model", help="first version of a system that is started (default: the recipe's own)")
     whole.add_argument("--port", type=int, default=0, help="HTTP port of a system that is started; 0 picks a free one")
     whole.add_argument("--grpc-port", type=int, default=0, help="gRPC port of it; 0 picks a free one")
+    whole.add_argument("--go-on", action="store_true", help="go on with what an earlier demonstration left")
     whole.add_argument("--keep", action="store_true", help="leave it running until Ctrl-C")
     whole.add_argument("--shuffle-thumbs", action="store_true", help="control: thumbs say nothing; nothing is promoted")
     whole.add_argument("--worse", action="store_true", help="control: only a canary of a version made worse on purpose")
@@ -120,6 +123,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         grpc_port=options.grpc_port if whole else 0,
         seed=options.seed,
         keep=whole and options.keep,
+        fresh=whole and options.state is None and not options.go_on,
         control=Control(options.shuffle_thumbs, options.worse) if whole else Control(),
     )
 

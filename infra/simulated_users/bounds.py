@@ -2,9 +2,8 @@
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import grpc
@@ -23,7 +22,7 @@ class CrowdError(RuntimeError):
 
 @dataclass(frozen=True)
 class Bounds:
-    """A run ends at whichever comes first. `pause_seconds`: rest of each worker after a visit, asked anew every time."""
+    """A run ends at whichever comes first. `pause_seconds`: rest of each worker after a visit, asked anew every second."""
 
     thumbs: int
     seconds: float
@@ -51,7 +50,7 @@ class Counts:
     down: int = 0
     corrections: int = 0
     errors: int = 0
-    by_version: Counter[str] = field(default_factory=Counter)
+    by_version: dict[str, int] = field(default_factory=dict)
     waits: list[float] = field(default_factory=list)
 
     @property
@@ -68,7 +67,7 @@ class Counts:
         self.answers += 1
         self.turns += bool(answer.model_version)
         self.refused += answer.refused
-        self.by_version[answer.model_version] += 1
+        self.by_version[answer.model_version] = self.by_version.get(answer.model_version, 0) + 1
         self.waits.append(answer.seconds)
 
     def text(self) -> str:
@@ -111,7 +110,7 @@ class Run:
         """A visit went well."""
         self._errors_in_a_row = 0
         self._watch(self.counts)
-        await self._rest(self._bounds.pause_seconds())
+        await self._rest(self._bounds.pause_seconds)
 
     async def failed(self, error: grpc.aio.AioRpcError) -> None:
         """A visit ended in an error. Raises: CrowdError, if that goes on and on."""
@@ -121,11 +120,11 @@ class Run:
             raise CrowdError(
                 f"{MOST_ERRORS_IN_A_ROW} calls in a row failed; the last: {error.code().name}: {error.details()}"
             )
-        await self._rest(ERROR_PAUSE_SECONDS)
+        await self._rest(lambda: ERROR_PAUSE_SECONDS)
 
-    async def _rest(self, seconds: float) -> None:
-        if seconds > 0 and not self.is_over:
-            try:
-                await asyncio.wait_for(self._stop.wait(), seconds)
-            except TimeoutError:
-                return
+    async def _rest(self, seconds: Callable[[], float]) -> None:
+        """Asked anew every second: a pause may become shorter while it lasts."""
+        began = time.monotonic()
+        while not self.is_over and (left := began + seconds() - time.monotonic()) > 0:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), min(left, 1.0))

@@ -44,14 +44,14 @@ class Demonstration:
         committed = await self._system.committed()
 
         with self._timed("loop"):
-            companions = await self._train("loop", ["--recipe", self._settings.recipe])
+            companions = await self._train("loop", [])
         turn = read_turn(self._system.layout)
 
         with self._timed("judgement"):
             win_rate = await self._judge(turn) if turn.promoted else None
         served = (await self._system.rollout()).stable.version
         claims = (*self._said(counts, committed, turn), *self._learned(turn, served, win_rate))
-        outcome = Outcome(counts, companions, turn, served, win_rate, self._minutes, self._url(turn), claims)
+        outcome = Outcome(counts, companions, turn, served, win_rate, self._minutes, claims)
         write_summary(outcome, self._system.layout.state)
         for line in lines(outcome):
             print(line)
@@ -62,16 +62,15 @@ class Demonstration:
         first = (await self._system.rollout()).stable.version
         models = self._system.layout.models
         worse = make_worse(models / first, models / f"{first}-worse")
-        words = ["--recipe", self._settings.recipe, "--version", worse.name, "--directory", str(worse)]
         with self._timed("canary"):
-            counts = await self._train("canary", words)
+            counts = await self._train("canary", ["--version", worse.name, "--directory", str(worse)])
         rollout = await self._system.rollout()
         last = next(change for change in rollout.history if change.version == worse.name)
         claims = (
             Claim(
                 "the worse version met people",
-                counts.by_version[worse.name] > 0,
-                f"{counts.by_version[worse.name]} answers",
+                counts.by_version.get(worse.name, 0) > 0,
+                f"{counts.by_version.get(worse.name, 0)} answers",
             ),
             Claim("the canary rolled it back by itself", last.kind == "rolled_back", f"{last.kind}: {last.reason}"),
             Claim("the first version answers", rollout.stable.version == first, rollout.stable.version),
@@ -102,11 +101,13 @@ class Demonstration:
     async def _train(self, command: str, arguments: list[str]) -> Counts:
         """Run training's command while people go on: a few, slowly, until a canary needs their thumbs."""
         crowd = await self._crowd(shuffled=False)
+        recipe, seconds = self._settings.recipe, self._settings.plan.canary_seconds
+        words = ["--recipe", recipe, "--canary-seconds", f"{seconds:g}", *arguments]
         ended = asyncio.Event()
         async with asyncio.TaskGroup() as group:
             companions = group.create_task(self._accompany(crowd, ended, at_once=command == "canary"))
             try:
-                await run_training(self._system.layout, command, arguments)
+                await run_training(self._system.layout, command, words)
             finally:
                 ended.set()
         return companions.result()
@@ -120,7 +121,7 @@ class Demonstration:
         bounds = Bounds(
             MOST_COMPANION_THUMBS,
             MOST_COMPANION_SECONDS,
-            plan.companions,
+            plan.concurrency,
             lambda: 0.0 if at_once or running_step(layout) == "canary" else plan.pause_seconds,
         )
         return await crowd.run(bounds, lambda _: None, ended)
@@ -175,9 +176,6 @@ class Demonstration:
                 Claim(f"people prefer it in at least {goal:.0%}", bool(win_rate and win_rate.rate >= goal), seen)
             )
         return tuple(claims)
-
-    def _url(self, turn: Turn) -> str:
-        return f"{self._system.layout.url}/api/loop/report/{turn.version}"
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:

@@ -12,9 +12,11 @@ from infra.simulated_users.rating import Temper
 
 @dataclass(frozen=True)
 class Plan:
-    """`questions`: how many different ones are asked, so that answers to the same one can be compared. `companions` go on during
-    training and rest for `pause_seconds` after each visit. `samples`: answers of each version to a held-out question. `goal`: the
-    win rate that is claimed; None claims none.
+    """What one recipe's demonstration does.
+
+    `questions`: how many different ones are asked, so that answers to the same one can be compared. During training each of the
+    `concurrency` rests for `pause_seconds` after a visit, until a canary wants thumbs, for `canary_seconds` at most. `samples`:
+    answers of each version to a held-out question. `goal`: the win rate that is claimed; None claims none.
     """
 
     model: str
@@ -26,8 +28,8 @@ class Plan:
     manner: Manner
     habits: Habits
     temper: Temper
-    companions: int
     pause_seconds: float
+    canary_seconds: float
     samples: int
     goal: float | None
 
@@ -44,8 +46,8 @@ PLANS = {
         manner=Manner(task=chat_pb2.TASK_CHAT),
         habits=Habits(),
         temper=Temper(),
-        companions=8,
-        pause_seconds=8.0,
+        pause_seconds=16.0,
+        canary_seconds=240.0,
         samples=2,
         goal=0.65,
     ),
@@ -60,8 +62,8 @@ PLANS = {
         manner=Manner(temperature=0.7),
         habits=Habits(asks_again=0.7, goes_on=0.02),
         temper=Temper(corrects_if_displeased=0.25),
-        companions=2,
-        pause_seconds=20.0,
+        pause_seconds=120.0,
+        canary_seconds=1200.0,
         samples=1,
         goal=None,
     ),
@@ -82,7 +84,7 @@ class Control:
 
 @dataclass(frozen=True)
 class Settings:
-    """One demonstration."""
+    """One demonstration. `fresh`: what an earlier one left in the state folder is removed, unless its system still runs."""
 
     recipe: str
     plan: Plan
@@ -91,4 +93,5 @@ class Settings:
     grpc_port: int
     seed: int
     keep: bool
+    fresh: bool
     control: Control

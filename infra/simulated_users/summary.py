@@ -33,7 +33,6 @@ class Outcome:
     served: str
     win_rate: WinRate | None
     minutes: dict[str, float]
-    url: str
     claims: tuple[Claim, ...]
 
     @property
@@ -53,7 +52,6 @@ def lines(outcome: Outcome) -> Iterable[str]:
         ("minutes", _minutes(outcome.minutes)),
         ("the loop's steps", ", ".join(f"{name} {s:.0f} s" for name, s in outcome.turn.step_seconds.items())),
         ("report", f"{outcome.turn.report}"),
-        ("", outcome.url),
     ]
     yield from (f"{name:<18}{value}" for name, value in rows)
     yield from _sample_lines(outcome.win_rate)

@@ -4,6 +4,7 @@ Beside the public API it looks at two inner things: whether the sink has committ
 """
 
 import asyncio
+import shutil
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -103,6 +104,16 @@ class System:
             finally:
                 taken_off = generator_pb2.RollBackCanaryRequest(version=version, reason="it served a comparison alone")
                 await rollout.RollBackCanary(taken_off, timeout=CALL_SECONDS)
+
+
+def forget(state: Path, say: Say) -> None:
+    """Remove an earlier demonstration, unless its system runs."""
+    try:
+        read_ports(state)
+    except NotRunningError:
+        if state.exists():
+            say(f"starting afresh: the earlier demonstration in {state} is removed")
+            shutil.rmtree(state)
 
 
 @asynccontextmanager

@@ -21,7 +21,7 @@ async def people_say(stack: Stack, thumbs: int) -> Counts:
     """A crowd in the running system; returns when the sink has committed all of it."""
     nano = PLANS["nano"]
     plan = type(nano)(**{**vars(nano), "thumbs": thumbs, "people": 8, "concurrency": 4, "seconds": 120})
-    settings = Settings("nano", plan, stack.state, 0, 0, seed=5, keep=False, control=Control())
+    settings = Settings("nano", plan, stack.state, 0, 0, seed=5, keep=False, fresh=False, control=Control())
     system = System(Layout(stack.state, stack.ports))
     before = await system.committed()
     async with open_client(system.gateway, plan.manner) as client:
@@ -57,3 +57,53 @@ async def test_every_acknowledged_thumb_is_in_the_snapshot_once(own_stack: Stack
         for row in pq.read_table(own_stack.state / "objects" / segment["object"]).to_pylist()
     ]
     assert len(rows) == len({row["event_id"] for row in rows}) == counts.events
+
+
+def demonstrate(state: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """`make demo RECIPE=nano` without make, in a folder of its own."""
+    command = [sys.executable, "-m", "infra.simulated_users", "demo", "--recipe", "nano", "--state", str(state)]
+    return subprocess.run([*command, *words], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_thousand_thumbs_make_a_version_that_people_prefer(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    done = demonstrate(state)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    seen = json.loads((state / "demo.json").read_text())
+    # The claims once more, from what lies on disk and not from the demonstration's own words.
+    assert seen["win_rate"]["rate"] >= 0.65
+    assert seen["crowd"]["up"] + seen["crowd"]["down"] == 1000
+    run = state / "loop" / "runs" / "nano-1"
+    assert json.loads((run / "result.json").read_text())["result"] == "promoted"
+    rollout = json.loads((state / "generator" / "rollout.json").read_text())
+    assert rollout["stable"]["version"] == seen["served"] == "nano-1"
+    report = (run / "report.html").read_text()
+    assert "nano-1" in report
+    assert "promoted" in report
+    assert seen["turn"]["health"]["reward_model"]["value"] > 0.5
+    assert 0.5 < seen["turn"]["sets"]["held_out_ceiling"] < 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_shuffled_thumbs_promote_nothing(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    done = demonstrate(state, "--shuffle-thumbs", "--thumbs", "600")
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    assert json.loads((state / "loop" / "runs" / "nano-1" / "result.json").read_text())["result"] == "refused"
+    assert json.loads((state / "generator" / "rollout.json").read_text())["stable"]["version"] == "nano-0"
+    assert not (state / "models" / "nano-1").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_version_made_worse_on_purpose_is_rolled_back_by_itself(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    done = demonstrate(state, "--worse")
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    end = json.loads((state / "loop" / "canaries" / "nano-0-worse" / "end.json").read_text())
+    assert end["verdict"] == "roll_back"
+    assert end["last"]["candidate"]["up"] + end["last"]["candidate"]["down"] >= 20
+    assert json.loads((state / "generator" / "rollout.json").read_text())["stable"]["version"] == "nano-0"

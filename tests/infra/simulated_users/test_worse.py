@@ -17,10 +17,10 @@ def tensors() -> dict[str, np.ndarray]:
 
 def test_two_layers_change_places_and_nothing_else_changes() -> None:
     before, after = tensors(), load(exchange_layers(save(tensors())))
-    places = {1: 2, 2: 1}
+    places = {0: 3, 3: 0}
     assert before.keys() == after.keys()
     for name, values in before.items():
-        number = int(name.split(".")[2]) if "layers" in name else 0
+        number = int(name.split(".")[2]) if "layers" in name else 1
         other = name.replace(f"layers.{number}.", f"layers.{places.get(number, number)}.")
         assert np.array_equal(after[other], values)
 
