@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from training.cluster.progress_log import read_progress
-from training.cluster.runner import PROGRESS, run_stage
+from training.cluster.runner import PROGRESS, local_cluster, run_stage
 from training.data.catalogue import Catalogue
 from training.data.sets import Sets, cut, write_sets
 from training.data.snapshot import Snapshot, open_snapshot, read_judgements, take_snapshot
@@ -28,6 +28,7 @@ from training.registry import Registry, RegistryError, Stage
 from training.report import REPORT, write_report
 from training.runs import RunRecord, RunResult, Runs, write_json
 from training.stages import ppo, reward_model, sft
+from training.stages.artifact import finished
 from training.stages.context import ConfigError, Progress, RunContext
 
 STEPS = ("snapshot", "sft", "reward_model", "judge", "health", "ppo", "evaluation", "gate", "canary")
@@ -82,17 +83,7 @@ class Turn:
 
 def run_turn(turn: Turn) -> RunResult:
     """From the snapshot to the verdict of the users. Each line is a step that a second call skips."""
-    config, version = turn.config, turn.record.version
-    train(turn, "sft", sft.run, config.sft)
-    train(turn, "reward_model", reward_model.run, config.reward_model)
-    train(turn, "judge", reward_model.run, config.judge)
-
-    health = check_health(turn)
-    if not decide(health).passed:
-        return refuse(turn, decide(health))
-
-    candidate = train(turn, "ppo", ppo.run, config.ppo)
-    decision = decide([*health, *evaluate(turn, candidate)])
+    decision = learn(turn)
     if not decision.passed:
         return refuse(turn, decision)
 
@@ -100,9 +91,25 @@ def run_turn(turn: Turn) -> RunResult:
     if turn.around.rollout is None:
         return conclude(turn, "passed", "the gate passed; no rollout was asked for")
     end = try_on_users(turn, turn.around.rollout)
-    promoted = end.verdict is Verdict.PROMOTE
+    promoted, version = end.verdict is Verdict.PROMOTE, turn.record.version
     turn.around.registry.note(version, Stage.PROMOTED if promoted else Stage.ROLLED_BACK, end.reason, version)
-    return conclude(turn, "promoted" if promoted else "rolled_back", end.reason)
+    return conclude(turn, "promoted" if promoted else "rolled back", end.reason)
+
+
+def learn(turn: Turn) -> Decision:
+    """Train, as far as the reward models' health allows, and decide. One cluster for all stages: to start it takes longest."""
+    config = turn.config
+    with local_cluster(0 if finished(config.ppo.output_directory) else config.num_workers):
+        train(turn, "sft", sft.run, config.sft)
+        train(turn, "reward_model", reward_model.run, config.reward_model)
+        train(turn, "judge", reward_model.run, config.judge)
+
+        health = check_health(turn)
+        if not decide(health).passed:
+            return decide(health)
+
+        candidate = train(turn, "ppo", ppo.run, config.ppo)
+    return decide([*health, *evaluate(turn, candidate)])
 
 
 def run_loop(recipe_name: str, recipe: Recipe, around: Surroundings) -> RunResult:

@@ -179,11 +179,11 @@ def _ignore(_: Progress) -> None:
 
 @contextmanager
 def local_cluster(num_workers: int) -> Iterator[None]:
-    """Ray on this machine for as long as the block runs; nothing where a cluster is there already.
+    """Ray on this machine for as long as the block runs; nothing without workers or where a cluster is there already.
 
     Starting Ray costs tens of seconds on two busy cores: hold this open around several stages.
     """
-    if ray.is_initialized():
+    if num_workers == 0 or ray.is_initialized():
         yield
         return
     for name, value in ENVIRONMENT.items():
