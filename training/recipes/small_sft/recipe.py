@@ -23,14 +23,14 @@ def small_sft(base: Path, data: Path, data_sha256: str, output: Path, code_commi
         output_directory=output,
         lineage=Lineage(VERSION, "small-sft-texts", data_sha256, code_commit, LICENCE),
         epochs=2,
-        batch_rows=32,
+        batch_rows=16,
         microbatch_rows=16,
         max_tokens=320,
         optimizer=OptimizerConfig(learning_rate=4e-4, schedule="cosine", warmup_fraction=0.05),
         lora=LoraConfig(rank=16, alpha=32.0, targets=PROJECTIONS),
         vocabulary_rows=32768,  # of 65,536: the head is a third of the work
         held_out_fraction=0.05,
-        checkpoint_every_steps=30,
+        checkpoint_every_steps=50,
         seed=1,
-        machine=Machine(threads=1, dtype="auto"),
+        machine=Machine(threads=2, dtype="auto"),
     )
