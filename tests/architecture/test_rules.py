@@ -119,7 +119,9 @@ def test_the_chassis_is_a_closed_list_and_small() -> None:
 
 
 def test_no_pickle_and_no_eval_anywhere() -> None:
-    dangerous = re.compile(r"\b(pickle|cPickle|joblib|marshal)\b|torch\.load|yaml\.load\(|(?<![\w.])eval\(|(?<![\w.])exec\(|shell=True")
+    dangerous = re.compile(
+        r"\b(pickle|cPickle|joblib|marshal)\b|torch\.load|yaml\.load\(|(?<![\w.])eval\(|(?<![\w.])exec\(|shell=True"
+    )
     for file in modules():
         code = "\n".join(line.split("#")[0] for line in file.read_text().splitlines())
         calls = [match.group() for match in dangerous.finditer(_without_strings(code))]
