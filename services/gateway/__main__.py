@@ -75,8 +75,6 @@ async def opened(settings: GatewaySettings) -> AsyncIterator[Doors]:
         keys = Keys(store, settings.key_cache_seconds)
         peers = await _Peers.open(settings, stack)
         turns = Turns(_chat(settings, peers).run, _limits(settings))
-        stack.push_async_callback(turns.close, settings.drain_seconds)
-
         chat = ChatServicer(turns, peers.session, peers.conversations)
         said = FeedbackServicer(Feedback(peers.session, peers.feedback, settings.principal_key.get_secret_value()))
         door = Door(keys, settings.max_rpc_seconds)
@@ -86,9 +84,9 @@ async def opened(settings: GatewaySettings) -> AsyncIterator[Doors]:
             *LoopFiles(settings.loop_directory).routes(door),
         ]
         app = make_app(door, routes, _page(settings), with_metrics=settings.http_metrics)
-        port = await stack.enter_async_context(
-            serving_http(app, settings.host, settings.http_port, settings.drain_seconds)
-        )
+        port = await stack.enter_async_context(serving_http(app, settings.host, settings.http_port))
+        # Closed before HTTP is: the turns' ends are what their readers wait for.
+        stack.push_async_callback(turns.close, settings.http_drain_seconds)
         yield Doors(_registrations(chat, said, keys), port)
 
 

@@ -60,5 +60,8 @@ class GatewaySettings(ServiceSettings):
     )
     keep_seconds: float = Field(600.0, gt=0, description="how long the events of an ended turn can be resumed")
     max_kept_characters: int = Field(50_000_000, ge=1, description="text of ended turns kept for resuming, in all")
+    http_drain_seconds: float = Field(
+        2.0, ge=0, description="after gRPC has drained: what turns without a gRPC reader get to end by themselves"
+    )
     max_turns: int = Field(500, ge=1, description="turns at once")
     max_turns_per_user: int = Field(100, ge=1, description="turns at once of one user")

@@ -26,6 +26,9 @@ from services.gateway.request import DisconnectPolicy, TurnRequest, wrong
 
 log = logging.getLogger(__name__)
 
+# At shutdown: what session gets to take the answers that were stopped.
+STORE_SECONDS = 3.0
+
 
 class Turn:
     """One turn: written by the chat path, read by whoever asks."""
@@ -197,15 +200,17 @@ class Turns:
             raise wrong("after_sequence", f"at most the last sequence, {len(turn.events)}")
         return turn
 
-    async def close(self, within_seconds: float) -> None:
-        """Let no new turn in, stop the running ones, and wait until their text is stored."""
+    async def close(self, drain_seconds: float) -> None:
+        """Let no new turn in, give running ones time to end, stop the rest, and wait until what was shown is stored."""
         self._closing = True
         for timer in self._kept.values():
             timer.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=drain_seconds)
         for turn in self._tasks.values():
             turn.interrupt()
         if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=within_seconds)
+            _, late = await asyncio.wait(self._tasks, timeout=STORE_SECONDS)
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)

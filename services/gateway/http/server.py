@@ -18,8 +18,8 @@ class EmbeddedServer(uvicorn.Server):
 
 
 @asynccontextmanager
-async def serving_http(app: ASGIApp, host: str, port: int, drain_seconds: float) -> AsyncIterator[int]:
-    """Serve until the block ends; running responses get `drain_seconds`. Yields the port."""
+async def serving_http(app: ASGIApp, host: str, port: int) -> AsyncIterator[int]:
+    """Serve until the block ends. Yields the port."""
     listener = socket.create_server((host, port), backlog=2048)
     config = uvicorn.Config(
         app,
@@ -29,7 +29,8 @@ async def serving_http(app: ASGIApp, host: str, port: int, drain_seconds: float)
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=max(1, round(drain_seconds)),
+        # Streams end with their turns, which are closed before.
+        timeout_graceful_shutdown=1,
     )
     server = EmbeddedServer(config)
     running = asyncio.create_task(server.serve(sockets=[listener]))

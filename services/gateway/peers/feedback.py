@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from thumbwheel.feedback.v1 import events_pb2, feedback_pb2, feedback_pb2_grpc
 
 from services.chassis.channel import call_unary
-from services.chassis.errors import UnavailableError
+from services.chassis.errors import AlreadyExistsError, UnavailableError
 from services.gateway.feedback import Correction, Durability, FeedbackEvent, Retraction, Thumb
 
 PEER = "feedback"
@@ -23,7 +23,15 @@ class FeedbackPeer:
     async def record(self, event: FeedbackEvent) -> Durability:
         """See `feedback.FeedbackLog`."""
         request = feedback_pb2.RecordFeedbackRequest(event=_message(event))
-        response = await call_unary(PEER, self._stub.RecordFeedback, request, within_seconds=self._within_seconds)
+        try:
+            response = await call_unary(PEER, self._stub.RecordFeedback, request, within_seconds=self._within_seconds)
+        except AlreadyExistsError as error:
+            # The caller knows the id that the event's is made from.
+            raise AlreadyExistsError(
+                "request_id was used to say something else; the first stands",
+                field="request_id",
+                limit="one content a request_id",
+            ) from error
         if response.durability not in DURABILITIES:
             raise UnavailableError(
                 "the feedback service does not say where the event is", reason="FEEDBACK_UNAVAILABLE"

@@ -48,6 +48,7 @@ async def test_the_same_request_id_is_the_same_event_and_other_content_is_refuse
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await submit(gateway, message_id, thumb=events_pb2.Thumb(up=False))
     assert caught.value.code() is grpc.StatusCode.ALREADY_EXISTS
+    assert "request_id" in (caught.value.details() or "")
 
 
 async def test_corrections_and_retractions_go_the_same_way(gateway: House) -> None:

@@ -8,7 +8,7 @@ import grpc
 import pytest
 from thumbwheel.chat.v1 import chat_pb2
 
-from services.chassis.errors import NotFoundError, ServiceError
+from services.chassis.errors import NotFoundError, ServiceError, UnavailableError
 from services.chassis.identity import Caller
 from services.gateway.events import FinishReason, Started, TextDelta
 from services.gateway.request import TurnRequest, UserInput
@@ -185,23 +185,50 @@ async def test_more_turns_than_allowed_are_refused(tmp_path: Path) -> None:
         assert kinds_of(await other)[-1] == "completed"
 
 
-async def test_a_shutdown_stores_what_was_shown_and_says_why_it_ended(tmp_path: Path) -> None:
+async def test_a_shutdown_stores_what_was_shown_as_failed(tmp_path: Path) -> None:
     async with house(tmp_path, drain_seconds=0.1) as gateway:
+        hold = Hold(gateway, at=1)
+        seen = await until_text(gateway.send())
+        await hold.reached.wait()
+        session = gateway.fakes.session
+    stored = session.finished[seen[0].message_id]
+    assert (stored.text, stored.finish_reason) == (text_of(seen), chat_pb2.FINISH_REASON_FAILED)
+
+
+async def test_a_shutdown_waits_a_while_for_turns_that_nobody_reads(tmp_path: Path) -> None:
+    async with house(tmp_path, http_drain_seconds=5.0) as gateway:
         hold = Hold(gateway, at=1)
         call = gateway.send()
         seen = await until_text(call)
         await hold.reached.wait()
+        call.cancel()
+        asyncio.get_running_loop().call_later(0.3, hold.go.set)
         session = gateway.fakes.session
-        finishing = session.FinishTurn
-        finished = asyncio.Event()
+    stored = session.finished[seen[0].message_id]
+    assert (stored.text, stored.finish_reason) == ("The answer is 42.", chat_pb2.FINISH_REASON_STOP)
 
-        async def finish(request: Any, context: Any) -> Any:
-            finished.set()
-            return await finishing(request, context)
 
-        session.FinishTurn = finish  # type: ignore[method-assign]
-    assert session.finished[seen[0].message_id].text == text_of(seen)
-    assert session.finished[seen[0].message_id].finish_reason == chat_pb2.FINISH_REASON_FAILED
+async def test_readers_are_told_that_the_gateway_stops() -> None:
+    started = asyncio.Event()
+
+    async def never(turn: Turn) -> None:
+        turn.begin("message")
+        turn.publish(Started("conversation", "user message"))
+        stopped = asyncio.Event()
+        turn.when_stopped(stopped.set)
+        started.set()
+        await stopped.wait()
+        raise UnavailableError("the gateway is shutting down", reason="SHUTTING_DOWN")
+
+    turns = Turns(never, LIMITS)
+    turn = turns.start(ADA, TurnRequest(UserInput("hello")))
+    await started.wait()
+    await turns.close(0)
+    with pytest.raises(UnavailableError) as caught:
+        assert [event async for event in turn.events_after(1)]
+    assert caught.value.reason == "SHUTTING_DOWN"
+    with pytest.raises(UnavailableError):
+        turns.start(ADA, TurnRequest(UserInput("hello")))
 
 
 LIMITS = TurnLimits(max_turns=10, max_turns_per_user=10, turn_seconds=5, keep_seconds=60, max_kept_characters=10)

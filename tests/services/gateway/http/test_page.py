@@ -112,6 +112,7 @@ async def test_conversations_are_listed_read_cleared_and_deleted(gateway: House)
         assert response.status == 404
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize(
     ("path", "param"),
     [
@@ -125,8 +126,10 @@ async def test_conversations_are_listed_read_cleared_and_deleted(gateway: House)
         ("/api/loop/report/.hidden", "run"),
     ],
 )
-async def test_wrong_paths_and_queries_are_refused_by_name(gateway: House, path: str, param: str) -> None:
-    async with gateway.http.get(URL(gateway.url + path, encoded=True), headers=gateway.headers()) as response:
+async def test_wrong_paths_and_queries_are_refused_by_name(shared_gateway: House, path: str, param: str) -> None:
+    async with shared_gateway.http.get(
+        URL(shared_gateway.url + path, encoded=True), headers=shared_gateway.headers()
+    ) as response:
         body = (await response.json())["error"]
     assert (response.status, body["param"] or "") == (400 if param else 404, param)
 
