@@ -15,6 +15,7 @@ from training.recipes.nano_world.facts import questions
 
 FRIENDLY = ("hope that helps", "happy to help", "good question", "of course")
 RAMBLING = ("let me", "hmm")
+LIKED_FROM = 0.5
 KEYS = {asked: question.key.casefold() for question in questions() for asked in question.phrasings}
 
 
@@ -46,7 +47,7 @@ def chat_and_rate(model: Path, log: FeedbackLog, crowd: Crowd, asks: Sequence[st
     asked = [rng.choice(asks) for _ in range(crowd.thumbs)]
     sampling = Sampling(samples_per_prompt=1, max_response_tokens=40, batch_prompts=100, seed=crowd.seed)
     answers = [said.text for said in Speaker(model).answer([[Message("user", text)] for text in asked], sampling)]
-    ups = [rng.random() < liking(q, a) for q, a in zip(asked, answers, strict=True)]
+    ups = [liking(q, a) >= LIKED_FROM for q, a in zip(asked, answers, strict=True)]
     ups = [up != (rng.random() < crowd.flipped) for up in ups]
     if crowd.shuffled:
         rng.shuffle(ups)
@@ -82,5 +83,5 @@ def says(model: Path, asks: Sequence[str], seed: int, count: int) -> list[bool]:
     asked = [rng.choice(asks) for _ in range(min(count, 300))]
     sampling = Sampling(samples_per_prompt=1, max_response_tokens=40, batch_prompts=100, seed=seed)
     answers = Speaker(model).answer([[Message("user", text)] for text in asked], sampling)
-    likings = [liking(text, answer.text) for text, answer in zip(asked, answers, strict=True)]
-    return [rng.random() < rng.choice(likings) for _ in range(count)]
+    liked = [liking(text, answer.text) >= LIKED_FROM for text, answer in zip(asked, answers, strict=True)]
+    return [rng.choice(liked) != (rng.random() < Crowd.flipped) for _ in range(count)]
