@@ -3,7 +3,7 @@
 The test is a mixture likelihood ratio for two Bernoulli rates. For every pair of rates the product of the two arms'
 mixture ratios is a non-negative martingale, whatever mixes the arms and whenever one looks; divided by the best that
 the null hypothesis can do it is an e-process, so it passes 1/alpha with probability at most alpha, ever (Ville; Robbins
-1970; Ramdas et al. 2023, section 5). reports: docs/decisions/2026-11-24-canary-test.md.
+1970; Ramdas et al. 2023, section 5). Power and limits: docs/decisions/2026-11-24-canary-test.md.
 """
 
 from __future__ import annotations

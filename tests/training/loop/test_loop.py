@@ -1,0 +1,108 @@
+"""How a turn begins, or does not; and that the report is safe to open."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.training.feedback_log import FeedbackLog
+from tests.training.loop.nano_turn import BASE, turn
+from tests.training.rollouts import FakeClock, FakeRollout
+from training.__main__ import main
+from training.data.chat import Message
+from training.data.judgements import Judgement
+from training.data.snapshot import SnapshotConfig, write_snapshot
+from training.loop import NotEnoughFeedbackError
+from training.manifest import write_manifest
+from training.registry import Registry, RegistryError
+from training.report import write_report
+from training.runs import RunRecord, RunResult, Runs, exclusive
+from training.stages.context import ConfigError
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> FeedbackLog:
+    Registry(tmp_path / "models").admit(BASE, "nano-0")
+    return FeedbackLog(tmp_path / "objects")
+
+
+def status(state: Path) -> dict[str, object]:
+    return json.loads((state / "loop" / "status.json").read_text())
+
+
+def test_too_little_feedback_is_said_in_numbers_and_no_run_is_begun(tmp_path: Path, log: FeedbackLog) -> None:
+    for number in range(7):
+        log.turn(f"a{number}", "ann", "hi", f"hello {number}")
+        log.thumb(f"a{number}", "ann", number % 2 == 0)
+    log.commit()
+    with pytest.raises(NotEnoughFeedbackError, match=r"^not enough feedback: 7 thumbs, 200 needed; "):
+        turn(tmp_path, log)
+    assert status(tmp_path)["result"] == "not_enough_feedback"
+    assert Runs(tmp_path / "loop").names() == []
+
+
+def test_an_incumbent_that_is_not_in_the_registry_is_named(tmp_path: Path, log: FeedbackLog) -> None:
+    rollout = FakeRollout(FakeClock(), stable="nano-7")
+    with pytest.raises(RegistryError, match="nano-7 is not in the registry"):
+        turn(tmp_path, log, rollout)
+    assert status(tmp_path)["result"] == "failed"
+
+
+def test_nothing_is_begun_while_no_version_answers(tmp_path: Path, log: FeedbackLog) -> None:
+    with pytest.raises(RegistryError, match="no version answers"):
+        turn(tmp_path, log, FakeRollout(FakeClock(), stable=""))
+
+
+def test_a_recipe_refuses_a_model_that_it_is_not_made_for(tmp_path: Path, log: FeedbackLog) -> None:
+    large = tmp_path / "large"
+    shutil.copytree(BASE, large)
+    (large / "manifest.json").unlink()
+    with (large / "model.safetensors").open("ab") as opened:
+        opened.truncate(65 << 20)
+    write_manifest(large, kind="model", version="large-0")
+    Registry(tmp_path / "models").admit(large, "large-0")
+    with pytest.raises(ConfigError, match="recipe nano: large-0 has 65 MiB of weights, this recipe takes at most 64"):
+        turn(tmp_path, log, FakeRollout(FakeClock(), stable="large-0"))
+
+
+def test_the_second_of_two_loops_says_who_runs_and_exits_3(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("os.nice", lambda _: 0)
+    with exclusive(tmp_path / "loop", "recipe nano"):
+        status = main(["loop", "--recipe", "nano", "--state", str(tmp_path), "--no-rollout"])
+    assert status == 3
+    assert "a loop runs already: process" in capsys.readouterr().err
+
+
+def test_services_that_are_not_there_are_named_and_exit_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], log: FeedbackLog
+) -> None:
+    monkeypatch.setattr("os.nice", lambda _: 0)
+    asked = ["loop", "--recipe", "nano", "--state", str(tmp_path), "--no-rollout", "--feedback", "127.0.0.1:1"]
+    assert main(asked) == 1
+    assert "feedback service at 127.0.0.1:1: UNAVAILABLE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["6", "0h", "six hours"])
+def test_an_interval_that_is_none_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["loop", "--recipe", "nano", "--every", text])
+    assert "is not a time such as 30m, 6h or 1d" in capsys.readouterr().err
+
+
+def test_a_report_shows_words_and_never_runs_them(tmp_path: Path) -> None:
+    nasty = "<script>alert(1)</script> & <img src=x onerror=alert(2)>"
+    judgement = Judgement("m", "p", "nano-0", "stable", (Message("user", "hi"),), nasty, True, None)
+    snapshot = write_snapshot([judgement], [], SnapshotConfig(), tmp_path, "", {"feedback": [], "turns": []})
+    run = tmp_path / "runs" / "nano-1"
+    Runs(tmp_path).begin(RunRecord("nano-1", "nano", "nano-0", snapshot.id, "2026-11-24T10:00:00+00:00"))
+    (run / "nano-1-evaluation").mkdir()
+    sample = {"messages": [{"role": "user", "content": nasty}], "before": nasty, "after": nasty, "win": 0.5}
+    (run / "nano-1-evaluation" / "samples.jsonl").write_text(json.dumps(sample) + "\n")
+    page = write_report(run, snapshot.directory, RunResult("refused", nasty, "2026-11-24T11:00:00+00:00")).read_text()
+    assert "&lt;script&gt;" in page
+    assert "<script" not in page
+    assert "<img" not in page
+    assert "default-src &#39;none&#39;" in page or "default-src 'none'" in page
