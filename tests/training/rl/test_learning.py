@@ -99,11 +99,11 @@ def test_the_first_minibatch_is_on_policy(tmp_path: Path) -> None:
 
 def test_over_optimisation_stops_training_and_the_last_healthy_weights_come_back(tmp_path: Path) -> None:
     players = toy_players()
-    config = toy_config(kl_ceiling_nats=2.0, checkpoint_every_updates=2, length_floor_fraction=0.0)
+    config = toy_config(kl_ceiling_nats=2.0, checkpoint_every_updates=1, length_floor_fraction=0.0)
     steps, outcome = learn(config, sentiment, tmp_path, players)
     assert "above the ceiling of 2" in outcome.stopped_because
     stopped_at = steps[-1].step
-    assert 0 < outcome.exported_update < stopped_at  # weights that a later rollout has measured
+    assert outcome.exported_update == stopped_at - 1  # the newest weights that a rollout has measured and found healthy
     stored = load_file(tmp_path / f"step-{outcome.exported_update:06d}" / "state.safetensors")
     weights = list(players.policy.decoder.parameters())
     assert all(torch.equal(weight, stored[f"parameters/policy/{i}"]) for i, weight in enumerate(weights))
