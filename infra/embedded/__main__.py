@@ -11,6 +11,7 @@ from pathlib import Path
 from infra.embedded.base_model import WrongBaseError, install_base
 from infra.embedded.child import Child, ChildFailedError, Program
 from infra.embedded.layout import PUBLIC_PORTS, ROOT, Layout, PortTakenError, choose_ports, programs
+from infra.embedded.readiness import wait_for_model
 from infra.embedded.supervisor import AlreadyRunningError, NotRunningError, read_ports, supervised
 from infra.embedded.terminal import Terminal
 from infra.small_model.errors import ModelError

@@ -96,6 +96,7 @@ def run(command: list[str]) -> None:
     environment = dict(os.environ)
     environment.setdefault("UV_CACHE_DIR", str(cache() / "uv"))
     environment.setdefault("UV_LINK_MODE", "hardlink" if _same_disk() else "copy")
+    environment.setdefault("PIP_ROOT_USER_ACTION", "ignore")
     for name, twin in (("PIP_INDEX_URL", "UV_DEFAULT_INDEX"), ("PIP_CERT", "SSL_CERT_FILE")):
         if name in environment:
             environment.setdefault(twin, environment[name])

@@ -1,0 +1,40 @@
+"""When the system can answer: the model server has a version ready. Before that the URL is not printed."""
+
+import asyncio
+import json
+import time
+import urllib.request
+from collections.abc import Callable
+
+from infra.embedded.child import ChildFailedError
+
+MODEL_SECONDS = 300.0
+POLL_SECONDS = 0.3
+SAY_AFTER_SECONDS = 5.0
+
+
+async def wait_for_model(predictor_url: str, say: Callable[[str, str], None]) -> None:
+    """Poll KServe's repository index until a version is ready, saying so if it takes long.
+
+    Raises:
+        ChildFailedError: a version could not be loaded, with the model server's reason, or the time is over.
+    """
+    started, said = time.monotonic(), False
+    while (waited := time.monotonic() - started) < MODEL_SECONDS:
+        versions = await asyncio.to_thread(_index, predictor_url)
+        if any(version["state"] == "READY" for version in versions):
+            return
+        if reasons := [f"{v['name']}: {v['reason']}" for v in versions if v["state"] == "UNAVAILABLE" and v["reason"]]:
+            raise ChildFailedError(f"the model could not be loaded: {'; '.join(reasons)}")
+        if waited > SAY_AFTER_SECONDS and not said:
+            said = True
+            say("thumbwheel", "the model is being loaded; the first time it is converted for this processor")
+        await asyncio.sleep(POLL_SECONDS)
+    raise ChildFailedError(f"the model was not ready within {MODEL_SECONDS:.0f} s; see the predictor's log")
+
+
+def _index(predictor_url: str) -> list[dict[str, str]]:
+    request = urllib.request.Request(f"{predictor_url}/v2/repository/index", b"{}", method="POST")  # noqa: S310
+    with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310 - our own, on loopback
+        versions: list[dict[str, str]] = json.load(response)
+    return versions

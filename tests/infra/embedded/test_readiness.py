@@ -1,0 +1,52 @@
+"""The URL is printed when a version is ready, and not before."""
+
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from infra.embedded.child import ChildFailedError
+from infra.embedded.readiness import wait_for_model
+
+LOADING = [{"name": "m-0", "state": "LOADING", "reason": ""}]
+READY = [{"name": "m-0", "state": "READY", "reason": ""}]
+BROKEN = [{"name": "m-0", "state": "UNAVAILABLE", "reason": "config.json is missing"}]
+
+
+class Index(http.server.BaseHTTPRequestHandler):
+    """Answers one list after the other, the last one for ever."""
+
+    answers: list[list[dict[str, str]]] = []
+
+    def do_POST(self) -> None:
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps(answer).encode())
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    with http.server.HTTPServer(("127.0.0.1", 0), Index) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+async def test_it_waits_until_a_version_is_ready(url: str) -> None:
+    Index.answers = [[], LOADING, READY]
+    await wait_for_model(url, lambda *_: None)
+    assert Index.answers == [READY]
+
+
+async def test_a_version_that_cannot_be_loaded_ends_the_wait_with_its_reason(url: str) -> None:
+    Index.answers = [LOADING, BROKEN]
+    with pytest.raises(ChildFailedError, match=r"m-0: config\.json is missing"):
+        await wait_for_model(url, lambda *_: None)
