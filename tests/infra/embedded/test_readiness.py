@@ -4,6 +4,7 @@ import http.server
 import json
 import threading
 from collections.abc import Iterator
+from typing import ClassVar
 
 import pytest
 
@@ -18,7 +19,7 @@ BROKEN = [{"name": "m-0", "state": "UNAVAILABLE", "reason": "config.json is miss
 class Index(http.server.BaseHTTPRequestHandler):
     """Answers one list after the other, the last one for ever."""
 
-    answers: list[list[dict[str, str]]] = []
+    answers: ClassVar[list[list[dict[str, str]]]] = []
 
     def do_POST(self) -> None:
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
