@@ -56,13 +56,13 @@ def nano(plan: Plan) -> LoopConfig:
             data_path=sets / "prompts.jsonl",
             output_directory=plan.directory(""),
             lineage=plan.lineage(""),
-            updates=40,
+            updates=48,
             prompts_per_update=64,
             minibatch_rows=32,
             epochs_per_update=2,
             max_prompt_tokens=PROMPT_TOKENS,
             max_response_tokens=RESPONSE_TOKENS,
-            kl=KlConfig(initial=0.15),
+            kl=KlConfig(initial=0.12),
             policy_optimizer=OptimizerConfig(learning_rate=3e-4),
             critic_optimizer=OptimizerConfig(learning_rate=1e-3),
             machine=MACHINE,
@@ -70,6 +70,7 @@ def nano(plan: Plan) -> LoopConfig:
         evaluation=evaluation_of(
             plan,
             "nano",
+            plan.incumbent_directory,
             Sampling(
                 samples_per_prompt=4,
                 max_prompt_tokens=PROMPT_TOKENS,
@@ -77,16 +78,19 @@ def nano(plan: Plan) -> LoopConfig:
                 batch_prompts=32,
             ),
         ),
-        gate=GateConfig(kl_ceiling_nats=20.0, min_length_ratio=0.25, retention_rise_bits=0.3),
+        # A model of this size learns which style is liked and hardly which fact is true: 0.67 on held-out prompts where the
+        # ceiling was 0.92, whatever the epochs. The gap allows for that; the coin and the judge do not.
+        gate=GateConfig(ceiling_gap=0.3, min_length_ratio=0.25, retention_rise_bits=0.3),
         canary=CanaryConfig(share=0.5, poll_seconds=2.0, lease_seconds=120.0, max_seconds=1800.0),
         max_model_bytes=64 << 20,
     )
 
 
 def _reward_model(plan: Plan, part: str, data: str) -> RewardModelConfig:
-    """The judge stands on the incumbent: the SFT'd model has seen thumbs that are not the judge's."""
+    """Both stand on the incumbent. The judge must: the SFT'd model has seen thumbs that are not the judge's. The reward model is
+    better for it: 0.87 against 0.78, 0.69 against 0.65, 0.73 against 0.69 on held-out prompts (nano, three turns)."""
     return RewardModelConfig(
-        model_directory=plan.directory("sft") if part == "reward" else plan.incumbent_directory,
+        model_directory=plan.incumbent_directory,
         data_path=plan.directory("sets") / data,
         output_directory=plan.directory(part),
         lineage=plan.lineage(part),

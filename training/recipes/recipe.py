@@ -72,6 +72,12 @@ class LoopConfig:
                 "ppo.model_directory, as adapters share its weights",
                 self.ppo.model_directory,
             )
+        _same(
+            "evaluation.reward_model_base",
+            self.evaluation.reward_model_base,
+            "reward_model.model_directory",
+            self.reward_model.model_directory,
+        )
         if self.judge.data_path == self.reward_model.data_path:
             raise ConfigError("judge.data_path: what judges must not learn from the reward model's pairs")
         if self.ppo.data_path == self.evaluation.held_out_prompts:
@@ -104,13 +110,13 @@ class LoopConfig:
 Recipe = Callable[[Plan], LoopConfig]
 
 
-def evaluation_of(plan: Plan, texts: str, sampling: Sampling) -> EvaluationConfig:
-    """The paths of an evaluation are the same in every recipe; `texts` names its fixed texts and probes."""
+def evaluation_of(plan: Plan, texts: str, reward_model_base: Path, sampling: Sampling) -> EvaluationConfig:
+    """The paths of an evaluation, nearly the same in every recipe; `texts` names its fixed texts and probes."""
     return EvaluationConfig(
         incumbent_directory=plan.incumbent_directory,
         candidate_directory=plan.directory(""),
         reward_model_directory=plan.directory("reward"),
-        reward_model_base=plan.directory("sft"),
+        reward_model_base=reward_model_base,
         judge_directory=plan.directory("judge"),
         judge_base=plan.incumbent_directory,
         held_out_prompts=plan.directory("sets") / "held_out_prompts.jsonl",

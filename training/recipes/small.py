@@ -81,6 +81,7 @@ def small(plan: Plan) -> LoopConfig:
         evaluation=evaluation_of(
             plan,
             "small",
+            plan.directory("sft"),
             Sampling(
                 samples_per_prompt=2,
                 max_prompt_tokens=PROMPT_TOKENS,

@@ -47,6 +47,9 @@ BROKEN: dict[str, Callable[[LoopConfig], LoopConfig]] = {
     "reward_model.model_directory": lambda c: replace(
         c, reward_model=replace(c.reward_model, model_directory=Path("elsewhere"))
     ),
+    "evaluation.reward_model_base": lambda c: replace(
+        c, evaluation=replace(c.evaluation, reward_model_base=Path("elsewhere"))
+    ),
     "judge.data_path": lambda c: replace(c, judge=replace(c.judge, data_path=c.reward_model.data_path)),
     "ppo.data_path": lambda c: replace(c, ppo=replace(c.ppo, data_path=c.evaluation.held_out_prompts)),
     "gate.kl_ceiling_nats": lambda c: replace(c, gate=replace(c.gate, kl_ceiling_nats=1.0)),
