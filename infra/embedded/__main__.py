@@ -60,7 +60,7 @@ async def up(arguments: argparse.Namespace) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     async with supervised(layout, wanted, terminal.say) as children:
-        await wait_for_model(f"http://{layout.target(\'predictor\')}", terminal.say)
+        await wait_for_model(f"http://{layout.target('predictor')}", terminal.say)
         terminal.say(
             "thumbwheel", f"chat at {page_url(layout)}  (gRPC at {layout.target('gateway')}; Ctrl-C stops everything)"
         )
