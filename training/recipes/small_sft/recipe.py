@@ -30,7 +30,7 @@ def small_sft(base: Path, data: Path, data_sha256: str, output: Path, code_commi
         lora=LoraConfig(rank=16, alpha=32.0, targets=PROJECTIONS),
         vocabulary_rows=32768,  # of 65,536: the head is a third of the work
         held_out_fraction=0.05,
-        checkpoint_every_steps=50,
+        checkpoint_every_steps=20,
         seed=1,
         machine=Machine(threads=2, dtype="auto"),
     )
