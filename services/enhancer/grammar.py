@@ -12,14 +12,14 @@ from services.enhancer.edits import Edit, Kind
 
 RULES = frozenset(
     """
-    AnA AnotherAn AnAnother RepeatedWords SplitWords
-    PronounVerbAgreement PronounInflectionBe IAmAgreement ThereIsAgreement WentAheadAndAgreement PronounAre PronounKnew
-    DidPast WillNonLemma InflectedVerbAfterTo ProgressiveNeedsBe IsBeenAuxSequence DoubleModal ModalOf ModalBeAdjective HadOf
+    AnA AnotherAn AnAnother RepeatedWords
+    PronounVerbAgreement PronounInflectionBe IAmAgreement WentAheadAndAgreement PronounAre
+    DidPast WillNonLemma InflectedVerbAfterTo ProgressiveNeedsBe IsBeenAuxSequence DoubleModal ModalOf HadOf
     SimplePastToPastParticiple RegularIrregulars IfWouldve WouldNeverHave WantBe SupposedTo UseToUsedTo GetUsedTo HavePassed
-    SubjectPronoun CompoundSubjectI MultipleSequentialPronouns ThesesThese OneOfTheSingular QuantifierNumeralConflict
-    CriteriaPhenomena MassNouns SomeWithoutArticle NotBeAfterNot
+    SubjectPronoun CompoundSubjectI MultipleSequentialPronouns ThesesThese OneOfTheSingular
+    CriteriaPhenomena SomeWithoutArticle NotBeAfterNot
     ItsContraction PronounContraction YourPredicateAdjective PossessiveYour TheirToThere TheirToTheyre ThereToTheir
-    TheyreToTheir TheyreConfusions ThereOwn WereWhere LetsConfusion ThenThan ThatThan TooTo ToTooIdioms ToLoseTooLoose
+    TheyreToTheir TheyreConfusions ThereOwn LetsConfusion ThenThan ThatThan TooTo ToTooIdioms ToLoseTooLoose
     QuiteQuiet ThoughThought DoesOrDose
     AdjectiveDoubleDegree MoreBetter MostNumber VeryLess HaveNegNoAny
     LookForwardTo LookingForwardTo InterestedIn GoodAt ResponsibleFor AllowTo AskNoPreposition Discuss ExceptOf DespiteOf
@@ -27,6 +27,11 @@ RULES = frozenset(
     """.split()
 )
 SENTENCE_OPENS = re.compile(r"(?:^|[.!?]\s+|\n\s*)$")
+# "Did he pay", "help him pay", "the days he can fight": the verb is right without its s.
+ASKED = re.compile(
+    r"\b(?:do|does|did|don't|can|could|will|would|shall|should|may|might|must|to|let|make|help|see)\b[^.?!]*$",
+    re.IGNORECASE,
+)
 LIST_MARK = re.compile(r"\s?[).:]")
 
 
@@ -41,6 +46,8 @@ class Grammar:
         """What Harper would change; names and marks of lists stay."""
         for lint in self._linter.lint(text, language="plaintext"):
             if lint.suggestion_count != 1:
+                continue
+            if lint.lint_kind == "Agreement" and ASKED.search(text, 0, lint.span.start):
                 continue
             suggestion = lint.suggestions[0]
             start, end = lint.span.start, lint.span.end

@@ -16,7 +16,7 @@ from services.enhancer.language import LanguageGuess
 from services.enhancer.protected import Stretch, is_code, masked, protected_stretches
 from services.enhancer.sentences import capital_edits, question_or_statement, run_on_edit
 from services.enhancer.spacing import spacing_edits
-from services.enhancer.spelling import Speller
+from services.enhancer.spelling import Speller, Typed
 
 MASK = "_"
 MOST_ROUNDS = 8
@@ -106,10 +106,12 @@ class Enhancer:
             yield from self._stretch_edits(visible, stretch)
 
     def _stretch_edits(self, text: str, stretch: Sequence[re.Match[str]]) -> Iterator[Edit]:
-        words = [match[0].replace("’", "'").lower() for match in stretch]
-        fixed = [_is_fixed(text, match) for match in stretch]
-        for match, word, meant in zip(stretch, words, self._speller.correct(words, fixed), strict=True):
-            if meant.word != word:
+        words = [
+            Typed(match[0].replace("’", "'").lower(), _is_fixed(text, match), match[0][0].isupper())
+            for match in stretch
+        ]
+        for match, typed, meant in zip(stretch, words, self._speller.correct(words), strict=True):
+            if meant.word != typed.word:
                 yield Edit(match.start(), match.end(), _cased(match[0], meant.word), meant.kind)
 
 

@@ -12,18 +12,18 @@ from services.enhancer.edits import Kind
 from services.enhancer.known_words import ABBREVIATIONS, BESIDE
 from services.enhancer.vocabulary import CORPUS_TOKENS, Vocabulary, american
 
-# Natural logarithms of probabilities; set on 400 sentences with typos and 400 correct ones (docs/decisions).
+# Natural logarithms of probabilities, set by hand on the sentences that docs/decisions/2026-11-24-enhancer-words.md names.
 SLIP = -5.0
 SECOND_SLIP = -5.5
 EASY_SLIP = 2.0
 FIRST_LETTER = -2.5
-# A word that exists is rarely a slip for another one, and then an easy one.
+# A word that exists is rarely a slip for another one, and then a letter was left out ("writ a letter").
 REAL_WORD_SLIP = -7.0
 # An unknown word that is meant: a name, a term. Long words are rarely that close to another by chance.
 UNKNOWN = -16.0
 UNKNOWN_LETTER = -0.8
 # Words more frequent than this are never doubted: looking at them costs time and finds false alarms.
-BEYOND_DOUBT = 3_000_000
+BEYOND_DOUBT = 2_000_000
 SHORTEST_DOUBTED = 4
 SHORTEST_UNKNOWN = 3
 SHORTEST_UNKNOWN = 3
@@ -44,6 +44,15 @@ class Candidate:
     kind: Kind = Kind.SPELLING
 
 
+@dataclass(frozen=True)
+class Typed:
+    """A word as it was typed, in small letters; `fixed`: it stands; `capital`: it began with one, and may be a name."""
+
+    word: str
+    fixed: bool = False
+    capital: bool = False
+
+
 class Speller:
     """Corrects stretches of words (in small letters) against one vocabulary."""
 
@@ -54,14 +63,14 @@ class Speller:
     def knows(self, word: str) -> bool:
         """Whether the word is in the lists, with or without a possessive s."""
         counts = self._vocabulary.counts
-        return word in counts or (word.endswith("'s") and word[:-2] in counts)
+        return word in counts or word in self._vocabulary.uncommon or (word.endswith("'s") and word[:-2] in counts)
 
-    def correct(self, words: Sequence[str], fixed: Sequence[bool]) -> list[Candidate]:
-        """For each word what was meant, perhaps itself; `fixed` words stand and only tell about their neighbours."""
+    def correct(self, words: Sequence[Typed]) -> list[Candidate]:
+        """For each word what was meant, perhaps itself; words that stand only tell about their neighbours."""
         paths: dict[str, tuple[float, list[Candidate]]] = {"": (0.0, [])}
         for place in range(len(words)):
             reached: dict[str, tuple[float, list[Candidate]]] = {}
-            for candidate in [Candidate(words[place], 0.0)] if fixed[place] else self._candidates(words, place):
+            for candidate in self._candidates(words, place):
                 score, path = max(
                     (
                         (score + self._after(previous, candidate.word), path)
@@ -73,31 +82,47 @@ class Speller:
             paths = reached
         return max(paths.values(), key=lambda scored: scored[0])[1]
 
-    def _candidates(self, words: Sequence[str], place: int) -> list[Candidate]:
-        word = words[place]
+    def _candidates(self, words: Sequence[Typed], place: int) -> list[Candidate]:
+        word = words[place].word
+        if words[place].fixed:
+            return [Candidate(word, 0.0)]
         if word in ABBREVIATIONS and _is_abbreviation(words, place):
             return [Candidate(meant, 0.0, _kind(word, meant)) for meant in ABBREVIATIONS[word]]
+        before = words[place - 1].word if place else ""
+        following = words[place + 1].word if place + 1 < len(words) else ""
+        if self._is_beyond_doubt(word) or self._is_pair(before, word) or self._is_pair(word, following):
+            return [Candidate(word, 0.0)]
+        if self.knows(word):
+            left_out = [one for one in self._similar(word, 1) if one.slip > SLIP and len(one.word) > len(word)]
+            meant = [one for one in left_out if american(one.word) != american(word)]
+            return [Candidate(word, 0.0), *(Candidate(one.word, one.slip + REAL_WORD_SLIP) for one in meant)]
+        similar = self._similar(word, 1 if len(word) < SHORTEST_FOR_TWO_SLIPS else 2)
+        if len(word) <= SHORTEST_UNKNOWN:
+            similar = [one for one in similar if one.slip > SLIP]
+        if words[place].capital:
+            similar = [
+                one for one in similar if sorted(one.word) == sorted(word) and self._is_pair(one.word, following)
+            ]
+        return [Candidate(word, UNKNOWN + UNKNOWN_LETTER * len(word)), *similar]
+
+    def _is_beyond_doubt(self, word: str) -> bool:
         known = self.knows(word)
         shortest = SHORTEST_DOUBTED if known or not VOWELS & set(word) else SHORTEST_UNKNOWN
         often = known and self._vocabulary.counts.get(word, BEYOND_DOUBT) >= BEYOND_DOUBT
-        if often or len(word) < shortest or "'" in word:
-            return [Candidate(word, 0.0)]
-        similar = self._similar(word, 1 if known or len(word) < SHORTEST_FOR_TWO_SLIPS else 2)
-        if known:
-            easy = [Candidate(meant, slip + REAL_WORD_SLIP) for meant, slip in similar if slip > SLIP]
-            return [Candidate(word, 0.0), *(one for one in easy if american(one.word) != american(word))]
-        alone = Candidate(word, UNKNOWN + UNKNOWN_LETTER * len(word))
-        return [alone, *(Candidate(meant, slip) for meant, slip in similar)]
+        return often or len(word) < shortest or "'" in word
 
-    def _find_similar(self, word: str, most_slips: int) -> list[tuple[str, float]]:
+    def _is_pair(self, word: str, following: str) -> bool:
+        return f"{word} {following}" in self._vocabulary.pair_counts
+
+    def _find_similar(self, word: str, most_slips: int) -> list[Candidate]:
         counts = self._vocabulary.counts
         found = [
-            (meant, _slip(word, meant, distance))
+            Candidate(meant, _slip(word, meant, distance))
             for meant, distance in self._vocabulary.similar(word, most_slips)
             # Two slips and another first letter: chance, not a typo ("habeas" is not "areas").
             if distance == 1 or meant[0] == word[0]
         ]
-        found.sort(key=lambda pair: -(pair[1] + math.log(counts[pair[0]])))
+        found.sort(key=lambda one: -(one.slip + math.log(counts[one.word])))
         return found[:MOST_CANDIDATES]
 
     def _after(self, previous: str, word: str) -> float:
@@ -122,11 +147,13 @@ def _kind(word: str, meant: str) -> Kind:
     return Kind.PUNCTUATION if meant.replace("'", "").lower() == word else Kind.ABBREVIATION
 
 
-def _is_abbreviation(words: Sequence[str], place: int) -> bool:
-    if words[place] not in BESIDE:
+def _is_abbreviation(words: Sequence[Typed], place: int) -> bool:
+    if words[place].word not in BESIDE:
         return True
-    before, after = BESIDE[words[place]]
-    return (place > 0 and words[place - 1] in before) or (place + 1 < len(words) and words[place + 1] in after)
+    before, after = BESIDE[words[place].word]
+    return (place > 0 and words[place - 1].word in before) or (
+        place + 1 < len(words) and words[place + 1].word in after
+    )
 
 
 def _slip(typed: str, meant: str, distance: int) -> float:

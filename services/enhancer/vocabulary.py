@@ -9,6 +9,7 @@ from functools import lru_cache
 from importlib.resources import files
 from itertools import combinations
 from math import comb
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,16 +23,21 @@ POWERS = np.array([pow(1_000_003, place + 1, 2**32) for place in range(PREFIX_LE
 
 # The list is British ("colours", "analyse"): American spellings get the count of their twin.
 AMERICAN = (
-    (re.compile(r"our(?=s?$|ed$|ing$|ite|able|ful|less|al$|ally$|ist)"), "or"),
+    (re.compile(r"our(?=s?$|ed$|ing$|ite|able|ful|less|al$|ally$|ist|hood)"), "or"),
     (re.compile(r"is(?=e[sdr]?$|ers$|ing$|ation)"), "iz"),
     (re.compile(r"ys(?=e[sdr]?$|ers$|ing$)"), "yz"),
     (re.compile(r"tre(?=s?$|d$)"), "ter"),
+    (re.compile(r"terd$"), "tered"),
+    (re.compile(r"tring$"), "tering"),
     (re.compile(r"ll(?=ed$|ing$|er$|ers$)"), "l"),
     (re.compile(r"ence(?=s?$)"), "ense"),
     (re.compile(r"ogue(?=s?$)"), "og"),
     (re.compile(r"(?<=\w)ae(?=\w)"), "e"),
 )
 SHORTEST_RESPELLED = 6
+# Words of Wikipedia passages and school science questions (BoolQ's and ARC's training parts) that the list lacks, and
+# American ones that no rule above makes.
+UNCOMMON = Path(__file__).parent / "words"
 
 
 def american(word: str) -> str:
@@ -67,10 +73,13 @@ def _hashes(letters: Any) -> Any:
 
 
 class Vocabulary:
-    """Words, counts, pairs; all in lower case."""
+    """Words, counts, pairs, and words that are right but never meant when something else was typed; all in lower case."""
 
-    def __init__(self, counts: dict[str, int], pair_counts: dict[str, int]) -> None:
+    def __init__(
+        self, counts: dict[str, int], pair_counts: dict[str, int], uncommon: frozenset[str] = frozenset()
+    ) -> None:
         self.counts = counts
+        self.uncommon = uncommon
         self.pair_counts = pair_counts
         self._words = list(counts)
         self._letters = np.array([_letter_set(word) for word in self._words], dtype=np.uint32)
@@ -151,7 +160,8 @@ def read_vocabulary(extra_words: dict[str, int]) -> Vocabulary:
     for line in _lines(package, "frequency_bigramdictionary_en_243_342.txt"):
         pair, _, count = line.rpartition(" ")
         pairs[pair] = int(count)
-    return Vocabulary({**counts, **extra_words}, pairs)
+    uncommon = frozenset(word for file in sorted(UNCOMMON.glob("*.txt")) for word in file.read_text().split())
+    return Vocabulary({**counts, **extra_words}, pairs, uncommon)
 
 
 def _lines(package: Any, name: str) -> list[str]:

@@ -9,10 +9,13 @@ from thumbwheel.guardrail.v1 import guardrail_pb2_grpc
 from services.chassis.server import Registration, run_service
 from services.chassis.settings import load_settings
 from services.guardrail.classifier import read_classifier
+from services.guardrail.personal_spans import personal_spans
 from services.guardrail.policy import Policy
 from services.guardrail.servicer import NAME, GuardrailServicer
 from services.guardrail.settings import GuardrailSettings
 from services.guardrail.verdict import Stage, Verdict
+
+WARM_UP = "call +1 415 555 2671 or write to nobody"
 
 
 @asynccontextmanager
@@ -25,7 +28,11 @@ async def wiring(settings: GuardrailSettings) -> AsyncIterator[Sequence[Registra
     def observe(stage: Stage, verdict: Verdict) -> None:
         verdicts.labels(stage, verdict.action, verdict.category or "none").inc()
 
-    servicer = GuardrailServicer(Policy(read_classifier(settings.weights_directory), settings.phone_region, observe))
+    classifier = read_classifier(settings.weights_directory)
+    # The first text costs 50 ms more (NumPy's and phonenumbers' own tables): nobody should wait for that.
+    classifier.judge(WARM_UP)
+    list(personal_spans(WARM_UP, settings.phone_region))
+    servicer = GuardrailServicer(Policy(classifier, settings.phone_region, observe))
     yield [Registration(NAME, guardrail_pb2_grpc.add_GuardrailServiceServicer_to_server, servicer)]
 
 

@@ -19,6 +19,8 @@ Observer = Callable[[Stage, Verdict], None]
 
 # An answer is judged piece by piece, each time with its prompt: the prompt's verdict is kept under its hash.
 KEPT_PROMPTS = 4_096
+# A rule spans a wish, a few words and a deed: more of the released text cannot matter, and costs a millisecond a piece.
+RULE_CHARACTERS = 300
 # Of a verdict, rules are the surest.
 RULE_SCORE = 1.0
 
@@ -64,7 +66,7 @@ class Policy:
         asked = self._judge_prompt(prompt)
         if asked.action is Action.BLOCK:
             return asked
-        hit = match_answer(readings(released_tail + pending[: shown.length]))
+        hit = match_answer(readings(released_tail[-RULE_CHARACTERS:] + pending[: shown.length]))
         return Verdict(Action.BLOCK, hit.category, RULE_SCORE) if hit else None
 
     def _judge_prompt(self, prompt: str) -> Verdict:
@@ -79,7 +81,8 @@ class Policy:
         ways = readings(text)
         if hit := match_request(ways):
             return Verdict(Action.BLOCK, hit.category, RULE_SCORE)
-        suspicions = [self._classifier.judge(way) for way in ways]
+        # The text as it stands, and with every disguise off.
+        suspicions = [self._classifier.judge(way) for way in dict.fromkeys((ways[0], ways[-1]))]
         surest = max(suspicions, key=lambda one: (one.over_threshold, one.probability))
         if surest.over_threshold:
             return Verdict(Action.BLOCK, surest.category, surest.probability)

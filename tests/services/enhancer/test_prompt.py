@@ -30,7 +30,7 @@ from services.enhancer.prompt import Enhancer, Skip
         ("i could of gone to the the shop", "I could have gone to the shop."),
         ("hello , how are you", "Hello, how are you?"),
         ("what is the diffrence  between france and germany", "What is the difference between France and Germany?"),
-        ("Definately reccomend a restaraunt", "Definitely recommend a restaurant"),
+        ("Waht is a definately good restaraunt", "What is a definitely good restaurant?"),
     ],
 )
 def test_what_was_meant_is_found(enhancer: Enhancer, typed: str, meant: str) -> None:
@@ -45,6 +45,8 @@ def test_what_was_meant_is_found(enhancer: Enhancer, typed: str, meant: str) -> 
         "Use `teh_variable` in /usr/lcoal/bin and mail jhon@exmaple.com about https://exmaple.com/teh.",
         'He said "teh end" to Priya Ramanathan.',
         "Ask Siobhan and Nguyen about Kubernetes.",
+        "Toula and Shiela buy jewelry.",
+        "How many popsicles and blowfish are there?",
         "What does NASA do?",
         "The price is 3,000.50 EUR for v2.10.3.",
         "Is this right: x == y?",
