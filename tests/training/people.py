@@ -45,7 +45,9 @@ def chat_and_rate(model: Path, log: FeedbackLog, crowd: Crowd, asks: Sequence[st
     """The crowd asks the model and rates every answer; all of it lands in the log, committed."""
     rng = random.Random(crowd.seed)
     asked = [rng.choice(asks) for _ in range(crowd.thumbs)]
-    sampling = Sampling(samples_per_prompt=1, max_response_tokens=40, batch_prompts=100, seed=crowd.seed)
+    sampling = Sampling(
+        samples_per_prompt=1, max_response_tokens=40, temperature=0.9, batch_prompts=100, seed=crowd.seed
+    )
     answers = [said.text for said in Speaker(model).answer([[Message("user", text)] for text in asked], sampling)]
     ups = [liking(q, a) >= LIKED_FROM for q, a in zip(asked, answers, strict=True)]
     ups = [up != (rng.random() < crowd.flipped) for up in ups]
@@ -60,14 +62,14 @@ def chat_and_rate(model: Path, log: FeedbackLog, crowd: Crowd, asks: Sequence[st
 
 def mean_liking(model: Path, asks: Sequence[str], seed: int = 99) -> float:
     """How much people would like this model's answers."""
-    sampling = Sampling(samples_per_prompt=2, max_response_tokens=40, batch_prompts=100, seed=seed)
+    sampling = Sampling(samples_per_prompt=2, max_response_tokens=40, temperature=0.9, batch_prompts=100, seed=seed)
     said = Speaker(model).answer([[Message("user", text)] for text in asks], sampling)
     return sum(liking(asks[answer.prompt], answer.text) for answer in said) / len(said)
 
 
 def preferred_share(model: Path, other: Path, asks: Sequence[str], seed: int = 99) -> float:
     """Share of prompts on which people like this model's answer more; alike is half."""
-    sampling = Sampling(samples_per_prompt=2, max_response_tokens=40, batch_prompts=100, seed=seed)
+    sampling = Sampling(samples_per_prompt=2, max_response_tokens=40, temperature=0.9, batch_prompts=100, seed=seed)
     prompts = [[Message("user", text)] for text in asks]
     mine, theirs = Speaker(model).answer(prompts, sampling), Speaker(other).answer(prompts, sampling)
     wins = 0.0
@@ -81,7 +83,7 @@ def says(model: Path, asks: Sequence[str], seed: int, count: int) -> list[bool]:
     """Thumbs on answers of this model, one after the other; they repeat after a few hundred answers."""
     rng = random.Random(seed)
     asked = [rng.choice(asks) for _ in range(min(count, 300))]
-    sampling = Sampling(samples_per_prompt=1, max_response_tokens=40, batch_prompts=100, seed=seed)
+    sampling = Sampling(samples_per_prompt=1, max_response_tokens=40, temperature=0.9, batch_prompts=100, seed=seed)
     answers = Speaker(model).answer([[Message("user", text)] for text in asked], sampling)
     liked = [liking(text, answer.text) >= LIKED_FROM for text, answer in zip(asked, answers, strict=True)]
     return [rng.choice(liked) != (rng.random() < Crowd.flipped) for _ in range(count)]

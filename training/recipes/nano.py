@@ -56,13 +56,13 @@ def nano(plan: Plan) -> LoopConfig:
             data_path=sets / "prompts.jsonl",
             output_directory=plan.directory(""),
             lineage=plan.lineage(""),
-            updates=48,
+            updates=40,
             prompts_per_update=64,
             minibatch_rows=32,
             epochs_per_update=2,
             max_prompt_tokens=PROMPT_TOKENS,
             max_response_tokens=RESPONSE_TOKENS,
-            kl=KlConfig(initial=0.12),
+            kl=KlConfig(initial=0.35),
             policy_optimizer=OptimizerConfig(learning_rate=3e-4),
             critic_optimizer=OptimizerConfig(learning_rate=1e-3),
             machine=MACHINE,
@@ -75,11 +75,12 @@ def nano(plan: Plan) -> LoopConfig:
                 samples_per_prompt=4,
                 max_prompt_tokens=PROMPT_TOKENS,
                 max_response_tokens=RESPONSE_TOKENS,
+                temperature=0.9,  # the generator's preset for chat
                 batch_prompts=32,
             ),
         ),
-        # A model of this size learns which style is liked and hardly which fact is true: 0.67 on held-out prompts where the
-        # ceiling was 0.92, whatever the epochs. The gap allows for that; the coin and the judge do not.
+        # A model of this size learns which style is liked (1.00 of friendly against grumpy or rambling, on prompts held out) and
+        # hardly which fact is true (0.3 to 0.7 of right against wrong): 0.68 in all where the ceiling was 0.92.
         gate=GateConfig(ceiling_gap=0.3, min_length_ratio=0.25, retention_rise_bits=0.3),
         canary=CanaryConfig(share=0.5, poll_seconds=2.0, lease_seconds=120.0, max_seconds=1800.0),
         max_model_bytes=64 << 20,
@@ -87,8 +88,7 @@ def nano(plan: Plan) -> LoopConfig:
 
 
 def _reward_model(plan: Plan, part: str, data: str) -> RewardModelConfig:
-    """Both stand on the incumbent. The judge must: the SFT'd model has seen thumbs that are not the judge's. The reward model is
-    better for it: 0.87 against 0.78, 0.69 against 0.65, 0.73 against 0.69 on held-out prompts (nano, three turns)."""
+    """Both stand on the incumbent. The judge must: the SFT'd model has seen thumbs that are not the judge's."""
     return RewardModelConfig(
         model_directory=plan.incumbent_directory,
         data_path=plan.directory("sets") / data,
@@ -98,7 +98,7 @@ def _reward_model(plan: Plan, part: str, data: str) -> RewardModelConfig:
         batch_pairs=16,
         microbatch_pairs=16,
         max_tokens=PROMPT_TOKENS + RESPONSE_TOKENS,
-        optimizer=OptimizerConfig(learning_rate=3e-4),
+        optimizer=OptimizerConfig(learning_rate=2e-4),
         held_out_fraction=0.1,
         machine=MACHINE,
     )
