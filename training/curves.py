@@ -47,7 +47,7 @@ def chart(title: str, series: Mapping[str, Sequence[tuple[float, float]]]) -> Ch
 
 def _points(points: Sequence[tuple[float, float]], left: float, right: float, low: float, high: float) -> str:
     stride = max(1, len(points) // MAX_POINTS)
-    thinned = [*points[::stride], points[-1]]
+    thinned = [*points[::stride], points[-1]]  # a single point is drawn too: the round ends of a line of no length
     return " ".join(
         f"{_scale(x, left, right, WIDTH):.1f},{HEIGHT - _scale(y, low, high, HEIGHT):.1f}" for x, y in thinned
     )

@@ -53,11 +53,21 @@ def write_report(run_directory: Path, snapshot_directory: Path, result: RunResul
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined
     )
+    environment.filters["figure"] = figure
     path = run_directory / REPORT
     partial = path.with_suffix(".partial")
     partial.write_text(environment.get_template(TEMPLATE).render(facts))
     partial.replace(path)
     return path
+
+
+def figure(value: object) -> str:
+    """A number as people read it; a table in a table as "name value, name value"."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{str(name).replace('_', ' ')} {figure(item)}" for name, item in value.items())
+    if value is None:
+        return "unknown"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _stage_charts(run_directory: Path, stage: str) -> list[Chart]:
