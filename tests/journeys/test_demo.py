@@ -50,7 +50,7 @@ async def test_every_acknowledged_thumb_is_in_the_snapshot_once(own_stack: Stack
     # An answer that met the token limit is rated all the same and teaches nothing.
     assert set(report["dropped"]) <= {"answer_incomplete"}
     assert counted + sum(report["dropped"].values()) == counts.events
-    assert report["by_version"].keys() == counts.by_version.keys()
+    assert report["by_version"].keys() == counts.by_version.keys() - {""}  # the guard's refusals have no version
     rows = [
         row
         for segment in report["segments"]["feedback"]
