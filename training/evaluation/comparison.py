@@ -19,6 +19,8 @@ from training.evaluation.answers import Prompt, Said, Sampling, Speaker, score
 from training.evaluation.figures import Comparison, Estimate, Probes, Samples, clustered_mean
 from training.manifest import MANIFEST, write_manifest
 from training.model.reward import load_reward_model
+from training.stages.context import Machine
+from training.stages.machine import settle
 
 FIGURES = "figures.json"
 SAMPLES = "samples.jsonl"
@@ -45,6 +47,7 @@ class EvaluationConfig:
     max_prompts: int = 128
     max_texts: int = 64
     probe_samples: int = 4
+    machine: Machine = field(default_factory=Machine)
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ def measure_health(config: EvaluationConfig) -> Health:
     """Accuracy of reward model and judge on the held-out pairs."""
     directory = config.health_directory
     if not (directory / MANIFEST).exists():
+        settle(config.machine)
         pairs = read_pairs(config.held_out_pairs)
         tokens = config.sampling.max_prompt_tokens + config.sampling.max_response_tokens
         health = Health(
@@ -84,6 +88,7 @@ def compare(config: EvaluationConfig) -> Comparison:
     """Candidate against incumbent: win rate on held-out prompts, perplexity, probes, length."""
     directory = config.output_directory
     if not (directory / MANIFEST).exists():
+        settle(config.machine)
         prompts = [row.messages for row in read_prompts(config.held_out_prompts)]
         prompts = sorted(prompts, key=lambda p: seed_of(str(p)))[: config.max_prompts]
         before = _look_at(config.incumbent_directory, prompts, config)

@@ -14,7 +14,7 @@ from training.evaluation.answers import Sampling
 from training.evaluation.canary import CanaryConfig
 from training.evaluation.comparison import EvaluationConfig
 from training.evaluation.gate import GateConfig
-from training.stages.context import ConfigError, Lineage
+from training.stages.context import ConfigError, Lineage, Machine
 from training.stages.ppo import PpoConfig
 from training.stages.reward_model import RewardModelConfig
 from training.stages.sft import SftConfig
@@ -110,7 +110,9 @@ class LoopConfig:
 Recipe = Callable[[Plan], LoopConfig]
 
 
-def evaluation_of(plan: Plan, texts: str, reward_model_base: Path, sampling: Sampling) -> EvaluationConfig:
+def evaluation_of(
+    plan: Plan, texts: str, reward_model_base: Path, sampling: Sampling, machine: Machine
+) -> EvaluationConfig:
     """The paths of an evaluation, nearly the same in every recipe; `texts` names its fixed texts and probes."""
     return EvaluationConfig(
         incumbent_directory=plan.incumbent_directory,
@@ -126,6 +128,7 @@ def evaluation_of(plan: Plan, texts: str, reward_model_base: Path, sampling: Sam
         health_directory=plan.directory("health"),
         output_directory=plan.directory("evaluation"),
         sampling=sampling,
+        machine=machine,
     )
 
 

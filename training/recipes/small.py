@@ -89,6 +89,7 @@ def small(plan: Plan) -> LoopConfig:
                 temperature=0.7,
                 batch_prompts=8,
             ),
+            MACHINE,
         ),
         gate=GateConfig(kl_ceiling_nats=15.0, retention_rise_bits=0.05, min_ended=0.6),
         canary=CanaryConfig(share=0.5, poll_seconds=10.0, lease_seconds=300.0, max_seconds=6 * 3600.0),

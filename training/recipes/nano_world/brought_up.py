@@ -40,7 +40,7 @@ def model_json() -> dict[str, Any]:
 def bring_up(work: Path, output: Path, code_commit: str, progress: Callable[[Progress], None]) -> Manifest:
     """Make the base in `work` and put it into `output`. A second call goes on where a killed one stopped."""
     _write_corpus(work)
-    machine = Machine(threads=0)
+    machine = Machine(threads=1)
     pretraining = pretrain.PretrainConfig(
         tokenizer_directory=work / "tokenizer",
         data_path=work / "texts.jsonl",
