@@ -29,6 +29,9 @@ MOST_CONTEXT_TOKENS = 2048
 # `make up` starts them in this order and stops them in the reverse.
 START_ORDER = ("predictor", "guardrail", "enhancer", "feedback", "session", "generator", "gateway")
 
+# For training's process: OpenMP's waiting threads must not burn the core that a chat wants. Read before torch is imported.
+LOOP_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
+
 
 class PortTakenError(Exception):
     """A public port is in use."""
