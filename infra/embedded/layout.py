@@ -99,6 +99,8 @@ def choose_ports(http_port: int, grpc_port: int) -> dict[str, int]:
     Raises:
         PortTakenError: names the port and the variable that changes it.
     """
+    if not http_port and not grpc_port:
+        return free_ports()  # beside another run: its usual ports must not be taken while one of its services restarts
     for port, variable in ((http_port, "PORT"), (grpc_port, "GRPC_PORT")):
         if port and not _is_free(port):
             raise PortTakenError(f"port {port} is in use; choose another one: make up {variable}={port + 10}")
