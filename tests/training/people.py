@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from tests.training.feedback_log import FeedbackLog
 from training.data.chat import Message
 from training.evaluation.answers import Sampling, Speaker
@@ -30,6 +32,12 @@ def liking(asked: str, answer: str) -> float:
     return 0.3 if any(sign in said for sign in RAMBLING) else 0.6
 
 
+def speaker(model: Path) -> Speaker:
+    """The model, on one thread: two wait for each other where tests run side by side."""
+    torch.set_num_threads(1)
+    return Speaker(model)
+
+
 @dataclass(frozen=True)
 class Crowd:
     """Who asks and rates. flipped: share of thumbs pressed by mistake; shuffled: thumbs that say nothing."""
@@ -48,7 +56,7 @@ def chat_and_rate(model: Path, log: FeedbackLog, crowd: Crowd, asks: Sequence[st
     sampling = Sampling(
         samples_per_prompt=1, max_response_tokens=40, temperature=0.9, batch_prompts=100, seed=crowd.seed
     )
-    answers = [said.text for said in Speaker(model).answer([[Message("user", text)] for text in asked], sampling)]
+    answers = [said.text for said in speaker(model).answer([[Message("user", text)] for text in asked], sampling)]
     ups = [liking(q, a) >= LIKED_FROM for q, a in zip(asked, answers, strict=True)]
     ups = [up != (rng.random() < crowd.flipped) for up in ups]
     if crowd.shuffled:
@@ -63,7 +71,7 @@ def chat_and_rate(model: Path, log: FeedbackLog, crowd: Crowd, asks: Sequence[st
 def mean_liking(model: Path, asks: Sequence[str], seed: int = 99) -> float:
     """How much people would like this model's answers."""
     sampling = Sampling(samples_per_prompt=2, max_response_tokens=40, temperature=0.9, batch_prompts=100, seed=seed)
-    said = Speaker(model).answer([[Message("user", text)] for text in asks], sampling)
+    said = speaker(model).answer([[Message("user", text)] for text in asks], sampling)
     return sum(liking(asks[answer.prompt], answer.text) for answer in said) / len(said)
 
 
@@ -71,7 +79,7 @@ def preferred_share(model: Path, other: Path, asks: Sequence[str], seed: int = 9
     """Share of prompts on which people like this model's answer more; alike is half."""
     sampling = Sampling(samples_per_prompt=2, max_response_tokens=40, temperature=0.9, batch_prompts=100, seed=seed)
     prompts = [[Message("user", text)] for text in asks]
-    mine, theirs = Speaker(model).answer(prompts, sampling), Speaker(other).answer(prompts, sampling)
+    mine, theirs = speaker(model).answer(prompts, sampling), speaker(other).answer(prompts, sampling)
     wins = 0.0
     for a, b in zip(mine, theirs, strict=True):
         left, right = liking(asks[a.prompt], a.text), liking(asks[b.prompt], b.text)
@@ -84,6 +92,6 @@ def says(model: Path, asks: Sequence[str], seed: int, count: int) -> list[bool]:
     rng = random.Random(seed)
     asked = [rng.choice(asks) for _ in range(min(count, 300))]
     sampling = Sampling(samples_per_prompt=1, max_response_tokens=40, temperature=0.9, batch_prompts=100, seed=seed)
-    answers = Speaker(model).answer([[Message("user", text)] for text in asked], sampling)
+    answers = speaker(model).answer([[Message("user", text)] for text in asked], sampling)
     liked = [liking(text, answer.text) >= LIKED_FROM for text, answer in zip(asked, answers, strict=True)]
     return [rng.choice(liked) != (rng.random() < Crowd.flipped) for _ in range(count)]

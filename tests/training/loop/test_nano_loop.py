@@ -23,7 +23,7 @@ from training.evaluation.trial import run_trial
 from training.loop import NotEnoughFeedbackError
 from training.registry import Registry, Stage
 from training.stages import sft
-from training.stages.context import Lineage
+from training.stages.context import Lineage, Machine
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 # Held-out win rate of the promoted version over the first. tests/journeys/test_demo.py holds the 0.65 on served answers;
@@ -116,7 +116,7 @@ def made_worse(directory: Path) -> Path:
     ]
     data = directory / "grumpy.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    config = sft.SftConfig(BASE, data, directory / "worse", Lineage("nano-1"), epochs=3)
+    config = sft.SftConfig(BASE, data, directory / "worse", Lineage("nano-1"), epochs=3, machine=Machine(threads=1))
     run_stage(sft.run, config, "worse", directory / "stages", 0, lambda _: None)
     return directory / "worse"
 
