@@ -27,7 +27,7 @@ from training.stages.context import Lineage, Machine
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 # Held-out win rate of the promoted version over the first. tests/journeys/test_demo.py holds the 0.65 on served answers;
-# this crowd has another taste, and its 190 comparisons have a standard error of 0.035: it was seen at 0.647.
+# this crowd has another taste, and its 190 comparisons have a standard error of 0.035: it was seen at 0.63 and 0.65.
 GOAL = 0.6
 ROOT = Path(__file__).parents[3]
 
