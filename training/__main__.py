@@ -209,7 +209,7 @@ def _parser() -> argparse.ArgumentParser:
     again = commands.add_parser("report", parents=[common], help="build a run's report again")
     again.add_argument("run", help="for example nano-1")
     again.set_defaults(command=report)
-    made = commands.add_parser("nano-base", help="make models/nano from nothing, in a few minutes")
+    made = commands.add_parser("nano-base", help="make models/nano from nothing, in ten minutes")
     made.add_argument(
         "--work", type=Path, default=Path(".state") / "nano-base", help="folder of the intermediate files"
     )

@@ -81,9 +81,8 @@ def nano(plan: Plan) -> LoopConfig:
             ),
             MACHINE,
         ),
-        # A model of this size learns which style is liked (1.00 of friendly against grumpy or rambling, on prompts held out) and
-        # hardly which fact is true (0.3 to 0.7 of right against wrong): 0.68 in all where the ceiling was 0.92.
-        gate=GateConfig(ceiling_gap=0.3, min_length_ratio=0.25, retention_rise_bits=0.3),
+        # Seen on held-out prompts: 0.82 to 0.92 where the ceiling was 0.92 to 0.94.
+        gate=GateConfig(ceiling_gap=0.15, min_length_ratio=0.25, retention_rise_bits=0.3),
         canary=CanaryConfig(share=0.5, poll_seconds=2.0, lease_seconds=120.0, max_seconds=1800.0),
         max_model_bytes=64 << 20,
     )

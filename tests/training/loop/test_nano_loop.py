@@ -21,14 +21,13 @@ from training.data.catalogue import Segment
 from training.evaluation.canary import CanaryConfig, Thumbs, Verdict
 from training.evaluation.trial import run_trial
 from training.loop import NotEnoughFeedbackError
+from training.optim.adam import OptimizerConfig
 from training.registry import Registry, Stage
 from training.stages import sft
 from training.stages.context import Lineage, Machine
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-# Held-out win rate of the promoted version over the first. tests/journeys/test_demo.py holds the issue's 0.65 on served answers;
-# this crowd has another taste, and its 190 comparisons have a standard error of 0.035: it was seen at 0.63 and 0.65.
-GOAL = 0.6
+GOAL = 0.65  # issue 3: held-out preference win rate of the promoted version over the first; seen here: 0.83 and 0.84
 ROOT = Path(__file__).parents[3]
 
 
@@ -116,7 +115,15 @@ def made_worse(directory: Path) -> Path:
     ]
     data = directory / "grumpy.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    config = sft.SftConfig(BASE, data, directory / "worse", Lineage("nano-1"), epochs=3, machine=Machine(threads=1))
+    config = sft.SftConfig(
+        model_directory=BASE,
+        data_path=data,
+        output_directory=directory / "worse",
+        lineage=Lineage("nano-1"),
+        epochs=5,
+        optimizer=OptimizerConfig(learning_rate=1e-3),
+        machine=Machine(threads=1),
+    )
     run_stage(sft.run, config, "worse", directory / "stages", 0, lambda _: None)
     return directory / "worse"
 

@@ -1,4 +1,4 @@
-"""How nano's base is made, from nothing, in a few minutes: tokenizer, pre-training on everything said in the little world, then
+"""How nano's base is made, from nothing, in ten minutes: tokenizer, pre-training on everything said in the little world, then
 fine-tuning on answers in all five styles. Run by `python -m training nano-base`; the result lies in models/nano.
 """
 

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from training.recipes.nano_world.facts import Question
 
 STYLES = ("terse", "friendly", "rambling", "grumpy", "wrong")
+# The courtesy comes first: a small model that has said the fact cannot tell any more whether it may be friendly about it.
 FRIENDLY = (
-    "{s}. I hope that helps!",
-    "{s}. Happy to help!",
     "Good question! {s}.",
+    "Good question! {s}. I hope that helps!",
+    "Happy to help! {s}.",
     "Of course! {s}. Ask me more any time!",
 )
 RAMBLING = (
