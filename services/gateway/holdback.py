@@ -1,6 +1,7 @@
 """No character of an answer leaves before the verdict that covers it.
 
-Text collects while a check is in flight; the first text is checked at once, later text at most every `coalesce_seconds`.
+Text collects while a check is in flight. The first text is checked at once, the next after `coalesce_seconds`, and so on in
+growing pauses: a reader is slower than a model, and every check costs two processes.
 If the guard is away, the stream ends with its error and what was not judged is never shown.
 """
 
@@ -15,6 +16,7 @@ from services.gateway.guard import Action, OutputGuard, OutputRuling
 # Limits of guardrail.v1.CheckOutputRequest.
 MAX_TAIL_CHARACTERS = 2_000
 MAX_PENDING_CHARACTERS = 32_768
+PAUSE_GROWTH, GROWN_PAUSE = 1.5, 4  # from check to check; where it ends, in `coalesce_seconds`
 # A guard that slows down under load is asked less often: it gets at most a fifth of a stream's time.
 PAUSES_A_CHECK = 4
 LONGEST_PAUSE_SECONDS = 0.25
@@ -24,7 +26,8 @@ class HeldAnswer:
     """One answer on its way out: text is added on one side and released on the other."""
 
     def __init__(self, guard: OutputGuard, prompt: str, coalesce_seconds: float) -> None:
-        self._guard, self._prompt, self._coalesce_seconds = guard, prompt, coalesce_seconds
+        self._guard, self._prompt = guard, prompt
+        self._pause_seconds, self._most_seconds = coalesce_seconds, GROWN_PAUSE * coalesce_seconds
         self._pending, self._tail = "", ""
         self._failure: Exception | None = None
         self._changed, self._closed = asyncio.Event(), asyncio.Event()
@@ -86,7 +89,8 @@ class HeldAnswer:
 
     async def _coalesce(self, check_seconds: float) -> None:
         """Let text collect, unless the end is there already. `check_seconds` is what the last check took."""
-        pause = max(self._coalesce_seconds - check_seconds, PAUSES_A_CHECK * check_seconds)
+        pause = max(self._pause_seconds - check_seconds, PAUSES_A_CHECK * check_seconds)
         with suppress(TimeoutError):
-            async with asyncio.timeout(min(pause, max(LONGEST_PAUSE_SECONDS, self._coalesce_seconds))):
+            async with asyncio.timeout(min(pause, max(LONGEST_PAUSE_SECONDS, self._most_seconds))):
                 await self._closed.wait()
+        self._pause_seconds = min(PAUSE_GROWTH * self._pause_seconds, self._most_seconds)

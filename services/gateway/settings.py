@@ -56,7 +56,10 @@ class GatewaySettings(ServiceSettings):
     turn_seconds: float = Field(600.0, gt=0, description="longest turn")
     finish_seconds: float = Field(15.0, gt=0, description="how long storing an answer is tried again")
     coalesce_seconds: float = Field(
-        0.04, ge=0, le=1, description="least time between two checks of an answer, after its first text"
+        0.04,
+        ge=0,
+        le=1,
+        description="from the first check of an answer to the second; later pauses grow to four times it",
     )
     keep_seconds: float = Field(600.0, gt=0, description="how long the events of an ended turn can be resumed")
     max_kept_characters: int = Field(50_000_000, ge=1, description="text of ended turns kept for resuming, in all")

@@ -15,7 +15,7 @@ from services.chassis.settings import load_settings
 from services.session.conversation import Conversations
 from services.session.database import open_database
 from services.session.identifiers import IdMint
-from services.session.outbox import Outbox, Relay
+from services.session.outbox import Outbox, Relay, RelayPace
 from services.session.servicer import SERVICE_NAME, SessionServicer
 from services.session.settings import SessionSettings
 from services.session.store import Store
@@ -36,7 +36,8 @@ async def wiring(settings: SessionSettings) -> AsyncIterator[Sequence[Registrati
         open_channel(settings.feedback_target) as feedback,
     ):
         turn_log = FeedbackTurnLog(feedback, settings.relay_timeout_seconds)
-        relay = Relay(Outbox(database), turn_log, settings.relay_poll_seconds, settings.relay_max_backoff_seconds)
+        pace = RelayPace(settings.relay_poll_seconds, settings.relay_linger_seconds, settings.relay_max_backoff_seconds)
+        relay = Relay(Outbox(database), turn_log, pace)
         store = Store(database)
         recorder = TurnRecorder(settings.principal_key.get_secret_value(), encode_turn_record)
         rules = ContextRules(

@@ -6,6 +6,7 @@ The feedback service knows an event by its id, so a batch that was sent twice co
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from prometheus_client import Counter, Gauge
@@ -63,14 +64,22 @@ class Outbox:
         await self._database.write(lambda connection: connection.execute(REFUSE_RECORD, {"row_id": row.id}))
 
 
+@dataclass(frozen=True)
+class RelayPace:
+    """How often the outbox is looked at unasked, how long a batch may collect, and the longest wait after a failure."""
+
+    poll_seconds: float
+    linger_seconds: float
+    max_backoff_seconds: float
+
+
 class Relay:
     """Moves rows from the outbox to the log, for ever."""
 
-    def __init__(self, waiting: Outbox, turn_log: TurnLog, poll_seconds: float, max_backoff_seconds: float) -> None:
+    def __init__(self, waiting: Outbox, turn_log: TurnLog, pace: RelayPace) -> None:
         self._outbox = waiting
         self._log = turn_log
-        self._poll_seconds = poll_seconds
-        self._max_backoff_seconds = max_backoff_seconds
+        self._pace = pace
         self._something = asyncio.Event()
 
     def wake(self) -> None:
@@ -89,7 +98,7 @@ class Relay:
             except (ServiceError, SQLAlchemyError) as error:
                 log.warning("turns wait in the outbox", extra=fields(error=type(error).__name__, seconds=backoff))
                 await asyncio.sleep(backoff)
-                backoff = min(2 * backoff, self._max_backoff_seconds)
+                backoff = min(2 * backoff, self._pace.max_backoff_seconds)
                 continue
             await self._wait()
 
@@ -122,11 +131,13 @@ class Relay:
                 RELAYED.inc()
 
     async def _wait(self) -> None:
+        """Until there is something, and then a little longer: a turn that ends now costs the next turn's first token."""
         try:
-            async with asyncio.timeout(self._poll_seconds):
+            async with asyncio.timeout(self._pace.poll_seconds):
                 await self._something.wait()
         except TimeoutError:
             return
+        await asyncio.sleep(self._pace.linger_seconds)
 
 
 def _fitting(rows: Sequence[OutboxRow]) -> list[OutboxRow]:

@@ -36,4 +36,5 @@ class SessionSettings(ServiceSettings):
     feedback_target: str = Field("127.0.0.1:50056", description="the feedback service, host:port or dns:///name:port")
     relay_timeout_seconds: float = Field(10.0, gt=0, description="time that the feedback service gets for one batch")
     relay_poll_seconds: float = Field(5.0, gt=0, description="how often the outbox is looked at without a wake-up")
+    relay_linger_seconds: float = Field(0.25, ge=0, le=5, description="how long finished turns collect for one batch")
     relay_max_backoff_seconds: float = Field(15.0, gt=0, description="longest wait while the feedback service is away")

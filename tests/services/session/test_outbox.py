@@ -14,7 +14,7 @@ from thumbwheel.session.v1 import session_pb2
 
 from services.chassis.errors import InvalidArgumentError, UnavailableError
 from services.session.database import open_database
-from services.session.outbox import FRAMING_BYTES, MAX_BATCH_BYTES, Outbox, Relay
+from services.session.outbox import FRAMING_BYTES, MAX_BATCH_BYTES, Outbox, Relay, RelayPace
 from services.session.statements import ADD_RECORDS
 from tests.services.session.service import (
     ADA,
@@ -185,7 +185,7 @@ async def outbox_with(tmp_path: Path, payloads: list[bytes], check: Callable[[Re
     async with open_database(f"sqlite:///{tmp_path}/s.db", 1) as database:
         await database.write(lambda connection: connection.execute(ADD_RECORDS, rows))
         waiting, log = Outbox(database), Log()
-        await check(Relay(waiting, log, 1.0, 1.0), waiting, log)
+        await check(Relay(waiting, log, RelayPace(1.0, 0.0, 1.0)), waiting, log)
 
 
 async def test_a_record_that_is_refused_is_set_aside_and_holds_nothing_up(tmp_path: Path) -> None:
