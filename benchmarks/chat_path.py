@@ -4,6 +4,9 @@
 taken off. With 50 streams each writes 20 tokens a second (1,000 in all: the most that an engine was seen to give on two cores) for
 four seconds, so that 50 are under way while new ones begin. The model's pieces end with
 their word: where they do not, the guard also waits for the next token, which is the model's time.
+
+Beside the turns a bare grpc.aio call to a process that does nothing is timed: a turn needs five calls one after another before
+its first text (gateway, enhancer, session with the input guard beside it, generator, output guard).
 """
 
 import argparse
@@ -24,12 +27,14 @@ from importlib import metadata
 from pathlib import Path
 
 import grpc
+import uvloop
 from aiohttp import web
 from thumbwheel.chat.v1 import chat_pb2, chat_pb2_grpc
+from thumbwheel.enhancer.v1 import enhancer_pb2, enhancer_pb2_grpc
 from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from infra.embedded.layout import HOST, Layout, free_ports, programs
+from infra.embedded.layout import HOST, Layout, free_port, free_ports, programs
 
 VERSION = "instant-1"
 # No digits: the guard waits after them for more.
@@ -41,7 +46,9 @@ SHORT_TOKENS, LONG_TOKENS = 4, 80
 TOKEN_SECONDS = 0.05
 BOOT_SECONDS = 90.0
 WARM_UP_TURNS = 20
-STAGES = ("enhance", "guard_input", "begin", "generate", "guard_output")
+PROBE_SECONDS = 0.05
+HOPS = 5
+STAGES = ("enhance", "begin", "guard_input", "generate", "guard_output")
 
 Turn = Callable[[], Awaitable[float]]
 
@@ -94,6 +101,44 @@ def instant_model_server(port: int) -> None:
     web.run_app(app, host=HOST, port=port, print=None)
 
 
+def bare_server(port: int) -> None:
+    """What one call costs before anybody does anything: grpc.aio as the services use it, without the chassis."""
+
+    class Nothing(enhancer_pb2_grpc.EnhancerServiceServicer):
+        async def Enhance(self, request: enhancer_pb2.EnhanceRequest, context: object) -> enhancer_pb2.EnhanceResponse:
+            return enhancer_pb2.EnhanceResponse(text=request.text)
+
+    async def serve() -> None:
+        server = grpc.aio.server()
+        enhancer_pb2_grpc.add_EnhancerServiceServicer_to_server(Nothing(), server)
+        server.add_insecure_port(f"{HOST}:{port}")
+        await server.start()
+        await server.wait_for_termination()
+
+    uvloop.run(serve())
+
+
+@asynccontextmanager
+async def bare_calls(port: int) -> AsyncIterator[list[float]]:
+    """Seconds of bare calls, a few a second, as long as the block runs."""
+    seconds: list[float] = []
+    request = enhancer_pb2.EnhanceRequest(text=QUESTION)
+
+    async def probe(stub: enhancer_pb2_grpc.EnhancerServiceStub) -> None:
+        while True:
+            await asyncio.sleep(PROBE_SECONDS)
+            started = time.perf_counter()
+            await stub.Enhance(request, timeout=60)
+            seconds.append(time.perf_counter() - started)
+
+    async with grpc.aio.insecure_channel(f"{HOST}:{port}") as channel:
+        probing = asyncio.create_task(probe(enhancer_pb2_grpc.EnhancerServiceStub(channel)))
+        try:
+            yield seconds
+        finally:
+            probing.cancel()
+
+
 def _chunk(delta: dict[str, str], reason: str | None) -> bytes:
     choice = {"index": 0, "delta": delta, "finish_reason": reason}
     return b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n"
@@ -110,6 +155,7 @@ def running(layout: Layout, model: Path) -> Iterator[Processes]:
         program.name: (tuple(program.command), dict(program.environment)) for program in programs(layout, model)
     }
     commands["predictor"] = ((sys.executable, __file__, "--serve-model", str(layout.ports["predictor"])), {})
+    commands["bare"] = ((sys.executable, __file__, "--serve-bare", str(layout.ports["bare"])), {})
     with ExitStack() as stack:
         log = stack.enter_context((layout.state / "log.txt").open("w"))
         for name, (command, environment) in commands.items():
@@ -231,8 +277,12 @@ async def measure(layout: Layout, processes: Processes, streams: int, options: a
             await one_after_another(turn, WARM_UP_TURNS if streams == 1 else 1)
         alone = await figures(ways["generator"])
         before = meters()
-        whole = await figures(ways["gateway"])
+        async with bare_calls(layout.ports["bare"]) as bare:
+            whole = await figures(ways["gateway"])
         print_row(streams, whole, alone, before, meters())
+        hop = Figures(bare)
+        p50, p99 = (hop.quantile_ms(share) for share in (0.5, 0.99))
+        print(f"  a bare call meanwhile:  p50 {p50:.2f} ms, p99 {p99:.2f} ms; {HOPS} of them {HOPS * p50:.2f} ms")
 
 
 def print_row(streams: int, whole: Figures, alone: Figures, before: Meters, after: Meters) -> None:
@@ -274,16 +324,20 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=200, help="turns one after another")
     parser.add_argument("--seconds", type=float, default=10.0, help="time with 50 streams")
     parser.add_argument("--serve-model", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--serve-bare", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve_model:
         instant_model_server(options.serve_model)
         return
+    if options.serve_bare:
+        bare_server(options.serve_bare)
+        return
     print_environment()
     with tempfile.TemporaryDirectory(prefix="thumbwheel-bench-") as folder:
-        layout = Layout(Path(folder), free_ports())
+        layout = Layout(Path(folder), {**free_ports(), "bare": free_port()})
         layout.prepare()
         with running(layout, model_directory(Path(folder))) as processes:
-            asyncio.run(run(layout, processes, options))
+            uvloop.run(run(layout, processes, options))
 
 
 if __name__ == "__main__":

@@ -1,15 +1,18 @@
-"""The chat path: enhance → guard the input → begin the turn → generate, held back by the guard → store → done.
+"""The chat path: enhance → guard the input, and begin the turn meanwhile → generate, held back by the guard → store → done.
 
 The guard judges what was typed and what the enhancer made of it, so the enhancer comes first. `Chat.run` is the story.
 """
 
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 from services.chassis.errors import ServiceError
 from services.gateway.clock import TurnClock
 from services.gateway.events import FinishReason
 from services.gateway.generation import Generator
-from services.gateway.guard import Action, Guard
+from services.gateway.guard import Guard, InputRuling
 from services.gateway.prompts import Enhancer, Prompts
 from services.gateway.sessions import Answer, Sessions
 from services.gateway.storing import Storing
@@ -47,22 +50,20 @@ class Chat:
         prompt = await self._prompts.read(turn.request)
         clock.passed("enhance")
 
-        ruling = await self._guard.check_input(prompt.texts)
-        clock.passed("guard_input")
+        async with meanwhile(self._guard.check_input(prompt.texts)) as ruling:
+            begun = await self._sessions.begin_turn(turn.request, prompt)
+            turn.begin(begun.message_id)
+            clock.passed("begin")
 
-        begun = await self._sessions.begin_turn(turn.request, prompt)
-        turn.begin(begun.message_id)
-        clock.passed("begin")
-
-        if begun.replayed and (stored := await self._sessions.finished_answer(begun.message_id)):
-            replay(turn, begun, stored)
-            return
-
-        writing = Writing(turn, begun, prompt, ruling, clock)
-        try:
-            if ruling.action is Action.BLOCK:
-                writing.refuse()
+            if begun.replayed and (stored := await self._sessions.finished_answer(begun.message_id)):
+                replay(turn, begun, stored)
             else:
+                await self._answer(Writing(turn, begun, prompt, clock), turn, ruling)
+
+    async def _answer(self, writing: Writing, turn: Turn, ruling: asyncio.Task[InputRuling]) -> None:
+        """Without the guard's ruling nothing is generated; the user's message is kept."""
+        try:
+            if writing.heed(await ruling):
                 await writing.generate(self._generator, self._guard, self._pace)
         except ServiceError as error:
             await self._give_up(turn, writing.answer, error)
@@ -76,3 +77,16 @@ class Chat:
         # An answer that nobody saw stays open, so that the same request_id can still be answered.
         if turn.started or not turn.request.request_id:
             await self._storing.store(replace(answer, finish_reason=FinishReason.FAILED))
+
+
+@asynccontextmanager
+async def meanwhile(asked: Coroutine[None, None, InputRuling]) -> AsyncIterator[asyncio.Task[InputRuling]]:
+    """A question that is answered while the block runs; at its end nobody waits for the answer any more."""
+    task = asyncio.create_task(asked)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # the block failed first, and its error is the one that is told

@@ -18,7 +18,7 @@ ADDED_SECONDS = Histogram(
 )
 STAGE_SECONDS = Histogram(
     "thumbwheel_turn_stage_seconds",
-    "Stages before the first text: enhance, guard_input, begin, generate, guard_output.",
+    "Stages before the first text: enhance, begin, guard_input (what it takes longer), generate, guard_output.",
     ["stage"],
     buckets=LATENCY_BUCKETS_SECONDS,
 )

@@ -24,7 +24,7 @@ class Answer:
     """One answer with all that training needs to know of it."""
 
     message_id: str
-    policy_version: str
+    policy_version: str = ""
     text: str = ""
     finish_reason: FinishReason = FinishReason.FAILED
     selected: Selected | None = None

@@ -24,23 +24,26 @@ class Pace:
 class Writing:
     """Publishes the events of one turn; `answer` is the record so far, true also when a service fails midway."""
 
-    def __init__(self, turn: Turn, begun: Begun, prompt: Prompt, ruling: InputRuling, clock: TurnClock) -> None:
-        self._turn, self._begun, self._prompt, self._ruling, self._clock = turn, begun, prompt, ruling, clock
-        self._record = Answer(begun.message_id, ruling.policy_version)
+    def __init__(self, turn: Turn, begun: Begun, prompt: Prompt, clock: TurnClock) -> None:
+        self._turn, self._begun, self._prompt, self._clock = turn, begun, prompt, clock
+        self._record = Answer(begun.message_id)
 
     @property
     def answer(self) -> Answer:
         """The record with the text that was shown."""
         return replace(self._record, text=self._turn.text)
 
-    def refuse(self) -> None:
-        """The input was blocked: the refusal is the answer."""
+    def heed(self, ruling: InputRuling) -> bool:
+        """True if the question may be answered; where it is blocked, the refusal is the answer."""
+        self._clock.passed("guard_input")
+        self._record = replace(self._record, policy_version=ruling.policy_version)
+        if ruling.action is not Action.BLOCK:
+            return True
         self._start(None)
-        self._publish_verdict("input", self._ruling.action, self._ruling.category)
-        self._publish_text(self._ruling.rejection_text)
-        self._record = replace(
-            self._record, finish_reason=FinishReason.INPUT_BLOCKED, guard_category=self._ruling.category
-        )
+        self._publish_verdict("input", ruling.action, ruling.category)
+        self._publish_text(ruling.rejection_text)
+        self._record = replace(self._record, finish_reason=FinishReason.INPUT_BLOCKED, guard_category=ruling.category)
+        return False
 
     async def generate(self, generator: Generator, guard: OutputGuard, pace: Pace) -> None:
         """Let the model answer, and show what the guard releases.
@@ -60,7 +63,7 @@ class Writing:
     def _start(self, selected: Selected | None) -> None:
         self._record = replace(self._record, selected=selected)
         started = Started(
-            self._begun.conversation_id, self._begun.user_message_id, policy_version=self._ruling.policy_version
+            self._begun.conversation_id, self._begun.user_message_id, policy_version=self._record.policy_version
         )
         if selected:
             started = replace(started, model_version=selected.model_version, arm=selected.arm, task=selected.task)

@@ -88,15 +88,18 @@ async def test_a_secret_is_replaced_and_the_verdict_says_so(gateway: House) -> N
     assert gateway.fakes.session.finished[events[0].message_id].guard_category == "secret"
 
 
-async def test_a_guard_that_is_away_before_generating_means_no_answer_and_nothing_stored(gateway: House) -> None:
-    async def away() -> None:
-        gateway.fakes.guardrail.away = True
-
-    await away()
+async def test_a_guard_that_is_away_before_generating_means_no_answer_and_a_message_that_is_kept(
+    gateway: House,
+) -> None:
+    gateway.fakes.guardrail.away = True
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await gateway.ask()
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-    assert gateway.fakes.session.messages == {}
+    assert gateway.fakes.generator.requests == []
+    # The client tried again by itself, without a request_id: each time a message of its own.
+    await _until(lambda: len(gateway.fakes.session.finished) == len(gateway.fakes.session.messages) // 2)
+    stored = gateway.fakes.session.finished.values()
+    assert {(answer.text, answer.finish_reason) for answer in stored} == {("", chat_pb2.FINISH_REASON_FAILED)}
 
 
 async def test_a_guard_that_goes_away_in_mid_answer_ends_the_stream_and_shows_nothing_unjudged(gateway: House) -> None:
