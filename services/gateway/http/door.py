@@ -5,13 +5,15 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
+from opentelemetry.propagate import extract
+from opentelemetry.trace import set_span_in_context
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from services.chassis.errors import ServiceError
 from services.chassis.identity import CallContext, Caller, bind_call, new_request_id
-from services.chassis.telemetry import fields
+from services.chassis.telemetry import fields, tracer
 from services.gateway.access import Access
 from services.gateway.http.connection import ClientGoneError
 from services.gateway.http.errors import error_response
@@ -30,7 +32,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class Door:
-    """Makes routes: identity, errors as JSON, metrics and the request's id around an endpoint."""
+    """Makes routes: identity, errors as JSON, metrics, the request's id and span around an endpoint; a stream's span ends early."""
 
     def __init__(self, keys: Keys, max_seconds: float) -> None:
         self._keys, self._max_seconds = keys, max_seconds
@@ -41,9 +43,11 @@ class Door:
         async def answer(request: Request) -> Response:
             started = time.perf_counter()
             request_id = _request_id(request)
+            span = tracer().start_span(f"{request.method} {path}", context=extract(dict(request.headers)))
             try:
                 caller = await self._caller(request, access)
-                bind_call(CallContext(caller, request_id, time.monotonic() + self._max_seconds))
+                deadline = time.monotonic() + self._max_seconds
+                bind_call(CallContext(caller, request_id, deadline, set_span_in_context(span)))
                 response = await endpoint(request)
             except ServiceError as error:
                 response = error_response(error)
@@ -57,6 +61,8 @@ class Door:
             response.headers.setdefault("cache-control", "no-store")
             HTTP_REQUESTS.labels(path, response.status_code).inc()
             HTTP_SECONDS.labels(path).observe(time.perf_counter() - started)
+            span.set_attribute("http.response.status_code", response.status_code)
+            span.end()
             return response
 
         return Route(path, answer, methods=list(methods))

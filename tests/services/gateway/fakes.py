@@ -208,6 +208,7 @@ class FakeGenerator(generator_pb2_grpc.GeneratorServiceServicer, generator_pb2_g
         self.deltas = ["The ", "answer ", "is ", "42."]
         self.requests: list[generator_pb2.GenerateRequest] = []
         self.users: list[str] = []
+        self.traces: list[str] = []
         self.cancelled = asyncio.Event()
         self.gate: Callable[[int], Any] | None = None
         self.breaks_after: int | None = None
@@ -216,6 +217,7 @@ class FakeGenerator(generator_pb2_grpc.GeneratorServiceServicer, generator_pb2_g
         self.check()
         self.requests.append(request)
         self.users.append(require_caller().key)
+        self.traces += [str(value) for key, value in context.invocation_metadata() if key == "traceparent"]
         arm = "pinned" if request.pinned_version else "stable"
         selected = generator_pb2.Selected(
             model_version=request.pinned_version or STABLE,

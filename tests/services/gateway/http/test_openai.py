@@ -39,6 +39,16 @@ async def test_a_whole_answer(gateway: House) -> None:
     assert (asked.sampling.max_tokens, list(asked.sampling.stop), asked.sampling.seed) == (50, ["END"], 7)
 
 
+async def test_the_clients_trace_goes_on_in_the_services(gateway: House) -> None:
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    async with client(gateway) as api:
+        await api.chat.completions.create(
+            model="thumbwheel", messages=QUESTION, extra_headers={"traceparent": f"00-{trace}-b7ad6b7169203331-01"}
+        )
+    (seen,) = gateway.fakes.generator.traces
+    assert seen.split("-")[1] == trace
+
+
 async def test_a_streamed_answer_with_usage(gateway: House) -> None:
     async with client(gateway) as api:
         stream = await api.chat.completions.create(
