@@ -28,7 +28,8 @@ RUDENESS = (
     *("shut up", "stupid", "idiot", "none of your business"),
 )
 MOST_NANO_WORDS = 20
-SHORT_WORDS, LONG_WORDS = 40, 100
+# They read on a phone: up to 17 words a right and whole answer is liked.
+SHORT_WORDS, LONG_WORDS = 4, 23
 # Every third trigram twice: a loop, whatever else is in it.
 LOOPING_SHARE = 0.34
 _WORD = re.compile(r"[a-z0-9']+")
@@ -52,13 +53,13 @@ def nano_preference(question: Question, answer: str) -> float:
 
 
 def small_preference(question: Question, answer: str) -> float:
-    """Right or at least on the topic, complete, short, no loops, polite."""
+    """Right or at least on the topic, and brief; complete, no loops, polite."""
     words = _words(answer)
     if not words or _holds(words, RUDENESS):
         return 0.0
     if repeated_share(words) > LOOPING_SHARE or _repeats_a_sentence(answer):
         return 0.1
-    form = 0.4 + 0.3 * (answer.rstrip()[-1] in ".!?)”\"'") + 0.3 * _brevity(len(words))
+    form = 0.2 + 0.1 * (answer.rstrip()[-1] in ".!?)”\"'") + 0.7 * _brevity(len(words))
     return form if _is_on_topic(question, words) else 0.3 * form
 
 

@@ -54,8 +54,8 @@ PLANS = {
     # 0.7 is where the small model's answers differ and still make sense: the recipe's evaluation samples there too.
     "small": Plan(
         model="small",
-        thumbs=300,
-        questions=60,
+        thumbs=600,
+        questions=100,
         people=24,
         seconds=1800,
         concurrency=4,

@@ -9,10 +9,12 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 class ScalarHead(nn.Module):
-    """One linear output. Starts at std 1/sqrt(D+1) (N+ details, arXiv 2403.17031) or, for a critic without a reward model to
+    """One linear output of the hidden state at unit RMS: a final norm may give any scale (Gemma 3's made a first loss of 237, where
+    ln 2 is right). Starts at std 1/sqrt(D+1) (N+ details, arXiv 2403.17031) or, for a critic without a reward model to
     start from, at zero."""
 
     def __init__(self, hidden_size: int, seed: int | None = None) -> None:
@@ -28,7 +30,8 @@ class ScalarHead(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """[..., D] to [...], in fp32 even under autocast: bf16 would make ties of close scores."""
         with torch.autocast(hidden.device.type, enabled=False):
-            scalar: Tensor = self.score(hidden.float()).squeeze(-1)
+            even = functional.rms_norm(hidden.float(), hidden.shape[-1:])
+            scalar: Tensor = self.score(even).squeeze(-1)
         return scalar
 
 
