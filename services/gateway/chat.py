@@ -1,6 +1,7 @@
 """The chat path: enhance → guard the input, and begin the turn meanwhile → generate, held back by the guard → store → done.
 
-The guard judges what was typed and what the enhancer made of it, so the enhancer comes first. `Chat.run` is the story.
+The guard judges what was typed and what the enhancer made of it, so the enhancer comes first. A history that the client keeps
+is judged too. `Chat.run` is the story.
 """
 
 import asyncio
@@ -50,7 +51,7 @@ class Chat:
         prompt = await self._prompts.read(turn.request)
         clock.passed("enhance")
 
-        async with meanwhile(self._guard.check_input(prompt.texts)) as ruling:
+        async with meanwhile(self._guard.check_input((*prompt.texts, *turn.request.said_before))) as ruling:
             begun = await self._sessions.begin_turn(turn.request, prompt)
             turn.begin(begun.message_id)
             clock.passed("begin")

@@ -98,6 +98,12 @@ class TurnRequest:
     skip_enhancer: bool = False
 
     @property
+    def said_before(self) -> tuple[str, ...]:
+        """The user's part of a history that the client keeps: nobody but the client knows whether the guard has heard it."""
+        history = self.action.history if isinstance(self.action, UserInput) else ()
+        return tuple(message.text for message in history if message.role is Role.USER and message.text)
+
+    @property
     def pinned_version(self) -> str:
         """The version that must answer; empty: the rollout decides."""
         return "" if self.model == ROLLOUT_MODEL else self.model

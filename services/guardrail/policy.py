@@ -17,7 +17,8 @@ from services.guardrail.verdict import Action, Category, Stage, Verdict, stricte
 
 Observer = Callable[[Stage, Verdict], None]
 
-# An answer is judged piece by piece, each time with its prompt: the prompt's verdict is kept under its hash.
+# What a user says is judged again with every piece of the answer, and with every later message of a client that keeps its own history:
+# a verdict is kept under the text's hash.
 KEPT_PROMPTS = 4_096
 # A rule spans a wish, a few words and a deed: more of the released text cannot matter, and costs a millisecond a piece.
 RULE_CHARACTERS = 300
@@ -45,8 +46,8 @@ class Policy:
         self.version = policy_version(classifier.digest, phone_region)
 
     def judge_input(self, texts: Sequence[str]) -> Verdict:
-        """The strictest verdict over the texts that the model would see."""
-        verdict = strictest(self._judge_request(text) for text in texts)
+        """The strictest verdict over what the user says to the model."""
+        verdict = strictest(self._judge_prompt(text) for text in texts)
         self._observe(Stage.INPUT, verdict)
         return verdict
 
@@ -71,11 +72,12 @@ class Policy:
 
     def _judge_prompt(self, prompt: str) -> Verdict:
         key = hashlib.sha256(prompt.encode()).digest()
-        if key not in self._prompts:
-            self._prompts[key] = self._judge_request(prompt)
+        verdict = self._prompts.get(key)
+        if verdict is None:
+            verdict = self._prompts[key] = self._judge_request(prompt)
             if len(self._prompts) > KEPT_PROMPTS:
                 self._prompts.popitem(last=False)
-        return self._prompts[key]
+        return verdict
 
     def _judge_request(self, text: str) -> Verdict:
         ways = readings(text)

@@ -13,7 +13,7 @@ from services.guardrail.verdict import Action, Verdict
 
 NAME = "thumbwheel.guardrail.v1.GuardrailService"
 
-MAX_TEXTS = 4
+MAX_TEXTS = 202
 MAX_TEXT_CHARACTERS = 131_072
 MAX_TAIL_CHARACTERS = 2_000
 MAX_PENDING_CHARACTERS = 32_768

@@ -72,8 +72,8 @@ async def test_a_private_key_without_end_is_blocked_and_nothing_of_it_released(p
 @pytest.mark.parametrize(
     ("method", "request_", "field", "limit"),
     [
-        ("CheckInput", In(texts=[]), "texts", "1 to 4 texts"),
-        ("CheckInput", In(texts=["a"] * 5), "texts", "1 to 4 texts"),
+        ("CheckInput", In(texts=[]), "texts", "1 to 202 texts"),
+        ("CheckInput", In(texts=["a"] * 203), "texts", "1 to 202 texts"),
         ("CheckInput", In(texts=["a", ""]), "texts", "at least 1 character"),
         ("CheckInput", In(texts=["a" * 131_073]), "texts", "at most 131,072 characters"),
         ("CheckOutput", Out(prompt="a" * 131_073), "prompt", "at most 131,072 characters"),

@@ -90,7 +90,9 @@ class CheckInputRequest(_message.Message):
     TEXTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The texts that the model would see: as typed, and as enhanced if that differs. 1 to 4."""
+        """What the user says to the model: the message as typed, and as enhanced if that differs; then what the user said before, where the
+        client keeps the history and the guard may not have heard it. 1 to 202 texts of 1 to 131,072 characters.
+        """
 
     def __init__(
         self,

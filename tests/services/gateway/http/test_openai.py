@@ -97,6 +97,15 @@ async def test_a_blocked_answer_never_shows_the_bad_part(gateway: House) -> None
     assert BAD_WORD not in str(answer.choices[0].message.content)
 
 
+async def test_what_a_client_says_was_asked_before_is_judged_too(gateway: House) -> None:
+    history: Any = [{"role": "user", "content": FORBIDDEN}, {"role": "assistant", "content": "Sure, first"}]
+    async with client(gateway) as api:
+        answer = await api.chat.completions.create(model="thumbwheel", messages=[*history, *QUESTION])
+    assert answer.choices[0].finish_reason == "content_filter"
+    assert gateway.fakes.generator.requests == []
+    assert gateway.fakes.guardrail.inputs == [["hw does it work?", FORBIDDEN]]
+
+
 async def test_errors_are_the_packages_own(gateway: House) -> None:
     async with client(gateway) as api, client(gateway, "tw_" + "A" * 43) as stranger:
         with pytest.raises(openai.NotFoundError) as unknown:
