@@ -7,6 +7,8 @@ import { Question } from "./Question";
 import { branch, siblings } from "./tree";
 import { useConversation } from "./useConversation";
 
+const NEAR_PIXELS = 40;
+
 interface Props {
   api: Api;
   conversationId: string;
@@ -18,11 +20,15 @@ export function Chat({ api, conversationId, named, openDrawer }: Props) {
   const talk = useConversation(api, conversationId, named);
   const shown = branch(talk.tree);
   const end = useRef<HTMLDivElement>(null);
-  const text = shown.at(-1)?.text ?? "";
+  // Whoever scrolls up to read is left there, until a new message.
+  const following = useRef(true);
+  useEffect(() => {
+    following.current = true;
+  }, [shown.length]);
   useEffect(() => {
     // Braces: newer browsers return a promise here, which React would take for a clean-up.
-    void end.current?.scrollIntoView({ block: "end" });
-  }, [shown.length, text]);
+    if (following.current) void end.current?.scrollIntoView({ block: "end" });
+  });
   const busy = talk.running !== null;
 
   return (
@@ -31,7 +37,12 @@ export function Chat({ api, conversationId, named, openDrawer }: Props) {
         <button className="menu" aria-label="Open the menu" onClick={openDrawer}>☰</button>
         <span className="quiet">Answers can be wrong. Your thumbs train the next version.</span>
       </header>
-      <div className="messages" role="log" aria-label="Conversation">
+      <div
+        className="messages"
+        role="log"
+        aria-label="Conversation"
+        onScroll={(event) => (following.current = isAtEnd(event.currentTarget))}
+      >
         {shown.length === 0 && !busy && (
           <div className="welcome">
             <img src="./icon.svg" alt="" width="56" height="56" />
@@ -72,4 +83,8 @@ export function Chat({ api, conversationId, named, openDrawer }: Props) {
       <Composer busy={busy} canStop={Boolean(talk.running)} send={talk.send} stop={() => void talk.stop()} />
     </main>
   );
+}
+
+function isAtEnd(scrolled: HTMLElement): boolean {
+  return scrolled.scrollHeight - scrolled.scrollTop - scrolled.clientHeight < NEAR_PIXELS;
 }
