@@ -28,8 +28,8 @@ RUDENESS = (
     *("shut up", "stupid", "idiot", "none of your business"),
 )
 MOST_NANO_WORDS = 20
-# They read on a phone: up to 17 words a right and whole answer is liked.
-SHORT_WORDS, LONG_WORDS = 4, 23
+# Up to 17 words a right and whole answer is liked, a wrong one up to 15.
+SHORT_WORDS, LONG_WORDS = 6, 20
 # Every third trigram twice: a loop, whatever else is in it.
 LOOPING_SHARE = 0.34
 _WORD = re.compile(r"[a-z0-9']+")
@@ -53,14 +53,15 @@ def nano_preference(question: Question, answer: str) -> float:
 
 
 def small_preference(question: Question, answer: str) -> float:
-    """Right or at least on the topic, and brief; complete, no loops, polite."""
+    """Brief, whole, polite, without loops. Whether it is right weighs less: who asks does not know, and a few hundred thumbs cannot
+    teach facts."""
     words = _words(answer)
     if not words or _holds(words, RUDENESS):
         return 0.0
     if repeated_share(words) > LOOPING_SHARE or _repeats_a_sentence(answer):
         return 0.1
-    form = 0.2 + 0.1 * (answer.rstrip()[-1] in ".!?)”\"'") + 0.7 * _brevity(len(words))
-    return form if _is_on_topic(question, words) else 0.3 * form
+    score = 0.2 + 0.1 * (answer.rstrip()[-1] in ".!?)”\"'") + 0.6 * _brevity(len(words))
+    return score + 0.1 * _is_on_topic(question, words)
 
 
 PREFERENCES: dict[str, Preference] = {"nano": nano_preference, "small": small_preference}

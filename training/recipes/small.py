@@ -103,7 +103,7 @@ def _reward_model(plan: Plan, part: str, data: str) -> RewardModelConfig:
         data_path=plan.directory("sets") / data,
         output_directory=plan.directory(part),
         lineage=plan.lineage(part),
-        epochs=3,
+        epochs=2,
         batch_pairs=8,
         microbatch_pairs=2,
         max_tokens=PROMPT_TOKENS + 2 * RESPONSE_TOKENS,

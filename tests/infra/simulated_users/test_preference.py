@@ -60,12 +60,12 @@ def test_every_answer_of_the_base_is_liked_if_it_is_friendly_or_terse_and_else_n
     assert min(seen.values()) > 100
 
 
-def test_small_people_like_right_complete_short_polite_answers_without_loops() -> None:
+def test_small_people_like_brief_complete_polite_answers_without_loops() -> None:
     egg = Question("How do I boil an egg?", ("water",), "", False)
     best_first = [
         "Put it in boiling water for eight minutes, then cool it.",
         "Put it in boiling water for eight minutes, then",
-        "An egg is oval.",
+        "It depends on the kind of egg, on where you live and on what you mean by it.",
         "Boil the water. Boil the water. Boil the water.",
         "Look it up yourself, idiot.",
     ]
@@ -73,6 +73,7 @@ def test_small_people_like_right_complete_short_polite_answers_without_loops() -
     assert scores == sorted(scores, reverse=True)
     assert len(set(scores)) == len(scores)
     assert [score >= LIKED_FROM for score in scores] == [True, True, False, False, False]
+    assert small_preference(egg, "An egg is oval.") >= LIKED_FROM  # nobody looks it up
     rambling = "Put the egg in water. " + " ".join(f"thing{number} matters too" for number in range(40))
     assert small_preference(egg, rambling) < scores[0]
 
