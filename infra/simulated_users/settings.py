@@ -51,17 +51,18 @@ PLANS = {
         samples=2,
         goal=0.65,
     ),
+    # A slip makes pairs of what all liked: with one in ten, two of five pairs on a few hundred thumbs are a coin's toss.
     # 0.7 is where the small model's answers differ and still make sense: the recipe's evaluation samples there too.
     "small": Plan(
         model="small",
-        thumbs=600,
+        thumbs=700,
         questions=100,
         people=24,
         seconds=1800,
         concurrency=4,
         manner=Manner(temperature=0.7),
         habits=Habits(asks_again=0.7, goes_on=0.02),
-        temper=Temper(corrects_if_displeased=0.25),
+        temper=Temper(noise=0.03, corrects_if_displeased=0.25),
         pause_seconds=120.0,
         canary_seconds=1200.0,
         samples=1,

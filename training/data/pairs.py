@@ -19,6 +19,7 @@ from training.data.chat import Message
 from training.data.judgements import Judgement
 
 CORRECTION_MARGIN = 0.5  # as a thumb up against a thumb down, each given three times
+PRIOR_THUMBS = 2.0  # a question's own share of thumbs up counts fully from about as many thumbs
 MIN_COMPARISONS = 20  # below, disagreement says nothing: its standard error is above 0.1
 
 
@@ -98,11 +99,12 @@ def make_pairs(
     questions: Sequence[Question], noise: LabelNoise, max_per_prompt: int, seed: int
 ) -> tuple[list[Pair], dict[str, int]]:
     """All pairs, shuffled by the seed, and how many contexts or pairs were left out, by reason."""
-    liked_share = _liked_share(questions, noise)
+    share_up = _share_up(questions)
     rng = random.Random(seed)
     pairs: list[Pair] = []
     dropped = {"prompt_without_opposite": 0, "over_cap_of_prompt": 0}
     for question in questions:
+        liked_share = _liked_share(question, share_up, noise)
         own = [*_corrected(question), *_compared(question, noise, liked_share)]
         dropped["prompt_without_opposite"] += not own
         dropped["over_cap_of_prompt"] += max(0, len(own) - max_per_prompt)
@@ -167,14 +169,25 @@ def _truly_liked(answer: Answer, flipped: float, liked_share: float) -> float:
     return like / (like + dislike) if like + dislike > 0 else 0.5
 
 
-def _liked_share(questions: Iterable[Question], noise: LabelNoise) -> float:
-    """Share of truly liked answers: the share of thumbs up with the flips taken out."""
+def _share_up(questions: Iterable[Question]) -> float:
+    """Share of thumbs up among all."""
     up = sum(answer.up for question in questions for answer in question.answers)
     down = sum(answer.down for question in questions for answer in question.answers)
+    return up / (up + down) if up + down else 0.5
+
+
+def _liked_share(question: Question, share_up: float, noise: LabelNoise) -> float:
+    """Share of truly liked answers to this question: its thumbs up, drawn towards the share of all, with the flips taken out.
+
+    Where all answers are liked, a thumb down is a slip more often than not; the share of all questions would not tell.
+    """
+    up = sum(answer.up for answer in question.answers)
+    votes = up + sum(answer.down for answer in question.answers)
+    share = (up + PRIOR_THUMBS * share_up) / (votes + PRIOR_THUMBS)
     flipped = noise.flipped or 0.0
-    if up + down == 0 or flipped >= 0.5:
+    if flipped >= 0.5:
         return 0.5
-    return min(max((up / (up + down) - flipped) / (1 - 2 * flipped), 0.01), 0.99)
+    return min(max((share - flipped) / (1 - 2 * flipped), 0.01), 0.99)
 
 
 def pair_line(pair: Pair) -> Mapping[str, object]:

@@ -35,10 +35,11 @@ def small(plan: Plan) -> LoopConfig:
         snapshot=SnapshotConfig(max_per_principal=100),
         sets=SetsConfig(
             anchors=TEXTS / "small_anchors.jsonl",
+            held_out_fraction=0.25,
             min_thumbs=100,
             min_pairs=30,
             min_held_out_pairs=10,
-            max_pairs_per_prompt=8,
+            max_pairs_per_prompt=12,
         ),
         sft=SftConfig(
             model_directory=plan.incumbent_directory,
@@ -63,7 +64,7 @@ def small(plan: Plan) -> LoopConfig:
             data_path=sets / "prompts.jsonl",
             output_directory=plan.directory(""),
             lineage=plan.lineage(""),
-            updates=30,
+            updates=20,
             prompts_per_update=16,
             minibatch_rows=8,
             epochs_per_update=1,
