@@ -71,12 +71,9 @@ def test_a_thousand_thumbs_make_a_version_that_people_prefer(tmp_path: Path) -> 
     state = tmp_path / "state"
     done = demonstrate(state)
     seen = json.loads((state / "demo.json").read_text())
-    broken = [claim["text"] for claim in seen["claims"] if not claim["holds"] and "prefer" not in claim["text"]]
-    assert not broken, done.stdout[-4000:] + done.stderr[-4000:]
-    # The claims once more, from what lies on disk and not from the demonstration's own words. 190 comparisons say the rate to
-    # within 5 points: below the goal by chance is no defect, below it with 95 % certainty is.
-    assert seen["win_rate"]["high"] >= 0.65
-    assert seen["win_rate"]["low"] > 0.5
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    # The claims once more, from what lies on disk and not from the demonstration's own words.
+    assert seen["win_rate"]["rate"] >= 0.65
     assert seen["crowd"]["up"] + seen["crowd"]["down"] == 1000
     run = state / "loop" / "runs" / "nano-1"
     assert json.loads((run / "result.json").read_text())["result"] == "promoted"

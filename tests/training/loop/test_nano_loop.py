@@ -27,7 +27,7 @@ from training.stages import sft
 from training.stages.context import Lineage, Machine
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-GOAL = 0.65  # issue 3: held-out preference win rate of the promoted version over the first; seen here: 0.83 and 0.84
+GOAL = 0.65  # issue 3: held-out preference win rate of the promoted version over the first; seen here: 0.83
 ROOT = Path(__file__).parents[3]
 
 
@@ -68,7 +68,7 @@ def test_thumbs_make_a_better_version_even_if_the_loop_is_killed_in_ppo(tmp_path
 
     assert result.result == "promoted", result.reason
     assert rollout.stable == "nano-1"
-    assert before < 40  # it was in the middle of PPO
+    assert before < 25  # it was in the middle of PPO
     assert (steps.parents[2] / "nano-1-sft" / "manifest.json").stat().st_mtime_ns == trained_before
     written = [json.loads(line)["step"] for line in steps.read_text().splitlines()]
     assert written[before] >= before - 4  # went on from the checkpoint of every fifth update
