@@ -33,6 +33,7 @@ from training.stages.context import ConfigError, Progress, RunContext
 from training.stages.state import KEPT_CHECKPOINTS, DirectoryCheckpoints, checkpoint_name, latest_complete
 
 PROGRESS = "progress.jsonl"
+START_TRIES, START_TOO_SLOW = 3, "timed out during startup"
 ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",  # a cluster of this process alone, on loopback
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # thousands of log lines otherwise
@@ -188,16 +189,24 @@ def local_cluster(num_workers: int) -> Iterator[None]:
         return
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    ray.init(
-        num_cpus=max(num_workers, len(os.sched_getaffinity(0))) + 1,
-        include_dashboard=False,
-        log_to_driver=False,
-        configure_logging=False,
-    )
+    _start(max(num_workers, len(os.sched_getaffinity(0))) + 1)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _start(num_cpus: int) -> None:
+    """Ray gives its own start 30 seconds, by a constant; on a machine that others keep busy it gets more than one try."""
+    for tries_left in reversed(range(START_TRIES)):
+        try:
+            ray.init(num_cpus=num_cpus, include_dashboard=False, log_to_driver=False, configure_logging=False)
+        except Exception as error:  # Ray raises nothing more special
+            ray.shutdown()
+            if not tries_left or START_TOO_SLOW not in str(error):
+                raise
+        else:
+            return
 
 
 @contextmanager

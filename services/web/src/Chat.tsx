@@ -1,5 +1,5 @@
 // One conversation: its messages and the box to write in.
-import { useEffect, useRef } from "react";
+import { useLayoutEffect, useRef } from "react";
 import type { Api } from "./api";
 import { Answer } from "./Answer";
 import { Composer } from "./Composer";
@@ -20,12 +20,17 @@ export function Chat({ api, conversationId, named, openDrawer }: Props) {
   const talk = useConversation(api, conversationId, named);
   const shown = branch(talk.tree);
   const end = useRef<HTMLDivElement>(null);
-  // Whoever scrolls up to read is left there, until a new message.
+  // Whoever scrolls up to read is left there, until a new message. That text grew is no scrolling up.
   const following = useRef(true);
-  useEffect(() => {
+  const top = useRef(0);
+  const scrolled = (box: HTMLElement) => {
+    following.current = isAtEnd(box) || (following.current && box.scrollTop >= top.current);
+    top.current = box.scrollTop;
+  };
+  useLayoutEffect(() => {
     following.current = true;
   }, [shown.length]);
-  useEffect(() => {
+  useLayoutEffect(() => {
     // Braces: newer browsers return a promise here, which React would take for a clean-up.
     if (following.current) void end.current?.scrollIntoView({ block: "end" });
   });
@@ -41,7 +46,7 @@ export function Chat({ api, conversationId, named, openDrawer }: Props) {
         className="messages"
         role="log"
         aria-label="Conversation"
-        onScroll={(event) => (following.current = isAtEnd(event.currentTarget))}
+        onScroll={(event) => scrolled(event.currentTarget)}
       >
         {shown.length === 0 && !busy && (
           <div className="welcome">
@@ -85,6 +90,6 @@ export function Chat({ api, conversationId, named, openDrawer }: Props) {
   );
 }
 
-function isAtEnd(scrolled: HTMLElement): boolean {
-  return scrolled.scrollHeight - scrolled.scrollTop - scrolled.clientHeight < NEAR_PIXELS;
+function isAtEnd(box: HTMLElement): boolean {
+  return box.scrollHeight - box.scrollTop - box.clientHeight < NEAR_PIXELS;
 }

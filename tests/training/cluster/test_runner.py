@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+import ray
 import torch
 from safetensors.torch import load_file
 
@@ -123,3 +124,19 @@ def test_a_worker_killed_under_ray_goes_on_bit_by_bit_and_a_refusal_is_not_retri
     assert manifest.report == verify_manifest(config.output_directory).report
     one, other = (load_file(d / "model.safetensors") for d in (config.output_directory, killed.output_directory))
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(("message", "tries"), [("The current node timed out during startup.", 3), ("no such port", 1)])
+def test_ray_is_started_again_only_where_it_was_too_slow(
+    monkeypatch: pytest.MonkeyPatch, message: str, tries: int
+) -> None:
+    calls: list[int] = []
+
+    def too_slow(num_cpus: int, **_: object) -> None:
+        calls.append(num_cpus)
+        raise Exception(message)
+
+    monkeypatch.setattr(ray, "init", too_slow)
+    with pytest.raises(Exception, match=message), local_cluster(1):
+        pass
+    assert len(calls) == tries
