@@ -2,8 +2,8 @@
 
 `python benchmarks/chat_path.py [--turns 200] [--seconds 10]`. What the generator alone needs is measured in the same run and
 taken off. With 50 streams each writes 20 tokens a second (1,000 in all: the most that an engine was seen to give on two cores) for
-four seconds, so that 50 are under way while new ones begin. The model's pieces end with
-their word: where they do not, the guard also waits for the next token, which is the model's time.
+four seconds, so that 50 are under way while new ones begin. The model's pieces end with their word: where they do not, the guard
+also waits for the next token, which is the model's time.
 
 Beside the turns a bare grpc.aio call to a process that does nothing is timed: a turn needs five calls one after another before
 its first text (gateway, enhancer, session with the input guard beside it, generator, output guard).

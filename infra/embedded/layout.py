@@ -101,15 +101,24 @@ def choose_ports(http_port: int, grpc_port: int) -> dict[str, int]:
     """
     if not http_port and not grpc_port:
         return free_ports()  # beside another run: its usual ports must not be taken while one of its services restarts
-    for port, variable in ((http_port, "PORT"), (grpc_port, "GRPC_PORT")):
-        if port and not _is_free(port):
-            raise PortTakenError(f"port {port} is in use; choose another one: make up {variable}={port + 10}")
-    chosen = {"http": http_port or free_port(), "gateway": grpc_port or free_port()}
+    chosen = public_ports(http_port, grpc_port)
     wanted = {**INNER_PORTS, **{f"{name}_metrics": port + METRICS_OFFSET for name, port in INNER_PORTS.items()}}
     wanted["gateway_metrics"] = PUBLIC_PORTS["gateway"] + METRICS_OFFSET
     for name, port in wanted.items():
         chosen[name] = port if _is_free(port) else free_port()
     return chosen
+
+
+def public_ports(http_port: int, grpc_port: int) -> dict[str, int]:
+    """The ports at the door; 0 picks a free one.
+
+    Raises:
+        PortTakenError: names the port and the variable that changes it.
+    """
+    for port, variable in ((http_port, "PORT"), (grpc_port, "GRPC_PORT")):
+        if port and not _is_free(port):
+            raise PortTakenError(f"port {port} is in use; choose another one: make up {variable}={port + 10}")
+    return {"http": http_port or free_port(), "gateway": grpc_port or free_port()}
 
 
 def free_ports() -> dict[str, int]:

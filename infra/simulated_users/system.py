@@ -17,7 +17,7 @@ from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
 
 from infra.embedded.base_model import install_base
-from infra.embedded.layout import PUBLIC_PORTS, ROOT, Layout, choose_ports, free_ports, programs
+from infra.embedded.layout import ROOT, Layout, free_ports, programs, public_ports
 from infra.embedded.supervisor import NotRunningError, read_ports, supervised
 
 CALL_SECONDS, LOAD_SECONDS = 20.0, 300.0
@@ -127,8 +127,7 @@ async def running_system(state: Path, model: str, http_port: int, grpc_port: int
         layout = Layout(state, read_ports(state))
     except NotRunningError:
         # None of the usual inner ports: another system may be starting beside this one.
-        public = choose_ports(http_port, grpc_port)
-        layout = Layout(state, {**free_ports(), **{name: public[name] for name in PUBLIC_PORTS}})
+        layout = Layout(state, {**free_ports(), **public_ports(http_port, grpc_port)})
     else:
         say(f"the system that runs in {state} is used")
         yield System(layout)

@@ -88,6 +88,4 @@ async def meanwhile(asked: Coroutine[None, None, InputRuling]) -> AsyncIterator[
         yield task
     finally:
         task.cancel()
-        await asyncio.wait([task])
-        if not task.cancelled():
-            task.exception()  # the block failed first, and its error is the one that is told
+        await asyncio.gather(task, return_exceptions=True)

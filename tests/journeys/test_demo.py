@@ -70,8 +70,8 @@ def demonstrate(state: Path, *words: str) -> subprocess.CompletedProcess[str]:
 def test_a_thousand_thumbs_make_a_version_that_people_prefer(tmp_path: Path) -> None:
     state = tmp_path / "state"
     done = demonstrate(state)
-    seen = json.loads((state / "demo.json").read_text())
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    seen = json.loads((state / "demo.json").read_text())
     # The claims once more, from what lies on disk and not from the demonstration's own words.
     assert seen["win_rate"]["rate"] >= 0.65
     assert seen["crowd"]["up"] + seen["crowd"]["down"] == 1000

@@ -38,6 +38,11 @@ def speaker(model: Path) -> Speaker:
     return Speaker(model)
 
 
+def sampling(samples: int, seed: int) -> Sampling:
+    """As the generator's preset for chat."""
+    return Sampling(samples_per_prompt=samples, max_response_tokens=40, temperature=0.9, batch_prompts=100, seed=seed)
+
+
 @dataclass(frozen=True)
 class Crowd:
     """Who asks and rates. flipped: share of thumbs pressed by mistake; shuffled: thumbs that say nothing."""
@@ -53,10 +58,8 @@ def chat_and_rate(model: Path, log: FeedbackLog, crowd: Crowd, asks: Sequence[st
     """The crowd asks the model and rates every answer; all of it lands in the log, committed."""
     rng = random.Random(crowd.seed)
     asked = [rng.choice(asks) for _ in range(crowd.thumbs)]
-    sampling = Sampling(
-        samples_per_prompt=1, max_response_tokens=40, temperature=0.9, batch_prompts=100, seed=crowd.seed
-    )
-    answers = [said.text for said in speaker(model).answer([[Message("user", text)] for text in asked], sampling)]
+    prompts = [[Message("user", text)] for text in asked]
+    answers = [said.text for said in speaker(model).answer(prompts, sampling(1, crowd.seed))]
     ups = [liking(q, a) >= LIKED_FROM for q, a in zip(asked, answers, strict=True)]
     ups = [up != (rng.random() < crowd.flipped) for up in ups]
     if crowd.shuffled:
@@ -70,16 +73,14 @@ def chat_and_rate(model: Path, log: FeedbackLog, crowd: Crowd, asks: Sequence[st
 
 def mean_liking(model: Path, asks: Sequence[str], seed: int = 99) -> float:
     """How much people would like this model's answers."""
-    sampling = Sampling(samples_per_prompt=2, max_response_tokens=40, temperature=0.9, batch_prompts=100, seed=seed)
-    said = speaker(model).answer([[Message("user", text)] for text in asks], sampling)
+    said = speaker(model).answer([[Message("user", text)] for text in asks], sampling(2, seed))
     return sum(liking(asks[answer.prompt], answer.text) for answer in said) / len(said)
 
 
 def preferred_share(model: Path, other: Path, asks: Sequence[str], seed: int = 99) -> float:
     """Share of prompts on which people like this model's answer more; alike is half."""
-    sampling = Sampling(samples_per_prompt=2, max_response_tokens=40, temperature=0.9, batch_prompts=100, seed=seed)
-    prompts = [[Message("user", text)] for text in asks]
-    mine, theirs = speaker(model).answer(prompts, sampling), speaker(other).answer(prompts, sampling)
+    prompts, drawn = [[Message("user", text)] for text in asks], sampling(2, seed)
+    mine, theirs = speaker(model).answer(prompts, drawn), speaker(other).answer(prompts, drawn)
     wins = 0.0
     for a, b in zip(mine, theirs, strict=True):
         left, right = liking(asks[a.prompt], a.text), liking(asks[b.prompt], b.text)
@@ -91,7 +92,6 @@ def says(model: Path, asks: Sequence[str], seed: int, count: int) -> list[bool]:
     """Thumbs on answers of this model, one after the other; they repeat after a few hundred answers."""
     rng = random.Random(seed)
     asked = [rng.choice(asks) for _ in range(min(count, 300))]
-    sampling = Sampling(samples_per_prompt=1, max_response_tokens=40, temperature=0.9, batch_prompts=100, seed=seed)
-    answers = speaker(model).answer([[Message("user", text)] for text in asked], sampling)
+    answers = speaker(model).answer([[Message("user", text)] for text in asked], sampling(1, seed))
     liked = [liking(text, answer.text) >= LIKED_FROM for text, answer in zip(asked, answers, strict=True)]
     return [rng.choice(liked) != (rng.random() < Crowd.flipped) for _ in range(count)]

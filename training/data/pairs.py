@@ -171,9 +171,8 @@ def _truly_liked(answer: Answer, flipped: float, liked_share: float) -> float:
 
 def _share_up(questions: Iterable[Question]) -> float:
     """Share of thumbs up among all."""
-    up = sum(answer.up for question in questions for answer in question.answers)
-    down = sum(answer.down for question in questions for answer in question.answers)
-    return up / (up + down) if up + down else 0.5
+    up, thumbs = _count(answer for question in questions for answer in question.answers)
+    return up / thumbs if thumbs else 0.5
 
 
 def _liked_share(question: Question, share_up: float, noise: LabelNoise) -> float:
@@ -181,13 +180,18 @@ def _liked_share(question: Question, share_up: float, noise: LabelNoise) -> floa
 
     Where all answers are liked, a thumb down is a slip more often than not; the share of all questions would not tell.
     """
-    up = sum(answer.up for answer in question.answers)
-    votes = up + sum(answer.down for answer in question.answers)
-    share = (up + PRIOR_THUMBS * share_up) / (votes + PRIOR_THUMBS)
+    up, thumbs = _count(question.answers)
+    share = (up + PRIOR_THUMBS * share_up) / (thumbs + PRIOR_THUMBS)
     flipped = noise.flipped or 0.0
     if flipped >= 0.5:
         return 0.5
     return min(max((share - flipped) / (1 - 2 * flipped), 0.01), 0.99)
+
+
+def _count(answers: Iterable[Answer]) -> tuple[int, int]:
+    """Thumbs up, and all thumbs."""
+    thumbs = [(answer.up, answer.up + answer.down) for answer in answers]
+    return sum(up for up, _ in thumbs), sum(both for _, both in thumbs)
 
 
 def pair_line(pair: Pair) -> Mapping[str, object]:
