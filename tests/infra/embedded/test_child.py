@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from infra.embedded.child import Child, ChildFailedError, Program
-from infra.embedded.layout import free_port
+from infra.ports import reserve_port
 
 LISTEN = """
 import signal, socket, sys, time
@@ -44,7 +44,7 @@ class Lines:
 
 @asynccontextmanager
 async def child_of(code: str, folder: Path) -> AsyncIterator[tuple[Child, Lines]]:
-    port, lines = free_port(), Lines()
+    port, lines = reserve_port(), Lines()
     program = Program("parrot", (sys.executable, "-u", "-c", code, str(port)), {}, port, stop_seconds=10)
     child = Child(program, lines.say, folder / "parrot.log")
     child.start()
