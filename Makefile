@@ -7,6 +7,8 @@ PORT ?= 8080
 GRPC_PORT ?= 50051
 LOOP_EVERY ?=
 VENV := .venv/bin/python
+# Where it is set, every process compiles its imports anew: 2 s for torch, 4 s for Ray's trainer, in each of dozens.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help up test check loop demo bench lock page clean
