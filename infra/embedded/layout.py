@@ -1,13 +1,13 @@
 """Where everything of an embedded run is: folders under one state folder, ports on loopback, the settings of each service."""
 
 import json
-import secrets
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from infra.supervision.child import Program
+from infra.supervision.kept import kept
 from infra.supervision.ports import HOST, distinct_free_ports, free_port, is_free
 from infra.supervision.supervisor import LOGS
 
@@ -81,11 +81,7 @@ class Layout:
 
     def principal_key(self) -> str:
         """The key under which user ids are hashed in events; made once, readable by the owner alone."""
-        file = self.state / "principal.key"
-        if not file.exists():
-            file.touch(mode=0o600)
-            file.write_text(secrets.token_hex(32))
-        return file.read_text()
+        return kept(self.state / "principal.key")
 
 
 def choose_ports(http_port: int, grpc_port: int) -> dict[str, int]:
