@@ -74,6 +74,8 @@ def generator_settings(root: Path, predictor_port: int, **changes: Any) -> Gener
         "rollout_file": root / "state" / "rollout.json",
         "stable_directory": stable,
         "reconcile_seconds": 0.05,
+        "poll_seconds": 0.05,
+        "unload_grace_seconds": 0,
         "connect_seconds": 1.0,
     }
     return GeneratorSettings.model_validate(values | changes)
