@@ -119,7 +119,9 @@ def main() -> None:
         return
     try:
         run_service("generator", settings, wiring)
-    except (RolloutFileError, NoManifestError, DatabaseBehindError, UnavailableError) as error:
+    except UnavailableError as error:
+        sys.exit(f"{error}: {error.__cause__}")
+    except (RolloutFileError, NoManifestError, DatabaseBehindError) as error:
         sys.exit(str(error))
 
 

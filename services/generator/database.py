@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import asyncpg
 from sqlalchemy import BigInteger, Column, Executable, Integer, MetaData, Table, Text, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import SQLAlchemyError
@@ -76,7 +75,7 @@ class RolloutRow:
         try:
             async with self._engine.connect() as connection:
                 return await connection.execute(statement, values)
-        except (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        except (SQLAlchemyError, OSError) as error:
             raise UnavailableError(
                 "the rollout's database is away", reason=STORE_AWAY, retry_seconds=RETRY_SECONDS
             ) from error
