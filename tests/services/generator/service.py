@@ -36,6 +36,11 @@ class Stubs:
         )
         await self.rollout.StartCanary(request, timeout=20)
 
+    async def version_for(self, user_key: str) -> str:
+        """Which version answers this user."""
+        events = await self.generate(user_key=user_key)
+        return str(events[0].selected.model_version)
+
     async def promote(self, version: str) -> None:
         await self.rollout.PromoteCanary(
             generator_pb2.PromoteCanaryRequest(version=version, reason="better"), timeout=5
