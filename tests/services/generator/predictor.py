@@ -111,13 +111,19 @@ class FakePredictor:
         self.in_use[body["model"]] += 1
         try:
             return await self._stream(request, self.scripts.get(body["model"], self.script))
-        except (asyncio.CancelledError, ConnectionResetError):
-            self.counters.aborted_at.append(time.monotonic())
-            self.abort.set()
+        except asyncio.CancelledError:
+            self._note_abort()
             raise
+        except ConnectionResetError:
+            self._note_abort()
+            return web.Response()
         finally:
             self.counters.running -= 1
             self.in_use[body["model"]] -= 1
+
+    def _note_abort(self) -> None:
+        self.counters.aborted_at.append(time.monotonic())
+        self.abort.set()
 
     async def _stream(self, request: web.Request, script: list[str]) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})

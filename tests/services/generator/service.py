@@ -22,6 +22,7 @@ from services.generator.settings import GeneratorSettings
 class Stubs:
     generator: Any
     rollout: Any
+    port: int
 
     async def generate(self, text: str = "hello", user_key: str = "acme/ada", **fields: Any) -> list[Any]:
         """All events of one generation."""
@@ -95,7 +96,13 @@ async def generator_service(root: Path, predictor_port: int, **changes: Any) -> 
         serving(settings, registrations) as port,
         open_channel(f"127.0.0.1:{port}") as channel,
     ):
-        yield Stubs(generator_pb2_grpc.GeneratorServiceStub(channel), generator_pb2_grpc.RolloutServiceStub(channel))
+        yield stubs_of(channel, port)
+
+
+def stubs_of(channel: Any, port: int) -> Stubs:
+    """How one generator is asked."""
+    generator, rollout = generator_pb2_grpc.GeneratorServiceStub, generator_pb2_grpc.RolloutServiceStub
+    return Stubs(generator(channel), rollout(channel), port)
 
 
 async def until_ready(stubs: Stubs, version: str, role: str = "stable") -> None:
