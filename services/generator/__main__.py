@@ -15,7 +15,6 @@ from services.chassis.errors import UnavailableError
 from services.chassis.server import Registration, run_service
 from services.chassis.settings import load_settings
 from services.generator.canary import Canaries
-from services.generator.database import DatabaseBehindError, open_rollout_row
 from services.generator.engine import Engine, Patience
 from services.generator.manifest import NoManifestError, manifest_version
 from services.generator.model_server import HttpModelServer
@@ -25,8 +24,8 @@ from services.generator.routing import Router
 from services.generator.running import Running
 from services.generator.servicer import GENERATOR_NAME, ROLLOUT_NAME, GeneratorServicer, RolloutServicer
 from services.generator.settings import GeneratorSettings
-from services.generator.store import RolloutFile, RolloutFileError
-from services.generator.traffic import NOTHING_STORED, RolloutStore, Stored, Traffic
+from services.generator.store import RolloutFile
+from services.generator.traffic import NOTHING_STORED, RolloutStore, Stored, Traffic, UnusableStoreError
 
 
 @asynccontextmanager
@@ -56,10 +55,13 @@ async def wiring(settings: GeneratorSettings) -> AsyncIterator[Sequence[Registra
 
 @asynccontextmanager
 async def rollout_store(settings: GeneratorSettings) -> AsyncIterator[RolloutStore]:
-    """The database of the settings, or the file. Raises: DatabaseBehindError, UnavailableError."""
+    """The database of the settings, or the file. Raises: UnusableStoreError, UnavailableError."""
     if not settings.database_url:
         yield RolloutFile(settings.rollout_file)
         return
+    # Here, because it costs half a second and 14 MB, and an embedded start needs none of it.
+    from services.generator.database import open_rollout_row
+
     async with open_rollout_row(settings.database_url, settings.database_seconds) as row:
         await row.require_migrations()
         yield row
@@ -81,7 +83,7 @@ async def first_rollout(store: RolloutStore, stable_directory: Path | None) -> S
     """What is stored; at the very first start, the stable version of the settings of whoever comes first.
 
     Raises:
-        RolloutFileError: the file cannot be understood.
+        UnusableStoreError: what is stored cannot be understood.
         NoManifestError: the stable directory holds no finished model.
         UnavailableError: the store is away.
     """
@@ -121,7 +123,7 @@ def main() -> None:
         run_service("generator", settings, wiring)
     except UnavailableError as error:
         sys.exit(f"{error}: {error.__cause__}")
-    except (RolloutFileError, NoManifestError, DatabaseBehindError) as error:
+    except (UnusableStoreError, NoManifestError) as error:
         sys.exit(str(error))
 
 

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from services.chassis.errors import UnavailableError
 from services.generator.record import NotARolloutError, decode, encode
 from services.generator.rollout import Rollout
-from services.generator.traffic import NOTHING_STORED, STORE_AWAY, Stored
+from services.generator.traffic import NOTHING_STORED, STORE_AWAY, Stored, UnusableStoreError
 
 # The newest migration that this code needs; a database may be ahead while an upgrade rolls through.
 REVISION = "0001"
@@ -32,10 +32,6 @@ ROLLOUT = Table(
     Column("serial", BigInteger, nullable=False),
     Column("content", Text, nullable=False),
 )
-
-
-class DatabaseBehindError(Exception):
-    """The database lacks migrations; the text names the command."""
 
 
 class RolloutRow:
@@ -64,11 +60,11 @@ class RolloutRow:
         return bool(done.rowcount)
 
     async def require_migrations(self) -> None:
-        """Raises: DatabaseBehindError, UnavailableError."""
+        """Raises: UnusableStoreError: the database lacks some, and the text names the command; UnavailableError."""
         exists = (await self._run(text("SELECT to_regclass(:name)"), name=REVISION_TABLE)).scalar()
         found = (await self._run(text(f"SELECT version_num FROM {REVISION_TABLE}"))).scalar() if exists else None  # noqa: S608
         if found is None or found < REVISION:
-            raise DatabaseBehindError(f"the generator's database is at {found}, {REVISION} is needed: run {MIGRATE}")
+            raise UnusableStoreError(f"the generator's database is at {found}, {REVISION} is needed: run {MIGRATE}")
 
     async def _run(self, statement: Executable, **values: Any) -> Any:
         """One statement, one transaction."""

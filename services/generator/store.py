@@ -7,11 +7,7 @@ from pathlib import Path
 from services.chassis.errors import UnavailableError
 from services.generator.record import NotARolloutError, decode, encode
 from services.generator.rollout import Rollout
-from services.generator.traffic import NOTHING_STORED, STORE_AWAY, Stored
-
-
-class RolloutFileError(Exception):
-    """The file cannot be understood; the text says where it is. It is never overwritten by a fresh start."""
+from services.generator.traffic import NOTHING_STORED, STORE_AWAY, Stored, UnusableStoreError
 
 
 class RolloutFile:
@@ -22,7 +18,7 @@ class RolloutFile:
         self._stored: Stored | None = None
 
     async def load(self) -> Stored:
-        """See `traffic.RolloutStore`. Raises: RolloutFileError."""
+        """See `traffic.RolloutStore`. Raises: UnusableStoreError: it is not understood, and a fresh start never overwrites it."""
         if self._stored is None:
             self._stored = await asyncio.to_thread(self._read)
         return self._stored
@@ -44,7 +40,7 @@ class RolloutFile:
         except FileNotFoundError:
             return NOTHING_STORED
         except NotARolloutError as error:
-            raise RolloutFileError(f"{self._path} is {error}") from error
+            raise UnusableStoreError(f"{self._path} is {error}") from error
 
     def _write(self, text: str) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)

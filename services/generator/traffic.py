@@ -34,6 +34,10 @@ class Stored:
 NOTHING_STORED = Stored(Rollout(), 0)
 
 
+class UnusableStoreError(Exception):
+    """The store must not be used as it is; the text says where it is and what helps."""
+
+
 class RolloutStore(Protocol):
     """Where the rollout survives, and where replicas meet. Raises UnavailableError, reason ROLLOUT_STORE_UNAVAILABLE.
 

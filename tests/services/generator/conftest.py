@@ -1,16 +1,16 @@
 """A database of a test's own, with the generator's tables."""
 
 import asyncio
-from typing import Any
 
 import pytest
 
 from services.generator.migrate import migrate
+from tests.servers import PostgresServer
 
 
 @pytest.fixture
-def empty_database(postgres: Any) -> str:
-    return postgres.database()
+def empty_database(postgres: PostgresServer) -> str:
+    return postgres.database().url()
 
 
 @pytest.fixture

@@ -14,10 +14,12 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from services.chassis.errors import FailedPreconditionError, UnavailableError
-from services.generator.database import MIGRATE, REVISION, DatabaseBehindError, RolloutRow, open_rollout_row
+from services.generator.__main__ import main, rollout_store
+from services.generator.database import MIGRATE, REVISION, RolloutRow, open_rollout_row
 from services.generator.migrate import alembic_config, migrate
 from services.generator.rollout import Candidate, ChangeKind, Deployment, Rollout
-from services.generator.traffic import NOTHING_STORED, STORE_AWAY, Stored, Traffic
+from services.generator.settings import GeneratorSettings
+from services.generator.traffic import NOTHING_STORED, STORE_AWAY, Stored, Traffic, UnusableStoreError
 from tests.services.generator.test_store import rollouts
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -122,14 +124,14 @@ async def test_a_rollout_of_a_newer_format_counts_as_away(database: str) -> None
 
 async def test_an_empty_database_is_refused_with_the_command_that_helps(empty_database: str) -> None:
     async with open_rollout_row(empty_database, 5) as row:
-        with pytest.raises(DatabaseBehindError, match=re.escape(MIGRATE)):
+        with pytest.raises(UnusableStoreError, match=re.escape(MIGRATE)):
             await row.require_migrations()
 
 
 async def test_a_database_behind_is_refused_and_one_ahead_is_not(database: str) -> None:
     async with open_rollout_row(database, 5) as row:
         await execute(database, "UPDATE generator_revision SET version_num = '0000'")
-        with pytest.raises(DatabaseBehindError, match=f"is at 0000, {REVISION} is needed"):
+        with pytest.raises(UnusableStoreError, match=f"is at 0000, {REVISION} is needed"):
             await row.require_migrations()
         await execute(database, "UPDATE generator_revision SET version_num = '9999'")
         await row.require_migrations()
@@ -171,20 +173,24 @@ async def run(command: str, url: str) -> tuple[int | None, str]:
     return process.returncode, said.decode()
 
 
-async def test_a_start_that_cannot_be_says_why_and_the_command_helps(empty_database: str) -> None:
-    behind, away, fileless = await asyncio.gather(
-        run("serve", empty_database),
-        run("serve", "postgresql+asyncpg://nobody@127.0.0.1:1/none"),
-        run("migrate", ""),
-    )
-    assert behind == (1, f"the generator's database is at None, {REVISION} is needed: run {MIGRATE}\n")
-    assert away[0] == 1
-    assert away[1].startswith("the rollout's database is away: ")
-    assert "refused" in away[1]
-    assert fileless == (
-        1,
-        "TW_GENERATOR_DATABASE_URL is not set: the rollout lives in a file, which needs no migration\n",
-    )
+async def test_a_start_on_a_database_that_is_behind_names_the_command_and_the_command_helps(
+    empty_database: str,
+) -> None:
+    said = f"the generator's database is at None, {REVISION} is needed: run {MIGRATE}\n"
+    assert await run("serve", empty_database) == (1, said)
     assert (await run("migrate", empty_database))[0] == 0
     async with open_rollout_row(empty_database, 5) as row:
         await row.require_migrations()
+
+
+async def test_without_its_database_a_replica_does_not_start() -> None:
+    settings = GeneratorSettings(database_url="postgresql+asyncpg://nobody@127.0.0.1:1/none")
+    with pytest.raises(UnavailableError, match="database is away"):
+        async with rollout_store(settings):
+            pass
+
+
+def test_a_rollout_in_a_file_needs_no_migration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["generator", "migrate"])
+    with pytest.raises(SystemExit, match="TW_GENERATOR_DATABASE_URL is not set"):
+        main()

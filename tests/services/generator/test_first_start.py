@@ -7,8 +7,8 @@ import pytest
 from services.generator.__main__ import first_rollout
 from services.generator.manifest import NoManifestError
 from services.generator.rollout import Deployment
-from services.generator.store import RolloutFile, RolloutFileError
-from services.generator.traffic import NOTHING_STORED
+from services.generator.store import RolloutFile
+from services.generator.traffic import NOTHING_STORED, UnusableStoreError
 from tests.services.generator.service import model_directory
 
 
@@ -34,5 +34,5 @@ async def test_a_directory_without_a_finished_model_is_refused(tmp_path: Path, c
 
 async def test_a_rollout_file_that_is_not_understood_stops_the_start(tmp_path: Path) -> None:
     (tmp_path / "rollout.json").write_text("{")
-    with pytest.raises(RolloutFileError):
+    with pytest.raises(UnusableStoreError):
         await first_rollout(RolloutFile(tmp_path / "rollout.json"), model_directory(tmp_path, "v1"))

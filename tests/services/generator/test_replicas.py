@@ -18,13 +18,12 @@ USERS = [f"acme/user {number}" for number in range(30)]
 async def replicas(
     root: Path, predictor: FakePredictor, database: str, **changes: Any
 ) -> AsyncIterator[Sequence[Stubs]]:
-    """Two generators whose stable version answers."""
+    """Two generators whose stable version answers. The grace is some times the time between two polls, as in earnest."""
+    settings = {"database_url": database, "unload_grace_seconds": 0.5} | changes
     async with AsyncExitStack() as stack:
         port = await stack.enter_async_context(predictor_server(predictor))
-        pair = [
-            await stack.enter_async_context(generator_service(root, port, database_url=database, **changes))
-            for _ in range(2)
-        ]
+        services = [generator_service(root, port, **settings) for _ in range(2)]
+        pair = [await stack.enter_async_context(service) for service in services]
         for stubs in pair:
             await until_ready(stubs, "v1")
         yield pair

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from services.chassis.errors import UnavailableError
 from services.generator.rollout import Candidate, Change, ChangeKind, Deployment, Rollout
-from services.generator.store import RolloutFile, RolloutFileError
-from services.generator.traffic import NOTHING_STORED, STORE_AWAY, Stored
+from services.generator.store import RolloutFile
+from services.generator.traffic import NOTHING_STORED, STORE_AWAY, Stored, UnusableStoreError
 
 texts = st.text(max_size=20)
 rollouts = st.builds(
@@ -75,6 +75,6 @@ async def test_the_file_of_yesterday_is_read(tmp_path: Path) -> None:
 async def test_a_file_that_is_not_understood_is_named_and_left_alone(tmp_path: Path, content: str) -> None:
     path = tmp_path / "rollout.json"
     path.write_text(content)
-    with pytest.raises(RolloutFileError, match=r"rollout\.json"):
+    with pytest.raises(UnusableStoreError, match=r"rollout\.json"):
         await RolloutFile(path).load()
     assert path.read_text() == content
