@@ -1,4 +1,7 @@
-"""The tables of the sessions database. Every row that a user can see carries its owner: no query needs a join to ask."""
+"""The tables of the sessions database, as the newest migration leaves them.
+
+Every row that a user can see carries its owner: no query needs a join to ask.
+"""
 
 from sqlalchemy import (
     BigInteger,
@@ -84,4 +87,13 @@ outbox = Table(
     Column("refused", Boolean, nullable=False),
     Column("payload", LargeBinary, nullable=False),
     sqlite_autoincrement=True,
+)
+
+# One row: which replica relays the outbox. `term` grows with every sign of life.
+relay_lease = Table(
+    "relay_lease",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("holder", String(36), nullable=False),
+    Column("term", BigInteger, nullable=False),
 )
