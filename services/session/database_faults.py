@@ -29,7 +29,7 @@ class Fault:
 
 COLLIDED = Fault(UnavailableError, "SESSION_DATABASE_BUSY", "too many changes of one conversation at once", 0.2, True)
 HELD = Fault(UnavailableError, "SESSION_DATABASE_BUSY", "the sessions database took too long", 1.0, False)
-CROWDED = Fault(ResourceExhaustedError, "SESSION_DATABASE_BUSY", "no connection to the database is free", 1.0, False)
+CROWDED = Fault(ResourceExhaustedError, "SESSION_DATABASE_CROWDED", "no connection to the database is free", 1.0, False)
 AWAY = Fault(UnavailableError, "SESSION_DATABASE_AWAY", "the sessions database is away", 1.0, True)
 FULL = Fault(UnavailableError, "SESSION_DATABASE_AWAY", "the sessions database is out of space or memory", 5.0, False)
 READ_ONLY = Fault(UnavailableError, "SESSION_DATABASE_READ_ONLY", "the sessions database is read-only", 5.0, False)

@@ -1,6 +1,7 @@
 """What a user may remove: the messages of a conversation, a conversation, everything. It is on the disk when the call returns.
 
-Records of turns that may have been relayed are taken back by records of their own; those that still wait go with the messages.
+Turns that may have been relayed are taken back by records of their own, which nothing removes; records that still wait go
+with the messages.
 """
 
 from collections.abc import Callable, Sequence
@@ -80,7 +81,8 @@ class Erasure:
         published = [answer for answer in rows.answers_without_texts(ids) if is_published(answer)]
         rows.erase_messages(ids)
         now = self._now_us()
-        rows.enqueue([(answer.conversation_id, self._recorder.erased(owner, answer, now)) for answer in published])
+        records = [(answer.conversation_id, self._recorder.erased(owner, answer, now)) for answer in published]
+        rows.enqueue(records, erased=True)
 
 
 def _bounded(conversations: Sequence[Conversation]) -> list[Conversation]:

@@ -6,6 +6,7 @@ trips: the first one that is found broken empties the pool, and its work runs ag
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import AsyncIterator
@@ -52,7 +53,9 @@ class PostgresDatabase:
     async def close(self) -> None:
         """Let running work end, then disconnect."""
         await asyncio.gather(*self._running, return_exceptions=True)
-        await self._writer.dispose()
+        # A server that stands still answers no farewell.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._writer.dispose(), self._work_seconds)
 
     async def _run(self, engine: AsyncEngine, work: Work[ResultT]) -> ResultT:
         """In a task of its own, so that a caller who goes away breaks no connection; and no longer than is allowed."""

@@ -116,7 +116,9 @@ REMOVE_TURNS = delete(turns).where(turns.c.conversation_id.in_(bindparam("ids", 
 
 ADD_RECORDS = insert(outbox)
 # Only after the conversations were found to be the caller's: the outbox knows no users.
-REMOVE_RECORDS = delete(outbox).where(outbox.c.conversation_id.in_(bindparam("ids", expanding=True)))
+REMOVE_TURN_RECORDS = delete(outbox).where(
+    outbox.c.conversation_id.in_(bindparam("ids", expanding=True)), outbox.c.erased.is_(False)
+)
 WAITING_RECORDS = (
     select(outbox.c.id, outbox.c.payload)
     .where(outbox.c.refused.is_(False))

@@ -41,7 +41,7 @@ from services.session.statements import (
     PATH,
     REMOVE_CONVERSATIONS,
     REMOVE_MESSAGES,
-    REMOVE_RECORDS,
+    REMOVE_TURN_RECORDS,
     REMOVE_TURNS,
     TURN,
 )
@@ -175,14 +175,16 @@ class OwnedRows:
         self._connection.execute(ADD_TURN, {**vars(turn), **owned})
 
     def erase_messages(self, conversation_ids: Sequence[str]) -> None:
-        """Remove messages, idempotency keys and records that were not relayed yet. The conversations must be the user's."""
-        self._connection.execute(REMOVE_RECORDS, {"ids": conversation_ids})
+        """Remove messages, idempotency keys and turns that were not relayed yet. The conversations must be the user's."""
+        self._connection.execute(REMOVE_TURN_RECORDS, {"ids": conversation_ids})
         self._run(REMOVE_TURNS, ids=conversation_ids)
         self._run(REMOVE_MESSAGES, ids=conversation_ids)
 
-    def enqueue(self, records: Sequence[tuple[str, bytes]]) -> None:
+    def enqueue(self, records: Sequence[tuple[str, bytes]], *, erased: bool = False) -> None:
         """Put records, each with its conversation, into the outbox; they are relayed in this order."""
-        rows = [{"conversation_id": of, "refused": False, "payload": payload} for of, payload in records]
+        rows = [
+            {"conversation_id": of, "refused": False, "erased": erased, "payload": payload} for of, payload in records
+        ]
         if rows:
             self._connection.execute(ADD_RECORDS, rows)
 

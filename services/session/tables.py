@@ -16,6 +16,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
 )
 
 metadata = MetaData()
@@ -78,13 +79,15 @@ turns = Table(
     Column("dropped_messages", Integer, nullable=False),
 )
 
-# A turn's record until the feedback service has acknowledged it. No foreign key: an erasure outlives its conversation.
+# A turn's record until the feedback service has acknowledged it, or (`erased`) the one that takes it back. No foreign key: an
+# erasure outlives its conversation.
 outbox = Table(
     "outbox",
     metadata,
     Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
     Column("conversation_id", String(36), nullable=False, index=True),
     Column("refused", Boolean, nullable=False),
+    Column("erased", Boolean, nullable=False, server_default=false()),
     Column("payload", LargeBinary, nullable=False),
     sqlite_autoincrement=True,
 )

@@ -39,7 +39,9 @@ class Postgres:
         options = ["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "fsync=off"]
         self.log = (self.folder / "log").open("ab")
         self.process = subprocess.Popen(
-            self._command("postgres", "-D", str(self.data), "-p", str(self.port), *options), stdout=self.log, stderr=self.log
+            self._command("postgres", "-D", str(self.data), "-p", str(self.port), *options),
+            stdout=self.log,
+            stderr=self.log,
         )
         for _ in range(300):
             if (

@@ -168,6 +168,18 @@ async def test_texts_that_were_not_relayed_yet_go_with_their_conversation(home: 
     assert [(event.message_id, event.erased) for event in feedback.turns] == [(turn.assistant_message_id, True)]
 
 
+async def test_an_erasure_that_waits_is_not_lost_when_its_conversation_is_erased_again(home: Home) -> None:
+    async with session_service(home) as stub:
+        turn = await talk(stub, "hello", "hi")
+        which = {"conversation_id": turn.conversation_id}
+        await stub.ClearConversation(session_pb2.ClearConversationRequest(**which), timeout=5, metadata=ADA)
+        await stub.DeleteConversation(session_pb2.DeleteConversationRequest(**which), timeout=5, metadata=ADA)
+    feedback = FakeFeedback()
+    async with feedback_service(feedback) as port, session_service(home, feedback_target=f"127.0.0.1:{port}"):
+        await until(lambda: bool(feedback.turns))
+    assert [(event.message_id, event.erased) for event in feedback.turns] == [(turn.assistant_message_id, True)]
+
+
 class Log:
     """Takes what it is given; never what says "bad"."""
 

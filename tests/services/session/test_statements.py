@@ -10,7 +10,7 @@ from services.session.tables import metadata
 
 STATEMENTS = {name: value for name, value in vars(statements).items() if isinstance(value, Executable)}
 POSTGRES = make_url("postgresql://").get_dialect()()
-OF_NO_USER = {"REMOVE_RECORDS", "WAITING_RECORDS", "COUNT_RECORDS", "REMOVE_RELAYED", "REFUSE_RECORD"}
+OF_NO_USER = {"REMOVE_TURN_RECORDS", "WAITING_RECORDS", "COUNT_RECORDS", "REMOVE_RELAYED", "REFUSE_RECORD"}
 OF_NO_USER |= {"LEASE", "TAKE_LEASE", "RELEASE_LEASE"}
 
 
