@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from prometheus_client import REGISTRY
@@ -12,8 +13,6 @@ from thumbwheel.session.v1 import session_pb2
 
 from tests.faults.proxy import Break, CommitBreaker
 from tests.faults.test_f36_postgres import foreign_connection
-from tests.faults.turns import History, check, talk_while
-from tests.services.session.postgres import Postgres
 from tests.services.session.service import (
     ADA,
     FakeFeedback,
@@ -51,14 +50,15 @@ class Broken:
 
 
 @asynccontextmanager
-async def broken(postgres: Postgres, home: Home) -> AsyncIterator[Broken]:
-    breaker, feedback = CommitBreaker(postgres.port), FakeFeedback()
+async def broken(home: Home) -> AsyncIterator[Broken]:
+    server_port = urlsplit(home.database_url).port or 0
+    breaker, feedback = CommitBreaker(server_port), FakeFeedback()
     async with (
         feedback_service(feedback) as feedback_port,
         breaker.serving() as port,
         # Its relay never looks by itself, so that the commits that break are those of the calls.
         session_service(
-            replace(home, database_url=home.database_url.replace(f":{postgres.port}/", f":{port}/")),
+            replace(home, database_url=home.database_url.replace(f":{server_port}/", f":{port}/")),
             relay_poll_seconds=60,
             relay_linger_seconds=5,
         ) as stub,
@@ -143,9 +143,48 @@ CALLS: list[Callable[[Broken], Awaitable[None]]] = [
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call.__name__)
 @pytest.mark.parametrize("kind", list(Break), ids=lambda kind: kind.name.lower())
 async def test_f24_a_connection_that_breaks_at_the_commit_changes_no_result(
-    postgres: Postgres, postgres_home: Home, kind: Break, call: Callable[[Broken], Awaitable[None]]
+    postgres_home: Home, kind: Break, call: Callable[[Broken], Awaitable[None]]
 ) -> None:
-    async with broken(postgres, postgres_home) as it:
+    async with broken(postgres_home) as it:
         it.breaker.planned = [kind, kind]
         await call(it)
     assert it.breaker.done >= 1
+
+
+async def test_f24_whoever_loses_a_deadlock_runs_again(postgres_home: Home) -> None:
+    before = run_again()
+    async with session_service(postgres_home) as stub, foreign_connection(postgres_home) as foreign:
+        first, second = sorted([(await talk(stub, text, "hi")).conversation_id for text in ("one", "two")])
+        lock = "SELECT FROM conversations WHERE id = $1 FOR UPDATE"
+        async with foreign.transaction():
+            await foreign.execute(lock, second)
+            erasing = asyncio.ensure_future(stub.EraseUser(session_pb2.EraseUserRequest(), timeout=5, metadata=ADA))
+            await asyncio.sleep(0.3)
+            await foreign.execute(lock, first)
+        assert (await erasing).removed_conversations == 2
+    assert run_again() > before
+
+
+async def test_f24_a_serialization_failure_runs_again(postgres_home: Home) -> None:
+    before = run_again()
+    async with foreign_connection(postgres_home) as foreign:
+        # A sequence stands outside of transactions: the first two inserts fail, and their second runs do not.
+        await foreign.execute("""
+            CREATE SEQUENCE tries;
+            CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                IF nextval('tries') <= 2 THEN RAISE EXCEPTION USING ERRCODE = 'serialization_failure'; END IF;
+                RETURN NEW;
+            END $$;
+            CREATE TRIGGER fail BEFORE INSERT ON messages FOR EACH STATEMENT EXECUTE FUNCTION fail();
+        """)
+    async with session_service(postgres_home) as stub:
+        turn = await talk(stub, "hello", "hi")
+        request = session_pb2.GetConversationRequest(conversation_id=turn.conversation_id)
+        stored = await stub.GetConversation(request, timeout=5, metadata=ADA)
+    assert [message.text for message in stored.messages] == ["hello", "hi"]
+    assert run_again() == before + 2
+
+
+def run_again() -> float:
+    name, labels = "thumbwheel_session_work_run_again_total", {"reason": "SESSION_DATABASE_BUSY"}
+    return REGISTRY.get_sample_value(name, labels) or 0.0

@@ -15,7 +15,7 @@ from prometheus_client import REGISTRY
 from thumbwheel.session.v1 import session_pb2
 
 from tests.faults.turns import History, check, talk_while
-from tests.services.session.postgres import Postgres
+from tests.servers import PostgresServer
 from tests.services.session.service import ADA, FakeFeedback, Home, begin, error_of, feedback_service, session_service
 
 SHORT = {
@@ -48,13 +48,13 @@ async def foreign_connection(home: Home) -> AsyncIterator[asyncpg.Connection]:
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.faults)])
-async def test_f36_postgres_is_killed_and_restarts(postgres: Postgres, postgres_home: Home, kills: int) -> None:
+async def test_f36_postgres_is_killed_and_restarts(postgres: PostgresServer, postgres_home: Home, kills: int) -> None:
     feedback, history = FakeFeedback(), History()
     broken_before = count("failed", "SESSION_DATABASE_AWAY")
 
     async def kill_and_restart() -> None:
         for _ in range(kills):
-            await asyncio.to_thread(postgres.kill)
+            postgres.kill()
             await asyncio.sleep(0.5)
             await asyncio.to_thread(postgres.start)
             await asyncio.sleep(1.0)
@@ -82,6 +82,23 @@ async def test_f36_a_killed_backend_costs_a_second_run_and_no_error(postgres_hom
         await talk_while(history, replicas, end_every_connection)
         await check(history, replicas[0], feedback)
     assert count("run_again", "SESSION_DATABASE_AWAY") > before
+
+
+async def test_f36_a_server_that_stands_still_is_an_error_in_time(
+    postgres: PostgresServer, postgres_home: Home
+) -> None:
+    feedback, history = FakeFeedback(), History()
+    before = count("failed", "SESSION_DATABASE_BUSY")
+
+    async def stand_still() -> None:
+        postgres.pause()
+        await asyncio.sleep(2.5)
+        postgres.resume()
+
+    async with two_replicas(postgres_home, feedback) as replicas:
+        await talk_while(history, replicas, stand_still)
+        await check(history, replicas[0], feedback)
+    assert count("failed", "SESSION_DATABASE_BUSY") > before
 
 
 async def test_f36_a_lock_of_another_is_an_error_in_time_and_forgotten_afterwards(postgres_home: Home) -> None:
@@ -118,10 +135,12 @@ async def test_f36_an_exhausted_pool_is_said_and_forgotten_afterwards(postgres_h
     async with two_replicas(postgres_home, feedback, **settings) as replicas:
         await talk_while(history, replicas, hold_all_connections)
         await check(history, replicas[0], feedback)
-    assert codes == {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE}
+    assert (
+        grpc.StatusCode.RESOURCE_EXHAUSTED in codes <= {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE}
+    )
 
 
-async def test_f36_a_read_only_database_still_reads(postgres: Postgres, postgres_home: Home) -> None:
+async def test_f36_a_read_only_database_still_reads(postgres_home: Home) -> None:
     feedback, history = FakeFeedback(), History()
     name = postgres_home.database_url.rsplit("/", 1)[-1]
     listed = []

@@ -1,48 +1,18 @@
-"""Where a test's session service lives: every test of the service runs on SQLite and on a real Postgres."""
-
-import asyncio
-import uuid
-from collections.abc import Iterator
-from pathlib import Path
+"""The homes of the session service; those in Postgres on the worker that has the servers."""
 
 import pytest
 
-from services.session.backends import migrate
-from tests.services.session.postgres import Postgres
-from tests.services.session.service import Home
+from tests.services.session.homes import home, postgres_home, postgres_template, sqlite_home
 
-TEMPLATE = "session_template"
+__all__ = ["home", "postgres_home", "postgres_template", "sqlite_home"]
 
 
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[Postgres]:
-    server = Postgres()
-    yield server
-    server.close()
-
-
-@pytest.fixture(scope="session")
-def postgres_template(postgres: Postgres) -> str:
-    """A migrated database that the tests' own are copied from: 30 ms each."""
-    postgres.sql(f"CREATE DATABASE {TEMPLATE}")
-    asyncio.run(migrate(postgres.url(TEMPLATE)))
-    return TEMPLATE
-
-
-@pytest.fixture
-def postgres_home(postgres: Postgres, postgres_template: str, tmp_path: Path) -> Iterator[Home]:
-    name = f"t{uuid.uuid4().hex}"
-    postgres.sql(f"CREATE DATABASE {name} TEMPLATE {postgres_template}")
-    yield Home(tmp_path, postgres.url(name))
-    postgres.sql(f"DROP DATABASE {name} WITH (FORCE)")
-
-
-@pytest.fixture
-def sqlite_home(tmp_path: Path) -> Home:
-    return Home(tmp_path, f"sqlite:///{tmp_path}/state/sessions.db")
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def home(request: pytest.FixtureRequest) -> Home:
-    found: Home = request.getfixturevalue(f"{request.param}_home")
-    return found
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`tests/conftest.py` sees the servers that a test names, and `home` names none."""
+    for item in items:
+        if (
+            isinstance(item, pytest.Function)
+            and "home" in item.fixturenames
+            and item.callspec.params["home"] == "postgres"
+        ):
+            item.add_marker(pytest.mark.xdist_group("servers"))
