@@ -26,7 +26,7 @@ from tests.services.session.tokenizer import write_tokenizer
 ROOT = Path(__file__).resolve().parents[3]
 
 
-async def start(home: Home, **settings: Any) -> asyncio.subprocess.Process:
+async def start(home: Home, *arguments: str, **settings: Any) -> asyncio.subprocess.Process:
     values = {
         "port": 0,
         "metrics_port": 0,
@@ -38,7 +38,7 @@ async def start(home: Home, **settings: Any) -> asyncio.subprocess.Process:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("TW_")}
     environment = kept | {f"TW_SESSION_{name.upper()}": str(value) for name, value in values.items()}
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "services.session", cwd=ROOT, env=environment, stderr=asyncio.subprocess.PIPE
+        sys.executable, "-m", "services.session", *arguments, cwd=ROOT, env=environment, stderr=asyncio.subprocess.PIPE
     )
 
 

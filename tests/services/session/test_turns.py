@@ -127,6 +127,14 @@ async def test_the_title_is_the_first_words_cut_between_words(home: Home) -> Non
     assert titles == ["a word " * 11 + "a", "x" * 80]
 
 
+async def test_an_answer_with_u0000_is_stored_without_it(home: Home) -> None:
+    async with session_service(home) as stub:
+        turn = await talk(stub, "hello", "h\0i")
+        await stub.FinishTurn(finish(turn.assistant_message_id, "h\0i"), timeout=5, metadata=ADA)
+        stored = await conversation(stub, turn.conversation_id)
+    assert stored.messages[-1].text == "h\ufffdi"
+
+
 async def test_an_answer_finishes_once(home: Home) -> None:
     async with session_service(home) as stub:
         turn = await talk(stub, "hello", "hi")
