@@ -51,7 +51,11 @@ class Process:
         return self._process is not None and self._process.poll() is None
 
     def launch(self) -> None:
-        """Start, without waiting until it is ready."""
+        """Start, without waiting until it is ready.
+
+        Not with the supervisor's `prepare_process`: Python between fork and exec crashes where gRPC runs in this process, and
+        the signal that it asks for comes when the launching thread ends, as those of `asyncio.to_thread` do after each test.
+        """
         assert not self.is_running, f"{self.program.name} runs already"
         with self._log_file.open("ab") as log:
             self._process = subprocess.Popen(
@@ -61,7 +65,6 @@ class Process:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=self.program.prepare_process,
             )
 
     def wait_ready(self) -> None:
