@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from services.feedback.object_store import Directory, ObjectMissingError, ObjectStore, ObjectStoreError
-from tests.services.feedback.s3_server import S3Server, serving, store_at
+from tests.s3_server import S3Server, serving
+from tests.services.feedback.s3_stores import store_at
 
 
 @pytest.fixture(params=["directory", "s3"])

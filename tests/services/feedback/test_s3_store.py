@@ -11,7 +11,8 @@ from infra.faults.http import HttpFault, HttpProxy, Kind
 from infra.faults.tcp import Fault, TcpFaults, TcpProxy
 from services.feedback.object_store import ObjectMissingError, ObjectRefusedError, ObjectStoreError
 from services.feedback.s3_store import TRIES, S3Store
-from tests.services.feedback.s3_server import S3Server, place, serving, store_at
+from tests.s3_server import S3Server, serving
+from tests.services.feedback.s3_stores import place, store_at
 
 BODY = bytes(range(256)) * 1_000
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from services.feedback.__main__ import main
 from services.feedback.settings import FeedbackSettings
-from tests.services.feedback.s3_server import S3Server, serving
+from tests.s3_server import S3Server, serving
 from tests.services.feedback.samples import KEY
 
 FOREIGN = "feedback/v1/notes.txt"

@@ -11,8 +11,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
-from services.feedback.s3_store import S3Place, S3Store
-
 PAGE = 2
 MODIFIED = "2026-11-25T09:00:00.000Z"
 STATUS = {"NoSuchBucket": 404, "NoSuchKey": 404, "SlowDown": 503, "InternalError": 500, "TooManyRequests": 429}
@@ -111,20 +109,3 @@ def serving(store: S3Server) -> Iterator[int]:
         threading.Thread(target=listener.serve_forever, args=(0.02,), daemon=True).start()
         yield listener.server_address[1]
         listener.shutdown()
-
-
-def place(port: int, request_seconds: float = 10.0, bucket: str = "thumbs") -> S3Place:
-    return S3Place(
-        endpoint=f"127.0.0.1:{port}",
-        bucket=bucket,
-        region="us-east-1",
-        secure=False,
-        access_key="access",
-        secret_key="a secret of the tests",
-        connect_seconds=3.0,
-        request_seconds=request_seconds,
-    )
-
-
-def store_at(port: int, request_seconds: float = 10.0, bucket: str = "thumbs") -> S3Store:
-    return S3Store(place(port, request_seconds, bucket))
