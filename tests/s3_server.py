@@ -1,6 +1,6 @@
 """A small S3 in memory, for what a real one does not do on demand: pages of two, any refusal, forgetting, not deleting.
 
-It overwrites whatever conditions a PUT has, as some stores do; `conditions` counts them.
+It overwrites whatever condition a PUT has, as some stores do; `conditions` and `overwritten` count that.
 """
 
 import threading
@@ -21,7 +21,8 @@ class S3Server:
 
     def __init__(self) -> None:
         self.buckets: dict[str, dict[str, bytes]] = {}
-        self.requests, self.connections, self.conditions = Counter[str](), 0, 0
+        self.requests = Counter[str]()
+        self.connections = self.conditions = self.overwritten = 0
         self.refusals: list[str] = []
         self.headers: dict[str, str] = {}
         self.keeps_deleted = self.garbles = False
@@ -43,6 +44,7 @@ class S3Server:
             query = {name: values[0] for name, values in parse_qs(parts.query).items()}
             return 200, b"" if method == "HEAD" else _page(objects, query)
         if method == "PUT":
+            self.overwritten += key in objects
             objects[key] = body[::-1] if self.garbles else body
         elif method == "DELETE":
             if not self.keeps_deleted:
