@@ -37,6 +37,8 @@ TRIES = 3
 PAUSE_SECONDS = 0.4
 MOST_PAUSE_SECONDS = 2.0
 READ_BYTES = 1 << 20
+# Kept open for the next call: one a sink that writes at the same time. The pool's own is one.
+CONNECTIONS = 16
 PASSING_STATUSES = frozenset({429, 500, 502, 503, 504})
 # Which setting to look at, by the code of S3's answer.
 SETTINGS = {
@@ -103,7 +105,9 @@ def _client(place: S3Place) -> Minio:
         region=place.region,
         # One time-out for connecting, one for everything after: urllib3 also limits the sending of the whole body by it.
         http_client=PoolManager(
-            timeout=Timeout(connect=place.connect_seconds, read=place.request_seconds), retries=retries
+            maxsize=CONNECTIONS,
+            timeout=Timeout(connect=place.connect_seconds, read=place.request_seconds),
+            retries=retries,
         ),
     )
 

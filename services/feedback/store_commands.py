@@ -5,17 +5,27 @@ import time
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Protocol
 
 from services.feedback.events import Stream
 from services.feedback.ledger import Ledger
 from services.feedback.object_store import ObjectStore
 from services.feedback.orphans import Orphan, delete_orphans, find_orphans
-from services.feedback.s3_store import S3Store
 
 UNIT_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 
-def make_bucket(store: S3Store, bucket: str, say: Callable[[str], None] = print) -> None:
+class BucketStore(Protocol):
+    """A store whose bucket may have to be made."""
+
+    def make_bucket(self) -> bool:
+        """False: it was there. Raises: ObjectStoreError."""
+
+    def check(self) -> None:
+        """That it can be used. Raises: ObjectStoreError."""
+
+
+def make_bucket(store: BucketStore, bucket: str, say: Callable[[str], None] = print) -> None:
     """Make the bucket if it is not there, and try it. Raises: ObjectStoreError."""
     made = store.make_bucket()
     store.check()

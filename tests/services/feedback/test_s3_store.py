@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -194,3 +195,10 @@ def test_connections_are_used_again(server: S3Server, store: S3Store) -> None:
     with pytest.raises(ObjectMissingError):
         store.get("9")
     assert server.connections == 1
+
+
+def test_connections_of_several_threads_are_used_again(server: S3Server, store: S3Store) -> None:
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda number: store.put(f"{number}", BODY), range(40)))
+    assert len(server.buckets["thumbs"]) == 40
+    assert server.connections <= 4
