@@ -7,6 +7,8 @@ import pytest
 
 from infra.faults.chance import Chance
 from infra.faults.http import HttpFault, HttpProxy, Kind
+from infra.servers import seaweedfs
+from tests import servers
 from tests.s3_server import S3Server, serving
 from tests.training.feedback_log import FeedbackLog
 from training.data.bucket import TRIES, Bucket, BucketPlace, bucket_place
@@ -53,6 +55,15 @@ def test_a_bucket_and_a_directory_give_the_same_snapshot(log: FeedbackLog, proxy
     from_bucket = taken(log, bucket(proxy), tmp_path / "1")
     assert from_bucket.id == taken(log, Directory(tmp_path / "objects"), tmp_path / "2").id
     assert from_bucket.thumbs == 1
+
+
+def test_a_real_store_gives_the_same_snapshot(s3: servers.S3Server, log: FeedbackLog, tmp_path: Path) -> None:
+    there, root = s3.bucket(), tmp_path / "objects"
+    client = seaweedfs.connect(there.endpoint, there.secret_key)
+    for path in root.rglob("*.parquet"):
+        client.fput_object(there.name, path.relative_to(root).as_posix(), str(path))
+    objects = Bucket(BucketPlace(there.endpoint, there.access_key, there.secret_key, there.name, secure=False))
+    assert taken(log, objects, tmp_path / "1").id == taken(log, Directory(root), tmp_path / "2").id
 
 
 def test_an_object_that_is_not_what_was_committed_is_refused(
