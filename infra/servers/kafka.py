@@ -26,10 +26,12 @@ PORTS_A_BROKER = 2
 STOP_SECONDS = 30.0
 ASK_MILLISECONDS = 4_000
 # To the terminal's collector, without the pages of settings that INFO prints.
-LOGGING = """log4j.rootLogger=WARN, out
-log4j.appender.out=org.apache.log4j.ConsoleAppender
-log4j.appender.out.layout=org.apache.log4j.PatternLayout
-log4j.appender.out.layout.ConversionPattern=%d{ISO8601} %p %c{1}: %m%n
+LOGGING = """appender.out.type=Console
+appender.out.name=out
+appender.out.layout.type=PatternLayout
+appender.out.layout.pattern=%d %p %c{1}: %m%n
+rootLogger.level=warn
+rootLogger.appenderRef.out.ref=out
 """
 
 
@@ -61,7 +63,7 @@ class Kafka:
     def prepare(self, java: Java) -> tuple[Program, ...]:
         """Write the settings, format the folders that are new."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "log4j.properties").write_text(LOGGING)
+        (self.folder / "log4j2.properties").write_text(LOGGING)
         for node in self.nodes:
             self._settings_file(node).write_text(
                 "".join(f"{key}={value}\n" for key, value in self._settings(node).items())
@@ -104,6 +106,11 @@ class Kafka:
             # 50 each, else: the first consumer would wait for hundreds of files.
             **{f"{topic}.num.partitions": 4 for topic in _OWN_TOPICS},
             "group.initial.rebalance.delay.ms": 0,
+            # It waits five minutes for a majority of controllers, which the last of three to stop has not.
+            "controlled.shutdown.enable": "false",
+            # A killed broker may come back when its last session is over; 9 s, else.
+            "broker.session.timeout.ms": 3_000,
+            "broker.heartbeat.interval.ms": 500,
             # A third of the heap, else.
             "log.cleaner.dedupe.buffer.size": 16 << 20,
         }
@@ -118,7 +125,7 @@ class Kafka:
         return java.command("kafka.tools.StorageTool", [*arguments, "--initial-controllers", voters], [self._logging()])
 
     def _logging(self) -> str:
-        return f"-Dlog4j.configuration=file:{self.folder / 'log4j.properties'}"
+        return f"-Dlog4j2.configurationFile={self.folder / 'log4j2.properties'}"
 
     def _settings_file(self, node: int) -> Path:
         return self.folder / f"broker-{node}.properties"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from infra.supervision.ports import HOST
+from infra.supervision.terminal import SUPERVISOR
 
 FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 0.5, 15.0
 # A process that lived this long was well: the next death starts with a short wait again.
@@ -114,9 +115,7 @@ class Child:
             try:
                 await asyncio.wait_for(process.wait(), self.program.stop_seconds)
             except TimeoutError:
-                self._say(
-                    "thumbwheel", f"{self.program.name} did not stop in {self.program.stop_seconds:.0f} s: killed"
-                )
+                self._say(SUPERVISOR, f"{self.program.name} did not stop in {self.program.stop_seconds:.0f} s: killed")
                 process.kill()
         if self._keeper:
             self._keeper.cancel()
@@ -134,7 +133,7 @@ class Child:
             lived = time.monotonic() - started
             backoff = FIRST_BACKOFF_SECONDS if lived > WELL_AFTER_SECONDS else backoff
             self._say(
-                "thumbwheel", f"{self.program.name} died ({describe_exit(code)}); starting it again in {backoff:g} s"
+                SUPERVISOR, f"{self.program.name} died ({describe_exit(code)}); starting it again in {backoff:g} s"
             )
             await asyncio.sleep(backoff)
             backoff = min(2 * backoff, LONGEST_BACKOFF_SECONDS)
