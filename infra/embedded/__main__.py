@@ -3,15 +3,15 @@
 import argparse
 import asyncio
 import contextlib
-import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 from infra.embedded.base_model import WrongBaseError, install_base
-from infra.embedded.layout import LOOP_ENVIRONMENT, PUBLIC_PORTS, ROOT, Layout, PortTakenError, choose_ports, programs
+from infra.embedded.layout import PUBLIC_PORTS, ROOT, Layout, PortTakenError, choose_ports, programs
 from infra.embedded.readiness import wait_for_model
+from infra.embedded.surroundings import loop_environment
 from infra.small_model.errors import ModelError
 from infra.supervision.child import Child, ChildFailedError, Program
 from infra.supervision.supervisor import AlreadyRunningError, NotRunningError, read_ports, supervised
@@ -91,7 +91,9 @@ def loop_command(layout: Layout, arguments: argparse.Namespace) -> list[str]:
 def periodic_loop(layout: Layout, arguments: argparse.Namespace, terminal: Terminal) -> Child:
     """The loop as one more supervised program."""
     command = (*loop_command(layout, arguments), "--every", arguments.loop_every)
-    child = Child(Program("loop", command, LOOP_ENVIRONMENT, port=0), terminal.say, layout.logs / "loop.log")
+    child = Child(
+        Program("loop", command, loop_environment(layout.state), port=0), terminal.say, layout.logs / "loop.log"
+    )
     child.start()
     return child
 
@@ -100,7 +102,7 @@ def run_loop(arguments: argparse.Namespace) -> int:
     """Run one turn in this terminal; its exit status is the loop's."""
     layout = Layout(arguments.state.resolve(), read_ports(arguments.state.resolve()))
     command = [*loop_command(layout, arguments), *arguments.rest]
-    return subprocess.run(command, cwd=ROOT, env={**os.environ, **LOOP_ENVIRONMENT}, check=False).returncode
+    return subprocess.run(command, cwd=ROOT, env=loop_environment(layout.state), check=False).returncode
 
 
 if __name__ == "__main__":

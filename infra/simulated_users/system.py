@@ -18,6 +18,7 @@ from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
 
 from infra.embedded.base_model import install_base
 from infra.embedded.layout import ROOT, Layout, free_ports, programs, public_ports
+from infra.embedded.surroundings import read_surroundings
 from infra.supervision.supervisor import NotRunningError, read_ports, supervised
 from infra.supervision.terminal import SUPERVISOR
 
@@ -52,7 +53,7 @@ class System:
 
     async def make_keys(self, user: str, count: int) -> list[str]:
         """API keys of `count` people, by the gateway's own command."""
-        database = f"sqlite+aiosqlite:///{self.layout.state / 'keys.db'}"
+        database = read_surroundings(self.layout.state).keys_database
         command = [sys.executable, "-m", "services.gateway", "keys", "--database", database]
         process = await asyncio.create_subprocess_exec(
             *(*command, "create", "--user", user, "--count", str(count)), cwd=ROOT, stdout=asyncio.subprocess.PIPE

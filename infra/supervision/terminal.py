@@ -34,6 +34,6 @@ class Terminal:
             return
         if source == SUPERVISOR:
             text = f"\033[1m==> {text}\033[0m" if self._coloured else f"==> {text}"
-        elif self._coloured and source in COLOURS:
-            text = f"\033[{COLOURS[source]}m{text}\033[0m"
+        elif self._coloured and (colour := COLOURS.get(source.split("-")[0])):
+            text = f"\033[{colour}m{text}\033[0m"
         print(text, flush=True)
