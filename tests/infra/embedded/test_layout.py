@@ -21,9 +21,9 @@ from infra.supervision.supervisor import NotRunningError, read_ports
 
 def test_a_taken_public_port_is_an_error_that_names_the_variable() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        with pytest.raises(PortTakenError, match="make up PORT="):
+        with pytest.raises(PortTakenError, match="one: PORT="):
             choose_ports(taken.getsockname()[1], 0)
-        with pytest.raises(PortTakenError, match="make up GRPC_PORT="):
+        with pytest.raises(PortTakenError, match="one: GRPC_PORT="):
             choose_ports(0, taken.getsockname()[1])
 
 
