@@ -6,7 +6,6 @@ Age alone does not show that one is dead: a writer that was frozen for days betw
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
 
 from services.feedback.ledger import Ledger
 from services.feedback.object_store import ObjectStore
@@ -15,6 +14,15 @@ from services.feedback.object_store import ObjectStore
 KEY = re.compile(
     r"[a-z]+/v1/topic_id=(?P<topic_id>[^/]+)/partition=(?P<partition>\d+)/(?P<start>\d{20})-\d{20}-[0-9a-f]{12}\.parquet"
 )
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The batch that an object was made for: where it begins."""
+
+    topic_id: str
+    partition: int
+    start_offset: int
 
 
 @dataclass(frozen=True)
@@ -27,20 +35,31 @@ class Orphan:
 
 
 def find_orphans(ledger: Ledger, store: ObjectStore, stream: str) -> list[Orphan]:
-    """All of a stream. The store is listed before the ledger is read: what is committed in between is no orphan.
+    """All of a stream, while it is written.
+
+    The order is the proof: what is committed after the listing is named when the names are read, and what is committed
+    after the ends were read does not lie before them.
 
     Raises:
         ObjectStoreError, LedgerUnavailableError
     """
     stored = list(store.list(f"{stream}/"))
+    origins = {item.key: origin for item in stored if (origin := origin_of(item.key))}
+    partitions = {(origin.topic_id, origin.partition) for origin in origins.values()}
+    ends = {place: ledger.end_offset(*place) for place in partitions}
     named = {segment.object_key for segment in ledger.segments(stream)}
-    end_offset = cache(ledger.end_offset)
 
     def dead(key: str) -> bool:
-        found = KEY.fullmatch(key)
-        return found is not None and int(found["start"]) < end_offset(found["topic_id"], int(found["partition"]))
+        origin = origins.get(key)
+        return origin is not None and origin.start_offset < ends[origin.topic_id, origin.partition]
 
     return [Orphan(item.key, item.modified_us, dead(item.key)) for item in stored if item.key not in named]
+
+
+def origin_of(key: str) -> Origin | None:
+    """None: no sink has made this key."""
+    found = KEY.fullmatch(key)
+    return Origin(found["topic_id"], int(found["partition"]), int(found["start"])) if found else None
 
 
 def delete_orphans(store: ObjectStore, orphans: Iterable[Orphan], before_us: int) -> Iterator[Orphan]:

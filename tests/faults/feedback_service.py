@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from sqlalchemy import Engine
 from thumbwheel.feedback.v1 import events_pb2, feedback_pb2, feedback_pb2_grpc
 
 from infra.supervision.ports import HOST, free_port
@@ -51,13 +52,17 @@ class FeedbackService:
         self._patience = patience or Patience()
         self._port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
+        self._engine: Engine | None = None
         self._requests = iter(range(10_000_000))
         self.history = History({f"person {number}": [] for number in range(PEOPLE)})
         self.store = S3Store(self._place(bucket.endpoint))
 
     def __enter__(self) -> "FeedbackService":
-        self._engine = None
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
         self._engine = open_database(self._database_url)
         return self
 
@@ -166,6 +171,7 @@ class FeedbackService:
 
     @property
     def ledger(self) -> Ledger:
+        assert self._engine, "not started"
         return Ledger(self._engine)
 
     def violations(self) -> list[str]:

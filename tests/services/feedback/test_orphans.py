@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from services.feedback.ledger import Ledger, open_database
+from services.feedback.ledger import Ledger, Segment, open_database
 from services.feedback.object_store import Directory, ObjectStoreError
 from services.feedback.orphans import delete_orphans, find_orphans
 from services.feedback.sink import FlushLimits, Sink, Step
@@ -112,6 +112,46 @@ def test_an_object_that_is_committed_while_the_store_is_listed_is_no_orphan(plac
     place.store = Slow(place.root / "objects")
     assert place.found() == {}
     assert len(place.committed()) == 2
+
+
+@pytest.mark.parametrize("moment", ["end_offset", "segments"])
+def test_an_old_object_that_is_committed_while_the_ledger_is_read_is_not_dead(place: Place, moment: str) -> None:
+    """The frozen writer goes on in the middle of the collection."""
+    assert len(keys_of_the_next_batch(place)) == 1
+    waiting = place.sink()
+
+    class Watched(Ledger):
+        def end_offset(self, topic_id: str, partition: int) -> int:
+            found = super().end_offset(topic_id, partition)
+            go_on("end_offset")
+            return found
+
+        def segments(self, stream: str, after_sequence: int = 0, limit: int | None = None) -> list[Segment]:
+            found = super().segments(stream, after_sequence, limit)
+            go_on("segments")
+            return found
+
+    def go_on(now: str) -> None:
+        if now == moment:
+            waiting.flush()
+
+    orphans = find_orphans(Watched(place.engine), place.store, "feedback")
+    assert list(delete_orphans(place.store, orphans, now_us() + 1_000_000)) == []
+    assert len(place.committed()) == 2
+    assert all(place.store.get(key) for key in place.committed())
+
+
+def keys_of_the_next_batch(place: Place) -> set[str]:
+    """What a writer has put that was killed before its commit."""
+    before = {found.key for found in place.store.list("")}
+
+    def crash(step: Step) -> None:
+        if step is Step.STORED:
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        place.sink(at=crash).flush()
+    return {found.key for found in place.store.list("")} - before
 
 
 def test_a_failing_store_ends_the_collection_and_what_was_deleted_is_known(place: Place) -> None:
