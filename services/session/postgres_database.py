@@ -58,14 +58,18 @@ class PostgresDatabase:
             await asyncio.wait_for(self._writer.dispose(), self._work_seconds)
 
     async def _run(self, engine: AsyncEngine, work: Work[ResultT]) -> ResultT:
-        """In a task of its own, so that a caller who goes away breaks no connection; and no longer than is allowed."""
+        """In a task of its own, so that a caller who goes away breaks no connection.
+
+        The limit is for a server that stands still, whose own timeouts do not fire: the task ends then, after a farewell to
+        the server, and the caller does not wait for that.
+        """
         task = asyncio.create_task(_until_done(engine, work))
+        limit = asyncio.get_running_loop().call_later(self._work_seconds, task.cancel)
+        task.add_done_callback(lambda _: limit.cancel())
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         done, _ = await asyncio.wait({task}, timeout=self._work_seconds)
-        if not done:
-            # The server stands still: its own timeouts would have fired before.
-            task.cancel()
+        if not done or task.cancelled():
             raise _failed(HELD)
         return task.result()
 
@@ -83,6 +87,7 @@ async def open_postgres(url: str, limits: DatabaseLimits) -> AsyncIterator[Postg
     engine = create_async_engine(
         url,
         isolation_level="READ COMMITTED",
+        hide_parameters=True,
         pool_size=limits.connections,
         max_overflow=0,
         pool_timeout=limits.pool_seconds,

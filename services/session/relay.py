@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from prometheus_client import Counter, Gauge
+from sqlalchemy.exc import SQLAlchemyError
 
 from services.chassis.errors import InvalidArgumentError, ServiceError
 from services.chassis.telemetry import fields
@@ -62,8 +63,8 @@ class Relay:
             try:
                 while await self.relay_batch():
                     pass
-            except ServiceError as error:
-                log.warning("turns wait in the outbox", extra=fields(reason=error.reason, seconds=backoff))
+            except (ServiceError, SQLAlchemyError) as error:
+                log.warning("turns wait in the outbox", extra=fields(error=type(error).__name__, seconds=backoff))
                 await asyncio.sleep(backoff)
                 backoff = min(2 * backoff, self._pace.max_backoff_seconds)
                 continue

@@ -64,7 +64,13 @@ async def open_sqlite(url: str, connections: int) -> AsyncIterator[SqliteDatabas
 
 def _engine(url: str, connections: int, begin: str, *pragmas: str) -> Engine:
     # The pool hands a connection to one thread at a time, which may be another one each time.
-    engine = create_engine(url, pool_size=connections, max_overflow=0, connect_args={"check_same_thread": False})
+    engine = create_engine(
+        url,
+        pool_size=connections,
+        max_overflow=0,
+        hide_parameters=True,
+        connect_args={"check_same_thread": False},
+    )
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _record: Any) -> None:

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import asyncpg
 import grpc
 import pytest
 from prometheus_client import REGISTRY
@@ -16,7 +15,8 @@ from thumbwheel.session.v1 import session_pb2
 
 from tests.faults.turns import History, check, talk_while
 from tests.servers import PostgresServer
-from tests.services.session.service import ADA, FakeFeedback, Home, begin, error_of, feedback_service, session_service
+from tests.services.session.replicas import foreign_connection, two_replicas
+from tests.services.session.service import ADA, FakeFeedback, Home, begin, error_of, feedback_service
 
 SHORT = {
     "database_pool_seconds": 0.4,
@@ -31,20 +31,12 @@ def count(metric: str, reason: str) -> float:
 
 
 @asynccontextmanager
-async def two_replicas(home: Home, feedback: FakeFeedback, **changes: Any) -> AsyncIterator[list[Any]]:
+async def impatient(home: Home, feedback: FakeFeedback, **changes: Any) -> AsyncIterator[tuple[Any, Any]]:
+    """Two replicas that wait for the database for a second at most."""
     async with feedback_service(feedback) as port:
         settings = SHORT | {"feedback_target": f"127.0.0.1:{port}"} | changes
-        async with session_service(home, **settings) as one, session_service(home, **settings) as other:
-            yield [one, other]
-
-
-@asynccontextmanager
-async def foreign_connection(home: Home) -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(home.database_url.replace("+asyncpg", ""))
-    try:
-        yield connection
-    finally:
-        await connection.close()
+        async with two_replicas(home, **settings) as replicas:
+            yield replicas
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.faults)])
@@ -59,7 +51,7 @@ async def test_f36_postgres_is_killed_and_restarts(postgres: PostgresServer, pos
             await asyncio.to_thread(postgres.start)
             await asyncio.sleep(1.0)
 
-    async with two_replicas(postgres_home, feedback) as replicas:
+    async with impatient(postgres_home, feedback) as replicas:
         await talk_while(history, replicas, kill_and_restart)
         await check(history, replicas[0], feedback)
     assert count("failed", "SESSION_DATABASE_AWAY") > broken_before
@@ -78,7 +70,7 @@ async def test_f36_a_killed_backend_costs_a_second_run_and_no_error(postgres_hom
                 assert await connection.fetch(ended)
                 await asyncio.sleep(0.2)
 
-    async with two_replicas(postgres_home, feedback) as replicas:
+    async with impatient(postgres_home, feedback) as replicas:
         await talk_while(history, replicas, end_every_connection)
         await check(history, replicas[0], feedback)
     assert count("run_again", "SESSION_DATABASE_AWAY") > before
@@ -95,7 +87,7 @@ async def test_f36_a_server_that_stands_still_is_an_error_in_time(
         await asyncio.sleep(2.5)
         postgres.resume()
 
-    async with two_replicas(postgres_home, feedback) as replicas:
+    async with impatient(postgres_home, feedback) as replicas:
         await talk_while(history, replicas, stand_still)
         await check(history, replicas[0], feedback)
     assert count("failed", "SESSION_DATABASE_BUSY") > before
@@ -110,7 +102,7 @@ async def test_f36_a_lock_of_another_is_an_error_in_time_and_forgotten_afterward
             await connection.execute("LOCK TABLE messages IN ACCESS EXCLUSIVE MODE")
             await asyncio.sleep(2.0)
 
-    async with two_replicas(postgres_home, feedback) as replicas:
+    async with impatient(postgres_home, feedback) as replicas:
         await talk_while(history, replicas, lock_everything)
         await check(history, replicas[0], feedback)
     assert set(history.errors) == {"SESSION_DATABASE_BUSY"}
@@ -132,7 +124,7 @@ async def test_f36_an_exhausted_pool_is_said_and_forgotten_afterwards(postgres_h
             codes.update(code for code, *_ in await asyncio.gather(*calls))
 
     settings = {"connections": 2, "database_lock_seconds": 1.0, "database_statement_seconds": 1.2}
-    async with two_replicas(postgres_home, feedback, **settings) as replicas:
+    async with impatient(postgres_home, feedback, **settings) as replicas:
         await talk_while(history, replicas, hold_all_connections)
         await check(history, replicas[0], feedback)
     assert (
@@ -157,7 +149,7 @@ async def test_f36_a_read_only_database_still_reads(postgres_home: Home) -> None
             await connection.execute("SET default_transaction_read_only = off")
             await connection.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
 
-    async with two_replicas(postgres_home, feedback) as replicas:
+    async with impatient(postgres_home, feedback) as replicas:
         await talk_while(history, replicas, read_only)
         await check(history, replicas[0], feedback)
     assert history.errors["SESSION_DATABASE_READ_ONLY"] > 0

@@ -6,32 +6,31 @@ import itertools
 from thumbwheel.session.v1 import session_pb2
 
 from tests.faults.turns import DEADLINE_SECONDS, History, Told
-from tests.services.session.service import ADA, FakeFeedback, Home, feedback_service, session_service
+from tests.services.session.replicas import two_replicas
+from tests.services.session.service import ADA, FakeFeedback, Home, feedback_service
 
 CLIENTS, TURNS = 10, 4
 
 
 async def test_f37_turns_of_ten_clients_over_two_replicas_have_one_order(postgres_home: Home) -> None:
     feedback, history = FakeFeedback(), History()
-    async with feedback_service(feedback) as port:
-        target = f"127.0.0.1:{port}"
-        async with (
-            session_service(postgres_home, feedback_target=target) as one,
-            session_service(postgres_home, feedback_target=target) as other,
-        ):
-            opening = await history.talk([one], "hello")
+    async with (
+        feedback_service(feedback) as port,
+        two_replicas(postgres_home, feedback_target=f"127.0.0.1:{port}") as (one, other),
+    ):
+        opening = await history.talk([one], "hello")
 
-            async def client(number: int) -> None:
-                replicas = [one, other] if number % 2 else [other, one]
-                for turn in range(TURNS):
-                    await history.talk(replicas, f"{number}-{turn}", opening.conversation_id)
+        async def client(number: int) -> None:
+            replicas = [one, other] if number % 2 else [other, one]
+            for turn in range(TURNS):
+                await history.talk(replicas, f"{number}-{turn}", opening.conversation_id)
 
-            await asyncio.gather(*(client(number) for number in range(CLIENTS)))
-            request = session_pb2.GetConversationRequest(conversation_id=opening.conversation_id)
-            stored = (await one.GetConversation(request, timeout=DEADLINE_SECONDS, metadata=ADA)).messages
-            async with asyncio.timeout(10):
-                while len({event.event_id for event in feedback.turns}) < len(history.turns):
-                    await asyncio.sleep(0.05)
+        await asyncio.gather(*(client(number) for number in range(CLIENTS)))
+        request = session_pb2.GetConversationRequest(conversation_id=opening.conversation_id)
+        stored = (await one.GetConversation(request, timeout=DEADLINE_SECONDS, metadata=ADA)).messages
+        async with asyncio.timeout(10):
+            while len({event.event_id for event in feedback.turns}) < len(history.turns):
+                await asyncio.sleep(0.05)
 
     assert _overlapping(history.turns) > CLIENTS, "the clients did not send at once: nothing was tried"
     ids = [message.id for message in stored]

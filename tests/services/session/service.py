@@ -1,5 +1,6 @@
 """The session service as its neighbours see it: the real wiring on a real port, with a hand-made feedback service."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -30,13 +31,17 @@ UNKNOWN_ID = "01900000-0000-7000-8000-000000000000"
 
 @dataclass
 class FakeFeedback(feedback_pb2_grpc.FeedbackLogServiceServicer):
-    """Keeps turns in the order in which they came. Each entry of `failures` spoils one call."""
+    """Keeps turns in the order in which they came. Each entry of `failures` spoils one call: before, after, hang."""
 
     turns: list[events_pb2.TurnEvent] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    hanging: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def AppendTurns(self, request: Any, context: Any) -> feedback_pb2.AppendTurnsResponse:
         failure = self.failures.pop(0) if self.failures else ""
+        if failure == "hang":
+            self.hanging.set()
+            await asyncio.sleep(3_600)
         if failure == "before":
             await context.abort(grpc.StatusCode.INTERNAL, "down")
         self.turns.extend(request.turns)

@@ -3,15 +3,13 @@
 import asyncio
 import itertools
 import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
-import asyncpg
 import grpc
 import pytest
 from thumbwheel.session.v1 import session_pb2
 
+from tests.services.session.replicas import foreign_connection, two_replicas
 from tests.services.session.service import (
     ADA,
     FakeFeedback,
@@ -19,30 +17,20 @@ from tests.services.session.service import (
     begin,
     feedback_service,
     finish,
-    session_service,
     talk,
 )
 
 TYPED = {grpc.StatusCode.OK, grpc.StatusCode.NOT_FOUND}
 
 
-@asynccontextmanager
-async def replicas(home: Home, **changes: Any) -> AsyncIterator[tuple[Any, Any]]:
-    async with session_service(home, **changes) as one, session_service(home, **changes) as other:
-        yield one, other
-
-
 async def read(home: Home, query: str) -> Any:
-    connection = await asyncpg.connect(home.database_url.replace("+asyncpg", ""))
-    try:
+    async with foreign_connection(home) as connection:
         return await connection.fetchval(query)
-    finally:
-        await connection.close()
 
 
 @pytest.mark.parametrize("known", [False, True], ids=["a new conversation", "a known conversation"])
 async def test_one_request_at_both_replicas_is_stored_once(postgres_home: Home, known: bool) -> None:
-    async with replicas(postgres_home) as both:
+    async with two_replicas(postgres_home) as both:
         conversation_id = (await talk(both[0], "hello", "hi")).conversation_id if known else ""
         request = begin("more", conversation_id=conversation_id, request_id="r")
         calls = [stub.BeginTurn(request, timeout=5, metadata=ADA) for stub in both * 10]
@@ -56,7 +44,7 @@ async def test_one_answer_finished_at_both_replicas_is_published_once(postgres_h
     feedback = FakeFeedback()
     async with (
         feedback_service(feedback) as port,
-        replicas(postgres_home, feedback_target=f"127.0.0.1:{port}") as both,
+        two_replicas(postgres_home, feedback_target=f"127.0.0.1:{port}") as both,
     ):
         turn = await both[0].BeginTurn(begin("hello"), timeout=5, metadata=ADA)
         answers = [finish(turn.assistant_message_id, text) for text in ("hi", "ho")]
@@ -72,7 +60,7 @@ async def test_one_answer_finished_at_both_replicas_is_published_once(postgres_h
 
 async def test_whatever_races_with_an_erasure_leaves_a_whole_tree_and_no_deadlock(postgres_home: Home) -> None:
     chance = random.Random(7)
-    async with replicas(postgres_home) as both:
+    async with two_replicas(postgres_home) as both:
         for _ in range(12):
             turn = await talk(both[0], "hello", "hi")
             which = {"conversation_id": turn.conversation_id}
@@ -93,7 +81,7 @@ async def test_whatever_races_with_an_erasure_leaves_a_whole_tree_and_no_deadloc
 
 
 async def test_erasures_of_one_user_at_both_replicas_share_the_work(postgres_home: Home) -> None:
-    async with replicas(postgres_home) as both:
+    async with two_replicas(postgres_home) as both:
         for number in range(8):
             await both[number % 2].BeginTurn(begin("hello"), timeout=5, metadata=ADA)
         calls = [stub.EraseUser(session_pb2.EraseUserRequest(), timeout=5, metadata=ADA) for stub in both]
@@ -105,7 +93,7 @@ async def test_of_two_relays_one_sends_and_each_conversation_keeps_its_order(pos
     feedback = FakeFeedback()
     async with (
         feedback_service(feedback) as port,
-        replicas(postgres_home, feedback_target=f"127.0.0.1:{port}", relay_linger_seconds=0.0) as both,
+        two_replicas(postgres_home, feedback_target=f"127.0.0.1:{port}", relay_linger_seconds=0.0) as both,
     ):
 
         async def client(number: int) -> list[str]:

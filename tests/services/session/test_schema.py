@@ -83,15 +83,15 @@ async def test_two_migrations_at_once_make_one_schema(postgres: PostgresServer) 
         assert await database.read(lambda connection: connection.execute(query).scalars().all()) == [REVISIONS[-1]]
 
 
-async def test_a_warm_start_does_not_load_alembic(home: Home) -> None:
-    async with open_database(home.database_url, LIMITS):
+async def test_a_warm_start_does_not_load_alembic(sqlite_home: Home) -> None:
+    async with open_database(sqlite_home.database_url, LIMITS):
         pass
     program = (
         "import asyncio, sys\n"
         "from services.session.backends import open_database\n"
         "from services.session.database import DatabaseLimits\n"
         "async def main():\n"
-        f"    async with open_database({home.database_url!r}, DatabaseLimits(1, 5, 5, 5, 9)): pass\n"
+        f"    async with open_database({sqlite_home.database_url!r}, DatabaseLimits(1, 5, 5, 5, 9)): pass\n"
         "asyncio.run(main())\n"
         "sys.exit('alembic' in sys.modules)\n"
     )
