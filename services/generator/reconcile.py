@@ -74,13 +74,7 @@ class _Failure:
 class Reconciler:
     """Compares and acts, round by round."""
 
-    def __init__(
-        self,
-        traffic: Traffic,
-        repository: ModelRepository,
-        running: Running,
-        pace: Pace,
-    ) -> None:
+    def __init__(self, traffic: Traffic, repository: ModelRepository, running: Running, pace: Pace) -> None:
         self._traffic = traffic
         self._repository = repository
         self._running = running
@@ -147,9 +141,8 @@ class Reconciler:
         rollout = self._traffic.rollout
         if self._index is not None:
             self._load_missing(rollout, self._index)
-            if (
-                self._traffic.stale_since_us is None
-            ):  # what is known may be out of date: too much is better than too little
+            # What is known of a store that is away may be out of date: too much is better than too little.
+            if self._traffic.stale_since_us is None:
                 await self._clear_away(rollout, self._index)
         self._report(rollout)
         changed, self._changed = self._changed, asyncio.Event()
