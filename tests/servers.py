@@ -193,11 +193,16 @@ class KafkaServer(Server):
         return name
 
     def leader(self, topic: str, partition: int = 0) -> Process:
-        """The broker that leads a partition now."""
+        """The broker that leads a partition; after a death it takes seconds until there is one."""
+        end = time.monotonic() + READY_SECONDS
         with contextlib.closing(KafkaAdminClient(bootstrap_servers=self.bootstrap)) as admin:
-            (described,) = admin.describe_topics([topic])
-        leaders = {found["partition_index"]: found["leader_id"] for found in described["partitions"]}
-        return self.processes[leaders[partition] - 1]
+            while time.monotonic() < end:
+                (described,) = admin.describe_topics([topic])
+                leaders = {found["partition_index"]: found["leader_id"] for found in described["partitions"]}
+                if leaders[partition] > 0:
+                    return self.processes[leaders[partition] - 1]
+                time.sleep(0.1)
+        raise AssertionError(f"nobody leads {topic}/{partition}")
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,9 @@ def parts(binaries: Binaries) -> list[Part]:
             lambda folder: cache_classes(binaries.java, folder),
         ),
     ]
-    if PROMETHEUS_FOLDER in os.environ:
+    if os.environ.get(PROMETHEUS_FOLDER):
+        if not (binaries.prometheus.exists() and binaries.promtool.exists()):
+            raise ServerError(f"{PROMETHEUS_FOLDER}={binaries.prometheus_folder} lacks prometheus or promtool")
         return listed
     package = "Prometheus and promtool, Debian's package (19 MB to download)"
     return [
