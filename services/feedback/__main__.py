@@ -13,6 +13,7 @@ from services.chassis.server import Registration, run_service
 from services.chassis.settings import load_settings
 from services.feedback import codec, parquet, thumbs
 from services.feedback.accept import Acceptance, GroupCommit
+from services.feedback.access import CALLERS
 from services.feedback.audit import audit
 from services.feedback.catalogue import Catalogue
 from services.feedback.drain import Drain
@@ -107,7 +108,7 @@ def main() -> int:
     settings = load_settings(FeedbackSettings)
     if command == "audit":
         return _audit(settings)
-    run_service("feedback", settings, wiring)
+    run_service("feedback", settings, wiring, CALLERS)
     return 0
 
 

@@ -7,15 +7,19 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.chassis.settings import ServiceSettings
 
-KEYS_DATABASE_URL = "sqlite+aiosqlite:///.state/keys.db"
+DATABASE_URL = Field(
+    "sqlite+aiosqlite:///.state/keys.db",
+    pattern=r"^(sqlite\+aiosqlite:///.+|postgresql\+asyncpg://.+)",
+    description="SQLAlchemy URL of tenants, users and keys, with an asynchronous driver",
+)
 
 
-class KeySettings(BaseSettings):
-    """The part that `python -m services.gateway keys` needs; it knows nothing of the rest, so it does not refuse it."""
+class DatabaseSettings(BaseSettings):
+    """The part that the commands need; they know nothing of the rest, so they do not refuse it."""
 
     model_config = SettingsConfigDict(env_prefix="TW_GATEWAY_", frozen=True, extra="ignore")
 
-    keys_database_url: str = Field(default=KEYS_DATABASE_URL, description="SQLAlchemy URL of the keys, async driver")
+    database_url: str = DATABASE_URL
 
 
 class GatewaySettings(ServiceSettings):
@@ -34,7 +38,9 @@ class GatewaySettings(ServiceSettings):
         min_length=16,
         description="key of the HMAC that turns a user into a principal; the same in session and feedback",
     )
-    keys_database_url: str = Field(KEYS_DATABASE_URL, description="SQLAlchemy URL of the keys, async driver")
+    database_url: str = DATABASE_URL
+    database_seconds: float = Field(3.0, gt=0, description="longest wait for Postgres, connecting included")
+    database_connections: int = Field(5, ge=1, description="connections to Postgres")
     owner_key_file: Path | None = Field(None, description="file with the owner's API key; made if it is not there")
     key_cache_seconds: float = Field(3.0, ge=0, le=5, description="how long a revoked key may still work")
     page_directory: Path | None = Field(None, description="the built page; unset serves none")

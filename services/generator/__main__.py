@@ -13,6 +13,7 @@ from thumbwheel.generator.v1 import generator_pb2_grpc
 
 from services.chassis.server import Registration, run_service
 from services.chassis.settings import load_settings
+from services.generator.access import CALLERS
 from services.generator.canary import Canaries
 from services.generator.engine import Engine, Patience
 from services.generator.manifest import NoManifestError, manifest_version
@@ -87,7 +88,7 @@ def now_us() -> int:
 def main() -> None:
     """Run until SIGTERM."""
     try:
-        run_service("generator", load_settings(GeneratorSettings), wiring)
+        run_service("generator", load_settings(GeneratorSettings), wiring, CALLERS)
     except (RolloutFileError, NoManifestError) as error:
         sys.exit(str(error))
 

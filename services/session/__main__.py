@@ -12,6 +12,7 @@ from thumbwheel.session.v1 import session_pb2_grpc
 from services.chassis.channel import open_channel
 from services.chassis.server import Registration, run_service
 from services.chassis.settings import load_settings
+from services.session.access import CALLERS
 from services.session.conversation import Conversations
 from services.session.database import open_database
 from services.session.identifiers import IdMint
@@ -33,7 +34,7 @@ async def wiring(settings: SessionSettings) -> AsyncIterator[Sequence[Registrati
     counter = await load_counter(settings.tokenizer_file)
     async with (
         open_database(settings.database_url, settings.connections) as database,
-        open_channel(settings.feedback_target) as feedback,
+        open_channel(settings.feedback_target, "feedback", settings.tls_files()) as feedback,
     ):
         turn_log = FeedbackTurnLog(feedback, settings.relay_timeout_seconds)
         pace = RelayPace(settings.relay_poll_seconds, settings.relay_linger_seconds, settings.relay_max_backoff_seconds)
@@ -65,7 +66,7 @@ def now_us() -> int:
 def main() -> None:
     """Run until SIGTERM."""
     try:
-        run_service("session", load_settings(SessionSettings), wiring)
+        run_service("session", load_settings(SessionSettings), wiring, CALLERS)
     except TokenizerMissingError as error:
         sys.exit(str(error))
 
