@@ -151,9 +151,9 @@ def test_with_certificates_each_end_knows_the_other(tmp_path: Path, monkeypatch:
     server.start()
     target, tls = f"127.0.0.1:{port}", TlsFiles(*tls_settings(tmp_path, "training").values())
     client, stranger, mistaken = FeedbackLog(target, tls), FeedbackLog(target), RolloutClient(target, tls)
-    assert len(client.turn_segments()) == 2
+    assert client.count(SINCE)
     # Neither a plain call, nor one that takes this service for another one.
-    for call in (stranger.turn_segments, mistaken.view):
+    for call in (lambda: stranger.count(SINCE), mistaken.view):
         with pytest.raises(RemoteError, match="UNAVAILABLE"):
             call()
     for channel in (client, stranger, mistaken):
