@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import aiohttp
 import grpc
 from starlette.applications import Starlette
 from thumbwheel.chat.v1 import chat_pb2, chat_pb2_grpc
@@ -38,14 +39,17 @@ from services.gateway.http.server import serving_http
 from services.gateway.key_commands import add_key_commands, add_migrate_command, run_key_command, run_migrate_command
 from services.gateway.key_store import SqlKeyStore
 from services.gateway.keys import OWNER, Keys, owner_secret, stored
+from services.gateway.oidc import Oidc
 from services.gateway.peers.conversations import ConversationsPeer
 from services.gateway.peers.enhancer import EnhancerPeer
 from services.gateway.peers.feedback import FeedbackPeer
 from services.gateway.peers.generator import GeneratorPeer
 from services.gateway.peers.guardrail import GuardrailPeer
+from services.gateway.peers.issuer import IssuerPeer
 from services.gateway.peers.session import SessionPeer
 from services.gateway.servicer import ChatServicer, FeedbackServicer
 from services.gateway.settings import DatabaseSettings, GatewaySettings
+from services.gateway.signing_keys import KeyAges, SigningKeys
 from services.gateway.storing import Storing
 from services.gateway.turns import TurnLimits, Turns
 from services.gateway.writing import Pace
@@ -74,7 +78,7 @@ async def wiring(settings: GatewaySettings) -> AsyncIterator[Sequence[Registrati
 async def opened(settings: GatewaySettings) -> AsyncIterator[Doors]:
     """Construct everything; HTTP serves within the block."""
     async with AsyncExitStack() as stack:
-        bearers = Bearers(await _keys(settings, stack), None)
+        bearers = Bearers(await _keys(settings, stack), await _tokens(settings, stack))
         peers = await _Peers.open(settings, stack)
         turns = Turns(_chat(settings, peers).run, _limits(settings))
         chat = ChatServicer(turns, peers.session, peers.conversations)
@@ -102,6 +106,19 @@ async def _keys(settings: GatewaySettings, stack: AsyncExitStack) -> Keys:
     keys = Keys(store, settings.key_cache_seconds)
     stack.push_async_callback(keys.close)
     return keys
+
+
+async def _tokens(settings: GatewaySettings, stack: AsyncExitStack) -> Oidc | None:
+    if not settings.oidc_issuers:
+        return None
+    http = await stack.enter_async_context(aiohttp.ClientSession())
+    ages = KeyAges(settings.oidc_refresh_seconds, settings.oidc_stale_seconds, settings.oidc_retry_seconds)
+    issuers = {}
+    for issuer in (entry.rules() for entry in settings.oidc_issuers):
+        keys = SigningKeys(issuer.url, IssuerPeer(http, issuer.url, settings.oidc_fetch_seconds).signing_keys, ages)
+        stack.push_async_callback(keys.close)
+        issuers[issuer.url] = (issuer, keys)
+    return Oidc(issuers, settings.oidc_leeway_seconds)
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,10 @@
 
 from typing import Protocol
 
-from services.chassis.errors import UnauthenticatedError
+from services.chassis.errors import ServiceError, UnauthenticatedError
 from services.gateway.credential import Credential
 from services.gateway.keys import PREFIX, Keys
+from services.gateway.metrics import REFUSED_BEARERS
 
 
 class Tokens(Protocol):
@@ -27,6 +28,13 @@ class Bearers:
             UnauthenticatedError: nothing carried, or nothing that works.
             UnavailableError: who could tell is away.
         """
+        try:
+            return await self._authenticate(authorization)
+        except ServiceError as error:
+            REFUSED_BEARERS.labels(error.reason).inc()
+            raise
+
+    async def _authenticate(self, authorization: str) -> Credential:
         scheme, _, bearer = authorization.partition(" ")
         if not authorization or scheme.lower() != "bearer":
             raise UnauthenticatedError(
