@@ -103,9 +103,7 @@ async def _keys(settings: GatewaySettings, stack: AsyncExitStack) -> Keys:
     store = SqlKeyStore(await stack.enter_async_context(database))
     if settings.owner_key_file:
         await store.add(stored(owner_secret(settings.owner_key_file), OWNER))
-    keys = Keys(store, settings.key_cache_seconds)
-    stack.push_async_callback(keys.close)
-    return keys
+    return await stack.enter_async_context(Keys(store, settings.key_cache_seconds))
 
 
 async def _tokens(settings: GatewaySettings, stack: AsyncExitStack) -> Oidc | None:

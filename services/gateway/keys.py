@@ -13,9 +13,10 @@ import secrets
 import time
 import uuid
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 from services.chassis.errors import ServiceError, UnauthenticatedError
 from services.chassis.identity import Caller
@@ -113,10 +114,17 @@ def owner_secret(file: Path) -> str:
 class Keys:
     """Tells who calls. What the store says is believed for a few seconds, so a revocation takes that long."""
 
-    def __init__(self, store: KeyLookup, cache_seconds: float) -> None:
-        self._store, self._cache_seconds = store, cache_seconds
+    def __init__(self, store: KeyLookup, cache_seconds: float, now: Callable[[], float] = time.time) -> None:
+        self._store, self._cache_seconds, self._now = store, cache_seconds, now
         self._cache: OrderedDict[bytes, tuple[float, StoredKey]] = OrderedDict()
         self._noting: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        """What is being written ends before the store is closed."""
+        await asyncio.gather(*self._noting)
 
     async def authenticate(self, secret: str) -> Credential:
         """The user of a key.
@@ -134,11 +142,7 @@ class Keys:
             if key is not None:
                 self._remember(digest, key)
                 self._note(key)
-        return _checked(key, digest)
-
-    async def close(self) -> None:
-        """Let what is being written end."""
-        await asyncio.gather(*self._noting)
+        return _checked(key, digest, self._now())
 
     def _cached(self, digest: bytes) -> StoredKey | None:
         until, key = self._cache.get(digest, (0.0, None))
@@ -151,7 +155,7 @@ class Keys:
             self._cache.popitem(last=False)
 
     def _note(self, key: StoredKey) -> None:
-        now = time.time()
+        now = self._now()
         if key.last_use_time is None or now - key.last_use_time >= USE_NOTED_SECONDS:
             # Beside the call: nobody waits for it, and the call does not fail with it.
             task = asyncio.create_task(self._write_use(key.key_id, now))
@@ -165,8 +169,7 @@ class Keys:
             log.warning("use of a key not noted", extra=fields(key_id=key_id, reason=error.reason))
 
 
-def _checked(key: StoredKey | None, digest: bytes) -> Credential:
-    now = time.time()
+def _checked(key: StoredKey | None, digest: bytes, now: float) -> Credential:
     if key is None or not _matches(key, digest, now):
         raise _refused("the API key is not known", "API_KEY_INVALID")
     if key.revoke_time is not None:

@@ -76,9 +76,9 @@ async def reason_of(keys: Keys, secret: str) -> str:
 
 async def test_a_key_is_found_by_its_hash_and_never_kept(tmp_path: Path) -> None:
     secret, key = mint(ADA)
-    async with key_store(tmp_path) as store:
+    async with key_store(tmp_path) as store, Keys(store, 0) as keys:
         await store.add(key)
-        assert await Keys(store, 0).authenticate(secret) == Credential(ADA, USUAL_SCOPES)
+        assert await keys.authenticate(secret) == Credential(ADA, USUAL_SCOPES)
     assert re.fullmatch(r"tw_[A-Za-z0-9_-]{43}", secret)
     assert secret.encode() not in (tmp_path / "keys.db").read_bytes()
     assert secret[3:].encode() not in (tmp_path / "keys.db").read_bytes()
@@ -119,9 +119,8 @@ async def test_a_known_key_is_looked_up_once_in_a_while_and_an_unknown_one_alway
 
 async def test_a_revoked_key_stops_working(tmp_path: Path) -> None:
     secret, key = mint(ADA)
-    async with key_store(tmp_path) as store:
+    async with key_store(tmp_path) as store, Keys(store, cache_seconds=0) as keys:
         await store.add(key)
-        keys = Keys(store, cache_seconds=0)
         assert await reason_of(keys, secret) == ""
         assert await store.revoke(key.key_id, time.time())
         assert await reason_of(keys, secret) == "API_KEY_REVOKED"
@@ -129,20 +128,17 @@ async def test_a_revoked_key_stops_working(tmp_path: Path) -> None:
 
 
 async def test_a_key_expires_also_while_it_is_remembered() -> None:
-    secret, key = mint(ADA, expire_time=time.time() + 0.3)
-    keys = Keys(CountingStore(key), cache_seconds=60)
-    assert await reason_of(keys, secret) == ""
-    while time.time() < (key.expire_time or 0):
-        assert await reason_of(keys, secret) in ("", "API_KEY_EXPIRED")
-    assert await reason_of(keys, secret) == "API_KEY_EXPIRED"
+    secret, key = mint(ADA, expire_time=1_000.0)
+    clock = iter((999.0, 999.0, 1_000.0))
+    keys = Keys(CountingStore(replace(key, last_use_time=990.0)), 60, lambda: next(clock))
+    assert [await reason_of(keys, secret) for _ in range(2)] == ["", "API_KEY_EXPIRED"]
 
 
 async def test_a_rotated_key_has_two_secrets_until_the_overlap_ends_and_revoking_it_ends_both(tmp_path: Path) -> None:
     first, key = mint(ADA, ALL_SCOPES)
     second, third, now = mint(ADA)[0], mint(ADA)[0], time.time()
-    async with key_store(tmp_path) as store:
+    async with key_store(tmp_path) as store, Keys(store, cache_seconds=0) as keys:
         await store.add(key)
-        keys = Keys(store, cache_seconds=0)
         assert await store.rotate(key.key_id, digest_of(second), now, now + 60)
         assert [await keys.authenticate(secret) for secret in (first, second)] == [Credential(ADA, ALL_SCOPES)] * 2
         # What was the owner's file is still known: keeping it again must not give it a key of its own.
@@ -162,18 +158,19 @@ async def test_a_rotated_key_has_two_secrets_until_the_overlap_ends_and_revoking
 async def test_the_last_use_is_written_once_an_hour_and_the_call_does_not_fail_with_it() -> None:
     secret, key = mint(ADA)
     store = CountingStore(key)
-    keys = Keys(store, cache_seconds=0)
+
+    async def use() -> None:
+        async with Keys(store, cache_seconds=0) as keys:
+            assert await reason_of(keys, secret) == ""
+
     for _ in range(5):
-        await keys.authenticate(secret)
-        await keys.close()
+        await use()
     assert store.noted == [key.key_id]
-    long_ago = replace(key, last_use_time=time.time() - USE_NOTED_SECONDS - 1)
-    store.keys[key.digest], store.away = long_ago, True
-    assert await reason_of(keys, secret) == ""
-    await keys.close()
+    store.keys[key.digest] = replace(key, last_use_time=time.time() - USE_NOTED_SECONDS - 1)
+    store.away = True
+    await use()
     store.away = False
-    await keys.authenticate(secret)
-    await keys.close()
+    await use()
     assert store.noted == [key.key_id] * 2
 
 
@@ -206,8 +203,7 @@ async def test_keeping_the_owners_key_again_changes_nothing(tmp_path: Path) -> N
 async def test_the_commands_make_list_rotate_and_revoke(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert await run(tmp_path, "create", "--user", "sim", "--tenant", "acme", "--count", "3") == 0
     secrets = capsys.readouterr().out.split()
-    async with key_store(tmp_path) as store:
-        keys = Keys(store, 0)
+    async with key_store(tmp_path) as store, Keys(store, 0) as keys:
         callers = [(await keys.authenticate(secret)).caller for secret in secrets]
         assert callers == [Caller("acme", f"sim-{number}") for number in (1, 2, 3)]
         key_id = await listed_id(tmp_path, capsys, "acme/sim-2", secrets)
@@ -221,7 +217,6 @@ async def test_the_commands_make_list_rotate_and_revoke(tmp_path: Path, capsys: 
         assert await run(tmp_path, "revoke", "--id", key_id) == 0
         assert [await run(tmp_path, command, "--id", key_id) for command in ("revoke", "rotate")] == [1, 1]
         assert await reason_of(keys, said.out.strip()) == "API_KEY_REVOKED"
-        await keys.close()
 
 
 async def listed_id(directory: Path, capsys: Any, user: str, secrets: list[str]) -> str:
@@ -246,8 +241,8 @@ async def test_a_key_is_made_with_the_scopes_that_are_asked_for(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], scopes: set[Scope]
 ) -> None:
     assert await run(tmp_path, "create", "--user", "ada", *words) == 0
-    async with key_store(tmp_path) as store:
-        assert (await Keys(store, 0).authenticate(capsys.readouterr().out.strip())).scopes == scopes
+    async with key_store(tmp_path) as store, Keys(store, 0) as keys:
+        assert (await keys.authenticate(capsys.readouterr().out.strip())).scopes == scopes
 
 
 @pytest.mark.parametrize(
@@ -277,4 +272,5 @@ async def test_a_scope_of_a_later_version_grants_nothing(tmp_path: Path) -> None
         await SqlKeyStore(engine).add(key)
         async with engine.begin() as connection:
             await connection.exec_driver_sql("UPDATE api_keys SET scopes = 'chat fly'")
-        assert (await Keys(SqlKeyStore(engine), 0).authenticate(secret)).scopes == {Scope.CHAT}
+        async with Keys(SqlKeyStore(engine), 0) as keys:
+            assert (await keys.authenticate(secret)).scopes == {Scope.CHAT}
