@@ -1,0 +1,38 @@
+"""Valkey keeps its keys over a stop, and gives every test a database of its own."""
+
+import contextlib
+
+import pytest
+from valkey import Valkey
+from valkey.exceptions import AuthenticationError, TimeoutError
+
+from tests.servers import ValkeyServer
+
+
+def test_keys_are_there_after_a_stop(valkey: ValkeyServer) -> None:
+    url = valkey.database()
+    with contextlib.closing(Valkey.from_url(url)) as client:
+        client.set("quota", "7")
+    valkey.stop()
+    valkey.start()
+    with (
+        contextlib.closing(Valkey.from_url(url)) as again,
+        contextlib.closing(Valkey.from_url(valkey.database())) as other,
+    ):
+        assert again.get("quota") == b"7"
+        assert other.dbsize() == 0
+
+
+def test_a_paused_server_does_not_answer_until_it_is_resumed(valkey: ValkeyServer) -> None:
+    with contextlib.closing(Valkey.from_url(valkey.database(), socket_timeout=0.5)) as client:
+        valkey.pause()
+        with pytest.raises(TimeoutError):
+            client.ping()
+        valkey.resume()
+        assert client.ping()
+
+
+def test_nobody_comes_in_without_the_password(valkey: ValkeyServer) -> None:
+    without = valkey.database().replace(valkey.database().split("@")[0], "valkey://")
+    with contextlib.closing(Valkey.from_url(without)) as client, pytest.raises(AuthenticationError):
+        client.ping()
