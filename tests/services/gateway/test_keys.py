@@ -60,8 +60,12 @@ async def key_store(directory: Path) -> AsyncIterator[SqlKeyStore]:
 
 
 async def run(directory: Path, *words: str) -> int:
+    return await run_at(url(directory), *words)
+
+
+async def run_at(database_url: str, *words: str) -> int:
     parser = argparse.ArgumentParser()
-    add_key_commands(parser, url(directory))
+    add_key_commands(parser, database_url)
     return await run_key_command(parser.parse_args(words))
 
 
