@@ -48,8 +48,9 @@ def test_a_pause_holds_connections_that_are_open_too(postgres: PostgresServer) -
     connection = connect(postgres.database(), timeout_seconds=1)
     postgres.pause()
     try:
-        with pytest.raises(pg8000.dbapi.InterfaceError):
+        with pytest.raises(TimeoutError):
             connection.cursor().execute("SELECT 1")
     finally:
         postgres.resume()
+        connection.close()
     assert query(postgres.database(), "SELECT 1") == [(1,)]
