@@ -19,11 +19,11 @@ up: ## run everything here and print one URL (MODEL=small|nano|DIR|HUB_ID  PORT=
 	@$(VENV) -m infra.embedded up --model $(MODEL) --recipe $(RECIPE) --port $(PORT) --grpc-port $(GRPC_PORT) \
 	  --state $(STATE) $(if $(LOOP_EVERY),--loop-every $(LOOP_EVERY))
 
-test: ## install what tests need, and run them all
+test: ## install what tests need, and run them all but the long faults
 	@$(PYTHON) infra/install/environment.py dev
 	@$(VENV) -m infra.install.tools browser
 	@$(VENV) -m infra.servers install
-	@$(VENV) -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
+	@$(VENV) -m pytest -m "not faults" --numprocesses auto --maxprocesses 4 --dist loadgroup
 
 check: ## formatting, lint, types, house rules, protos, generated code, the page
 	@$(PYTHON) infra/install/environment.py dev
