@@ -15,6 +15,7 @@ from services.chassis.settings import load_settings
 from services.chassis.telemetry import fields
 from services.feedback import codec, parquet, thumbs
 from services.feedback.accept import Acceptance, GroupCommit
+from services.feedback.access import CALLERS
 from services.feedback.audit import audit
 from services.feedback.catalogue import Catalogue
 from services.feedback.drain import Drain
@@ -172,7 +173,7 @@ def main() -> int:
                 ledger = Ledger(open_database(settings.database_url))
                 collect_orphans(ledger, _store(settings), options.older_than, options.delete)
             case _:
-                run_service("feedback", settings, wiring)
+                run_service("feedback", settings, wiring, CALLERS)
     except ObjectStoreError as error:
         print(f"object store: {error}", file=sys.stderr)
         return 1
