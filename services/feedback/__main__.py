@@ -15,10 +15,12 @@ from services.feedback import codec, parquet, thumbs
 from services.feedback.accept import Acceptance, GroupCommit
 from services.feedback.audit import audit
 from services.feedback.catalogue import Catalogue
+from services.feedback.claims import NoClaims
+from services.feedback.database import open_database
 from services.feedback.drain import Drain
 from services.feedback.events import Stream
 from services.feedback.frames import Record
-from services.feedback.ledger import Ledger, open_database
+from services.feedback.ledger import Ledger
 from services.feedback.object_store import Directory
 from services.feedback.servicer import FeedbackLogServicer
 from services.feedback.settings import FeedbackSettings
@@ -38,7 +40,7 @@ async def wiring(settings: FeedbackSettings) -> AsyncIterator[Sequence[Registrat
     """Open stores and both streams; close them in reverse."""
     engine = open_database(settings.database_url)
     ledger, store = Ledger(engine), Directory(settings.object_directory)
-    thumbs.catch_up(engine, ledger, store, Stream.FEEDBACK)
+    thumbs.catch_up(ledger, store, Stream.FEEDBACK)
     overlay = thumbs.Overlay(codec.decode_feedback)
     async with (
         _stream(settings, FEEDBACK, ledger, store, thumbs.fold, overlay.take, overlay.trim) as feedback,
@@ -68,7 +70,7 @@ async def _stream(
     )
     sink = Sink(form, spool, store, ledger, FlushLimits(settings.flush_rows, settings.flush_bytes), fold)
     sink.assign()
-    acceptance = Acceptance(form.stream, spool, ledger)
+    acceptance = Acceptance(form.stream, spool, ledger, NoClaims())
     position = sink.position
     while records := spool.read(position, settings.flush_rows, REPLAY_BYTES):
         acceptance.remember(records)

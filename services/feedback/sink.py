@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 import pyarrow as pa
 from sqlalchemy import Connection
@@ -16,6 +16,7 @@ from services.feedback import parquet
 from services.feedback.events import Stream
 from services.feedback.frames import Record
 from services.feedback.ledger import Batch, DeadLetter, Lease, Ledger, Segment
+from services.feedback.log import Log
 from services.feedback.object_store import ObjectStore
 
 EventT = TypeVar("EventT")
@@ -23,24 +24,6 @@ EventT = TypeVar("EventT")
 
 class UndecodableError(Exception):
     """A record that this version cannot read; the text says why in fixed words."""
-
-
-class Log(Protocol):
-    """What stands between accept and sink: the spool itself, or a topic that the spool is relayed to."""
-
-    @property
-    def topic_id(self) -> str:
-        """Names this very log: made anew, it has another id, and its offsets begin again."""
-
-    @property
-    def partition(self) -> int:
-        """Number of the partition."""
-
-    def read(self, start: int, max_records: int, max_bytes: int) -> list[Record]:
-        """Records from an offset on, in order. Raises when the log no longer has, or never had, the offset."""
-
-    def trim(self, before: int) -> None:
-        """What lies before the offset will not be read again."""
 
 
 class Step(StrEnum):
@@ -72,10 +55,10 @@ class Position:
     end_offset: int
 
 
-Fold = Callable[[Connection, Position, Sequence[EventT]], None]
+Fold = Callable[[Connection, Position, Sequence[tuple[Record, EventT]]], None]
 
 
-def no_projection(_connection: Connection, _position: Position, _events: Sequence[object]) -> None:
+def no_projection(_connection: Connection, _position: Position, _kept: Sequence[tuple[Record, object]]) -> None:
     """For a stream whose events are only written."""
 
 
@@ -141,10 +124,10 @@ class Sink(Generic[EventT]):
         self._at(Step.READ)
         if not records:
             return None
-        batch, events = self._compose(lease, records)
+        batch, kept = self._compose(lease, records)
         end = batch.end_offset
         position = Position(lease.topic_id, lease.partition, end)
-        self._lease, segment = self._ledger.commit(lease, batch, lambda c: self._fold(c, position, events))
+        self._lease, segment = self._ledger.commit(lease, batch, lambda c: self._fold(c, position, kept))
         self._at(Step.COMMITTED)
         self._log.trim(end)
         self._at(Step.TRIMMED)
@@ -155,7 +138,7 @@ class Sink(Generic[EventT]):
             raise RuntimeError("assign comes first")
         return self._lease
 
-    def _compose(self, lease: Lease, records: Sequence[Record]) -> tuple[Batch, list[EventT]]:
+    def _compose(self, lease: Lease, records: Sequence[Record]) -> tuple[Batch, list[tuple[Record, EventT]]]:
         """Write the data object; until the ledger names it, it is an orphan that no reader sees."""
         found, end = self._sort(records), records[-1].offset + 1
         key, digest = "", ""
@@ -173,8 +156,9 @@ class Sink(Generic[EventT]):
             rows=len(found.kept),
             dead_letters=found.dead_letters,
             fingerprints={record.entry.event_id: record.entry.fingerprint for record, _ in found.kept},
+            event_ids={record.entry.event_id for record in records},
         )
-        return batch, [event for _, event in found.kept]
+        return batch, found.kept
 
     def _sort(self, records: Sequence[Record]) -> Sorted[EventT]:
         """The first of an event id becomes a row, a later one a tombstone, what cannot be read a dead letter."""
@@ -200,6 +184,7 @@ class Sink(Generic[EventT]):
             "event_id": record.entry.event_id,
             "ingest_time": record.append_us,
             "schema_version": record.entry.schema_major,
+            "accept_order": record.entry.accept_order or None,
         }
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from services.chassis.errors import AlreadyExistsError, ServiceError, UnavailableError
 from services.feedback.accept import Acceptance, GroupCommit
+from services.feedback.claims import NoClaims
 from services.feedback.frames import Record, frame_bytes
 from services.feedback.spool import Device, Spool
 from tests.services.feedback.samples import entry
@@ -32,13 +33,17 @@ def open_spool(directory: Path, max_bytes: int = ROOM, device: Device | None = N
     return Spool(directory / "spool", max_bytes=max_bytes, segment_bytes=ROOM, device=device)
 
 
+def accepting(spool: Spool, committed: Committed) -> Acceptance:
+    return Acceptance("feedback", spool, committed, NoClaims())
+
+
 def stored_ids(spool: Spool) -> list[str]:
     return [record.entry.event_id for record in spool.read(spool.start_offset, 1_000, ROOM)]
 
 
 def test_the_same_event_again_is_acknowledged_and_not_stored_again(tmp_path: Path) -> None:
     spool = open_spool(tmp_path)
-    acceptance = Acceptance("feedback", spool, Committed())
+    acceptance = accepting(spool, Committed())
     assert acceptance.store([[entry("a")], [entry("a")]]).results == [1, 0]
     assert acceptance.store([[entry("a")]]).results == [0]
     assert stored_ids(spool) == [entry("a").event_id]
@@ -47,7 +52,7 @@ def test_the_same_event_again_is_acknowledged_and_not_stored_again(tmp_path: Pat
 
 def test_another_content_under_a_known_id_is_refused_and_the_first_stands(tmp_path: Path) -> None:
     spool = open_spool(tmp_path)
-    acceptance = Acceptance("feedback", spool, Committed({entry("b").event_id: entry("b").fingerprint}))
+    acceptance = accepting(spool, Committed({entry("b").event_id: entry("b").fingerprint}))
     acceptance.store([[entry("a")]])
     calls = [[entry("a", up=False)], [entry("b", up=False)], [entry("c")], [entry("c", up=False)]]
     results = acceptance.store(calls).results
@@ -58,7 +63,7 @@ def test_another_content_under_a_known_id_is_refused_and_the_first_stands(tmp_pa
 
 def test_a_call_with_one_bad_event_stores_none_of_its_events(tmp_path: Path) -> None:
     spool = open_spool(tmp_path)
-    acceptance = Acceptance("feedback", spool, Committed())
+    acceptance = accepting(spool, Committed())
     acceptance.store([[entry("a")]])
     acceptance.store([[entry("b"), entry("a", up=False)], [entry("c")]])
     assert stored_ids(spool) == [entry("a").event_id, entry("c").event_id]
@@ -67,7 +72,7 @@ def test_a_call_with_one_bad_event_stores_none_of_its_events(tmp_path: Path) -> 
 
 def test_an_event_stays_known_while_it_moves_from_spool_to_ledger(tmp_path: Path) -> None:
     spool, committed = open_spool(tmp_path), Committed()
-    acceptance = Acceptance("feedback", spool, committed)
+    acceptance = accepting(spool, committed)
     acceptance.store([[entry("a")]])
     committed.known[entry("a").event_id] = entry("a").fingerprint
     acceptance.forget(before=1)
@@ -77,10 +82,10 @@ def test_an_event_stays_known_while_it_moves_from_spool_to_ledger(tmp_path: Path
 
 def test_an_event_of_an_earlier_process_is_known_after_a_restart(tmp_path: Path) -> None:
     spool = open_spool(tmp_path)
-    Acceptance("feedback", spool, Committed()).store([[entry("a")]])
+    accepting(spool, Committed()).store([[entry("a")]])
     spool.close()
     spool = open_spool(tmp_path)
-    acceptance = Acceptance("feedback", spool, Committed())
+    acceptance = accepting(spool, Committed())
     acceptance.remember(spool.read(0, 9, ROOM))
     assert acceptance.store([[entry("a")], [entry("a", up=False)]]).results[0] == 0
     assert stored_ids(spool) == [entry("a").event_id]
@@ -89,7 +94,7 @@ def test_an_event_of_an_earlier_process_is_known_after_a_restart(tmp_path: Path)
 
 def test_a_group_takes_the_calls_that_fit_and_refuses_the_others(tmp_path: Path) -> None:
     spool = open_spool(tmp_path, max_bytes=2 * frame_bytes(entry("a")))
-    acceptance = Acceptance("feedback", spool, Committed())
+    acceptance = accepting(spool, Committed())
     results = acceptance.store([[entry("a")], [entry("b"), entry("c")], [entry("d")]]).results
     assert isinstance(results[1], UnavailableError)
     assert "nothing was stored" in results[1].text
@@ -106,7 +111,7 @@ def test_a_failed_write_fails_all_who_waited_for_it_and_nobody_else(tmp_path: Pa
         return os.pwrite(descriptor, data, position)
 
     spool = open_spool(tmp_path, device=Device(write=write))
-    acceptance = Acceptance("feedback", spool, Committed())
+    acceptance = accepting(spool, Committed())
     acceptance.store([[entry("a")]])
     failing[0] = True
     results = acceptance.store([[entry("a")], [entry("b")], [entry("b")]]).results
@@ -118,7 +123,7 @@ def test_a_failed_write_fails_all_who_waited_for_it_and_nobody_else(tmp_path: Pa
 
 def test_without_the_ledger_nothing_is_stored_since_the_first_must_win(tmp_path: Path) -> None:
     spool = open_spool(tmp_path)
-    results = Acceptance("feedback", spool, Committed(away=True)).store([[entry("a")]]).results
+    results = accepting(spool, Committed(away=True)).store([[entry("a")]]).results
     assert isinstance(results[0], UnavailableError)
     assert spool.end_offset == 0
     spool.close()
@@ -133,7 +138,7 @@ async def test_many_callers_share_syncs_and_each_is_told_after_its_own(tmp_path:
 
     spool = open_spool(tmp_path, device=Device(sync=sync))
     seen: list[Record] = []
-    commit = GroupCommit(Acceptance("feedback", spool, Committed()), seen.extend)
+    commit = GroupCommit(accepting(spool, Committed()), seen.extend)
 
     async def call(name: str) -> None:
         await commit.append([entry(name)])
@@ -150,7 +155,7 @@ async def test_many_callers_share_syncs_and_each_is_told_after_its_own(tmp_path:
 async def test_a_caller_who_went_away_leaves_a_stored_event_that_is_seen(tmp_path: Path) -> None:
     spool = open_spool(tmp_path)
     seen: list[Record] = []
-    commit = GroupCommit(Acceptance("feedback", spool, Committed()), seen.extend)
+    commit = GroupCommit(accepting(spool, Committed()), seen.extend)
     caller = asyncio.ensure_future(commit.append([entry("a")]))
     await asyncio.sleep(0)
     caller.cancel()
@@ -164,7 +169,7 @@ async def test_a_caller_who_went_away_leaves_a_stored_event_that_is_seen(tmp_pat
 
 async def test_closing_stores_what_waits(tmp_path: Path) -> None:
     spool = open_spool(tmp_path)
-    commit = GroupCommit(Acceptance("feedback", spool, Committed()), lambda records: None)
+    commit = GroupCommit(accepting(spool, Committed()), lambda records: None)
     waiting = [asyncio.ensure_future(commit.append([entry(f"r{number}")])) for number in range(20)]
     await asyncio.sleep(0)
     await commit.close()
@@ -184,7 +189,7 @@ async def test_an_error_nobody_expected_reaches_its_callers_and_the_next_call_is
                 raise RuntimeError("a defect")
             return {}
 
-    commit = GroupCommit(Acceptance("feedback", spool, Broken()), lambda records: None)
+    commit = GroupCommit(accepting(spool, Broken()), lambda records: None)
     with pytest.raises(ServiceError, match="internal error"):
         await commit.append([entry("a")])
     assert await commit.append([entry("a")]) == 1

@@ -10,7 +10,8 @@ from sqlalchemy import delete, insert, update
 
 from services.feedback import parquet
 from services.feedback.audit import Report, audit
-from services.feedback.ledger import Ledger, open_database
+from services.feedback.database import open_database
+from services.feedback.ledger import Ledger
 from services.feedback.object_store import Directory
 from services.feedback.sink import FlushLimits, Sink
 from services.feedback.spool import Spool

@@ -8,6 +8,7 @@ from sqlalchemy import Connection, Engine, select, text
 
 from services.feedback import tables
 from services.feedback.catalogue import Catalogue
+from services.feedback.database import open_database
 from services.feedback.events import Stream
 from services.feedback.ledger import (
     Batch,
@@ -16,7 +17,6 @@ from services.feedback.ledger import (
     Ledger,
     LedgerUnavailableError,
     Segment,
-    open_database,
 )
 
 TOPIC = "11111111-1111-1111-1111-111111111111"
@@ -36,7 +36,7 @@ def ledger(engine: Engine) -> Ledger:
 
 def batch(end: int, rows: int, dead: int = 0, ids: tuple[str, ...] = ()) -> Batch:
     letters = [DeadLetter(end - 1 - number, "not valid protobuf", b"\xff") for number in range(dead)]
-    return Batch(end, f"key-{end}", "hash", rows, letters, {event_id: bytes(32) for event_id in ids})
+    return Batch(end, f"key-{end}", "hash", rows, letters, {event_id: bytes(32) for event_id in ids}, ids)
 
 
 def nothing(connection: Connection) -> None:
@@ -125,7 +125,8 @@ def test_commits_reach_the_disk_before_they_return(engine: Engine) -> None:
 
 
 def test_a_database_that_is_away_is_unavailable(ledger: Ledger, engine: Engine) -> None:
-    tables.metadata.drop_all(engine)
+    with engine.begin() as connection:
+        connection.execute(text("DROP TABLE segments"))
     with pytest.raises(LedgerUnavailableError):
         ledger.segments("feedback")
 

@@ -14,7 +14,7 @@ from services.feedback import parquet, tables
 from services.feedback.frames import Record
 from services.feedback.ledger import Lease, Segment
 from services.feedback.sink import Sink, Step
-from services.feedback.spool_folder import SpoolError
+from services.feedback.log import LogError
 from tests.services.feedback.history import violations
 from tests.services.feedback.world import Disk, ForgetfulLedger, MemoryStore, World
 
@@ -51,7 +51,7 @@ def run(kind: type[World], seed: int, root: Path) -> tuple[list[str], Counter[st
     try:
         world.run(STEPS)
         found = violations(world.history, world.catalogue(), world.store, "feedback", world.spool.end_offset)
-    except SpoolError as error:
+    except LogError as error:
         found = [f"stopped: {error}"]
     finally:
         world.close()

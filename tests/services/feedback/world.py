@@ -13,6 +13,8 @@ from pathlib import Path
 from services.chassis.errors import UnavailableError
 from services.feedback import codec
 from services.feedback.accept import Acceptance
+from services.feedback.claims import NoClaims
+from services.feedback.database import open_database
 from services.feedback.frames import Entry, Record
 from services.feedback.ledger import (
     Batch,
@@ -22,7 +24,6 @@ from services.feedback.ledger import (
     LedgerUnavailableError,
     Segment,
     Within,
-    open_database,
 )
 from services.feedback.object_store import ObjectMissingError, ObjectStoreError
 from services.feedback.sink import FlushLimits, Sink, Step
@@ -171,7 +172,7 @@ class World:
         )
         self._running = True
         self.sink = self._new_sink()
-        self.acceptance = Acceptance(FEEDBACK.stream, self.spool, self.ledger)
+        self.acceptance = Acceptance(FEEDBACK.stream, self.spool, self.ledger, NoClaims())
         self.acceptance.remember(self.spool.read(self.sink.position, 1_000, 1 << 20))
 
     def _stop(self) -> None:
