@@ -24,8 +24,7 @@ import grpc
 from thumbwheel.feedback.v1 import events_pb2, feedback_pb2, feedback_pb2_grpc
 
 from services.chassis.identity import Caller
-from services.feedback.accept import Acceptance, GroupCommit
-from services.feedback.claims import NoClaims
+from services.feedback.accept import Acceptance, GroupCommit, NoClaims
 from services.feedback.codec import feedback_entry
 from services.feedback.principal import principal_of
 from services.feedback.spool import Spool

@@ -15,7 +15,6 @@ from typing import Protocol
 
 from services.chassis.errors import AlreadyExistsError, ServiceError, UnavailableError
 from services.chassis.telemetry import fields
-from services.feedback.claims import Claim
 from services.feedback.frames import Entry, Record, frame_bytes
 from services.feedback.spool import BROKEN
 
@@ -36,6 +35,15 @@ class CommittedIds(Protocol):
         """Those of the ids that are committed. Raises: UnavailableError."""
 
 
+@dataclass(frozen=True)
+class Claim:
+    """What is known of an event after claiming it: whose content stands, its order, and whether it is in the ledger already."""
+
+    fingerprint: bytes
+    accept_order: int
+    committed: bool = False
+
+
 class Claims(Protocol):
     """Who came first, over all processes that accept."""
 
@@ -44,6 +52,24 @@ class Claims(Protocol):
 
     def release(self, event_ids: Collection[str]) -> None:
         """Give back what was not stored. Raises: UnavailableError."""
+
+    def sweep(self, older_than_seconds: float) -> int:
+        """Forget claims whose events never came; returns how many. Raises: UnavailableError."""
+
+
+class NoClaims:
+    """One process accepts: what it knows itself is all there is to know."""
+
+    def claim(self, entries: Sequence[Entry]) -> Mapping[str, Claim]:
+        """Each event is its own claim."""
+        return {entry.event_id: Claim(entry.fingerprint, 0) for entry in entries}
+
+    def release(self, event_ids: Collection[str]) -> None:
+        """Nothing was taken."""
+
+    def sweep(self, older_than_seconds: float) -> int:
+        """Nothing is left behind."""
+        return 0
 
 
 class Journal(Protocol):

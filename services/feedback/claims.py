@@ -5,16 +5,23 @@ spool, so the same event may be claimed again. The sink removes it in the commit
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, delete, select, text
 
+from services.chassis.errors import UnavailableError
+from services.chassis.telemetry import fields
 from services.feedback import tables
+from services.feedback.accept import Claim, Claims
 from services.feedback.frames import Entry
 from services.feedback.ledger import IDS_A_QUERY, committed_fingerprints, settle, transaction
 from services.feedback.thumbs import Change, Key, Opinion
+
+log = logging.getLogger(__name__)
+
+SWEEP_SECONDS = 3_600.0
 
 # In arrays, so that the statement is the same for one event and for hundreds. Places in the order are given as the events
 # arrived, but rows are taken in the order of their ids, by everybody: nobody waits in a ring. The time is the database's: the
@@ -39,26 +46,6 @@ _SWEEP = text("""
     DELETE FROM claims
     WHERE stream = :stream AND claim_us < (extract(epoch FROM clock_timestamp()) - CAST(:seconds AS float8)) * 1000000
 """)
-
-
-@dataclass(frozen=True)
-class Claim:
-    """What is known of an event after claiming it: whose content stands, its order, and whether it is in the ledger already."""
-
-    fingerprint: bytes
-    accept_order: int
-    committed: bool = False
-
-
-class NoClaims:
-    """One process accepts: what it knows itself is all there is to know."""
-
-    def claim(self, entries: Sequence[Entry]) -> Mapping[str, Claim]:
-        """Each event is its own claim."""
-        return {entry.event_id: Claim(entry.fingerprint, 0) for entry in entries}
-
-    def release(self, event_ids: Collection[str]) -> None:
-        """Nothing was taken."""
 
 
 class PostgresClaims:
@@ -130,3 +117,15 @@ class PostgresClaims:
 
 def _opinion(row: Row[Any]) -> Opinion:
     return Opinion(row.up, row.model_version, row.arm, row.accept_us, row.accept_order)
+
+
+async def sweep_hourly(claims: Claims, older_than_seconds: float) -> None:
+    """For ever."""
+    while True:
+        await asyncio.sleep(SWEEP_SECONDS)
+        try:
+            swept = await asyncio.to_thread(claims.sweep, older_than_seconds)
+        except UnavailableError:
+            continue
+        if swept:
+            log.warning("claims without an event were forgotten", extra=fields(claims=swept))

@@ -13,6 +13,14 @@ class OffsetOutOfRangeError(LogError):
     """Records were asked for that the log does not have: a reader must stop and never jump."""
 
 
+class TopicReplacedError(LogError):
+    """The log that was read is gone, another one has its name: it begins at 0 under its own id."""
+
+
+class LogUnavailableError(Exception):
+    """The log does not answer now: later again."""
+
+
 class Log(Protocol):
     """One partition."""
 
@@ -25,7 +33,7 @@ class Log(Protocol):
         """Number of the partition."""
 
     def read(self, start: int, max_records: int, max_bytes: int) -> list[Record]:
-        """Records from an offset on, in order. Raises: OffsetOutOfRangeError."""
+        """Records from an offset on, in order. Raises: OffsetOutOfRangeError, TopicReplacedError, LogUnavailableError."""
 
     def trim(self, before: int) -> None:
         """What lies before the offset will not be read again."""

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from services.chassis.errors import AlreadyExistsError, ServiceError, UnavailableError
-from services.feedback.accept import Acceptance, GroupCommit
-from services.feedback.claims import NoClaims
+from services.feedback.accept import Acceptance, GroupCommit, NoClaims
 from services.feedback.frames import Record, frame_bytes
 from services.feedback.spool import Device, Spool
 from tests.services.feedback.samples import entry

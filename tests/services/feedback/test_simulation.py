@@ -13,8 +13,8 @@ from sqlalchemy import Connection, update
 from services.feedback import parquet, tables
 from services.feedback.frames import Record
 from services.feedback.ledger import Lease, Segment
-from services.feedback.sink import Sink, Step
 from services.feedback.log import LogError
+from services.feedback.sink import Sink, Step
 from tests.services.feedback.history import violations
 from tests.services.feedback.world import Disk, ForgetfulLedger, MemoryStore, World
 

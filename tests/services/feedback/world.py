@@ -12,8 +12,7 @@ from pathlib import Path
 
 from services.chassis.errors import UnavailableError
 from services.feedback import codec
-from services.feedback.accept import Acceptance
-from services.feedback.claims import NoClaims
+from services.feedback.accept import Acceptance, NoClaims
 from services.feedback.database import open_database
 from services.feedback.frames import Entry, Record
 from services.feedback.ledger import (
