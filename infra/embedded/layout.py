@@ -1,18 +1,17 @@
 """Where everything of an embedded run is: folders under one state folder, ports on loopback, the settings of each service."""
 
-import contextlib
 import json
-import secrets
-import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra.embedded.child import Program
+from infra.supervision.child import Program
+from infra.supervision.kept import kept
+from infra.supervision.ports import HOST, distinct_free_ports, free_port, is_free
+from infra.supervision.supervisor import LOGS
 
 ROOT = Path(__file__).resolve().parents[2]
-HOST = "127.0.0.1"
 PUBLIC_PORTS = {"http": 8080, "gateway": 50051}
 INNER_PORTS = {
     "guardrail": 50052,
@@ -58,11 +57,7 @@ class Layout:
 
     @property
     def logs(self) -> Path:
-        return self.state / "logs"
-
-    @property
-    def running_file(self) -> Path:
-        return self.state / "running.json"
+        return self.state / LOGS
 
     def target(self, service: str) -> str:
         """host:port of a service's gRPC door."""
@@ -86,11 +81,7 @@ class Layout:
 
     def principal_key(self) -> str:
         """The key under which user ids are hashed in events; made once, readable by the owner alone."""
-        file = self.state / "principal.key"
-        if not file.exists():
-            file.touch(mode=0o600)
-            file.write_text(secrets.token_hex(32))
-        return file.read_text()
+        return kept(self.state / "principal.key")
 
 
 def choose_ports(http_port: int, grpc_port: int) -> dict[str, int]:
@@ -105,7 +96,7 @@ def choose_ports(http_port: int, grpc_port: int) -> dict[str, int]:
     wanted = {**INNER_PORTS, **{f"{name}_metrics": port + METRICS_OFFSET for name, port in INNER_PORTS.items()}}
     wanted["gateway_metrics"] = PUBLIC_PORTS["gateway"] + METRICS_OFFSET
     for name, port in wanted.items():
-        chosen[name] = port if _is_free(port) else free_port()
+        chosen[name] = port if is_free(port) else free_port()
     return chosen
 
 
@@ -116,7 +107,7 @@ def public_ports(http_port: int, grpc_port: int) -> dict[str, int]:
         PortTakenError: names the port and the variable that changes it.
     """
     for port, variable in ((http_port, "PORT"), (grpc_port, "GRPC_PORT")):
-        if port and not _is_free(port):
+        if port and not is_free(port):
             raise PortTakenError(f"port {port} is in use; choose another one: make up {variable}={port + 10}")
     return {"http": http_port or free_port(), "gateway": grpc_port or free_port()}
 
@@ -124,33 +115,7 @@ def public_ports(http_port: int, grpc_port: int) -> dict[str, int]:
 def free_ports() -> dict[str, int]:
     """Nothing but free ports: for tests, beside whatever else runs."""
     names = [*PUBLIC_PORTS, *INNER_PORTS, *(f"{name}_metrics" for name in (*INNER_PORTS, "gateway"))]
-    return dict(zip(names, _distinct_free_ports(len(names)), strict=True))
-
-
-def _distinct_free_ports(count: int) -> list[int]:
-    """Held open together until all are known, so that no two are the same."""
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind((HOST, 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
-        return True
+    return dict(zip(names, distinct_free_ports(len(names)), strict=True))
 
 
 def context_tokens(model: Path) -> int:

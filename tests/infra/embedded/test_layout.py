@@ -12,11 +12,11 @@ from infra.embedded.layout import (
     PortTakenError,
     choose_ports,
     context_tokens,
-    free_port,
     free_ports,
     service_settings,
 )
-from infra.embedded.supervisor import NotRunningError, read_ports
+from infra.supervision.ports import free_port
+from infra.supervision.supervisor import NotRunningError, read_ports
 
 
 def test_a_taken_public_port_is_an_error_that_names_the_variable() -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.embedded.child import Child, ChildFailedError, Program
-from infra.embedded.layout import free_port
+from infra.supervision.child import Child, ChildFailedError, Program
+from infra.supervision.ports import free_port
 
 LISTEN = """
 import signal, socket, sys, time
