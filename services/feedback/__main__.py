@@ -34,8 +34,8 @@ from services.feedback.spool import Spool
 from services.feedback.spool_folder import inspect
 
 NAME = "thumbwheel.feedback.v1.FeedbackLogService"
-FEEDBACK = Format(Stream.FEEDBACK, parquet.FEEDBACK_SCHEMA, codec.decode_feedback, parquet.feedback_row)
-TURNS = Format(Stream.TURNS, parquet.TURNS_SCHEMA, codec.decode_turn, parquet.turn_row)
+FEEDBACK = Format(Stream.FEEDBACK, codec.decode_feedback, parquet.feedback_row, parquet.encode_feedback)
+TURNS = Format(Stream.TURNS, codec.decode_turn, parquet.turn_row, parquet.encode_turns)
 REPLAY_BYTES = 4 * 1024 * 1024
 EventT = TypeVar("EventT")
 

@@ -28,8 +28,10 @@ class KafkaLog:
 
     @property
     def end_offset(self) -> int:
-        """One past the last record that is here."""
+        """One past the last record that is here; after a failure, which a read must bring to light, one more than that."""
         with self._mutex:
+            if self._failure:
+                return self._start + 1
             return self._records[-1].offset + 1 if self._records else self._start
 
     @property
@@ -66,9 +68,9 @@ class KafkaLog:
             self._drop(before)
 
     def offer(self, records: Sequence[Record]) -> None:
-        """What the consumer fetched next. While a seek is outstanding it is not what is wanted."""
+        """What the consumer fetched next. Before a wish, and until it has sought there, it is not what is wanted."""
         with self._mutex:
-            if self._wish is None and self._failure is None:
+            if self._start >= 0 and self._wish is None and self._failure is None:
                 self._records.extend(records)
                 self._bytes += sum(frame_bytes(record.entry) for record in records)
 

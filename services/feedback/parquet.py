@@ -105,6 +105,16 @@ def turn_row(event: TurnEvent) -> Row:
     }
 
 
+def encode_feedback(rows: Sequence[Row]) -> bytes:
+    """One object of the feedback stream."""
+    return encode(FEEDBACK_SCHEMA, rows)
+
+
+def encode_turns(rows: Sequence[Row]) -> bytes:
+    """One object of the stream of turns."""
+    return encode(TURNS_SCHEMA, rows)
+
+
 def encode(schema: pa.Schema, rows: Sequence[Row]) -> bytes:
     """One Parquet file; the same rows give the same bytes with the same pyarrow, whose version the file names."""
     buffer = BytesIO()

@@ -4,26 +4,38 @@ The ledger's commit is the moment when events exist for readers; a crash before 
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
-import pyarrow as pa
 from sqlalchemy import Connection
 
-from services.feedback import parquet
 from services.feedback.events import Stream
 from services.feedback.frames import Record
-from services.feedback.ledger import Batch, DeadLetter, Lease, Ledger, Segment
+from services.feedback.ledger import Batch, DeadLetter, Lease, Segment, Within
 from services.feedback.log import Log
 from services.feedback.object_store import ObjectStore
+from services.feedback.parquet import Row
 
 EventT = TypeVar("EventT")
 
 
 class UndecodableError(Exception):
     """A record that this version cannot read; the text says why in fixed words."""
+
+
+class CommitPoint(Protocol):
+    """The ledger, as a sink uses it."""
+
+    def lease(self, stream: str, topic_id: str, partition: int) -> Lease:
+        """Take the partition over. Raises: LedgerUnavailableError."""
+
+    def commit(self, lease: Lease, batch: Batch, within: Within) -> tuple[Lease, Segment]:
+        """Append one segment. Raises: FencedError, LedgerUnavailableError."""
+
+    def fingerprints(self, stream: str, event_ids: Sequence[str]) -> Mapping[str, bytes]:
+        """Those of the ids that are committed. Raises: LedgerUnavailableError."""
 
 
 class Step(StrEnum):
@@ -38,12 +50,12 @@ class Step(StrEnum):
 
 @dataclass(frozen=True)
 class Format(Generic[EventT]):
-    """How the records of a stream become rows. `decode` raises UndecodableError."""
+    """How the records of a stream become rows, and rows an object. `decode` raises UndecodableError."""
 
     stream: Stream
-    schema: pa.Schema
     decode: Callable[[Record], EventT]
-    row: Callable[[EventT], parquet.Row]
+    row: Callable[[EventT], Row]
+    encode: Callable[[Sequence[Row]], bytes]
 
 
 @dataclass(frozen=True)
@@ -86,7 +98,7 @@ class Sink(Generic[EventT]):
         form: Format[EventT],
         log: Log,
         store: ObjectStore,
-        ledger: Ledger,
+        ledger: CommitPoint,
         limits: FlushLimits,
         fold: Fold[EventT] = no_projection,
         at: Callable[[Step], None] = lambda step: None,
@@ -143,7 +155,7 @@ class Sink(Generic[EventT]):
         found, end = self._sort(records), records[-1].offset + 1
         key, digest = "", ""
         if found.kept:
-            data = parquet.encode(self._form.schema, [self._row(lease, *pair) for pair in found.kept])
+            data = self._form.encode([self._row(lease, *pair) for pair in found.kept])
             digest = hashlib.sha256(data).hexdigest()
             key = object_key(lease, end, digest)
             self._at(Step.ENCODED)
@@ -176,7 +188,7 @@ class Sink(Generic[EventT]):
                 seen.add(record.entry.event_id)
         return found
 
-    def _row(self, lease: Lease, record: Record, event: EventT) -> parquet.Row:
+    def _row(self, lease: Lease, record: Record, event: EventT) -> Row:
         return self._form.row(event) | {
             "topic_id": lease.topic_id,
             "partition": lease.partition,
