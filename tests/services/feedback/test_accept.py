@@ -2,14 +2,14 @@
 
 import asyncio
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 from services.chassis.errors import AlreadyExistsError, ServiceError, UnavailableError
-from services.feedback.accept import Acceptance, GroupCommit, NoClaims
-from services.feedback.frames import Record, frame_bytes
+from services.feedback.accept import Acceptance, Claim, GroupCommit, NoClaims
+from services.feedback.frames import Entry, Record, frame_bytes
 from services.feedback.spool import Device, Spool
 from tests.services.feedback.samples import entry
 
@@ -117,6 +117,98 @@ def test_a_failed_write_fails_all_who_waited_for_it_and_nobody_else(tmp_path: Pa
     assert [isinstance(result, UnavailableError) for result in results] == [False, True, True]
     failing[0] = False
     assert acceptance.store([[entry("b")]]).results == [1]
+    spool.close()
+
+
+class Table:
+    """Claims that some other replica has too, or that tell of a commit just made."""
+
+    def __init__(self, **told: Claim) -> None:
+        self.told, self.claimed, self.released = told, list[str](), set[str]()
+        self.is_away = False
+
+    def claim(self, entries: Sequence[Entry]) -> dict[str, Claim]:
+        if self.is_away:
+            raise UnavailableError("away: nothing was stored")
+        known = {entry(request).event_id: claim for request, claim in self.told.items()}
+        self.claimed += [one.event_id for one in entries]
+        return {
+            one.event_id: known.get(one.event_id, Claim(one.fingerprint, 10 + number))
+            for number, one in enumerate(entries)
+        }
+
+    def release(self, event_ids: Collection[str]) -> None:
+        self.released.update(event_ids)
+
+    def sweep(self, older_than_seconds: float) -> int:
+        return 0
+
+
+def test_new_events_are_stored_with_their_place_in_the_order_of_all_replicas(tmp_path: Path) -> None:
+    spool, claims = open_spool(tmp_path), Table(b=Claim(entry("b").fingerprint, 3))
+    acceptance = Acceptance("feedback", spool, Committed(), claims)
+    assert acceptance.store([[entry("a")], [entry("b")], [entry("c")]]).results == [1, 1, 1]
+    records = spool.read(0, 9, ROOM)
+    assert [(record.entry.event_id, record.entry.accept_order) for record in records] == [
+        (entry("a").event_id, 10),
+        (entry("b").event_id, 3),
+        (entry("c").event_id, 12),
+    ]
+    assert claims.released == set()
+    spool.close()
+
+
+def test_what_this_process_knows_is_not_claimed_again(tmp_path: Path) -> None:
+    spool, claims = open_spool(tmp_path), Table()
+    committed = Committed({entry("b").event_id: entry("b").fingerprint})
+    acceptance = Acceptance("feedback", spool, committed, claims)
+    acceptance.store([[entry("a")]])
+    assert acceptance.store([[entry("a")], [entry("b")]]).results == [0, 0]
+    assert claims.claimed == [entry("a").event_id]
+    spool.close()
+
+
+def test_another_replicas_content_stands_and_the_calls_other_events_are_given_back(tmp_path: Path) -> None:
+    spool, claims = open_spool(tmp_path), Table(b=Claim(entry("b", up=False).fingerprint, 3))
+    acceptance = Acceptance("feedback", spool, Committed(), claims)
+    results = acceptance.store([[entry("a"), entry("b")], [entry("c")], [entry("a")]]).results
+    assert isinstance(results[0], AlreadyExistsError)
+    # What the refused call shared with another one is stored for that one.
+    assert results[1:] == [1, 1]
+    assert stored_ids(spool) == [entry("c").event_id, entry("a").event_id]
+    assert claims.released == {entry("b").event_id}
+    spool.close()
+
+
+def test_an_event_that_was_committed_just_now_is_acknowledged_and_not_stored(tmp_path: Path) -> None:
+    spool, claims = open_spool(tmp_path), Table(a=Claim(entry("a").fingerprint, 0, True))
+    assert Acceptance("feedback", spool, Committed(), claims).store([[entry("a")]]).results == [0]
+    assert spool.end_offset == 0
+    spool.close()
+
+
+def test_without_claims_nothing_is_stored(tmp_path: Path) -> None:
+    spool, claims = open_spool(tmp_path), Table()
+    claims.is_away = True
+    (result,) = Acceptance("feedback", spool, Committed(), claims).store([[entry("a")]]).results
+    assert isinstance(result, UnavailableError)
+    assert spool.end_offset == 0
+    spool.close()
+
+
+@pytest.mark.parametrize(("is_broken", "released"), [(False, {entry("a").event_id}), (True, set())])
+def test_claims_of_what_was_surely_not_stored_are_given_back(tmp_path: Path, is_broken: bool, released: set) -> None:
+    def write(descriptor: int, data: memoryview, position: int) -> int:
+        raise OSError(28, "no space left on device")
+
+    def sync(descriptor: int) -> None:
+        if is_broken:
+            raise OSError(5, "input/output error")
+
+    spool, claims = open_spool(tmp_path, device=Device(write=write, sync=sync)), Table()
+    (result,) = Acceptance("feedback", spool, Committed(), claims).store([[entry("a")]]).results
+    assert isinstance(result, UnavailableError)
+    assert claims.released == released
     spool.close()
 
 
