@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from services.feedback.audit import audit
-from services.feedback.ledger import FencedError, Ledger, open_database
+from services.feedback.database import open_database
+from services.feedback.ledger import FencedError, Ledger
 from services.feedback.s3_store import S3Store
 from services.feedback.sink import FlushLimits, Sink, Step
 from services.feedback.spool import Spool
