@@ -177,7 +177,9 @@ class FeedbackService:
 
     def violations(self) -> list[str]:
         """Every invariant that does not hold."""
-        return violations(self.history, self.ledger, self.store, STREAM, self.spool().end_offset)
+        spool = self.spool()
+        ends = {(spool.topic_id, 0): spool.end_offset}
+        return violations(self.history, self.ledger, self.store, STREAM, ends)
 
     def audit(self) -> Report:
         return audit(self.ledger, self.store, lambda stream: inspect(self._root / "spool" / stream))
