@@ -11,10 +11,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from services.chassis.errors import ServiceError
-from services.chassis.identity import CallContext, Caller, bind_call, request_id_from
+from services.chassis.identity import CallContext, bind_call, request_id_from
 from services.chassis.telemetry import fields, tracer
 from services.gateway.access import ROUTES, Rule, admitted
 from services.gateway.bearer import Bearers
+from services.gateway.credential import Credential
 from services.gateway.http.connection import ClientGoneError
 from services.gateway.http.errors import error_response
 from services.gateway.metrics import HTTP_REQUESTS, HTTP_SECONDS
@@ -49,9 +50,10 @@ class Door:
             request_id = request_id_from(request.headers.get("x-request-id", ""))
             span = tracer().start_span(f"{request.method} {path}", context=extract(dict(request.headers)))
             try:
-                caller = await self._caller(request, rule)
+                credential = await self._credential(request, rule)
+                request.state.credential = credential
                 deadline = time.monotonic() + self._max_seconds
-                bind_call(CallContext(caller, request_id, deadline, set_span_in_context(span)))
+                bind_call(CallContext(credential.caller, request_id, deadline, set_span_in_context(span)))
                 response = await endpoint(request)
             except ServiceError as error:
                 response = error_response(error)
@@ -71,7 +73,7 @@ class Door:
 
         return DoorRoute(path, answer, methods=[method])
 
-    async def _caller(self, request: Request, rule: Rule | None) -> Caller:
+    async def _credential(self, request: Request, rule: Rule | None) -> Credential:
         values = request.headers.getlist("authorization")
         cookie = request.cookies.get(KEY_COOKIE, "")
         if rule and rule.cookie and not values and cookie:
