@@ -1,6 +1,6 @@
 """Who calls, for which request, until when: set by the interceptor, read wherever rows are read.
 
-Between services the caller travels as metadata that the gateway alone may set; the network keeps others out.
+Between services the caller travels as metadata that the gateway alone may set; the network keeps others out, or mutual TLS.
 """
 
 import re

@@ -139,7 +139,7 @@ class _Peers:
         tls = settings.tls_files()
 
         async def channel(peer: str, target: str) -> grpc.aio.Channel:
-            return await stack.enter_async_context(open_channel(target, peer, tls))
+            return await stack.enter_async_context(open_channel(target, peer=peer, tls=tls))
 
         sessions = session_pb2_grpc.SessionServiceStub(await channel("session", settings.session_target))
         generator = await channel("generator", settings.generator_target)

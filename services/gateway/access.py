@@ -16,7 +16,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from services.chassis.errors import InvalidArgumentError, PermissionDeniedError
 from services.chassis.identity import bind_call, current_call
 from services.gateway.bearer import Bearers
-from services.gateway.credential import NOBODY, Credential, Scope, scopes_text
+from services.gateway.credential import NOBODY, Credential, Scope
 
 
 @dataclass(frozen=True)
@@ -80,10 +80,10 @@ async def admitted(rule: Rule | None, authorization: str, bearers: Bearers) -> C
     credential = await bearers.authenticate(authorization)
     if rule.scope not in credential.scopes:
         raise PermissionDeniedError(
-            f"this asks for the scope {rule.scope}, which the key or token lacks",
+            "the key or token may not be used for this",
             reason="SCOPE_MISSING",
             field="authorization",
-            limit=scopes_text(credential.scopes),
+            limit=f"one with the scope {rule.scope}",
         )
     return credential
 

@@ -34,7 +34,7 @@ async def wiring(settings: SessionSettings) -> AsyncIterator[Sequence[Registrati
     counter = await load_counter(settings.tokenizer_file)
     async with (
         open_database(settings.database_url, settings.connections) as database,
-        open_channel(settings.feedback_target, "feedback", settings.tls_files()) as feedback,
+        open_channel(settings.feedback_target, peer="feedback", tls=settings.tls_files()) as feedback,
     ):
         turn_log = FeedbackTurnLog(feedback, settings.relay_timeout_seconds)
         pace = RelayPace(settings.relay_poll_seconds, settings.relay_linger_seconds, settings.relay_max_backoff_seconds)
