@@ -7,6 +7,7 @@ Runs on the system's Python with its standard library alone. Packages are downlo
 import contextlib
 import fcntl
 import hashlib
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -86,9 +87,14 @@ def find_uv() -> str:
     if not binary.exists():
         print("==> installing uv, the installer (25 MB)", flush=True)
         with filled_whole(home) as partial:
-            run([sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
+            run([_python_with_pip(), "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
                  "--no-warn-script-location", "--require-hashes", "--target", str(partial), "-r", str(lock)])  # fmt: skip
     return str(binary)
+
+
+def _python_with_pip() -> str:
+    """This Python, or the one that .venv was made from: uv's environments have no pip."""
+    return sys.executable if importlib.util.find_spec("pip") else f"{sys.base_prefix}/bin/python3"
 
 
 @contextlib.contextmanager
