@@ -62,3 +62,4 @@ class Turn:
     arm: str
     guard_category: str = ""
     erased: bool = False
+    cached: bool = False
