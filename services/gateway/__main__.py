@@ -4,9 +4,11 @@ import argparse
 import asyncio
 import logging
 import sys
-from collections.abc import AsyncIterator, Sequence
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -22,6 +24,7 @@ from services.chassis.server import Registration, run_service
 from services.chassis.settings import load_settings
 from services.chassis.telemetry import fields
 from services.gateway.access import guarded
+from services.gateway.alone import Alone
 from services.gateway.chat import Chat, Peers
 from services.gateway.feedback import Feedback
 from services.gateway.generation import Patience
@@ -34,16 +37,26 @@ from services.gateway.http.server import serving_http
 from services.gateway.key_commands import add_key_commands, run_key_command
 from services.gateway.key_store import open_key_store
 from services.gateway.keys import OWNER, Keys, owner_secret, stored
+from services.gateway.loops import looping
 from services.gateway.peers.conversations import ConversationsPeer
 from services.gateway.peers.enhancer import EnhancerPeer
 from services.gateway.peers.feedback import FeedbackPeer
 from services.gateway.peers.generator import GeneratorPeer
 from services.gateway.peers.guardrail import GuardrailPeer
 from services.gateway.peers.session import SessionPeer
+from services.gateway.quota import Allowance, Scope
+from services.gateway.quotas import QuotaRules, Quotas
 from services.gateway.servicer import ChatServicer, FeedbackServicer
-from services.gateway.settings import GatewaySettings, KeySettings
+from services.gateway.settings import GatewaySettings, KeySettings, QuotaOverride
+from services.gateway.shared.followers import Followers
+from services.gateway.shared.link import open_link
+from services.gateway.shared.publisher import Publisher
+from services.gateway.shared.quotas import ValkeyBook
+from services.gateway.shared.seal import Seal
+from services.gateway.shared.turn_log import TurnLog
+from services.gateway.shared.turns import ValkeyTurns
 from services.gateway.storing import Storing
-from services.gateway.turns import TurnLimits, Turns
+from services.gateway.turns import Neighbours, TurnLimits, Turns
 from services.gateway.writing import Pace
 
 log = logging.getLogger(__name__)
@@ -74,7 +87,7 @@ async def opened(settings: GatewaySettings) -> AsyncIterator[Doors]:
             await store.add(stored(owner_secret(settings.owner_key_file), OWNER))
         keys = Keys(store, settings.key_cache_seconds)
         peers = await _Peers.open(settings, stack)
-        turns = Turns(_chat(settings, peers).run, _limits(settings))
+        turns = Turns(_chat(settings, peers).run, _limits(settings), await _neighbours(settings, stack))
         chat = ChatServicer(turns, peers.session, peers.conversations)
         said = FeedbackServicer(Feedback(peers.session, peers.feedback, settings.principal_key.get_secret_value()))
         door = Door(keys, settings.max_rpc_seconds)
@@ -87,7 +100,56 @@ async def opened(settings: GatewaySettings) -> AsyncIterator[Doors]:
         port = await stack.enter_async_context(serving_http(app, settings.host, settings.http_port))
         # Closed before HTTP is: the turns' ends are what their readers wait for.
         stack.push_async_callback(turns.close, settings.http_drain_seconds)
-        yield Doors(_registrations(chat, said, keys), port)
+        yield Doors(_registrations(chat, said, keys, turns.hand_over), port)
+
+
+async def _neighbours(settings: GatewaySettings, stack: AsyncExitStack) -> Neighbours:
+    """With Valkey other gateways know our turns and all share the quotas; without it this process is alone."""
+    rules = _quota_rules(settings)
+    if not settings.valkey_url:
+        alone = Alone()
+        return Neighbours(alone, alone, Quotas(rules))
+    link = await stack.enter_async_context(open_link(settings.valkey_url, deadline_seconds=settings.valkey_seconds))
+    book = ValkeyBook(link, settings.quota_lease_seconds)
+    quotas = Quotas(rules, book, settings.quota_when_away, settings.quota_lease_seconds)
+    seal = Seal(settings.valkey_secret.get_secret_value())
+    lease_seconds = settings.turn_lease_seconds
+    turn_log = TurnLog(link, seal, uuid.uuid4().hex, settings.keep_seconds)
+    publisher = Publisher(turn_log, settings.share_linger_seconds, settings.keep_seconds)
+    followers = Followers(turn_log, settings.share_look_seconds, lease_seconds)
+    shared = ValkeyTurns(link, turn_log, publisher, followers, lease_seconds)
+    orders = partial(shared.serve_orders, settings.share_look_seconds)
+    await stack.enter_async_context(looping(publisher.serve, followers.serve, shared.serve_beat, orders, quotas.serve))
+    # Before the loops end: what the last turns have to say.
+    stack.push_async_callback(quotas.flush)
+    stack.push_async_callback(shared.close)
+    return Neighbours(shared, shared, quotas)
+
+
+def _quota_rules(settings: GatewaySettings) -> QuotaRules:
+    general = settings.model_dump(include=set(QuotaOverride.model_fields))
+    changed = {
+        tenant: {**general, **override.model_dump(exclude_none=True)}
+        for tenant, override in settings.quota_overrides.items()
+    }
+    return QuotaRules(
+        *_allowances(general),
+        {tenant: _allowances(limits) for tenant, limits in changed.items()},
+        settings.quota_reply_tokens,
+    )
+
+
+def _allowances(limits: Mapping[str, int]) -> tuple[Allowance, Allowance]:
+    """Of a user and of the tenant."""
+    user, tenant = (
+        Allowance(
+            limits[f"{scope}_requests_per_minute"],
+            limits[f"{scope}_tokens_per_day"],
+            limits[f"max_turns_per_{scope}"],
+        )
+        for scope in Scope
+    )
+    return user, tenant
 
 
 @dataclass(frozen=True)
@@ -153,14 +215,15 @@ def _chat(settings: GatewaySettings, peers: _Peers) -> Chat:
 def _limits(settings: GatewaySettings) -> TurnLimits:
     return TurnLimits(
         max_turns=settings.max_turns,
-        max_turns_per_user=settings.max_turns_per_user,
         turn_seconds=settings.turn_seconds,
         keep_seconds=settings.keep_seconds,
         max_kept_characters=settings.max_kept_characters,
     )
 
 
-def _registrations(chat: ChatServicer, said: FeedbackServicer, keys: Keys) -> list[Registration]:
+def _registrations(
+    chat: ChatServicer, said: FeedbackServicer, keys: Keys, on_drain: Callable[[], None]
+) -> list[Registration]:
     chat_service = chat_pb2.DESCRIPTOR.services_by_name["ChatService"]
     feedback_service = feedback_pb2.DESCRIPTOR.services_by_name["FeedbackService"]
     return [
@@ -168,6 +231,7 @@ def _registrations(chat: ChatServicer, said: FeedbackServicer, keys: Keys) -> li
             chat_service.full_name,
             chat_pb2_grpc.add_ChatServiceServicer_to_server,
             guarded(chat_service, chat, keys),
+            on_drain,
         ),
         Registration(
             feedback_service.full_name,

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
-from services.chassis.errors import ServiceError
+from services.chassis.errors import ServiceError, UnavailableError
 from services.gateway.clock import TurnClock
 from services.gateway.events import FinishReason
 from services.gateway.generation import Generator
@@ -17,7 +17,7 @@ from services.gateway.guard import Guard, InputRuling
 from services.gateway.prompts import Enhancer, Prompts
 from services.gateway.sessions import Answer, Sessions
 from services.gateway.storing import Storing
-from services.gateway.turns import Turn
+from services.gateway.turn import Claim, Turn
 from services.gateway.writing import Pace, Writing, replay
 
 
@@ -53,11 +53,17 @@ class Chat:
 
         async with meanwhile(self._guard.check_input((*prompt.texts, *turn.request.said_before))) as ruling:
             begun = await self._sessions.begin_turn(turn.request, prompt)
-            turn.begin(begun.message_id)
+            turn.begin(begun.message_id, anew=begun.replayed)
             clock.passed("begin")
+            claim = await turn.claim()
+            clock.passed("claim")
 
-            if begun.replayed and (stored := await self._sessions.finished_answer(begun.message_id)):
+            if claim is Claim.ELSEWHERE:
+                await turn.mirror()
+            elif begun.replayed and (stored := await self._sessions.finished_answer(begun.message_id)):
                 replay(turn, begun, stored)
+            elif claim is Claim.UNKNOWN:
+                raise _unknown_turn()
             else:
                 await self._answer(Writing(turn, begun, prompt, clock), turn, ruling)
 
@@ -75,9 +81,20 @@ class Chat:
     async def _give_up(self, turn: Turn, answer: Answer, error: ServiceError) -> None:
         """Readers learn of it at once; what they were shown is kept."""
         turn.fail(error)
+        if turn.superseded:
+            return
         # An answer that nobody saw stays open, so that the same request_id can still be answered.
         if turn.started or not turn.request.request_id:
             await self._storing.store(replace(answer, finish_reason=FinishReason.FAILED))
+
+
+def _unknown_turn() -> UnavailableError:
+    """Answering a turn that another gateway may be answering would give one message two texts."""
+    return UnavailableError(
+        "this turn was begun before, and whether it still runs cannot be known now",
+        reason="TURN_STATE_UNKNOWN",
+        retry_seconds=1,
+    )
 
 
 @asynccontextmanager

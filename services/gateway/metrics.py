@@ -18,7 +18,7 @@ ADDED_SECONDS = Histogram(
 )
 STAGE_SECONDS = Histogram(
     "thumbwheel_turn_stage_seconds",
-    "Stages before the first text: enhance, begin, guard_input (what it takes longer), generate, guard_output.",
+    "Stages before the first text: enhance, begin, claim, guard_input (what it takes longer), generate, guard_output.",
     ["stage"],
     buckets=LATENCY_BUCKETS_SECONDS,
 )
@@ -34,4 +34,30 @@ HTTP_SECONDS = Histogram(
     "Time to the response's head, by route.",
     ["route"],
     buckets=LATENCY_BUCKETS_SECONDS,
+)
+
+VALKEY_UP = Gauge("thumbwheel_gateway_valkey_up", "1 while the store that gateways share answers; unset without one.")
+VALKEY_ERRORS = Counter(
+    "thumbwheel_gateway_valkey_errors_total",
+    "Calls without a reply by use: lost, away (not tried), refused (a defect).",
+    ["use", "kind"],
+)
+VALKEY_SECONDS = Histogram(
+    "thumbwheel_gateway_valkey_seconds", "Duration of a call by use.", ["use"], buckets=LATENCY_BUCKETS_SECONDS
+)
+SHARED_EVENTS = Counter("thumbwheel_gateway_shared_events_total", "Events of turns that other gateways can read.")
+CLAIMS = Counter(
+    "thumbwheel_gateway_claims_total", "Turns with a request_id: ours, elsewhere (followed), unknown.", ["claim"]
+)
+RESUMES = Counter("thumbwheel_gateway_resumes_total", "Resumed turns: answered here, or elsewhere.", ["where"])
+STOPS_ELSEWHERE = Counter("thumbwheel_gateway_stops_elsewhere_total", "Turns stopped on another gateway.")
+GATEWAYS_LOST = Counter("thumbwheel_gateway_readers_lost_total", "Readers whose turn's gateway was lost.")
+HANDED_OVER = Counter("thumbwheel_gateway_handed_over_total", "Readers sent to another gateway when this one ended.")
+QUOTA_DECISIONS = Counter(
+    "thumbwheel_gateway_quota_decisions_total",
+    "Turns admitted, or refused by a limit (requests, tokens, turns) of a scope (user, tenant).",
+    ["limit", "scope", "decision"],
+)
+QUOTA_AWAY = Counter(
+    "thumbwheel_gateway_quota_away_total", "Turns decided without the shared book, by policy.", ["policy"]
 )

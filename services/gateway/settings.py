@@ -1,12 +1,15 @@
 """What the gateway can be told: TW_GATEWAY_*. Defaults are those of the embedded install."""
 
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.chassis.settings import ServiceSettings
+from services.gateway.quotas import WhenAway
 
+MIN_SECRET_CHARACTERS = 16
 KEYS_DATABASE_URL = "sqlite+aiosqlite:///.state/keys.db"
 
 
@@ -16,6 +19,19 @@ class KeySettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="TW_GATEWAY_", frozen=True, extra="ignore")
 
     keys_database_url: str = Field(default=KEYS_DATABASE_URL, description="SQLAlchemy URL of the keys, async driver")
+
+
+class QuotaOverride(BaseModel):
+    """Limits of one tenant that differ from those of the others; 0: no limit."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_turns_per_user: int | None = Field(None, ge=0)
+    max_turns_per_tenant: int | None = Field(None, ge=0)
+    user_requests_per_minute: int | None = Field(None, ge=0)
+    tenant_requests_per_minute: int | None = Field(None, ge=0)
+    user_tokens_per_day: int | None = Field(None, ge=0)
+    tenant_tokens_per_day: int | None = Field(None, ge=0)
 
 
 class GatewaySettings(ServiceSettings):
@@ -66,5 +82,50 @@ class GatewaySettings(ServiceSettings):
     http_drain_seconds: float = Field(
         2.0, ge=0, description="after gRPC has drained: what turns without a gRPC reader get to end by themselves"
     )
-    max_turns: int = Field(500, ge=1, description="turns at once")
-    max_turns_per_user: int = Field(100, ge=1, description="turns at once of one user")
+    max_turns: int = Field(500, ge=1, description="turns at once in this process")
+
+    max_turns_per_user: int = Field(100, ge=0, description="turns at once of one user; 0: no limit")
+    max_turns_per_tenant: int = Field(0, ge=0, description="turns at once of one tenant; 0: no limit")
+    user_requests_per_minute: int = Field(0, ge=0, description="turns begun in a minute by one user; 0: no limit")
+    tenant_requests_per_minute: int = Field(0, ge=0, description="turns begun in a minute by one tenant; 0: no limit")
+    user_tokens_per_day: int = Field(0, ge=0, description="tokens of prompts and answers of one user; 0: no limit")
+    tenant_tokens_per_day: int = Field(0, ge=0, description="tokens of prompts and answers of one tenant; 0: no limit")
+    quota_overrides: dict[str, QuotaOverride] = Field(
+        default_factory=dict,
+        description='JSON: limits by tenant, {"acme": {"user_tokens_per_day": 1000000}}; what is not named is as above',
+    )
+    quota_reply_tokens: int = Field(
+        1024, ge=1, description="reserved for the answer of a request that sets no max_tokens"
+    )
+    quota_when_away: WhenAway = Field(
+        WhenAway.LOCAL, description="while Valkey is away: local counts in this process, refuse admits nobody"
+    )
+
+    valkey_url: str = Field(
+        "", pattern="^((valkey|valkeys|redis|rediss|unix)://.+)?$", description="shared by gateways; empty: one gateway"
+    )
+    valkey_secret: SecretStr = Field(
+        SecretStr(""), description="what users said lies in Valkey sealed under it, 16 characters or more; one for all"
+    )
+    valkey_seconds: float = Field(0.25, gt=0, le=5, description="longest wait for Valkey; then it counts as away")
+    turn_lease_seconds: float = Field(
+        2.0,
+        ge=0.4,
+        le=60,
+        description="a gateway that did not beat for so long may be dead; its readers wait as long again",
+    )
+    quota_lease_seconds: float = Field(
+        30.0, ge=0.3, le=3600, description="what a killed gateway's turns had reserved is free again after"
+    )
+    share_linger_seconds: float = Field(
+        0.01, ge=0, le=1, description="how long events collect before other gateways get them"
+    )
+    share_look_seconds: float = Field(
+        0.025, gt=0, le=1, description="how often turns of other gateways, and orders to stop ours, are looked for"
+    )
+
+    @model_validator(mode="after")
+    def _check_valkey(self) -> Self:
+        if self.valkey_url and len(self.valkey_secret.get_secret_value()) < MIN_SECRET_CHARACTERS:
+            raise ValueError(f"valkey_secret must have {MIN_SECRET_CHARACTERS} characters or more with a valkey_url")
+        return self

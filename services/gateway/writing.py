@@ -10,7 +10,7 @@ from services.gateway.guard import Action, InputRuling, OutputGuard, OutputRulin
 from services.gateway.holdback import HeldAnswer
 from services.gateway.metrics import GUARD_VERDICTS
 from services.gateway.sessions import Answer, Begun, StoredAnswer
-from services.gateway.turns import Turn
+from services.gateway.turn import Turn
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,8 @@ class Writing:
             self._record = replace(self._record, usage=finished.usage)
         if self._record.finish_reason is FinishReason.OUTPUT_BLOCKED:
             pass
-        elif self._turn.interrupted:
-            raise UnavailableError("the gateway is shutting down", reason="SHUTTING_DOWN", retry_seconds=2)
+        elif self._turn.interruption:
+            raise self._turn.interruption
         elif self._turn.cancelled or finished is None:
             self._record = replace(self._record, finish_reason=FinishReason.CANCELLED)
         else:

@@ -10,9 +10,13 @@ from thumbwheel.chat.v1 import chat_pb2
 
 from services.chassis.errors import NotFoundError, ServiceError, UnavailableError
 from services.chassis.identity import Caller
+from services.gateway.alone import Alone
 from services.gateway.events import FinishReason, Started, TextDelta
+from services.gateway.quota import Allowance
+from services.gateway.quotas import QuotaRules, Quotas
 from services.gateway.request import TurnRequest, UserInput
-from services.gateway.turns import Turn, TurnLimits, Turns
+from services.gateway.turn import Turn
+from services.gateway.turns import Neighbours, TurnLimits, Turns
 from tests.services.gateway.house import House, house, kinds_of, text_of
 
 ADA, BOB = Caller("acme", "ada"), Caller("acme", "bob")
@@ -220,7 +224,7 @@ async def test_readers_are_told_that_the_gateway_stops() -> None:
         await stopped.wait()
         raise UnavailableError("the gateway is shutting down", reason="SHUTTING_DOWN")
 
-    turns = Turns(never, LIMITS)
+    turns = Turns(never, LIMITS, neighbours())
     turn = turns.start(ADA, TurnRequest(UserInput("hello")))
     await started.wait()
     await turns.close(0)
@@ -231,7 +235,11 @@ async def test_readers_are_told_that_the_gateway_stops() -> None:
         turns.start(ADA, TurnRequest(UserInput("hello")))
 
 
-LIMITS = TurnLimits(max_turns=10, max_turns_per_user=10, turn_seconds=5, keep_seconds=60, max_kept_characters=10)
+LIMITS = TurnLimits(max_turns=10, turn_seconds=5, keep_seconds=60, max_kept_characters=10)
+
+
+def neighbours() -> Neighbours:
+    return Neighbours(Alone(), Alone(), Quotas(QuotaRules(Allowance(), Allowance())))
 
 
 async def _answer(turn: Turn) -> None:
@@ -242,14 +250,15 @@ async def _answer(turn: Turn) -> None:
 
 
 async def test_the_oldest_events_are_dropped_when_too_much_text_is_kept() -> None:
-    turns = Turns(_answer, LIMITS)
+    turns = Turns(_answer, LIMITS, neighbours())
     started = [turns.start(ADA, TurnRequest(UserInput(text))) for text in ("one", "two")]
     for turn in started:
         assert [event async for event in turn.events_after(0)]
     await asyncio.sleep(0)
     with pytest.raises(NotFoundError):
-        turns.resume(ADA, started[0].message_id, 0)
-    assert turns.resume(ADA, started[1].message_id, 0) is started[1]
+        await turns.resume(ADA, started[0].message_id, 0)
+    kept = await turns.resume(ADA, started[1].message_id, 0)
+    assert [event async for event in kept] == started[1].events
     await turns.close(1)
 
 
@@ -257,7 +266,7 @@ async def test_an_unexpected_error_reaches_readers_without_its_text() -> None:
     async def crash(turn: Turn) -> None:
         raise RuntimeError("the user said hello")
 
-    turns = Turns(crash, LIMITS)
+    turns = Turns(crash, LIMITS, neighbours())
     turn = turns.start(ADA, TurnRequest(UserInput("hello")))
     with pytest.raises(ServiceError, match=r"^internal error$"):
         await anext(turn.events_after(0))

@@ -65,6 +65,8 @@ def test_turns_read_as_the_sink_writes_them() -> None:
 
 
 def test_columns_that_an_older_writer_did_not_have_are_null() -> None:
-    old = table(parquet.TURNS_SCHEMA, [parquet.turn_row(TURN)]).drop_columns(["guard_category", "erased", "arm", "cached"])
+    old = table(parquet.TURNS_SCHEMA, [parquet.turn_row(TURN)]).drop_columns(
+        ["guard_category", "erased", "arm", "cached"]
+    )
     (turn,) = turn_rows(old, SEGMENT)
     assert (turn.guard_category, turn.erased, turn.arm, turn.cached) == ("", False, "", False)

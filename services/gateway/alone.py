@@ -1,0 +1,35 @@
+"""One gateway alone: every turn is its own, and what it does not know nobody knows."""
+
+from collections.abc import AsyncGenerator
+
+from services.chassis.errors import NotFoundError
+from services.chassis.identity import Caller
+from services.gateway.events import TurnEvent
+from services.gateway.turn import Claim, Turn
+
+
+class Alone:
+    """See `turn.Announcer` and `turns.OtherGateways`."""
+
+    async def claim(self, turn: Turn) -> Claim:
+        return Claim.OURS
+
+    def announce(self, turn: Turn) -> None:
+        pass
+
+    async def follow(self, turn: Turn) -> AsyncGenerator[TurnEvent, None]:
+        raise _nothing_kept()
+        yield
+
+    async def resume(self, caller: Caller, message_id: str, after_sequence: int) -> AsyncGenerator[TurnEvent, None]:
+        raise _nothing_kept()
+
+    async def cancel(self, caller: Caller, message_id: str) -> bool:
+        return False
+
+    def hand_over(self) -> bool:
+        return False
+
+
+def _nothing_kept() -> NotFoundError:
+    return NotFoundError("no events are kept of this message", field="message_id")
