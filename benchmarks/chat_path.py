@@ -35,7 +35,7 @@ from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from infra.embedded.layout import Layout, free_ports, programs
-from infra.ports import HOST, reserve_port
+from infra.supervision.ports import HOST, free_port
 
 VERSION = "instant-1"
 # No digits: the guard waits after them for more.
@@ -335,7 +335,7 @@ def main() -> None:
         return
     print_environment()
     with tempfile.TemporaryDirectory(prefix="thumbwheel-bench-") as folder:
-        layout = Layout(Path(folder), {**free_ports(), "bare": reserve_port()})
+        layout = Layout(Path(folder), {**free_ports(), "bare": free_port()})
         layout.prepare()
         with running(layout, model_directory(Path(folder))) as processes:
             uvloop.run(run(layout, processes, options))

@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 
 from infra.embedded.base_model import WrongBaseError, install_base
-from infra.embedded.child import Child, ChildFailedError, Program
 from infra.embedded.layout import LOOP_ENVIRONMENT, PUBLIC_PORTS, ROOT, Layout, PortTakenError, choose_ports, programs
 from infra.embedded.readiness import wait_for_model
-from infra.embedded.supervisor import AlreadyRunningError, NotRunningError, read_ports, supervised
-from infra.embedded.terminal import Terminal
 from infra.small_model.errors import ModelError
+from infra.supervision.child import Child, ChildFailedError, Program
+from infra.supervision.supervisor import AlreadyRunningError, NotRunningError, read_ports, supervised
+from infra.supervision.terminal import Terminal
 
 EXPECTED_ERRORS = (PortTakenError, WrongBaseError, ModelError, AlreadyRunningError, NotRunningError, ChildFailedError)
 
@@ -60,7 +60,7 @@ async def up(arguments: argparse.Namespace) -> None:
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    async with supervised(layout, wanted, terminal.say) as children:
+    async with supervised(layout.state, layout.ports, wanted, terminal.say) as children:
         await wait_for_model(f"http://{layout.target('predictor')}", terminal.say)
         terminal.say(
             "thumbwheel", f"chat at {page_url(layout)}  (gRPC at {layout.target('gateway')}; Ctrl-C stops everything)"

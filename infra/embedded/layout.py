@@ -1,14 +1,15 @@
 """Where everything of an embedded run is: folders under one state folder, ports on loopback, the settings of each service."""
 
 import json
-import secrets
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra.embedded.child import Program
-from infra.ports import HOST, is_free, reserve_port, reserve_ports
+from infra.supervision.child import Program
+from infra.supervision.kept import kept
+from infra.supervision.ports import HOST, distinct_free_ports, free_port, is_free
+from infra.supervision.supervisor import LOGS
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLIC_PORTS = {"http": 8080, "gateway": 50051}
@@ -56,11 +57,7 @@ class Layout:
 
     @property
     def logs(self) -> Path:
-        return self.state / "logs"
-
-    @property
-    def running_file(self) -> Path:
-        return self.state / "running.json"
+        return self.state / LOGS
 
     def target(self, service: str) -> str:
         """host:port of a service's gRPC door."""
@@ -84,11 +81,7 @@ class Layout:
 
     def principal_key(self) -> str:
         """The key under which user ids are hashed in events; made once, readable by the owner alone."""
-        file = self.state / "principal.key"
-        if not file.exists():
-            file.touch(mode=0o600)
-            file.write_text(secrets.token_hex(32))
-        return file.read_text()
+        return kept(self.state / "principal.key")
 
 
 def choose_ports(http_port: int, grpc_port: int) -> dict[str, int]:
@@ -103,7 +96,7 @@ def choose_ports(http_port: int, grpc_port: int) -> dict[str, int]:
     wanted = {**INNER_PORTS, **{f"{name}_metrics": port + METRICS_OFFSET for name, port in INNER_PORTS.items()}}
     wanted["gateway_metrics"] = PUBLIC_PORTS["gateway"] + METRICS_OFFSET
     for name, port in wanted.items():
-        chosen[name] = port if is_free(port) else reserve_port()
+        chosen[name] = port if is_free(port) else free_port()
     return chosen
 
 
@@ -116,13 +109,13 @@ def public_ports(http_port: int, grpc_port: int) -> dict[str, int]:
     for port, variable in ((http_port, "PORT"), (grpc_port, "GRPC_PORT")):
         if port and not is_free(port):
             raise PortTakenError(f"port {port} is in use; choose another one: make up {variable}={port + 10}")
-    return {"http": http_port or reserve_port(), "gateway": grpc_port or reserve_port()}
+    return {"http": http_port or free_port(), "gateway": grpc_port or free_port()}
 
 
 def free_ports() -> dict[str, int]:
     """Nothing but free ports: for tests, beside whatever else runs."""
     names = [*PUBLIC_PORTS, *INNER_PORTS, *(f"{name}_metrics" for name in (*INNER_PORTS, "gateway"))]
-    return dict(zip(names, reserve_ports(len(names)), strict=True))
+    return dict(zip(names, distinct_free_ports(len(names)), strict=True))
 
 
 def context_tokens(model: Path) -> int:

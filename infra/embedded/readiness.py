@@ -6,7 +6,7 @@ import time
 import urllib.request
 from collections.abc import Callable
 
-from infra.embedded.child import ChildFailedError
+from infra.supervision.child import ChildFailedError
 
 MODEL_SECONDS = 300.0
 POLL_SECONDS = 0.3

@@ -18,7 +18,7 @@ from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
 
 from infra.embedded.base_model import install_base
 from infra.embedded.layout import ROOT, Layout, free_ports, programs, public_ports
-from infra.embedded.supervisor import NotRunningError, read_ports, supervised
+from infra.supervision.supervisor import NotRunningError, read_ports, supervised
 
 CALL_SECONDS, LOAD_SECONDS = 20.0, 300.0
 COMMIT_SECONDS, POLL_SECONDS = 120.0, 0.5
@@ -140,5 +140,5 @@ async def running_system(state: Path, model: str, http_port: int, grpc_port: int
         if source == "thumbwheel":
             say(text)
 
-    async with supervised(layout, programs(layout, first), supervise):
+    async with supervised(layout.state, layout.ports, programs(layout, first), supervise):
         yield System(layout)

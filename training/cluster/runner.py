@@ -32,13 +32,14 @@ from training.stages.context import ConfigError, Progress, RunContext
 from training.stages.state import DirectoryCheckpoints
 
 BOOKKEEPING = "ray"
-START_TRIES, START_TOO_SLOW = 3, "timed out during startup"
+START_TRIES, START_TOO_SLOW = 3, "timed out"
 ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",  # a cluster of this process alone, on loopback
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # thousands of log lines otherwise
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one more process; nobody takes this machine away with notice
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # at 2 s, quick reports block for seconds
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_gcs_server_port_wait_time_s": "120",  # the loop yields to people who chat, and so does what it starts
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 REFUSALS = (
@@ -222,7 +223,7 @@ def _start(num_cpus: int) -> None:
             ray.init(num_cpus=num_cpus, include_dashboard=False, log_to_driver=False, configure_logging=False)
         except Exception as error:  # Ray raises nothing more special
             ray.shutdown()
-            if not tries_left or START_TOO_SLOW not in str(error):
+            if not tries_left or START_TOO_SLOW not in str(error).casefold():
                 raise
         else:
             return

@@ -15,8 +15,8 @@ from infra.embedded.layout import (
     free_ports,
     service_settings,
 )
-from infra.embedded.supervisor import NotRunningError, read_ports
-from infra.ports import reserve_ports
+from infra.supervision.ports import free_port
+from infra.supervision.supervisor import NotRunningError, read_ports
 
 
 def test_a_taken_public_port_is_an_error_that_names_the_variable() -> None:
@@ -30,7 +30,7 @@ def test_a_taken_public_port_is_an_error_that_names_the_variable() -> None:
 def test_free_ports_are_all_different() -> None:
     ports = free_ports()
     assert len(set(ports.values())) == len(ports)
-    assert set(choose_ports(*reserve_ports(2))) == set(ports)
+    assert set(choose_ports(free_port(), free_port())) == set(ports)
 
 
 def test_every_service_has_settings_and_shares_one_principal_key(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import grpc
 import pytest
 from thumbwheel.feedback.v1 import events_pb2, feedback_pb2, feedback_pb2_grpc
 
-from infra.ports import reserve_port
+from infra.supervision.ports import free_port
 from services.feedback import parquet
 from services.feedback.__main__ import main
 from services.feedback.ledger import Ledger, open_database
@@ -26,7 +26,7 @@ class Service:
     """`python -m services.feedback` in a folder of its own."""
 
     def __init__(self, root: Path) -> None:
-        self.root, self.port = root, reserve_port()
+        self.root, self.port = root, free_port()
         self.process: subprocess.Popen[bytes] | None = None
 
     def settings(self) -> dict[str, str]:

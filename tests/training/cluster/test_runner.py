@@ -159,7 +159,14 @@ def test_a_worker_killed_under_ray_goes_on_bit_by_bit_and_a_refusal_is_not_retri
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize(("message", "tries"), [("The current node timed out during startup.", 3), ("no such port", 1)])
+@pytest.mark.parametrize(
+    ("message", "tries"),
+    [
+        ("The current node timed out during startup.", 3),
+        ("Timed out waiting for file gcs_port", 3),
+        ("no such port", 1),
+    ],
+)
 def test_ray_is_started_again_only_where_it_was_too_slow(
     monkeypatch: pytest.MonkeyPatch, message: str, tries: int
 ) -> None:

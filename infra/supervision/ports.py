@@ -1,7 +1,7 @@
-"""Free ports on loopback, each promised to one process until it ends.
+"""Ports on loopback, each promised to one process until it ends, below the range that the system gives to outgoing connections.
 
-They lie below the range from which the kernel serves outgoing connections (32768 on Linux): a port out of that range may be
-gone between the question and the bind, and two systems that start at the same time may be given the same one.
+Within that range a port may be gone between the question and the bind; and a client that tries a dead server's port again and
+again may be given that very port for its own end, talk to itself, and keep the server from coming back.
 """
 
 import fcntl
@@ -12,35 +12,34 @@ import tempfile
 from pathlib import Path
 
 HOST = "127.0.0.1"
-LOWEST, HIGHEST = 18_000, 32_000
+FIRST_PORT = 12_000
+_OUTGOING = Path("/proc/sys/net/ipv4/ip_local_port_range")
+USUAL_FIRST_OUTGOING = 32_768
 
 
 class NoPortError(Exception):
     """Every port of the range is in use or promised."""
 
 
-def reserve_ports(count: int) -> list[int]:
-    """Different ports that nobody listens on and no other process was promised.
+def free_port() -> int:
+    """A port that nobody listens on now and no other process was promised. Raises: NoPortError."""
+    return distinct_free_ports(1)[0]
 
-    Raises:
-        NoPortError: there are not so many.
-    """
+
+def distinct_free_ports(count: int) -> list[int]:
+    """So many of them, no two the same. Raises: NoPortError."""
+    last = int(_OUTGOING.read_text().split()[0]) if _OUTGOING.exists() else USUAL_FIRST_OUTGOING
     found: list[int] = []
-    for port in random.sample(range(LOWEST, HIGHEST), HIGHEST - LOWEST):
+    for port in random.sample(range(FIRST_PORT, last), last - FIRST_PORT):
         if len(found) == count:
             return found
         if is_free(port) and _promise(port):
             found.append(port)
-    raise NoPortError(f"no {count} free ports between {LOWEST} and {HIGHEST}")
-
-
-def reserve_port() -> int:
-    """One port; see `reserve_ports`."""
-    return reserve_ports(1)[0]
+    raise NoPortError(f"no {count} free ports between {FIRST_PORT} and {last}")
 
 
 def is_free(port: int) -> bool:
-    """Nobody listens on it now."""
+    """Whether a server could listen there now."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.embedded.child import Child, ChildFailedError, Program
-from infra.ports import reserve_port
+from infra.supervision.child import Child, ChildFailedError, Program
+from infra.supervision.ports import free_port
 
 LISTEN = """
 import signal, socket, sys, time
@@ -44,7 +44,7 @@ class Lines:
 
 @asynccontextmanager
 async def child_of(code: str, folder: Path) -> AsyncIterator[tuple[Child, Lines]]:
-    port, lines = reserve_port(), Lines()
+    port, lines = free_port(), Lines()
     program = Program("parrot", (sys.executable, "-u", "-c", code, str(port)), {}, port, stop_seconds=10)
     child = Child(program, lines.say, folder / "parrot.log")
     child.start()
