@@ -2,10 +2,10 @@
 
 from collections.abc import AsyncGenerator
 
-from services.chassis.errors import NotFoundError
 from services.chassis.identity import Caller
 from services.gateway.events import TurnEvent
 from services.gateway.turn import Claim, Turn
+from services.gateway.turns import nothing_kept
 
 
 class Alone:
@@ -18,18 +18,14 @@ class Alone:
         pass
 
     async def follow(self, turn: Turn) -> AsyncGenerator[TurnEvent, None]:
-        raise _nothing_kept()
+        raise nothing_kept()
         yield
 
     async def resume(self, caller: Caller, message_id: str, after_sequence: int) -> AsyncGenerator[TurnEvent, None]:
-        raise _nothing_kept()
+        raise nothing_kept()
 
     async def cancel(self, caller: Caller, message_id: str) -> bool:
         return False
 
     def hand_over(self) -> bool:
         return False
-
-
-def _nothing_kept() -> NotFoundError:
-    return NotFoundError("no events are kept of this message", field="message_id")

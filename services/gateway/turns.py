@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from services.chassis.errors import (
     AlreadyExistsError,
     FailedPreconditionError,
+    NotFoundError,
     ResourceExhaustedError,
     ServiceError,
     UnavailableError,
@@ -215,6 +216,11 @@ class Turns:
 def shutting_down() -> UnavailableError:
     """This process ends."""
     return UnavailableError("the gateway is shutting down", reason="SHUTTING_DOWN", retry_seconds=2)
+
+
+def nothing_kept() -> NotFoundError:
+    """Another user's, unknown, or long ago: all the same."""
+    return NotFoundError("no events are kept of this message", field="message_id")
 
 
 def began_anew() -> FailedPreconditionError:

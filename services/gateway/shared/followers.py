@@ -99,7 +99,7 @@ class Followers:
 
     async def serve(self) -> None:
         """Read while anybody reads, for ever."""
-        look_at = 0.0
+        look_at, answered_at = 0.0, time.monotonic()
         while True:
             await self._some.wait()
             try:
@@ -107,9 +107,12 @@ class Followers:
                 if time.monotonic() >= look_at:
                     look_at = time.monotonic() + self._lease_seconds / 2
                     await self._look()
+                answered_at = time.monotonic()
             except StoreAwayError as error:
-                for reader in self._all():
-                    reader.fail(error)
+                # Who reads already waits as long as for a gateway: most absences are shorter.
+                if time.monotonic() - answered_at >= self._lease_seconds:
+                    for reader in self._all():
+                        reader.fail(error)
             await asyncio.sleep(self._look_seconds)
 
     def _all(self) -> list[_Reader]:

@@ -1,10 +1,11 @@
 """Our turns told to other gateways, and theirs told here. See `turn.Announcer` and `turns.OtherGateways`."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 
-from services.chassis.errors import NotFoundError, UnavailableError
+from services.chassis.errors import UnavailableError
 from services.chassis.identity import Caller
 from services.gateway.events import TurnEvent
 from services.gateway.metrics import CLAIMS, HANDED_OVER, STOPS_ELSEWHERE
@@ -15,12 +16,14 @@ from services.gateway.shared.publisher import Publisher
 from services.gateway.shared.turn_log import TurnLog, TurnState
 from services.gateway.shared_store import StoreAwayError
 from services.gateway.turn import Claim, Turn
-from services.gateway.turns import began_anew
+from services.gateway.turns import began_anew, nothing_kept
 
 # A claim is lost to another one that came at the same time: then that one's state is looked at.
 MOST_CLAIMS = 3
 BEATS_A_LEASE = 4
 DRAIN_SECONDS = 1.0
+# From the first event of a turn until other gateways know of it.
+ARRIVAL_SECONDS = 0.25
 
 
 class ValkeyTurns:
@@ -122,7 +125,12 @@ class ValkeyTurns:
         return there.gateway != self._log.gateway and await self._log.lives(there.gateway)
 
     async def _state(self, caller: Caller, message_id: str) -> TurnState:
-        state = await self._log.state(message_id)
-        if state is None or state.caller_key != caller.key:
-            raise NotFoundError("no events are kept of this message", field="message_id")
-        return state
+        """The caller's turn. Its first batch may be on its way, so what is missing is looked for again; a stranger's is missing."""
+        give_up_at = time.monotonic() + ARRIVAL_SECONDS
+        while True:
+            state = await self._log.state(message_id)
+            if state and state.caller_key == caller.key:
+                return state
+            if time.monotonic() >= give_up_at:
+                raise nothing_kept()
+            await asyncio.sleep(ARRIVAL_SECONDS / 5)

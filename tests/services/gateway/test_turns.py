@@ -2,7 +2,6 @@
 
 import asyncio
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
@@ -17,51 +16,10 @@ from services.gateway.quotas import QuotaRules, Quotas
 from services.gateway.request import TurnRequest, UserInput
 from services.gateway.turn import Turn
 from services.gateway.turns import Neighbours, TurnLimits, Turns
+from tests.services.gateway.calls import Hold, cancel, resume, until, until_text
 from tests.services.gateway.house import House, house, kinds_of, text_of
 
 ADA, BOB = Caller("acme", "ada"), Caller("acme", "bob")
-
-
-class Hold:
-    """Stops the fake generator before a delta until it is let go."""
-
-    def __init__(self, gateway: House, at: int) -> None:
-        self.reached, self.go = asyncio.Event(), asyncio.Event()
-        self._at = at
-        gateway.fakes.generator.gate = self._gate
-
-    async def _gate(self, number: int) -> None:
-        if number == self._at:
-            self.reached.set()
-            await self.go.wait()
-
-
-async def until_text(call: Any) -> list[chat_pb2.ChatEvent]:
-    """Events up to the first text."""
-    events = []
-    async for event in call:
-        events.append(event)
-        if event.HasField("text_delta"):
-            return events
-    raise AssertionError("the stream ended without text")
-
-
-async def resume(gateway: House, message_id: str, after: int = 0, key: str | None = None) -> list[chat_pb2.ChatEvent]:
-    request = chat_pb2.ResumeMessageRequest(message_id=message_id, after_sequence=after)
-    call = gateway.chat.ResumeMessage(request, timeout=10, metadata=gateway.metadata(key))
-    return [event async for event in call]
-
-
-async def cancel(gateway: House, message_id: str, key: str | None = None) -> bool:
-    request = chat_pb2.CancelMessageRequest(message_id=message_id)
-    response = await gateway.chat.CancelMessage(request, timeout=10, metadata=gateway.metadata(key))
-    return bool(response.cancelled)
-
-
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def test_a_client_that_goes_away_misses_nothing(gateway: House) -> None:
