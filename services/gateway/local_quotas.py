@@ -5,13 +5,12 @@ Its reservations need no lease: they end with the process.
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from services.gateway.quota import CHECKS, WINDOWS, Ask, Fill, Limit, Scope, Verdict, Window
+from services.gateway.quota import CHECKS, TURN_RETRY_SECONDS, WINDOWS, Ask, Fill, Limit, Scope, Verdict, Window
 
 MAX_ACCOUNTS = 20_000
-TURN_RETRY_SECONDS = 1.0
 
 
 @dataclass
@@ -57,9 +56,7 @@ class _Counts:
 class _Account:
     """One user or one tenant. `held`: by turn, the step and number of its reserved tokens."""
 
-    counts: dict[Limit, _Counts] = field(
-        default_factory=lambda: {limit: _Counts(window) for limit, window in WINDOWS.items()}
-    )
+    counts: Mapping[Limit, _Counts]
     held: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def used(self, limit: Limit) -> int:
@@ -69,8 +66,10 @@ class _Account:
 class LocalBook:
     """Admits, records and settles."""
 
-    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._monotonic = monotonic
+    def __init__(
+        self, monotonic: Callable[[], float] = time.monotonic, windows: Mapping[Limit, Window] = WINDOWS
+    ) -> None:
+        self._monotonic, self._windows = monotonic, windows
         self._accounts: OrderedDict[tuple[Scope, str], _Account] = OrderedDict()
 
     def admit(self, ask: Ask) -> Verdict:
@@ -111,7 +110,11 @@ class LocalBook:
 
     def _account(self, scope: Scope, ask: Ask) -> _Account:
         key = (scope, ask.caller.key if scope is Scope.USER else ask.caller.tenant)
-        account = self._accounts.setdefault(key, _Account())
+        account = self._accounts.get(key)
+        if account is None:
+            account = self._accounts[key] = _Account(
+                {limit: _Counts(window) for limit, window in self._windows.items()}
+            )
         self._accounts.move_to_end(key)
         while len(self._accounts) > MAX_ACCOUNTS:
             self._accounts.popitem(last=False)

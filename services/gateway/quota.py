@@ -105,5 +105,7 @@ class Verdict:
     fills: Mapping[tuple[Scope, Limit], Fill] = field(default_factory=dict)
 
 
+# Nobody knows when a turn ends.
+TURN_RETRY_SECONDS = 1.0
 # In this order limits are looked at; the first that is reached refuses.
 CHECKS = tuple((scope, limit) for limit in (Limit.REQUESTS, Limit.TURNS, Limit.TOKENS) for scope in Scope)
