@@ -25,6 +25,7 @@ from services.chassis.settings import load_settings
 from services.chassis.telemetry import fields
 from services.gateway.access import guarded
 from services.gateway.alone import Alone
+from services.gateway.answer_cache import AnswerCache, Answers, LocalAnswers
 from services.gateway.chat import Chat, Peers
 from services.gateway.feedback import Feedback
 from services.gateway.generation import Patience
@@ -48,8 +49,9 @@ from services.gateway.quota import Allowance, Scope
 from services.gateway.quotas import QuotaRules, Quotas
 from services.gateway.servicer import ChatServicer, FeedbackServicer
 from services.gateway.settings import GatewaySettings, KeySettings, QuotaOverride
+from services.gateway.shared.answers import ValkeyAnswers
 from services.gateway.shared.followers import Followers
-from services.gateway.shared.link import open_link
+from services.gateway.shared.link import Link, open_link
 from services.gateway.shared.publisher import Publisher
 from services.gateway.shared.quotas import ValkeyBook
 from services.gateway.shared.seal import Seal
@@ -87,7 +89,9 @@ async def opened(settings: GatewaySettings) -> AsyncIterator[Doors]:
             await store.add(stored(owner_secret(settings.owner_key_file), OWNER))
         keys = Keys(store, settings.key_cache_seconds)
         peers = await _Peers.open(settings, stack)
-        turns = Turns(_chat(settings, peers).run, _limits(settings), await _neighbours(settings, stack))
+        link = await _valkey(settings, stack)
+        chat_path = _chat(settings, peers, _answers(settings, link))
+        turns = Turns(chat_path.run, _limits(settings), await _neighbours(settings, link, stack))
         chat = ChatServicer(turns, peers.session, peers.conversations)
         said = FeedbackServicer(Feedback(peers.session, peers.feedback, settings.principal_key.get_secret_value()))
         door = Door(keys, settings.max_rpc_seconds)
@@ -103,13 +107,28 @@ async def opened(settings: GatewaySettings) -> AsyncIterator[Doors]:
         yield Doors(_registrations(chat, said, keys, turns.hand_over), port)
 
 
-async def _neighbours(settings: GatewaySettings, stack: AsyncExitStack) -> Neighbours:
+async def _valkey(settings: GatewaySettings, stack: AsyncExitStack) -> Link | None:
+    """The way to what gateways share; None: this process is the only one."""
+    if not settings.valkey_url:
+        return None
+    return await stack.enter_async_context(open_link(settings.valkey_url, deadline_seconds=settings.valkey_seconds))
+
+
+def _answers(settings: GatewaySettings, link: Link | None) -> Answers | None:
+    if not settings.answer_cache_seconds:
+        return None
+    if link is None:
+        return LocalAnswers(settings.answer_cache_seconds, settings.answer_cache_entries)
+    seal = Seal(settings.valkey_secret.get_secret_value())
+    return ValkeyAnswers(link, seal, settings.answer_cache_seconds, settings.answer_cache_entries)
+
+
+async def _neighbours(settings: GatewaySettings, link: Link | None, stack: AsyncExitStack) -> Neighbours:
     """With Valkey other gateways know our turns and all share the quotas; without it this process is alone."""
     rules = _quota_rules(settings)
-    if not settings.valkey_url:
+    if link is None:
         alone = Alone()
         return Neighbours(alone, alone, Quotas(rules))
-    link = await stack.enter_async_context(open_link(settings.valkey_url, deadline_seconds=settings.valkey_seconds))
     book = ValkeyBook(link, settings.quota_lease_seconds)
     quotas = Quotas(rules, book, settings.quota_when_away, settings.quota_lease_seconds)
     seal = Seal(settings.valkey_secret.get_secret_value())
@@ -203,12 +222,13 @@ def _page(settings: GatewaySettings) -> Path | None:
     return settings.page_directory
 
 
-def _chat(settings: GatewaySettings, peers: _Peers) -> Chat:
+def _chat(settings: GatewaySettings, peers: _Peers, answers: Answers | None) -> Chat:
     patience = Patience(settings.first_text_seconds, settings.idle_seconds)
     return Chat(
         Peers(peers.enhancer, peers.guardrail, peers.session, peers.generator),
         Pace(settings.coalesce_seconds, patience),
         Storing(peers.session, settings.finish_seconds),
+        AnswerCache(answers, peers.generator),
     )
 
 

@@ -10,12 +10,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 from services.chassis.errors import ServiceError, UnavailableError
+from services.gateway.answer_cache import AnswerCache
 from services.gateway.clock import TurnClock
 from services.gateway.events import FinishReason
 from services.gateway.generation import Generator
 from services.gateway.guard import Guard, InputRuling
 from services.gateway.prompts import Enhancer, Prompts
-from services.gateway.sessions import Answer, Sessions
+from services.gateway.sessions import Answer, Begun, Sessions
 from services.gateway.storing import Storing
 from services.gateway.turn import Claim, Turn
 from services.gateway.writing import Pace, Writing, replay
@@ -34,10 +35,10 @@ class Peers:
 class Chat:
     """Answers turns."""
 
-    def __init__(self, peers: Peers, pace: Pace, storing: Storing) -> None:
+    def __init__(self, peers: Peers, pace: Pace, storing: Storing, cache: AnswerCache) -> None:
         self._prompts = Prompts(peers.enhancer, peers.sessions)
         self._guard, self._sessions, self._generator = peers.guard, peers.sessions, peers.generator
-        self._pace, self._storing = pace, storing
+        self._pace, self._storing, self._cache = pace, storing, cache
 
     async def run(self, turn: Turn) -> None:
         """One turn, from the typed text to the stored answer.
@@ -65,18 +66,26 @@ class Chat:
             elif claim is Claim.UNKNOWN:
                 raise _unknown_turn()
             else:
-                await self._answer(Writing(turn, begun, prompt, clock), turn, ruling)
+                await self._answer(Writing(turn, begun, prompt, clock), turn, begun, ruling)
 
-    async def _answer(self, writing: Writing, turn: Turn, ruling: asyncio.Task[InputRuling]) -> None:
+    async def _answer(self, writing: Writing, turn: Turn, begun: Begun, ruling: asyncio.Task[InputRuling]) -> None:
         """Without the guard's ruling nothing is generated; the user's message is kept."""
+        question = None
         try:
             if writing.heed(await ruling):
-                await writing.generate(self._generator, self._guard, self._pace)
+                policy_version = writing.answer.policy_version
+                question = await self._cache.question(turn.caller.tenant, turn.request, begun.context, policy_version)
+                if question and (cached := await self._cache.find(question)):
+                    writing.repeat(cached)
+                else:
+                    await writing.generate(self._generator, self._guard, self._pace)
         except ServiceError as error:
             await self._give_up(turn, writing.answer, error)
-        else:
-            await self._storing.store(writing.answer)
-            turn.complete(writing.answer.finish_reason)
+            return
+        await self._storing.store(writing.answer)
+        turn.complete(writing.answer.finish_reason)
+        if question:
+            await self._cache.keep(question, writing.answer)
 
     async def _give_up(self, turn: Turn, answer: Answer, error: ServiceError) -> None:
         """Readers learn of it at once; what they were shown is kept."""

@@ -61,3 +61,8 @@ QUOTA_DECISIONS = Counter(
 QUOTA_AWAY = Counter(
     "thumbwheel_gateway_quota_away_total", "Turns decided without the shared book, by policy.", ["policy"]
 )
+ANSWERS = Counter(
+    "thumbwheel_gateway_cached_answers_total",
+    "Questions that may be answered from the cache: hit, miss, away, unreadable, in_doubt (an experiment runs); and kept answers.",
+    ["result"],
+)

@@ -101,6 +101,14 @@ class GatewaySettings(ServiceSettings):
         WhenAway.LOCAL, description="while Valkey is away: local counts in this process, refuse admits nobody"
     )
 
+    answer_cache_seconds: float = Field(
+        0.0,
+        ge=0,
+        le=2_592_000,
+        description="how long an answer at temperature 0 is shown again to its tenant; 0: never",
+    )
+    answer_cache_entries: int = Field(1_000, ge=1, description="answers that are kept for a tenant")
+
     valkey_url: str = Field(
         "", pattern="^((valkey|valkeys|redis|rediss|unix)://.+)?$", description="shared by gateways; empty: one gateway"
     )
