@@ -11,7 +11,7 @@ from services.gateway.turns import nothing_kept
 class Alone:
     """See `turn.Announcer` and `turns.OtherGateways`."""
 
-    async def claim(self, turn: Turn) -> Claim:
+    async def claim(self, turn: Turn, *, in_doubt: bool) -> Claim:
         return Claim.OURS
 
     def announce(self, turn: Turn) -> None:

@@ -16,7 +16,7 @@ from services.gateway.events import FinishReason
 from services.gateway.generation import Generator
 from services.gateway.guard import Guard, InputRuling
 from services.gateway.prompts import Enhancer, Prompts
-from services.gateway.sessions import Answer, Begun, Sessions
+from services.gateway.sessions import Answer, Begun, Sessions, StoredAnswer
 from services.gateway.storing import Storing
 from services.gateway.turn import Claim, Turn
 from services.gateway.writing import Pace, Writing, replay
@@ -56,17 +56,22 @@ class Chat:
             begun = await self._sessions.begin_turn(turn.request, prompt)
             turn.begin(begun.message_id, anew=begun.replayed)
             clock.passed("begin")
-            claim = await turn.claim()
+            stored = await self._stored(begun)
+            claim = await turn.claim(in_doubt=begun.replayed and not stored)
             clock.passed("claim")
 
             if claim is Claim.ELSEWHERE:
                 await turn.mirror()
-            elif begun.replayed and (stored := await self._sessions.finished_answer(begun.message_id)):
+            elif stored := stored or await self._stored(begun):
                 replay(turn, begun, stored)
             elif claim is Claim.UNKNOWN:
                 raise _unknown_turn()
             else:
                 await self._answer(Writing(turn, begun, prompt, clock), turn, begun, ruling)
+
+    async def _stored(self, begun: Begun) -> StoredAnswer | None:
+        """The answer, if this request_id was answered before."""
+        return await self._sessions.finished_answer(begun.message_id) if begun.replayed else None
 
     async def _answer(self, writing: Writing, turn: Turn, begun: Begun, ruling: asyncio.Task[InputRuling]) -> None:
         """Without the guard's ruling nothing is generated; the user's message is kept."""

@@ -35,8 +35,10 @@ class Claim(StrEnum):
 class Announcer(Protocol):
     """Tells other gateways of our turns. Only `claim` takes time."""
 
-    async def claim(self, turn: "Turn") -> Claim:
-        """Ask to answer a turn with a request_id; a turn without one is nobody else's."""
+    async def claim(self, turn: "Turn", *, in_doubt: bool) -> Claim:
+        """Ask to answer a turn with a request_id; a turn without one is nobody else's. `in_doubt`: it was begun before, and session
+        has no answer: another gateway that answers it now may have to be waited for.
+        """
 
     def announce(self, turn: "Turn") -> None:
         """There is more of the turn, or its end."""
@@ -95,9 +97,9 @@ class Turn:
         self.message_id, self.anew = message_id, anew
         self._on_begin(self)
 
-    async def claim(self) -> Claim:
-        """Whether it is ours to answer."""
-        return await self._announcer.claim(self)
+    async def claim(self, *, in_doubt: bool) -> Claim:
+        """Whether it is ours to answer; see `Announcer`."""
+        return await self._announcer.claim(self, in_doubt=in_doubt)
 
     async def mirror(self) -> None:
         """Show what another gateway answers. Raises: ServiceError: its error, or that it cannot be followed."""

@@ -58,6 +58,8 @@ class Followers:
     def __init__(self, log: TurnLog, look_seconds: float, lease_seconds: float) -> None:
         self._log, self._look_seconds, self._lease_seconds = log, look_seconds, lease_seconds
         self._readers: dict[str, set[_Reader]] = {}
+        # Gateways without a beat: since when, and when they were looked for last.
+        self._missing: dict[str, tuple[float, float]] = {}
         self._some = asyncio.Event()
         self._moved = False
 
@@ -144,33 +146,41 @@ class Followers:
         """Do the gateways live, and are the turns still theirs?"""
         readers = [reader for reader in self._all() if not reader.done]
         gateways = list({reader.state.gateway for reader in readers})
-        living = dict(zip(gateways, await asyncio.gather(*map(self._log.lives, gateways)), strict=True))
         ids = list({reader.state.message_id for reader in readers})
+        lives = await asyncio.gather(*map(self._log.lives, gateways))
+        lost = {gateway for gateway, alive in zip(gateways, lives, strict=True) if self._is_lost(gateway, alive)}
         states = dict(zip(ids, await asyncio.gather(*map(self._log.state, ids)), strict=True))
         for reader in readers:
-            self._judge(reader, states[reader.state.message_id], living[reader.state.gateway])
-
-    def _judge(self, reader: _Reader, state: TurnState | None, lives: bool) -> None:
-        if state and state.attempt != reader.state.attempt:
-            reader.fail(began_anew())
-        elif state and state.events is not None:
-            self._judge_ended(reader, state.events)
-        elif state and lives:
-            reader.missed_since = None
-        else:
-            reader.missed_since = reader.missed_since or time.monotonic()
-            if time.monotonic() - reader.missed_since >= self._lease_seconds:
+            state = states[reader.state.message_id]
+            if state and state.attempt != reader.state.attempt:
+                reader.fail(began_anew())
+            elif state and state.events is not None and reader.last > state.events:
+                reader.fail(wrong("after_sequence", f"at most the last sequence, {state.events}"))
+            elif state and state.events is not None:
+                self._miss(reader)
+            elif reader.state.gateway in lost:
                 GATEWAYS_LOST.inc()
                 reader.fail(gateway_lost())
+            elif state is None:
+                self._miss(reader)
+            else:
+                reader.missed_since = None
 
-    @staticmethod
-    def _judge_ended(reader: _Reader, events: int) -> None:
-        """The end is in the log, and yet it was not read: it lies before what the reader has, or is gone. Asked twice: it may be on its way."""
-        if reader.last > events:
-            reader.fail(wrong("after_sequence", f"at most the last sequence, {events}"))
-        elif reader.missed_since is None:
-            reader.missed_since = time.monotonic()
-        else:
+    def _is_lost(self, gateway: str, alive: bool) -> bool:
+        """Whether it was missing for a whole lease, whenever it was looked for."""
+        now = time.monotonic()
+        since, seen = self._missing.pop(gateway, (now, now))
+        if alive:
+            return False
+        if now - seen > self._lease_seconds:
+            since = now
+        self._missing[gateway] = (since, now)
+        return now - since >= self._lease_seconds
+
+    def _miss(self, reader: _Reader) -> None:
+        """The turn is not in the log, or its end is and was not read: gone for good unless its gateway soon sends it again."""
+        reader.missed_since = reader.missed_since or time.monotonic()
+        if time.monotonic() - reader.missed_since >= 2 * self._lease_seconds:
             reader.fail(lost_events())
 
 

@@ -10,7 +10,7 @@ import hashlib
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 MAX_BATCH = 500
 PROBE_MILLISECONDS = 1_000
+ROUNDS_TO_READ = 20
 # Replies that mean: not now, whatever the command. The client knows the first ones as types, the others by their first word.
 REFUSALS: Mapping[type[Exception], str] = {
     OutOfMemoryError: "full",
@@ -163,9 +164,7 @@ class Link:
         pipeline = self._client.pipeline(transaction=False)
         for command in commands:
             pipeline.execute_command(*command)
-        async with asyncio.timeout(self._deadline_seconds):
-            replies: list[Any] = await pipeline.execute(raise_on_error=False)
-        return replies
+        return await _within(self._deadline_seconds, pipeline.execute(raise_on_error=False))
 
     def _lose(self, reason: str) -> None:
         if self.up:
@@ -204,6 +203,25 @@ class Link:
     def close(self) -> None:
         """Nobody sends any more."""
         self._refuse(self._calls)
+
+
+async def _within(seconds: float, work: Coroutine[Any, Any, list[Any]]) -> list[Any]:
+    """The result of the work. Raises: TimeoutError.
+
+    A reply that lies in the socket counts, even if this process was too busy to read it in time: else every long pause of the
+    event loop would look like an absence.
+    """
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.wait({task}, timeout=seconds)
+        for _ in range(ROUNDS_TO_READ):
+            if task.done():
+                return task.result()
+            await asyncio.sleep(0)
+        raise TimeoutError
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def _refusal(reply: object) -> str:

@@ -21,6 +21,7 @@ from services.gateway.turns import began_anew, nothing_kept
 # A claim is lost to another one that came at the same time: then that one's state is looked at.
 MOST_CLAIMS = 3
 BEATS_A_LEASE = 4
+LEASES_OF_DOUBT = 1.5
 DRAIN_SECONDS = 1.0
 # From the first event of a turn until other gateways know of it.
 ARRIVAL_SECONDS = 0.25
@@ -33,11 +34,13 @@ class ValkeyTurns:
         self._link, self._log, self._publisher, self._followers = link, log, publisher, followers
         self._lease_seconds = lease_seconds
 
-    async def claim(self, turn: Turn) -> Claim:
+    async def claim(self, turn: Turn, *, in_doubt: bool) -> Claim:
         """See `turn.Announcer`."""
         if not turn.request.request_id:
             return Claim.OURS
         try:
+            if in_doubt:
+                await self._wait_for_sign(turn.message_id)
             claim = await self._claim(turn)
         except StoreAwayError:
             # Whoever began it now is the only one who knows its id.
@@ -86,11 +89,15 @@ class ValkeyTurns:
         beats = 0
         while True:
             await self._link.returned()
-            with suppress(StoreAwayError):
+            try:
                 await self._log.beat(int(1000 * self._lease_seconds))
-                beats += 1
+                # At once when Valkey is back: it may have lost the last second.
                 if beats % BEATS_A_LEASE == 0:
                     self._publisher.look_again()
+                beats += 1
+            except StoreAwayError:
+                beats = 0
+                continue
             await asyncio.sleep(self._lease_seconds / BEATS_A_LEASE)
 
     async def serve_orders(self, look_seconds: float) -> None:
@@ -106,6 +113,12 @@ class ValkeyTurns:
     async def close(self) -> None:
         """Our turns have ended: let others know."""
         await self._publisher.drain(DRAIN_SECONDS)
+
+    async def _wait_for_sign(self, message_id: str) -> None:
+        """Valkey may have forgotten a turn that runs; its gateway brings it again within a lease."""
+        give_up_at = time.monotonic() + LEASES_OF_DOUBT * self._lease_seconds
+        while await self._log.state(message_id) is None and time.monotonic() < give_up_at:
+            await asyncio.sleep(ARRIVAL_SECONDS / 5)
 
     async def _claim(self, turn: Turn) -> Claim:
         instead_of = ""

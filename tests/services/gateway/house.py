@@ -86,7 +86,7 @@ async def house(directory: Path, **changes: Any) -> AsyncIterator[House]:
 async def house_over(directory: Path, fakes: Backends, target: str, **changes: Any) -> AsyncIterator[House]:
     """A gateway over fakes that others use too."""
     settings = GatewaySettings.model_validate(settings_of(directory, target, **changes))
-    keys = await _keys(settings.keys_database_url)
+    keys = await new_keys(settings.keys_database_url)
     async with (
         opened(settings) as doors,
         serving(settings, doors.registrations) as port,
@@ -107,7 +107,8 @@ async def house_over(directory: Path, fakes: Backends, target: str, **changes: A
         )
 
 
-async def _keys(url: str) -> list[str]:
+async def new_keys(url: str) -> list[str]:
+    """Of Ada and of Bob."""
     secrets = []
     async with open_key_store(url) as store:
         for caller in (ADA, BOB):
