@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from training.cluster.progress_log import PROGRESS, read_progress
 from training.cluster.runner import StageRun, local_cluster, run_stages
-from training.data.catalogue import Catalogue
+from training.data.catalogue import Catalogue, Objects
 from training.data.sets import Sets, cut, write_sets
 from training.data.snapshot import Snapshot, open_snapshot, read_judgements, take_snapshot
 from training.evaluation.canary import Reading, Verdict
@@ -49,6 +49,7 @@ class Surroundings:
 
     state: Path
     feedback: Feedback
+    objects: Objects
     rollout: Rollout | None
     clock: Clock
     display: Display
@@ -145,8 +146,8 @@ def begin(version: str, name: str, recipe: Recipe, around: Surroundings, board: 
     config = recipe(plan)
     _check_size(config)
     with board.step("snapshot") as step:
-        store, into = around.state / "objects", around.loop_directory / "snapshots"
-        snapshot = take_snapshot(around.feedback, store, config.snapshot, into, around.code_commit)
+        into = around.loop_directory / "snapshots"
+        snapshot = take_snapshot(around.feedback, around.objects, config.snapshot, into, around.code_commit)
         sets = cut(read_judgements(snapshot), config.sets)
         step.detail = f"{snapshot.thumbs} thumbs, {len(sets.pairs)} pairs ({snapshot.id})"
         _check_enough(runs.last(name), snapshot, sets, config)

@@ -1,17 +1,17 @@
-"""Runs the gateway, or with `keys` the commands that make and revoke API keys. Constructs everything, decides nothing."""
+"""Runs the gateway, or the commands `keys` and `migrate`. Constructs everything, decides nothing."""
 
 import argparse
 import asyncio
 import logging
 import sys
-import uuid
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
+import aiohttp
 import grpc
+from starlette.applications import Starlette
 from thumbwheel.chat.v1 import chat_pb2, chat_pb2_grpc
 from thumbwheel.enhancer.v1 import enhancer_pb2_grpc
 from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
@@ -20,13 +20,16 @@ from thumbwheel.guardrail.v1 import guardrail_pb2_grpc
 from thumbwheel.session.v1 import session_pb2_grpc
 
 from services.chassis.channel import open_channel
+from services.chassis.errors import UnavailableError
 from services.chassis.server import Registration, run_service
 from services.chassis.settings import load_settings
 from services.chassis.telemetry import fields
 from services.gateway.access import guarded
 from services.gateway.alone import Alone
 from services.gateway.answer_cache import AnswerCache, Answers, LocalAnswers
+from services.gateway.bearer import Bearers
 from services.gateway.chat import Chat, Peers
+from services.gateway.database import DatabaseBehindError, open_database
 from services.gateway.feedback import Feedback
 from services.gateway.generation import Patience
 from services.gateway.http.app import make_app
@@ -35,28 +38,27 @@ from services.gateway.http.loop_files import LoopFiles
 from services.gateway.http.openai import OpenAiApi
 from services.gateway.http.page import PageApi
 from services.gateway.http.server import serving_http
-from services.gateway.key_commands import add_key_commands, run_key_command
-from services.gateway.key_store import open_key_store
+from services.gateway.key_commands import add_key_commands, add_migrate_command, run_key_command, run_migrate_command
+from services.gateway.key_store import SqlKeyStore
 from services.gateway.keys import OWNER, Keys, owner_secret, stored
 from services.gateway.loops import looping
+from services.gateway.oidc import Oidc
 from services.gateway.peers.conversations import ConversationsPeer
 from services.gateway.peers.enhancer import EnhancerPeer
 from services.gateway.peers.feedback import FeedbackPeer
 from services.gateway.peers.generator import GeneratorPeer
 from services.gateway.peers.guardrail import GuardrailPeer
+from services.gateway.peers.issuer import IssuerPeer
 from services.gateway.peers.session import SessionPeer
-from services.gateway.quota import Allowance, Scope
-from services.gateway.quotas import QuotaRules, Quotas
+from services.gateway.quotas import Quotas
 from services.gateway.servicer import ChatServicer, FeedbackServicer
-from services.gateway.settings import GatewaySettings, KeySettings, QuotaOverride
+from services.gateway.settings import DatabaseSettings, GatewaySettings
 from services.gateway.shared.answers import ValkeyAnswers
-from services.gateway.shared.followers import Followers
 from services.gateway.shared.link import Link, open_link
-from services.gateway.shared.publisher import Publisher
 from services.gateway.shared.quotas import ValkeyBook
 from services.gateway.shared.seal import Seal
-from services.gateway.shared.turn_log import TurnLog
-from services.gateway.shared.turns import ValkeyTurns
+from services.gateway.shared.turns import SharingPace, shared_turns
+from services.gateway.signing_keys import KeyAges, SigningKeys
 from services.gateway.storing import Storing
 from services.gateway.turns import Neighbours, TurnLimits, Turns
 from services.gateway.writing import Pace
@@ -69,6 +71,7 @@ class Doors:
     """The gRPC half, to be served by the chassis, and where the HTTP half serves already."""
 
     registrations: Sequence[Registration]
+    http: Starlette
     http_port: int
 
 
@@ -84,17 +87,14 @@ async def wiring(settings: GatewaySettings) -> AsyncIterator[Sequence[Registrati
 async def opened(settings: GatewaySettings) -> AsyncIterator[Doors]:
     """Construct everything; HTTP serves within the block."""
     async with AsyncExitStack() as stack:
-        store = await stack.enter_async_context(open_key_store(settings.keys_database_url))
-        if settings.owner_key_file:
-            await store.add(stored(owner_secret(settings.owner_key_file), OWNER))
-        keys = Keys(store, settings.key_cache_seconds)
+        bearers = Bearers(await _keys(settings, stack), await _tokens(settings, stack))
         peers = await _Peers.open(settings, stack)
         link = await _valkey(settings, stack)
         chat_path = _chat(settings, peers, _answers(settings, link))
         turns = Turns(chat_path.run, _limits(settings), await _neighbours(settings, link, stack))
         chat = ChatServicer(turns, peers.session, peers.conversations)
         said = FeedbackServicer(Feedback(peers.session, peers.feedback, settings.principal_key.get_secret_value()))
-        door = Door(keys, settings.max_rpc_seconds)
+        door = Door(bearers, settings.max_rpc_seconds)
         routes = [
             *OpenAiApi(turns, peers.generator).routes(door),
             *PageApi(chat, said, peers.generator).routes(door),
@@ -104,7 +104,7 @@ async def opened(settings: GatewaySettings) -> AsyncIterator[Doors]:
         port = await stack.enter_async_context(serving_http(app, settings.host, settings.http_port))
         # Closed before HTTP is: the turns' ends are what their readers wait for.
         stack.push_async_callback(turns.close, settings.http_drain_seconds)
-        yield Doors(_registrations(chat, said, keys, turns.hand_over), port)
+        yield Doors(_registrations(chat, said, bearers, turns.hand_over), app, port)
 
 
 async def _valkey(settings: GatewaySettings, stack: AsyncExitStack) -> Link | None:
@@ -125,50 +125,46 @@ def _answers(settings: GatewaySettings, link: Link | None) -> Answers | None:
 
 async def _neighbours(settings: GatewaySettings, link: Link | None, stack: AsyncExitStack) -> Neighbours:
     """With Valkey other gateways know our turns and all share the quotas; without it this process is alone."""
-    rules = _quota_rules(settings)
+    rules = settings.quota_rules()
     if link is None:
         alone = Alone()
         return Neighbours(alone, alone, Quotas(rules))
+    pace = SharingPace(
+        keep_seconds=settings.keep_seconds,
+        lease_seconds=settings.turn_lease_seconds,
+        linger_seconds=settings.share_linger_seconds,
+        look_seconds=settings.share_look_seconds,
+    )
+    turns = await stack.enter_async_context(shared_turns(link, Seal(settings.valkey_secret.get_secret_value()), pace))
     book = ValkeyBook(link, settings.quota_lease_seconds)
     quotas = Quotas(rules, book, settings.quota_when_away, settings.quota_lease_seconds)
-    seal = Seal(settings.valkey_secret.get_secret_value())
-    lease_seconds = settings.turn_lease_seconds
-    turn_log = TurnLog(link, seal, uuid.uuid4().hex, settings.keep_seconds)
-    publisher = Publisher(turn_log, settings.share_linger_seconds, settings.keep_seconds)
-    followers = Followers(turn_log, settings.share_look_seconds, lease_seconds)
-    shared = ValkeyTurns(link, turn_log, publisher, followers, lease_seconds)
-    orders = partial(shared.serve_orders, settings.share_look_seconds)
-    await stack.enter_async_context(looping(publisher.serve, followers.serve, shared.serve_beat, orders, quotas.serve))
-    # Before the loops end: what the last turns have to say.
+    await stack.enter_async_context(looping(quotas.serve))
+    # Before the loop ends: what the last turns have used.
     stack.push_async_callback(quotas.flush)
-    stack.push_async_callback(shared.close)
-    return Neighbours(shared, shared, quotas)
+    return Neighbours(turns, turns, quotas)
 
 
-def _quota_rules(settings: GatewaySettings) -> QuotaRules:
-    general = settings.model_dump(include=set(QuotaOverride.model_fields))
-    changed = {
-        tenant: {**general, **override.model_dump(exclude_none=True)}
-        for tenant, override in settings.quota_overrides.items()
-    }
-    return QuotaRules(
-        *_allowances(general),
-        {tenant: _allowances(limits) for tenant, limits in changed.items()},
-        settings.quota_reply_tokens,
+async def _keys(settings: GatewaySettings, stack: AsyncExitStack) -> Keys:
+    database = open_database(
+        settings.database_url, wait_seconds=settings.database_seconds, connections=settings.database_connections
     )
+    store = SqlKeyStore(await stack.enter_async_context(database))
+    if settings.owner_key_file:
+        await store.add(stored(owner_secret(settings.owner_key_file), OWNER))
+    return await stack.enter_async_context(Keys(store, settings.key_cache_seconds))
 
 
-def _allowances(limits: Mapping[str, int]) -> tuple[Allowance, Allowance]:
-    """Of a user and of the tenant."""
-    user, tenant = (
-        Allowance(
-            limits[f"{scope}_requests_per_minute"],
-            limits[f"{scope}_tokens_per_day"],
-            limits[f"max_turns_per_{scope}"],
-        )
-        for scope in Scope
-    )
-    return user, tenant
+async def _tokens(settings: GatewaySettings, stack: AsyncExitStack) -> Oidc | None:
+    if not settings.oidc_issuers:
+        return None
+    http = await stack.enter_async_context(aiohttp.ClientSession())
+    ages = KeyAges(settings.oidc_refresh_seconds, settings.oidc_stale_seconds, settings.oidc_retry_seconds)
+    issuers = {}
+    for issuer in (entry.rules() for entry in settings.oidc_issuers):
+        keys = SigningKeys(issuer.url, IssuerPeer(http, issuer.url, settings.oidc_fetch_seconds).signing_keys, ages)
+        stack.push_async_callback(keys.close)
+        issuers[issuer.url] = (issuer, keys)
+    return Oidc(issuers, settings.oidc_leeway_seconds)
 
 
 @dataclass(frozen=True)
@@ -186,21 +182,24 @@ class _Peers:
     async def open(cls, settings: GatewaySettings, stack: AsyncExitStack) -> "_Peers":
         """One channel a service, open for the life of the process."""
 
-        async def channel(target: str) -> grpc.aio.Channel:
-            return await stack.enter_async_context(open_channel(target))
+        tls = settings.tls_files()
 
-        sessions = session_pb2_grpc.SessionServiceStub(await channel(settings.session_target))
-        generator = await channel(settings.generator_target)
+        async def channel(peer: str, target: str) -> grpc.aio.Channel:
+            return await stack.enter_async_context(open_channel(target, peer, tls))
+
+        sessions = session_pb2_grpc.SessionServiceStub(await channel("session", settings.session_target))
+        generator = await channel("generator", settings.generator_target)
         feedback = FeedbackPeer(
-            feedback_pb2_grpc.FeedbackLogServiceStub(await channel(settings.feedback_target)), settings.feedback_seconds
+            feedback_pb2_grpc.FeedbackLogServiceStub(await channel("feedback", settings.feedback_target)),
+            settings.feedback_seconds,
         )
         return cls(
             GuardrailPeer(
-                guardrail_pb2_grpc.GuardrailServiceStub(await channel(settings.guardrail_target)),
+                guardrail_pb2_grpc.GuardrailServiceStub(await channel("guardrail", settings.guardrail_target)),
                 settings.guard_seconds,
             ),
             EnhancerPeer(
-                enhancer_pb2_grpc.EnhancerServiceStub(await channel(settings.enhancer_target)),
+                enhancer_pb2_grpc.EnhancerServiceStub(await channel("enhancer", settings.enhancer_target)),
                 settings.enhancer_seconds,
             ),
             SessionPeer(sessions, settings.session_seconds),
@@ -242,7 +241,7 @@ def _limits(settings: GatewaySettings) -> TurnLimits:
 
 
 def _registrations(
-    chat: ChatServicer, said: FeedbackServicer, keys: Keys, on_drain: Callable[[], None]
+    chat: ChatServicer, said: FeedbackServicer, bearers: Bearers, on_drain: Callable[[], None]
 ) -> list[Registration]:
     chat_service = chat_pb2.DESCRIPTOR.services_by_name["ChatService"]
     feedback_service = feedback_pb2.DESCRIPTOR.services_by_name["FeedbackService"]
@@ -250,13 +249,13 @@ def _registrations(
         Registration(
             chat_service.full_name,
             chat_pb2_grpc.add_ChatServiceServicer_to_server,
-            guarded(chat_service, chat, keys),
+            guarded(chat_service, chat, bearers),
             on_drain,
         ),
         Registration(
             feedback_service.full_name,
             feedback_pb2_grpc.add_FeedbackServiceServicer_to_server,
-            guarded(feedback_service, said, keys),
+            guarded(feedback_service, said, bearers),
         ),
     ]
 
@@ -265,12 +264,21 @@ def main() -> int:
     """The exit status."""
     parser = argparse.ArgumentParser(prog="python -m services.gateway", description=__doc__)
     commands = parser.add_subparsers(dest="group")
-    add_key_commands(commands.add_parser("keys", help="API keys"), KeySettings().keys_database_url)
+    database_url = DatabaseSettings().database_url
+    add_key_commands(commands.add_parser("keys", help="API keys"), database_url)
+    add_migrate_command(commands.add_parser("migrate", help="bring the database up to date"), database_url)
     options = parser.parse_args()
-    if options.group == "keys":
-        return asyncio.run(run_key_command(options))
-    run_service("gateway", load_settings(GatewaySettings), wiring)
-    return 0
+    try:
+        match options.group:
+            case "keys":
+                return asyncio.run(run_key_command(options))
+            case "migrate":
+                return asyncio.run(run_migrate_command(options))
+            case _:
+                run_service("gateway", load_settings(GatewaySettings), wiring)
+                return 0
+    except (DatabaseBehindError, UnavailableError) as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from services.gateway.quota import CHECKS, TURN_RETRY_SECONDS, WINDOWS, Ask, Fill, Limit, Scope, Verdict, Window
+from services.gateway.quota import CHECKS, TURN_RETRY_SECONDS, WINDOWS, Ask, Fill, Holder, Limit, Verdict, Window
 
 MAX_ACCOUNTS = 20_000
 
@@ -70,46 +70,46 @@ class LocalBook:
         self, monotonic: Callable[[], float] = time.monotonic, windows: Mapping[Limit, Window] = WINDOWS
     ) -> None:
         self._monotonic, self._windows = monotonic, windows
-        self._accounts: OrderedDict[tuple[Scope, str], _Account] = OrderedDict()
+        self._accounts: OrderedDict[tuple[Holder, str], _Account] = OrderedDict()
 
     def admit(self, ask: Ask) -> Verdict:
         """Decide, and write down what is admitted."""
         now_ms = self._clean(ask)
-        for scope, limit in CHECKS:
-            most, account = ask.most(scope, limit), self._account(scope, ask)
+        for holder, limit in CHECKS:
+            most, account = ask.most(holder, limit), self._account(holder, ask)
             excess = account.used(limit) + ask.needs(limit) - most
             if most and excess > 0:
                 counts = account.counts.get(limit)
                 retry = counts.frees_in_ms(excess, now_ms) / 1000 if counts else TURN_RETRY_SECONDS
-                return Verdict((scope, limit), retry, self._fills(ask, now_ms))
+                return Verdict((holder, limit), retry, self._fills(ask, now_ms))
         self.record(ask)
         return Verdict(fills=self._fills(ask, now_ms))
 
     def record(self, ask: Ask) -> None:
         """Write down what was admitted, here or elsewhere."""
         now_ms = self._clean(ask)
-        for scope in Scope:
-            account = self._account(scope, ask)
+        for holder in Holder:
+            account = self._account(holder, ask)
             account.counts[Limit.REQUESTS].add(1, now_ms)
             account.held[ask.id] = (account.counts[Limit.TOKENS].add(ask.tokens, now_ms), ask.tokens)
 
     def settle(self, ask: Ask, used_tokens: int) -> None:
         """The turn has ended; again is harmless."""
-        for scope in Scope:
-            account = self._account(scope, ask)
+        for holder in Holder:
+            account = self._account(holder, ask)
             if held := account.held.pop(ask.id, None):
                 step, reserved = held
                 account.counts[Limit.TOKENS].change(step, used_tokens - reserved)
 
     def _clean(self, ask: Ask) -> int:
         now_ms = int(1000 * self._monotonic())
-        for scope in Scope:
-            for counts in self._account(scope, ask).counts.values():
+        for holder in Holder:
+            for counts in self._account(holder, ask).counts.values():
                 counts.clean(now_ms)
         return now_ms
 
-    def _account(self, scope: Scope, ask: Ask) -> _Account:
-        key = (scope, ask.caller.key if scope is Scope.USER else ask.caller.tenant)
+    def _account(self, holder: Holder, ask: Ask) -> _Account:
+        key = (holder, ask.caller.key if holder is Holder.USER else ask.caller.tenant)
         account = self._accounts.get(key)
         if account is None:
             account = self._accounts[key] = _Account(
@@ -120,10 +120,10 @@ class LocalBook:
             self._accounts.popitem(last=False)
         return account
 
-    def _fills(self, ask: Ask, now_ms: int) -> dict[tuple[Scope, Limit], Fill]:
+    def _fills(self, ask: Ask, now_ms: int) -> dict[tuple[Holder, Limit], Fill]:
         return {
-            (scope, limit): self._account(scope, ask).counts[limit].fill(now_ms)
-            for scope in Scope
+            (holder, limit): self._account(holder, ask).counts[limit].fill(now_ms)
+            for holder in Holder
             for limit in WINDOWS
-            if ask.most(scope, limit)
+            if ask.most(holder, limit)
         }

@@ -35,6 +35,10 @@ HTTP_SECONDS = Histogram(
     ["route"],
     buckets=LATENCY_BUCKETS_SECONDS,
 )
+REFUSED_BEARERS = Counter(
+    "thumbwheel_refused_bearers_total", "Keys and tokens that were refused, by reason.", ["reason"]
+)
+ISSUER_FETCHES = Counter("thumbwheel_issuer_fetches_total", "Fetches of issuers' keys by outcome.", ["outcome"])
 
 VALKEY_UP = Gauge("thumbwheel_gateway_valkey_up", "1 while the store that gateways share answers; unset without one.")
 VALKEY_ERRORS = Counter(
@@ -55,8 +59,8 @@ GATEWAYS_LOST = Counter("thumbwheel_gateway_readers_lost_total", "Readers whose 
 HANDED_OVER = Counter("thumbwheel_gateway_handed_over_total", "Readers sent to another gateway when this one ended.")
 QUOTA_DECISIONS = Counter(
     "thumbwheel_gateway_quota_decisions_total",
-    "Turns admitted, or refused by a limit (requests, tokens, turns) of a scope (user, tenant).",
-    ["limit", "scope", "decision"],
+    "Turns admitted, or refused by a limit (requests, tokens, turns) of a holder (user, tenant).",
+    ["limit", "holder", "decision"],
 )
 QUOTA_AWAY = Counter(
     "thumbwheel_gateway_quota_away_total", "Turns decided without the shared book, by policy.", ["policy"]

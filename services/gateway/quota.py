@@ -11,7 +11,7 @@ from enum import StrEnum
 from services.chassis.identity import Caller
 
 
-class Scope(StrEnum):
+class Holder(StrEnum):
     """Whose quota."""
 
     USER = "user"
@@ -72,16 +72,16 @@ class Ask:
     id: str
     caller: Caller
     tokens: int
-    allowances: Mapping[Scope, Allowance]
+    allowances: Mapping[Holder, Allowance]
 
     @property
     def is_limited(self) -> bool:
         """Whether any limit holds."""
-        return any(self.most(scope, limit) for scope in Scope for limit in Limit)
+        return any(self.most(holder, limit) for holder in Holder for limit in Limit)
 
-    def most(self, scope: Scope, limit: Limit) -> int:
+    def most(self, holder: Holder, limit: Limit) -> int:
         """The number of a limit; 0: none."""
-        return self.allowances[scope].most(limit)
+        return self.allowances[holder].most(limit)
 
     def needs(self, limit: Limit) -> int:
         """How much of a limit this takes."""
@@ -100,12 +100,12 @@ class Fill:
 class Verdict:
     """Admitted, or refused by one limit. `fills` has a row for each window that is limited."""
 
-    refused: tuple[Scope, Limit] | None = None
+    refused: tuple[Holder, Limit] | None = None
     retry_seconds: float = 0.0
-    fills: Mapping[tuple[Scope, Limit], Fill] = field(default_factory=dict)
+    fills: Mapping[tuple[Holder, Limit], Fill] = field(default_factory=dict)
 
 
 # Nobody knows when a turn ends.
 TURN_RETRY_SECONDS = 1.0
 # In this order limits are looked at; the first that is reached refuses.
-CHECKS = tuple((scope, limit) for limit in (Limit.REQUESTS, Limit.TURNS, Limit.TOKENS) for scope in Scope)
+CHECKS = tuple((holder, limit) for limit in (Limit.REQUESTS, Limit.TURNS, Limit.TOKENS) for holder in Holder)

@@ -18,7 +18,7 @@ from services.chassis.errors import ResourceExhaustedError, UnavailableError
 from services.chassis.identity import Caller
 from services.gateway.local_quotas import LocalBook
 from services.gateway.metrics import QUOTA_AWAY, QUOTA_DECISIONS
-from services.gateway.quota import Allowance, Ask, Fill, Limit, Scope, Verdict
+from services.gateway.quota import Allowance, Ask, Fill, Holder, Limit, Verdict
 from services.gateway.request import TurnRequest, UserInput
 from services.gateway.shared_store import StoreAwayError
 
@@ -31,7 +31,7 @@ REASONS = {
     Limit.TURNS: "TOO_MANY_TURNS",
 }
 WORDS = {Limit.REQUESTS: "requests a minute", Limit.TOKENS: "tokens a day", Limit.TURNS: "turns at once"}
-OWNERS = {Scope.USER: "a user", Scope.TENANT: "the tenant"}
+OWNERS = {Holder.USER: "a user", Holder.TENANT: "the tenant"}
 
 
 class WhenAway(StrEnum):
@@ -56,11 +56,11 @@ Standing = Mapping[Limit, Level]
 class QuotaError(ResourceExhaustedError):
     """A quota is used up; names it."""
 
-    def __init__(self, scope: Scope, limit: Limit, most: int, retry_seconds: float, standing: Standing) -> None:
+    def __init__(self, holder: Holder, limit: Limit, most: int, retry_seconds: float, standing: Standing) -> None:
         super().__init__(
             f"the quota of {WORDS[limit]} is used up",
             reason=REASONS[limit],
-            limit=f"{most} {WORDS[limit]} of {OWNERS[scope]}",
+            limit=f"{most} {WORDS[limit]} of {OWNERS[holder]}",
             retry_seconds=retry_seconds,
         )
         self.standing = standing
@@ -92,7 +92,7 @@ class QuotaRules:
         """What a request needs, and what its caller may."""
         user, tenant = self.overrides.get(caller.tenant, (self.user, self.tenant))
         tokens = prompt_tokens(request) + (request.sampling.max_tokens or self.reply_tokens)
-        return Ask(uuid.uuid4().hex, caller, tokens, {Scope.USER: user, Scope.TENANT: tenant})
+        return Ask(uuid.uuid4().hex, caller, tokens, {Holder.USER: user, Holder.TENANT: tenant})
 
 
 class Reservation:
@@ -144,12 +144,12 @@ class Quotas:
         verdict = await self._decide(ask)
         standing = _standing(ask, verdict)
         if verdict.refused:
-            scope, limit = verdict.refused
-            QUOTA_DECISIONS.labels(limit, scope, "refused").inc()
-            most = ask.most(scope, limit)
+            holder, limit = verdict.refused
+            QUOTA_DECISIONS.labels(limit, holder, "refused").inc()
+            most = ask.most(holder, limit)
             # What is more than the whole limit never fits: no use in waiting.
             retry_seconds = verdict.retry_seconds if ask.needs(limit) <= most else 0.0
-            raise QuotaError(scope, limit, most, retry_seconds, standing)
+            raise QuotaError(holder, limit, most, retry_seconds, standing)
         QUOTA_DECISIONS.labels("", "", "admitted").inc()
         self._running[ask.id] = ask
         return Reservation(standing, partial(self._settle, ask))
@@ -219,8 +219,8 @@ def estimated_tokens(text: str) -> int:
 
 def _standing(ask: Ask, verdict: Verdict) -> Standing:
     levels: dict[Limit, Level] = {}
-    for (scope, limit), fill in verdict.fills.items():
-        level = _level(ask.most(scope, limit), fill)
+    for (holder, limit), fill in verdict.fills.items():
+        level = _level(ask.most(holder, limit), fill)
         if limit not in levels or level.remaining < levels[limit].remaining:
             levels[limit] = level
     return levels

@@ -19,8 +19,10 @@ from thumbwheel.feedback.v1 import feedback_pb2_grpc
 
 from infra.supervision.ports import HOST, distinct_free_ports
 from services.chassis.channel import open_channel
+from services.gateway.database import open_database
+from services.gateway.key_store import SqlKeyStore
 from tests.services.gateway.fakes import Backends
-from tests.services.gateway.house import House, new_keys, settings_of
+from tests.services.gateway.house import ADA, BOB, NAMESAKE, House, new_key, settings_of
 
 BOOT_SECONDS = 60.0
 
@@ -57,7 +59,6 @@ async def gateway_process(
     """Started and ready; killed at the end if it still runs."""
     port, http_port = distinct_free_ports(2)
     settings = settings_of(directory, target, **{"port": port, "http_port": http_port, **changes})
-    keys = await new_keys(settings["keys_database_url"])
     environment = {f"TW_GATEWAY_{name.upper()}": _text(value) for name, value in settings.items()}
     log_file = directory / f"gateway-{port}.log"
     with log_file.open("wb") as log:
@@ -65,8 +66,13 @@ async def gateway_process(
             [sys.executable, "-m", "services.gateway"], env={**os.environ, **environment}, stdout=log, stderr=log
         )
     try:
-        async with open_channel(f"{HOST}:{port}") as channel, aiohttp.ClientSession() as http:
+        async with (
+            open_channel(f"{HOST}:{port}") as channel,
+            aiohttp.ClientSession() as http,
+            open_database(settings["database_url"]) as engine,
+        ):
             await _ready(channel, process, log_file)
+            store = SqlKeyStore(engine)
             house = House(
                 fakes=fakes,
                 chat=chat_pb2_grpc.ChatServiceStub(channel),
@@ -75,9 +81,12 @@ async def gateway_process(
                 http=http,
                 url=f"http://{HOST}:{http_port}",
                 grpc_target=f"{HOST}:{port}",
-                key=keys[0],
-                other_key=keys[1],
+                key=await new_key(store, ADA),
+                other_key=await new_key(store, BOB),
+                namesakes_key=await new_key(store, NAMESAKE),
                 directory=directory,
+                app=None,
+                store=store,
             )
             yield GatewayProcess(house, process, log_file)
     finally:

@@ -28,7 +28,7 @@ from tests.services.gateway.calls import (
     until_text,
 )
 from tests.services.gateway.house import House, text_of
-from tests.services.gateway.two import start_again, two_gateways
+from tests.services.gateway.two import two_gateways
 
 ANSWER = "The answer is 42."
 
@@ -47,7 +47,7 @@ async def _kill(server: ValkeyServer, operator: Valkey) -> None:
 
 
 async def _start(server: ValkeyServer, operator: Valkey) -> None:
-    await start_again(server)
+    await asyncio.to_thread(server.start)
 
 
 async def _pause(server: ValkeyServer, operator: Valkey) -> None:
@@ -234,7 +234,7 @@ async def test_a_short_absence_is_not_even_noticed_by_who_reads_elsewhere(tmp_pa
         follower = await _following(there, seen[0].message_id)
         await hold.reached.wait()
         valkey.kill()
-        await start_again(valkey)
+        await asyncio.to_thread(valkey.start)
         hold.go.set()
         events = seen + await collect(call)
         assert await asyncio.wait_for(follower, 20) == events

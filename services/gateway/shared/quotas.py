@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from services.gateway.quota import CHECKS, TURN_RETRY_SECONDS, WINDOWS, Ask, Fill, Limit, Scope, Verdict, Window
+from services.gateway.quota import CHECKS, TURN_RETRY_SECONDS, WINDOWS, Ask, Fill, Limit, Holder, Verdict, Window
 from services.gateway.shared.link import Link, Use
 from services.gateway.shared.quota_scripts import quota_scripts
 
@@ -15,13 +15,13 @@ class ValkeyBook:
         self._scripts = quota_scripts(windows)
 
     async def admit(self, ask: Ask) -> Verdict:
-        limits = [ask.most(scope, limit) for scope in Scope for limit in Limit]
+        limits = [ask.most(holder, limit) for holder in Holder for limit in Limit]
         keys, lease_ms = keys_of(ask), self._lease_ms
         reply = await self._link.run(Use.QUOTAS, self._scripts.admit, keys, ask.id, lease_ms, ask.tokens, *limits)
         return _verdict(ask, reply)
 
     async def hold(self, ask: Ask) -> None:
-        reserved = [ask.tokens if ask.most(scope, Limit.TOKENS) else 0 for scope in Scope]
+        reserved = [ask.tokens if ask.most(holder, Limit.TOKENS) else 0 for holder in Holder]
         await self._link.run(Use.QUOTAS, self._scripts.hold, keys_of(ask), ask.id, self._lease_ms, *reserved)
 
     async def settle(self, ask: Ask, used_tokens: int) -> None:
@@ -37,12 +37,12 @@ def keys_of(ask: Ask) -> list[str]:
 
 def _verdict(ask: Ask, reply: Sequence[int]) -> Verdict:
     fills = {}
-    for place, (scope, limit) in enumerate((scope, limit) for scope in Scope for limit in WINDOWS):
-        if ask.most(scope, limit):
+    for place, (holder, limit) in enumerate((holder, limit) for holder in Holder for limit in WINDOWS):
+        if ask.most(holder, limit):
             used, reset_ms = reply[2 + 2 * place : 4 + 2 * place]
-            fills[scope, limit] = Fill(used, reset_ms / 1000)
+            fills[holder, limit] = Fill(used, reset_ms / 1000)
     if not reply[0]:
         return Verdict(fills=fills)
-    scope, limit = CHECKS[reply[0] - 1]
+    holder, limit = CHECKS[reply[0] - 1]
     retry_seconds = TURN_RETRY_SECONDS if limit is Limit.TURNS else reply[1] / 1000
-    return Verdict((scope, limit), retry_seconds, fills)
+    return Verdict((holder, limit), retry_seconds, fills)

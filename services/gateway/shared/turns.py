@@ -2,17 +2,22 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing, suppress
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
 
 from services.chassis.errors import UnavailableError
 from services.chassis.identity import Caller
 from services.gateway.events import TurnEvent
+from services.gateway.loops import looping
 from services.gateway.metrics import CLAIMS, HANDED_OVER, STOPS_ELSEWHERE
 from services.gateway.request import wrong
 from services.gateway.shared.followers import Followers
 from services.gateway.shared.link import Link
 from services.gateway.shared.publisher import Publisher
+from services.gateway.shared.seal import Seal
 from services.gateway.shared.turn_log import TurnLog, TurnState
 from services.gateway.shared_store import StoreAwayError
 from services.gateway.turn import Claim, Turn
@@ -110,10 +115,6 @@ class ValkeyTurns:
                         self._publisher.stop(message_id)
             await asyncio.sleep(look_seconds)
 
-    async def close(self) -> None:
-        """Our turns have ended: let others know."""
-        await self._publisher.drain(DRAIN_SECONDS)
-
     async def _wait_for_sign(self, message_id: str) -> None:
         """Valkey may have forgotten a turn that runs; its gateway brings it again within a lease."""
         give_up_at = time.monotonic() + LEASES_OF_DOUBT * self._lease_seconds
@@ -147,3 +148,27 @@ class ValkeyTurns:
             if time.monotonic() >= give_up_at:
                 raise nothing_kept()
             await asyncio.sleep(ARRIVAL_SECONDS / 5)
+
+
+@dataclass(frozen=True)
+class SharingPace:
+    """How long events are kept after the last one, a gateway may be silent, events collect; and how often others are looked for."""
+
+    keep_seconds: float
+    lease_seconds: float
+    linger_seconds: float
+    look_seconds: float
+
+
+@asynccontextmanager
+async def shared_turns(link: Link, seal: Seal, pace: SharingPace) -> AsyncIterator[ValkeyTurns]:
+    """Under a name that no gateway had before: after a restart it answers none of the turns of its former life."""
+    log = TurnLog(link, seal, uuid.uuid4().hex, pace.keep_seconds)
+    publisher = Publisher(log, pace.linger_seconds, pace.keep_seconds)
+    followers = Followers(log, pace.look_seconds, pace.lease_seconds)
+    turns = ValkeyTurns(link, log, publisher, followers, pace.lease_seconds)
+    orders = partial(turns.serve_orders, pace.look_seconds)
+    async with looping(publisher.serve, followers.serve, turns.serve_beat, orders):
+        yield turns
+        # Our turns have ended: let others know.
+        await publisher.drain(DRAIN_SECONDS)

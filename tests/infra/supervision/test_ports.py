@@ -23,6 +23,7 @@ def test_ports_are_different_and_free() -> None:
     found = distinct_free_ports(30)
     assert len(set(found)) == 30
     assert all(is_free(port) for port in found)
+    assert max(found) < int(ports._OUTGOING.read_text().split()[0])
 
 
 def test_a_port_in_use_is_not_free() -> None:

@@ -11,12 +11,9 @@ from typing import Any
 import pytest
 from thumbwheel.chat.v1 import chat_pb2
 
-from services.chassis.identity import Caller
 from services.gateway.answer_cache import CachedAnswer, LocalAnswers, Question
 from services.gateway.events import Usage
 from services.gateway.generation import Selected
-from services.gateway.key_store import open_key_store
-from services.gateway.keys import mint
 from services.gateway.request import Message, Role, Sampling, Task
 from services.gateway.shared.answers import ValkeyAnswers
 from services.gateway.shared.link import open_link
@@ -25,10 +22,9 @@ from tests.servers import ValkeyServer
 from tests.services.gateway.calls import Hold, cancel, collect, counted, until, until_text
 from tests.services.gateway.fakes import BAD_WORD, CANDIDATE, FORBIDDEN, SECRET, STABLE
 from tests.services.gateway.house import House, house, kinds_of, text_of
-from tests.services.gateway.two import everything, start_again, two_gateways
+from tests.services.gateway.two import everything, two_gateways
 
 GREEDY = chat_pb2.SamplingOverrides(temperature=0, max_tokens=50)
-NAMESAKE = Caller("umbrella", "ada")
 
 
 @asynccontextmanager
@@ -71,11 +67,8 @@ async def test_the_same_question_gets_the_same_answer_without_the_model_and_says
 
 
 async def test_another_tenant_never_gets_it(kept: House) -> None:
-    async with open_key_store(f"sqlite+aiosqlite:///{kept.directory}/keys.db") as store:
-        secret, key = mint(NAMESAKE)
-        await store.add(key)
     await ask(kept)
-    foreign = await ask(kept, key=secret)
+    foreign = await ask(kept, key=kept.namesakes_key)
     assert not foreign[0].started.cached
     assert generated(kept) == 2
 
@@ -213,7 +206,7 @@ async def test_gateways_share_answers_through_valkey_sealed_and_answer_without_i
             events = await ask(there, "canary-question")
             assert (events[0].started.cached, text_of(events)) == (False, "canary-answer")
         finally:
-            await start_again(valkey)
+            await asyncio.to_thread(valkey.start)
 
 
 QUESTION = Question("acme", STABLE, False, "p", Task.CHAT, Sampling(temperature=0), (Message(Role.USER, "hi"),))

@@ -15,14 +15,14 @@ from services.chassis.errors import UnavailableError
 from services.chassis.identity import Caller
 from services.gateway.local_quotas import LocalBook
 from services.gateway.loops import looping
-from services.gateway.quota import Allowance, Ask, Limit, Scope, Verdict, Window
+from services.gateway.quota import Allowance, Ask, Holder, Limit, Verdict, Window
 from services.gateway.quotas import QuotaError, QuotaRules, Quotas, WhenAway
 from services.gateway.request import Message, Role, Sampling, TurnRequest, UserInput
 from services.gateway.shared.link import open_link
 from services.gateway.shared.quotas import ValkeyBook
 from tests.servers import ValkeyServer
 from tests.services.gateway.calls import counted, until
-from tests.services.gateway.two import everything, start_again
+from tests.services.gateway.two import everything
 
 ADA, BOB, NAMESAKE = Caller("acme", "ada"), Caller("acme", "bob"), Caller("umbrella", "ada")
 FREE = Allowance()
@@ -33,7 +33,7 @@ Admit = Callable[[Ask], Awaitable[Verdict]]
 
 
 def ask(caller: Caller = ADA, tokens: int = 100, user: Allowance = FREE, tenant: Allowance = FREE) -> Ask:
-    return Ask(random.randbytes(8).hex(), caller, tokens, {Scope.USER: user, Scope.TENANT: tenant})
+    return Ask(random.randbytes(8).hex(), caller, tokens, {Holder.USER: user, Holder.TENANT: tenant})
 
 
 class Books:
@@ -42,7 +42,7 @@ class Books:
     def __init__(self, admit: Admit, settle: Callable[[Ask, int], Awaitable[None]]) -> None:
         self.admit, self.settle = admit, settle
 
-    async def refusal(self, asked: Ask) -> tuple[Scope, Limit] | None:
+    async def refusal(self, asked: Ask) -> tuple[Holder, Limit] | None:
         return (await self.admit(asked)).refused
 
 
@@ -67,12 +67,12 @@ async def book(request: pytest.FixtureRequest, valkey: ValkeyServer) -> AsyncIte
 async def test_requests_beyond_the_limit_are_refused_until_the_minute_has_passed(book: Books) -> None:
     allowance = Allowance(requests_per_minute=3)
     first = await book.admit(ask(user=allowance))
-    assert first.fills[Scope.USER, Limit.REQUESTS].used == 1
+    assert first.fills[Holder.USER, Limit.REQUESTS].used == 1
     assert [await book.refusal(ask(user=allowance)) for _ in range(2)] == [None, None]
     refused = await book.admit(ask(user=allowance))
-    assert refused.refused == (Scope.USER, Limit.REQUESTS)
+    assert refused.refused == (Holder.USER, Limit.REQUESTS)
     assert 55 < refused.retry_seconds <= 62
-    assert 55 < refused.fills[Scope.USER, Limit.REQUESTS].reset_seconds <= 62
+    assert 55 < refused.fills[Holder.USER, Limit.REQUESTS].reset_seconds <= 62
     assert await book.refusal(ask(BOB, user=allowance)) is None
 
 
@@ -81,14 +81,14 @@ async def test_tokens_are_reserved_before_and_settled_with_what_was_used(book: B
     first, second = ask(user=allowance), ask(user=allowance)
     assert [await book.refusal(first), await book.refusal(second)] == [None, None]
     refused = await book.admit(ask(user=allowance))
-    assert refused.refused == (Scope.USER, Limit.TOKENS)
+    assert refused.refused == (Holder.USER, Limit.TOKENS)
     assert 86_000 < refused.retry_seconds < 88_500
     await book.settle(first, 10)
     await book.settle(first, 10)
     admitted = await book.admit(ask(user=allowance))
-    assert (admitted.refused, admitted.fills[Scope.USER, Limit.TOKENS].used) == (None, 210)
+    assert (admitted.refused, admitted.fills[Holder.USER, Limit.TOKENS].used) == (None, 210)
     await book.settle(second, 500)
-    assert await book.refusal(ask(tokens=1, user=allowance)) == (Scope.USER, Limit.TOKENS)
+    assert await book.refusal(ask(tokens=1, user=allowance)) == (Holder.USER, Limit.TOKENS)
 
 
 async def test_turns_at_once_are_free_again_when_they_have_ended(book: Books) -> None:
@@ -96,7 +96,7 @@ async def test_turns_at_once_are_free_again_when_they_have_ended(book: Books) ->
     first = ask(user=allowance)
     assert await book.refusal(first) is None
     refused = await book.admit(ask(user=allowance))
-    assert (refused.refused, refused.retry_seconds) == ((Scope.USER, Limit.TURNS), 1)
+    assert (refused.refused, refused.retry_seconds) == ((Holder.USER, Limit.TURNS), 1)
     await book.settle(first, 0)
     assert await book.refusal(ask(user=allowance)) is None
 
@@ -106,8 +106,8 @@ async def test_turns_at_once_are_free_again_when_they_have_ended(book: Books) ->
 )
 async def test_a_tenants_limit_holds_over_its_users_and_over_no_other_tenant(book: Books, allowance: Allowance) -> None:
     assert [await book.refusal(ask(caller, tenant=allowance)) for caller in (ADA, BOB)] == [None, None]
-    scope, _ = await book.refusal(ask(tenant=allowance)) or (None, None)
-    assert scope is Scope.TENANT
+    holder, _ = await book.refusal(ask(tenant=allowance)) or (None, None)
+    assert holder is Holder.TENANT
     assert await book.refusal(ask(NAMESAKE, tenant=allowance)) is None
 
 
@@ -116,7 +116,7 @@ async def test_what_is_refused_by_one_limit_takes_nothing_of_the_others(book: Bo
     for _ in range(5):
         await book.admit(ask(user=allowance))
     last = await book.admit(ask(tokens=50, user=allowance))
-    assert (last.refused, last.fills[Scope.USER, Limit.REQUESTS].used) == (None, 2)
+    assert (last.refused, last.fills[Holder.USER, Limit.REQUESTS].used) == (None, 2)
 
 
 STEPS = st.lists(
@@ -156,7 +156,7 @@ def test_never_more_than_the_limit_in_any_window_and_no_step_longer_than_need_be
             sizes = [(at, 1 if limit is Limit.REQUESTS else counts) for at, _, counts in admitted]
             within = sum(size for at, size in sizes if at > now - span)
             assert not most or within <= most
-            if verdict.refused == (Scope.USER, limit):
+            if verdict.refused == (Holder.USER, limit):
                 assert sum(size for at, size in sizes if at > now - span - step) + need > most
 
 
@@ -321,7 +321,7 @@ async def away(valkey: ValkeyServer) -> AsyncIterator[ValkeyServer]:
     """A server that is killed, and runs again afterwards."""
     yield valkey
     if not valkey.processes[0].is_running:
-        await start_again(valkey)
+        await asyncio.to_thread(valkey.start)
 
 
 async def test_while_valkey_is_away_this_process_counts_on_from_what_passed_here(away: ValkeyServer) -> None:
@@ -344,7 +344,7 @@ async def test_the_other_policy_refuses_while_valkey_is_away_and_admits_when_it_
         with pytest.raises(UnavailableError) as caught:
             await quotas.admit(ADA, QUESTION)
         assert (caught.value.reason, caught.value.retry_seconds) == ("QUOTA_STORE_AWAY", 1)
-        await start_again(away)
+        await asyncio.to_thread(away.start)
 
         async def admitted() -> bool:
             try:

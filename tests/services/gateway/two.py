@@ -1,6 +1,5 @@
 """Two gateways over one Valkey and the same fakes: replicas in one process."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -8,7 +7,6 @@ from typing import Any
 
 from valkey.asyncio import Valkey
 
-from tests.servers import ValkeyServer
 from tests.services.gateway.fakes import backends
 from tests.services.gateway.house import House, house_over
 
@@ -41,10 +39,3 @@ async def everything(url: str) -> str:
             read = {"stream": client.xrange, "hash": client.hgetall, "string": client.get}.get(kind)
             found.append((key, await read(key) if read else kind))
         return repr(found)
-
-
-async def start_again(valkey: ValkeyServer) -> None:
-    """After a kill, on the same data. From this thread: Linux ends a server with the thread that started it."""
-    (process,) = valkey.processes
-    process.launch()
-    await asyncio.to_thread(process.wait_ready)

@@ -14,7 +14,6 @@ from services.gateway.shared.link import Link, Script, Use, open_link
 from services.gateway.shared_store import StoreAwayError
 from tests.servers import ValkeyServer
 from tests.services.gateway.calls import counted, until
-from tests.services.gateway.two import start_again
 
 ADD = Script("return redis.call('INCRBY', KEYS[1], ARGV[1])")
 SECONDS = 2.0
@@ -78,7 +77,7 @@ async def test_a_killed_server_is_noticed_once_said_once_and_found_again(
                 await asyncio.sleep(0.1)
             assert counted("thumbwheel_gateway_valkey_up") == 0
         finally:
-            await start_again(valkey)
+            await asyncio.to_thread(valkey.start)
         await until(lambda: link.up)
         assert await echo(link, "back") == "back"
         assert counted("thumbwheel_gateway_valkey_up") == 1
@@ -126,12 +125,12 @@ async def test_a_gateway_starts_without_its_server_and_finds_it_later(valkey: Va
     try:
         async with linked(valkey) as link:
             assert not link.up
-            await start_again(valkey)
+            await asyncio.to_thread(valkey.start)
             await until(lambda: link.up)
             assert await echo(link, "here") == "here"
     finally:
         if not valkey.processes[0].is_running:
-            await start_again(valkey)
+            await asyncio.to_thread(valkey.start)
 
 
 async def test_a_command_that_is_refused_is_not_an_absence(
