@@ -34,7 +34,8 @@ def hold_streams(fakes: Backends) -> asyncio.Event:
     return go
 
 
-@pytest.mark.parametrize("streams", [30, pytest.param(200, marks=[pytest.mark.faults, pytest.mark.slow])])
+@pytest.mark.slow
+@pytest.mark.parametrize("streams", [30, pytest.param(200, marks=pytest.mark.faults)])
 async def test_a_gateway_that_ends_hands_its_readers_over(tmp_path: Path, valkey: ValkeyServer, streams: int) -> None:
     settings = valkey_settings(
         valkey.database(), max_turns_per_user=0, lame_duck_seconds=0.2, drain_seconds=20, http_drain_seconds=30

@@ -4,6 +4,7 @@ import asyncio
 import time
 from pathlib import Path
 
+import pytest
 from thumbwheel.chat.v1 import chat_pb2
 
 from services.chassis.errors import ServiceError
@@ -20,6 +21,7 @@ STREAMS = 20
 BEFORE_THE_KILL = "".join(DELTAS[:HELD_AT])
 
 
+@pytest.mark.slow
 async def test_after_a_kill_nothing_is_missing_nothing_twice_and_the_same_request_is_answered(
     tmp_path: Path, valkey: ValkeyServer
 ) -> None:

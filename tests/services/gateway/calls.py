@@ -9,6 +9,10 @@ from prometheus_client import REGISTRY
 from thumbwheel.chat.v1 import chat_pb2
 
 from services.chassis.errors import ServiceError, from_rpc
+from services.gateway.alone import Alone
+from services.gateway.quota import Allowance
+from services.gateway.quotas import QuotaRules, Quotas
+from services.gateway.turns import Neighbours
 from tests.services.gateway.house import House
 
 
@@ -75,6 +79,11 @@ async def until(condition: Callable[[], Any], seconds: float = 10) -> None:
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.01)
+
+
+def alone() -> Neighbours:
+    """Of a gateway without others and without limits."""
+    return Neighbours(Alone(), Alone(), Quotas(QuotaRules(Allowance(), Allowance())))
 
 
 def counted(name: str, **labels: str) -> float:

@@ -9,14 +9,11 @@ from thumbwheel.chat.v1 import chat_pb2
 
 from services.chassis.errors import NotFoundError, ServiceError, UnavailableError
 from services.chassis.identity import Caller
-from services.gateway.alone import Alone
 from services.gateway.events import FinishReason, Started, TextDelta
-from services.gateway.quota import Allowance
-from services.gateway.quotas import QuotaRules, Quotas
 from services.gateway.request import TurnRequest, UserInput
 from services.gateway.turn import Turn
-from services.gateway.turns import Neighbours, TurnLimits, Turns
-from tests.services.gateway.calls import Hold, cancel, resume, until, until_text
+from services.gateway.turns import TurnLimits, Turns
+from tests.services.gateway.calls import Hold, alone, cancel, resume, until, until_text
 from tests.services.gateway.house import House, house, kinds_of, text_of
 
 ADA, BOB = Caller("acme", "ada"), Caller("acme", "bob")
@@ -189,7 +186,7 @@ async def test_readers_are_told_that_the_gateway_stops() -> None:
         await stopped.wait()
         raise UnavailableError("the gateway is shutting down", reason="SHUTTING_DOWN")
 
-    turns = Turns(never, LIMITS, neighbours())
+    turns = Turns(never, LIMITS, alone())
     turn = turns.start(ADA, TurnRequest(UserInput("hello")))
     await started.wait()
     await turns.close(0)
@@ -203,10 +200,6 @@ async def test_readers_are_told_that_the_gateway_stops() -> None:
 LIMITS = TurnLimits(max_turns=10, turn_seconds=5, keep_seconds=60, max_kept_characters=10)
 
 
-def neighbours() -> Neighbours:
-    return Neighbours(Alone(), Alone(), Quotas(QuotaRules(Allowance(), Allowance())))
-
-
 async def _answer(turn: Turn) -> None:
     turn.begin(f"message of {turn.request.action}")
     turn.publish(Started("conversation", "user message"))
@@ -215,7 +208,7 @@ async def _answer(turn: Turn) -> None:
 
 
 async def test_the_oldest_events_are_dropped_when_too_much_text_is_kept() -> None:
-    turns = Turns(_answer, LIMITS, neighbours())
+    turns = Turns(_answer, LIMITS, alone())
     started = [turns.start(ADA, TurnRequest(UserInput(text))) for text in ("one", "two")]
     for turn in started:
         assert [event async for event in turn.events_after(0)]
@@ -231,7 +224,7 @@ async def test_an_unexpected_error_reaches_readers_without_its_text() -> None:
     async def crash(turn: Turn) -> None:
         raise RuntimeError("the user said hello")
 
-    turns = Turns(crash, LIMITS, neighbours())
+    turns = Turns(crash, LIMITS, alone())
     turn = turns.start(ADA, TurnRequest(UserInput("hello")))
     with pytest.raises(ServiceError, match=r"^internal error$"):
         await anext(turn.events_after(0))
