@@ -30,11 +30,15 @@ SettingsT = TypeVar("SettingsT", bound=ServiceSettings)
 
 @dataclass(frozen=True)
 class Registration:
-    """One gRPC service: `add` is the generated add_…Servicer_to_server, `name` the full name for health and reflection."""
+    """One gRPC service: `add` is the generated add_…Servicer_to_server, `name` the full name for health and reflection.
+
+    `on_drain` is called when running calls get their last `drain_seconds`: streams that can go on elsewhere end themselves.
+    """
 
     name: str
     add: Callable[[Any, Any], None]
     servicer: Any
+    on_drain: Callable[[], None] | None = None
 
 
 Wiring = Callable[[SettingsT], AbstractAsyncContextManager[Sequence[Registration]]]
@@ -85,6 +89,9 @@ async def serving(
     finally:
         await checks.enter_graceful_shutdown()
         await asyncio.sleep(settings.lame_duck_seconds)
+        for registration in registrations:
+            if registration.on_drain:
+                registration.on_drain()
         await server.stop(settings.drain_seconds)
 
 

@@ -97,6 +97,7 @@ def turn_from(message: events_pb2.TurnEvent) -> TurnEvent:
         guard_category=message.guard_category,
         finish_us=_microseconds(message.finish_time),
         erased=message.erased,
+        cached=message.cached,
         unknown_bytes=_unknown(message),
     )
 

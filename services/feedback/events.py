@@ -106,6 +106,7 @@ class TurnEvent:
     guard_category: str
     finish_us: int
     erased: bool
+    cached: bool = False
     unknown_bytes: bytes = b""
 
 

@@ -66,6 +66,7 @@ TURNS_SCHEMA = pa.schema(
             "erased", pa.bool_(), nullable=False
         ),  # forget every row of this message_id, this one's texts are empty
         pa.field("unknown_bytes", pa.binary()),
+        pa.field("cached", pa.bool_()),  # shown again, written for an earlier turn; null in older files
     ]
 )
 
@@ -102,6 +103,7 @@ def turn_row(event: TurnEvent) -> Row:
         "guard_category": event.guard_category,
         "finish_time": event.finish_us,
         "erased": event.erased,
+        "cached": event.cached,
     }
 
 

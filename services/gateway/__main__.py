@@ -4,7 +4,7 @@ import argparse
 import asyncio
 import logging
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,8 @@ from services.chassis.server import Registration, run_service
 from services.chassis.settings import load_settings
 from services.chassis.telemetry import fields
 from services.gateway.access import guarded
+from services.gateway.alone import Alone
+from services.gateway.answer_cache import AnswerCache, Answers, LocalAnswers
 from services.gateway.bearer import Bearers
 from services.gateway.chat import Chat, Peers
 from services.gateway.database import DatabaseBehindError, open_database
@@ -40,6 +42,7 @@ from services.gateway.http.server import serving_http
 from services.gateway.key_commands import add_key_commands, add_migrate_command, run_key_command, run_migrate_command
 from services.gateway.key_store import SqlKeyStore
 from services.gateway.keys import OWNER, Keys, owner_secret, stored
+from services.gateway.loops import looping
 from services.gateway.oidc import Oidc
 from services.gateway.peers.conversations import ConversationsPeer
 from services.gateway.peers.enhancer import EnhancerPeer
@@ -48,11 +51,17 @@ from services.gateway.peers.generator import GeneratorPeer
 from services.gateway.peers.guardrail import GuardrailPeer
 from services.gateway.peers.issuer import IssuerPeer
 from services.gateway.peers.session import SessionPeer
+from services.gateway.quotas import Quotas
 from services.gateway.servicer import ChatServicer, FeedbackServicer
 from services.gateway.settings import DatabaseSettings, GatewaySettings
+from services.gateway.shared.answers import ValkeyAnswers
+from services.gateway.shared.link import Link, open_link
+from services.gateway.shared.quotas import ValkeyBook
+from services.gateway.shared.seal import Seal
+from services.gateway.shared.turns import SharingPace, shared_turns
 from services.gateway.signing_keys import KeyAges, SigningKeys
 from services.gateway.storing import Storing
-from services.gateway.turns import TurnLimits, Turns
+from services.gateway.turns import Neighbours, TurnLimits, Turns
 from services.gateway.writing import Pace
 
 log = logging.getLogger(__name__)
@@ -81,7 +90,9 @@ async def opened(settings: GatewaySettings) -> AsyncIterator[Doors]:
     async with AsyncExitStack() as stack:
         bearers = Bearers(await _keys(settings, stack), await _tokens(settings, stack))
         peers = await _Peers.open(settings, stack)
-        turns = Turns(_chat(settings, peers).run, _limits(settings))
+        link = await _valkey(settings, stack)
+        chat_path = _chat(settings, peers, _answers(settings, link))
+        turns = Turns(chat_path.run, _limits(settings), await _neighbours(settings, link, stack))
         chat = ChatServicer(turns, peers.session, peers.conversations)
         said = FeedbackServicer(Feedback(peers.session, peers.feedback, settings.principal_key.get_secret_value()))
         door = Door(bearers, settings.max_rpc_seconds)
@@ -95,7 +106,44 @@ async def opened(settings: GatewaySettings) -> AsyncIterator[Doors]:
         port = await stack.enter_async_context(serving_http(app, settings.host, settings.http_port))
         # Closed before HTTP is: the turns' ends are what their readers wait for.
         stack.push_async_callback(turns.close, settings.http_drain_seconds)
-        yield Doors(_registrations(chat, said, bearers), app, port)
+        yield Doors(_registrations(chat, said, bearers, turns.hand_over), app, port)
+
+
+async def _valkey(settings: GatewaySettings, stack: AsyncExitStack) -> Link | None:
+    """The way to what gateways share; None: this process is the only one."""
+    if not settings.valkey_url:
+        return None
+    return await stack.enter_async_context(open_link(settings.valkey_url, deadline_seconds=settings.valkey_seconds))
+
+
+def _answers(settings: GatewaySettings, link: Link | None) -> Answers | None:
+    if not settings.answer_cache_seconds:
+        return None
+    if link is None:
+        return LocalAnswers(settings.answer_cache_seconds, settings.answer_cache_entries)
+    seal = Seal(settings.valkey_secret.get_secret_value())
+    return ValkeyAnswers(link, seal, settings.answer_cache_seconds, settings.answer_cache_entries)
+
+
+async def _neighbours(settings: GatewaySettings, link: Link | None, stack: AsyncExitStack) -> Neighbours:
+    """With Valkey other gateways know our turns and all share the quotas; without it this process is alone."""
+    rules = settings.quota_rules()
+    if link is None:
+        alone = Alone()
+        return Neighbours(alone, alone, Quotas(rules))
+    pace = SharingPace(
+        keep_seconds=settings.keep_seconds,
+        lease_seconds=settings.turn_lease_seconds,
+        linger_seconds=settings.share_linger_seconds,
+        look_seconds=settings.share_look_seconds,
+    )
+    turns = await stack.enter_async_context(shared_turns(link, Seal(settings.valkey_secret.get_secret_value()), pace))
+    book = ValkeyBook(link, settings.quota_lease_seconds)
+    quotas = Quotas(rules, book, settings.quota_when_away, settings.quota_lease_seconds)
+    await stack.enter_async_context(looping(quotas.serve))
+    # Before the loop ends: what the last turns have used.
+    stack.push_async_callback(quotas.flush)
+    return Neighbours(turns, turns, quotas)
 
 
 async def _keys(settings: GatewaySettings, stack: AsyncExitStack) -> Keys:
@@ -175,26 +223,28 @@ def _page(settings: GatewaySettings) -> Path | None:
     return settings.page_directory
 
 
-def _chat(settings: GatewaySettings, peers: _Peers) -> Chat:
+def _chat(settings: GatewaySettings, peers: _Peers, answers: Answers | None) -> Chat:
     patience = Patience(settings.first_text_seconds, settings.idle_seconds)
     return Chat(
         Peers(peers.enhancer, peers.guardrail, peers.session, peers.generator),
         Pace(settings.coalesce_seconds, patience),
         Storing(peers.session, settings.finish_seconds),
+        AnswerCache(answers, peers.generator),
     )
 
 
 def _limits(settings: GatewaySettings) -> TurnLimits:
     return TurnLimits(
         max_turns=settings.max_turns,
-        max_turns_per_user=settings.max_turns_per_user,
         turn_seconds=settings.turn_seconds,
         keep_seconds=settings.keep_seconds,
         max_kept_characters=settings.max_kept_characters,
     )
 
 
-def _registrations(chat: ChatServicer, said: FeedbackServicer, bearers: Bearers) -> list[Registration]:
+def _registrations(
+    chat: ChatServicer, said: FeedbackServicer, bearers: Bearers, on_drain: Callable[[], None]
+) -> list[Registration]:
     chat_service = chat_pb2.DESCRIPTOR.services_by_name["ChatService"]
     feedback_service = feedback_pb2.DESCRIPTOR.services_by_name["FeedbackService"]
     return [
@@ -202,6 +252,7 @@ def _registrations(chat: ChatServicer, said: FeedbackServicer, bearers: Bearers)
             chat_service.full_name,
             chat_pb2_grpc.add_ChatServiceServicer_to_server,
             guarded(chat_service, chat, bearers),
+            on_drain,
         ),
         Registration(
             feedback_service.full_name,

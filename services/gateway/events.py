@@ -58,6 +58,7 @@ class Started:
     arm: str = ""
     policy_version: str = ""
     task: Task = Task.UNSPECIFIED
+    cached: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,10 +86,11 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Usage:
-    """Token counts of the turn."""
+    """Token counts of the turn; `cached`: of when the answer was written, this turn used none."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cached: bool = False
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ ADDED_SECONDS = Histogram(
 )
 STAGE_SECONDS = Histogram(
     "thumbwheel_turn_stage_seconds",
-    "Stages before the first text: enhance, begin, guard_input (what it takes longer), generate, guard_output.",
+    "Stages before the first text: enhance, begin, claim, guard_input (what it takes longer), generate, guard_output.",
     ["stage"],
     buckets=LATENCY_BUCKETS_SECONDS,
 )
@@ -39,3 +39,34 @@ REFUSED_BEARERS = Counter(
     "thumbwheel_refused_bearers_total", "Keys and tokens that were refused, by reason.", ["reason"]
 )
 ISSUER_FETCHES = Counter("thumbwheel_issuer_fetches_total", "Fetches of issuers' keys by outcome.", ["outcome"])
+
+VALKEY_UP = Gauge("thumbwheel_gateway_valkey_up", "1 while the store that gateways share answers; unset without one.")
+VALKEY_ERRORS = Counter(
+    "thumbwheel_gateway_valkey_errors_total",
+    "Calls without a reply by use: lost, away (not tried), refused (a defect).",
+    ["use", "kind"],
+)
+VALKEY_SECONDS = Histogram(
+    "thumbwheel_gateway_valkey_seconds", "Duration of a call by use.", ["use"], buckets=LATENCY_BUCKETS_SECONDS
+)
+SHARED_EVENTS = Counter("thumbwheel_gateway_shared_events_total", "Events of turns that other gateways can read.")
+CLAIMS = Counter(
+    "thumbwheel_gateway_claims_total", "Turns with a request_id: ours, elsewhere (followed), unknown.", ["claim"]
+)
+RESUMES = Counter("thumbwheel_gateway_resumes_total", "Resumed turns: answered here, or elsewhere.", ["where"])
+STOPS_ELSEWHERE = Counter("thumbwheel_gateway_stops_elsewhere_total", "Turns stopped on another gateway.")
+GATEWAYS_LOST = Counter("thumbwheel_gateway_readers_lost_total", "Readers whose turn's gateway was lost.")
+HANDED_OVER = Counter("thumbwheel_gateway_handed_over_total", "Readers sent to another gateway when this one ended.")
+QUOTA_DECISIONS = Counter(
+    "thumbwheel_gateway_quota_decisions_total",
+    "Turns admitted, or refused by a limit (requests, tokens, turns) of a holder (user, tenant).",
+    ["limit", "holder", "decision"],
+)
+QUOTA_AWAY = Counter(
+    "thumbwheel_gateway_quota_away_total", "Turns decided without the shared book, by policy.", ["policy"]
+)
+ANSWERS = Counter(
+    "thumbwheel_gateway_cached_answers_total",
+    "Questions that may be answered from the cache: hit, miss, away, unreadable, in_doubt (an experiment runs); and kept answers.",
+    ["result"],
+)

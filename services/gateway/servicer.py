@@ -12,7 +12,7 @@ from services.gateway.feedback import Correction, Durability, Feedback, RatedMes
 from services.gateway.peers.conversations import ConversationsPeer
 from services.gateway.request import Role, check_request, check_uuid, wrong
 from services.gateway.translation import event_message, turn_request
-from services.gateway.turns import Turn, Turns
+from services.gateway.turns import Turns
 
 DURABILITY_NUMBERS = {Durability.SPOOL: feedback_pb2.DURABILITY_SPOOL}
 
@@ -29,18 +29,18 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
         asked = turn_request(request)
         check_request(asked)
         turn = self._turns.start(require_caller(), asked)
-        async with aclosing(_events(turn, 0)) as events:
+        async with aclosing(turn.events_after(0)) as events:
             async for event in events:
-                yield event
+                yield event_message(event)
 
     async def ResumeMessage(
         self, request: chat_pb2.ResumeMessageRequest, context: Any
     ) -> AsyncGenerator[chat_pb2.ChatEvent, None]:
         check_uuid(request.message_id, "message_id")
-        turn = self._turns.resume(require_caller(), request.message_id, request.after_sequence)
-        async with aclosing(_events(turn, request.after_sequence)) as events:
+        kept = await self._turns.resume(require_caller(), request.message_id, request.after_sequence)
+        async with aclosing(kept) as events:
             async for event in events:
-                yield event
+                yield event_message(event)
 
     async def CancelMessage(
         self, request: chat_pb2.CancelMessageRequest, context: Any
@@ -52,7 +52,8 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
         message = await self._messages.rated_message(request.message_id)
         if message.role is not Role.ASSISTANT:
             raise wrong("message_id", "an answer of the assistant, not a message of the user")
-        return chat_pb2.CancelMessageResponse(cancelled=False)
+        cancelled = not message.finished and await self._turns.cancel_elsewhere(require_caller(), request.message_id)
+        return chat_pb2.CancelMessageResponse(cancelled=cancelled)
 
     async def GetConversation(
         self, request: chat_pb2.GetConversationRequest, context: Any
@@ -87,12 +88,6 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
         said = Said(request.message_id, _said(request), request.request_id)
         event_id, durability = await self._feedback.submit(require_caller(), said)
         return feedback_pb2.SubmitFeedbackResponse(event_id=event_id, durability=DURABILITY_NUMBERS[durability])
-
-
-async def _events(turn: Turn, after_sequence: int) -> AsyncGenerator[chat_pb2.ChatEvent, None]:
-    async with aclosing(turn.events_after(after_sequence)) as events:
-        async for event in events:
-            yield event_message(event)
 
 
 def _said(request: feedback_pb2.SubmitFeedbackRequest) -> Thumb | Correction | Retraction:

@@ -11,7 +11,10 @@ from services.chassis.settings import ServiceSettings
 from services.gateway.credential import USUAL_SCOPES, Scope
 from services.gateway.keys import NAME
 from services.gateway.oidc import ALGORITHMS, Algorithm, Issuer, is_safe_url
+from services.gateway.quota import Allowance, Holder
+from services.gateway.quotas import QuotaRules, WhenAway
 
+MIN_SECRET_CHARACTERS = 16
 DATABASE_URL = Field(
     "sqlite+aiosqlite:///.state/keys.db",
     pattern=r"^(sqlite\+aiosqlite:///.+|postgresql\+asyncpg://.+)",
@@ -69,6 +72,19 @@ class IssuerSettings(BaseModel):
             scopes_by_value=self.scopes_by_value,
             algorithms=self.algorithms,
         )
+
+
+class QuotaOverride(BaseModel):
+    """Limits of one tenant that differ from those of the others; 0: no limit."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_turns_per_user: int | None = Field(None, ge=0)
+    max_turns_per_tenant: int | None = Field(None, ge=0)
+    user_requests_per_minute: int | None = Field(None, ge=0)
+    tenant_requests_per_minute: int | None = Field(None, ge=0)
+    user_tokens_per_day: int | None = Field(None, ge=0)
+    tenant_tokens_per_day: int | None = Field(None, ge=0)
 
 
 class GatewaySettings(ServiceSettings):
@@ -129,11 +145,86 @@ class GatewaySettings(ServiceSettings):
     http_drain_seconds: float = Field(
         2.0, ge=0, description="after gRPC has drained: what turns without a gRPC reader get to end by themselves"
     )
-    max_turns: int = Field(500, ge=1, description="turns at once")
-    max_turns_per_user: int = Field(100, ge=1, description="turns at once of one user")
+    max_turns: int = Field(500, ge=1, description="turns at once in this process")
+
+    max_turns_per_user: int = Field(100, ge=0, description="turns at once of one user; 0: no limit")
+    max_turns_per_tenant: int = Field(0, ge=0, description="turns at once of one tenant; 0: no limit")
+    user_requests_per_minute: int = Field(0, ge=0, description="turns begun in a minute by one user; 0: no limit")
+    tenant_requests_per_minute: int = Field(0, ge=0, description="turns begun in a minute by one tenant; 0: no limit")
+    user_tokens_per_day: int = Field(0, ge=0, description="tokens of prompts and answers of one user; 0: no limit")
+    tenant_tokens_per_day: int = Field(0, ge=0, description="tokens of prompts and answers of one tenant; 0: no limit")
+    quota_overrides: dict[str, QuotaOverride] = Field(
+        default_factory=dict,
+        description='JSON: limits by tenant, {"acme": {"user_tokens_per_day": 1000000}}; what is not named is as above',
+    )
+    quota_reply_tokens: int = Field(
+        1024, ge=1, description="reserved for the answer of a request that sets no max_tokens"
+    )
+    quota_when_away: WhenAway = Field(
+        WhenAway.LOCAL, description="while Valkey is away: local counts in this process, refuse admits nobody"
+    )
+
+    answer_cache_seconds: float = Field(
+        0.0,
+        ge=0,
+        le=2_592_000,
+        description="how long an answer at temperature 0 is shown again to its tenant; 0: never",
+    )
+    answer_cache_entries: int = Field(1_000, ge=1, description="answers that are kept for a tenant")
+
+    valkey_url: str = Field(
+        "", pattern="^((valkey|valkeys|redis|rediss|unix)://.+)?$", description="shared by gateways; empty: one gateway"
+    )
+    valkey_secret: SecretStr = Field(
+        SecretStr(""), description="what users said lies in Valkey sealed under it, 16 characters or more; one for all"
+    )
+    valkey_seconds: float = Field(0.25, gt=0, le=5, description="longest wait for Valkey; then it counts as away")
+    turn_lease_seconds: float = Field(
+        2.0,
+        ge=0.4,
+        le=60,
+        description="a gateway that did not beat for so long may be dead; its readers wait as long again",
+    )
+    quota_lease_seconds: float = Field(
+        30.0, ge=0.3, le=3600, description="what a killed gateway's turns had reserved is free again after"
+    )
+    share_linger_seconds: float = Field(
+        0.01, ge=0, le=1, description="how long events collect before other gateways get them"
+    )
+    share_look_seconds: float = Field(
+        0.025, gt=0, le=1, description="how often turns of other gateways, and orders to stop ours, are looked for"
+    )
+
+    def quota_rules(self) -> QuotaRules:
+        """As the domain knows them."""
+        general = self.model_dump(include=set(QuotaOverride.model_fields))
+        overrides = {
+            tenant: _allowances({**general, **override.model_dump(exclude_none=True)})
+            for tenant, override in self.quota_overrides.items()
+        }
+        return QuotaRules(*_allowances(general), overrides, self.quota_reply_tokens)
+
+    @model_validator(mode="after")
+    def _check_valkey(self) -> Self:
+        if self.valkey_url and len(self.valkey_secret.get_secret_value()) < MIN_SECRET_CHARACTERS:
+            raise ValueError(f"valkey_secret must have {MIN_SECRET_CHARACTERS} characters or more with a valkey_url")
+        return self
 
     @model_validator(mode="after")
     def _one_entry_an_issuer(self) -> Self:
         if len({entry.issuer for entry in self.oidc_issuers}) != len(self.oidc_issuers):
             raise ValueError("oidc_issuers names an issuer twice")
         return self
+
+
+def _allowances(limits: Mapping[str, int]) -> tuple[Allowance, Allowance]:
+    """Of a user and of the tenant."""
+    user, tenant = (
+        Allowance(
+            limits[f"{holder}_requests_per_minute"],
+            limits[f"{holder}_tokens_per_day"],
+            limits[f"max_turns_per_{holder}"],
+        )
+        for holder in (Holder.USER, Holder.TENANT)
+    )
+    return user, tenant

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from thumbwheel.chat.v1 import chat_pb2
 
+from services.chassis.errors import UnavailableError
 from services.gateway.events import (
     Completed,
     Enhanced,
@@ -22,6 +23,7 @@ from services.gateway.events import (
     Usage,
     Verdict,
 )
+from services.gateway.guard import Action
 from services.gateway.request import (
     DisconnectPolicy,
     Message,
@@ -132,7 +134,9 @@ def stored_prompt(message: chat_pb2.Message) -> Prompt:
 
 def usage_message(usage: Usage) -> chat_pb2.Usage:
     """Token counts."""
-    return chat_pb2.Usage(prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens)
+    return chat_pb2.Usage(
+        prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens, cached=usage.cached
+    )
 
 
 def event_message(placed: TurnEvent) -> chat_pb2.ChatEvent:
@@ -155,6 +159,7 @@ def _fill(message: chat_pb2.ChatEvent, event: Event) -> None:
                     arm=event.arm,
                     policy_version=event.policy_version,
                     task=TASK_NUMBERS[event.task],
+                    cached=event.cached,
                 )
             )
         case Enhanced(prompt):
@@ -170,3 +175,37 @@ def _fill(message: chat_pb2.ChatEvent, event: Event) -> None:
         case Completed(reason, digest):
             message.completed.finish_reason = FINISH_REASON_NUMBERS[reason]
             message.completed.text_sha256 = digest
+
+
+def placed_event(message: chat_pb2.ChatEvent) -> TurnEvent:
+    """An event as another gateway wrote it."""
+    return TurnEvent(message.sequence, message.message_id, _event(message))
+
+
+def _event(message: chat_pb2.ChatEvent) -> Event:
+    match message.WhichOneof("event"):
+        case "started":
+            started = message.started
+            return Started(
+                started.conversation_id,
+                started.user_message_id,
+                started.model_version,
+                started.arm,
+                started.policy_version,
+                TASKS.get(started.task, Task.UNSPECIFIED),
+                started.cached,
+            )
+        case "enhanced":
+            enhanced = message.enhanced
+            return Enhanced(Prompt(enhanced.original_text, enhanced.text, tuple(map(text_edit, enhanced.edits))))
+        case "text_delta":
+            return TextDelta(message.text_delta.text)
+        case "verdict":
+            return Verdict(message.verdict.stage, Action(message.verdict.action), message.verdict.category)
+        case "usage":
+            return Usage(message.usage.prompt_tokens, message.usage.completion_tokens, message.usage.cached)
+        case "completed":
+            reason = FINISH_REASONS.get(message.completed.finish_reason, FinishReason.FAILED)
+            return Completed(reason, message.completed.text_sha256)
+        case _:
+            raise UnavailableError("a newer gateway wrote what this one does not know", reason="SHARED_EVENTS_NEWER")

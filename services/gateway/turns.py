@@ -1,18 +1,19 @@
 """Running turns. A turn is a task of its own: a client that goes away is not a cancel, and one that comes back misses nothing.
 
-Events are kept in memory for a while after the end, so that any number of readers can resume after a sequence.
+Events are kept in memory for a while after the end, so that any number of readers can resume after a sequence. What is not
+here may be with another gateway.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from services.chassis.errors import (
     AlreadyExistsError,
+    FailedPreconditionError,
     NotFoundError,
     ResourceExhaustedError,
     ServiceError,
@@ -20,9 +21,11 @@ from services.chassis.errors import (
 )
 from services.chassis.identity import Caller, bind_call, current_call
 from services.chassis.telemetry import fields
-from services.gateway.events import Completed, Event, FinishReason, TextDelta, TurnEvent, sha256_of
-from services.gateway.metrics import TURNS_RUNNING
-from services.gateway.request import DisconnectPolicy, TurnRequest, wrong
+from services.gateway.events import TurnEvent
+from services.gateway.metrics import HANDED_OVER, RESUMES, TURNS_RUNNING
+from services.gateway.quotas import Quotas
+from services.gateway.request import TurnRequest, wrong
+from services.gateway.turn import Announcer, Turn
 
 log = logging.getLogger(__name__)
 
@@ -30,108 +33,17 @@ log = logging.getLogger(__name__)
 STORE_SECONDS = 3.0
 
 
-class Turn:
-    """One turn: written by the chat path, read by whoever asks."""
+class OtherGateways(Protocol):
+    """Turns that other gateways answer."""
 
-    def __init__(self, caller: Caller, request: TurnRequest, on_begin: Callable[["Turn"], None]) -> None:
-        self.caller, self.request = caller, request
-        self._on_begin = on_begin
-        self.accepted_at = time.monotonic()
-        self.message_id = ""
-        self.ended = False
-        self.cancelled, self.interrupted = False, False
-        self.text = ""
-        self.events: list[TurnEvent] = []
-        self.error: ServiceError | None = None
-        self.readers = 0
-        self._changed = asyncio.Event()
-        self._on_stop: Callable[[], None] | None = None
+    async def resume(self, caller: Caller, message_id: str, after_sequence: int) -> AsyncGenerator[TurnEvent, None]:
+        """As `Turns.resume`. Raises: ServiceError, see there; StoreAwayError if nobody can say."""
 
-    @property
-    def started(self) -> bool:
-        """True once readers know ids and version."""
-        return bool(self.events)
+    async def cancel(self, caller: Caller, message_id: str) -> bool:
+        """Have a turn of the caller stopped; False if it does not run. Raises: StoreAwayError."""
 
-    def begin(self, message_id: str) -> None:
-        """The answer has an id: from now on the turn can be found by it."""
-        self.message_id = message_id
-        self._on_begin(self)
-
-    def publish(self, event: Event) -> None:
-        """Append an event for all readers."""
-        if isinstance(event, TextDelta):
-            self.text += event.text
-        self.events.append(TurnEvent(len(self.events) + 1, self.message_id, event))
-        self._wake()
-
-    def complete(self, reason: FinishReason) -> None:
-        """The last event; readers end."""
-        self.ended = True
-        self.publish(Completed(reason, sha256_of(self.text)))
-
-    def fail(self, error: ServiceError) -> None:
-        """End with an error: after events, Completed(FAILED) comes first."""
-        if self.ended:
-            return
-        self.error = error
-        if self.started:
-            self.complete(FinishReason.FAILED)
-        self.ended = True
-        self._wake()
-
-    def when_stopped(self, callback: Callable[[], None]) -> None:
-        """Call back when the turn is stopped, at once if it is already."""
-        self._on_stop = callback
-        if self.cancelled or self.interrupted:
-            callback()
-
-    def cancel(self) -> bool:
-        """Stop generating because the caller wants it; True if the turn was running."""
-        running = not self.ended
-        self.cancelled = self.cancelled or running
-        self._stop()
-        return running
-
-    def interrupt(self) -> None:
-        """Stop generating because this process ends."""
-        self.interrupted = True
-        self._stop()
-
-    @contextmanager
-    def reading(self) -> Iterator[None]:
-        """Count a reader; under CANCEL the last one who leaves a running turn stops it."""
-        self.readers += 1
-        try:
-            yield
-        finally:
-            self.readers -= 1
-            if not self.readers and not self.ended and self.request.on_disconnect is DisconnectPolicy.CANCEL:
-                self.cancel()
-
-    async def events_after(self, sequence: int) -> AsyncGenerator[TurnEvent, None]:
-        """Kept events after a sequence, then live ones.
-
-        Raises:
-            ServiceError: the turn failed; after its last event.
-        """
-        with self.reading():
-            while True:
-                while sequence < len(self.events):
-                    sequence += 1
-                    yield self.events[sequence - 1]
-                if self.ended:
-                    break
-                await self._changed.wait()
-        if self.error:
-            raise self.error
-
-    def _wake(self) -> None:
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
-
-    def _stop(self) -> None:
-        if self._on_stop and not self.ended:
-            self._on_stop()
+    def hand_over(self) -> bool:
+        """This process ends: send readers elsewhere. False if there is no elsewhere, or it cannot be reached."""
 
 
 @dataclass(frozen=True)
@@ -139,17 +51,28 @@ class TurnLimits:
     """What the register keeps and allows."""
 
     max_turns: int
-    max_turns_per_user: int
     turn_seconds: float
     keep_seconds: float
     max_kept_characters: int
 
 
+@dataclass(frozen=True)
+class Neighbours:
+    """What a turn has to do with outside: other gateways, and the quotas that all of them share."""
+
+    announcer: Announcer
+    others: OtherGateways
+    quotas: Quotas
+
+
 class Turns:
     """The register of turns: running ones, and ended ones whose events are still kept."""
 
-    def __init__(self, run: Callable[[Turn], Coroutine[Any, Any, None]], limits: TurnLimits) -> None:
+    def __init__(
+        self, run: Callable[[Turn], Coroutine[Any, Any, None]], limits: TurnLimits, neighbours: Neighbours
+    ) -> None:
         self._run, self._limits = run, limits
+        self._announcer, self._others, self._quotas = neighbours.announcer, neighbours.others, neighbours.quotas
         self._tasks: dict[asyncio.Task[None], Turn] = {}
         self._by_message: dict[str, Turn] = {}
         self._by_request: dict[tuple[str, str], Turn] = {}
@@ -174,41 +97,60 @@ class Turns:
                     limit="one payload a request_id",
                 )
             return known
-        self._admit(caller)
-        turn = Turn(caller, request, self._index)
+        self._admit()
+        turn = Turn(caller, request, self._index, self._announcer)
         if request.request_id:
             self._by_request[key] = turn
         self._tasks[asyncio.create_task(self._drive(turn))] = turn
         return turn
 
     def find(self, caller: Caller, message_id: str) -> Turn | None:
-        """The caller's turn, if its events are kept."""
+        """The caller's turn, if this process answers it and its events are kept."""
         turn = self._by_message.get(message_id)
-        return turn if turn and turn.caller == caller else None
+        return turn if turn and turn.caller == caller and not turn.mirrored else None
 
-    def resume(self, caller: Caller, message_id: str, after_sequence: int) -> Turn:
-        """The caller's turn, for a reader who has its events up to a sequence.
+    async def resume(self, caller: Caller, message_id: str, after_sequence: int) -> AsyncGenerator[TurnEvent, None]:
+        """Events of the caller's turn after a sequence, then live ones.
 
         Raises:
             NotFoundError: another user's, unknown, or no longer kept.
             InvalidArgumentError: the sequence was never sent.
+            FailedPreconditionError: the answer began anew after its gateway was lost; only from 0.
+            StoreAwayError: it is not this process' turn, and nobody can say whose.
         """
         turn = self.find(caller, message_id)
         if turn is None or not turn.started:
-            raise NotFoundError("no events are kept of this message", field="message_id")
+            RESUMES.labels("elsewhere").inc()
+            return await self._others.resume(caller, message_id, after_sequence)
+        RESUMES.labels("here").inc()
+        if turn.anew and after_sequence:
+            raise began_anew()
         if after_sequence > len(turn.events):
             raise wrong("after_sequence", f"at most the last sequence, {len(turn.events)}")
-        return turn
+        return turn.events_after(after_sequence)
+
+    async def cancel_elsewhere(self, caller: Caller, message_id: str) -> bool:
+        """Stop a turn that another gateway answers; False if it does not run. Raises: StoreAwayError."""
+        return await self._others.cancel(caller, message_id)
+
+    def hand_over(self) -> None:
+        """This process drains: readers go on through other gateways, if there are any, while their turns end here."""
+        if not self._others.hand_over():
+            return
+        self._closing = True
+        HANDED_OVER.inc(sum(turn.hand_over() for turn in self._tasks.values()))
 
     async def close(self, drain_seconds: float) -> None:
         """Let no new turn in, give running ones time to end, stop the rest, and wait until what was shown is stored."""
         self._closing = True
         for timer in self._kept.values():
             timer.cancel()
+        for turn in [turn for turn in self._tasks.values() if turn.mirrored]:
+            turn.interrupt(shutting_down())
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=drain_seconds)
         for turn in self._tasks.values():
-            turn.interrupt()
+            turn.interrupt(shutting_down())
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=STORE_SECONDS)
             for task in late:
@@ -218,18 +160,12 @@ class Turns:
     def _index(self, turn: Turn) -> None:
         self._by_message[turn.message_id] = turn
 
-    def _admit(self, caller: Caller) -> None:
+    def _admit(self) -> None:
         if self._closing:
-            raise UnavailableError("the gateway is shutting down", reason="SHUTTING_DOWN", retry_seconds=2)
+            raise shutting_down()
         if len(self._tasks) >= self._limits.max_turns:
             raise ResourceExhaustedError(
                 "too many turns run", limit=f"{self._limits.max_turns} turns at once", retry_seconds=1
-            )
-        if sum(turn.caller == caller for turn in self._tasks.values()) >= self._limits.max_turns_per_user:
-            raise ResourceExhaustedError(
-                "too many turns of this user run",
-                limit=f"{self._limits.max_turns_per_user} turns at once of a user",
-                retry_seconds=1,
             )
 
     async def _drive(self, turn: Turn) -> None:
@@ -237,6 +173,7 @@ class Turns:
         bind_call(replace(current_call(), deadline=time.monotonic() + self._limits.turn_seconds))
         TURNS_RUNNING.inc()
         try:
+            turn.reservation = await self._quotas.admit(turn.caller, turn.request)
             await self._run(turn)
         except ServiceError as error:
             turn.fail(error)
@@ -246,15 +183,15 @@ class Turns:
             turn.fail(ServiceError("internal error"))
         finally:
             TURNS_RUNNING.dec()
-            if not turn.ended:
-                turn.fail(UnavailableError("the gateway is shutting down", reason="SHUTTING_DOWN"))
+            turn.fail(turn.interruption or shutting_down())
+            turn.reservation.settle(turn.tokens)
             self._retire(turn)
 
     def _retire(self, turn: Turn) -> None:
         for task in [task for task, running in self._tasks.items() if running is turn]:
             del self._tasks[task]
-        if not turn.started:
-            # Nothing was shown: the same request_id may try again.
+        if not turn.started or turn.mirrored or turn.superseded:
+            # Nothing of ours was shown: the same request_id may try again.
             self._forget(turn)
             return
         self._kept[turn] = asyncio.get_running_loop().call_later(self._limits.keep_seconds, self._drop, turn)
@@ -274,3 +211,23 @@ class Turns:
             del self._by_request[key]
         if self._by_message.get(turn.message_id) is turn:
             del self._by_message[turn.message_id]
+
+
+def shutting_down() -> UnavailableError:
+    """This process ends."""
+    return UnavailableError("the gateway is shutting down", reason="SHUTTING_DOWN", retry_seconds=2)
+
+
+def nothing_kept() -> NotFoundError:
+    """Another user's, unknown, or long ago: all the same."""
+    return NotFoundError("no events are kept of this message", field="message_id")
+
+
+def began_anew() -> FailedPreconditionError:
+    """Sequences of an earlier attempt mean nothing in this one."""
+    return FailedPreconditionError(
+        "the answer began anew after its gateway was lost: read it from the beginning",
+        reason="ANSWER_BEGAN_ANEW",
+        field="after_sequence",
+        limit="0",
+    )

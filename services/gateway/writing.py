@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from services.chassis.errors import UnavailableError
+from services.gateway.answer_cache import CachedAnswer
 from services.gateway.clock import TurnClock
 from services.gateway.events import Enhanced, FinishReason, Prompt, Started, TextDelta, Verdict
 from services.gateway.generation import Finished, Generation, Generator, Patience, Selected
@@ -10,7 +11,7 @@ from services.gateway.guard import Action, InputRuling, OutputGuard, OutputRulin
 from services.gateway.holdback import HeldAnswer
 from services.gateway.metrics import GUARD_VERDICTS
 from services.gateway.sessions import Answer, Begun, StoredAnswer
-from services.gateway.turns import Turn
+from services.gateway.turn import Turn
 
 
 @dataclass(frozen=True)
@@ -60,13 +61,27 @@ class Writing:
                 self._clock.first_text(generation.first_text_at)
         self._conclude(generation.finished)
 
-    def _start(self, selected: Selected | None) -> None:
+    def repeat(self, cached: CachedAnswer) -> None:
+        """Show an answer that was written for the same question before."""
+        self._start(cached.selected, cached=True)
+        self._publish_text(cached.text)
+        usage = replace(cached.usage, cached=True)
+        self._record = replace(self._record, finish_reason=FinishReason.STOP, usage=usage)
+        self._turn.publish(usage)
+
+    def _start(self, selected: Selected | None, *, cached: bool = False) -> None:
         self._record = replace(self._record, selected=selected)
         started = Started(
             self._begun.conversation_id, self._begun.user_message_id, policy_version=self._record.policy_version
         )
         if selected:
-            started = replace(started, model_version=selected.model_version, arm=selected.arm, task=selected.task)
+            started = replace(
+                started,
+                model_version=selected.model_version,
+                arm=selected.arm,
+                task=selected.task,
+                cached=cached,
+            )
         self._turn.publish(started)
         if self._prompt.changed:
             self._turn.publish(Enhanced(self._prompt))
@@ -85,8 +100,8 @@ class Writing:
             self._record = replace(self._record, usage=finished.usage)
         if self._record.finish_reason is FinishReason.OUTPUT_BLOCKED:
             pass
-        elif self._turn.interrupted:
-            raise UnavailableError("the gateway is shutting down", reason="SHUTTING_DOWN", retry_seconds=2)
+        elif self._turn.interruption:
+            raise self._turn.interruption
         elif self._turn.cancelled or finished is None:
             self._record = replace(self._record, finish_reason=FinishReason.CANCELLED)
         else:

@@ -137,6 +137,7 @@ class Answer:
     completion_tokens: int = 0
     policy_version: str = ""
     guard_category: str = ""
+    cached: bool = False
 
 
 @dataclass(frozen=True)

@@ -104,6 +104,7 @@ def answer_from(request: session_pb2.FinishTurnRequest) -> Answer:
         completion_tokens=request.usage.completion_tokens,
         policy_version=request.policy_version,
         guard_category=request.guard_category,
+        cached=request.usage.cached,
     )
 
 
@@ -163,6 +164,7 @@ def encode_turn_record(record: TurnRecord) -> bytes:
         guard_category=answer.guard_category,
         finish_time=_timestamp(record.finish_us),
         erased=record.erased,
+        cached=answer.cached,
     )
     return event.SerializeToString(deterministic=True)
 

@@ -63,3 +63,4 @@ class Turn:
     arm: str
     guard_category: str = ""
     erased: bool = False
+    cached: bool = False

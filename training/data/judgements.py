@@ -27,6 +27,7 @@ class Drop(StrEnum):
     UNJOINED = "turn_not_yet_in_log"
     ERASED = "turn_erased"
     FOREIGN = "rated_by_another_user"
+    CACHED = "cached_answer"
     BLOCKED = "blocked_by_guard"
     INCOMPLETE = "answer_incomplete"
     EMPTY = "empty_text"
@@ -155,6 +156,9 @@ def _refusal(turn: Turn | None, principal: str, standing: _Standing) -> Drop | N
         return Drop.ERASED
     if turn.principal != principal:
         return Drop.FOREIGN
+    if turn.cached:
+        # Written once and rated again and again: one sample would count as many.
+        return Drop.CACHED
     if turn.finish in (Finish.INPUT_BLOCKED, Finish.OUTPUT_BLOCKED) or turn.guard_category:
         return Drop.BLOCKED
     if turn.finish is not Finish.STOP:

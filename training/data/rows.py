@@ -54,6 +54,7 @@ def turn_rows(table: pa.Table, segment: Segment) -> Iterator[Turn]:
             arm=row.get("arm") or "",
             guard_category=row.get("guard_category") or "",
             erased=bool(row.get("erased")),
+            cached=bool(row.get("cached")),
         )
 
 

@@ -1,5 +1,6 @@
 """Service errors as HTTP: one table, one shape (OpenAI's, so that its clients raise their own exceptions)."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,8 @@ from services.chassis.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
+from services.gateway.http.rate_limits import rate_limit_headers
+from services.gateway.quotas import QuotaError
 
 
 class BodyTooLargeError(InvalidArgumentError):
@@ -64,7 +67,10 @@ def error_body(error: ServiceError) -> dict[str, Any]:
 
 def error_response(error: ServiceError) -> Response:
     """The whole answer."""
-    headers = {"retry-after": f"{max(1, round(error.retry_seconds))}"} if error.retry_seconds else {}
+    # Rounded up: who comes back a moment too early is refused again.
+    headers = {"retry-after": f"{math.ceil(error.retry_seconds)}"} if error.retry_seconds else {}
+    if isinstance(error, QuotaError):
+        headers |= rate_limit_headers(error.standing)
     if isinstance(error, UnauthenticatedError):
         headers["www-authenticate"] = "Bearer"
     return JSONResponse(error_body(error), status_and_type(error)[0], headers)

@@ -16,6 +16,7 @@ from services.gateway.http.door import Door, DoorRoute
 from services.gateway.http.errors import error_body
 from services.gateway.http.openai_request import completion_request
 from services.gateway.http.openai_response import Completion, model_entry
+from services.gateway.http.rate_limits import rate_limit_headers
 from services.gateway.peers.generator import GeneratorPeer
 from services.gateway.request import ROLLOUT_MODEL
 from services.gateway.turns import Turns
@@ -44,10 +45,11 @@ class OpenAiApi:
         events = turn.events_after(0)
         if not asked.stream:
             await while_connected(request, _collect(completion, events))
-            return JSONResponse(completion.whole())
+            return JSONResponse(completion.whole(), headers=rate_limit_headers(turn.reservation.standing))
         # Until the first event an error is still a status.
         first = await while_connected(request, anext(events))
-        return EventStream(_server_sent(completion, first, events))
+        headers = rate_limit_headers(turn.reservation.standing)
+        return EventStream(_server_sent(completion, first, events), headers)
 
     async def list_models(self, request: Request) -> Response:
         names = (ROLLOUT_MODEL, *await self._generator.served_versions())

@@ -45,6 +45,11 @@ class GeneratorPeer:
         versions = (rollout.stable.version, rollout.candidate.version)
         return tuple(version for version in versions if version)
 
+    async def sole_version(self) -> str:
+        """See `answer_cache.Versions`."""
+        rollout = await self.rollout()
+        return "" if rollout.candidate.version else str(rollout.stable.version)
+
     async def rollout(self) -> generator_pb2.GetRolloutResponse:
         """The rollout as the generator tells it."""
         request = generator_pb2.GetRolloutRequest()

@@ -54,6 +54,14 @@ def test_golden_bytes_of_a_turn_decode() -> None:
     assert (gone.erased, gone.context, gone.answer, gone.original_text) == (True, (), "", "")
 
 
+def test_a_turn_says_whether_its_answer_was_shown_before() -> None:
+    message = turn()
+    assert not codec.turn_from(message).cached
+    message.cached = True
+    event = codec.turn_from(message)
+    assert (event.cached, parquet.turn_row(event)["cached"], event.unknown_bytes) == (True, True, b"")
+
+
 def test_the_bytes_written_today_are_those_of_the_golden_file() -> None:
     today = {
         "correction": correction("golden", "fifty-six"),

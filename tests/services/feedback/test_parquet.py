@@ -51,6 +51,7 @@ def test_turns_come_back_as_they_were_and_erased_ones_are_rows_too() -> None:
     assert rows[0]["context"] == [{"role": "user", "text": "what is it?"}]
     assert (rows[0]["answer"], rows[0]["finish_reason"], rows[0]["finish_time"]) == ("forty-two", "stop", 2_000_000_000)
     assert [row["erased"] for row in rows] == [False, True]
+    assert [row["cached"] for row in rows] == [False, False]
     assert (rows[1]["context"], rows[1]["answer"], rows[1]["message_id"]) == ([], "", rows[0]["message_id"])
 
 

@@ -46,6 +46,7 @@ class FakeGuardrail(guardrail_pb2_grpc.GuardrailServiceServicer, Switch):
         self.outputs: list[guardrail_pb2.CheckOutputRequest] = []
         self.held_characters = 0
         self.gives_verdicts = True
+        self.policy_version = POLICY_VERSION
         self.before_verdict: Callable[[], Any] | None = None
 
     async def CheckInput(self, request: Any, context: Any) -> guardrail_pb2.CheckInputResponse:
@@ -79,7 +80,7 @@ class FakeGuardrail(guardrail_pb2_grpc.GuardrailServiceServicer, Switch):
         if not self.gives_verdicts:
             return guardrail_pb2.Verdict()
         number = guardrail_pb2.Action.Value(f"ACTION_{action.upper()}")
-        return guardrail_pb2.Verdict(action=number, category=category, score=1, policy_version=POLICY_VERSION)
+        return guardrail_pb2.Verdict(action=number, category=category, score=1, policy_version=self.policy_version)
 
 
 class FakeEnhancer(enhancer_pb2_grpc.EnhancerServiceServicer, Switch):
@@ -223,6 +224,8 @@ class FakeGenerator(generator_pb2_grpc.GeneratorServiceServicer, generator_pb2_g
         self.cancelled = asyncio.Event()
         self.gate: Callable[[int], Any] | None = None
         self.breaks_after: int | None = None
+        self.finish_reason = chat_pb2.FINISH_REASON_STOP
+        self.stable, self.candidate = STABLE, CANDIDATE
 
     async def Generate(self, request: Any, context: Any) -> AsyncIterator[generator_pb2.GenerateEvent]:
         self.check()
@@ -231,7 +234,7 @@ class FakeGenerator(generator_pb2_grpc.GeneratorServiceServicer, generator_pb2_g
         self.traces += [str(value) for key, value in context.invocation_metadata() if key == "traceparent"]
         arm = "pinned" if request.pinned_version else "stable"
         selected = generator_pb2.Selected(
-            model_version=request.pinned_version or STABLE,
+            model_version=request.pinned_version or self.stable,
             arm=arm,
             assignment_probability=1,
             task=request.task or chat_pb2.TASK_CHAT,
@@ -251,14 +254,14 @@ class FakeGenerator(generator_pb2_grpc.GeneratorServiceServicer, generator_pb2_g
             self.cancelled.set()
             raise
         usage = chat_pb2.Usage(prompt_tokens=7, completion_tokens=len(self.deltas))
-        finished = generator_pb2.Finished(finish_reason=chat_pb2.FINISH_REASON_STOP, usage=usage)
+        finished = generator_pb2.Finished(finish_reason=self.finish_reason, usage=usage)
         yield generator_pb2.GenerateEvent(finished=finished)
 
     async def GetRollout(self, request: Any, context: Any) -> generator_pb2.GetRolloutResponse:
         ready = generator_pb2.VERSION_STATE_READY
         return generator_pb2.GetRolloutResponse(
-            stable=generator_pb2.ServedVersion(version=STABLE, state=ready, share=0.9),
-            candidate=generator_pb2.ServedVersion(version=CANDIDATE, state=ready, share=0.1),
+            stable=generator_pb2.ServedVersion(version=self.stable, state=ready, share=0.9),
+            candidate=generator_pb2.ServedVersion(version=self.candidate, state=ready, share=0.1),
         )
 
 

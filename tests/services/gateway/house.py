@@ -43,7 +43,7 @@ class House:
     other_key: str
     namesakes_key: str
     directory: Path
-    app: Starlette
+    app: Starlette | None
     store: SqlKeyStore
 
     def metadata(self, key: str | None = None) -> tuple[tuple[str, str], ...]:
@@ -62,49 +62,60 @@ class House:
         return [event async for event in self.send(text, **more)]
 
 
+def settings_of(directory: Path, target: str, **changes: Any) -> dict[str, Any]:
+    """A gateway's settings, with all its peers at one target."""
+    values = {
+        "port": 0,
+        "http_port": 0,
+        "guardrail_target": target,
+        "enhancer_target": target,
+        "session_target": target,
+        "generator_target": target,
+        "feedback_target": target,
+        "principal_key": PRINCIPAL_KEY,
+        "database_url": f"sqlite+aiosqlite:///{directory}/keys.db",
+        "loop_directory": directory / "loop",
+        "coalesce_seconds": 0.0,
+        "drain_seconds": 1.0,
+        "http_drain_seconds": 0.0,
+    }
+    return {**values, **changes}
+
+
 @asynccontextmanager
 async def house(directory: Path, **changes: Any) -> AsyncIterator[House]:
     """Open everything; `changes` are settings."""
-    async with backends() as (fakes, target):
-        values = {
-            "port": 0,
-            "http_port": 0,
-            "guardrail_target": target,
-            "enhancer_target": target,
-            "session_target": target,
-            "generator_target": target,
-            "feedback_target": target,
-            "principal_key": PRINCIPAL_KEY,
-            "database_url": f"sqlite+aiosqlite:///{directory}/keys.db",
-            "loop_directory": directory / "loop",
-            "coalesce_seconds": 0.0,
-            "drain_seconds": 1.0,
-            "http_drain_seconds": 0.0,
-        }
-        settings = GatewaySettings.model_validate({**values, **changes})
-        async with (
-            open_database(settings.database_url) as engine,
-            opened(settings) as doors,
-            serving(settings, doors.registrations) as port,
-            open_channel(f"127.0.0.1:{port}") as channel,
-            aiohttp.ClientSession() as http,
-        ):
-            store = SqlKeyStore(engine)
-            yield House(
-                fakes=fakes,
-                chat=chat_pb2_grpc.ChatServiceStub(channel),
-                feedback=feedback_pb2_grpc.FeedbackServiceStub(channel),
-                channel=channel,
-                http=http,
-                url=f"http://127.0.0.1:{doors.http_port}",
-                grpc_target=f"127.0.0.1:{port}",
-                key=await new_key(store, ADA),
-                other_key=await new_key(store, BOB),
-                namesakes_key=await new_key(store, NAMESAKE),
-                directory=directory,
-                app=doors.http,
-                store=store,
-            )
+    async with backends() as (fakes, target), house_over(directory, fakes, target, **changes) as opened_house:
+        yield opened_house
+
+
+@asynccontextmanager
+async def house_over(directory: Path, fakes: Backends, target: str, **changes: Any) -> AsyncIterator[House]:
+    """A gateway over fakes that others use too."""
+    settings = GatewaySettings.model_validate(settings_of(directory, target, **changes))
+    async with (
+        open_database(settings.database_url) as engine,
+        opened(settings) as doors,
+        serving(settings, doors.registrations) as port,
+        open_channel(f"127.0.0.1:{port}") as channel,
+        aiohttp.ClientSession() as http,
+    ):
+        store = SqlKeyStore(engine)
+        yield House(
+            fakes=fakes,
+            chat=chat_pb2_grpc.ChatServiceStub(channel),
+            feedback=feedback_pb2_grpc.FeedbackServiceStub(channel),
+            channel=channel,
+            http=http,
+            url=f"http://127.0.0.1:{doors.http_port}",
+            grpc_target=f"127.0.0.1:{port}",
+            key=await new_key(store, ADA),
+            other_key=await new_key(store, BOB),
+            namesakes_key=await new_key(store, NAMESAKE),
+            directory=directory,
+            app=doors.http,
+            store=store,
+        )
 
 
 async def new_key(store: SqlKeyStore, caller: Caller, **more: Any) -> str:

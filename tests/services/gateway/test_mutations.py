@@ -27,6 +27,7 @@ from services.gateway.peers.conversations import ConversationsPeer
 from services.gateway.request import Role
 from services.gateway.servicer import ChatServicer, FeedbackServicer
 from services.gateway.turns import Turn, TurnLimits, Turns
+from tests.services.gateway.calls import alone
 from tests.services.gateway.house import ADA, PRINCIPAL_KEY, House
 from tests.services.gateway.mutations import UUID, mutants
 from tests.services.gateway.test_denied import METHODS, VALID
@@ -94,7 +95,7 @@ class Handlers:
         self.key, stored = mint(ADA)
         bearers = Bearers(Keys(CountingStore(stored), 60), None)
         behind: Any = Behind()
-        turns = Turns(_instant, TurnLimits(500, 500, 10, 0.0, 1))
+        turns = Turns(_instant, TurnLimits(500, 10, 0.0, 1), alone())
         chat = ChatServicer(turns, behind, ConversationsPeer(behind, behind, 5))
         said = FeedbackServicer(Feedback(behind, behind, PRINCIPAL_KEY))
         chat_service = chat_pb2.DESCRIPTOR.services_by_name["ChatService"]

@@ -2,7 +2,6 @@
 
 import asyncio
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
@@ -12,52 +11,12 @@ from services.chassis.errors import NotFoundError, ServiceError, UnavailableErro
 from services.chassis.identity import Caller
 from services.gateway.events import FinishReason, Started, TextDelta
 from services.gateway.request import TurnRequest, UserInput
-from services.gateway.turns import Turn, TurnLimits, Turns
+from services.gateway.turn import Turn
+from services.gateway.turns import TurnLimits, Turns
+from tests.services.gateway.calls import Hold, alone, cancel, resume, until, until_text
 from tests.services.gateway.house import House, house, kinds_of, text_of
 
 ADA, BOB = Caller("acme", "ada"), Caller("acme", "bob")
-
-
-class Hold:
-    """Stops the fake generator before a delta until it is let go."""
-
-    def __init__(self, gateway: House, at: int) -> None:
-        self.reached, self.go = asyncio.Event(), asyncio.Event()
-        self._at = at
-        gateway.fakes.generator.gate = self._gate
-
-    async def _gate(self, number: int) -> None:
-        if number == self._at:
-            self.reached.set()
-            await self.go.wait()
-
-
-async def until_text(call: Any) -> list[chat_pb2.ChatEvent]:
-    """Events up to the first text."""
-    events = []
-    async for event in call:
-        events.append(event)
-        if event.HasField("text_delta"):
-            return events
-    raise AssertionError("the stream ended without text")
-
-
-async def resume(gateway: House, message_id: str, after: int = 0, key: str | None = None) -> list[chat_pb2.ChatEvent]:
-    request = chat_pb2.ResumeMessageRequest(message_id=message_id, after_sequence=after)
-    call = gateway.chat.ResumeMessage(request, timeout=10, metadata=gateway.metadata(key))
-    return [event async for event in call]
-
-
-async def cancel(gateway: House, message_id: str, key: str | None = None) -> bool:
-    request = chat_pb2.CancelMessageRequest(message_id=message_id)
-    response = await gateway.chat.CancelMessage(request, timeout=10, metadata=gateway.metadata(key))
-    return bool(response.cancelled)
-
-
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def test_a_client_that_goes_away_misses_nothing(gateway: House) -> None:
@@ -227,7 +186,7 @@ async def test_readers_are_told_that_the_gateway_stops() -> None:
         await stopped.wait()
         raise UnavailableError("the gateway is shutting down", reason="SHUTTING_DOWN")
 
-    turns = Turns(never, LIMITS)
+    turns = Turns(never, LIMITS, alone())
     turn = turns.start(ADA, TurnRequest(UserInput("hello")))
     await started.wait()
     await turns.close(0)
@@ -238,7 +197,7 @@ async def test_readers_are_told_that_the_gateway_stops() -> None:
         turns.start(ADA, TurnRequest(UserInput("hello")))
 
 
-LIMITS = TurnLimits(max_turns=10, max_turns_per_user=10, turn_seconds=5, keep_seconds=60, max_kept_characters=10)
+LIMITS = TurnLimits(max_turns=10, turn_seconds=5, keep_seconds=60, max_kept_characters=10)
 
 
 async def _answer(turn: Turn) -> None:
@@ -249,14 +208,15 @@ async def _answer(turn: Turn) -> None:
 
 
 async def test_the_oldest_events_are_dropped_when_too_much_text_is_kept() -> None:
-    turns = Turns(_answer, LIMITS)
+    turns = Turns(_answer, LIMITS, alone())
     started = [turns.start(ADA, TurnRequest(UserInput(text))) for text in ("one", "two")]
     for turn in started:
         assert [event async for event in turn.events_after(0)]
     await asyncio.sleep(0)
     with pytest.raises(NotFoundError):
-        turns.resume(ADA, started[0].message_id, 0)
-    assert turns.resume(ADA, started[1].message_id, 0) is started[1]
+        await turns.resume(ADA, started[0].message_id, 0)
+    kept = await turns.resume(ADA, started[1].message_id, 0)
+    assert [event async for event in kept] == started[1].events
     await turns.close(1)
 
 
@@ -264,7 +224,7 @@ async def test_an_unexpected_error_reaches_readers_without_its_text() -> None:
     async def crash(turn: Turn) -> None:
         raise RuntimeError("the user said hello")
 
-    turns = Turns(crash, LIMITS)
+    turns = Turns(crash, LIMITS, alone())
     turn = turns.start(ADA, TurnRequest(UserInput("hello")))
     with pytest.raises(ServiceError, match=r"^internal error$"):
         await anext(turn.events_after(0))

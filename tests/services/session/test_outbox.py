@@ -54,7 +54,7 @@ async def test_a_finished_turn_is_published_exactly_as_the_model_saw_it(home: Ho
             turn.assistant_message_id,
             "four",
             finish_reason=chat_pb2.FINISH_REASON_OUTPUT_BLOCKED,
-            usage=chat_pb2.Usage(prompt_tokens=5, completion_tokens=6),
+            usage=chat_pb2.Usage(prompt_tokens=5, completion_tokens=6, cached=True),
             policy_version="p1",
             guard_category="secret",
             assignment_probability=0.25,
@@ -87,6 +87,7 @@ async def test_a_finished_turn_is_published_exactly_as_the_model_saw_it(home: Ho
         policy_version="p1",
         guard_category="secret",
         finish_time=event.finish_time,
+        cached=True,
     )
     assert event == expected
 

@@ -107,10 +107,11 @@ def test_an_erased_turn_is_forgotten_even_if_an_older_revision_comes_again(log: 
         ({"finish_reason": "cancelled"}, "answer_incomplete"),
         ({"finish_reason": "a new reason"}, "answer_incomplete"),
         ({"answer": "  "}, "empty_text"),
+        ({"cached": True}, "cached_answer"),
     ],
 )
 def test_only_whole_and_clean_answers_count(
-    log: FeedbackLog, store: Path, columns: dict[str, str], reason: str
+    log: FeedbackLog, store: Path, columns: dict[str, object], reason: str
 ) -> None:
     log.turn("a", "ann", "hi", **{"answer": "hello", **columns})
     log.thumb("a", "ann", True)

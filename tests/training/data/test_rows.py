@@ -39,6 +39,7 @@ TURN = TurnEvent(
     guard_category="",
     finish_us=1,
     erased=False,
+    cached=True,
 )
 
 
@@ -60,9 +61,12 @@ def test_turns_read_as_the_sink_writes_them() -> None:
     (turn,) = turn_rows(table(parquet.TURNS_SCHEMA, [parquet.turn_row(TURN)]), SEGMENT)
     assert turn.context == (Message("system", "be kind"), Message("user", "hi"))
     assert (turn.answer, turn.finish, turn.arm, turn.erased) == ("hello", Finish.STOP, "candidate", False)
+    assert turn.cached
 
 
 def test_columns_that_an_older_writer_did_not_have_are_null() -> None:
-    old = table(parquet.TURNS_SCHEMA, [parquet.turn_row(TURN)]).drop_columns(["guard_category", "erased", "arm"])
+    old = table(parquet.TURNS_SCHEMA, [parquet.turn_row(TURN)]).drop_columns(
+        ["guard_category", "erased", "arm", "cached"]
+    )
     (turn,) = turn_rows(old, SEGMENT)
-    assert (turn.guard_category, turn.erased, turn.arm) == ("", False, "")
+    assert (turn.guard_category, turn.erased, turn.arm, turn.cached) == ("", False, "", False)

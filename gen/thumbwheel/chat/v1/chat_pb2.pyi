@@ -423,6 +423,7 @@ class Started(_message.Message):
     ARM_FIELD_NUMBER: _builtins.int
     POLICY_VERSION_FIELD_NUMBER: _builtins.int
     TASK_FIELD_NUMBER: _builtins.int
+    CACHED_FIELD_NUMBER: _builtins.int
     conversation_id: _builtins.str
     """The conversation, a UUID."""
     user_message_id: _builtins.str
@@ -435,6 +436,8 @@ class Started(_message.Message):
     """Version of the guard's policy."""
     task: Global___Task.ValueType
     """The task whose preset is used."""
+    cached: _builtins.bool
+    """The answer was written for the same question before and is shown again."""
     def __init__(
         self,
         *,
@@ -444,10 +447,11 @@ class Started(_message.Message):
         arm: _builtins.str = ...,
         policy_version: _builtins.str = ...,
         task: Global___Task.ValueType = ...,
+        cached: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "conversation_id", b"conversation_id", "model_version", b"model_version", "policy_version", b"policy_version", "task", b"task", "user_message_id", b"user_message_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "cached", b"cached", "conversation_id", b"conversation_id", "model_version", b"model_version", "policy_version", b"policy_version", "task", b"task", "user_message_id", b"user_message_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -579,19 +583,23 @@ class Usage(_message.Message):
 
     PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
+    CACHED_FIELD_NUMBER: _builtins.int
     prompt_tokens: _builtins.int
     """Tokens of the prompt."""
     completion_tokens: _builtins.int
     """Tokens of the answer."""
+    cached: _builtins.bool
+    """The counts are of when the answer was written; this turn used none."""
     def __init__(
         self,
         *,
         prompt_tokens: _builtins.int = ...,
         completion_tokens: _builtins.int = ...,
+        cached: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion_tokens", b"completion_tokens", "prompt_tokens", b"prompt_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached", b"cached", "completion_tokens", b"completion_tokens", "prompt_tokens", b"prompt_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -198,6 +198,7 @@ class TurnEvent(_message.Message):
     GUARD_CATEGORY_FIELD_NUMBER: _builtins.int
     FINISH_TIME_FIELD_NUMBER: _builtins.int
     ERASED_FIELD_NUMBER: _builtins.int
+    CACHED_FIELD_NUMBER: _builtins.int
     event_id: _builtins.str
     """UUIDv5 of the answer's id and revision."""
     tenant: _builtins.str
@@ -234,6 +235,8 @@ class TurnEvent(_message.Message):
     """Category of the guard if it blocked or redacted."""
     erased: _builtins.bool
     """The conversation was cleared or deleted after this turn: readers must forget the turn. Then context and answer are empty."""
+    cached: _builtins.bool
+    """The answer was written for an earlier turn and shown again: it says nothing new about its model."""
     @_builtins.property
     def context(self) -> _containers.RepeatedCompositeFieldContainer[_chat_pb2.HistoryMessage]:
         """Exactly what the model was given, oldest first."""
@@ -270,10 +273,11 @@ class TurnEvent(_message.Message):
         guard_category: _builtins.str = ...,
         finish_time: _timestamp_pb2.Timestamp | None = ...,
         erased: _builtins.bool = ...,
+        cached: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["finish_time", b"finish_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "arm", b"arm", "assignment_probability", b"assignment_probability", "context", b"context", "conversation_id", b"conversation_id", "erased", b"erased", "event_id", b"event_id", "finish_reason", b"finish_reason", "finish_time", b"finish_time", "guard_category", b"guard_category", "message_id", b"message_id", "model_version", b"model_version", "original_text", b"original_text", "policy_version", b"policy_version", "principal", b"principal", "task", b"task", "temperature", b"temperature", "tenant", b"tenant", "top_p", b"top_p", "usage", b"usage", "user_message_id", b"user_message_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "arm", b"arm", "assignment_probability", b"assignment_probability", "cached", b"cached", "context", b"context", "conversation_id", b"conversation_id", "erased", b"erased", "event_id", b"event_id", "finish_reason", b"finish_reason", "finish_time", b"finish_time", "guard_category", b"guard_category", "message_id", b"message_id", "model_version", b"model_version", "original_text", b"original_text", "policy_version", b"policy_version", "principal", b"principal", "task", b"task", "temperature", b"temperature", "tenant", b"tenant", "top_p", b"top_p", "usage", b"usage", "user_message_id", b"user_message_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,31 @@
+"""One gateway alone: every turn is its own, and what it does not know nobody knows."""
+
+from collections.abc import AsyncGenerator
+
+from services.chassis.identity import Caller
+from services.gateway.events import TurnEvent
+from services.gateway.turn import Claim, Turn
+from services.gateway.turns import nothing_kept
+
+
+class Alone:
+    """See `turn.Announcer` and `turns.OtherGateways`."""
+
+    async def claim(self, turn: Turn, *, in_doubt: bool) -> Claim:
+        return Claim.OURS
+
+    def announce(self, turn: Turn) -> None:
+        pass
+
+    async def follow(self, turn: Turn) -> AsyncGenerator[TurnEvent, None]:
+        raise nothing_kept()
+        yield
+
+    async def resume(self, caller: Caller, message_id: str, after_sequence: int) -> AsyncGenerator[TurnEvent, None]:
+        raise nothing_kept()
+
+    async def cancel(self, caller: Caller, message_id: str) -> bool:
+        return False
+
+    def hand_over(self) -> bool:
+        return False

@@ -1,0 +1,1 @@
+"""What gateways share through Valkey: running turns, quotas, answers. Everything here may be away, and says so."""

@@ -1,0 +1,47 @@
+"""F11: the same request five times, at once or a little later, at two gateways. It is one turn: one answer, the same ids and events."""
+
+import asyncio
+import random
+from pathlib import Path
+
+import pytest
+from thumbwheel.chat.v1 import chat_pb2
+
+from tests.servers import ValkeyServer
+from tests.services.gateway.calls import collect, counted, sequences
+from tests.services.gateway.house import House, text_of
+from tests.services.gateway.two import two_gateways
+
+
+async def send_often(gateways: tuple[House, House], request_id: str, seed: int) -> list[list[chat_pb2.ChatEvent]]:
+    """Five times, each at a gateway and a moment of its own."""
+    chance = random.Random(f"{seed} {request_id}")
+
+    async def send() -> list[chat_pb2.ChatEvent]:
+        await asyncio.sleep(chance.choice([0, 0, 0.002, 0.02, 0.2]))
+        return await collect(chance.choice(gateways).send(request_id, request_id=request_id, timeout=30))
+
+    return await asyncio.gather(*(send() for _ in range(5)))
+
+
+@pytest.mark.parametrize("seed", [1, 2, *(pytest.param(seed, marks=pytest.mark.faults) for seed in range(3, 20))])
+async def test_a_request_that_is_sent_five_times_is_one_turn(tmp_path: Path, valkey: ValkeyServer, seed: int) -> None:
+    followed = counted("thumbwheel_gateway_claims_total", claim="elsewhere")
+    async with two_gateways(tmp_path, valkey.database()) as both:
+        fakes = both[0].fakes
+
+        async def at_its_pace(number: int) -> None:
+            await asyncio.sleep(0.03)
+
+        fakes.generator.gate = at_its_pace
+        requests = [f"request {number}" for number in range(12)]
+        sent = await asyncio.gather(*(send_often(both, request_id, seed) for request_id in requests))
+    for answers in sent:
+        assert all(answer == answers[0] for answer in answers)
+        assert sequences(answers[0]) == list(range(1, len(answers[0]) + 1))
+        assert text_of(answers[0]) == "The answer is 42."
+    assert len({answers[0][0].message_id for answers in sent}) == len(requests)
+    assert len(fakes.generator.requests) == len(requests)
+    assert len(fakes.session.messages) == 2 * len(requests)
+    # Some met at two gateways.
+    assert counted("thumbwheel_gateway_claims_total", claim="elsewhere") > followed

@@ -1,0 +1,92 @@
+"""F32: a gateway gets SIGTERM while streams run. Its readers go on through another one, gapless, while the turns end where they began."""
+
+import asyncio
+import time
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from thumbwheel.chat.v1 import chat_pb2, chat_pb2_grpc
+
+from services.chassis.channel import open_channel
+from tests.faults.gateway_process import gateway_process
+from tests.faults.reader import Reader
+from tests.servers import ValkeyServer
+from tests.services.gateway.fakes import Backends, backends
+from tests.services.gateway.house import house_over
+from tests.services.gateway.two import valkey_settings
+
+DELTAS = [f"word{number} " for number in range(12)]
+HELD_AT = 4
+
+
+def hold_streams(fakes: Backends) -> asyncio.Event:
+    """Answers stop in the middle until the event is set."""
+    go = asyncio.Event()
+
+    async def gate(number: int) -> None:
+        if number == HELD_AT:
+            await go.wait()
+        await asyncio.sleep(0.01)
+
+    fakes.generator.deltas, fakes.generator.gate = DELTAS, gate
+    return go
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("streams", [30, pytest.param(200, marks=pytest.mark.faults)])
+async def test_a_gateway_that_ends_hands_its_readers_over(tmp_path: Path, valkey: ValkeyServer, streams: int) -> None:
+    settings = valkey_settings(
+        valkey.database(), max_turns_per_user=0, lame_duck_seconds=0.2, drain_seconds=20, http_drain_seconds=30
+    )
+    async with (
+        backends() as (fakes, target),
+        gateway_process(tmp_path, fakes, target, **settings) as ending,
+        house_over(tmp_path, fakes, target, **settings) as staying,
+    ):
+        go = hold_streams(fakes)
+        readers = [Reader(f"r{number}") for number in range(streams)]
+        reading = asyncio.gather(*(reader.read(ending.house, staying) for reader in readers))
+        await asyncio.wait_for(asyncio.gather(*(reader.first_text.wait() for reader in readers)), 60)
+        ending.terminate()
+        terminated_at = time.monotonic()
+        await _until_all_moved(readers)
+        moved_seconds = time.monotonic() - terminated_at
+        go.set()
+        errors = await asyncio.wait_for(reading, 60)
+        status = await ending.exit_status(60)
+        drained_seconds = time.monotonic() - terminated_at
+    assert status == 0
+    assert errors == [None] * streams
+    # The fault fired for everybody.
+    assert [reader.moves for reader in readers] == [["RESUME_ELSEWHERE"]] * streams
+    for reader in readers:
+        reader.check_order()
+        assert reader.text == "".join(DELTAS)
+        assert reader.events[-1].completed.finish_reason == chat_pb2.FINISH_REASON_STOP
+        assert fakes.session.finished[reader.message_id].text == reader.text
+    assert len(fakes.generator.requests) == streams
+    print(f"{streams} readers moved within {moved_seconds:.1f} s, the gateway ended after {drained_seconds:.1f} s")
+
+
+async def _until_all_moved(readers: list[Reader]) -> None:
+    async with asyncio.timeout(60):
+        while not all(reader.moves for reader in readers):
+            await asyncio.sleep(0.02)
+
+
+async def test_without_valkey_in_reach_readers_stay_to_the_end(tmp_path: Path) -> None:
+    nowhere = valkey_settings("valkey://127.0.0.1:1", drain_seconds=20)
+    async with backends() as (fakes, target):
+        go, reader = hold_streams(fakes), Reader("r")
+        async with AsyncExitStack() as client:
+            async with house_over(tmp_path, fakes, target, **nowhere) as ending:
+                channel = await client.enter_async_context(open_channel(ending.grpc_target))
+                visitor = replace(ending, chat=chat_pb2_grpc.ChatServiceStub(channel))
+                reading = asyncio.create_task(reader.read(visitor, visitor))
+                await asyncio.wait_for(reader.first_text.wait(), 30)
+                asyncio.get_running_loop().call_later(0.5, go.set)
+            # The house has drained.
+            assert await reading is None
+    assert (reader.moves, reader.text) == ([], "".join(DELTAS))

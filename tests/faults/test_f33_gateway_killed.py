@@ -1,0 +1,93 @@
+"""F33: a gateway is killed while streams run. Who reads through another one gets what was said, once, and is told within seconds."""
+
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+from thumbwheel.chat.v1 import chat_pb2
+
+from services.chassis.errors import ServiceError
+from tests.faults.gateway_process import gateway_process
+from tests.faults.reader import Reader
+from tests.faults.test_f32_gateway_drains import DELTAS, HELD_AT, hold_streams
+from tests.servers import ValkeyServer
+from tests.services.gateway.calls import cancel, collect, counted, read_to_error, resuming, sequences
+from tests.services.gateway.fakes import backends
+from tests.services.gateway.house import House, house_over, text_of
+from tests.services.gateway.two import valkey_settings
+
+STREAMS = 20
+BEFORE_THE_KILL = "".join(DELTAS[:HELD_AT])
+
+
+@pytest.mark.slow
+async def test_after_a_kill_nothing_is_missing_nothing_twice_and_the_same_request_is_answered(
+    tmp_path: Path, valkey: ValkeyServer
+) -> None:
+    settings = valkey_settings(valkey.database(), max_turns_per_user=STREAMS, quota_lease_seconds=1.0)
+    async with (
+        backends() as (fakes, target),
+        gateway_process(tmp_path, fakes, target, **settings) as killed,
+        house_over(tmp_path, fakes, target, **settings) as staying,
+    ):
+        go = hold_streams(fakes)
+        readers = [Reader(f"r{number}") for number in range(STREAMS)]
+        reading = asyncio.gather(*(reader.read(killed.house, staying) for reader in readers))
+        await _until_text(readers, BEFORE_THE_KILL)
+        followers = [asyncio.create_task(read_to_error(resuming(staying, reader.message_id))) for reader in readers]
+        lost = counted("thumbwheel_gateway_readers_lost_total")
+        killed.kill()
+        killed_at = time.monotonic()
+        errors = await asyncio.wait_for(reading, 30)
+        followed = await asyncio.wait_for(asyncio.gather(*followers), 30)
+        seconds = time.monotonic() - killed_at
+        # The fault fired for everybody: for those whose connection broke, and for those who read elsewhere.
+        assert all(len(reader.moves) == 1 for reader in readers)
+        assert counted("thumbwheel_gateway_readers_lost_total") >= lost + 2 * STREAMS
+        _check_said_once(readers, errors)
+        for reader, (events, error) in zip(readers, followed, strict=True):
+            assert error.reason == "GATEWAY_LOST"
+            assert sequences(events) == list(range(1, len(events) + 1))
+            # What its own gateway showed last may not have arrived: a batch is on its way for milliseconds.
+            assert reader.text.startswith(text_of(events))
+            assert reader.text == text_of(events)
+            assert await cancel(staying, reader.message_id) is False
+        assert not fakes.session.finished
+        go.set()
+        await _ask_again(staying, readers)
+    print(f"{2 * STREAMS} readers were told within {seconds:.1f} s")
+
+
+def _check_said_once(readers: list[Reader], errors: list[ServiceError | None]) -> None:
+    for reader, error in zip(readers, errors, strict=True):
+        assert error is not None
+        assert error.reason == "GATEWAY_LOST"
+        reader.check_order()
+        assert reader.text == BEFORE_THE_KILL
+
+
+async def _ask_again(staying: House, readers: list[Reader]) -> None:
+    """The same request is the same turn, and what the killed gateway's turns had taken of the quota is free."""
+    before = len(staying.fakes.session.messages)
+    await asyncio.sleep(1.5)
+    again = await asyncio.gather(
+        *(
+            collect(staying.send(f"Question {reader.request_id}", request_id=reader.request_id, timeout=60))
+            for reader in readers
+        )
+    )
+    for reader, events in zip(readers, again, strict=True):
+        assert events[0].message_id == reader.message_id
+        assert text_of(events) == "".join(DELTAS)
+        assert events[-1].completed.finish_reason == chat_pb2.FINISH_REASON_STOP
+        # What was seen of the first attempt is not continued with a part of the second.
+        _, error = await read_to_error(resuming(staying, reader.message_id, after=3))
+        assert error.reason == "ANSWER_BEGAN_ANEW"
+    assert len(staying.fakes.session.messages) == before
+
+
+async def _until_text(readers: list[Reader], text: str) -> None:
+    async with asyncio.timeout(60):
+        while not all(reader.text == text for reader in readers):
+            await asyncio.sleep(0.02)

@@ -1,0 +1,96 @@
+"""What tests ask of a gateway: turns that stop midway, resumed, cancelled, read to their error; and its counters."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+from prometheus_client import REGISTRY
+from thumbwheel.chat.v1 import chat_pb2
+
+from services.chassis.errors import ServiceError, from_rpc
+from services.gateway.alone import Alone
+from services.gateway.quota import Allowance
+from services.gateway.quotas import QuotaRules, Quotas
+from services.gateway.turns import Neighbours
+from tests.services.gateway.house import House
+
+
+class Hold:
+    """Stops the fake generator before a delta until it is let go."""
+
+    def __init__(self, gateway: House, at: int) -> None:
+        self.reached, self.go = asyncio.Event(), asyncio.Event()
+        self._at = at
+        gateway.fakes.generator.gate = self._gate
+
+    async def _gate(self, number: int) -> None:
+        if number == self._at:
+            self.reached.set()
+            await self.go.wait()
+
+
+async def until_text(call: Any) -> list[chat_pb2.ChatEvent]:
+    """Events up to the first text."""
+    events = []
+    async for event in call:
+        events.append(event)
+        if event.HasField("text_delta"):
+            return events
+    raise AssertionError("the stream ended without text")
+
+
+def resuming(gateway: House, message_id: str, after: int = 0, key: str | None = None) -> Any:
+    """The running call."""
+    request = chat_pb2.ResumeMessageRequest(message_id=message_id, after_sequence=after)
+    return gateway.chat.ResumeMessage(request, timeout=20, metadata=gateway.metadata(key))
+
+
+async def resume(gateway: House, message_id: str, after: int = 0, key: str | None = None) -> list[chat_pb2.ChatEvent]:
+    """All events to the end."""
+    return await collect(resuming(gateway, message_id, after, key))
+
+
+async def collect(call: Any) -> list[chat_pb2.ChatEvent]:
+    """All events of a call."""
+    return [event async for event in call]
+
+
+async def cancel(gateway: House, message_id: str, key: str | None = None) -> bool:
+    """Whether the turn was running."""
+    request = chat_pb2.CancelMessageRequest(message_id=message_id)
+    response = await gateway.chat.CancelMessage(request, timeout=10, metadata=gateway.metadata(key))
+    return bool(response.cancelled)
+
+
+async def read_to_error(call: Any) -> tuple[list[chat_pb2.ChatEvent], ServiceError]:
+    """The events before the error that must come, and the error as ours."""
+    events = []
+    try:
+        async for event in call:
+            events.append(event)
+    except grpc.aio.AioRpcError as error:
+        return events, from_rpc(error, "gateway")
+    raise AssertionError("the stream ended well")
+
+
+async def until(condition: Callable[[], Any], seconds: float = 10) -> None:
+    """Wait for it, bounded."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def alone() -> Neighbours:
+    """Of a gateway without others and without limits."""
+    return Neighbours(Alone(), Alone(), Quotas(QuotaRules(Allowance(), Allowance())))
+
+
+def counted(name: str, **labels: str) -> float:
+    """A counter's value now."""
+    return REGISTRY.get_sample_value(name, labels) or 0.0
+
+
+def sequences(events: list[chat_pb2.ChatEvent]) -> list[int]:
+    """Of the events, as they came."""
+    return [event.sequence for event in events]

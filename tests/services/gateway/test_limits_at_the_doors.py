@@ -1,0 +1,135 @@
+"""A quota that is used up, as each door says it: gRPC's status with RetryInfo, HTTP 429 with Retry-After and OpenAI's headers."""
+
+import asyncio
+import re
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from pydantic import ValidationError
+
+from services.chassis.errors import ResourceExhaustedError
+from services.gateway.http.rate_limits import duration
+from services.gateway.settings import GatewaySettings
+from tests.servers import ValkeyServer
+from tests.services.gateway.calls import Hold, collect, read_to_error, until_text
+from tests.services.gateway.house import PRINCIPAL_KEY, House, house
+from tests.services.gateway.two import two_gateways
+
+QUESTION: Any = [{"role": "user", "content": "What is it?"}]
+ACME = {"acme": {"user_requests_per_minute": 2, "user_tokens_per_day": 1_000}}
+
+
+async def test_grpc_names_the_limit_and_when_to_come_back(tmp_path: Path) -> None:
+    async with house(tmp_path, user_requests_per_minute=1) as gateway:
+        await gateway.ask()
+        events, error = await read_to_error(gateway.send())
+    assert (events, type(error)) == ([], ResourceExhaustedError)
+    assert (error.reason, error.limit) == ("RATE_LIMITED", "1 requests a minute of a user")
+    assert 50 < error.retry_seconds <= 62
+    assert gateway.fakes.session.finished.keys() == {
+        message.id for message in gateway.fakes.session.messages.values() if message.parent_id
+    }
+
+
+async def test_the_pages_door_says_429_and_retry_after(tmp_path: Path) -> None:
+    async with house(tmp_path, user_requests_per_minute=1) as gateway:
+        await gateway.ask()
+        body = {"input": {"text": "What is it?"}}
+        async with gateway.http.post(f"{gateway.url}/api/messages", json=body, headers=gateway.headers()) as response:
+            error = (await response.json())["error"]
+    assert (response.status, error["type"], error["code"]) == (429, "rate_limit_error", "rate_limited")
+    assert "1 requests a minute of a user" in error["message"]
+    assert 50 < int(response.headers["retry-after"]) <= 62
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_openais_headers_tell_what_is_left(tmp_path: Path, stream: bool) -> None:
+    async with house(tmp_path, quota_overrides=ACME) as gateway, _openai(gateway) as api:
+        ask = api.chat.completions.with_raw_response.create
+        heads = []
+        for _ in range(2):
+            answer = await ask(model="thumbwheel", messages=QUESTION, max_tokens=100, stream=stream)
+            heads.append(answer.headers)
+            if stream:
+                async for _ in await _parsed(answer):
+                    pass
+            await asyncio.sleep(0.05)
+        with pytest.raises(openai.RateLimitError) as caught:
+            await ask(model="thumbwheel", messages=QUESTION, max_tokens=100, stream=stream)
+    left = [(head["x-ratelimit-remaining-requests"], head["x-ratelimit-remaining-tokens"]) for head in heads]
+    # Reserved are 4 for the question and 100 for the answer; the first turn has used 11.
+    assert left == [("1", "896"), ("0", "885")]
+    refused = caught.value.response.headers
+    assert (refused["x-ratelimit-limit-requests"], refused["x-ratelimit-remaining-requests"]) == ("2", "0")
+    assert re.fullmatch(r"5\ds|1m[012]s", refused["x-ratelimit-reset-requests"])
+    assert refused["x-ratelimit-remaining-tokens"] == "978"
+    assert 50 < int(refused["retry-after"]) <= 62
+    assert (caught.value.code, caught.value.status_code) == ("rate_limited", 429)
+
+
+def _openai(gateway: House) -> openai.AsyncOpenAI:
+    return openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key=gateway.key, max_retries=0)
+
+
+async def _parsed(answer: Any) -> Any:
+    parsed = answer.parse()
+    return await parsed if asyncio.iscoroutine(parsed) else parsed
+
+
+async def test_without_limits_there_are_no_headers(tmp_path: Path) -> None:
+    async with house(tmp_path) as gateway, _openai(gateway) as api:
+        answer = await api.chat.completions.with_raw_response.create(model="thumbwheel", messages=QUESTION)
+    assert not [name for name in answer.headers if name.startswith("x-ratelimit")]
+
+
+async def test_a_turn_that_runs_elsewhere_counts_here(tmp_path: Path, valkey: ValkeyServer) -> None:
+    async with two_gateways(tmp_path, valkey.database(), max_turns_per_user=1) as (here, there):
+        hold = Hold(here, at=1)
+        call = here.send()
+        seen = await until_text(call)
+        _, error = await read_to_error(there.send())
+        assert (error.reason, error.limit) == ("TOO_MANY_TURNS", "1 turns at once of a user")
+        hold.go.set()
+        assert (await collect(call))[-1].HasField("completed")
+        assert seen[0].started
+        async with asyncio.timeout(5):
+            while True:
+                # It is settled a moment after its end.
+                _, error_or_none = await _try(there)
+                if error_or_none is None:
+                    break
+                await asyncio.sleep(0.02)
+
+
+async def _try(gateway: House) -> tuple[Any, Any]:
+    try:
+        return await gateway.ask(), None
+    except Exception as error:  # noqa: BLE001 - looked at by the caller
+        return [], error
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"quota_overrides": {"acme": {"user_requests": 1}}},
+        {"quota_overrides": {"acme": {"user_requests_per_minute": -1}}},
+        {"quota_overrides": {"acme": 5}},
+        {"user_tokens_per_day": -1},
+        {"quota_when_away": "panic"},
+        {"valkey_url": "valkey://localhost"},
+        {"valkey_url": "http://localhost", "valkey_secret": "0123456789abcdef"},
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        GatewaySettings.model_validate({"principal_key": PRINCIPAL_KEY, **wrong})
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0s"), (0.2, "1s"), (59.5, "1m0s"), (360, "6m0s"), (3_600, "1h0m0s"), (86_399, "23h59m59s")],
+)
+def test_durations_are_written_as_openai_does(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

@@ -1,0 +1,370 @@
+"""Quotas: what is admitted, what is refused and for how long, alone and over two gateways; and what holds without Valkey."""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.chassis.errors import UnavailableError
+from services.chassis.identity import Caller
+from services.gateway.local_quotas import LocalBook
+from services.gateway.loops import looping
+from services.gateway.quota import Allowance, Ask, Holder, Limit, Verdict, Window
+from services.gateway.quotas import QuotaError, QuotaRules, Quotas, WhenAway
+from services.gateway.request import Message, Role, Sampling, TurnRequest, UserInput
+from services.gateway.shared.link import open_link
+from services.gateway.shared.quotas import ValkeyBook
+from tests.servers import ValkeyServer
+from tests.services.gateway.calls import counted, until
+from tests.services.gateway.two import everything
+
+ADA, BOB, NAMESAKE = Caller("acme", "ada"), Caller("acme", "bob"), Caller("umbrella", "ada")
+FREE = Allowance()
+QUESTION = TurnRequest(UserInput("What is it?"), sampling=Sampling(max_tokens=96))
+QUESTION_TOKENS = 4 + 96
+
+Admit = Callable[[Ask], Awaitable[Verdict]]
+
+
+def ask(caller: Caller = ADA, tokens: int = 100, user: Allowance = FREE, tenant: Allowance = FREE) -> Ask:
+    return Ask(random.randbytes(8).hex(), caller, tokens, {Holder.USER: user, Holder.TENANT: tenant})
+
+
+class Books:
+    """The same calls for both books."""
+
+    def __init__(self, admit: Admit, settle: Callable[[Ask, int], Awaitable[None]]) -> None:
+        self.admit, self.settle = admit, settle
+
+    async def refusal(self, asked: Ask) -> tuple[Holder, Limit] | None:
+        return (await self.admit(asked)).refused
+
+
+@pytest.fixture(params=["local", "valkey"])
+async def book(request: pytest.FixtureRequest, valkey: ValkeyServer) -> AsyncIterator[Books]:
+    if request.param == "local":
+        local = LocalBook()
+
+        async def admit(asked: Ask) -> Verdict:
+            return local.admit(asked)
+
+        async def settle(asked: Ask, used: int) -> None:
+            local.settle(asked, used)
+
+        yield Books(admit, settle)
+        return
+    async with open_link(valkey.database(), deadline_seconds=2) as link:
+        shared = ValkeyBook(link, lease_seconds=30)
+        yield Books(shared.admit, shared.settle)
+
+
+async def test_requests_beyond_the_limit_are_refused_until_the_minute_has_passed(book: Books) -> None:
+    allowance = Allowance(requests_per_minute=3)
+    first = await book.admit(ask(user=allowance))
+    assert first.fills[Holder.USER, Limit.REQUESTS].used == 1
+    assert [await book.refusal(ask(user=allowance)) for _ in range(2)] == [None, None]
+    refused = await book.admit(ask(user=allowance))
+    assert refused.refused == (Holder.USER, Limit.REQUESTS)
+    assert 55 < refused.retry_seconds <= 62
+    assert 55 < refused.fills[Holder.USER, Limit.REQUESTS].reset_seconds <= 62
+    assert await book.refusal(ask(BOB, user=allowance)) is None
+
+
+async def test_tokens_are_reserved_before_and_settled_with_what_was_used(book: Books) -> None:
+    allowance = Allowance(tokens_per_day=250)
+    first, second = ask(user=allowance), ask(user=allowance)
+    assert [await book.refusal(first), await book.refusal(second)] == [None, None]
+    refused = await book.admit(ask(user=allowance))
+    assert refused.refused == (Holder.USER, Limit.TOKENS)
+    assert 86_000 < refused.retry_seconds < 88_500
+    await book.settle(first, 10)
+    await book.settle(first, 10)
+    admitted = await book.admit(ask(user=allowance))
+    assert (admitted.refused, admitted.fills[Holder.USER, Limit.TOKENS].used) == (None, 210)
+    await book.settle(second, 500)
+    assert await book.refusal(ask(tokens=1, user=allowance)) == (Holder.USER, Limit.TOKENS)
+
+
+async def test_turns_at_once_are_free_again_when_they_have_ended(book: Books) -> None:
+    allowance = Allowance(turns_at_once=1)
+    first = ask(user=allowance)
+    assert await book.refusal(first) is None
+    refused = await book.admit(ask(user=allowance))
+    assert (refused.refused, refused.retry_seconds) == ((Holder.USER, Limit.TURNS), 1)
+    await book.settle(first, 0)
+    assert await book.refusal(ask(user=allowance)) is None
+
+
+@pytest.mark.parametrize(
+    "allowance", [Allowance(requests_per_minute=2), Allowance(tokens_per_day=200), Allowance(turns_at_once=2)]
+)
+async def test_a_tenants_limit_holds_over_its_users_and_over_no_other_tenant(book: Books, allowance: Allowance) -> None:
+    assert [await book.refusal(ask(caller, tenant=allowance)) for caller in (ADA, BOB)] == [None, None]
+    holder, _ = await book.refusal(ask(tenant=allowance)) or (None, None)
+    assert holder is Holder.TENANT
+    assert await book.refusal(ask(NAMESAKE, tenant=allowance)) is None
+
+
+async def test_what_is_refused_by_one_limit_takes_nothing_of_the_others(book: Books) -> None:
+    allowance = Allowance(requests_per_minute=10, tokens_per_day=150)
+    for _ in range(5):
+        await book.admit(ask(user=allowance))
+    last = await book.admit(ask(tokens=50, user=allowance))
+    assert (last.refused, last.fills[Holder.USER, Limit.REQUESTS].used) == (None, 2)
+
+
+STEPS = st.lists(
+    st.tuples(st.integers(0, 400), st.integers(1, 60), st.sampled_from(["begin", "begin", "end", "settle"])),
+    max_size=60,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(steps=STEPS, requests=st.integers(0, 4), tokens=st.integers(0, 120))
+def test_never_more_than_the_limit_in_any_window_and_no_step_longer_than_need_be(
+    steps: list[tuple[int, int, str]], requests: int, tokens: int
+) -> None:
+    clock = [0.0]
+    windows = {Limit.REQUESTS: Window(1_000, 100), Limit.TOKENS: Window(2_000, 200)}
+    book = LocalBook(lambda: clock[0] / 1000, windows)
+    allowance = Allowance(requests_per_minute=requests, tokens_per_day=tokens)
+    admitted: list[tuple[int, Ask, int]] = []  # when, what, tokens that count
+    running: list[int] = []  # places in the list before
+    for wait_ms, wanted, kind in steps:
+        clock[0] += wait_ms
+        now = int(clock[0])
+        if kind != "begin" and running:
+            place = running.pop(0)
+            at, asked, counts = admitted[place]
+            used = 0 if kind == "end" else counts // 2
+            book.settle(asked, used)
+            admitted[place] = (at, asked, used)
+            continue
+        asked = ask(tokens=wanted, user=allowance)
+        verdict = book.admit(asked)
+        if verdict.refused is None:
+            running.append(len(admitted))
+            admitted.append((now, asked, wanted))
+        for limit, most, need in ((Limit.REQUESTS, requests, 1), (Limit.TOKENS, tokens, wanted)):
+            span, step = windows[limit].span_ms, windows[limit].step_ms
+            sizes = [(at, 1 if limit is Limit.REQUESTS else counts) for at, _, counts in admitted]
+            within = sum(size for at, size in sizes if at > now - span)
+            assert not most or within <= most
+            if verdict.refused == (Holder.USER, limit):
+                assert sum(size for at, size in sizes if at > now - span - step) + need > most
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """When, on the test's clock: between the call and its return; and until it surely ran."""
+
+    called: float
+    returned: float
+    ended: float
+    used: int
+
+
+WINDOWS = {Limit.REQUESTS: Window(600, 30), Limit.TOKENS: Window(1_200, 60)}
+LEASE_SECONDS = 1.0
+ALLOWANCE = Allowance(requests_per_minute=25, tokens_per_day=3_000, turns_at_once=6)
+
+
+RULES = QuotaRules(ALLOWANCE, FREE)
+
+
+@asynccontextmanager
+async def shared_book(url: str) -> AsyncIterator[ValkeyBook]:
+    async with open_link(url, deadline_seconds=2, probe_seconds=0.05) as link:
+        yield ValkeyBook(link, LEASE_SECONDS, WINDOWS)
+
+
+@asynccontextmanager
+async def sharing(
+    url: str, when_away: WhenAway = WhenAway.LOCAL, lease_seconds: float = LEASE_SECONDS
+) -> AsyncIterator[Quotas]:
+    async with shared_book(url) as book:
+        quotas = Quotas(RULES, book, when_away, lease_seconds)
+        async with looping(quotas.serve):
+            yield quotas
+            await quotas.flush()
+
+
+async def visits(gateways: list[Quotas], doomed: ValkeyBook, seed: int, seconds: float) -> list[Admitted]:
+    """One client: asks here and there, and holds a turn for a while. Now and then it asks a gateway that dies at once: what is
+    reserved there is neither held nor settled.
+    """
+    chance, found = random.Random(seed), []
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        called, used, lasts = time.monotonic(), chance.randrange(QUESTION_TOKENS + 1), chance.random() / 20
+        if chance.random() < 0.05:
+            verdict = await doomed.admit(RULES.ask(ADA, QUESTION))
+            if not verdict.refused:
+                found.append(Admitted(called, time.monotonic(), time.monotonic(), 0))
+            continue
+        try:
+            reservation = await chance.choice(gateways).admit(ADA, QUESTION)
+        except QuotaError:
+            await asyncio.sleep(chance.random() / 50)
+            continue
+        returned = time.monotonic()
+        await asyncio.sleep(lasts)
+        found.append(Admitted(called, returned, time.monotonic(), used))
+        reservation.settle(used)
+    return found
+
+
+def most_within(admitted: list[Admitted], seconds: float, size: Callable[[Admitted], int]) -> int:
+    """The most that was surely admitted within any window."""
+    return max(
+        sum(size(other) for other in admitted if other.called >= one.called and other.returned <= one.called + seconds)
+        for one in admitted
+    )
+
+
+def most_at_once(admitted: list[Admitted]) -> int:
+    return max(sum(other.returned <= one.returned < other.ended for other in admitted) for one in admitted)
+
+
+@pytest.mark.parametrize("seed", range(2))
+async def test_whatever_the_interleaving_two_gateways_admit_no_more_than_the_limit_and_leak_nothing(
+    valkey: ValkeyServer, seed: int
+) -> None:
+    url = valkey.database()
+    async with sharing(url) as one, sharing(url) as other, shared_book(url) as doomed:
+        clients = [visits([one, other], doomed, 100 * seed + number, seconds=2.0) for number in range(12)]
+        admitted = [visit for visits in await asyncio.gather(*clients) for visit in visits]
+    assert most_within(admitted, 0.6, lambda _: 1) <= ALLOWANCE.requests_per_minute
+    assert most_within(admitted, 1.2, lambda visit: visit.used) <= ALLOWANCE.tokens_per_day
+    assert most_at_once(admitted) <= ALLOWANCE.turns_at_once
+    # Not by refusing everything.
+    assert len(admitted) > 2 * ALLOWANCE.requests_per_minute
+    await asyncio.sleep(LEASE_SECONDS + 1.2 + 0.1)
+    assert "quota/" not in await everything(url)
+
+
+async def test_a_killed_gateways_turns_free_themselves_and_a_living_ones_do_not(valkey: ValkeyServer) -> None:
+    url, full = valkey.database(), ALLOWANCE.turns_at_once
+    async with sharing(url) as living:
+        async with sharing(url) as killed:
+            for _ in range(full - 1):
+                await killed.admit(ADA, QUESTION)
+        kept = await living.admit(ADA, QUESTION)
+        with pytest.raises(QuotaError) as caught:
+            await living.admit(ADA, QUESTION)
+        assert caught.value.reason == "TOO_MANY_TURNS"
+        await asyncio.sleep(2 * LEASE_SECONDS)
+        again = [await living.admit(ADA, QUESTION) for _ in range(full - 1)]
+        with pytest.raises(QuotaError):
+            await living.admit(ADA, QUESTION)
+        for reservation in (kept, *again):
+            reservation.settle(0)
+
+
+async def test_a_reservation_that_a_flush_has_taken_is_written_down_again(valkey: ValkeyServer) -> None:
+    url = valkey.database()
+    async with sharing(url) as quotas, open_link(url, deadline_seconds=2) as link:
+        reservations = [await quotas.admit(ADA, QUESTION) for _ in range(ALLOWANCE.turns_at_once)]
+        await link.call("turns", "FLUSHDB")  # type: ignore[arg-type]
+        await asyncio.sleep(LEASE_SECONDS)
+        with pytest.raises(QuotaError) as caught:
+            await quotas.admit(ADA, QUESTION)
+        assert caught.value.reason == "TOO_MANY_TURNS"
+        for reservation in reservations:
+            reservation.settle(0)
+
+
+@pytest.fixture
+def rules() -> QuotaRules:
+    return QuotaRules(Allowance(requests_per_minute=2), FREE, {"umbrella": (FREE, FREE)}, reply_tokens=50)
+
+
+async def test_the_error_names_the_limit_and_the_time_to_wait(rules: QuotaRules) -> None:
+    quotas = Quotas(rules)
+    for _ in range(2):
+        await quotas.admit(ADA, QUESTION)
+    with pytest.raises(QuotaError) as caught:
+        await quotas.admit(ADA, QUESTION)
+    error = caught.value
+    assert (error.reason, error.limit) == ("RATE_LIMITED", "2 requests a minute of a user")
+    assert 55 < error.retry_seconds <= 62
+    assert (error.standing[Limit.REQUESTS].limit, error.standing[Limit.REQUESTS].remaining) == (2, 0)
+
+
+async def test_a_request_that_could_never_fit_is_not_told_to_wait() -> None:
+    quotas = Quotas(QuotaRules(Allowance(tokens_per_day=99), FREE))
+    with pytest.raises(QuotaError) as caught:
+        await quotas.admit(ADA, QUESTION)
+    assert (caught.value.reason, caught.value.retry_seconds) == ("TOKEN_QUOTA_EXCEEDED", 0)
+
+
+async def test_a_tenant_can_have_limits_of_its_own(rules: QuotaRules) -> None:
+    quotas = Quotas(rules)
+    for _ in range(5):
+        await quotas.admit(NAMESAKE, QUESTION)
+
+
+def test_a_prompt_is_estimated_from_all_that_the_request_brings(rules: QuotaRules) -> None:
+    history = (Message(Role.SYSTEM, "Be brief."), Message(Role.USER, "é" * 3))
+    asked = rules.ask(ADA, TurnRequest(UserInput("What is it?", history)))
+    assert asked.tokens == 4 + 3 + 2 + 50
+
+
+@pytest.fixture
+async def away(valkey: ValkeyServer) -> AsyncIterator[ValkeyServer]:
+    """A server that is killed, and runs again afterwards."""
+    yield valkey
+    if not valkey.processes[0].is_running:
+        await asyncio.to_thread(valkey.start)
+
+
+async def test_while_valkey_is_away_this_process_counts_on_from_what_passed_here(away: ValkeyServer) -> None:
+    before = counted("thumbwheel_gateway_quota_away_total", policy="local")
+    async with sharing(away.database()) as quotas:
+        for _ in range(ALLOWANCE.turns_at_once - 1):
+            await quotas.admit(ADA, QUESTION)
+        away.kill()
+        await quotas.admit(ADA, QUESTION)
+        with pytest.raises(QuotaError) as caught:
+            await quotas.admit(ADA, QUESTION)
+    assert caught.value.reason == "TOO_MANY_TURNS"
+    assert counted("thumbwheel_gateway_quota_away_total", policy="local") == before + 2
+
+
+async def test_the_other_policy_refuses_while_valkey_is_away_and_admits_when_it_is_back(away: ValkeyServer) -> None:
+    async with sharing(away.database(), when_away=WhenAway.REFUSE) as quotas:
+        await quotas.admit(ADA, QUESTION)
+        away.kill()
+        with pytest.raises(UnavailableError) as caught:
+            await quotas.admit(ADA, QUESTION)
+        assert (caught.value.reason, caught.value.retry_seconds) == ("QUOTA_STORE_AWAY", 1)
+        await asyncio.to_thread(away.start)
+
+        async def admitted() -> bool:
+            try:
+                (await quotas.admit(ADA, QUESTION)).settle(0)
+            except UnavailableError:
+                return False
+            return True
+
+        async with asyncio.timeout(5):
+            while not await admitted():
+                await asyncio.sleep(0.05)
+
+
+async def test_what_was_used_while_valkey_was_away_for_a_moment_is_settled_afterwards(away: ValkeyServer) -> None:
+    url = away.database()
+    async with sharing(url, lease_seconds=20) as quotas:
+        reservation = await quotas.admit(ADA, QUESTION)
+        away.pause()
+        reservation.settle(7)
+        await asyncio.sleep(0.1)
+        away.resume()
+        await until(lambda: not quotas._ended)
+        assert "turns" not in await everything(url)
