@@ -33,7 +33,7 @@ from training.recipes.nano_world.brought_up import bring_up, write_texts
 from training.recipes.recipe import TEXTS, LoopConfig, Plan, Recipe
 from training.recipes.small import small
 from training.registry import RegistryError
-from training.remote import FeedbackLog, RemoteError, RolloutClient
+from training.remote import FeedbackLog, RemoteError, RolloutClient, TlsFiles
 from training.report import write_report
 from training.runs import LoopRunningError, Runs, exclusive
 from training.stages.context import ConfigError, Progress
@@ -77,8 +77,8 @@ def canary(options: argparse.Namespace) -> int:
     config = _recipe(options)(Plan(options.version, options.directory, options.directory)).canary
     with ExitStack() as stack:
         stack.enter_context(exclusive(options.state / "loop", f"canary {options.version}"))
-        feedback = stack.enter_context(closing(FeedbackLog(options.feedback)))
-        rollout = stack.enter_context(closing(RolloutClient(options.generator)))
+        feedback = stack.enter_context(closing(FeedbackLog(options.feedback, _tls(options))))
+        rollout = stack.enter_context(closing(RolloutClient(options.generator, _tls(options))))
         record = options.state / "loop" / "canaries" / options.version
         lines = Lines(sys.stdout)
 
@@ -93,7 +93,7 @@ def canary(options: argparse.Namespace) -> int:
 
 def snapshot(options: argparse.Namespace) -> int:
     """Only the first step: freeze what is committed now."""
-    log = FeedbackLog(options.feedback)
+    log = FeedbackLog(options.feedback, _tls(options))
     into = options.state / "loop" / "snapshots"
     taken = take_snapshot(log, _objects(options), SnapshotConfig(), into, _code_commit())
     print(taken.directory)
@@ -123,12 +123,20 @@ def nano_base(options: argparse.Namespace) -> int:
     return 0
 
 
+def _tls(options: argparse.Namespace) -> TlsFiles | None:
+    return TlsFiles(*options.tls) if options.tls else None
+
+
 def _one_turn(options: argparse.Namespace) -> int:
     with ExitStack() as stack:
         stack.enter_context(exclusive(options.state / "loop", f"recipe {options.recipe}"))
         display = _display(stack)
-        feedback = stack.enter_context(closing(FeedbackLog(options.feedback)))
-        rollout = None if options.no_rollout else stack.enter_context(closing(RolloutClient(options.generator)))
+        feedback = stack.enter_context(closing(FeedbackLog(options.feedback, _tls(options))))
+        rollout = (
+            None
+            if options.no_rollout
+            else stack.enter_context(closing(RolloutClient(options.generator, _tls(options))))
+        )
         around = Surroundings(
             state=options.state.absolute(),
             feedback=feedback,
@@ -204,6 +212,13 @@ def _parser() -> argparse.ArgumentParser:
         help="folder of the state (default .state); objects lie in it, or in the bucket of TW_TRAINING_S3_*",
     )
     common.add_argument("--feedback", default="127.0.0.1:50056", metavar="HOST:PORT", help="the feedback service")
+    common.add_argument(
+        "--tls",
+        type=Path,
+        nargs=3,
+        metavar=("CERTIFICATE", "KEY", "AUTHORITY"),
+        help="where services have certificates: training's own, and the authorities that it believes",
+    )
     trial = argparse.ArgumentParser(add_help=False)
     trial.add_argument("--recipe", choices=sorted(RECIPES), required=True)
     trial.add_argument("--generator", default="127.0.0.1:50055", metavar="HOST:PORT", help="the generator's rollout")

@@ -178,7 +178,7 @@ def service_settings(layout: Layout, model: Path) -> dict[str, dict[str, object]
             "http_port": layout.ports["http"],
             "principal_key": key,
             **{f"{peer}_target": layout.target(peer) for peer in INNER_PORTS if peer != "predictor"},
-            "keys_database_url": f"sqlite+aiosqlite:///{state / 'keys.db'}",
+            "database_url": f"sqlite+aiosqlite:///{state / 'keys.db'}",
             "owner_key_file": state / "owner.key",
             "loop_directory": layout.loop,
             "page_directory": ROOT / "services" / "web" / "dist",

@@ -79,7 +79,7 @@ class Kafka:
             environment={},
             port=self.ports[PORTS_A_BROKER * (node - 1)],
             stop_seconds=STOP_SECONDS,
-            ready=partial(is_ready, self.address(node), len(self.nodes)),
+            ready=partial(is_ready, self.address(node), node),
         )
 
     def _settings(self, node: int) -> dict[str, object]:
@@ -137,20 +137,21 @@ class Kafka:
 _OWN_TOPICS = ("offsets.topic", "transaction.state.log", "share.coordinator.state.topic")
 
 
-async def is_ready(address: str, brokers: int) -> bool:
-    """Whether a broker knows of all others."""
-    return await asyncio.to_thread(_knows_all, address, brokers)
+async def is_ready(address: str, node: int) -> bool:
+    """Whether a broker's own metadata say that the controllers let it serve; the others may be dead."""
+    return await asyncio.to_thread(_serves, address, node)
 
 
-def _knows_all(address: str, brokers: int) -> bool:
+def _serves(address: str, node: int) -> bool:
     try:
         client = KafkaAdminClient(
             bootstrap_servers=address, bootstrap_timeout_ms=ASK_MILLISECONDS, request_timeout_ms=ASK_MILLISECONDS
         )
         with contextlib.closing(client):
-            return len(client.describe_cluster()["brokers"]) == brokers
+            brokers = client.describe_cluster()["brokers"]
     except (KafkaError, OSError):
         return False
+    return any(broker["broker_id"] == node and not broker["is_fenced"] for broker in brokers)
 
 
 def _encode(name: uuid.UUID) -> str:

@@ -9,7 +9,7 @@ from infra.servers import installation
 from infra.servers.debian import unpack_package
 from infra.servers.errors import ServerError
 from infra.servers.jars import check_jars, fetch_jars
-from infra.servers.watched import run_watched
+from infra.servers.steps import run_steps
 
 
 def test_every_part_has_a_folder_named_after_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,5 +64,10 @@ def test_where_there_is_no_debian_it_is_said_what_to_do_instead(
 
 
 def test_a_step_that_fails_shows_what_it_said(tmp_path: Path) -> None:
-    with pytest.raises(ServerError, match=r"failed with 3.*\nno network"):
-        run_watched(["sh", "-c", "echo no network; exit 3"], tmp_path, tmp_path)
+    with pytest.raises(ServerError, match=r"fetching failed with 3: no network"):
+        run_steps("fetching", [["sh", "-c", "echo no network; exit 3"]], tmp_path)
+
+
+def test_a_step_that_takes_too_long_is_ended(tmp_path: Path) -> None:
+    with pytest.raises(ServerError, match="took longer"):
+        run_steps("fetching", [["sleep", "60"]], tmp_path, within_seconds=0.1)

@@ -1,12 +1,14 @@
 """Valkey keeps its keys over a stop, and gives every test a database of its own."""
 
 import contextlib
+import threading
+from pathlib import Path
 
 import pytest
 from valkey import Valkey
 from valkey.exceptions import AuthenticationError, TimeoutError
 
-from tests.servers import ValkeyServer
+from tests.servers import ValkeyServer, running
 
 
 def test_keys_are_there_after_a_stop(valkey: ValkeyServer) -> None:
@@ -36,3 +38,20 @@ def test_nobody_comes_in_without_the_password(valkey: ValkeyServer) -> None:
     without = valkey.database().replace(valkey.database().split("@")[0], "valkey://")
     with contextlib.closing(Valkey.from_url(without)) as client, pytest.raises(AuthenticationError):
         client.ping()
+
+
+def test_a_server_outlives_the_thread_that_started_it_again(valkey: ValkeyServer) -> None:
+    valkey.kill()
+    thread = threading.Thread(target=valkey.start)
+    thread.start()
+    thread.join()
+    with contextlib.closing(Valkey.from_url(valkey.database())) as client:
+        assert client.ping()
+    assert valkey.processes[0].is_running
+
+
+def test_servers_are_stopped_even_if_a_test_fails(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), running(ValkeyServer(tmp_path)) as server:
+        process = server.processes[0]
+        raise ZeroDivisionError
+    assert not process.is_running
