@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from infra.servers.installation import find_installed
-from infra.watching.rules import ALERTS
+from infra.watching.files import ALERTS
 from tests.infra.watching.cases import CASES, Case
 
 ROOT = Path(__file__).resolve().parents[3]
