@@ -17,6 +17,7 @@ from infra.servers.seaweedfs import ACCESS_KEY, DOORS, SeaweedFS
 from infra.servers.valkey import Valkey
 from infra.supervision.child import Program
 from infra.supervision.ports import distinct_free_ports, is_free
+from infra.watching.files import ALERTS
 
 # Where clients look first. What is not listed, or taken, gets a free port.
 USUAL_PORTS = {"kafka-1": 9092, "postgres": 5432, "valkey": 6379, "s3": 8333, "prometheus": 9090}
@@ -62,7 +63,7 @@ def assemble(state: Path, ports: Mapping[str, int], targets: Mapping[str, Sequen
         Postgres(state / "postgres", ports["postgres"]),
         Valkey(state / "valkey", ports["valkey"]),
         SeaweedFS(state / "s3", tuple(ports[name] for name in _STORE_PORTS)),
-        Prometheus(state / "prometheus", ports["prometheus"], targets),
+        Prometheus(state / "prometheus", ports["prometheus"], targets, (ALERTS,)),
     )
 
 

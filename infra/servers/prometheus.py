@@ -22,11 +22,13 @@ class Prometheus:
 
     Args:
         targets: by job, the host:port of every /metrics.
+        rules: files of alert rules; who is told of alerts is nobody: they are looked at on its page.
     """
 
     folder: Path
     port: int
     targets: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    rules: Sequence[Path] = ()
 
     @property
     def url(self) -> str:
@@ -48,6 +50,7 @@ class Prometheus:
         jobs = {"prometheus": [f"{HOST}:{self.port}"], **self.targets}
         return {
             "global": {"scrape_interval": f"{SCRAPE_SECONDS}s", "evaluation_interval": f"{SCRAPE_SECONDS}s"},
+            "rule_files": [str(file) for file in self.rules],
             "scrape_configs": [
                 {"job_name": job, "static_configs": [{"targets": list(targets)}]} for job, targets in jobs.items()
             ],

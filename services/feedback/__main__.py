@@ -126,6 +126,7 @@ async def _stream(
         settings.spool_directory / form.stream, max_bytes=settings.max_spool_bytes, segment_bytes=settings.segment_bytes
     )
     metrics.SPOOLED_BYTES.labels(form.stream).set_function(lambda: spool.bytes_used)
+    metrics.SPOOL_LIMIT_BYTES.labels(form.stream).set(settings.max_spool_bytes)
     acceptance = Acceptance(form.stream, spool, stores.ledger, claims)
     limits = FlushLimits(settings.flush_rows, settings.flush_bytes)
 

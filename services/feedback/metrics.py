@@ -20,6 +20,9 @@ PRODUCER_BUILDS = Counter(
     "thumbwheel_feedback_producer_builds_total", "Producers built: the first, and one after each failure.", ["topic"]
 )
 SPOOLED_BYTES = Gauge("thumbwheel_feedback_spooled_bytes", "Bytes in the spool.", ["stream"])
+SPOOL_LIMIT_BYTES = Gauge(
+    "thumbwheel_feedback_spool_limit_bytes", "What it may hold; full, it acknowledges nothing.", ["stream"]
+)
 PARTITIONS = Gauge("thumbwheel_feedback_partitions", "Partitions that this process sinks.", ["stream"])
 STOPPED = Gauge(
     "thumbwheel_feedback_stopped_partitions",

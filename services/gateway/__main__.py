@@ -11,6 +11,7 @@ from pathlib import Path
 
 import aiohttp
 import grpc
+from prometheus_client import REGISTRY
 from starlette.applications import Starlette
 from thumbwheel.chat.v1 import chat_pb2, chat_pb2_grpc
 from thumbwheel.enhancer.v1 import enhancer_pb2_grpc
@@ -42,6 +43,7 @@ from services.gateway.http.server import serving_http
 from services.gateway.key_commands import add_key_commands, add_migrate_command, run_key_command, run_migrate_command
 from services.gateway.key_store import SqlKeyStore
 from services.gateway.keys import OWNER, Keys, owner_secret, stored
+from services.gateway.loop_metrics import LoopMetrics
 from services.gateway.loops import looping
 from services.gateway.oidc import Oidc
 from services.gateway.peers.conversations import ConversationsPeer
@@ -81,6 +83,7 @@ async def wiring(settings: GatewaySettings) -> AsyncIterator[Sequence[Registrati
     """As the chassis wants it."""
     async with opened(settings) as doors:
         log.info("serving http", extra=fields(port=doors.http_port))
+        REGISTRY.register(LoopMetrics(settings.loop_directory))
         yield doors.registrations
 
 

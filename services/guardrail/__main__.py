@@ -3,13 +3,13 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from prometheus_client import Counter
 from thumbwheel.guardrail.v1 import guardrail_pb2_grpc
 
 from services.chassis.server import Registration, run_service
 from services.chassis.settings import load_settings
 from services.guardrail.access import CALLERS
 from services.guardrail.classifier import read_classifier
+from services.guardrail.metrics import VERDICTS
 from services.guardrail.personal_spans import personal_spans
 from services.guardrail.policy import Policy
 from services.guardrail.servicer import NAME, GuardrailServicer
@@ -22,12 +22,9 @@ WARM_UP = "call +1 415 555 2671 or write to nobody"
 @asynccontextmanager
 async def wiring(settings: GuardrailSettings) -> AsyncIterator[Sequence[Registration]]:
     """Policy and servicer."""
-    verdicts = Counter(
-        "thumbwheel_guardrail_verdicts_total", "Verdicts of the policy.", ["stage", "action", "category"]
-    )
 
     def observe(stage: Stage, verdict: Verdict) -> None:
-        verdicts.labels(stage, verdict.action, verdict.category or "none").inc()
+        VERDICTS.labels(stage, verdict.action, verdict.category or "none").inc()
 
     classifier = read_classifier(settings.weights_directory)
     # The first text costs 50 ms more (NumPy's and phonenumbers' own tables): nobody should wait for that.

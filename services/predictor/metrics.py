@@ -10,17 +10,37 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.requests = self._counter("requests", "Requests.", "endpoint", "version", "status")
-        self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens of started generations.", "version")
-        self.generated_tokens = self._counter("generated_tokens", "Tokens that were generated.", "version")
-        self.engine_steps = self._counter("engine_steps", "Forward passes.", "version")
-        self.queue_seconds = self._histogram("queue_seconds", "From request to a place in a batch.")
-        self.first_token_seconds = self._histogram("time_to_first_token_seconds", "From request to first token.")
-        self.inter_token_seconds = self._histogram("inter_token_seconds", "Between two tokens of one generation.")
-        self.load_seconds = self._histogram("load_seconds", "From load request to ready.")
-        self.running = self._gauge("running_requests", "Generations that share a step now.")
-        self.waiting = self._gauge("waiting_requests", "Generations that wait for a place.")
-        self.cache_usage = self._gauge("cache_usage_ratio", "Share of KV blocks in use, cached prefixes included.")
+        self.requests = self._counter(
+            "thumbwheel_predictor_requests_total", "Requests.", "endpoint", "version", "status"
+        )
+        self.prompt_tokens = self._counter(
+            "thumbwheel_predictor_prompt_tokens_total", "Prompt tokens of started generations.", "version"
+        )
+        self.generated_tokens = self._counter(
+            "thumbwheel_predictor_generated_tokens_total", "Tokens that were generated.", "version"
+        )
+        self.engine_steps = self._counter("thumbwheel_predictor_engine_steps_total", "Forward passes.", "version")
+        self.queue_seconds = self._histogram(
+            "thumbwheel_predictor_queue_seconds", "From request to a place in a batch.", "version"
+        )
+        self.first_token_seconds = self._histogram(
+            "thumbwheel_predictor_time_to_first_token_seconds", "From request to first token.", "version"
+        )
+        self.inter_token_seconds = self._histogram(
+            "thumbwheel_predictor_inter_token_seconds", "Between two tokens of one generation.", "version"
+        )
+        self.load_seconds = self._histogram(
+            "thumbwheel_predictor_load_seconds", "From load request to ready.", "version"
+        )
+        self.running = self._gauge(
+            "thumbwheel_predictor_running_requests", "Generations that share a step now.", "version"
+        )
+        self.waiting = self._gauge(
+            "thumbwheel_predictor_waiting_requests", "Generations that wait for a place.", "version"
+        )
+        self.cache_usage = self._gauge(
+            "thumbwheel_predictor_cache_usage_ratio", "Share of KV blocks in use, cached prefixes included.", "version"
+        )
 
     def render(self) -> bytes:
         """Prometheus' text format."""
@@ -36,14 +56,13 @@ class Metrics:
             gauge.remove(version)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(f"thumbwheel_predictor_{name}", text, labels, registry=self.registry)
+        return Counter(name, text, labels, registry=self.registry)
 
-    def _gauge(self, name: str, text: str) -> Gauge:
-        return Gauge(f"thumbwheel_predictor_{name}", text, ["version"], registry=self.registry)
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(name, text, labels, registry=self.registry)
 
-    def _histogram(self, name: str, text: str) -> Histogram:
-        full = f"thumbwheel_predictor_{name}"
-        return Histogram(full, text, ["version"], buckets=LATENCY_SECONDS, registry=self.registry)
+    def _histogram(self, name: str, text: str, *labels: str) -> Histogram:
+        return Histogram(name, text, labels, buckets=LATENCY_SECONDS, registry=self.registry)
 
 
 class VersionMetrics:

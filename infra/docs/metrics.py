@@ -1,0 +1,90 @@
+"""Writes docs/metrics.md: every metric of the services, read from the code that makes it. `--check` compares and writes nothing.
+
+What is read are calls like `Counter("thumbwheel_…", "What it counts.", ["label"])`, so a name is written whole where it is made.
+"""
+
+import ast
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "metrics.md"
+PREFIX = "thumbwheel_"
+KINDS = ("counter", "gauge", "histogram")
+HEAD = (
+    "# Metrics\n\nWritten from the code by `python -m infra.docs.metrics`; `make check` compares. Every service serves its own on its "
+    "metrics port, the predictor on its HTTP port.\nNo label holds what people write, nor an id of a person, a conversation or a "
+    "message. Dashboards and alerts: `infra/watching`.\n"
+)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric as it is made."""
+
+    name: str
+    kind: str
+    text: str
+    labels: tuple[str, ...]
+    service: str
+
+
+def main() -> None:
+    text = page()
+    if "--check" not in sys.argv[1:]:
+        PAGE.write_text(text)
+    elif not PAGE.exists() or PAGE.read_text() != text:
+        sys.exit("docs/metrics.md is not what the code says: run python -m infra.docs.metrics")
+
+
+def page() -> str:
+    """The whole page, a table a service."""
+    found = sorted(metrics(), key=lambda metric: (metric.service != "chassis", metric.service, metric.name))
+    parts = [HEAD]
+    for service in dict.fromkeys(metric.service for metric in found):
+        title = "every service" if service == "chassis" else service
+        rows = "".join(_row(metric) for metric in found if metric.service == service)
+        parts.append(f"\n## {title}\n\n| metric | kind | labels | |\n|---|---|---|---|\n{rows}")
+    return "".join(parts)
+
+
+def metrics(folder: Path = ROOT / "services") -> Iterator[Metric]:
+    """Of all modules of the services."""
+    for file in sorted(folder.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and (metric := _metric(node, file.relative_to(folder).parts[0])):
+                yield metric
+
+
+def _metric(call: ast.Call, service: str) -> Metric | None:
+    kind = _kind(call.func)
+    words = list(_words([*call.args, *(keyword.value for keyword in call.keywords if keyword.arg == "labels")]))
+    if not kind or not words or not words[0].startswith(PREFIX):
+        return None
+    return Metric(words[0], kind, words[1], tuple(words[2:]), service)
+
+
+def _kind(function: ast.expr) -> str:
+    name = function.id if isinstance(function, ast.Name) else getattr(function, "attr", "")
+    name = name.strip("_").removesuffix("MetricFamily").lower()
+    return name if name in KINDS else ""
+
+
+def _words(nodes: list[ast.expr]) -> Iterator[str]:
+    """Constant strings, those of lists too."""
+    for node in nodes:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+        elif isinstance(node, ast.List | ast.Tuple):
+            yield from _words(node.elts)
+
+
+def _row(metric: Metric) -> str:
+    labels = ", ".join(f"`{label}`" for label in metric.labels)
+    return f"| `{metric.name}` | {metric.kind} | {labels} | {metric.text} |\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,304 @@
+"""For every alert: histories in which it must fire, and the nearest ones in which it must not. One value a minute.
+
+Notation of promtool: `0+6x10` is 0, 6, 12 … ten steps on; `1x5` is 1 six times; `_` is a scrape that failed.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Case:
+    """One history of series, looked at after `minutes`. Without `summary` nothing may fire."""
+
+    alert: str
+    series: Mapping[str, str]
+    minutes: int
+    summary: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+UP = 'up{{job="{0}",instance="{1}"}}'.format
+TURNS = 'thumbwheel_turns_total{{reason="{0}",job="gateway"}}'.format
+RPCS = 'thumbwheel_rpcs_total{{job="{0}",method="{1}",code="{2}"}}'.format
+HTTP = 'thumbwheel_http_requests_total{{route="/api/messages",status="{0}"}}'.format
+TTFT = "thumbwheel_ttft_seconds"
+LAG = 'thumbwheel_event_loop_lag_seconds_bucket{{job="session",instance="s1",le="{0}"}}'.format
+SHARE, READY = (f'thumbwheel_version_{what}{{instance="g1",version="small-2"}}' for what in ("share", "ready"))
+SERIAL = 'thumbwheel_rollout_serial{{instance="{0}"}}'.format
+WAITING = 'thumbwheel_predictor_waiting_requests{instance="p1",version="small-1"}'
+SPOOLED, LIMIT = (
+    f'thumbwheel_feedback_{what}{{instance="f1",stream="turns"}}' for what in ("spooled_bytes", "spool_limit_bytes")
+)
+SINK_LAG = 'thumbwheel_feedback_sink_lag_seconds{stream="turns",instance="f1"}'
+RELAY_LAG = 'thumbwheel_feedback_relay_lag_seconds{stream="turns",instance="f1"}'
+CONSUMER_LAG = 'thumbwheel_feedback_consumer_lag_events{{stream="turns",partition="{0}"}}'.format
+STOPPED = 'thumbwheel_feedback_stopped_partitions{stream="turns",partition="2"}'
+LOST = 'thumbwheel_feedback_lost_offsets{stream="turns",partition="2"}'
+OUTBOX = "thumbwheel_session_outbox_turns"
+RESULT = 'thumbwheel_loop_turn_result{{recipe="small",result="{0}"}}'.format
+RUNNING, UPDATED = "thumbwheel_loop_running", "thumbwheel_loop_updated_time_seconds"
+GATEWAY_UP = {UP("gateway", "g1"): "1x60"}
+
+CHAT = (
+    Case(
+        "ServiceDown",
+        {**GATEWAY_UP, UP("session", "a"): "1 1 0x9", UP("session", "b"): "1 1 0x9"},
+        5,
+        "no replica of session answers",
+        {"job": "session"},
+    ),
+    Case("ServiceDown", {UP("session", "a"): "1x9"}, 5, "no replica of gateway answers", {"job": "gateway"}),
+    Case("ServiceDown", {**GATEWAY_UP, UP("session", "a"): "0x9", UP("session", "b"): "1x9"}, 5),
+    Case("ServiceDown", {**GATEWAY_UP, UP("prometheus", "a"): "0x9"}, 5),
+    Case(
+        "ReplicaDown",
+        {UP("session", "a"): "0x20", UP("session", "b"): "1x20"},
+        15,
+        "a, a replica of session, does not answer",
+        {"job": "session", "instance": "a"},
+    ),
+    Case("ReplicaDown", {UP("session", "a"): "0x5 1x15", UP("session", "b"): "1x20"}, 15),
+    Case("ReplicaDown", {UP("session", "a"): "0x20", UP("session", "b"): "0x20"}, 15),
+    Case("TurnsFail", {TURNS("stop"): "0+9x20", TURNS("failed"): "0+1x20"}, 15, "10% of the turns fail"),
+    Case("TurnsFail", {TURNS("stop"): "0+99x20", TURNS("failed"): "0+1x20"}, 15),
+    Case("TurnsFail", {TURNS("stop"): "0x20", TURNS("failed"): "0x10 1x10"}, 12),
+    Case(
+        "DoorErrors",
+        {HTTP(200): "0+9x20", HTTP(503): "0+3x20"},
+        15,
+        "25% of the HTTP requests end with a 5xx",
+    ),
+    Case("DoorErrors", {HTTP(200): "0+9x20", HTTP(429): "0+3x20", HTTP(404): "0+3x20"}, 15),
+    Case(
+        "FirstTextSlow",
+        {f'{TTFT}_bucket{{le="10"}}': "0x40", f'{TTFT}_bucket{{le="30"}}': "0+4x40"}
+        | {f'{TTFT}_bucket{{le="+Inf"}}': "0+4x40", f"{TTFT}_count": "0+4x40"},
+        30,
+        "one answer in twenty takes more than 29s to begin",
+    ),
+    Case(
+        "FirstTextSlow",
+        {f'{TTFT}_bucket{{le="1"}}': "0+4x40", f'{TTFT}_bucket{{le="10"}}': "0+4x40"}
+        | {f'{TTFT}_bucket{{le="+Inf"}}': "0+4x40", f"{TTFT}_count": "0+4x40"},
+        30,
+    ),
+    Case(
+        "Overloaded",
+        {RPCS("session", "BeginTurn", "OK"): "0+90x20", RPCS("session", "BeginTurn", "RESOURCE_EXHAUSTED"): "0+10x20"},
+        15,
+        "session refuses 10% of its calls",
+        {"job": "session"},
+    ),
+    Case(
+        "Overloaded",
+        {RPCS("session", "BeginTurn", "OK"): "0+99x20", RPCS("session", "BeginTurn", "RESOURCE_EXHAUSTED"): "0+1x20"},
+        15,
+    ),
+    Case(
+        "CallsBreak",
+        {RPCS("session", "BeginTurn", "INTERNAL"): "0+1x20"},
+        15,
+        "BeginTurn of session ends with errors that nobody foresaw",
+        {"job": "session", "method": "BeginTurn"},
+    ),
+    Case("CallsBreak", {RPCS("session", "BeginTurn", "UNAVAILABLE"): "0+9x20"}, 15),
+    Case(
+        "EventLoopBlocked",
+        {LAG(0.25): "0+230x20", LAG(0.5): "0+240x20", LAG("+Inf"): "0+240x20"},
+        18,
+        "the event loop of s1 (session) wakes 440ms late",
+        {"job": "session", "instance": "s1"},
+    ),
+    Case("EventLoopBlocked", {LAG(0.25): "0+240x20", LAG(0.5): "0+240x20", LAG("+Inf"): "0+240x20"}, 18),
+    Case(
+        "AnswersNotStored",
+        {"thumbwheel_answers_not_stored_total": "0x5 2x15"},
+        15,
+        "2 answers were shown and are not in their conversations",
+    ),
+    Case("AnswersNotStored", {"thumbwheel_answers_not_stored_total": "7x20"}, 15),
+    Case(
+        "SessionDatabaseFails",
+        {'thumbwheel_session_work_failed_total{reason="SESSION_DATABASE_AWAY"}': "0+2x10"},
+        9,
+        "the conversations' database does not do its work: SESSION_DATABASE_AWAY",
+        {"reason": "SESSION_DATABASE_AWAY"},
+    ),
+    Case(
+        "SessionDatabaseFails",
+        {'thumbwheel_session_work_failed_total{reason="SESSION_DATABASE_AWAY"}': "0 0 1x10"},
+        9,
+    ),
+    Case(
+        "EnhancerSkipped",
+        {TURNS("stop"): "0+10x40", "thumbwheel_enhancer_skipped_total": "0+5x40"},
+        30,
+        "50% of the messages go on as typed: the enhancer is away",
+    ),
+    Case("EnhancerSkipped", {TURNS("stop"): "0+20x40", "thumbwheel_enhancer_skipped_total": "0+1x40"}, 30),
+    Case(
+        "ValkeyAway",
+        {'thumbwheel_gateway_valkey_up{instance="g1",job="gateway"}': "1 0x9"},
+        5,
+        "g1 does not reach the store that gateways share",
+        {"instance": "g1", "job": "gateway"},
+    ),
+    Case("ValkeyAway", {'thumbwheel_gateway_valkey_up{instance="g1",job="gateway"}': "1 0 1x9"}, 5),
+    Case(
+        "IssuerKeysNotFetched",
+        {'thumbwheel_issuer_fetches_total{outcome="failed"}': "0+1x40"},
+        25,
+        "the keys of a sign-in issuer cannot be fetched",
+    ),
+    Case(
+        "IssuerKeysNotFetched",
+        {'thumbwheel_issuer_fetches_total{outcome="failed"}': "0+1x40"}
+        | {'thumbwheel_issuer_fetches_total{outcome="fetched"}': "0+1x40"},
+        25,
+    ),
+    Case(
+        "ManyRefusedKeys",
+        {'thumbwheel_refused_bearers_total{reason="KEY_UNKNOWN"}': "0+120x40"},
+        25,
+        "2 keys or tokens a second are refused: KEY_UNKNOWN",
+        {"reason": "KEY_UNKNOWN"},
+    ),
+    Case("ManyRefusedKeys", {'thumbwheel_refused_bearers_total{reason="KEY_UNKNOWN"}': "0+30x40"}, 25),
+)
+
+MODELS = (
+    Case(
+        "VersionAway",
+        {SHARE: "0.2x9", READY: "1 0x9"},
+        5,
+        "small-2 has users and does not answer",
+        {"instance": "g1", "version": "small-2"},
+    ),
+    Case("VersionAway", {SHARE: "0x9", READY: "0x9"}, 5),
+    Case("VersionAway", {SHARE: "0.2x9", READY: "1x9"}, 5),
+    Case(
+        "RolloutStale",
+        {'thumbwheel_rollout_read_time_seconds{instance="g1"}': "0x20"},
+        10,
+        "g1 has not read the rollout for 10m 0s",
+        {"instance": "g1"},
+    ),
+    Case("RolloutStale", {'thumbwheel_rollout_read_time_seconds{instance="g1"}': "0+60x20"}, 10),
+    Case(
+        "RolloutsDiffer",
+        {SERIAL("g1"): "4x20", SERIAL("g2"): "5x20"},
+        10,
+        "replicas of the generator go by different rollouts",
+    ),
+    Case("RolloutsDiffer", {SERIAL("g1"): "4 4 4 5x17", SERIAL("g2"): "4 4 5x18"}, 10),
+    Case(
+        "ModelServerFull",
+        {WAITING: "12x20"},
+        15,
+        "12 generations wait for a place in small-1's batch",
+        {"instance": "p1", "version": "small-1"},
+    ),
+    Case("ModelServerFull", {WAITING: "12x5 0x15"}, 15),
+    Case(
+        "ManyBlocked",
+        {TURNS("stop"): "0+6x90", TURNS("input_blocked"): "0+3x90", TURNS("output_blocked"): "0+1x90"},
+        60,
+        "the guard blocks 40% of the turns",
+    ),
+    Case("ManyBlocked", {TURNS("stop"): "0+9x90", TURNS("input_blocked"): "0+1x90"}, 60),
+)
+
+FEEDBACK = (
+    Case(
+        "FeedbackNotAcknowledged",
+        {RPCS("feedback", "RecordFeedback", "UNAVAILABLE"): "0+6x10"},
+        9,
+        "RecordFeedback is not made durable",
+        {"method": "RecordFeedback"},
+    ),
+    Case("FeedbackNotAcknowledged", {RPCS("feedback", "RecordFeedback", "INVALID_ARGUMENT"): "0+60x10"}, 9),
+    Case("FeedbackNotAcknowledged", {RPCS("feedback", "ListSegments", "UNAVAILABLE"): "0+60x10"}, 9),
+    Case(
+        "SpoolFills",
+        {SPOOLED: "90x9", LIMIT: "100x9"},
+        5,
+        "the spool of turns on f1 is 90% full",
+        {"instance": "f1", "stream": "turns"},
+    ),
+    Case("SpoolFills", {SPOOLED: "50x9", LIMIT: "100x9"}, 5),
+    Case(
+        "RelayBehind",
+        {RELAY_LAG: "0+60x20"},
+        10,
+        "turns of f1 is 10m 0s behind on its way to Kafka",
+        {"instance": "f1", "stream": "turns"},
+    ),
+    Case("RelayBehind", {RELAY_LAG: "0+60x4 0x20"}, 10),
+    Case("SinkBehind", {SINK_LAG: "0+60x20"}, 10, "turns is 10m 0s behind on its way to Parquet", {"stream": "turns"}),
+    Case("SinkBehind", {SINK_LAG: "5x20"}, 10),
+    Case("SinkStopped", {SINK_LAG: "0+60x90"}, 70, "turns has not reached Parquet for 1h 10m 0s", {"stream": "turns"}),
+    Case("SinkStopped", {SINK_LAG: "0+60x90"}, 50),
+    Case(
+        "ConsumerBehind",
+        {CONSUMER_LAG(0): "60000x40", CONSUMER_LAG(1): "60000x40"},
+        20,
+        "120k events of turns are in Kafka and not in the ledger",
+        {"stream": "turns"},
+    ),
+    Case("ConsumerBehind", {CONSUMER_LAG(0): "60000x40", CONSUMER_LAG(1): "10x40"}, 20),
+    Case(
+        "PartitionNotSunk",
+        {STOPPED: "0 1x9"},
+        5,
+        "partition 2 of turns does not go on from where the ledger ends",
+        {"stream": "turns", "partition": "2"},
+    ),
+    Case("PartitionNotSunk", {STOPPED: "0x9"}, 5),
+    Case(
+        "EventsLost",
+        {LOST: "0 7x9"},
+        5,
+        "7 events of turns/2 were deleted before they were sunk",
+        {"stream": "turns", "partition": "2"},
+    ),
+    Case("EventsLost", {LOST: "0x9"}, 5),
+    Case(
+        "DeadLetters",
+        {'thumbwheel_feedback_dead_letters_total{stream="turns"}': "0x5 1x60"},
+        30,
+        "records of turns could not be decoded",
+        {"stream": "turns"},
+    ),
+    Case("DeadLetters", {'thumbwheel_feedback_dead_letters_total{stream="turns"}': "1x60"}, 30),
+    Case("OutboxGrows", {OUTBOX: "600x20"}, 15, "600 turns wait in session's outbox"),
+    Case("OutboxGrows", {OUTBOX: "600x5 3x20"}, 15),
+    Case(
+        "TurnsRefused",
+        {"thumbwheel_session_turns_refused_total": "0x30 1x60"},
+        60,
+        "feedback will never take 1 of the turns that session offers",
+    ),
+    Case("TurnsRefused", {"thumbwheel_session_turns_refused_total": "4x90"}, 60),
+)
+
+TRAINING = (
+    Case(
+        "LoopFailed",
+        {RESULT("failed"): "1x30", RESULT("refused"): "0x30"},
+        20,
+        "the last turn of small failed",
+        {"recipe": "small"},
+    ),
+    Case("LoopFailed", {RESULT("failed"): "0x30", RESULT("refused"): "1x30"}, 20),
+    Case(
+        "LoopStands",
+        {RUNNING: "1x200", UPDATED: "0x200"},
+        150,
+        "a turn of training runs and has said nothing for 2h 30m 0s",
+    ),
+    Case("LoopStands", {RUNNING: "0x200", UPDATED: "0x200"}, 150),
+    Case("LoopStands", {RUNNING: "1x200", UPDATED: "0+60x200"}, 150),
+)
+
+CASES = (*CHAT, *MODELS, *FEEDBACK, *TRAINING)

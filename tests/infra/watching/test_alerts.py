@@ -1,0 +1,84 @@
+"""The alert rules by Prometheus' own tool: they parse, fire when they must, and keep quiet when they must."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from infra.servers.installation import find_installed
+from infra.watching.files import ALERTS
+from tests.infra.watching.cases import CASES, Case
+
+ROOT = Path(__file__).resolve().parents[3]
+RULES = {rule["alert"]: rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]}
+HEADINGS = ("## What it means", "## Where to look", "## What to do", "## When to wake somebody")
+
+
+def promtool(*words: object) -> subprocess.CompletedProcess[str]:
+    command = [str(find_installed().promtool), *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+def expected(case: Case) -> list[dict[str, Any]]:
+    if not case.summary:
+        return []
+    rule = RULES[case.alert]
+    annotations = {"summary": case.summary, "runbook": rule["annotations"]["runbook"]}
+    return [{"exp_labels": {**rule["labels"], **case.labels}, "exp_annotations": annotations}]
+
+
+def unit_test(case: Case) -> dict[str, Any]:
+    return {
+        "interval": "1m",
+        "input_series": [{"series": name, "values": values} for name, values in case.series.items()],
+        "alert_rule_test": [
+            {"eval_time": f"{case.minutes}m", "alertname": case.alert, "exp_alerts": expected(case)},
+        ],
+    }
+
+
+def run_cases(folder: Path, cases: tuple[Case, ...]) -> subprocess.CompletedProcess[str]:
+    file = folder / "alerts_test.json"
+    file.write_text(json.dumps({"rule_files": [str(ALERTS)], "tests": [unit_test(case) for case in cases]}))
+    return promtool("test", "rules", file)
+
+
+def test_the_rules_are_rules() -> None:
+    checked = promtool("check", "rules", "--lint=all", "--lint-fatal", ALERTS)
+    assert checked.returncode == 0, checked.stderr
+    assert f"{len(RULES)} rules found" in checked.stdout
+
+
+def test_every_alert_fires_when_it_must_and_keeps_quiet_when_it_must(tmp_path: Path) -> None:
+    done = run_cases(tmp_path, CASES)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_case_that_is_wrong_is_noticed(tmp_path: Path) -> None:
+    quiet = next(case for case in CASES if case.alert == "SinkBehind" and not case.summary)
+    assert run_cases(tmp_path, (Case(quiet.alert, quiet.series, quiet.minutes, "it fires"),)).returncode == 1
+
+
+@pytest.mark.parametrize("alert", RULES)
+def test_an_alert_has_cases_of_both_kinds(alert: str) -> None:
+    kinds = {bool(case.summary) for case in CASES if case.alert == alert}
+    assert kinds == {True, False}
+
+
+@pytest.mark.parametrize("alert", RULES)
+def test_an_alert_has_a_severity_and_a_runbook_that_says_what_to_do(alert: str) -> None:
+    rule = RULES[alert]
+    assert rule["labels"]["severity"] in ("page", "ticket")
+    assert rule["annotations"]["runbook"] == f"docs/runbooks/{alert}.md"
+    page = (ROOT / rule["annotations"]["runbook"]).read_text()
+    assert page.startswith(f"# {alert}\n")
+    for heading in HEADINGS:
+        assert f"\n{heading}\n" in page
+
+
+def test_no_runbook_is_left_over() -> None:
+    pages = {page.stem for page in (ROOT / "docs" / "runbooks").glob("*.md")} - {"README"}
+    assert pages == set(RULES)
