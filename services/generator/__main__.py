@@ -14,6 +14,7 @@ from thumbwheel.generator.v1 import generator_pb2_grpc
 from services.chassis.errors import UnavailableError
 from services.chassis.server import Registration, run_service
 from services.chassis.settings import load_settings
+from services.generator.access import CALLERS
 from services.generator.canary import Canaries
 from services.generator.engine import Engine, Patience
 from services.generator.manifest import NoManifestError, manifest_version
@@ -120,7 +121,7 @@ def main() -> None:
         asyncio.run(migrate(settings.database_url))
         return
     try:
-        run_service("generator", settings, wiring)
+        run_service("generator", settings, wiring, CALLERS)
     except UnavailableError as error:
         sys.exit(f"{error}: {error.__cause__}")
     except (UnusableStoreError, NoManifestError) as error:

@@ -4,6 +4,7 @@ from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.session.v1 import session_pb2, session_pb2_grpc
 
 from services.chassis.channel import call_unary
+from services.chassis.identity import new_request_id
 from services.gateway.events import Prompt
 from services.gateway.feedback import RatedMessage
 from services.gateway.request import Message, Regenerate, TurnRequest, UserInput
@@ -34,7 +35,8 @@ class SessionPeer:
         message = session_pb2.BeginTurnRequest(
             conversation_id=request.conversation_id,
             parent_message_id=request.parent_message_id,
-            request_id=request.request_id,
+            # Without a key of the client's the channel's own retries would begin a second turn.
+            request_id=request.request_id or new_request_id(),
             task=TASK_NUMBERS[request.task],
             reply_tokens=request.sampling.max_tokens or 0,
         )
