@@ -49,7 +49,7 @@ RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
 
 
-def open_channel(target: str, peer: str = "", tls: TlsFiles | None = None) -> grpc.aio.Channel:
+def open_channel(target: str, *, peer: str = "", tls: TlsFiles | None = None) -> grpc.aio.Channel:
     """A channel to `host:port` or `dns:///name:port`; keep it for the life of the process. With TLS the peer must be that service."""
     if tls:
         return cast(grpc.aio.Channel, TlsChannel(target, peer, tls, CHANNEL_OPTIONS))

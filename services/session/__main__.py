@@ -41,7 +41,7 @@ async def wiring(settings: SessionSettings) -> AsyncIterator[Sequence[Registrati
     counter = await load_counter(settings.tokenizer_file)
     async with (
         open_database(settings.database_url, database_limits(settings)) as database,
-        open_channel(settings.feedback_target, "feedback", settings.tls_files()) as feedback,
+        open_channel(settings.feedback_target, peer="feedback", tls=settings.tls_files()) as feedback,
     ):
         turn_log = FeedbackTurnLog(feedback, settings.relay_timeout_seconds)
         relay = Relay(Outbox(database, Lease(settings.relay_lease_seconds)), turn_log, relay_pace(settings))

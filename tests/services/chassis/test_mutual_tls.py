@@ -82,7 +82,7 @@ def files(folder: Path, service: str) -> TlsFiles:
 
 async def promote(port: int, tls: TlsFiles | None, peer: str = "generator") -> Any:
     """A call on a channel of its own."""
-    async with open_channel(f"127.0.0.1:{port}", peer, tls) as channel:
+    async with open_channel(f"127.0.0.1:{port}", peer=peer, tls=tls) as channel:
         stub = generator_pb2_grpc.RolloutServiceStub(channel)
         return await call_unary(
             "generator", stub.PromoteCanary, generator_pb2.PromoteCanaryRequest(version="one"), within_seconds=5
@@ -100,7 +100,7 @@ async def test_a_service_that_the_rule_names_is_served_and_another_is_not(folder
 
 async def test_a_method_without_a_rule_is_denied_with_certificates_and_without(folder: Path) -> None:
     async def roll_back(port: int, tls: TlsFiles | None) -> str:
-        async with open_channel(f"127.0.0.1:{port}", "generator", tls) as channel:
+        async with open_channel(f"127.0.0.1:{port}", peer="generator", tls=tls) as channel:
             method = generator_pb2_grpc.RolloutServiceStub(channel).RollBackCanary
             with pytest.raises(PermissionDeniedError) as caught:
                 await call_unary("generator", method, generator_pb2.RollBackCanaryRequest(), within_seconds=5)
@@ -155,7 +155,7 @@ async def test_a_server_that_is_another_service_foreign_or_old_is_not_believed(f
 async def test_health_is_told_to_any_service_with_a_certificate(folder: Path) -> None:
     async with (
         generator(folder) as (_, port),
-        open_channel(f"127.0.0.1:{port}", "generator", files(folder, "session")) as channel,
+        open_channel(f"127.0.0.1:{port}", peer="generator", tls=files(folder, "session")) as channel,
     ):
         request = health_pb2.HealthCheckRequest(service=GENERATOR)
         answer = await health_pb2_grpc.HealthStub(channel).Check(request, timeout=5)
@@ -167,7 +167,7 @@ async def test_a_new_authority_comes_in_without_a_dropped_stream(folder: Path) -
     old, new = _authority(folder), Authority.make(1)
     async with (
         generator(folder) as (servicer, port),
-        open_channel(f"127.0.0.1:{port}", "generator", files(folder, "gateway")) as channel,
+        open_channel(f"127.0.0.1:{port}", peer="generator", tls=files(folder, "gateway")) as channel,
     ):
         stub = generator_pb2_grpc.GeneratorServiceStub(channel)
         streams = [_generate(stub)]
@@ -229,7 +229,7 @@ async def test_a_service_serves_as_a_process_under_its_table_and_its_certificate
     fill(tmp_path, ("gateway", "guardrail", "session"), 1)
     async with _guardrail_process(tmp_path) as port:
         for service, allowed in (("gateway", True), ("session", False)):
-            async with open_channel(f"127.0.0.1:{port}", "guardrail", files(tmp_path, service)) as channel:
+            async with open_channel(f"127.0.0.1:{port}", peer="guardrail", tls=files(tmp_path, service)) as channel:
                 check = guardrail_pb2_grpc.GuardrailServiceStub(channel).CheckInput
                 request = guardrail_pb2.CheckInputRequest(texts=["hello"])
                 if allowed:
