@@ -123,6 +123,9 @@ class Traffic:
     async def _load(self) -> Stored:
         try:
             stored = await self._store.load()
+            if stored == NOTHING_STORED and self._stored != NOTHING_STORED:
+                # An empty database in the place of ours, say before a restore: nobody should lose their answers by it.
+                raise UnavailableError("the stored rollout is gone", reason=STORE_AWAY)
         except UnavailableError as error:
             if not self._is_away:
                 log.warning("rollout store is away", extra=fields(reason=error.reason))
