@@ -78,7 +78,6 @@ class Canaries:
         now = self._traffic.now_us()
         await self._traffic.change(lambda rollout: rollout.promote(version, reason, now))
         log.info("canary promoted", extra=fields(version=version))
-        self._reconciler.hurry()
 
     async def roll_back(self, version: str, reason: str) -> None:
         """Stable has all users again. Raises: InvalidArgumentError, FailedPreconditionError."""
@@ -86,7 +85,6 @@ class Canaries:
         _check_reason(reason)
         await self._take_out(version, reason)
         log.info("canary rolled back", extra=fields(version=version))
-        self._reconciler.hurry()
 
     async def _take_out(self, version: str, reason: str) -> None:
         now = self._traffic.now_us()

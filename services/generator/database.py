@@ -48,7 +48,7 @@ class RolloutRow:
         try:
             return Stored(decode(row.content), row.serial)
         except NotARolloutError as error:
-            raise UnavailableError(f"the stored rollout is {error}", reason=STORE_AWAY) from error
+            raise UnavailableError("the stored rollout has another format", reason=STORE_AWAY) from error
 
     async def replace(self, rollout: Rollout, serial: int) -> bool:
         """See `traffic.RolloutStore`."""

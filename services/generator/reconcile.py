@@ -101,7 +101,7 @@ class Reconciler:
         return self.status(version).state is State.READY
 
     def hurry(self) -> None:
-        """Begin the next round now: something changed."""
+        """Begin the next round now."""
         self._due.set()
 
     async def wait_ready(self, version: str) -> None:
@@ -122,7 +122,8 @@ class Reconciler:
             await self._changed.wait()
 
     async def run(self) -> None:
-        """Rounds until cancelled."""
+        """Rounds until cancelled; one at once whenever the rollout changes."""
+        self._traffic.on_change(self.hurry)
         try:
             while True:
                 self._due.clear()

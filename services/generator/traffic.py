@@ -55,6 +55,7 @@ class Traffic:
         self._store = store
         self._changing = asyncio.Lock()
         self._is_away = False
+        self._tell: Callable[[], None] = lambda: None
         self.now_us = now_us
         self._adopt(stored)
 
@@ -62,6 +63,10 @@ class Traffic:
     def rollout(self) -> Rollout:
         """As it is now: without a candidate whose lease has ended, stored so or not."""
         return self._stored.rollout.expire(self.now_us())
+
+    def on_change(self, tell: Callable[[], None]) -> None:
+        """Call `tell` whenever another rollout holds from now on, whoever changed it."""
+        self._tell = tell
 
     @property
     def stale_since_us(self) -> int | None:
@@ -111,18 +116,25 @@ class Traffic:
                     return rollout
                 if await self._store.replace(rollout, stored.serial):
                     self._adopt(Stored(rollout, stored.serial + 1))
+                    self._tell()
                     return rollout
         raise UnavailableError("others keep changing the rollout", reason="ROLLOUT_BUSY")
 
     async def _load(self) -> Stored:
         try:
             stored = await self._store.load()
+            if stored == NOTHING_STORED and self._stored != NOTHING_STORED:
+                # An empty database in the place of ours, say before a restore: nobody should lose their answers by it.
+                raise UnavailableError("the stored rollout is gone", reason=STORE_AWAY)
         except UnavailableError as error:
             if not self._is_away:
                 log.warning("rollout store is away", extra=fields(reason=error.reason))
             self._is_away = True
             raise
+        is_new = stored.serial != self._stored.serial
         self._adopt(stored)
+        if is_new:
+            self._tell()
         return stored
 
     def _adopt(self, stored: Stored) -> None:

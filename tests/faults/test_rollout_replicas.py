@@ -12,7 +12,7 @@ import pytest
 from thumbwheel.generator.v1 import generator_pb2
 
 from tests.faults.generator import generator_process, model_server
-from tests.servers import PostgresServer, Server
+from tests.servers import PostgresServer
 from tests.services.generator.predictor import FakePredictor, predictor_server
 from tests.services.generator.service import Stubs, generator_service, model_directory, until_ready
 from tests.services.generator.test_canary import error_of
@@ -72,7 +72,7 @@ async def test_without_their_database_all_replicas_answer_as_before_and_refuse_c
             states = [await stubs.state() for stubs in pair]
             assert time.monotonic() - asked < 5, "the page and the loop wait for this"
         finally:
-            await (start_again(postgres) if how == "kill" else asyncio.to_thread(postgres.resume))
+            await asyncio.to_thread(postgres.start if how == "kill" else postgres.resume)
         assert [state.candidate.version for state in states] == ["v2", "v2"]
         assert all(state.HasField("stale_since_time") for state in states), "it says that it may be out of date"
         assert not before.HasField("stale_since_time")
@@ -83,13 +83,6 @@ async def test_without_their_database_all_replicas_answer_as_before_and_refuse_c
         await agreed(pair, ["v2"] * len(expected(0.5)))
     assert predictor.counters.loads == ["v1", "v2"]
     assert predictor.counters.unloads in ([], ["v1"])
-
-
-async def start_again(server: Server) -> None:
-    """Launched by this thread and not by a worker: the kernel ends a server together with the thread that launched it."""
-    for process in server.processes:
-        process.launch()
-        await asyncio.to_thread(process.wait_ready)
 
 
 async def until_known(pair: Sequence[Stubs]) -> None:

@@ -122,18 +122,34 @@ async def test_a_rollout_of_a_newer_format_counts_as_away(database: str) -> None
     assert caught.value.reason == STORE_AWAY
 
 
+async def test_a_rollout_that_is_gone_counts_as_away_until_one_is_there_again(database: str) -> None:
+    async with open_rollout_row(database, 5) as row:
+        await row.replace(V1, 0)
+        traffic = Traffic(row, await row.load(), lambda: 7)
+        await execute(database, "DELETE FROM generator_rollout")
+        await traffic.refresh()
+        assert (traffic.rollout, traffic.stale_since_us) == (V1, 7)
+        with pytest.raises(UnavailableError) as caught:
+            await traffic.change(lambda rollout: V2)
+        assert caught.value.reason == STORE_AWAY
+        await row.replace(V1, 0)
+        assert await traffic.change(lambda rollout: V2) == V2
+        assert traffic.stale_since_us is None
+
+
 async def test_an_empty_database_is_refused_with_the_command_that_helps(empty_database: str) -> None:
     async with open_rollout_row(empty_database, 5) as row:
         with pytest.raises(UnusableStoreError, match=re.escape(MIGRATE)):
             await row.require_migrations()
 
 
-async def test_a_database_behind_is_refused_and_one_ahead_is_not(database: str) -> None:
-    async with open_rollout_row(database, 5) as row:
-        await execute(database, "UPDATE generator_revision SET version_num = '0000'")
+async def test_a_database_behind_is_refused_and_one_ahead_is_not(empty_database: str) -> None:
+    await migrate(empty_database)
+    async with open_rollout_row(empty_database, 5) as row:
+        await execute(empty_database, "UPDATE generator_revision SET version_num = '0000'")
         with pytest.raises(UnusableStoreError, match=f"is at 0000, {REVISION} is needed"):
             await row.require_migrations()
-        await execute(database, "UPDATE generator_revision SET version_num = '9999'")
+        await execute(empty_database, "UPDATE generator_revision SET version_num = '9999'")
         await row.require_migrations()
 
 

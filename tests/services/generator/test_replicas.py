@@ -131,3 +131,11 @@ async def test_a_pinned_version_and_a_candidates_user_agree_over_replicas(tmp_pa
             assert pinned[0].selected.model_version == "v1"
         missing = await error_of(there.generator.Generate(ask(pinned_version="gone"), timeout=5).read())
     assert missing.field == "pinned_version"
+
+
+async def test_a_replica_looks_at_the_model_server_as_soon_as_it_learns_of_a_change(
+    tmp_path: Path, database: str
+) -> None:
+    async with replicas(tmp_path, FakePredictor(), database, reconcile_seconds=600) as (here, there):
+        await here.start("v2", model_directory(tmp_path, "v2"))
+        await agreed((here, there), expected(0.5))
