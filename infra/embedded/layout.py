@@ -28,9 +28,6 @@ MOST_CONTEXT_TOKENS = 2048
 # `make up` starts them in this order and stops them in the reverse.
 START_ORDER = ("predictor", "guardrail", "enhancer", "feedback", "session", "generator", "gateway")
 
-# For training's process: OpenMP's waiting threads must not burn the core that a chat wants. Read before torch is imported.
-LOOP_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
-
 
 class PortTakenError(Exception):
     """A public port is in use."""
@@ -60,8 +57,10 @@ class Layout:
         return self.state / LOGS
 
     def target(self, service: str) -> str:
-        """host:port of a service's gRPC door."""
-        return f"{HOST}:{self.ports[service]}"
+        """host:port of a service's gRPC door; of both where it has two replicas, in gRPC's own words."""
+        first = f"{HOST}:{self.ports[service]}"
+        second = self.ports.get(f"{service}_2")
+        return f"ipv4:{first},{HOST}:{second}" if second else first
 
     @property
     def url(self) -> str:
@@ -106,10 +105,15 @@ def public_ports(http_port: int, grpc_port: int) -> dict[str, int]:
     Raises:
         PortTakenError: names the port and the variable that changes it.
     """
+    check_free(http_port, grpc_port)
+    return {"http": http_port or free_port(), "gateway": grpc_port or free_port()}
+
+
+def check_free(http_port: int, grpc_port: int) -> None:
+    """Raises: PortTakenError."""
     for port, variable in ((http_port, "PORT"), (grpc_port, "GRPC_PORT")):
         if port and not is_free(port):
-            raise PortTakenError(f"port {port} is in use; choose another one: make up {variable}={port + 10}")
-    return {"http": http_port or free_port(), "gateway": grpc_port or free_port()}
+            raise PortTakenError(f"port {port} is in use; choose another one: {variable}={port + 10}")
 
 
 def free_ports() -> dict[str, int]:
@@ -127,15 +131,14 @@ def context_tokens(model: Path) -> int:
 def programs(layout: Layout, model: Path) -> list[Program]:
     """The seven programs with their settings, in the order of starting. `model` answers until a rollout says otherwise."""
     settings = service_settings(layout, model)
-    return [
-        Program(
-            name=name,
-            command=(sys.executable, "-m", f"services.{name}"),
-            environment={f"TW_{name.upper()}_{key.upper()}": str(value) for key, value in settings[name].items()},
-            port=layout.ports["http"] if name == "gateway" else layout.ports[name],
-        )
-        for name in START_ORDER
-    ]
+    return [program(name, settings[name], name) for name in START_ORDER]
+
+
+def program(service: str, settings: Mapping[str, object], name: str) -> Program:
+    """A service with its settings as its environment."""
+    environment = {f"TW_{service.upper()}_{key.upper()}": str(value) for key, value in settings.items()}
+    port = int(str(settings.get("http_port") or settings["port"]))
+    return Program(name, (sys.executable, "-m", f"services.{service}"), environment, port)
 
 
 def service_settings(layout: Layout, model: Path) -> dict[str, dict[str, object]]:
@@ -175,7 +178,7 @@ def service_settings(layout: Layout, model: Path) -> dict[str, dict[str, object]
             "http_port": layout.ports["http"],
             "principal_key": key,
             **{f"{peer}_target": layout.target(peer) for peer in INNER_PORTS if peer != "predictor"},
-            "keys_database_url": f"sqlite+aiosqlite:///{state / 'keys.db'}",
+            "database_url": f"sqlite+aiosqlite:///{state / 'keys.db'}",
             "owner_key_file": state / "owner.key",
             "loop_directory": layout.loop,
             "page_directory": ROOT / "services" / "web" / "dist",

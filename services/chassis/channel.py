@@ -6,13 +6,14 @@ failing backend gets its load times the number of attempts; a ClusterIP pins HTT
 
 import json
 from collections.abc import AsyncGenerator
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import grpc
 from opentelemetry.propagate import inject
 
 from services.chassis.errors import DeadlineExceededError, from_rpc
 from services.chassis.identity import current_call, outgoing_metadata
+from services.chassis.mutual_tls import TlsChannel, TlsFiles
 
 SERVICE_CONFIG = {
     "loadBalancingConfig": [{"round_robin": {}}],
@@ -48,8 +49,10 @@ RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
 
 
-def open_channel(target: str) -> grpc.aio.Channel:
-    """A channel to `host:port` or `dns:///name:port`; keep it for the life of the process."""
+def open_channel(target: str, *, peer: str = "", tls: TlsFiles | None = None) -> grpc.aio.Channel:
+    """A channel to `host:port` or `dns:///name:port`; keep it for the life of the process. With TLS the peer must be that service."""
+    if tls:
+        return cast(grpc.aio.Channel, TlsChannel(target, peer, tls, CHANNEL_OPTIONS))
     return grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
 
 

@@ -1,4 +1,4 @@
-"""What happens around every call, in one place and in this order: identity, deadline, the call, error to status, metrics, log.
+"""What happens around every call, in one place and in this order: identity, deadline, rule, call, error to status, metrics, log.
 
 One interceptor and not six, because each layer of grpc.aio interceptors costs time on the path to the first token.
 """
@@ -18,6 +18,7 @@ from opentelemetry.trace import set_span_in_context
 
 from services.chassis.errors import DETAILS_KEY, InvalidArgumentError, ServiceError, status_details
 from services.chassis.identity import CallContext, bind_call, caller_from
+from services.chassis.mutual_tls import Callers, require_peer
 from services.chassis.telemetry import RPC_SECONDS, RPCS, RPCS_RUNNING, fields, tracer
 
 log = logging.getLogger(__name__)
@@ -31,8 +32,9 @@ INTERNAL_TEXT = "internal error"
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Wraps unary and server-streaming methods of a service."""
 
-    def __init__(self, max_rpc_seconds: float) -> None:
+    def __init__(self, max_rpc_seconds: float, callers: Callers | None = None, *, secure: bool = False) -> None:
         self._max_rpc_seconds = max_rpc_seconds
+        self._callers, self._secure = callers, secure
 
     async def intercept_service(
         self,
@@ -79,6 +81,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         span = tracer().start_span(method, context=extract(dict(metadata)))
         try:
             bind_call(CallContext(caller, request_id, self._deadline(context), set_span_in_context(span)))
+            require_peer(self._callers, method, context, secure=self._secure)
             if request is MALFORMED:
                 text = "the request is not valid protobuf, or a text is not valid UTF-8"
                 raise InvalidArgumentError(text, field="request")

@@ -14,6 +14,7 @@ from services.chassis.channel import open_channel
 from services.chassis.errors import UnavailableError
 from services.chassis.server import Registration, run_service
 from services.chassis.settings import load_settings
+from services.session.access import CALLERS
 from services.session.backends import migrate, open_database
 from services.session.conversation import Conversations
 from services.session.database import DatabaseLimits
@@ -40,7 +41,7 @@ async def wiring(settings: SessionSettings) -> AsyncIterator[Sequence[Registrati
     counter = await load_counter(settings.tokenizer_file)
     async with (
         open_database(settings.database_url, database_limits(settings)) as database,
-        open_channel(settings.feedback_target) as feedback,
+        open_channel(settings.feedback_target, peer="feedback", tls=settings.tls_files()) as feedback,
     ):
         turn_log = FeedbackTurnLog(feedback, settings.relay_timeout_seconds)
         relay = Relay(Outbox(database, Lease(settings.relay_lease_seconds)), turn_log, relay_pace(settings))
@@ -100,7 +101,7 @@ def main() -> None:
         if command == "migrate":
             asyncio.run(migrate(settings.database_url))
         else:
-            run_service("session", settings, wiring)
+            run_service("session", settings, wiring, CALLERS)
     except (TokenizerMissingError, DatabaseBehindError, UnavailableError) as error:
         sys.exit(str(error))
 

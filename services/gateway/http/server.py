@@ -21,6 +21,8 @@ class EmbeddedServer(uvicorn.Server):
 async def serving_http(app: ASGIApp, host: str, port: int) -> AsyncIterator[int]:
     """Serve until the block ends. Yields the port."""
     listener = socket.create_server((host, port), backlog=2048)
+    # uvloop does it by itself, asyncio's loop does not for such a socket: then every answer waits 40 ms for an ACK.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     config = uvicorn.Config(
         app,
         http="httptools",

@@ -14,8 +14,8 @@ from services.feedback.sink import Format
 
 KEY = "a key of the tests' own"
 ADA = Caller("acme", "ada")
-FEEDBACK = Format(Stream.FEEDBACK, parquet.FEEDBACK_SCHEMA, codec.decode_feedback, parquet.feedback_row)
-TURNS = Format(Stream.TURNS, parquet.TURNS_SCHEMA, codec.decode_turn, parquet.turn_row)
+FEEDBACK = Format(Stream.FEEDBACK, codec.decode_feedback, parquet.feedback_row, parquet.encode_feedback)
+TURNS = Format(Stream.TURNS, codec.decode_turn, parquet.turn_row, parquet.encode_turns)
 
 
 def name(text: str) -> str:
@@ -52,8 +52,10 @@ def retraction(request: str, message: str = "m", caller: Caller = ADA, kind: str
     return event
 
 
-def correction(request: str, text: str = "a better answer", message: str = "m") -> events_pb2.FeedbackEvent:
-    event = feedback(request, message)
+def correction(
+    request: str, text: str = "a better answer", message: str = "m", caller: Caller = ADA
+) -> events_pb2.FeedbackEvent:
+    event = feedback(request, message, caller)
     event.correction.text = text
     return event
 

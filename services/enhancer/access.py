@@ -1,0 +1,9 @@
+"""Which services may call which method here, where certificates tell them apart. A method that is not in the table is denied."""
+
+from collections.abc import Mapping
+
+GATEWAY = frozenset({"gateway"})
+
+CALLERS: Mapping[str, frozenset[str]] = {
+    "thumbwheel.enhancer.v1.EnhancerService.Enhance": GATEWAY,
+}
