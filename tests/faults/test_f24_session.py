@@ -12,7 +12,7 @@ import pytest
 from prometheus_client import REGISTRY
 from thumbwheel.session.v1 import session_pb2
 
-from tests.faults.proxy import Break, CommitBreaker
+from infra.faults.postgres import Break, CommitProxy
 from tests.services.session.replicas import foreign_connection
 from tests.services.session.service import (
     ADA,
@@ -30,7 +30,7 @@ from tests.services.session.service import (
 class Broken:
     """A replica whose commits break, one that is whole, and a conversation of one turn."""
 
-    breaker: CommitBreaker
+    proxy: CommitProxy
     stub: Any
     whole: Any
     feedback: FakeFeedback
@@ -53,20 +53,17 @@ class Broken:
 @asynccontextmanager
 async def broken(home: Home) -> AsyncIterator[Broken]:
     server_port = urlsplit(home.database_url).port or 0
-    breaker, feedback = CommitBreaker(server_port), FakeFeedback()
-    async with (
-        feedback_service(feedback) as feedback_port,
-        breaker.serving() as port,
-        # Its relay never looks by itself, so that the commits that break are those of the calls.
-        session_service(
-            replace(home, database_url=home.database_url.replace(f":{server_port}/", f":{port}/")),
-            relay_poll_seconds=60,
-            relay_linger_seconds=5,
-        ) as stub,
-        session_service(home, feedback_target=f"127.0.0.1:{feedback_port}") as whole,
-    ):
-        turn = await talk(whole, "hello", "hi")
-        yield Broken(breaker, stub, whole, feedback, turn.conversation_id, turn.assistant_message_id)
+    feedback = FakeFeedback()
+    with CommitProxy(server_port) as proxy:
+        url = home.database_url.replace(f":{server_port}/", f":{proxy.port}/")
+        async with (
+            feedback_service(feedback) as port,
+            # Its relay never looks by itself, so that the commits that break are those of the calls.
+            session_service(replace(home, database_url=url), relay_poll_seconds=60, relay_linger_seconds=5) as stub,
+            session_service(home, feedback_target=f"127.0.0.1:{port}") as whole,
+        ):
+            turn = await talk(whole, "hello", "hi")
+            yield Broken(proxy, stub, whole, feedback, turn.conversation_id, turn.assistant_message_id)
 
 
 async def new_conversation(it: Broken, request_id: str = "") -> None:
@@ -163,9 +160,9 @@ async def test_f24_a_connection_that_breaks_at_the_commit_changes_no_result(
     postgres_home: Home, kind: Break, call: Callable[[Broken], Awaitable[None]]
 ) -> None:
     async with broken(postgres_home) as it:
-        it.breaker.planned = [kind, kind]
+        it.proxy.planned.extend([kind, kind])
         await call(it)
-    assert it.breaker.done >= 1
+    assert it.proxy.counts[kind] >= 1
 
 
 async def test_f24_whoever_loses_a_deadlock_runs_again(postgres_home: Home) -> None:

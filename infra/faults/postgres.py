@@ -1,0 +1,55 @@
+"""A proxy before Postgres that breaks connections at the one moment that matters: when a transaction commits."""
+
+import asyncio
+from collections import deque
+from enum import StrEnum
+
+from infra.faults.proxy import CutError, End, StreamProxy, reset, together
+
+CHUNK_BYTES = 64 * 1024
+# As asyncpg sends it, in a packet of its own: the text of a simple query.
+COMMIT = b"COMMIT;"
+LATE_SECONDS = 0.3
+
+
+class Break(StrEnum):
+    """What becomes of a commit; the client's connection is reset each time."""
+
+    NOT_SENT = "not sent"  # it never arrives
+    ANSWER_LOST = "answer lost"  # it is done
+    LATE = "late"  # it arrives a while after the client has gone, its locks held until then
+
+
+class CommitProxy(StreamProxy):
+    """`planned` breaks come one a commit, in their order; `counts` has those that happened."""
+
+    def __init__(self, target_port: int, port: int = 0) -> None:
+        super().__init__(target_port, port)
+        self.planned: deque[Break] = deque()
+
+    async def converse(self, client: End, server: End) -> None:
+        lost = asyncio.Event()
+        await together(self._pass_up(client, server, lost), self._pass_down(client, server, lost))
+
+    async def _pass_up(self, client: End, server: End, lost: asyncio.Event) -> None:
+        while chunk := await client.reader.read(CHUNK_BYTES):
+            if COMMIT in chunk and self.planned:
+                lost.set()
+                await self._break(self.planned.popleft(), client)
+            await server.send(chunk)
+        server.writer.write_eof()
+
+    async def _break(self, kind: Break, client: End) -> None:
+        self.counts[kind] += 1
+        if kind is Break.NOT_SENT:
+            raise CutError
+        if kind is Break.LATE:
+            reset(client.writer.transport)
+            await asyncio.sleep(LATE_SECONDS)
+
+    async def _pass_down(self, client: End, server: End, lost: asyncio.Event) -> None:
+        while chunk := await server.reader.read(CHUNK_BYTES):
+            if lost.is_set():
+                raise CutError
+            await client.send(chunk)
+        client.writer.write_eof()
