@@ -3,6 +3,7 @@ that nothing is lost or twice.
 """
 
 import asyncio
+import logging
 import sys
 from argparse import ArgumentParser
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -177,6 +178,8 @@ async def _through_kafka(
     # The client costs a second of import: only who uses Kafka pays.
     from services.feedback.kafka_stream import relaying, sinking
 
+    # While Kafka is away the client says so for every connection it tries, several times a second; we say it once a try.
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)
     remember(spool.start_offset)
     async with sinking(settings, stream, sink_of), relaying(settings, stream, spool, done):
         yield

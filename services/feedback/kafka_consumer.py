@@ -19,6 +19,7 @@ from kafka.structs import OffsetAndMetadata
 
 from services.chassis.telemetry import fields
 from services.feedback import metrics
+from services.feedback.kafka_client import build
 from services.feedback.kafka_cluster import MAX_MESSAGE_BYTES, REQUEST_MS, Cluster
 from services.feedback.kafka_log import KafkaLog
 from services.feedback.kafka_record import record_of
@@ -120,7 +121,8 @@ class TopicConsumer:
 
     def _built(self) -> KafkaConsumer:
         session_ms = int(self._membership.session_seconds * 1_000)
-        return KafkaConsumer(
+        return build(
+            KafkaConsumer,
             **self._cluster.options(),
             group_id=self._membership.group,
             enable_auto_commit=False,

@@ -1,0 +1,34 @@
+"""What all fault scenarios need: kafka-python drops the sockets of failed connections for the garbage collector to close, and a
+warning about each is an error elsewhere.
+"""
+
+import gc
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"))
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> None:
+    """Kept log records keep the errors in them, and those the sockets."""
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    """So that none is left for the next test."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
