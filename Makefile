@@ -22,6 +22,7 @@ up: ## run everything here and print one URL (MODEL=small|nano|DIR|HUB_ID  PORT=
 test: ## install what tests need, and run them all
 	@$(PYTHON) infra/install/environment.py dev
 	@$(VENV) -m infra.install.tools browser
+	@$(VENV) -m infra.servers install
 	@$(VENV) -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
 
 check: ## formatting, lint, types, house rules, protos, generated code, the page

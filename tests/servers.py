@@ -13,6 +13,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -40,6 +41,8 @@ class Process:
         self.program = program
         self._log_file = log_file
         self._process: subprocess.Popen[bytes] | None = None
+        # Linux ends a process with the thread that started it; that of an async test would end with the test.
+        self._starter = ThreadPoolExecutor(max_workers=1)
 
     @property
     def pid(self) -> int:
@@ -53,15 +56,24 @@ class Process:
     def launch(self) -> None:
         """Start, without waiting until it is ready."""
         assert not self.is_running, f"{self.program.name} runs already"
+        self._process = self._starter.submit(self._spawn).result()
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        """It ends when these tests do, however they end."""
         with self._log_file.open("ab") as log:
-            self._process = subprocess.Popen(
-                self.program.command,
+            return subprocess.Popen(
+                [
+                    "setpriv",
+                    "--pdeathsig",
+                    self.program.stop_signal.name.removeprefix("SIG"),
+                    "--",
+                    *self.program.command,
+                ],
                 env={**os.environ, **self.program.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=self.program.prepare_process,
             )
 
     def wait_ready(self) -> None:
@@ -83,30 +95,41 @@ class Process:
         """As the supervisor does."""
         if self.is_running:
             self.resume()
-            self._signal([self.pid], self.program.stop_signal)
-            self._end()
+            os.kill(self.pid, self.program.stop_signal)
+            self._wait_gone(self._family())
 
     def kill(self) -> None:
-        """kill -9, its children with it, as when the machine loses power; what the system had not written stays written."""
-        self._signal([self.pid, *_descendants(self.pid)], signal.SIGKILL)
-        self._end()
+        """kill -9, its children too. What it had handed to the system is written; what it held itself is lost."""
+        family = self._signal_all(signal.SIGKILL)
+        self._wait_gone(family)
 
     def pause(self) -> None:
         """SIGSTOP, its children too: connections stay open and nobody answers."""
-        self._signal([self.pid, *_descendants(self.pid)], signal.SIGSTOP)
+        self._signal_all(signal.SIGSTOP)
 
     def resume(self) -> None:
-        self._signal([*_descendants(self.pid), self.pid], signal.SIGCONT)
+        self._signal_all(signal.SIGCONT)
 
-    def _signal(self, pids: Sequence[int], number: signal.Signals) -> None:
-        for pid in pids:
+    def _family(self) -> list[int]:
+        return [self.pid, *_descendants(self.pid)]
+
+    def _signal_all(self, number: signal.Signals) -> list[int]:
+        assert self.is_running, f"{self.program.name} does not run: this fault would not be one"
+        family = self._family()
+        for pid in family:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
+        return family
 
-    def _end(self) -> None:
+    def _wait_gone(self, family: Sequence[int]) -> None:
+        """Children too: Postgres would not start again beside one of the old."""
         assert self._process
+        end = time.monotonic() + self.program.stop_seconds
         try:
             self._process.wait(self.program.stop_seconds)
+            while any(_lives(pid) for pid in family):
+                assert time.monotonic() < end, f"children of {self.program.name} did not end"
+                time.sleep(0.01)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -122,8 +145,10 @@ class Server:
         self.processes = [Process(program, folder / f"{program.name}.log") for program in programs]
 
     def start(self) -> None:
+        """Start those processes that do not run, on the same data, and wait until all are ready."""
         for process in self.processes:
-            process.launch()
+            if not process.is_running:
+                process.launch()
         for process in self.processes:
             process.wait_ready()
 
@@ -168,11 +193,16 @@ class KafkaServer(Server):
         return name
 
     def leader(self, topic: str, partition: int = 0) -> Process:
-        """The broker that leads a partition now."""
+        """The broker that leads a partition; after a death it takes seconds until there is one."""
+        end = time.monotonic() + READY_SECONDS
         with contextlib.closing(KafkaAdminClient(bootstrap_servers=self.bootstrap)) as admin:
-            (described,) = admin.describe_topics([topic])
-        leaders = {found["partition_index"]: found["leader_id"] for found in described["partitions"]}
-        return self.processes[leaders[partition] - 1]
+            while time.monotonic() < end:
+                (described,) = admin.describe_topics([topic])
+                leaders = {found["partition_index"]: found["leader_id"] for found in described["partitions"]}
+                if leaders[partition] > 0:
+                    return self.processes[leaders[partition] - 1]
+                time.sleep(0.1)
+        raise AssertionError(f"nobody leads {topic}/{partition}")
 
 
 @dataclass(frozen=True)
@@ -258,3 +288,11 @@ def _descendants(pid: int) -> list[int]:
     except FileNotFoundError:
         return []
     return list(itertools.chain.from_iterable([child, *_descendants(child)] for child in children))
+
+
+def _lives(pid: int) -> bool:
+    """A zombie does not: nobody may ever ask for the exit status of an orphan."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

@@ -15,7 +15,7 @@ from infra.embedded.readiness import wait_for_model
 from infra.small_model.errors import ModelError
 from infra.supervision.child import Child, ChildFailedError, Program
 from infra.supervision.supervisor import AlreadyRunningError, NotRunningError, read_ports, supervised
-from infra.supervision.terminal import Terminal
+from infra.supervision.terminal import SUPERVISOR, Terminal
 
 EXPECTED_ERRORS = (PortTakenError, WrongBaseError, ModelError, AlreadyRunningError, NotRunningError, ChildFailedError)
 
@@ -56,20 +56,20 @@ async def up(arguments: argparse.Namespace) -> None:
     layout.prepare()
     model = install_base(layout, arguments.model)
     wanted = programs(layout, model)
-    terminal.say("thumbwheel", f"starting {len(wanted)} services; their logs are in {layout.logs}")
+    terminal.say(SUPERVISOR, f"starting {len(wanted)} services; their logs are in {layout.logs}")
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     async with supervised(layout.state, layout.ports, wanted, terminal.say) as children:
         await wait_for_model(f"http://{layout.target('predictor')}", terminal.say)
         terminal.say(
-            "thumbwheel", f"chat at {page_url(layout)}  (gRPC at {layout.target('gateway')}; Ctrl-C stops everything)"
+            SUPERVISOR, f"chat at {page_url(layout)}  (gRPC at {layout.target('gateway')}; Ctrl-C stops everything)"
         )
         if arguments.loop_every:
             children["loop"] = periodic_loop(layout, arguments, terminal)
         await stopped.wait()
-        terminal.say("thumbwheel", "stopping; running answers are finished first")
-    terminal.say("thumbwheel", "stopped")
+        terminal.say(SUPERVISOR, "stopping; running answers are finished first")
+    terminal.say(SUPERVISOR, "stopped")
 
 
 def page_url(layout: Layout) -> str:

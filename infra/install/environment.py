@@ -99,8 +99,11 @@ def filled_whole(home: Path) -> Iterator[Path]:
     partial.mkdir(parents=True)
     try:
         yield partial
-        shutil.rmtree(home, ignore_errors=True)
-        partial.rename(home)
+        try:
+            partial.rename(home)
+        except OSError:
+            if not home.exists():  # else another installation beside this one was quicker
+                raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -8,8 +8,9 @@ import shutil
 from pathlib import Path
 
 from infra.servers.errors import ServerError
-from infra.servers.watched import run_watched
+from infra.servers.steps import run_steps
 
+DOWNLOAD_SECONDS = 600.0
 INSTEAD = "Or get prometheus and promtool (2.42 or newer) yourself and name their folder in THUMBWHEEL_PROMETHEUS."
 
 
@@ -30,25 +31,28 @@ def unpack_package(lock: Path, folder: Path) -> None:
     (package,) = download.glob("*.deb")
     if (found := hashlib.sha256(package.read_bytes()).hexdigest()) != sha256:
         raise ServerError(f"{package.name}: sha256 is {found}, {lock.name} says {sha256}; nothing was installed")
-    run_watched(["dpkg-deb", "-x", str(package), str(folder)], folder, folder)
+    run_steps(f"unpacking {name}", [["dpkg-deb", "-x", str(package), str(folder)]])
     shutil.rmtree(download)
 
 
 def _download(wanted: str, folder: Path) -> None:
     """With the machine's package lists, else with fresh ones."""
-    as_ourselves = ("-o", "APT::Sandbox::User=")
+    options = ["-o", "APT::Sandbox::User="]  # the folder may be closed to apt's own user
     try:
-        run_watched(["apt-get", *as_ourselves, "download", wanted], folder, folder)
+        _run_apt(folder, *options, "download", wanted)
     except ServerError:
-        state, cached = folder / "state", folder / "cache"
-        for made in (state / "lists" / "partial", cached / "archives" / "partial"):
+        lists, cached = folder / "state" / "lists", folder / "cache"
+        for made in (lists / "partial", cached / "archives" / "partial"):
             made.mkdir(parents=True)
-        own = (*as_ourselves, "-o", f"Dir::State::lists={state / 'lists'}", "-o", f"Dir::Cache={cached}")
-        print("    fetching Debian's package lists", flush=True)
+        options += ["-o", f"Dir::State::lists={lists}", "-o", f"Dir::Cache={cached}"]
         try:
-            run_watched(["apt-get", *own, "update"], folder, folder)
-            run_watched(["apt-get", *own, "download", wanted], folder, folder)
+            _run_apt(folder, *options, "update")
+            _run_apt(folder, *options, "download", wanted)
         except ServerError as error:
             raise ServerError(
                 f"{error}\n{wanted} cannot be had from this machine's package sources. {INSTEAD}"
             ) from error
+
+
+def _run_apt(folder: Path, *words: str) -> None:
+    run_steps(f"apt-get {words[-1]}", [["apt-get", *words]], folder, DOWNLOAD_SECONDS)

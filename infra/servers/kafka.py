@@ -26,10 +26,12 @@ PORTS_A_BROKER = 2
 STOP_SECONDS = 30.0
 ASK_MILLISECONDS = 4_000
 # To the terminal's collector, without the pages of settings that INFO prints.
-LOGGING = """log4j.rootLogger=WARN, out
-log4j.appender.out=org.apache.log4j.ConsoleAppender
-log4j.appender.out.layout=org.apache.log4j.PatternLayout
-log4j.appender.out.layout.ConversionPattern=%d{ISO8601} %p %c{1}: %m%n
+LOGGING = """appender.out.type=Console
+appender.out.name=out
+appender.out.layout.type=PatternLayout
+appender.out.layout.pattern=%d %p %c{1}: %m%n
+rootLogger.level=warn
+rootLogger.appenderRef.out.ref=out
 """
 
 
@@ -61,7 +63,7 @@ class Kafka:
     def prepare(self, java: Java) -> tuple[Program, ...]:
         """Write the settings, format the folders that are new."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "log4j.properties").write_text(LOGGING)
+        (self.folder / "log4j2.properties").write_text(LOGGING)
         for node in self.nodes:
             self._settings_file(node).write_text(
                 "".join(f"{key}={value}\n" for key, value in self._settings(node).items())
@@ -77,7 +79,7 @@ class Kafka:
             environment={},
             port=self.ports[PORTS_A_BROKER * (node - 1)],
             stop_seconds=STOP_SECONDS,
-            ready=partial(is_ready, self.address(node), len(self.nodes)),
+            ready=partial(is_ready, self.address(node), node),
         )
 
     def _settings(self, node: int) -> dict[str, object]:
@@ -104,6 +106,11 @@ class Kafka:
             # 50 each, else: the first consumer would wait for hundreds of files.
             **{f"{topic}.num.partitions": 4 for topic in _OWN_TOPICS},
             "group.initial.rebalance.delay.ms": 0,
+            # It waits five minutes for a majority of controllers, which the last of three to stop has not.
+            "controlled.shutdown.enable": "false",
+            # A killed broker may come back when its last session is over; 9 s, else.
+            "broker.session.timeout.ms": 3_000,
+            "broker.heartbeat.interval.ms": 500,
             # A third of the heap, else.
             "log.cleaner.dedupe.buffer.size": 16 << 20,
         }
@@ -118,7 +125,7 @@ class Kafka:
         return java.command("kafka.tools.StorageTool", [*arguments, "--initial-controllers", voters], [self._logging()])
 
     def _logging(self) -> str:
-        return f"-Dlog4j.configuration=file:{self.folder / 'log4j.properties'}"
+        return f"-Dlog4j2.configurationFile={self.folder / 'log4j2.properties'}"
 
     def _settings_file(self, node: int) -> Path:
         return self.folder / f"broker-{node}.properties"
@@ -130,20 +137,21 @@ class Kafka:
 _OWN_TOPICS = ("offsets.topic", "transaction.state.log", "share.coordinator.state.topic")
 
 
-async def is_ready(address: str, brokers: int) -> bool:
-    """Whether a broker knows of all others."""
-    return await asyncio.to_thread(_knows_all, address, brokers)
+async def is_ready(address: str, node: int) -> bool:
+    """Whether a broker's own metadata say that the controllers let it serve; the others may be dead."""
+    return await asyncio.to_thread(_serves, address, node)
 
 
-def _knows_all(address: str, brokers: int) -> bool:
+def _serves(address: str, node: int) -> bool:
     try:
         client = KafkaAdminClient(
             bootstrap_servers=address, bootstrap_timeout_ms=ASK_MILLISECONDS, request_timeout_ms=ASK_MILLISECONDS
         )
         with contextlib.closing(client):
-            return len(client.describe_cluster()["brokers"]) == brokers
+            brokers = client.describe_cluster()["brokers"]
     except (KafkaError, OSError):
         return False
+    return any(broker["broker_id"] == node and not broker["is_fenced"] for broker in brokers)
 
 
 def _encode(name: uuid.UUID) -> str:

@@ -71,7 +71,7 @@ class Postgres:
         command = [str(binaries / "initdb"), "-D", str(partial_data), "-U", USER, "--encoding=UTF8", "--locale=C"]
         command += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]  # the same on every machine
         command += ["--auth=scram-sha-256", f"--pwfile={self.folder / 'password'}"]
-        run_steps("making Postgres's folder", [not_as_root(command)])
+        run_steps("making Postgres's folder (for root it takes user namespaces)", [not_as_root(command)])
         partial_data.rename(data)
 
 

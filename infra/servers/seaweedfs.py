@@ -70,7 +70,13 @@ class SeaweedFS:
                     *ports,
                 ),
                 *(f"-dir={data}", "-s3", f"-s3.config={identities}", "-s3.port.iceberg=0", "-s3.port.lance=0"),
-                *("-volume.max=1000", "-master.volumeSizeLimitMB=256", "-master.telemetry=false"),
+                *(
+                    "-volume.max=1000",
+                    "-master.volumeSizeLimitMB=256",
+                    "-master.telemetry=false",
+                    "-master.electionTimeout=1s",
+                    "-s3.iam=false",
+                ),
             ),
             # A bucket begins with seven volumes, else, and a few buckets take them all.
             environment={"WEED_MASTER_VOLUME_GROWTH_COPY_1": "1", "GOMEMLIMIT": "256MiB"},

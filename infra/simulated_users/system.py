@@ -19,6 +19,7 @@ from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
 from infra.embedded.base_model import install_base
 from infra.embedded.layout import ROOT, Layout, free_ports, programs, public_ports
 from infra.supervision.supervisor import NotRunningError, read_ports, supervised
+from infra.supervision.terminal import SUPERVISOR
 
 CALL_SECONDS, LOAD_SECONDS = 20.0, 300.0
 COMMIT_SECONDS, POLL_SECONDS = 120.0, 0.5
@@ -137,7 +138,7 @@ async def running_system(state: Path, model: str, http_port: int, grpc_port: int
     say(f"starting the system in {state}; logs are in {layout.logs}")
 
     def supervise(source: str, text: str) -> None:
-        if source == "thumbwheel":
+        if source == SUPERVISOR:
             say(text)
 
     async with supervised(layout.state, layout.ports, programs(layout, first), supervise):

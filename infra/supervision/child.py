@@ -9,17 +9,17 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from infra.supervision.ports import HOST
+from infra.supervision.terminal import SUPERVISOR
 
 FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 0.5, 15.0
 # A process that lived this long was well: the next death starts with a short wait again.
 WELL_AFTER_SECONDS = 30.0
-PR_SET_PDEATHSIG = 1
-
-
 CHECK_SECONDS = 5.0
+PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,6 @@ class Program:
         with contextlib.suppress(TimeoutError):
             return await asyncio.wait_for(self.ready(), CHECK_SECONDS)
         return False
-
-    def prepare_process(self) -> None:
-        """For the new process, before it runs: Linux ends it when its parent is gone, so that nothing is left over after a kill -9."""
-        if sys.platform == "linux":
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, self.stop_signal)
 
     def clean(self) -> None:
         """After its end."""
@@ -114,9 +109,7 @@ class Child:
             try:
                 await asyncio.wait_for(process.wait(), self.program.stop_seconds)
             except TimeoutError:
-                self._say(
-                    "thumbwheel", f"{self.program.name} did not stop in {self.program.stop_seconds:.0f} s: killed"
-                )
+                self._say(SUPERVISOR, f"{self.program.name} did not stop in {self.program.stop_seconds:.0f} s: killed")
                 process.kill()
         if self._keeper:
             self._keeper.cancel()
@@ -134,7 +127,7 @@ class Child:
             lived = time.monotonic() - started
             backoff = FIRST_BACKOFF_SECONDS if lived > WELL_AFTER_SECONDS else backoff
             self._say(
-                "thumbwheel", f"{self.program.name} died ({describe_exit(code)}); starting it again in {backoff:g} s"
+                SUPERVISOR, f"{self.program.name} died ({describe_exit(code)}); starting it again in {backoff:g} s"
             )
             await asyncio.sleep(backoff)
             backoff = min(2 * backoff, LONGEST_BACKOFF_SECONDS)
@@ -148,7 +141,7 @@ class Child:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C reaches the supervisor alone, which stops its children in order
-            preexec_fn=self.program.prepare_process,
+            preexec_fn=partial(_die_with_parent, self.program.stop_signal) if sys.platform == "linux" else None,
         )
         assert self._process.stdout
         with self._log_file.open("ab") as log:
@@ -171,3 +164,8 @@ async def _read_line(stream: asyncio.StreamReader) -> bytes:
 def describe_exit(code: int) -> str:
     """`exit 3`, or `killed by SIGKILL`."""
     return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit {code}"
+
+
+def _die_with_parent(number: signal.Signals) -> None:
+    """Linux sends the child its stop signal when the supervisor is gone, so that nothing is left over after a kill -9."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)

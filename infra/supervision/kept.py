@@ -8,6 +8,8 @@ from pathlib import Path
 def kept(file: Path, make: Callable[[], str] = lambda: secrets.token_hex(32)) -> str:
     """What stands in the file; made if there is none."""
     if not file.exists():
-        file.touch(mode=0o600)
-        file.write_text(make())
+        partial = file.with_name(f"{file.name}.partial")
+        partial.touch(mode=0o600)
+        partial.write_text(make())
+        partial.replace(file)
     return file.read_text()

@@ -16,7 +16,6 @@ from infra.embedded.layout import (
     service_settings,
 )
 from infra.supervision.ports import free_port
-from infra.supervision.supervisor import NotRunningError, read_ports
 
 
 def test_a_taken_public_port_is_an_error_that_names_the_variable() -> None:
@@ -49,8 +48,3 @@ def test_every_service_has_settings_and_shares_one_principal_key(tmp_path: Path)
 def test_the_context_is_bounded_for_cpu(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"max_position_embeddings": 131072}))
     assert context_tokens(tmp_path) == 2048
-
-
-def test_ports_of_a_system_that_does_not_run_are_refused_with_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(NotRunningError, match="make up"):
-        read_ports(tmp_path)
