@@ -23,7 +23,7 @@ test: ## install what tests need, and run them all
 	@$(PYTHON) infra/install/environment.py dev
 	@$(VENV) -m infra.install.tools browser
 	@$(VENV) -m infra.servers install
-	@$(VENV) -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
+	@$(VENV) -m pytest -m "not faults" --numprocesses auto --maxprocesses 4 --dist loadgroup
 
 check: ## formatting, lint, types, house rules, protos, generated code, the page
 	@$(PYTHON) infra/install/environment.py dev

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.feedback import Stack, stack_on
+from tests.servers import KafkaServer, PostgresServer
+
 HERE = Path(__file__).parent
 
 
@@ -32,3 +35,10 @@ def collected() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         gc.collect()
+
+
+@pytest.fixture
+def stack(tmp_path: Path, kafka: KafkaServer, postgres: PostgresServer) -> Iterator[Stack]:
+    """Topics and a database of the scenario's own, on the shared servers."""
+    with stack_on(tmp_path, kafka, postgres) as stack:
+        yield stack

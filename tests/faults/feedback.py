@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Any
 import grpc
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from prometheus_client import REGISTRY
+from sqlalchemy import Engine
 from thumbwheel.feedback.v1 import events_pb2, feedback_pb2, feedback_pb2_grpc
 
 from infra.supervision.ports import HOST, free_port
@@ -28,7 +29,7 @@ from services.chassis.identity import REQUEST_KEY, TENANT_KEY, USER_KEY
 from services.chassis.server import serving
 from services.feedback import parquet
 from services.feedback.__main__ import wiring
-from services.feedback.database import connect, migrate, open_database
+from services.feedback.database import connect, migrate
 from services.feedback.ledger import Ledger
 from services.feedback.object_store import Directory
 from services.feedback.settings import FeedbackSettings
@@ -54,7 +55,12 @@ class Stack:
     kafka: KafkaServer
     database_url: str
     topics: dict[str, str]
+    engine: Engine
     lost_ends: dict[Place, int] = field(default_factory=dict)
+
+    @property
+    def ledger(self) -> Ledger:
+        return Ledger(self.engine)
 
     @property
     def objects(self) -> Path:
@@ -92,36 +98,28 @@ class Stack:
         now = {(str(described["topic_id"]), place.partition): end for place, end in ends.items()}
         return self.lost_ends | now
 
-    @contextlib.contextmanager
-    def ledger(self) -> Any:
-        engine = open_database(self.database_url)
-        yield Ledger(engine)
-        engine.dispose()
-
     def committed(self) -> dict[Place, int]:
         """Where the ledger stands."""
-        with self.ledger() as ledger:
-            return {(s.topic_id, s.partition): s.end_offset for s in ledger.segments("feedback")}
+        return {(s.topic_id, s.partition): s.end_offset for s in self.ledger.segments("feedback")}
 
     def rows(self) -> list[parquet.Row]:
         """All that a reader finds."""
-        with self.ledger() as ledger:
-            keys = [segment.object_key for segment in ledger.segments("feedback") if segment.object_key]
+        keys = [segment.object_key for segment in self.ledger.segments("feedback") if segment.object_key]
         return [row for key in keys for row in parquet.decode((self.objects / key).read_bytes())]
 
     def problems(self, history: History) -> list[str]:
-        with self.ledger() as ledger:
-            return violations(history, ledger, Directory(self.objects), "feedback", self.ends())
+        return violations(history, self.ledger, Directory(self.objects), "feedback", self.ends())
 
 
-def stack_on(root: Path, kafka: KafkaServer, postgres: PostgresServer, partitions: int = 3) -> Stack:
+@contextlib.contextmanager
+def stack_on(root: Path, kafka: KafkaServer, postgres: PostgresServer, partitions: int = 3) -> Iterator[Stack]:
     """Fresh topics and a fresh database on shared servers."""
     url = postgres.database().url("postgresql+pg8000")
     engine = connect(url)
     migrate(engine)
-    engine.dispose()
     topics = {stream: kafka.topic(partitions) for stream in ("feedback", "turns")}
-    return Stack(root, kafka, url, topics)
+    yield Stack(root, kafka, url, topics, engine)
+    engine.dispose()
 
 
 @asynccontextmanager
@@ -307,8 +305,7 @@ async def settled(stack: Stack, history: History) -> float:
     """Wait until all that was acknowledged is in the ledger, and all that lies in the topic."""
 
     def done() -> bool:
-        with stack.ledger() as ledger:
-            known = len(ledger.fingerprints("feedback", sorted(history.acknowledged)))
+        known = len(stack.ledger.fingerprints("feedback", sorted(history.acknowledged)))
         return known == len(history.acknowledged) and stack.committed() == {
             place: end for place, end in stack.ends().items() if end
         }
