@@ -187,6 +187,8 @@ async def _through_kafka(
     # The client costs a second of import: only who uses Kafka pays.
     from services.feedback.kafka_stream import relaying, sinking
 
+    # While Kafka is away the client says so for every connection it tries, several times a second; we say it once a try.
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)
     remember(spool.start_offset)
     async with sinking(settings, stream, sink_of), relaying(settings, stream, spool, done):
         yield

@@ -19,6 +19,7 @@ from kafka.structs import OffsetAndMetadata
 
 from services.chassis.telemetry import fields
 from services.feedback import metrics
+from services.feedback.kafka_client import build
 from services.feedback.kafka_cluster import MAX_MESSAGE_BYTES, REQUEST_MS, Cluster
 from services.feedback.kafka_log import KafkaLog
 from services.feedback.kafka_record import record_of
@@ -26,7 +27,9 @@ from services.feedback.log import LogError, OffsetOutOfRangeError
 
 log = logging.getLogger(__name__)
 
-POLL_MS = 100
+# While a broker is frozen the client's poll spins until its time is over, on two cores: so it gets little, and we wait ourselves.
+POLL_MS = 20
+REST_SECONDS = 0.08
 RECORDS_A_POLL = 2_000
 FETCH_BYTES = 8 * 1024 * 1024
 COMMIT_SECONDS = 5.0
@@ -120,7 +123,8 @@ class TopicConsumer:
 
     def _built(self) -> KafkaConsumer:
         session_ms = int(self._membership.session_seconds * 1_000)
-        return KafkaConsumer(
+        return build(
+            KafkaConsumer,
             **self._cluster.options(),
             group_id=self._membership.group,
             enable_auto_commit=False,
@@ -149,6 +153,8 @@ class TopicConsumer:
             # Nothing was handed out, so nothing is skipped: the same position is fetched again.
             self._failed("fetch failed", error)
             return
+        if not fetched:
+            self._restart.wait(REST_SECONDS)
         for place, messages in fetched.items():
             if kafka_log := self._log(place.partition):
                 kafka_log.offer([record_of(message) for message in messages])

@@ -16,6 +16,7 @@ from kafka.errors import KafkaError
 from services.chassis.telemetry import fields
 from services.feedback import metrics
 from services.feedback.frames import Record
+from services.feedback.kafka_client import build
 from services.feedback.kafka_cluster import MAX_MESSAGE_BYTES, REQUEST_MS, Cluster
 from services.feedback.kafka_record import headers_of
 from services.feedback.relay import PublishError
@@ -48,7 +49,8 @@ class KafkaPublisher:
 
     def _built(self) -> KafkaProducer:
         milliseconds = int(self._watchdog_seconds * 1_000)
-        producer = KafkaProducer(
+        producer = build(
+            KafkaProducer,
             **self._cluster.options(),
             acks="all",
             enable_idempotence=False,

@@ -9,6 +9,7 @@ import threading
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
+from services.feedback.kafka_client import build
 from services.feedback.kafka_cluster import REQUEST_MS, Cluster
 from services.feedback.log import LogUnavailableError, TopicReplacedError
 
@@ -52,4 +53,4 @@ class NamedTopic:
 
 def open_admin(cluster: Cluster) -> KafkaAdminClient:
     """Blocks; the caller closes it. Raises: KafkaError."""
-    return KafkaAdminClient(**cluster.options(), request_timeout_ms=REQUEST_MS)
+    return build(KafkaAdminClient, **cluster.options(), request_timeout_ms=REQUEST_MS)

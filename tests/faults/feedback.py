@@ -1,0 +1,313 @@
+"""What the feedback scenarios share: a stack of topics and a database of their own, replicas in this process or as processes,
+clients that send again until they are told, and the history checker over what a reader finds at the end.
+"""
+
+import asyncio
+import contextlib
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from prometheus_client import REGISTRY
+from sqlalchemy import Engine
+from thumbwheel.feedback.v1 import events_pb2, feedback_pb2, feedback_pb2_grpc
+
+from infra.supervision.ports import HOST, free_port
+from services.chassis.identity import REQUEST_KEY, TENANT_KEY, USER_KEY
+from services.chassis.server import serving
+from services.feedback import parquet
+from services.feedback.__main__ import wiring
+from services.feedback.database import connect, migrate
+from services.feedback.ledger import Ledger
+from services.feedback.object_store import Directory
+from services.feedback.settings import FeedbackSettings
+from tests.servers import KafkaServer, PostgresServer
+from tests.services.feedback.history import History, Place, violations
+from tests.services.feedback.samples import ADA, KEY, name, thumb
+
+Stub = feedback_pb2_grpc.FeedbackLogServiceStub
+IDENTITY = ((TENANT_KEY, ADA.tenant), (USER_KEY, ADA.user), (REQUEST_KEY, "r"))
+CONVERSATIONS = 6
+CALL_SECONDS = 15.0
+# A test machine may be busy; what is asserted of durations is said where it is.
+PATIENCE_SECONDS = 120.0
+# The least that a broker takes without being told otherwise.
+SESSION_SECONDS = 6.0
+
+
+@dataclass
+class Stack:
+    """One scenario's topics, database, objects and folders."""
+
+    root: Path
+    kafka: KafkaServer
+    database_url: str
+    topics: dict[str, str]
+    engine: Engine
+    lost_ends: dict[Place, int] = field(default_factory=dict)
+
+    @property
+    def ledger(self) -> Ledger:
+        return Ledger(self.engine)
+
+    @property
+    def objects(self) -> Path:
+        return self.root / "objects"
+
+    def values(self, replica: int, **changes: object) -> dict[str, object]:
+        """The settings of one replica."""
+        return {
+            "principal_key": KEY,
+            "spool_directory": self.root / f"spool-{replica}",
+            "object_directory": self.objects,
+            "database_url": self.database_url,
+            "kafka_bootstrap": self.kafka.bootstrap,
+            "feedback_topic": self.topics["feedback"],
+            "turns_topic": self.topics["turns"],
+            "consumer_group": f"g-{self.topics['feedback']}",
+            "consumer_session_seconds": SESSION_SECONDS,
+            "flush_seconds": 0.2,
+            "flush_rows": 50,
+            "drain_seconds": 2,
+            **changes,
+        }
+
+    def admin(self) -> Any:
+        return contextlib.closing(KafkaAdminClient(bootstrap_servers=self.kafka.bootstrap))
+
+    def ends(self) -> dict[Place, int]:
+        """Where the feedback topic ends, and those before it."""
+        topic = self.topics["feedback"]
+        with self.admin() as admin:
+            (described,) = admin.describe_topics([topic])
+        places = [TopicPartition(topic, found["partition_index"]) for found in described["partitions"]]
+        with contextlib.closing(KafkaConsumer(bootstrap_servers=self.kafka.bootstrap)) as consumer:
+            ends = consumer.end_offsets(places)
+        now = {(str(described["topic_id"]), place.partition): end for place, end in ends.items()}
+        return self.lost_ends | now
+
+    def committed(self) -> dict[Place, int]:
+        """Where the ledger stands."""
+        return {(s.topic_id, s.partition): s.end_offset for s in self.ledger.segments("feedback")}
+
+    def rows(self) -> list[parquet.Row]:
+        """All that a reader finds."""
+        keys = [segment.object_key for segment in self.ledger.segments("feedback") if segment.object_key]
+        return [row for key in keys for row in parquet.decode((self.objects / key).read_bytes())]
+
+    def problems(self, history: History) -> list[str]:
+        return violations(history, self.ledger, Directory(self.objects), "feedback", self.ends())
+
+
+@contextlib.contextmanager
+def stack_on(root: Path, kafka: KafkaServer, postgres: PostgresServer, partitions: int = 3) -> Iterator[Stack]:
+    """Fresh topics and a fresh database on shared servers."""
+    url = postgres.database().url("postgresql+pg8000")
+    engine = connect(url)
+    migrate(engine)
+    topics = {stream: kafka.topic(partitions) for stream in ("feedback", "turns")}
+    yield Stack(root, kafka, url, topics, engine)
+    engine.dispose()
+
+
+@asynccontextmanager
+async def replica_here(stack: Stack, number: int = 0, **changes: object) -> AsyncIterator[Stub]:
+    """A replica in this process: for faults that strike what is around it."""
+    settings = FeedbackSettings(port=0, metrics_port=0, **stack.values(number, **changes))
+    async with (
+        wiring(settings) as registrations,
+        serving(settings, registrations) as port,
+        grpc.aio.insecure_channel(f"{HOST}:{port}") as channel,
+    ):
+        yield Stub(channel)
+
+
+class ReplicaProcess:
+    """A replica as a process of its own: for faults that strike it. `program` runs it; the default is the service itself."""
+
+    def __init__(self, stack: Stack, number: int = 0, program: Sequence[str] = ("-m", "services.feedback")) -> None:
+        self._stack, self._number, self._program = stack, number, program
+        self.port, self.metrics_port = free_port(), free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    async def start(self, **changes: object) -> Stub:
+        values = self._stack.values(self._number, port=self.port, metrics_port=self.metrics_port, **changes)
+        environment = {f"TW_FEEDBACK_{key.upper()}": str(value) for key, value in values.items()}
+        log_file = self._stack.root / f"replica-{self._number}.log"
+        with log_file.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, *self._program], env=os.environ | environment, stdout=log, stderr=log
+            )
+        self.channel = grpc.aio.insecure_channel(f"{HOST}:{self.port}")
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while self.channel.get_state(True) is not grpc.ChannelConnectivity.READY:
+                assert self._process.poll() is None, log_file.read_text()[-3000:]
+                await asyncio.sleep(0.05)
+        return Stub(self.channel)
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self._process
+        self._process.send_signal(number)
+
+    async def ended(self) -> int:
+        """The exit status, once it has ended."""
+        assert self._process
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while (status := self._process.poll()) is None:
+                await asyncio.sleep(0.02)
+        await self.channel.close()
+        return status
+
+    async def kill(self) -> None:
+        self.signal(signal.SIGKILL)
+        await self.ended()
+
+    async def stop(self) -> int:
+        self.signal(signal.SIGTERM)
+        return await self.ended()
+
+    def counted(self, metric: str, **labels: str) -> float:
+        """A metric as Prometheus would scrape it, summed over the labels that are not given."""
+        with urllib.request.urlopen(f"http://{HOST}:{self.metrics_port}/metrics", timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+        wanted = [f'{key}="{value}"' for key, value in labels.items()]
+        found = re.compile(rf"thumbwheel_feedback_{metric}(\{{.*\}})? (\S+)")
+        matches = [found.fullmatch(line) for line in lines]
+        return sum(float(m[2]) for m in matches if m and all(label in (m[1] or "") for label in wanted))
+
+    @asynccontextmanager
+    async def running(self, **changes: object) -> AsyncIterator[Stub]:
+        """Started, and gone at the end whatever happened."""
+        stub = await self.start(**changes)
+        try:
+            yield stub
+        finally:
+            if self._process and self._process.poll() is None:
+                self._process.kill()
+                self._process.wait()
+            await self.channel.close()
+
+
+def counted(metric: str, **labels: str) -> float:
+    """A metric of this process, summed over the labels that are not given."""
+    return sum(
+        sample.value
+        for family in REGISTRY.collect()
+        for sample in family.samples
+        if sample.name == f"thumbwheel_feedback_{metric}" and labels.items() <= sample.labels.items()
+    )
+
+
+class Clients:
+    """Concurrent users. Each conversation sends one thumb at a time, again and again until it is acknowledged, anywhere."""
+
+    def __init__(self, stubs: Sequence[Stub], seed: int = 0) -> None:
+        self.stubs = list(stubs)
+        self.history = History({f"c{number}": [] for number in range(CONVERSATIONS)})
+        self.ack_seconds: list[float] = []
+        self.retries = 0
+        self._random = random.Random(seed)
+        self._stopped = asyncio.Event()
+
+    async def send(self, events_each: int) -> None:
+        """So many events in each conversation."""
+        await asyncio.gather(*(self._converse(name, events_each) for name in self.history.sent))
+
+    async def send_until_stopped(self) -> None:
+        self._stopped.clear()
+        await asyncio.gather(*(self._converse(name, sys.maxsize) for name in self.history.sent))
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    @asynccontextmanager
+    async def sending(self) -> AsyncIterator[None]:
+        """Meanwhile."""
+        task = asyncio.ensure_future(self.send_until_stopped())
+        try:
+            yield
+        finally:
+            self.stop()
+            await task
+
+    async def _converse(self, conversation: str, events: int) -> None:
+        sent = self.history.sent[conversation]
+        for _ in range(events):
+            if self._stopped.is_set():
+                return
+            event = thumb(f"{conversation}-{len(sent)}", up=self._random.random() < 0.5, message=conversation)
+            sent.append(event.event_id)
+            await self._insist(event)
+            self.history.acknowledged.add(event.event_id)
+            # A tenth of all is sent once more after its ack, as by a client that never heard of it.
+            if self._random.random() < 0.1:
+                await self._insist(event)
+            await asyncio.sleep(0.02)
+
+    async def _insist(self, event: events_pb2.FeedbackEvent) -> None:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            started = time.monotonic()
+            try:
+                await record(self._random.choice(self.stubs), event)
+            except grpc.aio.AioRpcError as error:
+                assert error.code() in RETRIED, error
+                assert time.monotonic() < deadline, f"not acknowledged for {PATIENCE_SECONDS} s: {error.details()}"
+                self.retries += 1
+                await asyncio.sleep(0.1)
+            else:
+                self.ack_seconds.append(time.monotonic() - started)
+                return
+
+    def ack_percentile(self, share: float) -> float:
+        ordered = sorted(self.ack_seconds)
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+RETRIED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
+
+
+async def record(stub: Any, event: events_pb2.FeedbackEvent) -> feedback_pb2.RecordFeedbackResponse:
+    request = feedback_pb2.RecordFeedbackRequest(event=event)
+    return await stub.RecordFeedback(request, timeout=CALL_SECONDS, metadata=IDENTITY)
+
+
+async def standing(stub: Any, *messages: str) -> dict[str, bool]:
+    """The thumbs that stand, by the messages' own words."""
+    ids = {name(message): message for message in messages}
+    request = feedback_pb2.GetThumbsRequest(message_ids=list(ids))
+    answer = await stub.GetThumbs(request, timeout=CALL_SECONDS, metadata=IDENTITY)
+    return {ids[message_id]: up for message_id, up in answer.thumbs.items()}
+
+
+async def until(condition: Callable[[], object], what: str, seconds: float = PATIENCE_SECONDS) -> float:
+    """How long it took. The condition may block."""
+    started = time.monotonic()
+    while not await asyncio.to_thread(condition):
+        assert time.monotonic() < started + seconds, f"waited {seconds} s for: {what}"
+        await asyncio.sleep(0.05)
+    return time.monotonic() - started
+
+
+async def settled(stack: Stack, history: History) -> float:
+    """Wait until all that was acknowledged is in the ledger, and all that lies in the topic."""
+
+    def done() -> bool:
+        known = len(stack.ledger.fingerprints("feedback", sorted(history.acknowledged)))
+        return known == len(history.acknowledged) and stack.committed() == {
+            place: end for place, end in stack.ends().items() if end
+        }
+
+    return await until(done, "the ledger to have what was acknowledged")

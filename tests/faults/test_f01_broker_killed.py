@@ -1,0 +1,37 @@
+"""F1: the only broker is killed, again and again, in the middle of writes."""
+
+import asyncio
+
+import pytest
+
+from tests.faults.feedback import Clients, Stack, counted, replica_here, settled, until
+
+RECOVERY_SECONDS = 30.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [2, pytest.param(5, marks=pytest.mark.faults)])
+async def test_f01_a_broker_that_is_killed_loses_nothing(stack: Stack, kills: int) -> None:
+    failures, builds = counted("relay_failures_total"), counted("producer_builds_total")
+    async with (
+        replica_here(stack, relay_watchdog_seconds=2) as one,
+        replica_here(stack, 1, relay_watchdog_seconds=2) as two,
+    ):
+        clients = Clients([one, two])
+        async with clients.sending():
+            for _ in range(kills):
+                await asyncio.sleep(1)
+                await asyncio.to_thread(stack.kafka.kill)
+                await asyncio.sleep(1)
+                await asyncio.to_thread(stack.kafka.start)
+                assert await an_ack_of_the_broker() <= RECOVERY_SECONDS
+        await settled(stack, clients.history)
+        assert counted("relay_failures_total") >= failures + kills, "a kill was not felt"
+        assert counted("producer_builds_total") >= builds + kills
+    assert stack.problems(clients.history) == []
+
+
+async def an_ack_of_the_broker() -> float:
+    """How long it took."""
+    relayed = counted("relayed_total", stream="feedback")
+    return await until(lambda: counted("relayed_total", stream="feedback") > relayed, "an ack of the broker")

@@ -1,0 +1,32 @@
+"""F4: Kafka is down when the service starts. It is ready all the same, and acknowledges from the spool."""
+
+import asyncio
+
+import pytest
+from thumbwheel.feedback.v1 import feedback_pb2
+
+from tests.faults.feedback import Clients, Stack, counted, record, replica_here, settled
+from tests.services.feedback.samples import thumb
+
+ACK_SECONDS = 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("seconds", [5, pytest.param(60, marks=pytest.mark.faults)])
+async def test_f04_without_a_broker_the_service_starts_and_acknowledges(stack: Stack, seconds: int) -> None:
+    await asyncio.to_thread(stack.kafka.kill)
+    relayed = counted("relayed_total", stream="feedback")
+    async with replica_here(stack, relay_watchdog_seconds=2) as stub:
+        clients = Clients([stub])
+        assert (await record(stub, thumb("first", message="m"))).durability == feedback_pb2.DURABILITY_SPOOL
+        clients.history.sent["m"] = [thumb("first", message="m").event_id]
+        async with clients.sending():
+            await asyncio.sleep(seconds)
+        assert counted("relayed_total", stream="feedback") == relayed, "there was a broker after all"
+        assert counted("relay_lag_events", stream="feedback") > 0
+        assert clients.ack_percentile(0.5) <= ACK_SECONDS
+        await asyncio.to_thread(stack.kafka.start)
+        await settled(stack, clients.history)
+        assert counted("relay_lag_events", stream="feedback") == 0
+    assert stack.problems(clients.history) == []
