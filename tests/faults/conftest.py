@@ -42,7 +42,7 @@ def collected() -> Iterator[None]:
 
 
 @pytest.fixture
-def stack(tmp_path: Path, kafka: KafkaServer, postgres: PostgresServer) -> Iterator[Stack]:
+def feedback_stack(tmp_path: Path, kafka: KafkaServer, postgres: PostgresServer) -> Iterator[Stack]:
     """Topics and a database of the scenario's own, on the shared servers."""
     with stack_on(tmp_path, kafka, postgres) as stack:
         yield stack

@@ -11,24 +11,24 @@ RECOVERY_SECONDS = 30.0
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kills", [2, pytest.param(5, marks=pytest.mark.faults)])
-async def test_f01_a_broker_that_is_killed_loses_nothing(stack: Stack, kills: int) -> None:
+async def test_f01_a_broker_that_is_killed_loses_nothing(feedback_stack: Stack, kills: int) -> None:
     failures, builds = counted("relay_failures_total"), counted("producer_builds_total")
     async with (
-        replica_here(stack, relay_watchdog_seconds=2) as one,
-        replica_here(stack, 1, relay_watchdog_seconds=2) as two,
+        replica_here(feedback_stack, relay_watchdog_seconds=2) as one,
+        replica_here(feedback_stack, 1, relay_watchdog_seconds=2) as two,
     ):
         clients = Clients([one, two])
         async with clients.sending():
             for _ in range(kills):
                 await asyncio.sleep(1)
-                await asyncio.to_thread(stack.kafka.kill)
+                await asyncio.to_thread(feedback_stack.kafka.kill)
                 await asyncio.sleep(1)
-                await asyncio.to_thread(stack.kafka.start)
+                await asyncio.to_thread(feedback_stack.kafka.start)
                 assert await an_ack_of_the_broker() <= RECOVERY_SECONDS
-        await settled(stack, clients.history)
+        await settled(feedback_stack, clients.history)
         assert counted("relay_failures_total") >= failures + kills, "a kill was not felt"
         assert counted("producer_builds_total") >= builds + kills
-    assert stack.problems(clients.history) == []
+    assert feedback_stack.problems(clients.history) == []
 
 
 async def an_ack_of_the_broker() -> float:

@@ -14,10 +14,10 @@ ACK_SECONDS = 0.05
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("seconds", [5, pytest.param(60, marks=pytest.mark.faults)])
-async def test_f04_without_a_broker_the_service_starts_and_acknowledges(stack: Stack, seconds: int) -> None:
-    await asyncio.to_thread(stack.kafka.kill)
+async def test_f04_without_a_broker_the_service_starts_and_acknowledges(feedback_stack: Stack, seconds: int) -> None:
+    await asyncio.to_thread(feedback_stack.kafka.kill)
     relayed = counted("relayed_total", stream="feedback")
-    async with replica_here(stack, relay_watchdog_seconds=2) as stub:
+    async with replica_here(feedback_stack, relay_watchdog_seconds=2) as stub:
         clients = Clients([stub])
         assert (await record(stub, thumb("first", message="m"))).durability == feedback_pb2.DURABILITY_SPOOL
         clients.history.sent["m"] = [thumb("first", message="m").event_id]
@@ -26,7 +26,7 @@ async def test_f04_without_a_broker_the_service_starts_and_acknowledges(stack: S
         assert counted("relayed_total", stream="feedback") == relayed, "there was a broker after all"
         assert counted("relay_lag_events", stream="feedback") > 0
         assert clients.ack_percentile(0.5) <= ACK_SECONDS
-        await asyncio.to_thread(stack.kafka.start)
-        await settled(stack, clients.history)
+        await asyncio.to_thread(feedback_stack.kafka.start)
+        await settled(feedback_stack, clients.history)
         assert counted("relay_lag_events", stream="feedback") == 0
-    assert stack.problems(clients.history) == []
+    assert feedback_stack.problems(clients.history) == []
