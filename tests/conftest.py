@@ -22,7 +22,7 @@ SHARED = {
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The long ones begin, so that no worker ends with one; what shares something that runs stays on one worker."""
-    items.sort(key=lambda item: "slow" not in item.keywords)
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     for item in items:
         for group in {SHARED[name] for name in getattr(item, "fixturenames", ()) if name in SHARED}:
             item.add_marker(pytest.mark.xdist_group(group))
