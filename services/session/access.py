@@ -12,4 +12,5 @@ CALLERS: Mapping[str, frozenset[str]] = {
     "thumbwheel.session.v1.SessionService.ListConversations": GATEWAY,
     "thumbwheel.session.v1.SessionService.ClearConversation": GATEWAY,
     "thumbwheel.session.v1.SessionService.DeleteConversation": GATEWAY,
+    "thumbwheel.session.v1.SessionService.EraseUser": GATEWAY,
 }
