@@ -135,14 +135,14 @@ def _begin(
 ) -> tuple[str, datetime]:
     """Start, or take up again after a restart; returns the incumbent and since when thumbs count."""
     view, start = rollout.view(), record / START
-    if not start.exists():
-        record.mkdir(parents=True, exist_ok=True)
-        begun = {"version": version, "incumbent": view.stable, "since": clock.now().isoformat()}
-        write_json(start, begun)
-    begun = json.loads(start.read_text())
     # Also after a restart: the lease may have ended meanwhile and taken the candidate's traffic.
     if view.state_of(version) is CandidateState.ABSENT:
         rollout.start(version, directory, config.share, config.lease_seconds)
+    if not start.exists():
+        # Only now: the time of a trial that could not begin must not run.
+        record.mkdir(parents=True, exist_ok=True)
+        write_json(start, {"version": version, "incumbent": view.stable, "since": clock.now().isoformat()})
+    begun = json.loads(start.read_text())
     return begun["incumbent"], datetime.fromisoformat(begun["since"])
 
 

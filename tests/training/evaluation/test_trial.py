@@ -107,6 +107,20 @@ def test_a_loop_killed_while_it_acts_acts_again_and_does_not_try_anew(tmp_path: 
     assert trial.rollout.calls == ["start nano-1 0.5", "roll_back nano-1", "roll_back nano-1"]
 
 
+def test_the_time_of_a_trial_that_could_not_begin_does_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = Trial(tmp_path, candidate=0.9)
+
+    def refuse(*_: object) -> None:
+        raise Stopped
+
+    with monkeypatch.context() as away:
+        away.setattr(trial.rollout, "start", refuse)
+        with pytest.raises(Stopped):
+            trial.run()
+    trial.clock.sleep(CONFIG.max_seconds + 1)
+    assert trial.run().verdict is Verdict.PROMOTE
+
+
 def test_thumbs_of_other_versions_do_not_count(tmp_path: Path) -> None:
     trial = Trial(tmp_path, candidate=0.5)
     trial.thumbs = GrowingThumbs({"nano-0": 0.5, "nano-7": 0.9})
