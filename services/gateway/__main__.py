@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+from google.protobuf.descriptor import FileDescriptor
 from thumbwheel.chat.v1 import chat_pb2, chat_pb2_grpc
-from thumbwheel.enhancer.v1 import enhancer_pb2_grpc
+from thumbwheel.enhancer.v1 import enhancer_pb2, enhancer_pb2_grpc
 from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
-from thumbwheel.generator.v1 import generator_pb2_grpc
-from thumbwheel.guardrail.v1 import guardrail_pb2_grpc
-from thumbwheel.session.v1 import session_pb2_grpc
+from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
+from thumbwheel.guardrail.v1 import guardrail_pb2, guardrail_pb2_grpc
+from thumbwheel.session.v1 import session_pb2, session_pb2_grpc
 
+from services.chassis.admission import Admission
 from services.chassis.channel import open_channel
 from services.chassis.server import Registration, run_service
 from services.chassis.settings import load_settings
@@ -48,6 +50,9 @@ from services.gateway.writing import Pace
 
 log = logging.getLogger(__name__)
 
+# When a person whose turn was refused may come back.
+RETRY_SECONDS = 1.0
+
 
 @dataclass(frozen=True)
 class Doors:
@@ -74,7 +79,9 @@ async def opened(settings: GatewaySettings) -> AsyncIterator[Doors]:
             await store.add(stored(owner_secret(settings.owner_key_file), OWNER))
         keys = Keys(store, settings.key_cache_seconds)
         peers = await _Peers.open(settings, stack)
-        turns = Turns(_chat(settings, peers).run, _limits(settings))
+        turns = Turns(
+            _chat(settings, peers).run, _limits(settings), Admission("turns", settings.max_turns, RETRY_SECONDS)
+        )
         chat = ChatServicer(turns, peers.session, peers.conversations)
         said = FeedbackServicer(Feedback(peers.session, peers.feedback, settings.principal_key.get_secret_value()))
         door = Door(keys, settings.max_rpc_seconds)
@@ -105,23 +112,19 @@ class _Peers:
     async def open(cls, settings: GatewaySettings, stack: AsyncExitStack) -> "_Peers":
         """One channel a service, open for the life of the process."""
 
-        async def channel(target: str) -> grpc.aio.Channel:
-            return await stack.enter_async_context(open_channel(target))
+        async def channel(target: str, proto: FileDescriptor) -> grpc.aio.Channel:
+            return await stack.enter_async_context(open_channel(target, proto))
 
-        sessions = session_pb2_grpc.SessionServiceStub(await channel(settings.session_target))
-        generator = await channel(settings.generator_target)
-        feedback = FeedbackPeer(
-            feedback_pb2_grpc.FeedbackLogServiceStub(await channel(settings.feedback_target)), settings.feedback_seconds
-        )
+        session = await channel(settings.session_target, session_pb2.DESCRIPTOR)
+        guardrail = await channel(settings.guardrail_target, guardrail_pb2.DESCRIPTOR)
+        enhancer = await channel(settings.enhancer_target, enhancer_pb2.DESCRIPTOR)
+        generator = await channel(settings.generator_target, generator_pb2.DESCRIPTOR)
+        log_channel = await channel(settings.feedback_target, feedback_pb2.DESCRIPTOR)
+        sessions = session_pb2_grpc.SessionServiceStub(session)
+        feedback = FeedbackPeer(feedback_pb2_grpc.FeedbackLogServiceStub(log_channel), settings.feedback_seconds)
         return cls(
-            GuardrailPeer(
-                guardrail_pb2_grpc.GuardrailServiceStub(await channel(settings.guardrail_target)),
-                settings.guard_seconds,
-            ),
-            EnhancerPeer(
-                enhancer_pb2_grpc.EnhancerServiceStub(await channel(settings.enhancer_target)),
-                settings.enhancer_seconds,
-            ),
+            GuardrailPeer(guardrail_pb2_grpc.GuardrailServiceStub(guardrail), settings.guard_seconds),
+            EnhancerPeer(enhancer_pb2_grpc.EnhancerServiceStub(enhancer), settings.enhancer_seconds),
             SessionPeer(sessions, settings.session_seconds),
             GeneratorPeer(
                 generator_pb2_grpc.GeneratorServiceStub(generator),
@@ -152,7 +155,6 @@ def _chat(settings: GatewaySettings, peers: _Peers) -> Chat:
 
 def _limits(settings: GatewaySettings) -> TurnLimits:
     return TurnLimits(
-        max_turns=settings.max_turns,
         max_turns_per_user=settings.max_turns_per_user,
         turn_seconds=settings.turn_seconds,
         keep_seconds=settings.keep_seconds,

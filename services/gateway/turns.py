@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from services.chassis.admission import Admission, Ticket
 from services.chassis.errors import (
     AlreadyExistsError,
     NotFoundError,
@@ -33,9 +34,11 @@ STORE_SECONDS = 3.0
 class Turn:
     """One turn: written by the chat path, read by whoever asks."""
 
-    def __init__(self, caller: Caller, request: TurnRequest, on_begin: Callable[["Turn"], None]) -> None:
+    def __init__(
+        self, caller: Caller, request: TurnRequest, on_begin: Callable[["Turn"], None], on_text: Callable[[], None]
+    ) -> None:
         self.caller, self.request = caller, request
-        self._on_begin = on_begin
+        self._on_begin, self._on_text = on_begin, on_text
         self.accepted_at = time.monotonic()
         self.message_id = ""
         self.ended = False
@@ -61,6 +64,7 @@ class Turn:
         """Append an event for all readers."""
         if isinstance(event, TextDelta):
             self.text += event.text
+            self._on_text()
         self.events.append(TurnEvent(len(self.events) + 1, self.message_id, event))
         self._wake()
 
@@ -136,9 +140,8 @@ class Turn:
 
 @dataclass(frozen=True)
 class TurnLimits:
-    """What the register keeps and allows."""
+    """What the register keeps and allows a user."""
 
-    max_turns: int
     max_turns_per_user: int
     turn_seconds: float
     keep_seconds: float
@@ -148,8 +151,10 @@ class TurnLimits:
 class Turns:
     """The register of turns: running ones, and ended ones whose events are still kept."""
 
-    def __init__(self, run: Callable[[Turn], Coroutine[Any, Any, None]], limits: TurnLimits) -> None:
-        self._run, self._limits = run, limits
+    def __init__(
+        self, run: Callable[[Turn], Coroutine[Any, Any, None]], limits: TurnLimits, admission: Admission
+    ) -> None:
+        self._run, self._limits, self._admission = run, limits, admission
         self._tasks: dict[asyncio.Task[None], Turn] = {}
         self._by_message: dict[str, Turn] = {}
         self._by_request: dict[tuple[str, str], Turn] = {}
@@ -174,11 +179,11 @@ class Turns:
                     limit="one payload a request_id",
                 )
             return known
-        self._admit(caller)
-        turn = Turn(caller, request, self._index)
+        ticket = self._admit(caller)
+        turn = Turn(caller, request, self._index, lambda: self._admission.answered(ticket))
         if request.request_id:
             self._by_request[key] = turn
-        self._tasks[asyncio.create_task(self._drive(turn))] = turn
+        self._tasks[asyncio.create_task(self._drive(turn, ticket))] = turn
         return turn
 
     def find(self, caller: Caller, message_id: str) -> Turn | None:
@@ -218,21 +223,18 @@ class Turns:
     def _index(self, turn: Turn) -> None:
         self._by_message[turn.message_id] = turn
 
-    def _admit(self, caller: Caller) -> None:
+    def _admit(self, caller: Caller) -> Ticket:
         if self._closing:
             raise UnavailableError("the gateway is shutting down", reason="SHUTTING_DOWN", retry_seconds=2)
-        if len(self._tasks) >= self._limits.max_turns:
-            raise ResourceExhaustedError(
-                "too many turns run", limit=f"{self._limits.max_turns} turns at once", retry_seconds=1
-            )
         if sum(turn.caller == caller for turn in self._tasks.values()) >= self._limits.max_turns_per_user:
             raise ResourceExhaustedError(
                 "too many turns of this user run",
                 limit=f"{self._limits.max_turns_per_user} turns at once of a user",
                 retry_seconds=1,
             )
+        return self._admission.enter("turn")
 
-    async def _drive(self, turn: Turn) -> None:
+    async def _drive(self, turn: Turn, ticket: Ticket) -> None:
         # The turn outlives the call that began it, and so has a deadline of its own.
         bind_call(replace(current_call(), deadline=time.monotonic() + self._limits.turn_seconds))
         TURNS_RUNNING.inc()
@@ -246,6 +248,7 @@ class Turns:
             turn.fail(ServiceError("internal error"))
         finally:
             TURNS_RUNNING.dec()
+            self._admission.leave(ticket)
             if not turn.ended:
                 turn.fail(UnavailableError("the gateway is shutting down", reason="SHUTTING_DOWN"))
             self._retire(turn)

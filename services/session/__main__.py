@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+from thumbwheel.feedback.v1 import feedback_pb2
 from thumbwheel.session.v1 import session_pb2_grpc
 
 from services.chassis.channel import open_channel
@@ -33,7 +34,7 @@ async def wiring(settings: SessionSettings) -> AsyncIterator[Sequence[Registrati
     counter = await load_counter(settings.tokenizer_file)
     async with (
         open_database(settings.database_url, settings.connections) as database,
-        open_channel(settings.feedback_target) as feedback,
+        open_channel(settings.feedback_target, feedback_pb2.DESCRIPTOR) as feedback,
     ):
         turn_log = FeedbackTurnLog(feedback, settings.relay_timeout_seconds)
         pace = RelayPace(settings.relay_poll_seconds, settings.relay_linger_seconds, settings.relay_max_backoff_seconds)

@@ -15,7 +15,18 @@ MOST_MODULE_LINES = 400
 LONG_STORIES = ("training/stages/", "training/recipes/")
 BANNED_NAMES = {"utils", "util", "common", "helpers", "helper", "misc", "base", "manager", "handler", "processor"}
 SERVICES = ("gateway", "guardrail", "enhancer", "session", "generator", "feedback", "predictor", "web")
-CHASSIS_FILES = {"__init__", "channel", "errors", "identity", "interceptor", "server", "settings", "telemetry"}
+CHASSIS_FILES = {
+    "__init__",
+    "admission",
+    "channel",
+    "errors",
+    "identity",
+    "interceptor",
+    "retries",
+    "server",
+    "settings",
+    "telemetry",
+}
 # What a domain module must not know: the wire. These rooms are the edge.
 EDGE_MODULES = {"servicer", "__main__"}
 
@@ -115,7 +126,7 @@ def test_no_service_imports_torch_or_transformers() -> None:
 def test_the_chassis_is_a_closed_list_and_small() -> None:
     files = list((ROOT / "services" / "chassis").glob("*.py"))
     assert {file.stem for file in files} == CHASSIS_FILES
-    assert sum(len(file.read_text().splitlines()) for file in files) <= 800
+    assert sum(len(file.read_text().splitlines()) for file in files) <= 1_100
 
 
 def test_no_pickle_and_no_eval_anywhere() -> None:

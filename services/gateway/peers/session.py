@@ -1,5 +1,7 @@
 """The session service: turns and stored messages of the running call's caller."""
 
+import uuid
+
 from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.session.v1 import session_pb2, session_pb2_grpc
 
@@ -34,7 +36,8 @@ class SessionPeer:
         message = session_pb2.BeginTurnRequest(
             conversation_id=request.conversation_id,
             parent_message_id=request.parent_message_id,
-            request_id=request.request_id,
+            # Where the client gives no key: one for our own tries.
+            request_id=request.request_id or str(uuid.uuid4()),
             task=TASK_NUMBERS[request.task],
             reply_tokens=request.sampling.max_tokens or 0,
         )
