@@ -23,7 +23,6 @@ TOLERANCE = 1.5
 # A loop that is given fifty small calls at once is late by so much, and not overloaded.
 SLACK_SECONDS = 0.02
 FALL, GROWTH = 0.5, 1.5
-FLOOR = 4
 WINDOW_SECONDS, WINDOW_CALLS = 0.05, 16
 USUAL_SECONDS, USUAL_CALLS = 30.0, 32
 PROBE_EVERY_SECONDS, PROBE_SECONDS, PROBE_CALLS = 10.0, 3.0, 64
@@ -65,8 +64,8 @@ class Usual:
 class Gradient:
     """The limit, moved once a window. Times are seconds on one clock."""
 
-    def __init__(self, ceiling: int) -> None:
-        self._ceiling, self._limit = ceiling, float(ceiling)
+    def __init__(self, floor: int, ceiling: int) -> None:
+        self._floor, self._ceiling, self._limit = floor, ceiling, float(ceiling)
         self._usual: defaultdict[str, Usual] = defaultdict(Usual)
         self._taken: defaultdict[str, list[float]] = defaultdict(list)
         self._most_in_flight = 0
@@ -101,7 +100,7 @@ class Gradient:
         ):
             self._move(self._pull(now, waiting), now)
             if self._probed_at is not None and now - self._probed_at >= PROBE_EVERY_SECONDS:
-                self._probe_began, self._probe_limit = now, max(FLOOR, in_flight - math.ceil(len(waiting) / 2))
+                self._probe_began, self._probe_limit = now, max(self._floor, in_flight - math.ceil(len(waiting) / 2))
             self._open_window(now)
 
     def _pull(self, now: float, waiting: Collection[Ticket]) -> float:
@@ -119,7 +118,7 @@ class Gradient:
             for method, seconds in self._taken.items():
                 self._usual[method].learn(seconds, keep)
         # Halfway: the calls under way were admitted under the old limit.
-        self._limit = min(self._ceiling, max(FLOOR, self._limit * (1 + max(pull, FALL)) / 2))
+        self._limit = min(self._ceiling, max(self._floor, self._limit * (1 + max(pull, FALL)) / 2))
         self._probed_at = None if self._limit == self._ceiling else self._probed_at or now
 
     def _end_probe(self, now: float) -> None:
@@ -141,10 +140,10 @@ class Admission:
     """A door that counts who is inside: `enter`, `answered`, `leave`."""
 
     def __init__(
-        self, door: str, ceiling: int, retry_seconds: float, clock: Callable[[], float] = time.monotonic
+        self, door: str, floor: int, ceiling: int, retry_seconds: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._retry_seconds, self._clock = retry_seconds, clock
-        self._gradient = Gradient(ceiling)
+        self._gradient = Gradient(floor, ceiling)
         ADMISSION_LIMIT.labels(door).set_function(lambda: self._gradient.allowed)
         self._in_flight = 0
         self._waiting: set[Ticket] = set()

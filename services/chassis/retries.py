@@ -26,20 +26,20 @@ RETRIES = {
     "backoffMultiplier": 2,
     "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
 }
+BALANCING = {"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": ""}}
 THROTTLE = {"maxTokens": 10, "tokenRatio": 0.1}
 # A second try gets at least as much time as it waited for.
 MIN_WAITS_LEFT = 2
 
 
 def service_config(protos: Iterable[FileDescriptor]) -> str:
-    """round_robin, and retries for the methods that these protos mark."""
+    """round_robin over the addresses that say SERVING, and retries for the methods that these protos mark."""
     methods = [method for proto in protos for service in proto.services_by_name.values() for method in service.methods]
     names = [
         {"service": method.containing_service.full_name, "method": method.name} for method in methods if marked(method)
     ]
     policies = [{"name": names, "retryPolicy": RETRIES}] if names else []
-    config = {"loadBalancingConfig": [{"round_robin": {}}], "methodConfig": policies, "retryThrottling": THROTTLE}
-    return json.dumps(config)
+    return json.dumps({**BALANCING, "methodConfig": policies, "retryThrottling": THROTTLE})
 
 
 def marked(method: MethodDescriptor) -> bool:

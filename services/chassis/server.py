@@ -72,7 +72,7 @@ def server_options(settings: ServiceSettings) -> list[tuple[str, int]]:
 @asynccontextmanager
 async def serving(settings: ServiceSettings, registrations: Sequence[Registration]) -> AsyncIterator[int]:
     """Serve until the block ends, then drain. Yields the port."""
-    admission = Admission("server", settings.max_concurrent_rpcs, RETRY_SECONDS)
+    admission = Admission("server", settings.sure_concurrent_rpcs, settings.max_concurrent_rpcs, RETRY_SECONDS)
     batch = {f"/{registration.name}/{method}" for registration in registrations for method in registration.batch}
     server = grpc.aio.server(
         interceptors=[CallInterceptor(settings.max_rpc_seconds, settings.max_write_seconds, admission, batch)],

@@ -80,7 +80,9 @@ async def opened(settings: GatewaySettings) -> AsyncIterator[Doors]:
         keys = Keys(store, settings.key_cache_seconds)
         peers = await _Peers.open(settings, stack)
         turns = Turns(
-            _chat(settings, peers).run, _limits(settings), Admission("turns", settings.max_turns, RETRY_SECONDS)
+            _chat(settings, peers).run,
+            _limits(settings),
+            Admission("turns", settings.sure_turns, settings.max_turns, RETRY_SECONDS),
         )
         chat = ChatServicer(turns, peers.session, peers.conversations)
         said = FeedbackServicer(Feedback(peers.session, peers.feedback, settings.principal_key.get_secret_value()))

@@ -72,6 +72,7 @@ async def house(directory: Path, **changes: Any) -> AsyncIterator[House]:
             "loop_directory": directory / "loop",
             "coalesce_seconds": 0.0,
             "drain_seconds": 1.0,
+            "lame_duck_seconds": 0.0,
             "http_drain_seconds": 0.0,
         }
         settings = GatewaySettings.model_validate({**values, **changes})

@@ -221,7 +221,7 @@ async def test_readers_are_told_that_the_gateway_stops() -> None:
         await stopped.wait()
         raise UnavailableError("the gateway is shutting down", reason="SHUTTING_DOWN")
 
-    turns = Turns(never, LIMITS, Admission("turns", 10, 1.0))
+    turns = Turns(never, LIMITS, Admission("turns", 8, 10, 1.0))
     turn = turns.start(ADA, TurnRequest(UserInput("hello")))
     await started.wait()
     await turns.close(0)
@@ -243,7 +243,7 @@ async def _answer(turn: Turn) -> None:
 
 
 async def test_the_oldest_events_are_dropped_when_too_much_text_is_kept() -> None:
-    turns = Turns(_answer, LIMITS, Admission("turns", 10, 1.0))
+    turns = Turns(_answer, LIMITS, Admission("turns", 8, 10, 1.0))
     started = [turns.start(ADA, TurnRequest(UserInput(text))) for text in ("one", "two")]
     for turn in started:
         assert [event async for event in turn.events_after(0)]
@@ -258,7 +258,7 @@ async def test_an_unexpected_error_reaches_readers_without_its_text() -> None:
     async def crash(turn: Turn) -> None:
         raise RuntimeError("the user said hello")
 
-    turns = Turns(crash, LIMITS, Admission("turns", 10, 1.0))
+    turns = Turns(crash, LIMITS, Admission("turns", 8, 10, 1.0))
     turn = turns.start(ADA, TurnRequest(UserInput("hello")))
     with pytest.raises(ServiceError, match=r"^internal error$"):
         await anext(turn.events_after(0))
