@@ -14,11 +14,11 @@ from services.chassis.errors import DeadlineExceededError, from_rpc
 from services.chassis.identity import current_call, outgoing_metadata
 from services.chassis.retries import service_config
 
-# Of both ends: a peer that is stopped or cut off is noticed within 8 s. Measured with a SIGSTOP (docs/decisions): the keepalive
+# Of both ends: a peer that is stopped or cut off is noticed within 7 s. Measured with a SIGSTOP (docs/decisions): the keepalive
 # timeout alone does nothing, the ping's does; and without the third line no ping follows the second on a quiet connection.
 KEEPALIVE_OPTIONS = [
     ("grpc.keepalive_time_ms", 4_000),
-    ("grpc.http2.ping_timeout_ms", 4_000),
+    ("grpc.http2.ping_timeout_ms", 3_000),
     ("grpc.http2.max_pings_without_data", 0),
 ]
 CHANNEL_OPTIONS = [
@@ -27,6 +27,8 @@ CHANNEL_OPTIONS = [
     ("grpc.dns_min_time_between_resolutions_ms", 5_000),
     # A supervised peer is back within a second or two: the default back-off (up to 120 s) would outlast it.
     ("grpc.initial_reconnect_backoff_ms", 200),
+    # How long connecting may take; 20 s would hold a second try up behind a cut.
+    ("grpc.min_reconnect_backoff_ms", 2_000),
     ("grpc.max_reconnect_backoff_ms", 2_000),
 ]
 # What a hop keeps for itself to turn a late answer into an error of its own.

@@ -93,7 +93,9 @@ async def opened(settings: GatewaySettings) -> AsyncIterator[Doors]:
             *LoopFiles(settings.loop_directory).routes(door),
         ]
         app = make_app(door, routes, _page(settings), with_metrics=settings.http_metrics)
-        port = await stack.enter_async_context(serving_http(app, settings.host, settings.http_port))
+        port = await stack.enter_async_context(
+            serving_http(app, settings.host, settings.http_port, settings.max_write_seconds)
+        )
         # Closed before HTTP is: the turns' ends are what their readers wait for.
         stack.push_async_callback(turns.close, settings.http_drain_seconds)
         yield Doors(_registrations(chat, said, keys), port)

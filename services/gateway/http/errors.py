@@ -25,6 +25,12 @@ class BodyTooLargeError(InvalidArgumentError):
     reason = "BODY_TOO_LARGE"
 
 
+class BodyTooSlowError(InvalidArgumentError):
+    """The body did not come in time; the connection is closed after it."""
+
+    reason = "BODY_TOO_SLOW"
+
+
 class MethodNotAllowedError(InvalidArgumentError):
     """The path exists, the method does not."""
 
@@ -34,6 +40,7 @@ class MethodNotAllowedError(InvalidArgumentError):
 # Looked up along the MRO: a subclass without a row is what its parent is.
 TABLE: Mapping[type[Exception], tuple[int, str]] = {
     BodyTooLargeError: (413, "invalid_request_error"),
+    BodyTooSlowError: (408, "invalid_request_error"),
     MethodNotAllowedError: (405, "invalid_request_error"),
     InvalidArgumentError: (400, "invalid_request_error"),
     UnauthenticatedError: (401, "authentication_error"),
@@ -65,6 +72,8 @@ def error_body(error: ServiceError) -> dict[str, Any]:
 def error_response(error: ServiceError) -> Response:
     """The whole answer."""
     headers = {"retry-after": f"{max(1, round(error.retry_seconds))}"} if error.retry_seconds else {}
+    if isinstance(error, BodyTooSlowError):
+        headers["connection"] = "close"
     if isinstance(error, UnauthenticatedError):
         headers["www-authenticate"] = "Bearer"
     return JSONResponse(error_body(error), status_and_type(error)[0], headers)
