@@ -6,10 +6,13 @@ RECIPE ?= small
 PORT ?= 8080
 GRPC_PORT ?= 50051
 LOOP_EVERY ?=
+BROKERS ?= 1
 VENV := .venv/bin/python
+# Where it is set, every process compiles its imports anew: 2 s for torch, 4 s for Ray's trainer, in each of dozens.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help up test check loop demo bench lock page clean
+.PHONY: help up stack test check loop demo bench lock page clean
 
 help: ## show this
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -19,10 +22,16 @@ up: ## run everything here and print one URL (MODEL=small|nano|DIR|HUB_ID  PORT=
 	@$(VENV) -m infra.embedded up --model $(MODEL) --recipe $(RECIPE) --port $(PORT) --grpc-port $(GRPC_PORT) \
 	  --state $(STATE) $(if $(LOOP_EVERY),--loop-every $(LOOP_EVERY))
 
-test: ## install what tests need, and run them all
+stack: ## the same on real Kafka, Postgres, Valkey and S3, two replicas of each service (BROKERS=1|3  MODEL=  PORT=  STATE=)
+	@$(PYTHON) infra/install/environment.py services predictor
+	@$(VENV) -m infra.stack up --model $(MODEL) --brokers $(BROKERS) --port $(PORT) --grpc-port $(GRPC_PORT) \
+	  --state $(if $(filter .state,$(STATE)),.state/stack,$(STATE))
+
+test: ## install what tests need, and run them all but the long faults
 	@$(PYTHON) infra/install/environment.py dev
 	@$(VENV) -m infra.install.tools browser
-	@$(VENV) -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
+	@$(VENV) -m infra.servers install
+	@$(VENV) -m pytest -m "not faults" --numprocesses auto --maxprocesses 4 --dist loadgroup
 
 check: ## formatting, lint, types, house rules, protos, generated code, the page
 	@$(PYTHON) infra/install/environment.py dev

@@ -34,7 +34,8 @@ from thumbwheel.enhancer.v1 import enhancer_pb2, enhancer_pb2_grpc
 from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from infra.embedded.layout import HOST, Layout, free_port, free_ports, programs
+from infra.embedded.layout import Layout, free_ports, programs
+from infra.supervision.ports import HOST, free_port
 
 VERSION = "instant-1"
 # No digits: the guard waits after them for more.

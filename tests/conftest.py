@@ -1,11 +1,70 @@
-"""The order of the tests, and who keeps company: several workers share them (`make test`)."""
+"""The order of the tests, who keeps company (several workers share them, `make test`), and the real servers for any of them.
+
+The servers are imported where they are started: their clients cost a second, which most tests need not pay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
+if TYPE_CHECKING:
+    from tests.servers import KafkaServer, PostgresServer, S3Server, ValkeyServer
+
+# What costs to start and is shared by a worker's tests: the whole system, and the real servers.
+SHARED = {
+    "stack": "stack",
+    **dict.fromkeys(("kafka", "kafka_of_three", "postgres", "valkey", "s3"), "servers"),
+}
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The long ones begin, so that no worker ends with one; what shares the running system stays on one worker."""
+    """The long ones begin, so that no worker ends with one; what shares something that runs stays on one worker."""
     items.sort(key=lambda item: "slow" not in item.keywords)
     for item in items:
-        if "stack" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("stack"))
+        for group in {SHARED[name] for name in getattr(item, "fixturenames", ()) if name in SHARED}:
+            item.add_marker(pytest.mark.xdist_group(group))
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
+    """One broker, shared: a test that breaks it starts it again."""
+    from tests.servers import KafkaServer, running
+
+    with running(KafkaServer(tmp_path_factory.mktemp("kafka"), brokers=1)) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def kafka_of_three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
+    """Three brokers, three copies, two of them in sync for a write."""
+    from tests.servers import KafkaServer, running
+
+    with running(KafkaServer(tmp_path_factory.mktemp("kafka-of-three"), brokers=3)) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    from tests.servers import PostgresServer, running
+
+    with running(PostgresServer(tmp_path_factory.mktemp("postgres"))) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
+    from tests.servers import ValkeyServer, running
+
+    with running(ValkeyServer(tmp_path_factory.mktemp("valkey"))) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    from tests.servers import S3Server, running
+
+    with running(S3Server(tmp_path_factory.mktemp("s3"))) as server:
+        yield server

@@ -19,7 +19,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from training.data.catalogue import CatalogueError
+from training.data.bucket import Bucket, bucket_place
+from training.data.catalogue import CatalogueError, Directory, Objects
 from training.data.rows import RowError
 from training.data.snapshot import SnapshotConfig, take_snapshot
 from training.evaluation.canary import Reading
@@ -32,7 +33,7 @@ from training.recipes.nano_world.brought_up import bring_up, write_texts
 from training.recipes.recipe import TEXTS, LoopConfig, Plan, Recipe
 from training.recipes.small import small
 from training.registry import RegistryError
-from training.remote import FeedbackLog, RemoteError, RolloutClient
+from training.remote import FeedbackLog, RemoteError, RolloutClient, TlsFiles
 from training.report import write_report
 from training.runs import LoopRunningError, Runs, exclusive
 from training.stages.context import ConfigError, Progress
@@ -76,8 +77,8 @@ def canary(options: argparse.Namespace) -> int:
     config = _recipe(options)(Plan(options.version, options.directory, options.directory)).canary
     with ExitStack() as stack:
         stack.enter_context(exclusive(options.state / "loop", f"canary {options.version}"))
-        feedback = stack.enter_context(closing(FeedbackLog(options.feedback)))
-        rollout = stack.enter_context(closing(RolloutClient(options.generator)))
+        feedback = stack.enter_context(closing(FeedbackLog(options.feedback, _tls(options))))
+        rollout = stack.enter_context(closing(RolloutClient(options.generator, _tls(options))))
         record = options.state / "loop" / "canaries" / options.version
         lines = Lines(sys.stdout)
 
@@ -92,9 +93,9 @@ def canary(options: argparse.Namespace) -> int:
 
 def snapshot(options: argparse.Namespace) -> int:
     """Only the first step: freeze what is committed now."""
-    log = FeedbackLog(options.feedback)
-    store, into = options.state / "objects", options.state / "loop" / "snapshots"
-    taken = take_snapshot(log, store, SnapshotConfig(), into, _code_commit())
+    log = FeedbackLog(options.feedback, _tls(options))
+    into = options.state / "loop" / "snapshots"
+    taken = take_snapshot(log, _objects(options), SnapshotConfig(), into, _code_commit())
     print(taken.directory)
     return 0
 
@@ -122,15 +123,24 @@ def nano_base(options: argparse.Namespace) -> int:
     return 0
 
 
+def _tls(options: argparse.Namespace) -> TlsFiles | None:
+    return TlsFiles(*options.tls) if options.tls else None
+
+
 def _one_turn(options: argparse.Namespace) -> int:
     with ExitStack() as stack:
         stack.enter_context(exclusive(options.state / "loop", f"recipe {options.recipe}"))
         display = _display(stack)
-        feedback = stack.enter_context(closing(FeedbackLog(options.feedback)))
-        rollout = None if options.no_rollout else stack.enter_context(closing(RolloutClient(options.generator)))
+        feedback = stack.enter_context(closing(FeedbackLog(options.feedback, _tls(options))))
+        rollout = (
+            None
+            if options.no_rollout
+            else stack.enter_context(closing(RolloutClient(options.generator, _tls(options))))
+        )
         around = Surroundings(
             state=options.state.absolute(),
             feedback=feedback,
+            objects=_objects(options),
             rollout=rollout,
             clock=WallClock(time.sleep),
             display=display,
@@ -145,6 +155,12 @@ def _one_turn(options: argparse.Namespace) -> int:
                 raise
             return 1  # said on the board; the next turn may find a service that is back
     return 0
+
+
+def _objects(options: argparse.Namespace) -> Objects:
+    """The bucket that TW_TRAINING_S3_* names; without one, the directory that an embedded run has."""
+    place = bucket_place(os.environ)
+    return Directory(options.state / "objects") if place is None else Bucket(place)
 
 
 def _recipe(options: argparse.Namespace) -> Recipe:
@@ -189,8 +205,20 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training", description="From thumbs to a better model.")
     commands = parser.add_subparsers(required=True)
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--state", type=Path, default=Path(".state"), help="folder of the state (default .state)")
+    common.add_argument(
+        "--state",
+        type=Path,
+        default=Path(".state"),
+        help="folder of the state (default .state); objects lie in it, or in the bucket of TW_TRAINING_S3_*",
+    )
     common.add_argument("--feedback", default="127.0.0.1:50056", metavar="HOST:PORT", help="the feedback service")
+    common.add_argument(
+        "--tls",
+        type=Path,
+        nargs=3,
+        metavar=("CERTIFICATE", "KEY", "AUTHORITY"),
+        help="where services have certificates: training's own, and the authorities that it believes",
+    )
     trial = argparse.ArgumentParser(add_help=False)
     trial.add_argument("--recipe", choices=sorted(RECIPES), required=True)
     trial.add_argument("--generator", default="127.0.0.1:50055", metavar="HOST:PORT", help="the generator's rollout")

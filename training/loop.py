@@ -6,15 +6,14 @@ Every step leaves a directory that its manifest finishes, and is skipped when th
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol
 
-from training.cluster.progress_log import read_progress
-from training.cluster.runner import PROGRESS, local_cluster, run_stage
-from training.data.catalogue import Catalogue
+from training.cluster.progress_log import PROGRESS, read_progress
+from training.cluster.runner import StageRun, local_cluster, run_stages
+from training.data.catalogue import Catalogue, Objects
 from training.data.sets import Sets, cut, write_sets
 from training.data.snapshot import Snapshot, open_snapshot, read_judgements, take_snapshot
 from training.evaluation.canary import Reading, Verdict
@@ -29,12 +28,11 @@ from training.report import REPORT, write_report
 from training.runs import RunRecord, RunResult, Runs, write_json
 from training.stages import ppo, reward_model, sft
 from training.stages.artifact import finished
-from training.stages.context import ConfigError, Progress, RunContext
+from training.stages.context import ConfigError, Progress
 
 STEPS = ("snapshot", "sft", "reward_model", "judge", "health", "ppo", "evaluation", "gate", "canary")
 SHOWN = ("loss", "held_out_accuracy", "accuracy", "score", "kl", "response_tokens")
 GATE, CANARY, CONFIG = "gate.json", "canary.json", "config.json"
-StageConfig = TypeVar("StageConfig", sft.SftConfig, reward_model.RewardModelConfig, ppo.PpoConfig)
 
 
 class NotEnoughFeedbackError(RuntimeError):
@@ -51,6 +49,7 @@ class Surroundings:
 
     state: Path
     feedback: Feedback
+    objects: Objects
     rollout: Rollout | None
     clock: Clock
     display: Display
@@ -100,15 +99,18 @@ def learn(turn: Turn) -> Decision:
     """Train, as far as the reward models' health allows, and decide. One cluster for all stages: to start it takes longest."""
     config = turn.config
     with local_cluster(0 if finished(config.ppo.output_directory) else config.num_workers):
-        train(turn, "sft", sft.run, config.sft)
-        train(turn, "reward_model", reward_model.run, config.reward_model)
-        train(turn, "judge", reward_model.run, config.judge)
+        train(
+            turn,
+            StageRun("sft", sft.run, config.sft),
+            StageRun("reward_model", reward_model.run, config.reward_model),
+            StageRun("judge", reward_model.run, config.judge),
+        )
 
         health = check_health(turn)
         if not decide(health).passed:
             return decide(health)
 
-        candidate = train(turn, "ppo", ppo.run, config.ppo)
+        (candidate,) = train(turn, StageRun("ppo", ppo.run, config.ppo))
     return decide([*health, *evaluate(turn, candidate)])
 
 
@@ -144,8 +146,8 @@ def begin(version: str, name: str, recipe: Recipe, around: Surroundings, board: 
     config = recipe(plan)
     _check_size(config)
     with board.step("snapshot") as step:
-        store, into = around.state / "objects", around.loop_directory / "snapshots"
-        snapshot = take_snapshot(around.feedback, store, config.snapshot, into, around.code_commit)
+        into = around.loop_directory / "snapshots"
+        snapshot = take_snapshot(around.feedback, around.objects, config.snapshot, into, around.code_commit)
         sets = cut(read_judgements(snapshot), config.sets)
         step.detail = f"{snapshot.thumbs} thumbs, {len(sets.pairs)} pairs ({snapshot.id})"
         _check_enough(runs.last(name), snapshot, sets, config)
@@ -166,18 +168,28 @@ def resume(record: RunRecord, recipe: Recipe, around: Surroundings, board: Board
     return _open(record, config, snapshot, sets, board, around)
 
 
-def train(
-    turn: Turn, name: str, function: Callable[[StageConfig, RunContext], Manifest], config: StageConfig
-) -> Manifest:
-    """One stage as one step. Under the same name it goes on from its checkpoint."""
-    with turn.board.step(name) as step:
+def train(turn: Turn, *stages: StageRun[Any]) -> list[Manifest]:
+    """Stages as steps of the board. Under the same names they go on from their checkpoints."""
+    storage, workers = turn.directory / "stages", turn.config.num_workers
+    return run_stages(stages, storage, workers, _StagesOnBoard(turn.board))
 
-        def show(progress: Progress) -> None:
-            figures = "  ".join(f"{key} {progress.metrics[key]:.3g}" for key in SHOWN if key in progress.metrics)
-            where = f"{progress.step}/{progress.total_steps}"
-            turn.board.move(step, progress.step / max(progress.total_steps, 1), f"{where}  {figures}")
 
-        return run_stage(function, config, name, turn.directory / "stages", turn.config.num_workers, show)
+@dataclass(frozen=True)
+class _StagesOnBoard:
+    """Shows what the stages report."""
+
+    board: Board
+
+    def begin(self, name: str) -> None:
+        self.board.begin(name)
+
+    def move(self, name: str, progress: Progress) -> None:
+        figures = "  ".join(f"{key} {progress.metrics[key]:.3g}" for key in SHOWN if key in progress.metrics)
+        where = f"{progress.step}/{progress.total_steps}"
+        self.board.move(name, progress.step / max(progress.total_steps, 1), f"{where}  {figures}")
+
+    def end(self, name: str) -> None:
+        self.board.end(name)
 
 
 def check_health(turn: Turn) -> list[Check]:
@@ -236,7 +248,7 @@ def try_on_users(turn: Turn, rollout: Rollout) -> TrialEnd:
             around.feedback,
             around.clock,
             record,
-            lambda reading, passed: turn.board.move(step, passed, reading_text(reading)),
+            lambda reading, passed: turn.board.move("canary", passed, reading_text(reading)),
         )
         write_json(turn.directory / CANARY, plain(asdict(end)))
         step.detail = end.reason

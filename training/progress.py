@@ -87,20 +87,31 @@ class Board:
     @contextmanager
     def step(self, name: str) -> Iterator[Step]:
         """Run the block as this step. An exception marks it failed and goes on."""
-        step = self._named(name)
-        with self._lock:
-            step.state, step.started, self.status.step = StepState.RUNNING, _now(), name
-            self._write()
-        self._display.begin(step)
+        step = self.begin(name)
         try:
             yield step
         except BaseException:
             self._end(step, StepState.FAILED)
             raise
+        self.end(name)
+
+    def begin(self, name: str) -> Step:
+        """The step runs."""
+        step = self._named(name)
+        with self._lock:
+            step.state, step.started, self.status.step = StepState.RUNNING, _now(), name
+            self._write()
+        self._display.begin(step)
+        return step
+
+    def end(self, name: str) -> None:
+        """The step is done, unless it was refused."""
+        step = self._named(name)
         self._end(step, StepState.DONE if step.state is StepState.RUNNING else step.state)
 
-    def move(self, step: Step, progress: float, detail: str) -> None:
+    def move(self, name: str, progress: float, detail: str) -> None:
         """How far a running step is; written at most twice a second."""
+        step = self._named(name)
         with self._lock:
             step.progress, step.detail = progress, detail
             if time.monotonic() - self._written > WRITE_EVERY_SECONDS:
@@ -116,8 +127,11 @@ class Board:
             self._write()
 
     def finish(self, result: str, reason: str, report: str | None) -> None:
-        """The end of the turn."""
+        """The end of the turn. What still runs then has failed."""
         self.skip_waiting()
+        for step in self.status.steps:
+            if step.state is StepState.RUNNING:
+                self._end(step, StepState.FAILED)
         with self._lock:
             self.status.step, self.status.result, self.status.reason, self.status.report = "", result, reason, report
             self._write()

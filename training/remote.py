@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -53,12 +54,31 @@ class RemoteError(RuntimeError):
     """A service is not reachable or refused; the text names the service, its address and why."""
 
 
+@dataclass(frozen=True)
+class TlsFiles:
+    """What training shows to the services and how it knows them; read once, so a certificate must outlast a turn of the loop."""
+
+    certificate: Path
+    key: Path
+    authority: Path
+
+    def channel(self, target: str, service: str) -> grpc.Channel:
+        """To a service that has the certificate of its name. Raises: RemoteError."""
+        try:
+            certificate, key, authority = (file.read_bytes() for file in (self.certificate, self.key, self.authority))
+        except OSError as error:
+            raise RemoteError(f"the files of --tls cannot be read: {error}") from error
+        # gRPC's clients compare DNS names alone: services/chassis/mutual_tls.py.
+        options = [*OPTIONS, ("grpc.ssl_target_name_override", f"{service}.thumbwheel")]
+        return grpc.secure_channel(target, grpc.ssl_channel_credentials(authority, key, certificate), options)
+
+
 class FeedbackLog:
     """FeedbackLogService: what is committed, and how many thumbs stand."""
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, tls: TlsFiles | None = None) -> None:
         self._target = target
-        self._channel = grpc.insecure_channel(target, options=OPTIONS)
+        self._channel = _channel(target, "feedback", tls)
         # The generated types know grpc.aio alone; the loop waits for each answer.
         self._stub: Any = feedback_pb2_grpc.FeedbackLogServiceStub(self._channel)  # type: ignore[arg-type]
 
@@ -113,9 +133,9 @@ class FeedbackLog:
 class RolloutClient:
     """RolloutService: which version answers."""
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, tls: TlsFiles | None = None) -> None:
         self._target = target
-        self._channel = grpc.insecure_channel(target, options=OPTIONS)
+        self._channel = _channel(target, "generator", tls)
         self._stub: Any = generator_pb2_grpc.RolloutServiceStub(self._channel)  # type: ignore[arg-type]
 
     def view(self) -> RolloutView:
@@ -153,6 +173,10 @@ class RolloutClient:
 
     def _call(self, call: Callable[[], Any]) -> Any:
         return _translated("generator", self._target, call)
+
+
+def _channel(target: str, service: str, tls: TlsFiles | None) -> grpc.Channel:
+    return tls.channel(target, service) if tls else grpc.insecure_channel(target, options=OPTIONS)
 
 
 def _translated(service: str, target: str, call: Callable[[], Any]) -> Any:

@@ -3,19 +3,19 @@
 import argparse
 import asyncio
 import contextlib
-import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 from infra.embedded.base_model import WrongBaseError, install_base
-from infra.embedded.child import Child, ChildFailedError, Program
-from infra.embedded.layout import LOOP_ENVIRONMENT, PUBLIC_PORTS, ROOT, Layout, PortTakenError, choose_ports, programs
+from infra.embedded.layout import PUBLIC_PORTS, ROOT, Layout, PortTakenError, choose_ports, programs
 from infra.embedded.readiness import wait_for_model
-from infra.embedded.supervisor import AlreadyRunningError, NotRunningError, read_ports, supervised
-from infra.embedded.terminal import Terminal
+from infra.embedded.surroundings import loop_environment
 from infra.small_model.errors import ModelError
+from infra.supervision.child import Child, ChildFailedError, Program
+from infra.supervision.supervisor import AlreadyRunningError, NotRunningError, read_ports, supervised
+from infra.supervision.terminal import SUPERVISOR, Terminal
 
 EXPECTED_ERRORS = (PortTakenError, WrongBaseError, ModelError, AlreadyRunningError, NotRunningError, ChildFailedError)
 
@@ -56,20 +56,20 @@ async def up(arguments: argparse.Namespace) -> None:
     layout.prepare()
     model = install_base(layout, arguments.model)
     wanted = programs(layout, model)
-    terminal.say("thumbwheel", f"starting {len(wanted)} services; their logs are in {layout.logs}")
+    terminal.say(SUPERVISOR, f"starting {len(wanted)} services; their logs are in {layout.logs}")
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    async with supervised(layout, wanted, terminal.say) as children:
+    async with supervised(layout.state, layout.ports, wanted, terminal.say) as children:
         await wait_for_model(f"http://{layout.target('predictor')}", terminal.say)
         terminal.say(
-            "thumbwheel", f"chat at {page_url(layout)}  (gRPC at {layout.target('gateway')}; Ctrl-C stops everything)"
+            SUPERVISOR, f"chat at {page_url(layout)}  (gRPC at {layout.target('gateway')}; Ctrl-C stops everything)"
         )
         if arguments.loop_every:
             children["loop"] = periodic_loop(layout, arguments, terminal)
         await stopped.wait()
-        terminal.say("thumbwheel", "stopping; running answers are finished first")
-    terminal.say("thumbwheel", "stopped")
+        terminal.say(SUPERVISOR, "stopping; running answers are finished first")
+    terminal.say(SUPERVISOR, "stopped")
 
 
 def page_url(layout: Layout) -> str:
@@ -91,7 +91,9 @@ def loop_command(layout: Layout, arguments: argparse.Namespace) -> list[str]:
 def periodic_loop(layout: Layout, arguments: argparse.Namespace, terminal: Terminal) -> Child:
     """The loop as one more supervised program."""
     command = (*loop_command(layout, arguments), "--every", arguments.loop_every)
-    child = Child(Program("loop", command, LOOP_ENVIRONMENT, port=0), terminal.say, layout.logs / "loop.log")
+    child = Child(
+        Program("loop", command, loop_environment(layout.state), port=0), terminal.say, layout.logs / "loop.log"
+    )
     child.start()
     return child
 
@@ -100,7 +102,7 @@ def run_loop(arguments: argparse.Namespace) -> int:
     """Run one turn in this terminal; its exit status is the loop's."""
     layout = Layout(arguments.state.resolve(), read_ports(arguments.state.resolve()))
     command = [*loop_command(layout, arguments), *arguments.rest]
-    return subprocess.run(command, cwd=ROOT, env={**os.environ, **LOOP_ENVIRONMENT}, check=False).returncode
+    return subprocess.run(command, cwd=ROOT, env=loop_environment(layout.state), check=False).returncode
 
 
 if __name__ == "__main__":

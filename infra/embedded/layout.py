@@ -1,18 +1,17 @@
 """Where everything of an embedded run is: folders under one state folder, ports on loopback, the settings of each service."""
 
-import contextlib
 import json
-import secrets
-import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra.embedded.child import Program
+from infra.supervision.child import Program
+from infra.supervision.kept import kept
+from infra.supervision.ports import HOST, distinct_free_ports, free_port, is_free
+from infra.supervision.supervisor import LOGS
 
 ROOT = Path(__file__).resolve().parents[2]
-HOST = "127.0.0.1"
 PUBLIC_PORTS = {"http": 8080, "gateway": 50051}
 INNER_PORTS = {
     "guardrail": 50052,
@@ -28,9 +27,6 @@ METRICS_OFFSET = 1000
 MOST_CONTEXT_TOKENS = 2048
 # `make up` starts them in this order and stops them in the reverse.
 START_ORDER = ("predictor", "guardrail", "enhancer", "feedback", "session", "generator", "gateway")
-
-# For training's process: OpenMP's waiting threads must not burn the core that a chat wants. Read before torch is imported.
-LOOP_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
 class PortTakenError(Exception):
@@ -58,15 +54,13 @@ class Layout:
 
     @property
     def logs(self) -> Path:
-        return self.state / "logs"
-
-    @property
-    def running_file(self) -> Path:
-        return self.state / "running.json"
+        return self.state / LOGS
 
     def target(self, service: str) -> str:
-        """host:port of a service's gRPC door."""
-        return f"{HOST}:{self.ports[service]}"
+        """host:port of a service's gRPC door; of both where it has two replicas, in gRPC's own words."""
+        first = f"{HOST}:{self.ports[service]}"
+        second = self.ports.get(f"{service}_2")
+        return f"ipv4:{first},{HOST}:{second}" if second else first
 
     @property
     def url(self) -> str:
@@ -86,11 +80,7 @@ class Layout:
 
     def principal_key(self) -> str:
         """The key under which user ids are hashed in events; made once, readable by the owner alone."""
-        file = self.state / "principal.key"
-        if not file.exists():
-            file.touch(mode=0o600)
-            file.write_text(secrets.token_hex(32))
-        return file.read_text()
+        return kept(self.state / "principal.key")
 
 
 def choose_ports(http_port: int, grpc_port: int) -> dict[str, int]:
@@ -105,7 +95,7 @@ def choose_ports(http_port: int, grpc_port: int) -> dict[str, int]:
     wanted = {**INNER_PORTS, **{f"{name}_metrics": port + METRICS_OFFSET for name, port in INNER_PORTS.items()}}
     wanted["gateway_metrics"] = PUBLIC_PORTS["gateway"] + METRICS_OFFSET
     for name, port in wanted.items():
-        chosen[name] = port if _is_free(port) else free_port()
+        chosen[name] = port if is_free(port) else free_port()
     return chosen
 
 
@@ -115,42 +105,21 @@ def public_ports(http_port: int, grpc_port: int) -> dict[str, int]:
     Raises:
         PortTakenError: names the port and the variable that changes it.
     """
-    for port, variable in ((http_port, "PORT"), (grpc_port, "GRPC_PORT")):
-        if port and not _is_free(port):
-            raise PortTakenError(f"port {port} is in use; choose another one: make up {variable}={port + 10}")
+    check_free(http_port, grpc_port)
     return {"http": http_port or free_port(), "gateway": grpc_port or free_port()}
+
+
+def check_free(http_port: int, grpc_port: int) -> None:
+    """Raises: PortTakenError."""
+    for port, variable in ((http_port, "PORT"), (grpc_port, "GRPC_PORT")):
+        if port and not is_free(port):
+            raise PortTakenError(f"port {port} is in use; choose another one: {variable}={port + 10}")
 
 
 def free_ports() -> dict[str, int]:
     """Nothing but free ports: for tests, beside whatever else runs."""
     names = [*PUBLIC_PORTS, *INNER_PORTS, *(f"{name}_metrics" for name in (*INNER_PORTS, "gateway"))]
-    return dict(zip(names, _distinct_free_ports(len(names)), strict=True))
-
-
-def _distinct_free_ports(count: int) -> list[int]:
-    """Held open together until all are known, so that no two are the same."""
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind((HOST, 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
-        return True
+    return dict(zip(names, distinct_free_ports(len(names)), strict=True))
 
 
 def context_tokens(model: Path) -> int:
@@ -162,15 +131,14 @@ def context_tokens(model: Path) -> int:
 def programs(layout: Layout, model: Path) -> list[Program]:
     """The seven programs with their settings, in the order of starting. `model` answers until a rollout says otherwise."""
     settings = service_settings(layout, model)
-    return [
-        Program(
-            name=name,
-            command=(sys.executable, "-m", f"services.{name}"),
-            environment={f"TW_{name.upper()}_{key.upper()}": str(value) for key, value in settings[name].items()},
-            port=layout.ports["http"] if name == "gateway" else layout.ports[name],
-        )
-        for name in START_ORDER
-    ]
+    return [program(name, settings[name], name) for name in START_ORDER]
+
+
+def program(service: str, settings: Mapping[str, object], name: str) -> Program:
+    """A service with its settings as its environment."""
+    environment = {f"TW_{service.upper()}_{key.upper()}": str(value) for key, value in settings.items()}
+    port = int(str(settings.get("http_port") or settings["port"]))
+    return Program(name, (sys.executable, "-m", f"services.{service}"), environment, port)
 
 
 def service_settings(layout: Layout, model: Path) -> dict[str, dict[str, object]]:
@@ -210,7 +178,7 @@ def service_settings(layout: Layout, model: Path) -> dict[str, dict[str, object]
             "http_port": layout.ports["http"],
             "principal_key": key,
             **{f"{peer}_target": layout.target(peer) for peer in INNER_PORTS if peer != "predictor"},
-            "keys_database_url": f"sqlite+aiosqlite:///{state / 'keys.db'}",
+            "database_url": f"sqlite+aiosqlite:///{state / 'keys.db'}",
             "owner_key_file": state / "owner.key",
             "loop_directory": layout.loop,
             "page_directory": ROOT / "services" / "web" / "dist",

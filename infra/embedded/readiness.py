@@ -6,7 +6,8 @@ import time
 import urllib.request
 from collections.abc import Callable
 
-from infra.embedded.child import ChildFailedError
+from infra.supervision.child import ChildFailedError
+from infra.supervision.terminal import SUPERVISOR
 
 MODEL_SECONDS = 300.0
 POLL_SECONDS = 0.3
@@ -28,7 +29,7 @@ async def wait_for_model(predictor_url: str, say: Callable[[str, str], None]) ->
             raise ChildFailedError(f"the model could not be loaded: {'; '.join(reasons)}")
         if waited > SAY_AFTER_SECONDS and not said:
             said = True
-            say("thumbwheel", "the model is being loaded; the first time it is converted for this processor")
+            say(SUPERVISOR, "the model is being loaded; the first time it is converted for this processor")
         await asyncio.sleep(POLL_SECONDS)
     raise ChildFailedError(f"the model was not ready within {MODEL_SECONDS:.0f} s; see the predictor's log")
 

@@ -4,6 +4,7 @@ Runs on the system's Python with its standard library alone. Packages are downlo
 (THUMBWHEEL_CACHE, default ~/.cache/thumbwheel) and hard-linked from there; a group whose lock has not changed costs nothing.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -11,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -83,12 +85,27 @@ def find_uv() -> str:
     binary = home / "bin" / "uv"
     if not binary.exists():
         print("==> installing uv, the installer (25 MB)", flush=True)
-        partial = home.with_name(f"{home.name}.partial-{os.getpid()}")
-        run([sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-warn-script-location",
-             "--require-hashes", "--target", str(partial), "-r", str(lock)])  # fmt: skip
-        shutil.rmtree(home, ignore_errors=True)
-        partial.rename(home)
+        with filled_whole(home) as partial:
+            run([sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
+                 "--no-warn-script-location", "--require-hashes", "--target", str(partial), "-r", str(lock)])  # fmt: skip
     return str(binary)
+
+
+@contextlib.contextmanager
+def filled_whole(home: Path) -> Iterator[Path]:
+    """A folder to fill, put in its place at the end of the block: half an installation is never found."""
+    partial = home.with_name(f"{home.name}.partial-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        try:
+            partial.rename(home)
+        except OSError:
+            if not home.exists():  # else another installation beside this one was quicker
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def run(command: list[str]) -> None:

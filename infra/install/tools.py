@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from infra.install.environment import cache
+from infra.install.environment import cache, filled_whole
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / "infra" / "tools"
@@ -60,9 +60,8 @@ def install_browser() -> Path:
     if not (home / "chromium").exists():
         install_packages(TOOLS)
         print("==> unpacking Chromium for the page's tests", flush=True)
-        partial = home.with_name(f"{home.name}.partial-{os.getpid()}")
-        run(["node", "unpack-chromium.mjs", str(partial)], TOOLS)
-        partial.rename(home)
+        with filled_whole(home) as partial:
+            run(["node", "unpack-chromium.mjs", str(partial)], TOOLS)
     return home / "chromium"
 
 

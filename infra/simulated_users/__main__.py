@@ -12,9 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from infra.embedded.base_model import WrongBaseError
-from infra.embedded.child import ChildFailedError
 from infra.embedded.layout import ROOT, Layout, PortTakenError
-from infra.embedded.supervisor import AlreadyRunningError, NotRunningError, read_ports
 from infra.simulated_users.bounds import CrowdError
 from infra.simulated_users.client import open_client
 from infra.simulated_users.demo import Demonstration
@@ -23,6 +21,8 @@ from infra.simulated_users.system import NotCommittedError, System, forget, runn
 from infra.simulated_users.terminal import say
 from infra.simulated_users.training_loop import LoopFailedError
 from infra.small_model.errors import ModelError
+from infra.supervision.child import ChildFailedError
+from infra.supervision.supervisor import AlreadyRunningError, NotRunningError, read_ports
 
 EXPECTED_ERRORS = (
     *(AlreadyRunningError, ChildFailedError, CrowdError, LoopFailedError, ModelError, NotCommittedError),

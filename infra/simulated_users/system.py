@@ -18,7 +18,9 @@ from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
 
 from infra.embedded.base_model import install_base
 from infra.embedded.layout import ROOT, Layout, free_ports, programs, public_ports
-from infra.embedded.supervisor import NotRunningError, read_ports, supervised
+from infra.embedded.surroundings import read_surroundings
+from infra.supervision.supervisor import NotRunningError, read_ports, supervised
+from infra.supervision.terminal import SUPERVISOR
 
 CALL_SECONDS, LOAD_SECONDS = 20.0, 300.0
 COMMIT_SECONDS, POLL_SECONDS = 120.0, 0.5
@@ -51,7 +53,7 @@ class System:
 
     async def make_keys(self, user: str, count: int) -> list[str]:
         """API keys of `count` people, by the gateway's own command."""
-        database = f"sqlite+aiosqlite:///{self.layout.state / 'keys.db'}"
+        database = read_surroundings(self.layout.state).keys_database
         command = [sys.executable, "-m", "services.gateway", "keys", "--database", database]
         process = await asyncio.create_subprocess_exec(
             *(*command, "create", "--user", user, "--count", str(count)), cwd=ROOT, stdout=asyncio.subprocess.PIPE
@@ -137,8 +139,8 @@ async def running_system(state: Path, model: str, http_port: int, grpc_port: int
     say(f"starting the system in {state}; logs are in {layout.logs}")
 
     def supervise(source: str, text: str) -> None:
-        if source == "thumbwheel":
+        if source == SUPERVISOR:
             say(text)
 
-    async with supervised(layout, programs(layout, first), supervise):
+    async with supervised(layout.state, layout.ports, programs(layout, first), supervise):
         yield System(layout)

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +9,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from infra.embedded.layout import LOOP_ENVIRONMENT, ROOT, Layout
+from infra.embedded.layout import ROOT, Layout
+from infra.embedded.surroundings import loop_environment
 
 
 class LoopFailedError(RuntimeError):
@@ -48,7 +48,7 @@ async def run_training(layout: Layout, command: str, arguments: Sequence[str]) -
         *(sys.executable, "-m", "training", command, "--state", str(layout.state), *arguments),
         *("--feedback", layout.target("feedback"), "--generator", layout.target("generator")),
         cwd=ROOT,
-        env={**os.environ, **LOOP_ENVIRONMENT},
+        env=loop_environment(layout.state),
     )
     try:
         status = await process.wait()

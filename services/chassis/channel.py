@@ -4,7 +4,7 @@ A ClusterIP pins HTTP/2, hence round_robin over the addresses of a name. What is
 """
 
 from collections.abc import AsyncGenerator
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import grpc
 from google.protobuf.descriptor import FileDescriptor
@@ -12,6 +12,7 @@ from opentelemetry.propagate import inject
 
 from services.chassis.errors import DeadlineExceededError, from_rpc
 from services.chassis.identity import current_call, outgoing_metadata
+from services.chassis.mutual_tls import TlsChannel, TlsFiles
 from services.chassis.retries import service_config
 
 # Of both ends: a peer that is stopped or cut off is noticed within 7 s. Measured with a SIGSTOP (docs/decisions): the keepalive
@@ -38,12 +39,14 @@ RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
 
 
-def open_channel(target: str, *protos: FileDescriptor) -> grpc.aio.Channel:
+def open_channel(target: str, *protos: FileDescriptor, peer: str = "", tls: TlsFiles | None = None) -> grpc.aio.Channel:
     """A channel to `host:port`, `dns:///name:port` or `ipv4:host:port,host:port`; keep it for the life of the process.
 
-    Calls of methods that `protos` mark as repeatable are retried.
+    Calls of methods that `protos` mark as repeatable are retried. With TLS the peer must be that service.
     """
     options = [("grpc.service_config", service_config(protos)), *CHANNEL_OPTIONS]
+    if tls:
+        return cast(grpc.aio.Channel, TlsChannel(target, peer, tls, options))
     return grpc.aio.insecure_channel(target, options=options)
 
 

@@ -1,4 +1,4 @@
-"""What happens around every call, in one place and in this order: identity, deadline, admission, the call, error to status,
+"""What happens around every call, in one place and in this order: identity, deadline, rule, admission, call, error to status,
 metrics, log.
 
 One interceptor and not six, because each layer of grpc.aio interceptors costs time on the path to the first token.
@@ -26,7 +26,9 @@ from services.chassis.errors import (
     status_details,
 )
 from services.chassis.identity import CallContext, bind_call, caller_from
+from services.chassis.mutual_tls import Callers, require_peer
 from services.chassis.retries import PUSH_BACK_KEY, push_back
+from services.chassis.settings import ServiceSettings
 from services.chassis.telemetry import RPC_SECONDS, RPCS, RPCS_RUNNING, fields, tracer
 
 log = logging.getLogger(__name__)
@@ -45,10 +47,17 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     """Wraps unary and server-streaming methods of a service. `batch` holds the paths of methods that are refused first."""
 
     def __init__(
-        self, max_rpc_seconds: float, write_seconds: float, admission: Admission, batch: Collection[str]
+        self,
+        settings: ServiceSettings,
+        admission: Admission,
+        batch: Collection[str],
+        callers: Callers | None,
+        *,
+        secure: bool,
     ) -> None:
-        self._max_rpc_seconds, self._write_seconds = max_rpc_seconds, write_seconds
+        self._max_rpc_seconds, self._write_seconds = settings.max_rpc_seconds, settings.max_write_seconds
         self._admission, self._batch = admission, batch
+        self._callers, self._secure = callers, secure
 
     async def intercept_service(
         self,
@@ -98,6 +107,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         span = tracer().start_span(method, context=extract(dict(metadata)))
         try:
             bind_call(CallContext(caller, request_id, self._deadline(context), set_span_in_context(span)))
+            require_peer(self._callers, method, context, secure=self._secure)
             if request is MALFORMED:
                 text = "the request is not valid protobuf, or a text is not valid UTF-8"
                 raise InvalidArgumentError(text, field="request")

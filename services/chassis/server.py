@@ -21,6 +21,7 @@ from prometheus_client import start_http_server
 from services.chassis.admission import Admission
 from services.chassis.channel import KEEPALIVE_OPTIONS
 from services.chassis.interceptor import CallInterceptor
+from services.chassis.mutual_tls import Callers, server_credentials
 from services.chassis.settings import ServiceSettings
 from services.chassis.telemetry import configure_logs, configure_traces, fields, watch_event_loop
 
@@ -70,12 +71,19 @@ def server_options(settings: ServiceSettings) -> list[tuple[str, int]]:
 
 
 @asynccontextmanager
-async def serving(settings: ServiceSettings, registrations: Sequence[Registration]) -> AsyncIterator[int]:
-    """Serve until the block ends, then drain. Yields the port."""
+async def serving(
+    settings: ServiceSettings, registrations: Sequence[Registration], callers: Callers | None = None
+) -> AsyncIterator[int]:
+    """Serve until the block ends, then drain. Yields the port.
+
+    Args:
+        callers: which services may call which method; None: a public door, which asks for keys and not for certificates.
+    """
+    tls = settings.tls_files() if callers is not None else None
     admission = Admission("server", settings.sure_concurrent_rpcs, settings.max_concurrent_rpcs, RETRY_SECONDS)
     batch = {f"/{registration.name}/{method}" for registration in registrations for method in registration.batch}
     server = grpc.aio.server(
-        interceptors=[CallInterceptor(settings.max_rpc_seconds, settings.max_write_seconds, admission, batch)],
+        interceptors=[CallInterceptor(settings, admission, batch, callers, secure=tls is not None)],
         options=server_options(settings),
         # grpc.aio's own limit refuses health checks too: it stands behind ours.
         maximum_concurrent_rpcs=2 * settings.max_concurrent_rpcs,
@@ -86,7 +94,8 @@ async def serving(settings: ServiceSettings, registrations: Sequence[Registratio
     reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
     for registration in registrations:
         registration.add(registration.servicer, server)
-    port = server.add_insecure_port(f"{settings.host}:{settings.port}")
+    address = f"{settings.host}:{settings.port}"
+    port = server.add_secure_port(address, server_credentials(tls)) if tls else server.add_insecure_port(address)
     await server.start()
     for name in [*names, health.OVERALL_HEALTH]:
         await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -98,21 +107,21 @@ async def serving(settings: ServiceSettings, registrations: Sequence[Registratio
         await server.stop(settings.drain_seconds)
 
 
-def run_service(service: str, settings: SettingsT, wiring: Wiring[SettingsT]) -> None:
-    """Run until SIGTERM or SIGINT. `wiring(settings)` opens what the service needs and yields its registrations."""
+def run_service(service: str, settings: SettingsT, wiring: Wiring[SettingsT], callers: Callers | None = None) -> None:
+    """Run until SIGTERM or SIGINT. `wiring(settings)` opens what the service needs and yields its registrations; see `serving`."""
     configure_logs(service, settings.log_format)
     configure_traces(service, settings.otlp_endpoint)
-    uvloop.run(_run(settings, wiring))
+    uvloop.run(_run(settings, wiring, callers))
 
 
-async def _run(settings: SettingsT, wiring: Wiring[SettingsT]) -> None:
+async def _run(settings: SettingsT, wiring: Wiring[SettingsT], callers: Callers | None) -> None:
     stopped = asyncio.Event()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signal_number, stopped.set)
     lag = asyncio.create_task(watch_event_loop())
     if settings.metrics_port:
         start_http_server(settings.metrics_port, settings.host)
-    async with wiring(settings) as registrations, serving(settings, registrations) as port:
+    async with wiring(settings) as registrations, serving(settings, registrations, callers) as port:
         log.info("serving", extra=fields(port=port))
         await stopped.wait()
         log.info("draining", extra=fields(seconds=settings.drain_seconds))

@@ -5,10 +5,13 @@ a misspelt variable stops the service and does not silently give the default.
 """
 
 import os
-from typing import TypeVar
+from pathlib import Path
+from typing import Self, TypeVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from services.chassis.mutual_tls import TlsFiles
 
 
 class ServiceSettings(BaseSettings):
@@ -37,6 +40,23 @@ class ServiceSettings(BaseSettings):
     drain_seconds: float = Field(10.0, ge=0, description="time that running calls get at shutdown")
     log_format: str = Field("text", pattern="^(text|json)$", description="text for people, json for machines")
     otlp_endpoint: str = Field("", description="OTLP gRPC endpoint for traces; empty sends none")
+    tls_certificate: Path | None = Field(
+        None, description="this service's certificate, PEM; unset: no TLS between services"
+    )
+    tls_key: Path | None = Field(None, description="the certificate's key, PEM")
+    tls_authority: Path | None = Field(None, description="certificates of the authorities that peers must have, PEM")
+
+    @model_validator(mode="after")
+    def _all_of_tls_or_nothing(self) -> Self:
+        if len({file is None for file in (self.tls_certificate, self.tls_key, self.tls_authority)}) > 1:
+            raise ValueError("tls_certificate, tls_key and tls_authority are set together or not at all")
+        return self
+
+    def tls_files(self) -> TlsFiles | None:
+        """None: services talk in the clear. Raises: TlsFilesError."""
+        if self.tls_certificate and self.tls_key and self.tls_authority:
+            return TlsFiles(self.tls_certificate, self.tls_key, self.tls_authority)
+        return None
 
 
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)

@@ -8,6 +8,7 @@ from thumbwheel.enhancer.v1 import enhancer_pb2_grpc
 
 from services.chassis.server import Registration, run_service
 from services.chassis.settings import load_settings
+from services.enhancer.access import CALLERS
 from services.enhancer.grammar import Grammar
 from services.enhancer.known_words import extra_counts
 from services.enhancer.language import LanguageGuess
@@ -29,4 +30,4 @@ async def wiring(settings: EnhancerSettings) -> AsyncIterator[Sequence[Registrat
 
 
 if __name__ == "__main__":
-    run_service("enhancer", load_settings(EnhancerSettings), wiring)
+    run_service("enhancer", load_settings(EnhancerSettings), wiring, CALLERS)

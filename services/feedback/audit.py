@@ -11,6 +11,7 @@ from services.feedback import parquet
 from services.feedback.events import Stream
 from services.feedback.ledger import Ledger, Segment
 from services.feedback.object_store import ObjectMissingError, ObjectStore
+from services.feedback.orphans import find_orphans
 from services.feedback.spool_folder import SpoolView
 
 
@@ -65,8 +66,7 @@ def audit(ledger: Ledger, store: ObjectStore, look: Callable[[Stream], SpoolView
             _check_segment(segment, found, ledger, store, seen, report)
         _check_spool(stream, look(stream), figures, ledger, report)
         report.figures += figures.values()
-        named = {segment.object_key for segment in ledger.segments(stream)}
-        report.orphans += sum(1 for key in store.list(f"{stream}/") if key not in named)
+        report.orphans += len(find_orphans(ledger, store, stream))
     return report
 
 

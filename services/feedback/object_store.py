@@ -1,13 +1,15 @@
-"""Where data objects lie: three methods, so that a directory, MinIO, SeaweedFS and S3 all serve.
+"""Where data objects lie: four methods, so that a directory, MinIO, SeaweedFS and S3 all serve.
 
 Nothing relies on conditional writes: a key holds the hash of its content, so a second put of a key changes nothing.
 """
 
+import stat
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from services.feedback.durable import DRAFT_PREFIX, write_file
+from services.feedback.durable import DRAFT_PREFIX, sync_directory, write_file
 
 
 class ObjectStoreError(Exception):
@@ -16,6 +18,18 @@ class ObjectStoreError(Exception):
 
 class ObjectMissingError(ObjectStoreError):
     """No object has this key."""
+
+
+class ObjectRefusedError(ObjectStoreError):
+    """The store will not do it until a setting or a right is another one; the text names the setting."""
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """What a listing tells. `modified_us` is by the store's clock, in microseconds since 1970."""
+
+    key: str
+    modified_us: int
 
 
 class ObjectStore(Protocol):
@@ -27,8 +41,18 @@ class ObjectStore(Protocol):
     def get(self, key: str) -> bytes:
         """Raises: ObjectMissingError, ObjectStoreError."""
 
-    def list(self, prefix: str) -> Iterator[str]:
-        """Keys that begin with the prefix, sorted. Raises: ObjectStoreError."""
+    def delete(self, key: str) -> None:
+        """Gone when it returns, also if it was not there. Raises: ObjectStoreError."""
+
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        """Objects whose key begins with the prefix, in no particular order. Raises: ObjectStoreError."""
+
+
+def check_key(key: str) -> None:
+    """Raises ObjectStoreError for a key that would leave the store or that a store would read as another one."""
+    pure = PurePosixPath(key)
+    if pure.is_absolute() or ".." in pure.parts or str(pure) != key or key == ".":
+        raise ObjectStoreError("an object key must be a plain relative path")
 
 
 class Directory:
@@ -52,15 +76,27 @@ class Directory:
         except OSError as error:
             raise ObjectStoreError(f"could not get {key}") from error
 
-    def list(self, prefix: str) -> Iterator[str]:
-        paths = sorted(path for path in self._root.rglob("*") if path.is_file())
-        for path in paths:
+    def delete(self, key: str) -> None:
+        path = self._path(key)
+        try:
+            path.unlink()
+            sync_directory(path.parent)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise ObjectStoreError(f"could not delete {key}") from error
+
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        for path in self._root.rglob("*"):
             key = path.relative_to(self._root).as_posix()
             if key.startswith(prefix) and not path.name.startswith(DRAFT_PREFIX):
-                yield key
+                try:
+                    status = path.stat()
+                except FileNotFoundError:  # deleted meanwhile
+                    continue
+                if stat.S_ISREG(status.st_mode):
+                    yield StoredObject(key, status.st_mtime_ns // 1_000)
 
     def _path(self, key: str) -> Path:
-        pure = PurePosixPath(key)
-        if pure.is_absolute() or ".." in pure.parts or pure.name in ("", "."):
-            raise ObjectStoreError("an object key must be a relative path without ..")
-        return self._root / pure
+        check_key(key)
+        return self._root / key

@@ -1,4 +1,4 @@
-"""Runs the gateway, or with `keys` the commands that make and revoke API keys. Constructs everything, decides nothing."""
+"""Runs the gateway, or the commands `keys` and `migrate`. Constructs everything, decides nothing."""
 
 import argparse
 import asyncio
@@ -9,8 +9,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import aiohttp
 import grpc
 from google.protobuf.descriptor import FileDescriptor
+from starlette.applications import Starlette
 from thumbwheel.chat.v1 import chat_pb2, chat_pb2_grpc
 from thumbwheel.enhancer.v1 import enhancer_pb2, enhancer_pb2_grpc
 from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
@@ -20,11 +22,14 @@ from thumbwheel.session.v1 import session_pb2, session_pb2_grpc
 
 from services.chassis.admission import Admission
 from services.chassis.channel import open_channel
+from services.chassis.errors import UnavailableError
 from services.chassis.server import Registration, run_service
 from services.chassis.settings import load_settings
 from services.chassis.telemetry import fields
 from services.gateway.access import guarded
+from services.gateway.bearer import Bearers
 from services.gateway.chat import Chat, Peers
+from services.gateway.database import DatabaseBehindError, open_database
 from services.gateway.feedback import Feedback
 from services.gateway.generation import Patience
 from services.gateway.http.app import make_app
@@ -33,17 +38,20 @@ from services.gateway.http.loop_files import LoopFiles
 from services.gateway.http.openai import OpenAiApi
 from services.gateway.http.page import PageApi
 from services.gateway.http.server import serving_http
-from services.gateway.key_commands import add_key_commands, run_key_command
-from services.gateway.key_store import open_key_store
+from services.gateway.key_commands import add_key_commands, add_migrate_command, run_key_command, run_migrate_command
+from services.gateway.key_store import SqlKeyStore
 from services.gateway.keys import OWNER, Keys, owner_secret, stored
+from services.gateway.oidc import Oidc
 from services.gateway.peers.conversations import ConversationsPeer
 from services.gateway.peers.enhancer import EnhancerPeer
 from services.gateway.peers.feedback import FeedbackPeer
 from services.gateway.peers.generator import GeneratorPeer
 from services.gateway.peers.guardrail import GuardrailPeer
+from services.gateway.peers.issuer import IssuerPeer
 from services.gateway.peers.session import SessionPeer
 from services.gateway.servicer import ChatServicer, FeedbackServicer
-from services.gateway.settings import GatewaySettings, KeySettings
+from services.gateway.settings import DatabaseSettings, GatewaySettings
+from services.gateway.signing_keys import KeyAges, SigningKeys
 from services.gateway.storing import Storing
 from services.gateway.turns import TurnLimits, Turns
 from services.gateway.writing import Pace
@@ -59,6 +67,7 @@ class Doors:
     """The gRPC half, to be served by the chassis, and where the HTTP half serves already."""
 
     registrations: Sequence[Registration]
+    http: Starlette
     http_port: int
 
 
@@ -74,10 +83,7 @@ async def wiring(settings: GatewaySettings) -> AsyncIterator[Sequence[Registrati
 async def opened(settings: GatewaySettings) -> AsyncIterator[Doors]:
     """Construct everything; HTTP serves within the block."""
     async with AsyncExitStack() as stack:
-        store = await stack.enter_async_context(open_key_store(settings.keys_database_url))
-        if settings.owner_key_file:
-            await store.add(stored(owner_secret(settings.owner_key_file), OWNER))
-        keys = Keys(store, settings.key_cache_seconds)
+        bearers = Bearers(await _keys(settings, stack), await _tokens(settings, stack))
         peers = await _Peers.open(settings, stack)
         turns = Turns(
             _chat(settings, peers).run,
@@ -86,7 +92,7 @@ async def opened(settings: GatewaySettings) -> AsyncIterator[Doors]:
         )
         chat = ChatServicer(turns, peers.session, peers.conversations)
         said = FeedbackServicer(Feedback(peers.session, peers.feedback, settings.principal_key.get_secret_value()))
-        door = Door(keys, settings.max_rpc_seconds)
+        door = Door(bearers, settings.max_rpc_seconds)
         routes = [
             *OpenAiApi(turns, peers.generator).routes(door),
             *PageApi(chat, said, peers.generator).routes(door),
@@ -98,7 +104,30 @@ async def opened(settings: GatewaySettings) -> AsyncIterator[Doors]:
         )
         # Closed before HTTP is: the turns' ends are what their readers wait for.
         stack.push_async_callback(turns.close, settings.http_drain_seconds)
-        yield Doors(_registrations(chat, said, keys), port)
+        yield Doors(_registrations(chat, said, bearers), app, port)
+
+
+async def _keys(settings: GatewaySettings, stack: AsyncExitStack) -> Keys:
+    database = open_database(
+        settings.database_url, wait_seconds=settings.database_seconds, connections=settings.database_connections
+    )
+    store = SqlKeyStore(await stack.enter_async_context(database))
+    if settings.owner_key_file:
+        await store.add(stored(owner_secret(settings.owner_key_file), OWNER))
+    return await stack.enter_async_context(Keys(store, settings.key_cache_seconds))
+
+
+async def _tokens(settings: GatewaySettings, stack: AsyncExitStack) -> Oidc | None:
+    if not settings.oidc_issuers:
+        return None
+    http = await stack.enter_async_context(aiohttp.ClientSession())
+    ages = KeyAges(settings.oidc_refresh_seconds, settings.oidc_stale_seconds, settings.oidc_retry_seconds)
+    issuers = {}
+    for issuer in (entry.rules() for entry in settings.oidc_issuers):
+        keys = SigningKeys(issuer.url, IssuerPeer(http, issuer.url, settings.oidc_fetch_seconds).signing_keys, ages)
+        stack.push_async_callback(keys.close)
+        issuers[issuer.url] = (issuer, keys)
+    return Oidc(issuers, settings.oidc_leeway_seconds)
 
 
 @dataclass(frozen=True)
@@ -116,14 +145,16 @@ class _Peers:
     async def open(cls, settings: GatewaySettings, stack: AsyncExitStack) -> "_Peers":
         """One channel a service, open for the life of the process."""
 
-        async def channel(target: str, proto: FileDescriptor) -> grpc.aio.Channel:
-            return await stack.enter_async_context(open_channel(target, proto))
+        tls = settings.tls_files()
 
-        session = await channel(settings.session_target, session_pb2.DESCRIPTOR)
-        guardrail = await channel(settings.guardrail_target, guardrail_pb2.DESCRIPTOR)
-        enhancer = await channel(settings.enhancer_target, enhancer_pb2.DESCRIPTOR)
-        generator = await channel(settings.generator_target, generator_pb2.DESCRIPTOR)
-        log_channel = await channel(settings.feedback_target, feedback_pb2.DESCRIPTOR)
+        async def channel(peer: str, target: str, proto: FileDescriptor) -> grpc.aio.Channel:
+            return await stack.enter_async_context(open_channel(target, proto, peer=peer, tls=tls))
+
+        session = await channel("session", settings.session_target, session_pb2.DESCRIPTOR)
+        guardrail = await channel("guardrail", settings.guardrail_target, guardrail_pb2.DESCRIPTOR)
+        enhancer = await channel("enhancer", settings.enhancer_target, enhancer_pb2.DESCRIPTOR)
+        generator = await channel("generator", settings.generator_target, generator_pb2.DESCRIPTOR)
+        log_channel = await channel("feedback", settings.feedback_target, feedback_pb2.DESCRIPTOR)
         sessions = session_pb2_grpc.SessionServiceStub(session)
         feedback = FeedbackPeer(feedback_pb2_grpc.FeedbackLogServiceStub(log_channel), settings.feedback_seconds)
         return cls(
@@ -166,19 +197,19 @@ def _limits(settings: GatewaySettings) -> TurnLimits:
     )
 
 
-def _registrations(chat: ChatServicer, said: FeedbackServicer, keys: Keys) -> list[Registration]:
+def _registrations(chat: ChatServicer, said: FeedbackServicer, bearers: Bearers) -> list[Registration]:
     chat_service = chat_pb2.DESCRIPTOR.services_by_name["ChatService"]
     feedback_service = feedback_pb2.DESCRIPTOR.services_by_name["FeedbackService"]
     return [
         Registration(
             chat_service.full_name,
             chat_pb2_grpc.add_ChatServiceServicer_to_server,
-            guarded(chat_service, chat, keys),
+            guarded(chat_service, chat, bearers),
         ),
         Registration(
             feedback_service.full_name,
             feedback_pb2_grpc.add_FeedbackServiceServicer_to_server,
-            guarded(feedback_service, said, keys),
+            guarded(feedback_service, said, bearers),
         ),
     ]
 
@@ -187,12 +218,21 @@ def main() -> int:
     """The exit status."""
     parser = argparse.ArgumentParser(prog="python -m services.gateway", description=__doc__)
     commands = parser.add_subparsers(dest="group")
-    add_key_commands(commands.add_parser("keys", help="API keys"), KeySettings().keys_database_url)
+    database_url = DatabaseSettings().database_url
+    add_key_commands(commands.add_parser("keys", help="API keys"), database_url)
+    add_migrate_command(commands.add_parser("migrate", help="bring the database up to date"), database_url)
     options = parser.parse_args()
-    if options.group == "keys":
-        return asyncio.run(run_key_command(options))
-    run_service("gateway", load_settings(GatewaySettings), wiring)
-    return 0
+    try:
+        match options.group:
+            case "keys":
+                return asyncio.run(run_key_command(options))
+            case "migrate":
+                return asyncio.run(run_migrate_command(options))
+            case _:
+                run_service("gateway", load_settings(GatewaySettings), wiring)
+                return 0
+    except (DatabaseBehindError, UnavailableError) as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
-"""Who may call what: one rule a method, and a method without a rule is denied.
+"""Who may call what: one rule an RPC, one a route, and what has no rule is denied.
 
 Identity is made here and nowhere else: the metadata that carries it between services is not believed from outside.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import replace
-from enum import StrEnum
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,40 +14,84 @@ from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from services.chassis.errors import InvalidArgumentError, PermissionDeniedError
-from services.chassis.identity import bind_call, current_call
-from services.gateway.keys import Keys
-
-CHAT = "thumbwheel.chat.v1.ChatService"
-FEEDBACK = "thumbwheel.feedback.v1.FeedbackService"
+from services.chassis.identity import Caller, bind_call, current_call
+from services.gateway.bearer import Bearers
+from services.gateway.credential import Scope, scopes_text
 
 
-class Access(StrEnum):
-    """What a method asks of its caller."""
+@dataclass(frozen=True)
+class Rule:
+    """What is asked of a caller; scope None: nothing, everybody may."""
 
-    KEY = "key"
-    KEY_OR_COOKIE = "key_or_cookie"  # for a page that a browser opens in a tab of its own; reading only
-    PUBLIC = "public"
+    scope: Scope | None
+    cookie: bool = False  # for a page that a browser opens in a tab of its own; reading only
 
 
-RULES: Mapping[str, Access] = {
-    f"{CHAT}.SendMessage": Access.KEY,
-    f"{CHAT}.ResumeMessage": Access.KEY,
-    f"{CHAT}.CancelMessage": Access.KEY,
-    f"{CHAT}.GetConversation": Access.KEY,
-    f"{CHAT}.ListConversations": Access.KEY,
-    f"{CHAT}.ClearConversation": Access.KEY,
-    f"{CHAT}.DeleteConversation": Access.KEY,
-    f"{FEEDBACK}.SubmitFeedback": Access.KEY,
+EVERYBODY = Rule(None)
+CHAT, FEEDBACK, OPERATE = Rule(Scope.CHAT), Rule(Scope.FEEDBACK), Rule(Scope.OPERATE)
+
+RPCS: Mapping[str, Rule] = {
+    "thumbwheel.chat.v1.ChatService.SendMessage": CHAT,
+    "thumbwheel.chat.v1.ChatService.ResumeMessage": CHAT,
+    "thumbwheel.chat.v1.ChatService.CancelMessage": CHAT,
+    "thumbwheel.chat.v1.ChatService.GetConversation": CHAT,
+    "thumbwheel.chat.v1.ChatService.ListConversations": CHAT,
+    "thumbwheel.chat.v1.ChatService.ClearConversation": CHAT,
+    "thumbwheel.chat.v1.ChatService.DeleteConversation": CHAT,
+    "thumbwheel.feedback.v1.FeedbackService.SubmitFeedback": FEEDBACK,
+}
+
+PAGE_FILES = "GET /"  # the files of the page, and all paths that no other route takes
+ROUTES: Mapping[str, Rule] = {
+    "GET /health": EVERYBODY,
+    "GET /metrics": EVERYBODY,
+    PAGE_FILES: EVERYBODY,
+    "POST /v1/chat/completions": CHAT,
+    "GET /v1/models": CHAT,
+    "GET /v1/models/{model}": CHAT,
+    "POST /api/messages": CHAT,
+    "GET /api/messages/{message_id}/events": CHAT,
+    "POST /api/messages/{message_id}/cancel": CHAT,
+    "GET /api/conversations": CHAT,
+    "GET /api/conversations/{conversation_id}": CHAT,
+    "DELETE /api/conversations/{conversation_id}": CHAT,
+    "POST /api/conversations/{conversation_id}/clear": CHAT,
+    "POST /api/feedback": FEEDBACK,
+    "GET /api/rollout": OPERATE,
+    "GET /api/loop": OPERATE,
+    "GET /api/loop/report/{run}": Rule(Scope.OPERATE, cookie=True),
 }
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-def guarded(service: ServiceDescriptor, servicer: object, keys: Keys) -> Any:
+async def admitted(rule: Rule | None, authorization: str, bearers: Bearers) -> Caller:
+    """Who calls, if the rule lets them.
+
+    Raises:
+        PermissionDeniedError: there is no rule, or the credential lacks the scope.
+        UnauthenticatedError, UnavailableError: see `Bearers`.
+    """
+    if rule is None:
+        raise PermissionDeniedError("no rule allows this", reason="NO_RULE")
+    if rule.scope is None:
+        return Caller()
+    credential = await bearers.authenticate(authorization)
+    if rule.scope not in credential.scopes:
+        raise PermissionDeniedError(
+            f"this asks for the scope {rule.scope}, which the key or token lacks",
+            reason="SCOPE_MISSING",
+            field="authorization",
+            limit=scopes_text(credential.scopes),
+        )
+    return credential.caller
+
+
+def guarded(service: ServiceDescriptor, servicer: object, bearers: Bearers) -> Any:
     """The servicer with the check around every method of its descriptor. Runs inside the chassis' interceptor."""
     methods: dict[str, Any] = {}
     for method in service.methods:
-        enter = _entrance(RULES.get(method.full_name), keys)
+        enter = _entrance(RPCS.get(method.full_name), bearers)
         behaviour = getattr(servicer, method.name)
         methods[method.name] = _stream(enter, behaviour) if method.server_streaming else _unary(enter, behaviour)
     return SimpleNamespace(**methods)
@@ -57,13 +100,10 @@ def guarded(service: ServiceDescriptor, servicer: object, keys: Keys) -> Any:
 Entrance = Callable[[Message, Context], Awaitable[None]]
 
 
-def _entrance(rule: Access | None, keys: Keys) -> Entrance:
+def _entrance(rule: Rule | None, bearers: Bearers) -> Entrance:
     async def enter(request: Message, context: Context) -> None:
-        if rule is None:
-            raise PermissionDeniedError("no rule allows this method")
-        if rule is Access.KEY:
-            caller = await keys.authenticate(_authorization(context))
-            bind_call(replace(current_call(), caller=caller))
+        caller = await admitted(rule, _authorization(context), bearers)
+        bind_call(replace(current_call(), caller=caller))
         refuse_unknown_fields(request, "")
 
     return enter

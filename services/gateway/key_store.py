@@ -1,89 +1,106 @@
-"""API keys in a database: found by hash in one parameterised query."""
+"""API keys in the gateway's database: found by hash in one parameterised query."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from sqlalchemy import Column, Float, LargeBinary, MetaData, Row, String, Table, select, update
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy import Row, Select, Table, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from services.chassis.errors import UnavailableError
 from services.chassis.identity import Caller
+from services.gateway.credential import scopes_from, scopes_text
+from services.gateway.database import transaction
 from services.gateway.keys import StoredKey
+from services.gateway.tables import api_keys, tenants, users
 
-METADATA = MetaData()
-KEYS = Table(
-    "api_keys",
-    METADATA,
-    Column("key_id", String(36), primary_key=True),
-    Column("digest", LargeBinary(32), nullable=False, unique=True),
-    Column("tenant", String(64), nullable=False),
-    Column("user", String(64), nullable=False),
-    Column("create_time", Float, nullable=False),
-    Column("revoke_time", Float),
-)
+# The two dialects agree on the words, SQLAlchemy has no common class for them.
+INSERTS: Mapping[str, Callable[[Table], Any]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
 
 class SqlKeyStore:
-    """See `keys.KeyStore`."""
+    """See `keys.KeyLookup`; the rest is for the commands. Every method raises UnavailableError while the database is away."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
     async def find(self, digest: bytes) -> StoredKey | None:
-        """See `keys.KeyStore`. Raises: UnavailableError, so that a broken database lets nobody in and says so."""
-        try:
-            async with self._engine.connect() as connection:
-                row = (await connection.execute(select(KEYS).where(KEYS.c.digest == digest))).one_or_none()
-        except SQLAlchemyError as error:
-            raise UnavailableError("the API keys cannot be read", reason="KEYS_UNAVAILABLE") from error
+        """See `keys.KeyLookup`."""
+        async with transaction(self._engine) as connection:
+            row = (await connection.execute(_with_digest(digest))).one_or_none()
         return _key(row) if row else None
 
+    async def note_use(self, key_id: str, use_time: float) -> None:
+        """See `keys.KeyLookup`."""
+        statement = update(api_keys).where(api_keys.c.key_id == key_id).values(last_use_time=use_time)
+        async with transaction(self._engine) as connection:
+            await connection.execute(statement)
+
     async def add(self, key: StoredKey) -> None:
-        """See `keys.KeyStore`."""
-        values = {
-            "key_id": key.key_id,
-            "digest": key.digest,
-            "tenant": key.caller.tenant,
-            "user": key.caller.user,
-            "create_time": key.create_time,
-        }
-        try:
-            async with self._engine.begin() as connection:
-                await connection.execute(KEYS.insert().values(values))
-        except IntegrityError:
-            # Another start of the same install kept it first.
-            return
+        """Keep a key, and its tenant and user if they are new; keeping it again changes nothing."""
+        tenant, user, made = key.caller.tenant, key.caller.user, {"create_time": key.create_time}
+        async with transaction(self._engine) as connection:
+            if (await connection.execute(_with_digest(key.digest))).first():
+                return
+            await self._insert(connection, tenants, {"tenant": tenant, **made})
+            await self._insert(connection, users, {"tenant": tenant, "user": user, **made})
+            await self._insert(connection, api_keys, _values(key))
 
     async def list_keys(self) -> list[StoredKey]:
-        """See `keys.KeyStore`."""
-        async with self._engine.connect() as connection:
-            rows = await connection.execute(select(KEYS).order_by(KEYS.c.create_time))
+        """All keys, oldest first."""
+        async with transaction(self._engine) as connection:
+            rows = await connection.execute(select(api_keys).order_by(api_keys.c.create_time, api_keys.c.key_id))
             return [_key(row) for row in rows]
 
     async def revoke(self, key_id: str, revoke_time: float) -> bool:
-        """See `keys.KeyStore`."""
-        statement = update(KEYS).where(KEYS.c.key_id == key_id, KEYS.c.revoke_time.is_(None))
-        async with self._engine.begin() as connection:
-            return (await connection.execute(statement.values(revoke_time=revoke_time))).rowcount == 1
+        """Make a key worthless, with the secret before it; False if there is no such key that works."""
+        return await self._change(key_id, revoke_time, {"revoke_time": revoke_time})
+
+    async def rotate(self, key_id: str, digest: bytes, rotate_time: float, previous_expire_time: float) -> bool:
+        """Put a new secret in the place of the present one, which works until then; False if there is no such key that works."""
+        values = {
+            "digest": digest,
+            "previous_digest": api_keys.c.digest,
+            "previous_expire_time": previous_expire_time,
+        }
+        return await self._change(key_id, rotate_time, values)
+
+    async def _change(self, key_id: str, now: float, values: dict[str, Any]) -> bool:
+        lives = or_(api_keys.c.expire_time.is_(None), api_keys.c.expire_time > now)
+        works = (api_keys.c.key_id == key_id, api_keys.c.revoke_time.is_(None), lives)
+        async with transaction(self._engine) as connection:
+            return (await connection.execute(update(api_keys).where(*works).values(**values))).rowcount == 1
+
+    async def _insert(self, connection: AsyncConnection, table: Table, values: dict[str, Any]) -> None:
+        insert = INSERTS[self._engine.dialect.name]
+        await connection.execute(insert(table).values(**values).on_conflict_do_nothing())
 
 
-@asynccontextmanager
-async def open_key_store(url: str) -> AsyncIterator[SqlKeyStore]:
-    """The store at a SQLAlchemy URL with an async driver; its table is made if it is not there."""
-    database = make_url(url).database
-    if url.startswith("sqlite") and database:
-        Path(database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_async_engine(url)
-    try:
-        async with engine.begin() as connection:
-            await connection.run_sync(METADATA.create_all)
-        yield SqlKeyStore(engine)
-    finally:
-        await engine.dispose()
+def _with_digest(digest: bytes) -> Select[Any]:
+    return select(api_keys).where(or_(api_keys.c.digest == digest, api_keys.c.previous_digest == digest))
 
 
-def _key(row: Row[tuple[str, bytes, str, str, float, float | None]]) -> StoredKey:
-    return StoredKey(row.key_id, row.digest, Caller(row.tenant, row.user), row.create_time, row.revoke_time)
+def _values(key: StoredKey) -> dict[str, Any]:
+    return {
+        "key_id": key.key_id,
+        "digest": key.digest,
+        "tenant": key.caller.tenant,
+        "user": key.caller.user,
+        "scopes": scopes_text(key.scopes),
+        "create_time": key.create_time,
+        "expire_time": key.expire_time,
+    }
+
+
+def _key(row: Row[Any]) -> StoredKey:
+    return StoredKey(
+        key_id=row.key_id,
+        digest=row.digest,
+        caller=Caller(row.tenant, row.user),
+        scopes=scopes_from(row.scopes.split()),
+        create_time=row.create_time,
+        expire_time=row.expire_time,
+        revoke_time=row.revoke_time,
+        previous_digest=row.previous_digest,
+        previous_expire_time=row.previous_expire_time,
+        last_use_time=row.last_use_time,
+    )

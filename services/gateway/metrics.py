@@ -35,3 +35,7 @@ HTTP_SECONDS = Histogram(
     ["route"],
     buckets=LATENCY_BUCKETS_SECONDS,
 )
+REFUSED_BEARERS = Counter(
+    "thumbwheel_refused_bearers_total", "Keys and tokens that were refused, by reason.", ["reason"]
+)
+ISSUER_FETCHES = Counter("thumbwheel_issuer_fetches_total", "Fetches of issuers' keys by outcome.", ["outcome"])

@@ -1,21 +1,74 @@
 """What the gateway can be told: TW_GATEWAY_*. Defaults are those of the embedded install."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.chassis.settings import ServiceSettings
+from services.gateway.credential import USUAL_SCOPES, Scope
+from services.gateway.keys import NAME
+from services.gateway.oidc import ALGORITHMS, Algorithm, Issuer, is_safe_url
 
-KEYS_DATABASE_URL = "sqlite+aiosqlite:///.state/keys.db"
+DATABASE_URL = Field(
+    "sqlite+aiosqlite:///.state/keys.db",
+    pattern=r"^(sqlite\+aiosqlite:///.+|postgresql\+asyncpg://.+)",
+    description="SQLAlchemy URL of tenants, users and keys, with an asynchronous driver",
+)
 
 
-class KeySettings(BaseSettings):
-    """The part that `python -m services.gateway keys` needs; it knows nothing of the rest, so it does not refuse it."""
+class DatabaseSettings(BaseSettings):
+    """The part that the commands need; they know nothing of the rest, so they do not refuse it."""
 
     model_config = SettingsConfigDict(env_prefix="TW_GATEWAY_", frozen=True, extra="ignore")
 
-    keys_database_url: str = Field(default=KEYS_DATABASE_URL, description="SQLAlchemy URL of the keys, async driver")
+    database_url: str = DATABASE_URL
+
+
+class IssuerSettings(BaseModel):
+    """One OpenID issuer; see docs/identity.md."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    issuer: str = Field(description="as its tokens say, letter by letter; https, or http on this machine")
+    audience: str = Field(min_length=1, description="what its tokens for us say in `aud`")
+    tenant: str = Field("", pattern=f"^({NAME.pattern})?$", description="tenant of all its users")
+    tenant_claim: str = Field("", description="or the claim that names the tenant")
+    tenants: frozenset[str] = Field(frozenset(), description="the tenants that this issuer may name there")
+    user_claim: str = Field("sub", min_length=1, description="the claim that names the user, and never changes")
+    scopes: frozenset[Scope] = Field(USUAL_SCOPES, description="what every token may do")
+    scope_claim: str = Field("", description="a claim with more, such as `scope` or `groups`")
+    scopes_by_value: Mapping[str, frozenset[Scope]] = Field({}, description="what each of its values adds")
+    algorithms: tuple[Algorithm, ...] = Field(
+        ALGORITHMS, min_length=1, description="what its tokens may be signed with"
+    )
+
+    @model_validator(mode="after")
+    def _can_be_obeyed(self) -> Self:
+        if not is_safe_url(self.issuer):
+            raise ValueError("issuer must begin with https:// (http:// only on 127.0.0.1)")
+        if bool(self.tenant) == bool(self.tenant_claim) or bool(self.tenant_claim) != bool(self.tenants):
+            raise ValueError("an issuer has either tenant, or tenant_claim and tenants")
+        if bool(self.scope_claim) != bool(self.scopes_by_value):
+            raise ValueError("scope_claim and scopes_by_value are set together or not at all")
+        return self
+
+    def rules(self) -> Issuer:
+        """As the domain knows it."""
+        return Issuer(
+            url=self.issuer,
+            audience=self.audience,
+            tenant=self.tenant,
+            tenant_claim=self.tenant_claim,
+            tenants=self.tenants,
+            user_claim=self.user_claim,
+            scopes=self.scopes,
+            scope_claim=self.scope_claim,
+            scopes_by_value=self.scopes_by_value,
+            algorithms=self.algorithms,
+        )
 
 
 class GatewaySettings(ServiceSettings):
@@ -35,9 +88,19 @@ class GatewaySettings(ServiceSettings):
         min_length=16,
         description="key of the HMAC that turns a user into a principal; the same in session and feedback",
     )
-    keys_database_url: str = Field(KEYS_DATABASE_URL, description="SQLAlchemy URL of the keys, async driver")
+    database_url: str = DATABASE_URL
+    database_seconds: float = Field(3.0, gt=0, description="longest wait for Postgres, connecting included")
+    database_connections: int = Field(5, ge=1, description="connections to Postgres")
     owner_key_file: Path | None = Field(None, description="file with the owner's API key; made if it is not there")
     key_cache_seconds: float = Field(3.0, ge=0, le=5, description="how long a revoked key may still work")
+    oidc_issuers: tuple[IssuerSettings, ...] = Field(
+        (), description="OpenID issuers whose tokens are believed, as JSON"
+    )
+    oidc_leeway_seconds: float = Field(30.0, ge=0, le=300, description="how far an issuer's clock may be from ours")
+    oidc_fetch_seconds: float = Field(3.0, gt=0, description="longest wait for an answer of an issuer")
+    oidc_refresh_seconds: float = Field(300.0, gt=0, description="keys of an issuer are fetched again when older")
+    oidc_stale_seconds: float = Field(21_600.0, gt=0, description="how old they may be while the issuer is away")
+    oidc_retry_seconds: float = Field(10.0, gt=0, description="an unknown key asks its issuer again no sooner")
     page_directory: Path | None = Field(None, description="the built page; unset serves none")
     http_metrics: bool = Field(
         True, description="/metrics on the HTTP port, without a key; off where strangers reach it"
@@ -70,3 +133,9 @@ class GatewaySettings(ServiceSettings):
     sure_turns: int = Field(8, ge=1, description="turns at once that are taken however long they wait for text")
     max_turns: int = Field(500, ge=1, description="most turns at once; fewer while they wait long for their first text")
     max_turns_per_user: int = Field(100, ge=1, description="turns at once of one user")
+
+    @model_validator(mode="after")
+    def _one_entry_an_issuer(self) -> Self:
+        if len({entry.issuer for entry in self.oidc_issuers}) != len(self.oidc_issuers):
+            raise ValueError("oidc_issuers names an issuer twice")
+        return self

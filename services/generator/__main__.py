@@ -1,7 +1,7 @@
-"""Wires the generator: rollout file, model server, reconcile loop, engine, servicers."""
+"""Wires the generator: rollout, model server, reconcile loop, engine, servicers. With `migrate`: its database, step by step."""
 
+import argparse
 import asyncio
-import contextlib
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -11,44 +11,61 @@ from pathlib import Path
 import aiohttp
 from thumbwheel.generator.v1 import generator_pb2_grpc
 
+from services.chassis.errors import UnavailableError
 from services.chassis.server import Registration, run_service
 from services.chassis.settings import load_settings
+from services.generator.access import CALLERS
 from services.generator.canary import Canaries
 from services.generator.engine import Engine, Patience
 from services.generator.manifest import NoManifestError, manifest_version
 from services.generator.model_server import HttpModelServer
-from services.generator.reconcile import Reconciler
+from services.generator.reconcile import Pace, Reconciler
 from services.generator.rollout import Deployment, Rollout
 from services.generator.routing import Router
 from services.generator.running import Running
 from services.generator.servicer import GENERATOR_NAME, ROLLOUT_NAME, GeneratorServicer, RolloutServicer
 from services.generator.settings import GeneratorSettings
-from services.generator.store import RolloutFile, RolloutFileError
-from services.generator.traffic import Traffic
+from services.generator.store import RolloutFile
+from services.generator.traffic import NOTHING_STORED, RolloutStore, Stored, Traffic, UnusableStoreError
 
 
 @asynccontextmanager
 async def wiring(settings: GeneratorSettings) -> AsyncIterator[Sequence[Registration]]:
-    """Open the model server and the reconcile loop."""
-    keeper = RolloutFile(settings.rollout_file)
-    rollout = await asyncio.to_thread(first_rollout, keeper, settings.stable_directory)
-    patience = Patience(settings.first_token_seconds, settings.idle_seconds)
+    """Open the store of the rollout, the model server and the two loops."""
+    patience = Patience(settings.first_token_seconds, settings.idle_seconds, settings.hang_seconds)
+    pace = Pace(settings.reconcile_seconds, settings.load_retry_seconds, settings.unload_grace_seconds)
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=settings.connect_seconds)
     connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(timeout=timeout, connector=connector) as http:
+    async with (
+        rollout_store(settings) as store,
+        aiohttp.ClientSession(timeout=timeout, connector=connector) as http,
+    ):
         server = HttpModelServer(http, settings.predictor_url, patience, settings.load_seconds)
-        traffic, running = Traffic(rollout, keeper, now_us), Running()
-        reconciler = Reconciler(traffic, server, running, settings.reconcile_seconds, settings.load_retry_seconds)
-        router = Router(traffic, reconciler)
-        engine = Engine(router, server, running, settings.reply_tokens, settings.coalesce_seconds)
+        traffic = Traffic(store, await first_rollout(store, settings.stable_directory), now_us)
+        running = Running()
+        reconciler = Reconciler(traffic, server, running, pace)
+        engine = Engine(Router(traffic, reconciler), server, running, settings.reply_tokens, settings.coalesce_seconds)
         canaries = Canaries(traffic, reconciler, settings.load_seconds)
-        reconciling = asyncio.create_task(reconciler.run())
-        try:
+        # A loop that dies of an unknown error ends the process: a replica without it would answer by an old rollout for ever.
+        async with asyncio.TaskGroup() as loops:
+            tasks = [loops.create_task(loop) for loop in (traffic.follow(settings.poll_seconds), reconciler.run())]
             yield registrations(engine, traffic, reconciler, canaries)
-        finally:
-            reconciling.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await reconciling
+            for task in tasks:
+                task.cancel()
+
+
+@asynccontextmanager
+async def rollout_store(settings: GeneratorSettings) -> AsyncIterator[RolloutStore]:
+    """The database of the settings, or the file. Raises: UnusableStoreError, UnavailableError."""
+    if not settings.database_url:
+        yield RolloutFile(settings.rollout_file)
+        return
+    # Here, because it costs half a second and 14 MB, and an embedded start needs none of it.
+    from services.generator.database import open_rollout_row
+
+    async with open_rollout_row(settings.database_url, settings.database_seconds) as row:
+        await row.require_migrations()
+        yield row
 
 
 def registrations(
@@ -63,20 +80,25 @@ def registrations(
     ]
 
 
-def first_rollout(keeper: RolloutFile, stable_directory: Path | None) -> Rollout:
-    """What the file says; at the very first start, the stable version of the settings.
+async def first_rollout(store: RolloutStore, stable_directory: Path | None) -> Stored:
+    """What is stored; at the very first start, the stable version of the settings of whoever comes first.
 
     Raises:
-        RolloutFileError: the file cannot be understood.
+        UnusableStoreError: what is stored cannot be understood.
         NoManifestError: the stable directory holds no finished model.
+        UnavailableError: the store is away.
     """
-    stored = keeper.load()
-    if stored is not None or stable_directory is None:
-        return stored or Rollout()
-    directory = stable_directory.absolute()
-    rollout = Rollout(stable=Deployment(manifest_version(directory), str(directory)))
-    keeper.save(rollout)
-    return rollout
+    stored = await store.load()
+    if stored != NOTHING_STORED or stable_directory is None:
+        return stored
+    stable = await asyncio.to_thread(deployment_in, stable_directory)
+    await store.replace(Rollout(stable=stable), stored.serial)
+    return await store.load()
+
+
+def deployment_in(directory: Path) -> Deployment:
+    """The version that lies there. Blocking. Raises: NoManifestError."""
+    return Deployment(manifest_version(directory), str(directory.absolute()))
 
 
 def now_us() -> int:
@@ -85,10 +107,24 @@ def now_us() -> int:
 
 
 def main() -> None:
-    """Run until SIGTERM."""
+    """Run until SIGTERM, or migrate."""
+    parser = argparse.ArgumentParser(prog="python -m services.generator", description=__doc__)
+    parser.add_argument("command", nargs="?", choices=["serve", "migrate"], default="serve")
+    command = parser.parse_args().command
+    settings = load_settings(GeneratorSettings)
+    if command == "migrate":
+        # Here, so that no start of the service pays for it.
+        from services.generator.migrate import migrate
+
+        if not settings.database_url:
+            sys.exit("TW_GENERATOR_DATABASE_URL is not set: the rollout lives in a file, which needs no migration")
+        asyncio.run(migrate(settings.database_url))
+        return
     try:
-        run_service("generator", load_settings(GeneratorSettings), wiring)
-    except (RolloutFileError, NoManifestError) as error:
+        run_service("generator", settings, wiring, CALLERS)
+    except UnavailableError as error:
+        sys.exit(f"{error}: {error.__cause__}")
+    except (UnusableStoreError, NoManifestError) as error:
         sys.exit(str(error))
 
 

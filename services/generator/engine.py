@@ -68,10 +68,11 @@ class Finished:
 
 @dataclass(frozen=True)
 class Patience:
-    """Longest waits for the first text and between two pieces of it."""
+    """Longest waits for the first text, between two pieces of it, and for any sign of life when one is asked for."""
 
     first_token_seconds: float
     idle_seconds: float
+    hang_seconds: float
 
 
 class ChatServer(Protocol):

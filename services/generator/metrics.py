@@ -19,3 +19,10 @@ VERSIONS_READY = Gauge(
     "thumbwheel_version_ready", "1 for a wanted version that answers, 0 for one that does not.", ["version"]
 )
 SHARE = Gauge("thumbwheel_version_share", "Share of the users of a version.", ["version"])
+ROLLOUT_SERIAL = Gauge(
+    "thumbwheel_rollout_serial", "Number of the rollout that this replica goes by; replicas differ for a moment only."
+)
+ROLLOUT_READ_TIME = Gauge(
+    "thumbwheel_rollout_read_time_seconds",
+    "Unix time at which the rollout was last read; it ages while the store is away.",
+)

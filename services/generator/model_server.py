@@ -5,7 +5,9 @@ Foreign errors are translated here. What the server says in words never passes o
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
@@ -22,7 +24,6 @@ from services.generator.engine import Message, Patience
 from services.generator.presets import Sampling
 from services.generator.sse import EventParser, MalformedStreamError, Piece
 
-INDEX_SECONDS = 5.0
 UNLOAD_SECONDS = 120.0
 DEFAULT_RETRY_SECONDS = 1.0
 SEEDS = 2**63
@@ -31,17 +32,28 @@ _TOKENS = re.compile(r"limit is (\d+)")
 
 
 class HttpModelServer:
-    """One model server; the session is the caller's, with a timeout for connecting."""
+    """One model server; the session is the caller's, with a timeout for connecting.
+
+    A server that hangs keeps its connections open, and a long queue looks the same to the one who waits in it. So the index,
+    which is asked for all the time, tells them apart: unanswered while nothing else is heard either, it ends what waits.
+    """
 
     def __init__(self, http: aiohttp.ClientSession, url: str, patience: Patience, load_seconds: float) -> None:
         self._http = http
         self._url = url
         self._patience = patience
         self._load_seconds = load_seconds
+        self._waits: set[asyncio.Timeout] = set()
+        self._heard_at = time.monotonic()
 
     async def index(self) -> Mapping[str, bool]:
         """Version → whether it answers. Raises: UnavailableError."""
-        entries = await self._ask("index", {}, INDEX_SECONDS)
+        try:
+            entries = await self._ask("index", {}, self._patience.hang_seconds)
+        except UnavailableError:
+            self._end_waits_if_silent()
+            raise
+        self._heard_at = time.monotonic()
         try:
             return {entry["name"]: entry["state"] == "READY" for entry in entries}
         except (KeyError, TypeError) as error:
@@ -53,8 +65,8 @@ class HttpModelServer:
         await self._ask(f"models/{version}/load", body, self._load_seconds)
 
     async def unload(self, version: str) -> None:
-        """Returns when its streams have ended and it is gone. Raises: UnavailableError, NotFoundError."""
-        await self._ask(f"models/{version}/unload", {}, UNLOAD_SECONDS)
+        """Returns when it is gone. Raises: UnavailableError, NotFoundError, FailedPreconditionError while answers run on it."""
+        await self._ask(f"models/{version}/unload", {"parameters": {"only_idle": True}}, UNLOAD_SECONDS)
 
     async def _ask(self, path: str, body: object, seconds: float) -> Any:
         try:
@@ -84,11 +96,13 @@ class HttpModelServer:
         """
         body = _chat_body(version, messages, sampling)
         try:
-            async with asyncio.timeout(self._patience.first_token_seconds) as patience:
-                async with self._http.post(f"{self._url}/v1/chat/completions", json=body) as response:
-                    if response.status != 200:
-                        raise await _refusal(response)
-                    await self._read(response, patience, take)
+            async with (
+                self._waiting() as patience,
+                self._http.post(f"{self._url}/v1/chat/completions", json=body) as response,
+            ):
+                if response.status != 200:
+                    raise await _refusal(response)
+                await self._read(response, patience, take)
         except TimeoutError as error:
             raise UnavailableError(
                 "the model server has fallen silent", reason="MODEL_SERVER_SILENT", retry_seconds=DEFAULT_RETRY_SECONDS
@@ -103,12 +117,29 @@ class HttpModelServer:
     ) -> None:
         loop, parser = asyncio.get_running_loop(), EventParser()
         async for data in response.content.iter_any():
+            self._heard_at = time.monotonic()
             for piece in parser.feed(data):
                 if piece.failed:
                     raise broken_off()
                 if piece.text:
                     patience.reschedule(loop.time() + self._patience.idle_seconds)
                 take(piece)
+
+    @asynccontextmanager
+    async def _waiting(self) -> AsyncIterator[asyncio.Timeout]:
+        async with asyncio.timeout(self._patience.first_token_seconds) as patience:
+            self._waits.add(patience)
+            try:
+                yield patience
+            finally:
+                self._waits.remove(patience)
+
+    def _end_waits_if_silent(self) -> None:
+        if time.monotonic() < self._heard_at + self._patience.hang_seconds:
+            return
+        for patience in self._waits:
+            if not patience.expired():
+                patience.reschedule(asyncio.get_running_loop().time())
 
 
 def broken_off() -> UnavailableError:

@@ -1,17 +1,19 @@
 """Keeps the model server holding the versions that the rollout wants, whatever either of them went through meanwhile.
 
-A loop and not a reaction: after a restart of the model server the next round finds it empty and loads again.
+A loop and not a reaction: after a restart of the model server the next round finds it empty and loads again. Every replica
+runs one, and they need no leader: loads of the same version are joined by the model server, and it lets nothing go that is in use.
 """
 
 import asyncio
 import logging
 import time
 from collections.abc import Coroutine, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
-from services.chassis.errors import FailedPreconditionError, NotFoundError, ServiceError
+from services.chassis.errors import FailedPreconditionError, NotFoundError, ServiceError, UnavailableError
 from services.chassis.telemetry import fields
 from services.generator.metrics import SHARE, VERSIONS_READY
 from services.generator.rollout import Rollout
@@ -42,12 +44,25 @@ class Status:
 class ModelRepository(Protocol):
     """KServe V2's repository extension.
 
-    Raises ServiceError if the server is away or busy; FailedPreconditionError if a version cannot be loaded.
+    Raises ServiceError if the server is away or busy; FailedPreconditionError if a version cannot be loaded. `unload` does
+    nothing and raises FailedPreconditionError while an answer runs on the version, whoever asked for it.
     """
 
     async def index(self) -> Mapping[str, bool]: ...
     async def load(self, version: str, directory: str) -> None: ...
     async def unload(self, version: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Time between rounds, before a version that failed is loaded again, and before a retired one is unloaded.
+
+    By the end of the grace every replica has seen that the version is retired and gives it to nobody.
+    """
+
+    round_seconds: float
+    retry_seconds: float
+    grace_seconds: float
 
 
 @dataclass
@@ -59,22 +74,16 @@ class _Failure:
 class Reconciler:
     """Compares and acts, round by round."""
 
-    def __init__(
-        self,
-        traffic: Traffic,
-        repository: ModelRepository,
-        running: Running,
-        round_seconds: float,
-        retry_seconds: float,
-    ) -> None:
+    def __init__(self, traffic: Traffic, repository: ModelRepository, running: Running, pace: Pace) -> None:
         self._traffic = traffic
         self._repository = repository
         self._running = running
-        self._round_seconds = round_seconds
-        self._retry_seconds = retry_seconds
+        self._pace = pace
         self._index: Mapping[str, bool] | None = None
         self._failures: dict[str, _Failure] = {}
         self._acting: dict[str, asyncio.Task[None]] = {}
+        self._retired_at: dict[str, float] = {}
+        self._asked_for: set[str] = set()
         self._due = asyncio.Event()
         self._changed = asyncio.Event()
 
@@ -117,15 +126,10 @@ class Reconciler:
         try:
             while True:
                 self._due.clear()
-                try:
-                    await self.round()
-                except OSError:
-                    log.exception("the rollout file cannot be written")
-                try:
-                    async with asyncio.timeout(self._round_seconds):
+                await self.round()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._pace.round_seconds):
                         await self._due.wait()
-                except TimeoutError:
-                    continue
         finally:
             for task in self._acting.values():
                 task.cancel()
@@ -133,10 +137,13 @@ class Reconciler:
 
     async def round(self) -> None:
         """Look, load what is missing, unload what is not wanted."""
-        rollout = await self._traffic.change(lambda rollout: rollout)
         self._index = await self._look()
+        rollout = self._traffic.rollout
         if self._index is not None:
-            await self._act(rollout, self._index)
+            self._load_missing(rollout, self._index)
+            # What is known of a store that is away may be out of date: too much is better than too little.
+            if self._traffic.stale_since_us is None:
+                await self._clear_away(rollout, self._index)
         self._report(rollout)
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
@@ -149,18 +156,31 @@ class Reconciler:
                 log.warning("model server is away", extra=fields(reason=error.reason))
             return None
 
-    async def _act(self, rollout: Rollout, index: Mapping[str, bool]) -> None:
+    def _load_missing(self, rollout: Rollout, index: Mapping[str, bool]) -> None:
         for version, directory in _wanted(rollout).items():
             if index.get(version):
                 self._failures.pop(version, None)
             elif self._may_load(version):
                 self._start(version, self._load(version, directory))
-        for version in rollout.retired:
-            if version in index and not self._running.count(version):
+
+    async def _clear_away(self, rollout: Rollout, index: Mapping[str, bool]) -> None:
+        now = time.monotonic()
+        self._retired_at = {version: self._retired_at.get(version, now) for version in rollout.retired}
+        known = frozenset(v for v, since in self._retired_at.items() if now >= since + self._pace.grace_seconds)
+        for version in known & index.keys():
+            if not self._running.count(version):
                 self._start(version, self._unload(version))
-        loaded = frozenset(index)
-        if not loaded.issuperset(rollout.retired):
-            await self._traffic.change(lambda rollout: rollout.forget_retired(loaded))
+        with suppress(UnavailableError):
+            if gone := known - index.keys():
+                await self._traffic.change(lambda rollout: rollout.forget_retired(gone))
+            if left := self._left_behind(rollout, index):
+                await self._traffic.change(lambda rollout: rollout.retire(left))
+
+    def _left_behind(self, rollout: Rollout, index: Mapping[str, bool]) -> frozenset[str]:
+        """What we loaded after everybody else had forgotten it: the rollout that we went by was old."""
+        idle = self._asked_for - self._acting.keys() - _wanted(rollout).keys()
+        self._asked_for -= idle - index.keys()
+        return frozenset((idle & index.keys()) - set(rollout.retired))
 
     def _may_load(self, version: str) -> bool:
         failure = self._failures.get(version)
@@ -176,10 +196,11 @@ class Reconciler:
 
     async def _load(self, version: str, directory: str) -> None:
         log.info("loading a version", extra=fields(version=version))
+        self._asked_for.add(version)
         try:
             await self._repository.load(version, directory)
         except FailedPreconditionError as error:
-            self._failures[version] = _Failure(error.text, time.monotonic() + self._retry_seconds)
+            self._failures[version] = _Failure(error.text, time.monotonic() + self._pace.retry_seconds)
             log.warning("version failed", extra=fields(version=version))
         except ServiceError as error:
             log.warning("loading was put off", extra=fields(version=version, reason=error.reason))
@@ -187,11 +208,14 @@ class Reconciler:
         self.hurry()
 
     async def _unload(self, version: str) -> None:
-        log.info("unloading a version", extra=fields(version=version))
+        await self._traffic.refresh()
+        if version not in self._traffic.rollout.retired:
+            return  # somebody put it on trial again just now
         try:
             await self._repository.unload(version)
-        except NotFoundError:
-            return
+            log.info("version unloaded", extra=fields(version=version))
+        except (NotFoundError, FailedPreconditionError):
+            return  # another replica was faster, or has answers on it: then the next rounds ask again
         except ServiceError as error:
             log.warning("unloading was put off", extra=fields(version=version, reason=error.reason))
 

@@ -141,9 +141,14 @@ class Rollout:
         change = Change(now_us, ChangeKind.LEASE_EXPIRED, self.candidate.version, "nobody renewed the lease")
         return self._without_candidate(change)
 
-    def forget_retired(self, loaded: frozenset[str]) -> "Rollout":
+    def retire(self, versions: frozenset[str]) -> "Rollout":
+        """Take in what is loaded and answers nobody."""
+        serving = {place.version for place in (self.stable, self.candidate) if place is not None}
+        return replace(self, retired=(*self.retired, *sorted(versions - serving - set(self.retired))))
+
+    def forget_retired(self, gone: frozenset[str]) -> "Rollout":
         """Drop what the model server does not hold any more."""
-        return replace(self, retired=tuple(version for version in self.retired if version in loaded))
+        return replace(self, retired=tuple(version for version in self.retired if version not in gone))
 
     def assign(self, user_key: str, now_us: int, *, candidate_ready: bool) -> Assignment | None:
         """Who answers this user; None without a stable version. A candidate that is not ready has no users."""

@@ -41,10 +41,10 @@ class RolloutServicer(generator_pb2_grpc.RolloutServiceServicer):
     async def GetRollout(
         self, request: generator_pb2.GetRolloutRequest, context: Any
     ) -> generator_pb2.GetRolloutResponse:
-        rollout = await self._traffic.change(lambda rollout: rollout)
+        rollout = await self._traffic.look()  # whoever started a canary at another replica must find it here
         share_by_version = shares(rollout)
         statuses = {version: self._reconciler.status(version) for version in share_by_version}
-        return rollout_response(rollout, share_by_version, statuses)
+        return rollout_response(rollout, share_by_version, statuses, self._traffic.stale_since_us)
 
     async def StartCanary(
         self, request: generator_pb2.StartCanaryRequest, context: Any

@@ -18,9 +18,18 @@ class GeneratorSettings(ServiceSettings):
     predictor_url: str = Field(
         "http://127.0.0.1:8000", pattern=r"^https?://[^/]+$", description="the model server, without a path"
     )
+    database_url: str = Field(
+        "",
+        pattern=r"^(postgresql\+asyncpg://.+)?$",
+        description="postgresql+asyncpg://…: replicas share the rollout there; empty: this one keeps it in rollout_file",
+    )
+    database_seconds: float = Field(2.0, gt=0, description="longest wait for one answer of the database")
+    poll_seconds: float = Field(
+        0.5, gt=0, description="how often the database is asked for what other replicas changed"
+    )
     rollout_file: Path = Field(Path(".state/generator/rollout.json"), description="which versions answer; written here")
     stable_directory: Path | None = Field(
-        None, description="model directory of the first stable version; read only while there is no rollout file"
+        None, description="model directory of the first stable version; read only while no rollout is stored"
     )
     reply_tokens: int = Field(
         1024,
@@ -30,6 +39,9 @@ class GeneratorSettings(ServiceSettings):
     )
     first_token_seconds: float = Field(60.0, gt=0, description="longest wait for the first text of an answer")
     idle_seconds: float = Field(20.0, gt=0, description="longest wait between two pieces of an answer")
+    hang_seconds: float = Field(
+        5.0, gt=0, description="a model server that says nothing for this long, its list of versions included, hangs"
+    )
     connect_seconds: float = Field(2.0, gt=0, description="longest wait for a connection to the model server")
     coalesce_seconds: float = Field(
         0.03, ge=0, le=1, description="deltas after the first are put together for this long"
@@ -37,3 +49,8 @@ class GeneratorSettings(ServiceSettings):
     reconcile_seconds: float = Field(1.0, gt=0, description="how often the model server's versions are compared")
     load_seconds: float = Field(600.0, gt=0, description="longest time that loading a version may take")
     load_retry_seconds: float = Field(30.0, gt=0, description="wait before a version that failed is loaded again")
+    unload_grace_seconds: float = Field(
+        5.0,
+        ge=0,
+        description="a retired version stays loaded this long; some times poll_seconds, so that no replica uses it",
+    )

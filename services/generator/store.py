@@ -1,42 +1,52 @@
-"""The rollout on disk: one JSON file, replaced whole, synced before anybody acts on it."""
+"""The rollout on disk, for one generator alone: one JSON file, replaced whole, synced before anybody acts on it."""
 
-import json
+import asyncio
 import os
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from services.generator.rollout import Candidate, Change, ChangeKind, Deployment, Rollout
-
-FORMAT = 1
-
-
-class RolloutFileError(Exception):
-    """The file cannot be understood; the text says where it is. It is never overwritten by a fresh start."""
+from services.chassis.errors import UnavailableError
+from services.generator.record import NotARolloutError, decode, encode
+from services.generator.rollout import Rollout
+from services.generator.traffic import NOTHING_STORED, STORE_AWAY, Stored, UnusableStoreError
 
 
 class RolloutFile:
-    """Reads and replaces the file. Blocking: call it off the loop."""
+    """See `traffic.RolloutStore`. Nobody else writes the file, so it is read once and its serial number is counted here."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._stored: Stored | None = None
 
-    def load(self) -> Rollout | None:
-        """The stored rollout; None if there never was one. Raises: RolloutFileError."""
+    async def load(self) -> Stored:
+        """See `traffic.RolloutStore`. Raises: UnusableStoreError: it is not understood, and a fresh start never overwrites it."""
+        if self._stored is None:
+            self._stored = await asyncio.to_thread(self._read)
+        return self._stored
+
+    async def replace(self, rollout: Rollout, serial: int) -> bool:
+        """See `traffic.RolloutStore`. After a crash the file is the old one or the new one."""
+        if serial != (await self.load()).serial:
+            return False
         try:
-            content = json.loads(self._path.read_bytes())
-            return _rollout_from(content)
-        except FileNotFoundError:
-            return None
-        except (ValueError, KeyError, TypeError) as error:
-            raise RolloutFileError(f"{self._path} is not a rollout of format {FORMAT}: {error!r}") from error
+            await asyncio.to_thread(self._write, encode(rollout))
+        except OSError as error:
+            raise UnavailableError("the rollout file cannot be written", reason=STORE_AWAY) from error
+        self._stored = Stored(rollout, serial + 1)
+        return True
 
-    def save(self, rollout: Rollout) -> None:
-        """Replace the file; after a crash it is the old one or the new one."""
+    def _read(self) -> Stored:
+        try:
+            return Stored(decode(self._path.read_bytes()), NOTHING_STORED.serial + 1)
+        except FileNotFoundError:
+            return NOTHING_STORED
+        except NotARolloutError as error:
+            raise UnusableStoreError(f"{self._path} is {error}") from error
+
+    def _write(self, text: str) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         fresh = self._path.with_suffix(".new")
         with fresh.open("w") as file:
-            json.dump({"format": FORMAT, **asdict(rollout)}, file, indent=2)
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(self._path)
@@ -45,18 +55,3 @@ class RolloutFile:
             os.fsync(directory)
         finally:
             os.close(directory)
-
-
-def _rollout_from(content: Any) -> Rollout:
-    if content["format"] != FORMAT:
-        raise ValueError("another format")
-    stable, candidate = content["stable"], content["candidate"]
-    return Rollout(
-        stable=Deployment(**stable) if stable else None,
-        candidate=Candidate(**candidate) if candidate else None,
-        retired=tuple(content["retired"]),
-        history=tuple(
-            Change(entry["time_us"], ChangeKind(entry["kind"]), entry["version"], entry["reason"])
-            for entry in content["history"]
-        ),
-    )

@@ -78,7 +78,7 @@ def canary_request_from(request: generator_pb2.StartCanaryRequest) -> CanaryRequ
 
 
 def rollout_response(
-    rollout: Rollout, shares: dict[str, float], statuses: dict[str, Status]
+    rollout: Rollout, shares: dict[str, float], statuses: dict[str, Status], stale_since_us: int | None
 ) -> generator_pb2.GetRolloutResponse:
     """The rollout as operators see it."""
 
@@ -98,6 +98,7 @@ def rollout_response(
             )
             for change in rollout.history
         ],
+        stale_since_time=None if stale_since_us is None else _timestamp(stale_since_us),
     )
 
 

@@ -8,6 +8,7 @@ from thumbwheel.guardrail.v1 import guardrail_pb2_grpc
 
 from services.chassis.server import Registration, run_service
 from services.chassis.settings import load_settings
+from services.guardrail.access import CALLERS
 from services.guardrail.classifier import read_classifier
 from services.guardrail.personal_spans import personal_spans
 from services.guardrail.policy import Policy
@@ -37,4 +38,4 @@ async def wiring(settings: GuardrailSettings) -> AsyncIterator[Sequence[Registra
 
 
 if __name__ == "__main__":
-    run_service("guardrail", load_settings(GuardrailSettings), wiring)
+    run_service("guardrail", load_settings(GuardrailSettings), wiring, CALLERS)

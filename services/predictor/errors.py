@@ -5,6 +5,7 @@ PredictorError
 ├── ModelRefusedError         400  a model directory that cannot be served: names what is missing
 ├── VersionNotFoundError      404  no such version is loaded
 ├── VersionConflictError      409  the id is already taken by other files
+├── VersionInUseError         409  answers run on the version, and it was only to go if none do
 ├── OverloadedError           429  the queue is full: come back later
 ├── UnavailableError          503  loading, draining, or the cache overflowed: nothing is wrong with the request
 └── EngineFailedError         500  the engine broke; the version must be loaded again
@@ -49,6 +50,13 @@ class VersionConflictError(PredictorError):
 
     status = 409
     kind = "conflict"
+
+
+class VersionInUseError(PredictorError):
+    """Answers run on the version: ask again when they have ended."""
+
+    status = 409
+    kind = "in_use"
 
 
 class OverloadedError(PredictorError):

@@ -15,6 +15,7 @@ from services.predictor.errors import (
     PredictorError,
     UnavailableError,
     VersionConflictError,
+    VersionInUseError,
     VersionNotFoundError,
 )
 from services.predictor.metrics import Metrics
@@ -133,13 +134,21 @@ class Repository:
         # A caller that goes away must not break the load for whoever joined it.
         await asyncio.shield(slot.loading)
 
-    async def unload(self, name: str) -> None:
-        """Let running streams end, then free the version. Raises VersionNotFoundError if there is none."""
+    async def unload(self, name: str, *, only_idle: bool = False) -> None:
+        """Let running streams end, then free the version.
+
+        Raises:
+            VersionNotFoundError: there is none.
+            VersionInUseError: `only_idle`, and somebody's answer runs on it: nothing has changed.
+        """
         slot = self._slots.get(name)
         if slot is None:
             raise VersionNotFoundError("no such version is loaded")
         if slot.loading is not None:
             await asyncio.wait([slot.loading])
+        # No await between this and the drain: nobody can begin an answer in between.
+        if only_idle and slot.version is not None and slot.version.engine.active:
+            raise VersionInUseError(f"{slot.version.engine.active} answers run on this version")
         self._journal.remove(name)
         await self._retire(name, slot)
 

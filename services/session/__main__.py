@@ -1,5 +1,6 @@
-"""Wires the session service: database, tokenizer, turns, outbox, servicer."""
+"""`python -m services.session` serves; `python -m services.session migrate` brings the database to this version's schema."""
 
+import argparse
 import asyncio
 import contextlib
 import sys
@@ -11,12 +12,19 @@ from thumbwheel.feedback.v1 import feedback_pb2
 from thumbwheel.session.v1 import session_pb2_grpc
 
 from services.chassis.channel import open_channel
+from services.chassis.errors import UnavailableError
 from services.chassis.server import Registration, run_service
 from services.chassis.settings import load_settings
+from services.session.access import CALLERS
+from services.session.backends import migrate, open_database
 from services.session.conversation import Conversations
-from services.session.database import open_database
+from services.session.database import DatabaseLimits
+from services.session.erasure import Erasure
 from services.session.identifiers import IdMint
-from services.session.outbox import Outbox, Relay, RelayPace
+from services.session.lease import Lease
+from services.session.outbox import Outbox
+from services.session.relay import Relay, RelayPace
+from services.session.schema import DatabaseBehindError
 from services.session.servicer import SERVICE_NAME, SessionServicer
 from services.session.settings import SessionSettings
 from services.session.store import Store
@@ -33,12 +41,13 @@ async def wiring(settings: SessionSettings) -> AsyncIterator[Sequence[Registrati
     """Open the store and the relay; the tokenizer is loaded before anybody is served."""
     counter = await load_counter(settings.tokenizer_file)
     async with (
-        open_database(settings.database_url, settings.connections) as database,
-        open_channel(settings.feedback_target, feedback_pb2.DESCRIPTOR) as feedback,
+        open_database(settings.database_url, database_limits(settings)) as database,
+        open_channel(
+            settings.feedback_target, feedback_pb2.DESCRIPTOR, peer="feedback", tls=settings.tls_files()
+        ) as feedback,
     ):
         turn_log = FeedbackTurnLog(feedback, settings.relay_timeout_seconds)
-        pace = RelayPace(settings.relay_poll_seconds, settings.relay_linger_seconds, settings.relay_max_backoff_seconds)
-        relay = Relay(Outbox(database), turn_log, pace)
+        relay = Relay(Outbox(database, Lease(settings.relay_lease_seconds)), turn_log, relay_pace(settings))
         store = Store(database)
         recorder = TurnRecorder(settings.principal_key.get_secret_value(), encode_turn_record)
         rules = ContextRules(
@@ -47,7 +56,8 @@ async def wiring(settings: SessionSettings) -> AsyncIterator[Sequence[Registrati
         servicer = SessionServicer(
             TurnBeginner(store, counter, IdMint(), rules, now_us),
             TurnFinisher(store, counter, recorder, now_us, relay.wake),
-            Conversations(store, recorder, settings.max_turn_seconds, now_us, relay.wake),
+            Conversations(store, settings.max_turn_seconds, now_us),
+            Erasure(store, recorder, now_us, relay.wake),
         )
         relaying = asyncio.create_task(relay.run())
         try:
@@ -58,16 +68,44 @@ async def wiring(settings: SessionSettings) -> AsyncIterator[Sequence[Registrati
                 await relaying
 
 
+def database_limits(settings: SessionSettings) -> DatabaseLimits:
+    """What the settings allow the database."""
+    return DatabaseLimits(
+        settings.connections,
+        settings.database_pool_seconds,
+        settings.database_lock_seconds,
+        settings.database_statement_seconds,
+        settings.database_work_seconds,
+    )
+
+
+def relay_pace(settings: SessionSettings) -> RelayPace:
+    """Signs of life come three times a lease."""
+    return RelayPace(
+        settings.relay_poll_seconds,
+        settings.relay_linger_seconds,
+        settings.relay_max_backoff_seconds,
+        settings.relay_lease_seconds / 3,
+    )
+
+
 def now_us() -> int:
     """Microseconds since 1970, UTC."""
     return time.time_ns() // 1_000
 
 
 def main() -> None:
-    """Run until SIGTERM."""
+    """Run until SIGTERM, or migrate."""
+    parser = argparse.ArgumentParser(prog="python -m services.session", description="The session service.")
+    parser.add_argument("command", nargs="?", choices=["serve", "migrate"], default="serve")
+    command = parser.parse_args().command
+    settings = load_settings(SessionSettings)
     try:
-        run_service("session", load_settings(SessionSettings), wiring)
-    except TokenizerMissingError as error:
+        if command == "migrate":
+            asyncio.run(migrate(settings.database_url))
+        else:
+            run_service("session", settings, wiring, CALLERS)
+    except (TokenizerMissingError, DatabaseBehindError, UnavailableError) as error:
         sys.exit(str(error))
 
 

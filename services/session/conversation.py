@@ -1,4 +1,4 @@
-"""What a user may do with a conversation besides talking: read, list, clear, delete."""
+"""What a user may read of conversations: a message, a conversation, the list of them."""
 
 import base64
 import re
@@ -10,8 +10,7 @@ from services.chassis.errors import InvalidArgumentError
 from services.chassis.identity import Caller
 from services.session.limits import check_page_size, check_uuid
 from services.session.message import Conversation, FinishReason, Message, Page, Role
-from services.session.store import OwnedRows, Store
-from services.session.turn_record import TurnRecorder, is_published
+from services.session.store import Store
 
 MAX_TITLE_CHARACTERS = 80
 PAGE_TOKEN = re.compile(r"(\d{1,18})/([0-9a-f-]{36})")
@@ -26,19 +25,10 @@ class TokenCounts(Protocol):
 class Conversations:
     """The conversations of all users; every method acts for one."""
 
-    def __init__(
-        self,
-        store: Store,
-        recorder: TurnRecorder,
-        max_turn_seconds: float,
-        now_us: Callable[[], int],
-        wake: Callable[[], None],
-    ) -> None:
+    def __init__(self, store: Store, max_turn_seconds: float, now_us: Callable[[], int]) -> None:
         self._store = store
-        self._recorder = recorder
         self._max_turn_us = int(max_turn_seconds * 1e6)
         self._now_us = now_us
-        self._wake = wake
 
     async def message(self, owner: Caller, message_id: str) -> Message:
         """One message. Raises: InvalidArgumentError, NotFoundError."""
@@ -59,38 +49,6 @@ class Conversations:
         found = await self._store.read(owner, lambda rows: rows.page(after, size + 1))
         shown = tuple(found[:size])
         return Page(shown, _token(shown[-1]) if len(found) > size else "")
-
-    async def clear(self, owner: Caller, conversation_id: str) -> None:
-        """Remove the messages, keep the conversation. Raises: InvalidArgumentError, NotFoundError."""
-        check_uuid(conversation_id, "conversation_id")
-
-        def work(rows: OwnedRows) -> None:
-            conversation = self._erase(rows, owner, conversation_id)
-            rows.replace_conversation(replace(conversation, title="", update_us=self._now_us()))
-
-        await self._store.erase(owner, work)
-        self._wake()
-
-    async def delete(self, owner: Caller, conversation_id: str) -> None:
-        """Remove the conversation and its messages. Raises: InvalidArgumentError, NotFoundError."""
-        check_uuid(conversation_id, "conversation_id")
-
-        def work(rows: OwnedRows) -> None:
-            self._erase(rows, owner, conversation_id)
-            rows.remove_conversation(conversation_id)
-
-        await self._store.erase(owner, work)
-        self._wake()
-
-    def _erase(self, rows: OwnedRows, owner: Caller, conversation_id: str) -> Conversation:
-        """Records that may have been relayed are taken back; those still waiting go with the messages."""
-        conversation = rows.conversation(conversation_id, lock=True)
-        published = [message for message in rows.messages_of(conversation_id) if is_published(message)]
-        rows.erase_messages(conversation_id)
-        if published:
-            now = self._now_us()
-            rows.enqueue(conversation_id, [self._recorder.erased(owner, answer, now) for answer in published])
-        return conversation
 
     def _as_read(self, message: Message) -> Message:
         """An answer that nobody finished in time has failed: its gateway is gone."""

@@ -1,4 +1,7 @@
-"""The limits that the proto states, each checked once, each error naming field and limit."""
+"""The limits that the proto states, each checked once, each error naming field and limit.
+
+A text may not hold U+0000: Postgres cannot store it.
+"""
 
 import re
 from collections.abc import Sequence
@@ -22,6 +25,7 @@ def check_turn_request(request: TurnRequest) -> None:
     check_uuid(request.parent_id, "parent_message_id", optional=True)
     if len(request.request_id) > MAX_REQUEST_ID_CHARACTERS:
         raise _wrong("request_id", f"at most {MAX_REQUEST_ID_CHARACTERS} characters")
+    _check_storable("request_id", request.request_id)
     if request.user is not None:
         _check_user_text(request.user)
     elif request.regenerate_id:
@@ -43,6 +47,7 @@ def check_answer(answer: Answer) -> None:
     for name in ("model_version", "policy_version", "guard_category"):
         if len(getattr(answer, name)) > MAX_NAME_CHARACTERS:
             raise _wrong(name, f"at most {MAX_NAME_CHARACTERS} characters")
+        _check_storable(name, getattr(answer, name))
     for name, most in (("assignment_probability", 1), ("temperature", 2), ("top_p", 1)):
         if not 0 <= getattr(answer, name) <= most:
             raise _wrong(name, f"0 to {most}")
@@ -65,6 +70,7 @@ def _check_user_text(user: UserText) -> None:
     for name, text in (("original_text", user.original_text), ("text", user.text)):
         if not 1 <= len(text) <= MAX_TEXT_CHARACTERS:
             raise _wrong(f"user.{name}", f"1 to {MAX_TEXT_CHARACTERS:,} characters")
+        _check_storable(f"user.{name}", text)
 
 
 def _check_history(request: TurnRequest) -> None:
@@ -77,8 +83,14 @@ def _check_history(request: TurnRequest) -> None:
     for number, said in enumerate(request.history):
         if len(said.text) > MAX_TEXT_CHARACTERS:
             raise _wrong(f"history[{number}].text", f"at most {MAX_TEXT_CHARACTERS:,} characters")
+        _check_storable(f"history[{number}].text", said.text)
     if _system_characters(request.history) > MAX_TEXT_CHARACTERS:
         raise _wrong("history", f"at most {MAX_TEXT_CHARACTERS:,} characters in all system messages together")
+
+
+def _check_storable(field: str, text: str) -> None:
+    if "\0" in text:
+        raise _wrong(field, "without U+0000")
 
 
 def _system_characters(history: Sequence[Said]) -> int:

@@ -6,6 +6,7 @@ from thumbwheel.session.v1 import session_pb2, session_pb2_grpc
 
 from services.chassis.identity import require_caller
 from services.session.conversation import Conversations
+from services.session.erasure import Erasure
 from services.session.turn_begin import TurnBeginner
 from services.session.turn_finish import TurnFinisher
 from services.session.wire import answer_from, conversation_proto, message_proto, turn_request_from, turn_response
@@ -16,10 +17,13 @@ SERVICE_NAME = "thumbwheel.session.v1.SessionService"
 class SessionServicer(session_pb2_grpc.SessionServiceServicer):
     """Errors are those of the domain; see proto/thumbwheel/session/v1."""
 
-    def __init__(self, beginner: TurnBeginner, finisher: TurnFinisher, conversations: Conversations) -> None:
+    def __init__(
+        self, beginner: TurnBeginner, finisher: TurnFinisher, conversations: Conversations, erasure: Erasure
+    ) -> None:
         self._beginner = beginner
         self._finisher = finisher
         self._conversations = conversations
+        self._erasure = erasure
 
     async def BeginTurn(self, request: session_pb2.BeginTurnRequest, context: Any) -> session_pb2.BeginTurnResponse:
         owner = require_caller()
@@ -54,11 +58,14 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
     async def ClearConversation(
         self, request: session_pb2.ClearConversationRequest, context: Any
     ) -> session_pb2.ClearConversationResponse:
-        await self._conversations.clear(require_caller(), request.conversation_id)
+        await self._erasure.clear(require_caller(), request.conversation_id)
         return session_pb2.ClearConversationResponse()
 
     async def DeleteConversation(
         self, request: session_pb2.DeleteConversationRequest, context: Any
     ) -> session_pb2.DeleteConversationResponse:
-        await self._conversations.delete(require_caller(), request.conversation_id)
+        await self._erasure.delete(require_caller(), request.conversation_id)
         return session_pb2.DeleteConversationResponse()
+
+    async def EraseUser(self, request: session_pb2.EraseUserRequest, context: Any) -> session_pb2.EraseUserResponse:
+        return session_pb2.EraseUserResponse(removed_conversations=await self._erasure.erase_user(require_caller()))

@@ -4,10 +4,10 @@ All that touch a user's rows ask for `owner_tenant` and `owner_user`: a foreign 
 with its parameters.
 """
 
-from sqlalchemy import Table, bindparam, delete, func, insert, literal, select, tuple_, update
+from sqlalchemy import Table, bindparam, delete, func, insert, literal, literal_column, select, tuple_, update
 from sqlalchemy.sql.elements import ColumnElement
 
-from services.session.tables import conversations, messages, outbox, turns
+from services.session.tables import conversations, messages, outbox, relay_lease, turns
 
 
 def _mine(table: Table) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
@@ -36,8 +36,30 @@ WHOLE_MESSAGE = (
     messages.c.arm,
 )
 
+TEXTS = {"text", "original_text", "edits", "context_ids"}
+
+# Whoever changes anything of a conversation locks its row first, and then reads.
 CONVERSATION = select(conversations).where(conversations.c.id == bindparam("row_id"), *_mine(conversations))
 LOCKED_CONVERSATION = CONVERSATION.with_for_update()
+LOCKED_CONVERSATION_WITH = (
+    select(conversations)
+    .where(
+        conversations.c.id
+        == select(messages.c.conversation_id)
+        .where(messages.c.id == bindparam("row_id"), *_mine(messages))
+        .scalar_subquery(),
+        *_mine(conversations),
+    )
+    .with_for_update()
+)
+# In one order for all, so that two erasures of one user do not wait for each other.
+LOCKED_CONVERSATIONS = (
+    select(conversations)
+    .where(*_mine(conversations))
+    .order_by(conversations.c.id)
+    .limit(bindparam("size"))
+    .with_for_update()
+)
 FIRST_PAGE = (
     select(conversations)
     .where(*_mine(conversations))
@@ -49,14 +71,24 @@ NEXT_PAGE = FIRST_PAGE.where(
 )
 ADD_CONVERSATION = insert(conversations)
 CHANGE_CONVERSATION = update(conversations).where(conversations.c.id == bindparam("row_id"), *_mine(conversations))
-REMOVE_CONVERSATION = delete(conversations).where(conversations.c.id == bindparam("row_id"), *_mine(conversations))
+REMOVE_CONVERSATIONS = delete(conversations).where(
+    conversations.c.id.in_(bindparam("ids", expanding=True)), *_mine(conversations)
+)
 
 MESSAGE = select(*WHOLE_MESSAGE).where(messages.c.id == bindparam("row_id"), *_mine(messages))
-LOCKED_MESSAGE = MESSAGE.with_for_update()
 MESSAGES_OF = (
     select(*WHOLE_MESSAGE)
     .where(messages.c.conversation_id == bindparam("conversation_id"), *_mine(messages))
     .order_by(messages.c.position)
+)
+ANSWERS_WITHOUT_TEXTS = (
+    select(*(literal_column("''").label(c.name) if c.name in TEXTS else c for c in WHOLE_MESSAGE))
+    .where(
+        messages.c.conversation_id.in_(bindparam("ids", expanding=True)),
+        messages.c.role == literal("assistant", literal_execute=True),
+        *_mine(messages),
+    )
+    .order_by(messages.c.conversation_id, messages.c.position)
 )
 NEWEST = (
     select(messages.c.id)
@@ -67,7 +99,9 @@ NEWEST = (
 MESSAGES_BY_ID = select(*WHOLE_MESSAGE).where(messages.c.id.in_(bindparam("ids", expanding=True)), *_mine(messages))
 ADD_MESSAGES = insert(messages)
 CHANGE_MESSAGE = update(messages).where(messages.c.id == bindparam("row_id"), *_mine(messages))
-REMOVE_MESSAGES = delete(messages).where(messages.c.conversation_id == bindparam("of_conversation"), *_mine(messages))
+REMOVE_MESSAGES = delete(messages).where(
+    messages.c.conversation_id.in_(bindparam("ids", expanding=True)), *_mine(messages)
+)
 
 _step = select(messages.c.id, messages.c.parent_id).where(messages.c.id == bindparam("row_id"), *_mine(messages))
 _steps = _step.cte("step", recursive=True)
@@ -78,11 +112,13 @@ PATH = select(*HEARD_MESSAGE).join(_steps, _steps.c.id == messages.c.id).order_b
 
 TURN = select(turns).where(turns.c.request_id == bindparam("key"), *_mine(turns))
 ADD_TURN = insert(turns)
-REMOVE_TURNS = delete(turns).where(turns.c.conversation_id == bindparam("of_conversation"), *_mine(turns))
+REMOVE_TURNS = delete(turns).where(turns.c.conversation_id.in_(bindparam("ids", expanding=True)), *_mine(turns))
 
 ADD_RECORDS = insert(outbox)
-# Only after the conversation was found to be the caller's: the outbox knows no users.
-REMOVE_RECORDS = delete(outbox).where(outbox.c.conversation_id == bindparam("of_conversation"))
+# Only after the conversations were found to be the caller's: the outbox knows no users.
+REMOVE_TURN_RECORDS = delete(outbox).where(
+    outbox.c.conversation_id.in_(bindparam("ids", expanding=True)), outbox.c.erased.is_(False)
+)
 WAITING_RECORDS = (
     select(outbox.c.id, outbox.c.payload)
     .where(outbox.c.refused.is_(False))
@@ -92,3 +128,7 @@ WAITING_RECORDS = (
 COUNT_RECORDS = select(func.count()).where(outbox.c.refused.is_(False))
 REMOVE_RELAYED = delete(outbox).where(outbox.c.id.in_(bindparam("ids", expanding=True)))
 REFUSE_RECORD = update(outbox).where(outbox.c.id == bindparam("row_id")).values(refused=True)
+
+LEASE = select(relay_lease.c.holder, relay_lease.c.term).with_for_update()
+TAKE_LEASE = update(relay_lease).values(holder=bindparam("by"), term=relay_lease.c.term + 1)
+RELEASE_LEASE = update(relay_lease).where(relay_lease.c.holder == bindparam("by")).values(holder="")

@@ -1,4 +1,4 @@
-"""Conversations in a database, SQLite or Postgres. `OwnedRows` gives its owner to every statement: a foreign row is missing.
+"""Conversations in a database. `OwnedRows` gives its owner to every statement: a foreign row is missing.
 
 A message's or conversation's absence is one error with one text, so that nobody learns what others have.
 """
@@ -25,21 +25,23 @@ from services.session.statements import (
     ADD_MESSAGES,
     ADD_RECORDS,
     ADD_TURN,
+    ANSWERS_WITHOUT_TEXTS,
     CHANGE_CONVERSATION,
     CHANGE_MESSAGE,
     CONVERSATION,
     FIRST_PAGE,
     LOCKED_CONVERSATION,
-    LOCKED_MESSAGE,
+    LOCKED_CONVERSATION_WITH,
+    LOCKED_CONVERSATIONS,
     MESSAGE,
     MESSAGES_BY_ID,
     MESSAGES_OF,
     NEWEST,
     NEXT_PAGE,
     PATH,
-    REMOVE_CONVERSATION,
+    REMOVE_CONVERSATIONS,
     REMOVE_MESSAGES,
-    REMOVE_RECORDS,
+    REMOVE_TURN_RECORDS,
     REMOVE_TURNS,
     TURN,
 )
@@ -58,7 +60,7 @@ class Store:
         return await self._database.read(lambda connection: work(OwnedRows(connection, owner)))
 
     async def write(self, owner: Caller, work: Callable[["OwnedRows"], ResultT]) -> ResultT:
-        """All of the work is stored, or nothing; it may be run again from its beginning."""
+        """All of the work is stored, or nothing; it may be run again, even after it was stored: see `database.Database`."""
         return await self._database.write(lambda connection: work(OwnedRows(connection, owner)))
 
     async def erase(self, owner: Caller, work: Callable[["OwnedRows"], ResultT]) -> ResultT:
@@ -81,6 +83,17 @@ class OwnedRows:
             raise _missing("conversation")
         return conversation_from(row)
 
+    def conversation_with(self, message_id: str) -> Conversation:
+        """The conversation that has this message, locked. Raises: NotFoundError."""
+        row = self._run(LOCKED_CONVERSATION_WITH, row_id=message_id).first()
+        if row is None:
+            raise _missing("message")
+        return conversation_from(row)
+
+    def some_conversations(self, size: int) -> list[Conversation]:
+        """The first conversations in the order of their ids, locked."""
+        return [conversation_from(row) for row in self._run(LOCKED_CONVERSATIONS, size=size)]
+
     def page(self, after: tuple[int, str] | None, size: int) -> list[Conversation]:
         """Conversations, last used first, that come after (update_us, id)."""
         if after is None:
@@ -88,9 +101,9 @@ class OwnedRows:
         rows = self._run(NEXT_PAGE, size=size, after_us=after[0], after_id=after[1])
         return [conversation_from(row) for row in rows]
 
-    def message(self, message_id: str, *, lock: bool = False) -> Message:
-        """One message; `lock` makes other writers of it wait. Raises: NotFoundError."""
-        row = self._run(LOCKED_MESSAGE if lock else MESSAGE, row_id=message_id).first()
+    def message(self, message_id: str) -> Message:
+        """One message. Raises: NotFoundError."""
+        row = self._run(MESSAGE, row_id=message_id).first()
         if row is None:
             raise _missing("message")
         return message_from(row)
@@ -106,6 +119,10 @@ class OwnedRows:
     def messages_of(self, conversation_id: str) -> list[Message]:
         """All messages of a conversation, oldest first."""
         return [message_from(row) for row in self._run(MESSAGES_OF, conversation_id=conversation_id)]
+
+    def answers_without_texts(self, conversation_ids: Sequence[str]) -> list[Message]:
+        """The answers of these conversations, each conversation's oldest first, without any texts."""
+        return [message_from(row) for row in self._run(ANSWERS_WITHOUT_TEXTS, ids=conversation_ids)]
 
     def messages_by_id(self, ids: Sequence[str]) -> list[Message]:
         """These messages in this order; those that are gone are left out."""
@@ -126,9 +143,9 @@ class OwnedRows:
             next_position=conversation.next_position,
         )
 
-    def remove_conversation(self, conversation_id: str) -> None:
-        """Remove the conversation itself."""
-        self._run(REMOVE_CONVERSATION, row_id=conversation_id)
+    def remove_conversations(self, conversation_ids: Sequence[str]) -> None:
+        """Remove the conversations themselves."""
+        self._run(REMOVE_CONVERSATIONS, ids=conversation_ids)
 
     def add_messages(self, new: Sequence[Message]) -> None:
         """Store new messages."""
@@ -157,16 +174,19 @@ class OwnedRows:
         owned = {"tenant": self._owner.tenant, "user": self._owner.user, "request_id": request_id}
         self._connection.execute(ADD_TURN, {**vars(turn), **owned})
 
-    def erase_messages(self, conversation_id: str) -> None:
-        """Remove messages, idempotency keys and records that were not relayed yet. The conversation must be the user's."""
-        self._connection.execute(REMOVE_RECORDS, {"of_conversation": conversation_id})
-        self._run(REMOVE_TURNS, of_conversation=conversation_id)
-        self._run(REMOVE_MESSAGES, of_conversation=conversation_id)
+    def erase_messages(self, conversation_ids: Sequence[str]) -> None:
+        """Remove messages, idempotency keys and turns that were not relayed yet. The conversations must be the user's."""
+        self._connection.execute(REMOVE_TURN_RECORDS, {"ids": conversation_ids})
+        self._run(REMOVE_TURNS, ids=conversation_ids)
+        self._run(REMOVE_MESSAGES, ids=conversation_ids)
 
-    def enqueue(self, conversation_id: str, payloads: Sequence[bytes]) -> None:
-        """Put records into the outbox; they are relayed in this order."""
-        rows = [{"conversation_id": conversation_id, "refused": False, "payload": payload} for payload in payloads]
-        self._connection.execute(ADD_RECORDS, rows)
+    def enqueue(self, records: Sequence[tuple[str, bytes]], *, erased: bool = False) -> None:
+        """Put records, each with its conversation, into the outbox; they are relayed in this order."""
+        rows = [
+            {"conversation_id": of, "refused": False, "erased": erased, "payload": payload} for of, payload in records
+        ]
+        if rows:
+            self._connection.execute(ADD_RECORDS, rows)
 
     def _run(self, statement: Executable, **parameters: object) -> CursorResult[Any]:
         return self._connection.execute(statement, {**parameters, **self._mine})

@@ -1,4 +1,7 @@
-"""The tables of the sessions database. Every row that a user can see carries its owner: no query needs a join to ask."""
+"""The tables of the sessions database, as the newest migration leaves them.
+
+Every row that a user can see carries its owner: no query needs a join to ask.
+"""
 
 from sqlalchemy import (
     BigInteger,
@@ -13,6 +16,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
 )
 
 metadata = MetaData()
@@ -75,13 +79,24 @@ turns = Table(
     Column("dropped_messages", Integer, nullable=False),
 )
 
-# A turn's record until the feedback service has acknowledged it. No foreign key: an erasure outlives its conversation.
+# A turn's record until the feedback service has acknowledged it, or (`erased`) the one that takes it back. No foreign key: an
+# erasure outlives its conversation.
 outbox = Table(
     "outbox",
     metadata,
     Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
     Column("conversation_id", String(36), nullable=False, index=True),
     Column("refused", Boolean, nullable=False),
+    Column("erased", Boolean, nullable=False, server_default=false()),
     Column("payload", LargeBinary, nullable=False),
     sqlite_autoincrement=True,
+)
+
+# One row: which replica relays the outbox. `term` grows with every sign of life.
+relay_lease = Table(
+    "relay_lease",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("holder", String(36), nullable=False),
+    Column("term", BigInteger, nullable=False),
 )

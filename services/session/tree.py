@@ -4,10 +4,10 @@ An edit names the parent of the edited message and becomes its sibling. The conv
 that a first message can be edited too.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from services.chassis.errors import InvalidArgumentError, NotFoundError
-from services.session.identifiers import IdMint
 from services.session.message import Conversation, FinishReason, Message, Role, TurnRequest, UserText
 from services.session.store import OwnedRows
 
@@ -26,8 +26,8 @@ class Growth:
         return self.path[len(self.path) - self.fresh :]
 
 
-def grow(rows: OwnedRows, request: TurnRequest, tokens: list[int], mint: IdMint, now_us: int) -> Growth:
-    """Where the request's turn hangs. `tokens`: of the history's texts, then of the user's.
+def grow(rows: OwnedRows, request: TurnRequest, tokens: list[int], mint: Callable[[], str], now_us: int) -> Growth:
+    """Where the request's turn hangs; its conversation is locked. `tokens`: of the history's texts, then of the user's.
 
     Raises:
         NotFoundError: conversation, parent or message is missing or another user's.
@@ -41,18 +41,18 @@ def grow(rows: OwnedRows, request: TurnRequest, tokens: list[int], mint: IdMint,
     elif request.parent_id:
         raise NotFoundError("no such message", field="parent_message_id")
     else:
-        conversation, path = Conversation(mint.mint(), "", now_us, now_us), []
+        conversation, path = Conversation(mint(), "", now_us, now_us), []
         rows.add_conversation(conversation)
     new = _new_messages(conversation, path, request, request.user, tokens, mint, now_us)
     return Growth(conversation, (*path, *new), len(new))
 
 
 def open_answer(
-    growth: Growth, request: TurnRequest, context: tuple[Message, ...], mint: IdMint, now_us: int
+    growth: Growth, request: TurnRequest, context: tuple[Message, ...], mint: Callable[[], str], now_us: int
 ) -> Message:
     """The answer to be, under the user's message."""
     return Message(
-        id=mint.mint(),
+        id=mint(),
         conversation_id=growth.conversation.id,
         parent_id=growth.path[-1].id,
         role=Role.ASSISTANT,
@@ -66,10 +66,10 @@ def open_answer(
 
 
 def _again(rows: OwnedRows, request: TurnRequest) -> Growth:
-    message = rows.message(request.regenerate_id)
-    if request.conversation_id and message.conversation_id != request.conversation_id:
+    conversation = rows.conversation_with(request.regenerate_id)
+    if request.conversation_id and conversation.id != request.conversation_id:
         raise NotFoundError("no such message", field="regenerate_message_id")
-    conversation = rows.conversation(message.conversation_id, lock=True)
+    message = rows.message(request.regenerate_id)
     path = rows.path(message.parent_id if message.role is Role.ASSISTANT else message.id)
     if not path or path[-1].role is not Role.USER:
         raise _wrong("regenerate_message_id", "a message of the user, or an answer to one")
@@ -96,7 +96,7 @@ def _new_messages(
     request: TurnRequest,
     user: UserText,
     tokens: list[int],
-    mint: IdMint,
+    mint: Callable[[], str],
     now_us: int,
 ) -> list[Message]:
     """The imported history and the user's message, each under the one before."""
@@ -107,7 +107,7 @@ def _new_messages(
         if not text:
             continue
         message = Message(
-            id=mint.mint(),
+            id=mint(),
             conversation_id=conversation.id,
             parent_id=parent_id,
             role=role,

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from services.chassis.errors import AlreadyExistsError, InvalidArgumentError
+from services.chassis.errors import AlreadyExistsError, InvalidArgumentError, NotFoundError
 from services.chassis.identity import Caller
 from services.session.context import Budget, as_said, select_context
 from services.session.conversation import TokenCounts, title_of
@@ -59,17 +59,28 @@ class TurnBeginner:
         budget = self._rules.budget(request.reply_tokens)
         texts = [said.text for said in request.history] + ([request.user.text] if request.user else [])
         tokens = await self._counter.count(texts)
-        return await self._store.write(owner, lambda rows: self._begin(rows, request, tokens, budget))
+        # Conversation, history, question, answer: minted before, so that work that runs again stores under the same ids.
+        ids = [self._mint.mint() for _ in range(len(request.history) + 3)]
+        ran: list[Turn] = []
 
-    def _begin(self, rows: OwnedRows, request: TurnRequest, tokens: list[int], budget: Budget) -> Turn:
+        def work(rows: OwnedRows) -> Turn:
+            if not ran or not _was_stored(rows, ran[-1]):
+                ran.append(self._begin(rows, request, tokens, budget, iter(ids).__next__))
+            return ran[-1]
+
+        return await self._store.write(owner, work)
+
+    def _begin(
+        self, rows: OwnedRows, request: TurnRequest, tokens: list[int], budget: Budget, mint: Callable[[], str]
+    ) -> Turn:
         digest = payload_sha256(request)
         if request.request_id and (stored := rows.turn(request.request_id)):
             return _replay(rows, stored, digest)
         now = self._now_us()
-        growth = grow(rows, request, tokens, self._mint, now)
+        growth = grow(rows, request, tokens, mint, now)
         chosen = select_context(growth.path, budget)
         question, conversation = growth.path[-1], growth.conversation
-        answer = open_answer(growth, request, chosen.messages, self._mint, now)
+        answer = open_answer(growth, request, chosen.messages, mint, now)
         rows.add_messages([*growth.new, answer])
         title = conversation.title or title_of(growth.path)
         rows.replace_conversation(replace(conversation, title=title, update_us=now, next_position=answer.position + 1))
@@ -77,6 +88,20 @@ class TurnBeginner:
         if request.request_id:
             rows.add_turn(request.request_id, stored)
         return _turn(stored, chosen.messages)
+
+
+def _was_stored(rows: OwnedRows, turn: Turn) -> bool:
+    """Whether the run before was stored after all, and only the answer to its commit lost.
+
+    Its commit may still be under way: then the lock waits for it, or, for a new conversation, its id collides and this runs
+    once more.
+    """
+    try:
+        rows.conversation(turn.conversation_id, lock=True)
+        rows.message(turn.assistant_message_id)
+    except NotFoundError:
+        return False
+    return True
 
 
 def _replay(rows: OwnedRows, stored: StoredTurn, digest: str) -> Turn:

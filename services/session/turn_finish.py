@@ -44,7 +44,8 @@ class TurnFinisher:
         self._wake()
 
     def _finish(self, rows: OwnedRows, owner: Caller, answer: Answer, tokens: int) -> None:
-        message = rows.message(answer.message_id, lock=True)
+        rows.conversation_with(answer.message_id)
+        message = rows.message(answer.message_id)
         if message.role is not Role.ASSISTANT:
             raise InvalidArgumentError(
                 "assistant_message_id must be an answer", field="assistant_message_id", limit="an answer"
@@ -61,7 +62,7 @@ class TurnFinisher:
         if is_published(finished):
             context = rows.messages_by_id(message.context_ids)
             record = self._recorder.finished(owner, context[-1], message, answer, as_said(context), now)
-            rows.enqueue(message.conversation_id, [record])
+            rows.enqueue([(message.conversation_id, record)])
 
 
 def _finished(message: Message, answer: Answer, tokens: int) -> Message:

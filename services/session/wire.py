@@ -92,7 +92,8 @@ def answer_from(request: session_pb2.FinishTurnRequest) -> Answer:
     """Raises: InvalidArgumentError for an unknown finish reason."""
     return Answer(
         message_id=request.assistant_message_id,
-        text=request.text,
+        # A model may write it, the database may not store it, and the answer must not be lost for it.
+        text=request.text.replace("\0", "\ufffd"),
         finish_reason=_known(FINISHES, request.finish_reason, "finish_reason"),
         model_version=request.model_version,
         arm=request.arm,

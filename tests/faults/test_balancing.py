@@ -8,8 +8,8 @@ import grpc
 import pytest
 from thumbwheel.enhancer.v1 import enhancer_pb2, enhancer_pb2_grpc
 
+from infra.faults.tcp import Fault, TcpFaults, TcpProxy
 from services.chassis.channel import open_channel
-from tests.faults.blackhole import Blackhole
 from tests.faults.names import name_server
 from tests.faults.replica import inner_replica
 
@@ -85,19 +85,15 @@ async def test_a_new_replica_gets_its_share_within_a_connections_age() -> None:
 
 @pytest.mark.slow
 async def test_a_replica_that_died_without_a_word_gets_no_calls_after_ten_seconds() -> None:
-    async with (
-        inner_replica() as living,
-        inner_replica() as dying,
-        Blackhole(dying.port).serving() as hole,
-        open_channel(f"ipv4:{living.target},{hole.target}") as channel,
-    ):
-        await ready(channel, living.calls, dying.calls)
-        hole.part()
-        parted = time.monotonic()
-        failed = Counter[str]()
-        while time.monotonic() - parted < NOTICED_SECONDS:
-            failed += await outcomes(channel, 2, seconds=1)
-            await asyncio.sleep(0.05)
-        assert failed["DEADLINE_EXCEEDED"] > 0
-        assert hole.swallowed > 0
-        assert await outcomes(channel, seconds=1) == {"OK": CALLS}
+    async with inner_replica() as living, inner_replica() as dying:
+        with TcpProxy(dying.port) as cut:
+            async with open_channel(f"ipv4:{living.target},127.0.0.1:{cut.port}") as channel:
+                await ready(channel, living.calls, dying.calls)
+                cut.faults, parted = TcpFaults(silent=True), time.monotonic()
+                failed = Counter[str]()
+                while time.monotonic() - parted < NOTICED_SECONDS:
+                    failed += await outcomes(channel, 2, seconds=1)
+                    await asyncio.sleep(0.05)
+                assert failed["DEADLINE_EXCEEDED"] > 0
+                assert cut.counts[Fault.SILENCED] > 0
+                assert await outcomes(channel, seconds=1) == {"OK": CALLS}

@@ -11,8 +11,8 @@ import pytest
 from thumbwheel.enhancer.v1 import enhancer_pb2, enhancer_pb2_grpc
 from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
 
+from infra.faults.tcp import Fault, TcpFaults, TcpProxy
 from services.chassis.channel import open_channel
-from tests.faults.blackhole import Blackhole
 from tests.faults.processes import Process, replica
 
 NOTICED_SECONDS = 10.0
@@ -80,18 +80,16 @@ async def test_a_server_notices_a_stopped_client_and_frees_what_works_for_it(pee
 
 @pytest.mark.slow
 async def test_a_cut_that_nobody_is_told_of_is_noticed_and_nothing_is_stuck_after_it_heals(peer: Process) -> None:
-    async with Blackhole(peer.port).serving() as hole, open_channel(hole.target, enhancer_pb2.DESCRIPTOR) as channel:
-        stub = enhancer_pb2_grpc.EnhancerServiceStub(channel)
-        ask = enhancer_pb2.EnhanceRequest(text="ok")
-        await stub.Enhance(ask, timeout=5)
-        hole.part()
-        parted = time.monotonic()
-        noticed = await silent_call(channel)
-        assert noticed - parted <= NOTICED_SECONDS
-        assert hole.swallowed > 0
-        hole.heal()
-        # Connecting anew takes the back-off of two seconds at most.
-        healed = time.monotonic()
-        await stub.Enhance(ask, timeout=NOTICED_SECONDS, wait_for_ready=True)
-        assert time.monotonic() - healed <= NOTICED_SECONDS
-        assert hole.connections >= 2
+    with TcpProxy(peer.port) as cut:
+        async with open_channel(f"127.0.0.1:{cut.port}", enhancer_pb2.DESCRIPTOR) as channel:
+            stub = enhancer_pb2_grpc.EnhancerServiceStub(channel)
+            ask = enhancer_pb2.EnhanceRequest(text="ok")
+            await stub.Enhance(ask, timeout=5)
+            cut.faults, parted = TcpFaults(silent=True), time.monotonic()
+            noticed = await silent_call(channel)
+            assert noticed - parted <= NOTICED_SECONDS
+            assert cut.counts[Fault.SILENCED] > 0
+            cut.faults, healed = TcpFaults(), time.monotonic()
+            await stub.Enhance(ask, timeout=NOTICED_SECONDS, wait_for_ready=True)
+            assert time.monotonic() - healed <= NOTICED_SECONDS
+            assert cut.counts["connections"] >= 2

@@ -11,9 +11,11 @@ import pytest
 from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
 
+from infra.certificates.folder import fill, tls_settings
+from training import remote
 from training.evaluation.canary import Thumbs, Verdict
 from training.evaluation.trial import CandidateState
-from training.remote import FeedbackLog, RemoteError, RolloutClient
+from training.remote import FeedbackLog, RemoteError, RolloutClient, TlsFiles
 
 SINCE = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
@@ -135,3 +137,27 @@ def test_a_service_that_is_not_there_is_named() -> None:
     with pytest.raises(RemoteError, match=r"feedback service at 127\.0\.0\.1:1: UNAVAILABLE"):
         client.turn_segments()
     client.close()
+
+
+def test_with_certificates_each_end_knows_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "OPTIONS", [])  # no retries: what is refused stays refused
+    fill(tmp_path, ("feedback", "training"), 1)
+    server = grpc.server(futures.ThreadPoolExecutor(1))
+    log = Log()
+    feedback_pb2_grpc.add_FeedbackLogServiceServicer_to_server(log, server)
+    pair = ((tmp_path / "feedback.key").read_bytes(), (tmp_path / "feedback.pem").read_bytes())
+    authority = (tmp_path / "authority.pem").read_bytes()
+    port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair], authority, True))
+    server.start()
+    target, tls = f"127.0.0.1:{port}", TlsFiles(*tls_settings(tmp_path, "training").values())
+    client, stranger, mistaken = FeedbackLog(target, tls), FeedbackLog(target), RolloutClient(target, tls)
+    assert client.count(SINCE)
+    # Neither a plain call, nor one that takes this service for another one.
+    for call in (lambda: stranger.count(SINCE), mistaken.view):
+        with pytest.raises(RemoteError, match="UNAVAILABLE"):
+            call()
+    for channel in (client, stranger, mistaken):
+        channel.close()
+    server.stop(0).wait()
+    with pytest.raises(RemoteError, match="--tls"):
+        FeedbackLog(target, TlsFiles(tmp_path / "none.pem", tmp_path / "none.key", tmp_path / "authority.pem"))

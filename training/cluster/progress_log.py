@@ -7,12 +7,35 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
+from training.stages.artifact import finished
 from training.stages.context import Progress
 
+PROGRESS = "progress.jsonl"
 POLL_SECONDS = 0.2
+
+
+class Watcher(Protocol):
+    """Whoever wants to know what stages do. Called from another thread."""
+
+    def begin(self, name: str) -> None: ...
+
+    def move(self, name: str, progress: Progress) -> None: ...
+
+    def end(self, name: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Followed:
+    """A stage as its follower sees it: its file of steps, and the directory whose manifest ends it."""
+
+    name: str
+    path: Path
+    output_directory: Path
 
 
 class ProgressLog:
@@ -41,21 +64,36 @@ def read_progress(path: Path) -> list[Progress]:
     return [step for _, step in sorted({step.step: step for step in steps}.items())]
 
 
-def follow(path: Path, progress: Callable[[Progress], None], stop: threading.Event) -> None:
-    """Call `progress` for each line that is added from now on, until `stop` is set and the file is read out."""
-    offset = path.stat().st_size if path.exists() else 0
-    last_round = False
-    while not last_round:
-        last_round = stop.wait(POLL_SECONDS)
-        if not path.exists():
-            continue
-        with path.open("rb") as opened:
-            opened.seek(offset)
-            whole = opened.read().rpartition(b"\n")[0]
+def follow(stages: Sequence[Followed], watcher: Watcher, stop: threading.Event) -> None:
+    """Tell the watcher each stage's beginning, the steps that are added from now on, and its end: until all have ended, or `stop`."""
+    offsets = [stage.path.stat().st_size if stage.path.exists() else 0 for stage in stages]
+    for stage, offset in zip(stages, offsets, strict=True):
+        watcher.begin(stage.name)
+        for progress in _added(stage, offset, stop):
+            watcher.move(stage.name, progress)
+        if not finished(stage.output_directory):
+            return
+        watcher.end(stage.name)
+
+
+def _added(stage: Followed, offset: int, stop: threading.Event) -> Iterator[Progress]:
+    """New lines until the stage has ended, or `stop` is set and the file is read out."""
+    ended = False
+    while not ended:
+        stopped = not finished(stage.output_directory) and stop.wait(POLL_SECONDS)
+        ended = stopped or finished(stage.output_directory) is not None
+        whole = _whole_lines(stage.path, offset)
         if whole:
             offset += len(whole) + 1
-            for line in whole.split(b"\n"):
-                progress(_parse(line.decode()))
+            yield from (_parse(line.decode()) for line in whole.split(b"\n"))
+
+
+def _whole_lines(path: Path, offset: int) -> bytes:
+    if not path.exists():
+        return b""
+    with path.open("rb") as opened:
+        opened.seek(offset)
+        return opened.read().rpartition(b"\n")[0]
 
 
 def _parse(line: str) -> Progress:

@@ -1,26 +1,25 @@
-"""Run a stage under Ray Train V2, or in this process. Either way its checkpoints and progress lie under storage/run_name.
+"""Run stages under Ray Train V2, or in this process. Either way a stage's checkpoints and progress lie under storage/name.
 
-A checkpoint counts when its manifest agrees with its files, not when Ray has registered it: Ray's controller polls, and a
-worker killed in between would start from zero although the files are there.
+One worker group runs several stages one after another: to start one costs half a minute of a laptop's two cores. A checkpoint
+counts when its manifest agrees with its files, whatever Ray knows: its controller polls, and would miss the last one before a kill.
 """
 
 from __future__ import annotations
 
 import os
-import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import ray
 import ray.train
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
-from training.cluster.progress_log import ProgressLog, follow
+from training.cluster.progress_log import PROGRESS, Followed, ProgressLog, Watcher, follow
 from training.data.chat import ChatError
 from training.data.examples import ExampleError
 from training.manifest import Manifest, ManifestError
@@ -30,15 +29,17 @@ from training.model.lora import AdapterError
 from training.model.reward import RewardModelError
 from training.stages.artifact import finished
 from training.stages.context import ConfigError, Progress, RunContext
-from training.stages.state import KEPT_CHECKPOINTS, DirectoryCheckpoints, checkpoint_name, latest_complete
+from training.stages.state import DirectoryCheckpoints
 
-PROGRESS = "progress.jsonl"
-START_TRIES, START_TOO_SLOW = 3, "timed out during startup"
+BOOKKEEPING = "ray"
+START_TRIES, START_TOO_SLOW = 3, "timed out"
 ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",  # a cluster of this process alone, on loopback
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # thousands of log lines otherwise
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one more process; nobody takes this machine away with notice
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # at 2 s, quick reports block for seconds
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_gcs_server_port_wait_time_s": "120",  # the loop yields to people who chat, and so does what it starts
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 REFUSALS = (
@@ -72,105 +73,124 @@ Config = TypeVar("Config", bound=StageConfig)
 
 
 @dataclass(frozen=True)
+class StageRun(Generic[Config]):
+    """One stage of a run. Its name is that of its folder, so it goes on there after a kill."""
+
+    name: str
+    function: Callable[[Config, RunContext], Manifest]
+    config: Config
+
+
+@dataclass(frozen=True)
 class _Task:
     """What travels to the workers."""
 
-    function: Callable[[StageConfig, RunContext], Manifest]
-    config: StageConfig
-    run_directory: Path
+    stages: Sequence[StageRun[Any]]
+    storage: Path
 
 
-class _RayCheckpoints:
-    """Rank 0 writes into a temporary directory, Ray copies it to the run's storage."""
-
-    def __init__(self, run_directory: Path, rank: int) -> None:
-        self._run_directory, self._rank = run_directory, rank
+class _SharedCheckpoints(DirectoryCheckpoints):
+    """Rank 0 writes where all ranks read; nobody goes on before it is there."""
 
     def save(self, step: int, write: Callable[[Path], None]) -> None:
-        """ray.train.report is a barrier: every rank reports, one brings files."""
-        name = checkpoint_name(step)
-        with tempfile.TemporaryDirectory() as temporary:
-            checkpoint = None
-            if self._rank == 0:
-                directory = Path(temporary) / name
-                directory.mkdir()
-                write(directory)
-                checkpoint = Checkpoint.from_directory(directory)
-            ray.train.report({"step": step}, checkpoint=checkpoint, checkpoint_dir_name=name)
-
-    def latest(self, before: int | None = None) -> Path | None:
-        """The newest whole checkpoint in storage, registered or not."""
-        return latest_complete(self._run_directory, before)
+        """ray.train.report is a barrier."""
+        if ray.train.get_context().get_world_rank() == 0:
+            super().save(step, write)
+        ray.train.report({"step": step})
 
 
-def run_stage(
-    function: Callable[[Config, RunContext], Manifest],
-    config: Config,
-    run_name: str,
-    storage: Path,
-    num_workers: int,
-    progress: Callable[[Progress], None],
-    max_failures: int = 3,
-) -> Manifest:
-    """Run one stage to its end and return the manifest of its output.
+def run_stages(
+    stages: Sequence[StageRun[Any]], storage: Path, num_workers: int, watcher: Watcher, max_failures: int = 3
+) -> list[Manifest]:
+    """Run stages one after another to their ends and return the manifests of their outputs.
 
-    Checkpoints and progress.jsonl lie under storage/run_name: the same name goes on where a kill left it, and a finished
-    stage (its output has a manifest) returns at once. num_workers 0: in this process, without Ray.
+    Under the same storage and name a stage goes on where a kill left it, and a finished one (its output has a manifest) is not
+    run again. num_workers 0: in this process, without Ray.
 
     Raises:
         StageRefusedError: config or data cannot be run (in this process: the stage's own error).
-        ray.train.TrainingFailedError: the stage failed max_failures + 1 times; its cause is the stage's own error.
+        ray.train.TrainingFailedError: they failed max_failures + 1 times; its cause is the stage's own error.
     """
-    if done := finished(config.output_directory):
-        return done
-    run_directory = storage.absolute() / run_name
-    run_directory.mkdir(parents=True, exist_ok=True)
-    if num_workers == 0:
-        with _following(run_directory / PROGRESS, progress):
-            log = ProgressLog(run_directory / PROGRESS)
-            return function(config, RunContext(DirectoryCheckpoints(run_directory), log.append))
-    with local_cluster(num_workers), _following(run_directory / PROGRESS, progress):
-        task = _Task(function, config, run_directory)  # type: ignore[arg-type]
-        refusal = _trainer(task, num_workers, max_failures).fit().return_value
-    if refusal is not None:
-        raise StageRefusedError(refusal)
-    manifest = finished(config.output_directory)
-    if manifest is None:
-        raise RuntimeError(f"{run_name}: the stage ended without an output")
+    storage = storage.absolute()
+    for stage in stages:
+        (storage / stage.name).mkdir(parents=True, exist_ok=True)
+    followed = [Followed(s.name, storage / s.name / PROGRESS, s.config.output_directory) for s in stages]
+    with _following(followed, watcher):
+        if num_workers == 0:
+            for stage in stages:
+                _run_here(stage, storage)
+        elif not all(finished(stage.config.output_directory) for stage in stages):
+            _run_under_ray(_Task(stages, storage), num_workers, max_failures)
+    manifests = [finished(stage.config.output_directory) for stage in stages]
+    for stage, manifest in zip(stages, manifests, strict=True):
+        if manifest is None:
+            raise RuntimeError(f"{stage.name}: the stage ended without an output")
+    return [manifest for manifest in manifests if manifest]
+
+
+def run_stage(stage: StageRun[Any], storage: Path, progress: Callable[[Progress], None] = lambda _: None) -> Manifest:
+    """One stage in this process; see run_stages."""
+    (manifest,) = run_stages([stage], storage, 0, _OnlyProgress(progress))
     return manifest
 
 
-def _trainer(task: _Task, num_workers: int, max_failures: int) -> TorchTrainer:
-    return TorchTrainer(
+@dataclass(frozen=True)
+class _OnlyProgress:
+    """A watcher that hands on what one stage reports."""
+
+    report: Callable[[Progress], None]
+
+    def begin(self, name: str) -> None: ...
+
+    def move(self, name: str, progress: Progress) -> None:
+        self.report(progress)
+
+    def end(self, name: str) -> None: ...
+
+
+def _run_here(stage: StageRun[Any], storage: Path) -> None:
+    directory = storage / stage.name
+    if not finished(stage.config.output_directory):
+        stage.function(
+            stage.config, RunContext(DirectoryCheckpoints(directory), ProgressLog(directory / PROGRESS).append)
+        )
+
+
+def _run_under_ray(task: _Task, num_workers: int, max_failures: int) -> None:
+    trainer = TorchTrainer(
         _work,
         train_loop_config={"task": task},
         scaling_config=ScalingConfig(num_workers=num_workers),
         run_config=RunConfig(
-            name=task.run_directory.name,
-            storage_path=str(task.run_directory.parent),
+            name="+".join(stage.name for stage in task.stages),
+            storage_path=str(task.storage / BOOKKEEPING),
             failure_config=FailureConfig(max_failures=max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS),
             worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},
         ),
     )
+    with local_cluster(num_workers):
+        refusal = trainer.fit().return_value
+    if refusal is not None:
+        raise StageRefusedError(refusal)
 
 
 def _work(parameters: dict[str, _Task]) -> str | None:
-    """Runs in each worker. Returns why the stage refused its input, so that Ray does not try the same input again."""
+    """Runs in each worker. Returns why a stage refused its input, so that Ray does not try the same input again."""
     task = parameters["task"]
     where = ray.train.get_context()
-    rank = where.get_world_rank()
-    log = ProgressLog(task.run_directory / PROGRESS)
-    context = RunContext(
-        checkpoints=_RayCheckpoints(task.run_directory, rank),
-        progress=log.append if rank == 0 else _ignore,
-        rank=rank,
-        world_size=where.get_world_size(),
-    )
-    try:
-        task.function(task.config, context)
-    except REFUSALS as error:
-        return f"{type(error).__name__}: {error}"
+    for stage in task.stages:
+        directory = task.storage / stage.name
+        context = RunContext(
+            checkpoints=_SharedCheckpoints(directory),
+            progress=ProgressLog(directory / PROGRESS).append if where.get_world_rank() == 0 else _ignore,
+            rank=where.get_world_rank(),
+            world_size=where.get_world_size(),
+        )
+        try:
+            if not finished(stage.config.output_directory):
+                stage.function(stage.config, context)
+        except REFUSALS as error:
+            return f"{type(error).__name__}: {error}"
     return None
 
 
@@ -203,17 +223,17 @@ def _start(num_cpus: int) -> None:
             ray.init(num_cpus=num_cpus, include_dashboard=False, log_to_driver=False, configure_logging=False)
         except Exception as error:  # Ray raises nothing more special
             ray.shutdown()
-            if not tries_left or START_TOO_SLOW not in str(error):
+            if not tries_left or START_TOO_SLOW not in str(error).casefold():
                 raise
         else:
             return
 
 
 @contextmanager
-def _following(path: Path, progress: Callable[[Progress], None]) -> Iterator[None]:
-    """Hand new lines of the progress file to the callback, from another thread, while the block runs."""
+def _following(stages: Sequence[Followed], watcher: Watcher) -> Iterator[None]:
+    """Tell the watcher what the stages do, from another thread, while the block runs."""
     stop = threading.Event()
-    thread = threading.Thread(target=follow, args=(path, progress, stop), daemon=True)
+    thread = threading.Thread(target=follow, args=(stages, watcher, stop), daemon=True)
     thread.start()
     try:
         yield

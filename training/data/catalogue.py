@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 
 class CatalogueError(RuntimeError):
-    """A committed object is missing or is not the one that the ledger names; the text names it."""
+    """A committed object cannot be had or is not the one that the ledger names; the text names it."""
 
 
 @dataclass(frozen=True)
@@ -41,19 +41,36 @@ class Catalogue(Protocol):
     def turn_segments(self) -> Sequence[Segment]: ...
 
 
-def read_segment(store: Path, segment: Segment) -> pa.Table:
-    """The rows of a committed object in a directory object store.
+class Objects(Protocol):
+    """Where the committed objects lie."""
+
+    def get(self, key: str) -> bytes:
+        """The whole object. Raises: CatalogueError."""
+
+
+class Directory:
+    """A directory object store."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root.resolve()
+
+    def get(self, key: str) -> bytes:
+        path = (self._root / key).resolve()
+        if not path.is_relative_to(self._root):
+            raise CatalogueError(f"object_key: {key} lies outside the store")
+        try:
+            return path.read_bytes()
+        except FileNotFoundError as error:
+            raise CatalogueError(f"object_key: {key} is committed but missing") from error
+
+
+def read_segment(objects: Objects, segment: Segment) -> pa.Table:
+    """The rows of a committed object.
 
     Raises:
-        CatalogueError: it is missing, lies outside the store, or differs from its sha256 or its row count.
+        CatalogueError: it cannot be had, or differs from its sha256 or its row count.
     """
-    path = (store / segment.object_key).resolve()
-    if not path.is_relative_to(store.resolve()):
-        raise CatalogueError(f"object_key: {segment.object_key} lies outside the store")
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError as error:
-        raise CatalogueError(f"object_key: {segment.object_key} is committed but missing") from error
+    content = objects.get(segment.object_key)
     if hashlib.sha256(content).hexdigest() != segment.sha256:
         raise CatalogueError(f"sha256: {segment.object_key} differs from its ledger row")
     # From bytes: given a path, pyarrow would read `partition=0` in it as a column.

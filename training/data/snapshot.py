@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from training.data.catalogue import Catalogue, Segment, read_segment
+from training.data.catalogue import Catalogue, Objects, Segment, read_segment
 from training.data.chat import Message
 from training.data.judgements import Dropped, Judgement, judge
 from training.data.rows import feedback_rows, turn_rows
@@ -56,17 +56,19 @@ class Snapshot:
         return int(self.manifest.report["thumbs_up"] + self.manifest.report["thumbs_down"])
 
 
-def take_snapshot(catalogue: Catalogue, store: Path, config: SnapshotConfig, into: Path, code_commit: str) -> Snapshot:
+def take_snapshot(
+    catalogue: Catalogue, objects: Objects, config: SnapshotConfig, into: Path, code_commit: str
+) -> Snapshot:
     """Read all that is committed and write the snapshot under `into`/<id>, or find it there already.
 
     Raises:
-        CatalogueError: an object is not what the ledger says.
+        CatalogueError: an object cannot be had, or is not what the ledger says.
         RowError: a row lacks a column without which it means nothing.
     """
     feedback_segments, turn_segments = catalogue.feedback_segments(), catalogue.turn_segments()
     judgements, dropped = judge(
-        _rows(store, feedback_segments, feedback_rows),
-        _rows(store, turn_segments, turn_rows),
+        _rows(objects, feedback_segments, feedback_rows),
+        _rows(objects, turn_segments, turn_rows),
         config.max_per_principal,
     )
     segments = {"feedback": feedback_segments, "turns": turn_segments}
@@ -121,8 +123,8 @@ def _judgement(fields: dict[str, Any]) -> Judgement:
     return Judgement(context=context, **fields)
 
 
-def _rows(store: Path, segments: Sequence[Segment], parse: Callable[[Any, Segment], Iterable[Any]]) -> list[Any]:
-    return [row for s in segments if s.object_key for row in parse(read_segment(store, s), s)]
+def _rows(objects: Objects, segments: Sequence[Segment], parse: Callable[[Any, Segment], Iterable[Any]]) -> list[Any]:
+    return [row for s in segments if s.object_key for row in parse(read_segment(objects, s), s)]
 
 
 def _content_id(directory: Path, config: SnapshotConfig) -> str:

@@ -15,8 +15,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.chassis.errors import InvalidArgumentError, NotFoundError
-from services.gateway.access import Access
-from services.gateway.http.door import Door
+from services.gateway.http.door import Door, DoorRoute
 from services.gateway.http.errors import MethodNotAllowedError, error_response
 
 PAGE_POLICY = "; ".join(
@@ -35,11 +34,11 @@ PAGE_POLICY = "; ".join(
 )
 
 
-def make_app(door: Door, routes: Sequence[BaseRoute], page_directory: Path | None, *, with_metrics: bool) -> Starlette:
+def make_app(door: Door, routes: Sequence[DoorRoute], page_directory: Path | None, *, with_metrics: bool) -> Starlette:
     """The application. `with_metrics`: /metrics is served here too, to everyone."""
-    public: list[BaseRoute] = [door.route("/health", _health, ["GET"], Access.PUBLIC)]
+    public: list[BaseRoute] = [door.route("GET /health", _health)]
     if with_metrics:
-        public.append(door.route("/metrics", _metrics, ["GET"], Access.PUBLIC))
+        public.append(door.route("GET /metrics", _metrics))
     if page_directory:
         public.append(Mount("/", StaticFiles(directory=page_directory, html=True), name="page"))
     return Starlette(

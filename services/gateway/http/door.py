@@ -1,9 +1,9 @@
-"""The HTTP door: a route is made here, with its rule; whoever says nothing gets a route that asks for a key."""
+"""The HTTP door: a route is made here, under its rule of the table in access.py; without one it is denied."""
 
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 
 from opentelemetry.propagate import extract
 from opentelemetry.trace import set_span_in_context
@@ -14,10 +14,10 @@ from starlette.routing import Route
 from services.chassis.errors import ServiceError
 from services.chassis.identity import CallContext, Caller, bind_call, new_request_id
 from services.chassis.telemetry import fields, tracer
-from services.gateway.access import Access
+from services.gateway.access import ROUTES, Rule, admitted
+from services.gateway.bearer import Bearers
 from services.gateway.http.connection import ClientGoneError
 from services.gateway.http.errors import error_response
-from services.gateway.keys import Keys
 from services.gateway.metrics import HTTP_REQUESTS, HTTP_SECONDS
 
 log = logging.getLogger(__name__)
@@ -31,21 +31,27 @@ KEY_COOKIE = "tw_key"
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
+class DoorRoute(Route):
+    """A route that the door made: nobody reaches its endpoint past the rule."""
+
+
 class Door:
     """Makes routes: identity, errors as JSON, metrics, the request's id and span around an endpoint; a stream's span ends early."""
 
-    def __init__(self, keys: Keys, max_seconds: float) -> None:
-        self._keys, self._max_seconds = keys, max_seconds
+    def __init__(self, bearers: Bearers, max_seconds: float) -> None:
+        self._bearers, self._max_seconds = bearers, max_seconds
 
-    def route(self, path: str, endpoint: Endpoint, methods: Sequence[str], access: Access = Access.KEY) -> Route:
-        """A route with its rule."""
+    def route(self, name: str, endpoint: Endpoint) -> DoorRoute:
+        """A route by its name in the table of rules: `GET /v1/models`."""
+        method, _, path = name.partition(" ")
+        rule = ROUTES.get(name)
 
         async def answer(request: Request) -> Response:
             started = time.perf_counter()
             request_id = _request_id(request)
             span = tracer().start_span(f"{request.method} {path}", context=extract(dict(request.headers)))
             try:
-                caller = await self._caller(request, access)
+                caller = await self._caller(request, rule)
                 deadline = time.monotonic() + self._max_seconds
                 bind_call(CallContext(caller, request_id, deadline, set_span_in_context(span)))
                 response = await endpoint(request)
@@ -65,16 +71,14 @@ class Door:
             span.end()
             return response
 
-        return Route(path, answer, methods=list(methods))
+        return DoorRoute(path, answer, methods=[method])
 
-    async def _caller(self, request: Request, access: Access) -> Caller:
-        if access is Access.PUBLIC:
-            return Caller()
+    async def _caller(self, request: Request, rule: Rule | None) -> Caller:
         values = request.headers.getlist("authorization")
         cookie = request.cookies.get(KEY_COOKIE, "")
-        if access is Access.KEY_OR_COOKIE and not values and cookie:
+        if rule and rule.cookie and not values and cookie:
             values = [f"Bearer {cookie}"]
-        return await self._keys.authenticate(values[0] if len(values) == 1 else "")
+        return await admitted(rule, values[0] if len(values) == 1 else "", self._bearers)
 
 
 def _request_id(request: Request) -> str:

@@ -7,11 +7,9 @@ from pathlib import Path
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
 from services.chassis.errors import NotFoundError, UnavailableError
-from services.gateway.access import Access
-from services.gateway.http.door import Door
+from services.gateway.http.door import Door, DoorRoute
 from services.gateway.request import wrong
 
 # No separator and no leading dot: a name never leaves runs/.
@@ -26,11 +24,11 @@ class LoopFiles:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    def routes(self, door: Door) -> list[Route]:
-        """Both ask for a key: a report shows samples."""
+    def routes(self, door: Door) -> list[DoorRoute]:
+        """Their rules are in access.py."""
         return [
-            door.route("/api/loop", self.status, ["GET"]),
-            door.route("/api/loop/report/{run}", self.report, ["GET"], Access.KEY_OR_COOKIE),
+            door.route("GET /api/loop", self.status),
+            door.route("GET /api/loop/report/{run}", self.report),
         ]
 
     async def status(self, request: Request) -> Response:

@@ -6,14 +6,13 @@ from contextlib import aclosing
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
 from services.chassis.errors import NotFoundError, ServiceError
 from services.chassis.identity import require_caller
 from services.gateway.events import TurnEvent
 from services.gateway.http.body import read_object
 from services.gateway.http.connection import EventStream, while_connected
-from services.gateway.http.door import Door
+from services.gateway.http.door import Door, DoorRoute
 from services.gateway.http.errors import error_body
 from services.gateway.http.openai_request import completion_request
 from services.gateway.http.openai_response import Completion, model_entry
@@ -30,12 +29,12 @@ class OpenAiApi:
     def __init__(self, turns: Turns, generator: GeneratorPeer) -> None:
         self._turns, self._generator = turns, generator
 
-    def routes(self, door: Door) -> list[Route]:
-        """All of them ask for a key."""
+    def routes(self, door: Door) -> list[DoorRoute]:
+        """Their rules are in access.py."""
         return [
-            door.route("/v1/chat/completions", self.complete, ["POST"]),
-            door.route("/v1/models", self.list_models, ["GET"]),
-            door.route("/v1/models/{model}", self.get_model, ["GET"]),
+            door.route("POST /v1/chat/completions", self.complete),
+            door.route("GET /v1/models", self.list_models),
+            door.route("GET /v1/models/{model}", self.get_model),
         ]
 
     async def complete(self, request: Request) -> Response:

@@ -8,14 +8,13 @@ from typing import Any
 from google.protobuf.message import Message
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.feedback.v1 import feedback_pb2
 
 from services.chassis.errors import ServiceError
 from services.gateway.http.body import read_bytes, read_message, to_json
 from services.gateway.http.connection import EventStream, while_connected
-from services.gateway.http.door import Door
+from services.gateway.http.door import Door, DoorRoute
 from services.gateway.http.errors import error_body
 from services.gateway.peers.generator import GeneratorPeer
 from services.gateway.request import wrong
@@ -32,18 +31,18 @@ class PageApi:
     def __init__(self, chat: ChatServicer, feedback: FeedbackServicer, generator: GeneratorPeer) -> None:
         self._chat, self._feedback, self._generator = chat, feedback, generator
 
-    def routes(self, door: Door) -> list[Route]:
-        """All of them ask for a key."""
+    def routes(self, door: Door) -> list[DoorRoute]:
+        """Their rules are in access.py."""
         return [
-            door.route("/api/messages", self.send, ["POST"]),
-            door.route("/api/messages/{message_id}/events", self.resume, ["GET"]),
-            door.route("/api/messages/{message_id}/cancel", self.cancel, ["POST"]),
-            door.route("/api/feedback", self.submit, ["POST"]),
-            door.route("/api/conversations", self.list_page, ["GET"]),
-            door.route("/api/conversations/{conversation_id}", self.get, ["GET"]),
-            door.route("/api/conversations/{conversation_id}", self.delete, ["DELETE"]),
-            door.route("/api/conversations/{conversation_id}/clear", self.clear, ["POST"]),
-            door.route("/api/rollout", self.rollout, ["GET"]),
+            door.route("POST /api/messages", self.send),
+            door.route("GET /api/messages/{message_id}/events", self.resume),
+            door.route("POST /api/messages/{message_id}/cancel", self.cancel),
+            door.route("POST /api/feedback", self.submit),
+            door.route("GET /api/conversations", self.list_page),
+            door.route("GET /api/conversations/{conversation_id}", self.get),
+            door.route("DELETE /api/conversations/{conversation_id}", self.delete),
+            door.route("POST /api/conversations/{conversation_id}/clear", self.clear),
+            door.route("GET /api/rollout", self.rollout),
         ]
 
     async def send(self, request: Request) -> Response:

@@ -1,11 +1,10 @@
 """The session service: turns and stored messages of the running call's caller."""
 
-import uuid
-
 from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.session.v1 import session_pb2, session_pb2_grpc
 
 from services.chassis.channel import call_unary
+from services.chassis.identity import new_request_id
 from services.gateway.events import Prompt
 from services.gateway.feedback import RatedMessage
 from services.gateway.request import Message, Regenerate, TurnRequest, UserInput
@@ -36,8 +35,8 @@ class SessionPeer:
         message = session_pb2.BeginTurnRequest(
             conversation_id=request.conversation_id,
             parent_message_id=request.parent_message_id,
-            # Where the client gives no key: one for our own tries.
-            request_id=request.request_id or str(uuid.uuid4()),
+            # Without a key of the client's the channel's own retries would begin a second turn.
+            request_id=request.request_id or new_request_id(),
             task=TASK_NUMBERS[request.task],
             reply_tokens=request.sampling.max_tokens or 0,
         )

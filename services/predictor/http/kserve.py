@@ -5,7 +5,7 @@ from pathlib import Path
 from aiohttp import web
 
 from services.predictor.http.parsing import parse_body
-from services.predictor.http.schemas import IndexRequest, LoadRequest
+from services.predictor.http.schemas import IndexRequest, LoadRequest, UnloadRequest
 from services.predictor.repository import Repository, State
 
 
@@ -66,7 +66,8 @@ class KServeRoutes:
         return web.json_response({"name": name, "state": State.READY})
 
     async def unload(self, request: web.Request) -> web.Response:
-        """Answer once the version's streams have ended and its memory is free."""
+        """Answer once the version's streams have ended and its memory is free; 409 if it was to be idle and is not."""
+        body = await parse_body(request, UnloadRequest, empty_is_default=True)
         name = request.match_info["version"]
-        await self._repository.unload(name)
+        await self._repository.unload(name, only_idle=body.parameters.only_idle)
         return web.json_response({"name": name, "state": State.UNAVAILABLE})

@@ -175,6 +175,19 @@ class LoadRequest(_Body):
     parameters: LoadParameters
 
 
+class UnloadParameters(_Body):
+    """`only_idle` refuses while answers run. `unload_dependents` is Triton's; nothing here depends on a version."""
+
+    only_idle: bool = False
+    unload_dependents: bool = False
+
+
+class UnloadRequest(_Body):
+    """POST /v2/repository/models/{version}/unload."""
+
+    parameters: UnloadParameters = UnloadParameters()
+
+
 class IndexRequest(_Body):
     """POST /v2/repository/index. `ready` keeps only versions that can answer."""
 

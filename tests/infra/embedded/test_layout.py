@@ -12,18 +12,17 @@ from infra.embedded.layout import (
     PortTakenError,
     choose_ports,
     context_tokens,
-    free_port,
     free_ports,
     service_settings,
 )
-from infra.embedded.supervisor import NotRunningError, read_ports
+from infra.supervision.ports import free_port
 
 
 def test_a_taken_public_port_is_an_error_that_names_the_variable() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        with pytest.raises(PortTakenError, match="make up PORT="):
+        with pytest.raises(PortTakenError, match="one: PORT="):
             choose_ports(taken.getsockname()[1], 0)
-        with pytest.raises(PortTakenError, match="make up GRPC_PORT="):
+        with pytest.raises(PortTakenError, match="one: GRPC_PORT="):
             choose_ports(0, taken.getsockname()[1])
 
 
@@ -49,8 +48,3 @@ def test_every_service_has_settings_and_shares_one_principal_key(tmp_path: Path)
 def test_the_context_is_bounded_for_cpu(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"max_position_embeddings": 131072}))
     assert context_tokens(tmp_path) == 2048
-
-
-def test_ports_of_a_system_that_does_not_run_are_refused_with_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(NotRunningError, match="make up"):
-        read_ports(tmp_path)

@@ -8,8 +8,8 @@ from typing import ClassVar
 
 import pytest
 
-from infra.embedded.child import ChildFailedError
 from infra.embedded.readiness import wait_for_model
+from infra.supervision.child import ChildFailedError
 
 LOADING = [{"name": "m-0", "state": "LOADING", "reason": ""}]
 READY = [{"name": "m-0", "state": "READY", "reason": ""}]

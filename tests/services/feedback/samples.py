@@ -52,8 +52,10 @@ def retraction(request: str, message: str = "m", caller: Caller = ADA, kind: str
     return event
 
 
-def correction(request: str, text: str = "a better answer", message: str = "m") -> events_pb2.FeedbackEvent:
-    event = feedback(request, message)
+def correction(
+    request: str, text: str = "a better answer", message: str = "m", caller: Caller = ADA
+) -> events_pb2.FeedbackEvent:
+    event = feedback(request, message, caller)
     event.correction.text = text
     return event
 

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import grpc
 import pytest
 from thumbwheel.feedback.v1 import events_pb2, feedback_pb2, feedback_pb2_grpc
 
+from infra.supervision.ports import free_port
 from services.feedback import parquet
 from services.feedback.__main__ import main
 from services.feedback.ledger import Ledger, open_database
@@ -20,12 +20,6 @@ from tests.services.feedback.samples import KEY, name, thumb, turn
 
 IDENTITY = (("x-tw-tenant", "acme"), ("x-tw-user", "ada"))
 BOOT_SECONDS = 60
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Service:

@@ -151,7 +151,7 @@ class StoreListing:
 
     def segments(self, stream: str) -> list[Segment]:
         found = []
-        for number, key in enumerate(self._store.list(f"{stream}/"), start=1):
+        for number, key in enumerate(sorted(found.key for found in self._store.list(f"{stream}/")), start=1):
             start, end = (int(part) for part in key.rsplit("/", 1)[1].split("-")[:2])
             rows = len(parquet.decode(self._store.get(key)))
             found.append(Segment(stream, "", 0, number, start, end, key, "", rows, 0, end - start - rows, 1))

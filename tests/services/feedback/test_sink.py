@@ -242,4 +242,4 @@ def test_the_same_records_give_the_same_object_after_a_crash(place: Place) -> No
     (orphan,) = place.store.list("")
     segment = place.sink().flush()
     assert segment is not None
-    assert segment.object_key == orphan
+    assert segment.object_key == orphan.key

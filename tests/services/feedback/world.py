@@ -24,7 +24,7 @@ from services.feedback.ledger import (
     Within,
     open_database,
 )
-from services.feedback.object_store import ObjectMissingError, ObjectStoreError
+from services.feedback.object_store import ObjectMissingError, ObjectStoreError, StoredObject
 from services.feedback.sink import FlushLimits, Sink, Step
 from services.feedback.spool import Device, Spool
 from services.feedback.thumbs import fold
@@ -69,8 +69,11 @@ class MemoryStore:
             raise ObjectMissingError(key)
         return self.objects[key]
 
-    def list(self, prefix: str) -> Iterator[str]:
-        return iter(sorted(key for key in self.objects if key.startswith(prefix)))
+    def delete(self, key: str) -> None:
+        self.objects.pop(key, None)
+
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        return (StoredObject(key, 1) for key in sorted(self.objects) if key.startswith(prefix))
 
 
 class ForgetfulLedger(Ledger):

@@ -103,6 +103,7 @@ class FakeSession(session_pb2_grpc.SessionServiceServicer, Switch):
         self.requests: dict[tuple[str, str], tuple[bytes, session_pb2.BeginTurnResponse]] = {}
         self.finished: dict[str, session_pb2.FinishTurnRequest] = {}
         self.away_at_finish = 0
+        self.lost_begins = 0
 
     async def BeginTurn(self, request: Any, context: Any) -> session_pb2.BeginTurnResponse:
         self.check()
@@ -117,6 +118,9 @@ class FakeSession(session_pb2_grpc.SessionServiceServicer, Switch):
             return replay
         response = self._begin(request)
         self.requests[key] = (payload, response)
+        if self.lost_begins:
+            self.lost_begins -= 1
+            raise UnavailableError("stored, and told to lose the answer", reason="AWAY")
         return response
 
     def _begin(self, request: Any) -> session_pb2.BeginTurnResponse:
@@ -183,6 +187,13 @@ class FakeSession(session_pb2_grpc.SessionServiceServicer, Switch):
     async def DeleteConversation(self, request: Any, context: Any) -> session_pb2.DeleteConversationResponse:
         del self.conversations[self._conversation(request.conversation_id)]
         return session_pb2.DeleteConversationResponse()
+
+    async def EraseUser(self, request: Any, context: Any) -> session_pb2.EraseUserResponse:
+        owner = require_caller().key
+        own = [found for found, user in self.conversations.items() if user == owner]
+        for conversation_id in own:
+            del self.conversations[conversation_id]
+        return session_pb2.EraseUserResponse(removed_conversations=len(own))
 
     def _conversation(self, conversation_id: str) -> str:
         owner = require_caller().key

@@ -1,4 +1,4 @@
-"""A whole gateway over the fakes: both doors open on free ports, two users with keys."""
+"""A whole gateway over the fakes: both doors open on free ports, three users with keys: two of a tenant, and a namesake in another."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -8,6 +8,7 @@ from typing import Any
 
 import aiohttp
 import grpc
+from starlette.applications import Starlette
 from thumbwheel.chat.v1 import chat_pb2, chat_pb2_grpc
 from thumbwheel.feedback.v1 import feedback_pb2_grpc
 
@@ -15,12 +16,15 @@ from services.chassis.channel import open_channel
 from services.chassis.identity import Caller
 from services.chassis.server import serving
 from services.gateway.__main__ import opened
-from services.gateway.key_store import open_key_store
+from services.gateway.credential import ALL_SCOPES
+from services.gateway.database import open_database
+from services.gateway.key_store import SqlKeyStore
 from services.gateway.keys import mint
 from services.gateway.settings import GatewaySettings
 from tests.services.gateway.fakes import Backends, backends
 
 ADA, BOB = Caller("acme", "ada"), Caller("acme", "bob")
+NAMESAKE = Caller("umbrella", "ada")
 PRINCIPAL_KEY = "a key that only tests know"
 
 
@@ -37,7 +41,10 @@ class House:
     grpc_target: str
     key: str
     other_key: str
+    namesakes_key: str
     directory: Path
+    app: Starlette
+    store: SqlKeyStore
 
     def metadata(self, key: str | None = None) -> tuple[tuple[str, str], ...]:
         return (("authorization", f"Bearer {key or self.key}"),)
@@ -68,7 +75,7 @@ async def house(directory: Path, **changes: Any) -> AsyncIterator[House]:
             "generator_target": target,
             "feedback_target": target,
             "principal_key": PRINCIPAL_KEY,
-            "keys_database_url": f"sqlite+aiosqlite:///{directory}/keys.db",
+            "database_url": f"sqlite+aiosqlite:///{directory}/keys.db",
             "loop_directory": directory / "loop",
             "coalesce_seconds": 0.0,
             "drain_seconds": 1.0,
@@ -76,13 +83,14 @@ async def house(directory: Path, **changes: Any) -> AsyncIterator[House]:
             "http_drain_seconds": 0.0,
         }
         settings = GatewaySettings.model_validate({**values, **changes})
-        keys = await _keys(settings.keys_database_url)
         async with (
+            open_database(settings.database_url) as engine,
             opened(settings) as doors,
             serving(settings, doors.registrations) as port,
             open_channel(f"127.0.0.1:{port}") as channel,
             aiohttp.ClientSession() as http,
         ):
+            store = SqlKeyStore(engine)
             yield House(
                 fakes=fakes,
                 chat=chat_pb2_grpc.ChatServiceStub(channel),
@@ -91,20 +99,20 @@ async def house(directory: Path, **changes: Any) -> AsyncIterator[House]:
                 http=http,
                 url=f"http://127.0.0.1:{doors.http_port}",
                 grpc_target=f"127.0.0.1:{port}",
-                key=keys[0],
-                other_key=keys[1],
+                key=await new_key(store, ADA),
+                other_key=await new_key(store, BOB),
+                namesakes_key=await new_key(store, NAMESAKE),
                 directory=directory,
+                app=doors.http,
+                store=store,
             )
 
 
-async def _keys(url: str) -> list[str]:
-    secrets = []
-    async with open_key_store(url) as store:
-        for caller in (ADA, BOB):
-            secret, key = mint(caller)
-            await store.add(key)
-            secrets.append(secret)
-    return secrets
+async def new_key(store: SqlKeyStore, caller: Caller, **more: Any) -> str:
+    """A key that may do everything, unless more is said."""
+    secret, key = mint(caller, **{"scopes": ALL_SCOPES, **more})
+    await store.add(key)
+    return secret
 
 
 def text_of(events: list[chat_pb2.ChatEvent]) -> str:

@@ -1,19 +1,27 @@
-"""API keys: only hashes are kept, revocation takes seconds, the owner's key comes from a file."""
+"""API keys: only hashes are kept, they expire, are rotated and revoked within seconds; the owner's key comes from a file."""
 
 import argparse
 import re
 import stat
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy.exc import OperationalError
 
 from services.chassis.errors import UnauthenticatedError, UnavailableError
 from services.chassis.identity import Caller
+from services.gateway.bearer import Bearers
+from services.gateway.credential import ALL_SCOPES, USUAL_SCOPES, Credential, Scope
+from services.gateway.database import open_database
 from services.gateway.key_commands import add_key_commands, run_key_command
-from services.gateway.key_store import METADATA, SqlKeyStore, open_key_store
-from services.gateway.keys import Keys, StoredKey, mint, owner_secret, stored
+from services.gateway.key_store import SqlKeyStore
+from services.gateway.keys import USE_NOTED_SECONDS, Keys, StoredKey, digest_of, mint, owner_secret, stored
+from services.gateway.tables import METADATA
 
 ADA = Caller("acme", "ada")
 
@@ -21,39 +29,60 @@ ADA = Caller("acme", "ada")
 class CountingStore:
     """Keys in a dictionary."""
 
-    def __init__(self) -> None:
-        self.keys: dict[bytes, StoredKey] = {}
+    def __init__(self, *keys: StoredKey) -> None:
+        self.keys = {key.digest: key for key in keys}
         self.lookups = 0
+        self.noted: list[str] = []
+        self.away = False
 
     async def find(self, digest: bytes) -> StoredKey | None:
         self.lookups += 1
         return self.keys.get(digest)
 
-    async def add(self, key: StoredKey) -> None:
-        self.keys[key.digest] = key
-
-    async def list_keys(self) -> list[StoredKey]:
-        return list(self.keys.values())
-
-    async def revoke(self, key_id: str, revoke_time: float) -> bool:
-        raise NotImplementedError
+    async def note_use(self, key_id: str, use_time: float) -> None:
+        if self.away:
+            raise UnavailableError("told to be away")
+        self.noted.append(key_id)
+        self.keys = {
+            digest: replace(key, last_use_time=use_time) if key.key_id == key_id else key
+            for digest, key in self.keys.items()
+        }
 
 
 def url(directory: Path) -> str:
     return f"sqlite+aiosqlite:///{directory}/keys.db"
 
 
+@asynccontextmanager
+async def key_store(directory: Path) -> AsyncIterator[SqlKeyStore]:
+    async with open_database(url(directory)) as engine:
+        yield SqlKeyStore(engine)
+
+
 async def run(directory: Path, *words: str) -> int:
+    return await run_at(url(directory), *words)
+
+
+async def run_at(database_url: str, *words: str) -> int:
     parser = argparse.ArgumentParser()
-    add_key_commands(parser, url(directory))
+    add_key_commands(parser, database_url)
     return await run_key_command(parser.parse_args(words))
+
+
+async def reason_of(keys: Keys, secret: str) -> str:
+    """Why a key is refused; empty if it works."""
+    try:
+        await keys.authenticate(secret)
+    except UnauthenticatedError as error:
+        return error.reason
+    return ""
 
 
 async def test_a_key_is_found_by_its_hash_and_never_kept(tmp_path: Path) -> None:
     secret, key = mint(ADA)
-    async with open_key_store(url(tmp_path)) as store:
+    async with key_store(tmp_path) as store, Keys(store, 0) as keys:
         await store.add(key)
-        assert await Keys(store, 0).authenticate(f"Bearer {secret}") == ADA
+        assert await keys.authenticate(secret) == Credential(ADA, USUAL_SCOPES)
     assert re.fullmatch(r"tw_[A-Za-z0-9_-]{43}", secret)
     assert secret.encode() not in (tmp_path / "keys.db").read_bytes()
     assert secret[3:].encode() not in (tmp_path / "keys.db").read_bytes()
@@ -73,45 +102,88 @@ async def test_a_key_is_found_by_its_hash_and_never_kept(tmp_path: Path) -> None
     ],
 )
 async def test_what_is_not_a_known_key_is_refused(tmp_path: Path, authorization: str) -> None:
-    async with open_key_store(url(tmp_path)) as store:
+    async with key_store(tmp_path) as store:
         await store.add(mint(ADA)[1])
         with pytest.raises(UnauthenticatedError) as caught:
-            await Keys(store, 3).authenticate(authorization)
+            await Bearers(Keys(store, 3), None).authenticate(authorization)
     assert caught.value.field == "authorization"
 
 
 async def test_a_known_key_is_looked_up_once_in_a_while_and_an_unknown_one_always() -> None:
-    store = CountingStore()
     secret, key = mint(ADA)
-    await store.add(key)
+    store = CountingStore(key)
     keys = Keys(store, cache_seconds=60)
     for _ in range(3):
-        assert await keys.authenticate(f"Bearer {secret}") == ADA
+        assert (await keys.authenticate(secret)).caller == ADA
     assert store.lookups == 1
     for _ in range(2):
-        with pytest.raises(UnauthenticatedError):
-            await keys.authenticate("Bearer tw_" + "A" * 43)
+        assert await reason_of(keys, "tw_" + "A" * 43) == "API_KEY_INVALID"
     assert store.lookups == 3
 
 
 async def test_a_revoked_key_stops_working(tmp_path: Path) -> None:
     secret, key = mint(ADA)
-    async with open_key_store(url(tmp_path)) as store:
+    async with key_store(tmp_path) as store, Keys(store, cache_seconds=0) as keys:
         await store.add(key)
-        keys = Keys(store, cache_seconds=0)
-        await keys.authenticate(f"Bearer {secret}")
+        assert await reason_of(keys, secret) == ""
         assert await store.revoke(key.key_id, time.time())
-        with pytest.raises(UnauthenticatedError):
-            await keys.authenticate(f"Bearer {secret}")
+        assert await reason_of(keys, secret) == "API_KEY_REVOKED"
         assert not await store.revoke(key.key_id, time.time())
 
 
+async def test_a_key_expires_also_while_it_is_remembered() -> None:
+    secret, key = mint(ADA, expire_time=1_000.0)
+    clock = iter((999.0, 999.0, 1_000.0))
+    keys = Keys(CountingStore(replace(key, last_use_time=990.0)), 60, lambda: next(clock))
+    assert [await reason_of(keys, secret) for _ in range(2)] == ["", "API_KEY_EXPIRED"]
+
+
+async def test_a_rotated_key_has_two_secrets_until_the_overlap_ends_and_revoking_it_ends_both(tmp_path: Path) -> None:
+    first, key = mint(ADA, ALL_SCOPES)
+    second, third, now = mint(ADA)[0], mint(ADA)[0], time.time()
+    async with key_store(tmp_path) as store, Keys(store, cache_seconds=0) as keys:
+        await store.add(key)
+        assert await store.rotate(key.key_id, digest_of(second), now, now + 60)
+        assert [await keys.authenticate(secret) for secret in (first, second)] == [Credential(ADA, ALL_SCOPES)] * 2
+        # What was the owner's file is still known: keeping it again must not give it a key of its own.
+        await store.add(stored(first, ADA))
+        assert len(await store.list_keys()) == 1
+
+        assert await store.rotate(key.key_id, digest_of(third), now, now - 1)
+        reasons = [await reason_of(keys, secret) for secret in (first, second, third)]
+        assert reasons == ["API_KEY_INVALID", "API_KEY_INVALID", ""]
+
+        assert await store.rotate(key.key_id, digest_of(first), now, now + 60)
+        await store.revoke(key.key_id, now)
+        assert [await reason_of(keys, secret) for secret in (first, third)] == ["API_KEY_REVOKED"] * 2
+        assert not await store.rotate(key.key_id, digest_of(second), now, now + 60)
+
+
+async def test_the_last_use_is_written_once_an_hour_and_the_call_does_not_fail_with_it() -> None:
+    secret, key = mint(ADA)
+    store = CountingStore(key)
+
+    async def use() -> None:
+        async with Keys(store, cache_seconds=0) as keys:
+            assert await reason_of(keys, secret) == ""
+
+    for _ in range(5):
+        await use()
+    assert store.noted == [key.key_id]
+    store.keys[key.digest] = replace(key, last_use_time=time.time() - USE_NOTED_SECONDS - 1)
+    store.away = True
+    await use()
+    store.away = False
+    await use()
+    assert store.noted == [key.key_id] * 2
+
+
 async def test_a_broken_database_lets_nobody_in(tmp_path: Path) -> None:
-    async with open_key_store(url(tmp_path)) as store:
-        async with store._engine.begin() as connection:
+    async with open_database(url(tmp_path)) as engine:
+        async with engine.begin() as connection:
             await connection.run_sync(METADATA.drop_all)
         with pytest.raises(UnavailableError) as caught:
-            await Keys(store, 3).authenticate("Bearer " + mint(ADA)[0])
+            await Keys(SqlKeyStore(engine), 3).authenticate(mint(ADA)[0])
     assert isinstance(caught.value.__cause__, OperationalError)
 
 
@@ -126,32 +198,83 @@ def test_the_owners_key_is_made_once_and_only_the_owner_can_read_it(tmp_path: Pa
 
 async def test_keeping_the_owners_key_again_changes_nothing(tmp_path: Path) -> None:
     secret = owner_secret(tmp_path / "owner.key")
-    async with open_key_store(url(tmp_path)) as store:
+    async with key_store(tmp_path) as store:
         for _ in range(2):
             await store.add(stored(secret, ADA))
-        assert len(await store.list_keys()) == 1
+        assert [key.scopes for key in await store.list_keys()] == [ALL_SCOPES]
 
 
-async def test_the_commands_make_list_and_revoke(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_the_commands_make_list_rotate_and_revoke(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert await run(tmp_path, "create", "--user", "sim", "--tenant", "acme", "--count", "3") == 0
     secrets = capsys.readouterr().out.split()
-    async with open_key_store(url(tmp_path)) as store:
-        keys = Keys(store, 0)
-        callers = [await keys.authenticate(f"Bearer {secret}") for secret in secrets]
+    async with key_store(tmp_path) as store, Keys(store, 0) as keys:
+        callers = [(await keys.authenticate(secret)).caller for secret in secrets]
         assert callers == [Caller("acme", f"sim-{number}") for number in (1, 2, 3)]
-        assert await run(tmp_path, "list") == 0
-        listed = capsys.readouterr().out
-        assert not any(secret in listed for secret in secrets)
-        key_id = next(line.split()[0] for line in listed.splitlines() if "acme/sim-2" in line)
+        key_id = await listed_id(tmp_path, capsys, "acme/sim-2", secrets)
+
+        assert await run(tmp_path, "rotate", "--id", key_id, "--overlap-hours", "0") == 0
+        said = capsys.readouterr()
+        assert "the secret before works until" in said.err
+        assert await reason_of(keys, secrets[1]) == "API_KEY_INVALID"
+        assert await reason_of(keys, said.out.strip()) == ""
+
         assert await run(tmp_path, "revoke", "--id", key_id) == 0
-        assert await run(tmp_path, "revoke", "--id", key_id) == 1
-        with pytest.raises(UnauthenticatedError):
-            await keys.authenticate(f"Bearer {secrets[1]}")
+        assert [await run(tmp_path, command, "--id", key_id) for command in ("revoke", "rotate")] == [1, 1]
+        assert await reason_of(keys, said.out.strip()) == "API_KEY_REVOKED"
 
 
-@pytest.mark.parametrize("user", ["a/b", "", "x" * 65, "two words"])
-async def test_names_that_could_be_confused_are_refused(tmp_path: Path, user: str) -> None:
-    assert await run(tmp_path, "create", "--user", user) == 2
-    async with open_key_store(url(tmp_path)) as store:
-        assert isinstance(store, SqlKeyStore)
+async def listed_id(directory: Path, capsys: Any, user: str, secrets: list[str]) -> str:
+    assert await run(directory, "list") == 0
+    listed = capsys.readouterr().out
+    assert not any(secret in listed for secret in secrets)
+    line = next(line for line in listed.splitlines() if user in line)
+    assert "chat feedback account" in line
+    return str(line.split()[0])
+
+
+@pytest.mark.parametrize(
+    ("words", "scopes"),
+    [
+        ((), USUAL_SCOPES),
+        (("--scopes", "all"), ALL_SCOPES),
+        (("--scopes", "operate"), {Scope.OPERATE}),
+        (("--scopes", "feedback,chat"), {Scope.CHAT, Scope.FEEDBACK}),
+    ],
+)
+async def test_a_key_is_made_with_the_scopes_that_are_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], scopes: set[Scope]
+) -> None:
+    assert await run(tmp_path, "create", "--user", "ada", *words) == 0
+    async with key_store(tmp_path) as store, Keys(store, 0) as keys:
+        assert (await keys.authenticate(capsys.readouterr().out.strip())).scopes == scopes
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--user", "a/b"),
+        ("--user", ""),
+        ("--user", "x" * 65),
+        ("--user", "two words"),
+        ("--user", "ada", "--tenant", "a/b"),
+        ("--user", "ada", "--scopes", "chat,fly"),
+        ("--user", "ada", "--scopes", ""),
+        ("--user", "ada", "--days", "0"),
+        ("--user", "ada", "--days", "nan"),
+        ("--user", "ada", "--count", "0"),
+    ],
+)
+async def test_what_could_be_confused_is_refused(tmp_path: Path, words: tuple[str, ...]) -> None:
+    assert await run(tmp_path, "create", *words) == 2
+    async with key_store(tmp_path) as store:
         assert await store.list_keys() == []
+
+
+async def test_a_scope_of_a_later_version_grants_nothing(tmp_path: Path) -> None:
+    secret, key = mint(ADA, ALL_SCOPES)
+    async with open_database(url(tmp_path)) as engine:
+        await SqlKeyStore(engine).add(key)
+        async with engine.begin() as connection:
+            await connection.exec_driver_sql("UPDATE api_keys SET scopes = 'chat fly'")
+        async with Keys(SqlKeyStore(engine), 0) as keys:
+            assert (await keys.authenticate(secret)).scopes == {Scope.CHAT}

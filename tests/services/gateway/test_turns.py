@@ -151,6 +151,13 @@ async def test_the_same_request_id_is_the_same_turn_and_another_payload_is_refus
     assert len(gateway.fakes.generator.requests) == 1
 
 
+async def test_a_turn_whose_beginning_lost_its_answer_is_stored_once(gateway: House) -> None:
+    gateway.fakes.session.lost_begins = 1
+    assert text_of(await gateway.ask()) == "The answer is 42."
+    assert gateway.fakes.session.lost_begins == 0
+    assert len(gateway.fakes.session.messages) == 2
+
+
 async def test_a_request_id_of_a_gateway_that_died_gives_the_stored_answer_again(tmp_path: Path) -> None:
     async with house(tmp_path, keep_seconds=0.01) as gateway:
         first = await gateway.ask(request_id="once")

@@ -1,21 +1,40 @@
 """A hand-made model server on the real contract: KServe's repository extension and streamed chat completions.
 
-It answers with the words of `script`, `pace_seconds` apart, and remembers what it was asked and which answers were aborted.
+It answers with the words of `script`, `pace_seconds` apart, and remembers what it was asked and which answers were aborted. As
+the predictor does, it joins loads of one version, and lets a version in use not go if it was asked so. As a process of its own
+(`python -m tests.services.generator.predictor JSON`) it takes its fields as JSON, prints its port, and tells `Counters` over HTTP.
 """
 
 import asyncio
 import json
+import sys
+import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from aiohttp import web
 
 
 @dataclass
+class Counters:
+    """What happened so far. `loads` and `unloads` are those that were done; `joined` and `refused` those that were not."""
+
+    loads: list[str] = field(default_factory=list)
+    joined: list[str] = field(default_factory=list)
+    unloads: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    running: int = 0
+    aborted_at: list[float] = field(default_factory=list)  # of time.monotonic(), which all processes share
+    words: int = 0
+
+
+@dataclass
 class FakePredictor:
     script: list[str] = field(default_factory=lambda: ["Hello", " there", "."])
+    scripts: dict[str, list[str]] = field(default_factory=dict)
     finish_reason: str = "stop"
     pace_seconds: float = 0.0
     load_seconds: float = 0.0
@@ -26,12 +45,11 @@ class FakePredictor:
     error_after: int | None = None
     states: dict[str, str] = field(default_factory=dict)
     directories: dict[str, str] = field(default_factory=dict)
-    loads: list[str] = field(default_factory=list)
-    unloads: list[str] = field(default_factory=list)
     requests: list[dict[str, Any]] = field(default_factory=list)
-    aborted: int = 0
-    running: int = 0
+    counters: Counters = field(default_factory=Counters)
     abort: asyncio.Event = field(default_factory=asyncio.Event)
+    in_use: Counter[str] = field(default_factory=Counter)
+    loading: dict[str, asyncio.Task[None]] = field(default_factory=dict)
 
     def app(self) -> web.Application:
         app = web.Application()
@@ -39,28 +57,46 @@ class FakePredictor:
         app.router.add_post("/v2/repository/models/{version}/load", self.load)
         app.router.add_post("/v2/repository/models/{version}/unload", self.unload)
         app.router.add_post("/v1/chat/completions", self.chat)
+        app.router.add_get("/counters", self.tell)
         return app
+
+    async def tell(self, request: web.Request) -> web.Response:
+        return web.json_response(asdict(self.counters))
 
     async def index(self, request: web.Request) -> web.Response:
         return web.json_response([{"name": name, "state": state, "reason": ""} for name, state in self.states.items()])
 
     async def load(self, request: web.Request) -> web.Response:
         version = request.match_info["version"]
-        self.loads.append(version)
+        if self.states.get(version) != "READY":
+            if version in self.loading:
+                self.counters.joined.append(version)
+            else:
+                directory = (await request.json())["parameters"]["directory"]
+                self.loading[version] = asyncio.create_task(self._load(version, directory))
+            await asyncio.shield(self.loading[version])  # whoever joined must not suffer if the first one goes away
+        if version in self.broken:
+            return web.json_response({"error": self.broken[version]}, status=400)
+        return web.json_response({"name": version, "state": "READY"})
+
+    async def _load(self, version: str, directory: str) -> None:
+        self.counters.loads.append(version)
         self.states[version] = "LOADING"
         await asyncio.sleep(self.load_seconds)
-        if version in self.broken:
-            self.states[version] = "UNAVAILABLE"
-            return web.json_response({"error": self.broken[version]}, status=400)
-        self.directories[version] = (await request.json())["parameters"]["directory"]
-        self.states[version] = "READY"
-        return web.json_response({"name": version, "state": "READY"})
+        self.directories[version] = directory
+        self.states[version] = "UNAVAILABLE" if version in self.broken else "READY"
+        del self.loading[version]
 
     async def unload(self, request: web.Request) -> web.Response:
         version = request.match_info["version"]
-        self.unloads.append(version)
+        if version in self.loading:
+            await asyncio.shield(self.loading[version])
+        if (await request.json())["parameters"]["only_idle"] and self.in_use[version]:
+            self.counters.refused.append(version)
+            return web.json_response({"error": "answers run on this version"}, status=409)
         if self.states.pop(version, None) is None:
             return web.json_response({"error": "no such version is loaded"}, status=404)
+        self.counters.unloads.append(version)
         return web.json_response({"name": version, "state": "UNAVAILABLE"})
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
@@ -71,21 +107,29 @@ class FakePredictor:
             return web.json_response(content, status=status, headers={"Retry-After": "3"})
         if self.states.get(body["model"]) != "READY":
             return web.json_response({"error": {"message": "no such version", "param": "model"}}, status=404)
-        self.running += 1
+        self.counters.running += 1
+        self.in_use[body["model"]] += 1
         try:
-            return await self._stream(request)
-        except (asyncio.CancelledError, ConnectionResetError):
-            self.aborted += 1
-            self.abort.set()
+            return await self._stream(request, self.scripts.get(body["model"], self.script))
+        except asyncio.CancelledError:
+            self._note_abort()
             raise
+        except ConnectionResetError:
+            self._note_abort()
+            return web.Response()
         finally:
-            self.running -= 1
+            self.counters.running -= 1
+            self.in_use[body["model"]] -= 1
 
-    async def _stream(self, request: web.Request) -> web.StreamResponse:
+    def _note_abort(self) -> None:
+        self.counters.aborted_at.append(time.monotonic())
+        self.abort.set()
+
+    async def _stream(self, request: web.Request, script: list[str]) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         await response.write(_event({"role": "assistant", "content": ""}, None))
-        for number, word in enumerate(self.script):
+        for number, word in enumerate(script):
             if number == self.silent_after:
                 await asyncio.sleep(3600)
             if number == self.cut_after:
@@ -96,9 +140,10 @@ class FakePredictor:
                 await response.write(b'data: {"error": {"message": "the engine broke"}}\n\n')
                 return response
             await response.write(_event({"content": word}, None))
+            self.counters.words += 1
             await asyncio.sleep(self.pace_seconds)
         await response.write(_event({}, self.finish_reason))
-        usage = {"prompt_tokens": 7, "completion_tokens": len(self.script), "total_tokens": 0}
+        usage = {"prompt_tokens": 7, "completion_tokens": len(script), "total_tokens": 0}
         await response.write(b"data: " + json.dumps({"choices": [], "usage": usage}).encode() + b"\n\n")
         await response.write(b"data: [DONE]\n\n")
         return response
@@ -121,3 +166,13 @@ async def predictor_server(predictor: FakePredictor, port: int = 0) -> AsyncIter
         yield int(runner.addresses[0][1])
     finally:
         await runner.cleanup()
+
+
+async def _serve(predictor: FakePredictor, port: int) -> None:
+    async with predictor_server(predictor, port) as chosen:
+        print(chosen, flush=True)
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve(FakePredictor(**json.loads(sys.argv[1])), int(sys.argv[2])))

@@ -22,6 +22,7 @@ from services.generator.settings import GeneratorSettings
 class Stubs:
     generator: Any
     rollout: Any
+    port: int
 
     async def generate(self, text: str = "hello", user_key: str = "acme/ada", **fields: Any) -> list[Any]:
         """All events of one generation."""
@@ -35,6 +36,11 @@ class Stubs:
             version=version, directory=str(directory), share=share, lease=Duration(seconds=lease_seconds)
         )
         await self.rollout.StartCanary(request, timeout=20)
+
+    async def version_for(self, user_key: str) -> str:
+        """Which version answers this user."""
+        events = await self.generate(user_key=user_key)
+        return str(events[0].selected.model_version)
 
     async def promote(self, version: str) -> None:
         await self.rollout.PromoteCanary(
@@ -75,6 +81,8 @@ def generator_settings(root: Path, predictor_port: int, **changes: Any) -> Gener
         "rollout_file": root / "state" / "rollout.json",
         "stable_directory": stable,
         "reconcile_seconds": 0.05,
+        "poll_seconds": 0.05,
+        "unload_grace_seconds": 0,
         "connect_seconds": 1.0,
     }
     return GeneratorSettings.model_validate(values | changes)
@@ -89,7 +97,13 @@ async def generator_service(root: Path, predictor_port: int, **changes: Any) -> 
         serving(settings, registrations) as port,
         open_channel(f"127.0.0.1:{port}") as channel,
     ):
-        yield Stubs(generator_pb2_grpc.GeneratorServiceStub(channel), generator_pb2_grpc.RolloutServiceStub(channel))
+        yield stubs_of(channel, port)
+
+
+def stubs_of(channel: Any, port: int) -> Stubs:
+    """How one generator is asked."""
+    generator, rollout = generator_pb2_grpc.GeneratorServiceStub, generator_pb2_grpc.RolloutServiceStub
+    return Stubs(generator(channel), rollout(channel), port)
 
 
 async def until_ready(stubs: Stubs, version: str, role: str = "stable") -> None:

@@ -65,12 +65,12 @@ async def test_promotion_lets_running_answers_end_before_the_old_version_goes(tm
         await until_ready(stubs, "v1")
         await stubs.start("v2", model_directory(tmp_path, "v2"))
         running = asyncio.create_task(stubs.generate(user_key=STABLES_USER))
-        await until(lambda: predictor.running == 1)
+        await until(lambda: predictor.counters.running == 1)
         await stubs.promote("v2")
         await asyncio.sleep(0.2)
-        assert predictor.unloads == []
+        assert predictor.counters.unloads == []
         assert text_of(await running) == "word " * 40
-        await until(lambda: predictor.unloads == ["v1"])
+        await until(lambda: predictor.counters.unloads == ["v1"])
         predictor.script, predictor.pace_seconds = ["new"], 0.0
         assert await arms(stubs) == ("v2", "v2")
         await stubs.promote("v2")
@@ -86,7 +86,7 @@ async def test_a_rollback_gives_everybody_to_stable_and_unloads_the_candidate(tm
         await stubs.start("v2", model_directory(tmp_path, "v2"))
         await stubs.roll_back("v2")
         assert await arms(stubs) == ("v1", "v1")
-        await until(lambda: predictor.unloads == ["v2"])
+        await until(lambda: predictor.counters.unloads == ["v2"])
         await stubs.roll_back("v2")
         state = await stubs.state()
     assert [(change.kind, change.reason) for change in state.history] == [
@@ -195,7 +195,7 @@ async def test_starting_again_after_the_caller_went_away_goes_on_from_there(tmp_
         await stubs.start("v2", directory, share=0.4)
         state = await stubs.state()
     assert round(state.candidate.share, 6) == 0.4
-    assert predictor.loads.count("v2") == 1
+    assert predictor.counters.loads.count("v2") == 1
 
 
 async def test_a_candidate_that_is_rolled_back_while_it_loads_never_answers(tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ async def test_a_candidate_that_is_rolled_back_while_it_loads_never_answers(tmp_
         await stubs.roll_back("v2")
         assert (await error_of(starting)).code is grpc.StatusCode.FAILED_PRECONDITION
         assert await arms(stubs) == ("v1", "v1")
-        await until(lambda: "v2" in predictor.unloads)
+        await until(lambda: "v2" in predictor.counters.unloads)
 
 
 async def test_versions_that_somebody_else_loaded_are_left_alone(tmp_path: Path) -> None:

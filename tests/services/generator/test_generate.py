@@ -94,11 +94,11 @@ async def test_cancelling_aborts_the_answer_in_the_model_server(tmp_path: Path) 
         async for event in call:
             if event.text_delta:
                 break
-        assert predictor.running == 1
+        assert predictor.counters.running == 1
         call.cancel()
         async with asyncio.timeout(5):
             await predictor.abort.wait()
-    assert (predictor.running, predictor.aborted) == (0, 1)
+    assert (predictor.counters.running, len(predictor.counters.aborted_at)) == (0, 1)
 
 
 async def test_cancelling_before_the_first_text_aborts_too(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ async def test_cancelling_before_the_first_text_aborts_too(tmp_path: Path) -> No
             assert event.selected.model_version == "v1"
             break
         async with asyncio.timeout(5):
-            while not predictor.running:
+            while not predictor.counters.running:
                 await asyncio.sleep(0.01)
             call.cancel()
             await predictor.abort.wait()

@@ -1,37 +1,48 @@
-"""Reconciling, round by round, with a clock of our own: leases, the rollout file, a model server that is busy."""
+"""Reconciling, round by round, with a clock of our own: leases, other replicas, a store or a model server that is away."""
 
+import asyncio
 from dataclasses import dataclass, field
 
 import pytest
 
 from services.chassis.errors import FailedPreconditionError, UnavailableError
 from services.generator.canary import Canaries
-from services.generator.reconcile import Reconciler, State
+from services.generator.reconcile import Pace, Reconciler, State
 from services.generator.rollout import Candidate, ChangeKind, Deployment, Rollout
 from services.generator.running import Running
-from services.generator.traffic import Traffic
+from services.generator.traffic import STORE_AWAY, Stored, Traffic
 
 SECOND = 1_000_000
 
 
-@dataclass
-class Disk:
-    saved: list[Rollout] = field(default_factory=list)
-    full: bool = False
+class Shelf:
+    """A store in memory, which several replicas may share; it may be away."""
 
-    def save(self, rollout: Rollout) -> None:
-        if self.full:
-            raise OSError("no space left on device")
-        self.saved.append(rollout)
+    def __init__(self, rollout: Rollout) -> None:
+        self.stored = Stored(rollout, 1)
+        self.away = False
+
+    async def load(self) -> Stored:
+        if self.away:
+            raise UnavailableError("away", reason=STORE_AWAY)
+        return self.stored
+
+    async def replace(self, rollout: Rollout, serial: int) -> bool:
+        if serial != (await self.load()).serial:
+            return False
+        self.stored = Stored(rollout, serial + 1)
+        return True
 
 
 @dataclass
 class Repository:
-    """Holds versions in memory; `busy` refuses everything but the index."""
+    """Holds versions in memory; `busy` refuses everything but the index, `in_use` refuses to let go."""
 
     versions: dict[str, bool] = field(default_factory=dict)
     busy: bool = False
+    in_use: set[str] = field(default_factory=set)
     loads: list[str] = field(default_factory=list)
+    unloads: list[str] = field(default_factory=list)
 
     async def index(self) -> dict[str, bool]:
         return dict(self.versions)
@@ -45,25 +56,36 @@ class Repository:
     async def unload(self, version: str) -> None:
         if self.busy:
             raise UnavailableError("busy")
+        if version in self.in_use:
+            raise FailedPreconditionError("in use")
+        self.unloads.append(version)
         del self.versions[version]
 
 
-class World:
-    """A rollout with a live candidate whose lease ends at second 60, and what surrounds it."""
+class Replica:
+    """One generator's view of the shelf and of the model server."""
 
-    def __init__(self) -> None:
-        self.now_us = 0
-        self.disk, self.repository, self.running = Disk(), Repository(), Running()
-        stable = Rollout(stable=Deployment("v1", "/models/v1"))
-        candidate = Candidate("v2", "/models/v2", 0.5, 60 * SECOND, live=True)
-        rollout = stable.propose(candidate)
-        self.traffic = Traffic(rollout, self.disk, lambda: self.now_us)
-        self.reconciler = Reconciler(self.traffic, self.repository, self.running, 0.01, 0.01)
+    def __init__(self, world: "World", grace_seconds: float) -> None:
+        self.running = Running()
+        self.traffic = Traffic(world.shelf, world.shelf.stored, lambda: world.now_us)
+        self.reconciler = Reconciler(self.traffic, world.repository, self.running, Pace(0.01, 0.01, grace_seconds))
 
     async def rounds(self, number: int = 4) -> None:
         """Enough for what one round begins to show in another."""
         for _ in range(number):
+            await self.traffic.refresh()
             await self.reconciler.round()
+
+
+class World(Replica):
+    """A rollout with a live candidate whose lease ends at second 60, and what surrounds it, one replica of ours included."""
+
+    def __init__(self, grace_seconds: float = 0.0) -> None:
+        self.now_us = 0
+        stable = Rollout(stable=Deployment("v1", "/models/v1"))
+        candidate = Candidate("v2", "/models/v2", 0.5, 60 * SECOND, live=True)
+        self.shelf, self.repository = Shelf(stable.propose(candidate)), Repository()
+        super().__init__(self, grace_seconds)
 
 
 async def test_what_is_wanted_is_loaded_once_and_then_left_alone() -> None:
@@ -86,7 +108,7 @@ async def test_a_lease_that_nobody_renews_ends_the_canary_and_unloads_it() -> No
     assert world.traffic.rollout.history[0].kind is ChangeKind.LEASE_EXPIRED
     assert world.repository.versions == {"v1": True}
     assert world.traffic.rollout.retired == ()
-    assert world.disk.saved[-1] == world.traffic.rollout
+    assert world.shelf.stored.rollout == world.traffic.rollout
 
 
 async def test_a_renewed_lease_counts_from_now() -> None:
@@ -133,12 +155,76 @@ async def test_a_busy_model_server_is_asked_again() -> None:
     assert world.reconciler.status("v1").state is State.READY
 
 
-async def test_a_change_that_cannot_be_written_does_not_happen() -> None:
+async def test_what_another_replica_answers_with_is_not_unloaded() -> None:
     world = World()
-    world.disk.full = True
-    with pytest.raises(OSError, match="no space"):
-        await world.traffic.change(lambda rollout: rollout.promote("v2", "wins", 1))
-    assert world.traffic.rollout.stable == Deployment("v1", "/models/v1")
+    await world.rounds()
+    await world.traffic.change(lambda rollout: rollout.promote("v2", "wins", 1))
+    world.repository.in_use = {"v1"}
+    await world.rounds()
+    assert (world.repository.versions, world.traffic.rollout.retired) == ({"v1": True, "v2": True}, ("v1",))
+    world.repository.in_use = set()
+    await world.rounds()
+    assert (world.repository.versions, world.traffic.rollout.retired) == ({"v2": True}, ())
+
+
+async def test_a_retired_version_stays_until_all_replicas_must_know() -> None:
+    world = World(grace_seconds=60)
+    await world.rounds()
+    await world.traffic.change(lambda rollout: rollout.promote("v2", "wins", 1))
+    await world.rounds()
+    assert "v1" in world.repository.versions
+    world.repository.versions.clear()
+    await world.rounds()
+    assert world.traffic.rollout.retired == ("v1",), "somebody may be loading it just now"
+
+
+async def test_a_version_that_comes_back_on_trial_is_not_unloaded_by_who_did_not_know_yet() -> None:
+    world = World()
+    await world.rounds()
+    await world.traffic.change(lambda rollout: rollout.roll_back("v2", "worse", 1))
+    late = asyncio.create_task(world.reconciler.round())  # decides to unload, and acts after the next lines
+    await asyncio.sleep(0)
+    again = Candidate("v2", "/models/v2", 0.5, 60 * SECOND)
+    world.shelf.stored = Stored(world.shelf.stored.rollout.propose(again), world.shelf.stored.serial + 1)
+    await late
+    await world.rounds()
+    assert world.repository.unloads == []
+
+
+async def test_without_the_store_nothing_is_unloaded_but_what_is_missing_is_loaded() -> None:
+    world = World()
+    await world.rounds()
+    await world.traffic.change(lambda rollout: rollout.promote("v2", "wins", 1))
+    world.shelf.away = True
+    del world.repository.versions["v2"]
+    await world.rounds()
+    assert world.repository.versions == {"v1": True, "v2": True}
+    world.shelf.away = False
+    await world.rounds()
+    assert world.repository.versions == {"v2": True}
+
+
+async def test_what_a_replica_loaded_by_an_old_rollout_is_cleared_away_when_it_learns_the_new_one() -> None:
+    world = World()
+    await world.rounds()
+    world.repository.versions.clear()  # the model server was restarted
+    world.shelf.away = True
+    await world.rounds()
+    assert world.repository.versions == {"v1": True, "v2": True}
+    newer = Rollout(stable=Deployment("v2", "/models/v2"))
+    world.shelf.stored, world.shelf.away = Stored(newer, 9), False
+    await world.rounds()
+    assert world.repository.versions == {"v2": True}
+    assert world.traffic.rollout == newer
+
+
+async def test_a_lease_that_two_replicas_see_end_ends_once() -> None:
+    world = World()
+    other = Replica(world, 0.0)
+    world.now_us = 60 * SECOND
+    await asyncio.gather(world.rounds(), other.rounds())
+    assert [change.kind for change in world.shelf.stored.rollout.history] == [ChangeKind.LEASE_EXPIRED]
+    assert world.traffic.rollout == other.traffic.rollout == world.shelf.stored.rollout
 
 
 async def test_a_version_that_answers_already_starts_without_a_load_of_our_own() -> None:

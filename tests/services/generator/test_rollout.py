@@ -108,9 +108,14 @@ def test_a_version_that_was_retired_and_comes_back_is_not_unloaded() -> None:
     assert again.retired == ()
 
 
-def test_only_what_the_model_server_still_holds_stays_retired() -> None:
+def test_what_the_model_server_does_not_hold_any_more_is_not_retired_any_more() -> None:
     rollout = replace(STABLE, retired=("v8", "v9"))
-    assert rollout.forget_retired(frozenset({"v1", "v9"})).retired == ("v9",)
+    assert rollout.forget_retired(frozenset({"v1", "v8"})).retired == ("v9",)
+
+
+def test_what_serves_is_never_retired() -> None:
+    rollout = replace(on_trial(), retired=("v9",))
+    assert rollout.retire(frozenset({"v1", "v2", "v7", "v9"})).retired == ("v9", "v7")
 
 
 def test_history_keeps_the_last_fifty() -> None:

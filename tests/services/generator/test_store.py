@@ -6,8 +6,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from services.chassis.errors import UnavailableError
 from services.generator.rollout import Candidate, Change, ChangeKind, Deployment, Rollout
-from services.generator.store import RolloutFile, RolloutFileError
+from services.generator.store import RolloutFile
+from services.generator.traffic import NOTHING_STORED, STORE_AWAY, Stored, UnusableStoreError
 
 texts = st.text(max_size=20)
 rollouts = st.builds(
@@ -23,21 +25,56 @@ rollouts = st.builds(
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rollout=rollouts)
-def test_what_is_saved_is_loaded(tmp_path: Path, rollout: Rollout) -> None:
-    file = RolloutFile(tmp_path / "state" / "rollout.json")
-    file.save(rollout)
-    assert file.load() == rollout
+async def test_what_is_stored_is_there_after_a_restart(tmp_path: Path, rollout: Rollout) -> None:
+    path = tmp_path / "state" / "rollout.json"
+    file = RolloutFile(path)
+    assert await file.replace(rollout, (await file.load()).serial)
+    assert (await RolloutFile(path).load()).rollout == (await file.load()).rollout == rollout
     assert [path.name for path in (tmp_path / "state").iterdir()] == ["rollout.json"]
 
 
-def test_no_file_is_no_rollout(tmp_path: Path) -> None:
-    assert RolloutFile(tmp_path / "rollout.json").load() is None
+async def test_who_knows_an_older_rollout_replaces_nothing(tmp_path: Path) -> None:
+    file = RolloutFile(tmp_path / "rollout.json")
+    first, second = (Rollout(stable=Deployment(version, "/models")) for version in ("v1", "v2"))
+    assert await file.replace(first, 0)
+    assert not await file.replace(second, 0)
+    assert await file.load() == Stored(first, 1)
+    assert await file.replace(second, 1)
+    assert await file.load() == Stored(second, 2)
+
+
+async def test_no_file_is_no_rollout(tmp_path: Path) -> None:
+    assert await RolloutFile(tmp_path / "rollout.json").load() == NOTHING_STORED
+
+
+async def test_a_rollout_that_cannot_be_written_is_not_stored_and_the_error_has_a_name(tmp_path: Path) -> None:
+    (tmp_path / "rollout.new").mkdir()  # where the file would be written
+    file = RolloutFile(tmp_path / "rollout.json")
+    with pytest.raises(UnavailableError) as caught:
+        await file.replace(Rollout(stable=Deployment("v1", "/models")), 0)
+    assert caught.value.reason == STORE_AWAY
+    assert await file.load() == NOTHING_STORED
+
+
+async def test_the_file_of_yesterday_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "rollout.json"
+    path.write_text(
+        """{"format": 1, "stable": {"version": "v1", "directory": "/models/v1"}, "candidate": {"version": "v2",
+        "directory": "/models/v2", "share": 0.2, "lease_end_us": 5, "live": true}, "retired": ["v0"],
+        "history": [{"time_us": 4, "kind": "started", "version": "v2", "reason": "share 0.2"}]}"""
+    )
+    assert (await RolloutFile(path).load()).rollout == Rollout(
+        stable=Deployment("v1", "/models/v1"),
+        candidate=Candidate("v2", "/models/v2", 0.2, 5, live=True),
+        retired=("v0",),
+        history=(Change(4, ChangeKind.STARTED, "v2", "share 0.2"),),
+    )
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 2}', '{"format": 1, "stable": {"version": "v1"}}'])
-def test_a_file_that_is_not_understood_is_named_and_left_alone(tmp_path: Path, content: str) -> None:
+async def test_a_file_that_is_not_understood_is_named_and_left_alone(tmp_path: Path, content: str) -> None:
     path = tmp_path / "rollout.json"
     path.write_text(content)
-    with pytest.raises(RolloutFileError, match=r"rollout\.json"):
-        RolloutFile(path).load()
+    with pytest.raises(UnusableStoreError, match=r"rollout\.json"):
+        await RolloutFile(path).load()
     assert path.read_text() == content

@@ -1,5 +1,6 @@
 """The session service as its neighbours see it: the real wiring on a real port, with a hand-made feedback service."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from services.chassis.errors import from_rpc
 from services.chassis.server import Registration, serving
 from services.chassis.settings import ServiceSettings
 from services.session.__main__ import wiring
+from services.session.database import DatabaseLimits
 from services.session.settings import SessionSettings
 from tests.services.session.tokenizer import write_tokenizer
 
@@ -23,18 +25,23 @@ ADA = (("x-tw-tenant", "acme"), ("x-tw-user", "ada"))
 BOB = (("x-tw-tenant", "acme"), ("x-tw-user", "bob"))
 OTHER_ADA = (("x-tw-tenant", "umbrella"), ("x-tw-user", "ada"))
 PRINCIPAL_KEY = "a key for tests only"
+LIMITS = DatabaseLimits(connections=4, pool_seconds=2.0, lock_seconds=2.0, statement_seconds=3.0, work_seconds=4.5)
 UNKNOWN_ID = "01900000-0000-7000-8000-000000000000"
 
 
 @dataclass
 class FakeFeedback(feedback_pb2_grpc.FeedbackLogServiceServicer):
-    """Keeps turns in the order in which they came. Each entry of `failures` spoils one call."""
+    """Keeps turns in the order in which they came. Each entry of `failures` spoils one call: before, after, hang."""
 
     turns: list[events_pb2.TurnEvent] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    hanging: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def AppendTurns(self, request: Any, context: Any) -> feedback_pb2.AppendTurnsResponse:
         failure = self.failures.pop(0) if self.failures else ""
+        if failure == "hang":
+            self.hanging.set()
+            await asyncio.sleep(3_600)
         if failure == "before":
             await context.abort(grpc.StatusCode.INTERNAL, "down")
         self.turns.extend(request.turns)
@@ -64,20 +71,29 @@ async def feedback_service(feedback: FakeFeedback, port: int = 0) -> AsyncIterat
         yield bound
 
 
-def session_settings(directory: Path, **changes: Any) -> SessionSettings:
+@dataclass(frozen=True)
+class Home:
+    """A folder for the files and a database for the rows of one test."""
+
+    directory: Path
+    database_url: str
+
+
+def session_settings(home: Home, **changes: Any) -> SessionSettings:
     values = {
         "port": 0,
         "metrics_port": 0,
         "drain_seconds": 0,
         "lame_duck_seconds": 0,
-        "database_url": f"sqlite:///{directory}/state/sessions.db",
+        "database_url": home.database_url,
         "principal_key": PRINCIPAL_KEY,
-        "tokenizer_file": write_tokenizer(directory),
+        "tokenizer_file": write_tokenizer(home.directory),
         "context_tokens": 64,
         "reply_tokens": 14,
         "template_tokens": 2,
         "message_overhead_tokens": 2,
         "relay_poll_seconds": 0.05,
+        "relay_lease_seconds": 0.3,
         "relay_max_backoff_seconds": 0.1,
         "feedback_target": "127.0.0.1:1",
     }
@@ -85,9 +101,9 @@ def session_settings(directory: Path, **changes: Any) -> SessionSettings:
 
 
 @asynccontextmanager
-async def session_service(directory: Path, **changes: Any) -> AsyncIterator[Any]:
+async def session_service(home: Home, **changes: Any) -> AsyncIterator[Any]:
     """A stub of a running service."""
-    settings = session_settings(directory, **changes)
+    settings = session_settings(home, **changes)
     async with (
         wiring(settings) as registrations,
         serving(settings, registrations) as port,

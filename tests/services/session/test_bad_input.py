@@ -1,6 +1,5 @@
 """Every limit of the proto: the error names the field and what would be right."""
 
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -8,7 +7,7 @@ import pytest
 from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.session.v1 import session_pb2
 
-from tests.services.session.service import ADA, UNKNOWN_ID, begin, error_of, finish, session_service, talk
+from tests.services.session.service import ADA, UNKNOWN_ID, Home, begin, error_of, finish, session_service, talk
 
 User = session_pb2.UserMessage
 Said = chat_pb2.HistoryMessage
@@ -27,6 +26,10 @@ BAD: list[tuple[str, Any, str, str]] = [
     ("BeginTurn", begin(user=User(text="x")), "user.original_text", "1 to 32,768 characters"),
     ("BeginTurn", begin(user=User(original_text="x")), "user.text", "1 to 32,768 characters"),
     ("BeginTurn", begin("x" * 32_769), "user.original_text", "1 to 32,768 characters"),
+    ("BeginTurn", begin("x\0"), "user.original_text", "without U+0000"),
+    ("BeginTurn", begin("x", history=[said("x\0")]), "history[0].text", "without U+0000"),
+    ("BeginTurn", begin("x", request_id="r\0"), "request_id", "without U+0000"),
+    ("FinishTurn", finish(UNKNOWN_ID, model_version="v\0"), "model_version", "without U+0000"),
     ("BeginTurn", begin("x", request_id="r" * 65), "request_id", "at most 64 characters"),
     ("BeginTurn", begin("x", history=[said("x")] * 201), "history", "at most 200 messages"),
     ("BeginTurn", begin("x", history=[said("x" * 32_769)]), "history[0].text", "at most 32,768 characters"),
@@ -97,8 +100,8 @@ BAD: list[tuple[str, Any, str, str]] = [
 ]
 
 
-async def test_bad_input_names_field_and_limit(tmp_path: Path) -> None:
-    async with session_service(tmp_path) as stub:
+async def test_bad_input_names_field_and_limit(home: Home) -> None:
+    async with session_service(home) as stub:
         for method, request, field, limit in BAD:
             found = await error_of(getattr(stub, method)(request, timeout=5, metadata=ADA))
             assert found == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT", field, limit), (method, field)
@@ -106,8 +109,8 @@ async def test_bad_input_names_field_and_limit(tmp_path: Path) -> None:
     assert not listed.conversations
 
 
-async def test_a_message_of_the_wrong_kind_is_refused(tmp_path: Path) -> None:
-    async with session_service(tmp_path) as stub:
+async def test_a_message_of_the_wrong_kind_is_refused(home: Home) -> None:
+    async with session_service(home) as stub:
         turn = await talk(stub, "hello", "hi", history=[said("be brief", 1), said("welcome", 3)])
         read = session_pb2.GetConversationRequest(conversation_id=turn.conversation_id)
         system, greeting, question, _ = (await stub.GetConversation(read, timeout=5, metadata=ADA)).messages
@@ -125,8 +128,8 @@ async def test_a_message_of_the_wrong_kind_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("length", [1, 32_768])
-async def test_what_is_just_within_the_limits_is_taken(tmp_path: Path, length: int) -> None:
-    async with session_service(tmp_path) as stub:
+async def test_what_is_just_within_the_limits_is_taken(home: Home, length: int) -> None:
+    async with session_service(home) as stub:
         request = begin("x" * length, request_id="r" * 64, history=[said("y")] * 200)
         turn = await stub.BeginTurn(request, timeout=5, metadata=ADA)
     assert turn.context[-1].text.endswith("x" * length)

@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 import hmac
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -13,13 +12,17 @@ from thumbwheel.feedback.v1 import events_pb2
 from thumbwheel.session.v1 import session_pb2
 
 from services.chassis.errors import InvalidArgumentError, UnavailableError
-from services.session.database import open_database
-from services.session.outbox import FRAMING_BYTES, MAX_BATCH_BYTES, Outbox, Relay, RelayPace
+from services.session.backends import open_database
+from services.session.lease import Lease
+from services.session.outbox import FRAMING_BYTES, MAX_BATCH_BYTES, Outbox
+from services.session.relay import Relay, RelayPace
 from services.session.statements import ADD_RECORDS
 from tests.services.session.service import (
     ADA,
+    LIMITS,
     PRINCIPAL_KEY,
     FakeFeedback,
+    Home,
     begin,
     feedback_service,
     finish,
@@ -34,11 +37,11 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_a_finished_turn_is_published_exactly_as_the_model_saw_it(tmp_path: Path) -> None:
+async def test_a_finished_turn_is_published_exactly_as_the_model_saw_it(home: Home) -> None:
     feedback = FakeFeedback()
     async with (
         feedback_service(feedback) as port,
-        session_service(tmp_path, feedback_target=f"127.0.0.1:{port}") as stub,
+        session_service(home, feedback_target=f"127.0.0.1:{port}") as stub,
     ):
         await talk(stub, "first", "yes")
         opening = await talk(
@@ -88,11 +91,11 @@ async def test_a_finished_turn_is_published_exactly_as_the_model_saw_it(tmp_path
     assert event == expected
 
 
-async def test_a_turn_that_no_model_answered_is_not_published(tmp_path: Path) -> None:
+async def test_a_turn_that_no_model_answered_is_not_published(home: Home) -> None:
     feedback = FakeFeedback()
     async with (
         feedback_service(feedback) as port,
-        session_service(tmp_path, feedback_target=f"127.0.0.1:{port}") as stub,
+        session_service(home, feedback_target=f"127.0.0.1:{port}") as stub,
     ):
         for reason in (chat_pb2.FINISH_REASON_INPUT_BLOCKED, chat_pb2.FINISH_REASON_FAILED):
             turn = await stub.BeginTurn(begin("hello"), timeout=5, metadata=ADA)
@@ -105,11 +108,11 @@ async def test_a_turn_that_no_model_answered_is_not_published(tmp_path: Path) ->
     assert [event.message_id for event in feedback.turns] == [failed.assistant_message_id]
 
 
-async def test_turns_arrive_in_order_and_at_least_once_whatever_fails_between(tmp_path: Path) -> None:
+async def test_turns_arrive_in_order_and_at_least_once_whatever_fails_between(home: Home) -> None:
     feedback = FakeFeedback(failures=["before", "after", "before", "after"])
     async with (
         feedback_service(feedback) as port,
-        session_service(tmp_path, feedback_target=f"127.0.0.1:{port}") as stub,
+        session_service(home, feedback_target=f"127.0.0.1:{port}") as stub,
     ):
         turns = [await talk(stub, f"number {number}", "yes") for number in range(6)]
         await until(lambda: not feedback.failures and {t.message_id for t in feedback.turns} == ids(turns))
@@ -120,24 +123,24 @@ async def test_turns_arrive_in_order_and_at_least_once_whatever_fails_between(tm
     assert len({event.event_id for event in stored}) == 6
 
 
-async def test_turns_wait_for_a_feedback_service_that_is_away_also_over_a_restart(tmp_path: Path) -> None:
-    async with session_service(tmp_path) as stub:
+async def test_turns_wait_for_a_feedback_service_that_is_away_also_over_a_restart(home: Home) -> None:
+    async with session_service(home) as stub:
         turns = [await talk(stub, f"number {number}", "yes") for number in range(3)]
     feedback = FakeFeedback()
     async with (
         feedback_service(feedback) as port,
-        session_service(tmp_path, feedback_target=f"127.0.0.1:{port}") as stub,
+        session_service(home, feedback_target=f"127.0.0.1:{port}") as stub,
     ):
         await until(lambda: {event.message_id for event in feedback.turns} == ids(turns))
         await talk(stub, "one more", "yes")
         await until(lambda: len(feedback.turns) == 4)
 
 
-async def test_an_erased_turn_is_taken_back_without_its_texts(tmp_path: Path) -> None:
+async def test_an_erased_turn_is_taken_back_without_its_texts(home: Home) -> None:
     feedback = FakeFeedback()
     async with (
         feedback_service(feedback) as port,
-        session_service(tmp_path, feedback_target=f"127.0.0.1:{port}") as stub,
+        session_service(home, feedback_target=f"127.0.0.1:{port}") as stub,
     ):
         turn = await talk(stub, "hello", "hi")
         unfinished = begin("more", conversation_id=turn.conversation_id)
@@ -154,13 +157,25 @@ async def test_an_erased_turn_is_taken_back_without_its_texts(tmp_path: Path) ->
         assert getattr(erased, name) == getattr(published, name), name
 
 
-async def test_texts_that_were_not_relayed_yet_go_with_their_conversation(tmp_path: Path) -> None:
-    async with session_service(tmp_path) as stub:
+async def test_texts_that_were_not_relayed_yet_go_with_their_conversation(home: Home) -> None:
+    async with session_service(home) as stub:
         turn = await talk(stub, "xylophone", "hi")
         clear = session_pb2.ClearConversationRequest(conversation_id=turn.conversation_id)
         await stub.ClearConversation(clear, timeout=5, metadata=ADA)
     feedback = FakeFeedback()
-    async with feedback_service(feedback) as port, session_service(tmp_path, feedback_target=f"127.0.0.1:{port}"):
+    async with feedback_service(feedback) as port, session_service(home, feedback_target=f"127.0.0.1:{port}"):
+        await until(lambda: bool(feedback.turns))
+    assert [(event.message_id, event.erased) for event in feedback.turns] == [(turn.assistant_message_id, True)]
+
+
+async def test_an_erasure_that_waits_is_not_lost_when_its_conversation_is_erased_again(home: Home) -> None:
+    async with session_service(home) as stub:
+        turn = await talk(stub, "hello", "hi")
+        which = {"conversation_id": turn.conversation_id}
+        await stub.ClearConversation(session_pb2.ClearConversationRequest(**which), timeout=5, metadata=ADA)
+        await stub.DeleteConversation(session_pb2.DeleteConversationRequest(**which), timeout=5, metadata=ADA)
+    feedback = FakeFeedback()
+    async with feedback_service(feedback) as port, session_service(home, feedback_target=f"127.0.0.1:{port}"):
         await until(lambda: bool(feedback.turns))
     assert [(event.message_id, event.erased) for event in feedback.turns] == [(turn.assistant_message_id, True)]
 
@@ -180,46 +195,46 @@ class Log:
         self.calls.append(list(payloads))
 
 
-async def outbox_with(tmp_path: Path, payloads: list[bytes], check: Callable[[Relay, Outbox, Log], Any]) -> None:
+async def outbox_with(home: Home, payloads: list[bytes], check: Callable[[Relay, Outbox, Log], Any]) -> None:
     rows = [{"conversation_id": "c", "refused": False, "payload": payload} for payload in payloads]
-    async with open_database(f"sqlite:///{tmp_path}/s.db", 1) as database:
+    async with open_database(home.database_url, LIMITS) as database:
         await database.write(lambda connection: connection.execute(ADD_RECORDS, rows))
-        waiting, log = Outbox(database), Log()
-        await check(Relay(waiting, log, RelayPace(1.0, 0.0, 1.0)), waiting, log)
+        waiting, log = Outbox(database, Lease(1.0)), Log()
+        await check(Relay(waiting, log, RelayPace(1.0, 0.0, 1.0, 0.3)), waiting, log)
 
 
-async def test_a_record_that_is_refused_is_set_aside_and_holds_nothing_up(tmp_path: Path) -> None:
+async def test_a_record_that_is_refused_is_set_aside_and_holds_nothing_up(home: Home) -> None:
     async def check(relay: Relay, waiting: Outbox, log: Log) -> None:
         assert await relay.relay_batch()
         assert not await relay.relay_batch()
         assert log.calls == [[b"one"], [b"two"]]
-        assert await waiting.waiting() == 0
+        assert (await waiting.claim()).waiting == 0
 
-    await outbox_with(tmp_path, [b"one", b"bad", b"two"], check)
+    await outbox_with(home, [b"one", b"bad", b"two"], check)
 
 
-async def test_a_batch_keeps_within_what_one_call_may_carry(tmp_path: Path) -> None:
+async def test_a_batch_keeps_within_what_one_call_may_carry(home: Home) -> None:
     async def check(relay: Relay, waiting: Outbox, log: Log) -> None:
         while await relay.relay_batch():
             pass
         assert [len(call) for call in log.calls] == [2, 500, 3]
 
     half = b"x" * (MAX_BATCH_BYTES // 2 - FRAMING_BYTES)
-    await outbox_with(tmp_path, [half, half, *[b"y"] * 503], check)
+    await outbox_with(home, [half, half, *[b"y"] * 503], check)
 
 
-async def test_nothing_is_lost_while_the_log_is_away(tmp_path: Path) -> None:
+async def test_nothing_is_lost_while_the_log_is_away(home: Home) -> None:
     async def check(relay: Relay, waiting: Outbox, log: Log) -> None:
         log.away = True
         running = asyncio.create_task(relay.run())
         await asyncio.sleep(0.1)
-        assert (log.calls, await waiting.waiting()) == ([], 2)
+        assert (log.calls, (await waiting.claim()).waiting) == ([], 2)
         log.away = False
         await until(lambda: bool(log.calls))
         running.cancel()
         assert log.calls == [[b"one", b"two"]]
 
-    await outbox_with(tmp_path, [b"one", b"two"], check)
+    await outbox_with(home, [b"one", b"two"], check)
 
 
 def ids(turns: list[Any]) -> set[str]:

@@ -1,7 +1,6 @@
 """Every method with every id of somebody else: exactly the answer that a missing one gets, and nothing changes."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -13,6 +12,7 @@ from tests.services.session.service import (
     BOB,
     OTHER_ADA,
     UNKNOWN_ID,
+    Home,
     begin,
     error_of,
     finish,
@@ -38,8 +38,8 @@ CALLS: dict[str, Call] = {
 
 
 @pytest.mark.parametrize("stranger", [BOB, OTHER_ADA], ids=["another user", "the same name of another tenant"])
-async def test_a_strangers_object_answers_as_a_missing_one_and_stays_as_it_was(tmp_path: Path, stranger: Any) -> None:
-    async with session_service(tmp_path) as stub:
+async def test_a_strangers_object_answers_as_a_missing_one_and_stays_as_it_was(home: Home, stranger: Any) -> None:
+    async with session_service(home) as stub:
         turn = await talk(stub, "hello", "hi")
         read = session_pb2.GetConversationRequest(conversation_id=turn.conversation_id)
         before = await stub.GetConversation(read, timeout=5, metadata=ADA)
@@ -57,8 +57,8 @@ async def test_a_strangers_object_answers_as_a_missing_one_and_stays_as_it_was(t
 
 
 @pytest.mark.parametrize("field", ["parent_message_id", "regenerate_message_id"])
-async def test_a_message_of_another_conversation_is_missing_in_this_one(tmp_path: Path, field: str) -> None:
-    async with session_service(tmp_path) as stub:
+async def test_a_message_of_another_conversation_is_missing_in_this_one(home: Home, field: str) -> None:
+    async with session_service(home) as stub:
         mine = await talk(stub, "hello", "hi")
         other = await talk(stub, "hello", "hi")
         bobs = await stub.BeginTurn(begin("hello"), timeout=5, metadata=BOB)
@@ -69,15 +69,15 @@ async def test_a_message_of_another_conversation_is_missing_in_this_one(tmp_path
             assert code is grpc.StatusCode.NOT_FOUND
 
 
-async def test_request_ids_of_two_users_are_two_turns(tmp_path: Path) -> None:
-    async with session_service(tmp_path) as stub:
+async def test_request_ids_of_two_users_are_two_turns(home: Home) -> None:
+    async with session_service(home) as stub:
         adas = await stub.BeginTurn(begin("hello", request_id="r"), timeout=5, metadata=ADA)
         bobs = await stub.BeginTurn(begin("hello", request_id="r"), timeout=5, metadata=BOB)
     assert adas.conversation_id != bobs.conversation_id
 
 
-async def test_a_call_without_a_user_is_refused_by_every_method(tmp_path: Path) -> None:
-    async with session_service(tmp_path) as stub:
+async def test_a_call_without_a_user_is_refused_by_every_method(home: Home) -> None:
+    async with session_service(home) as stub:
         for name, call in CALLS.items():
             method, request = call(UNKNOWN_ID, UNKNOWN_ID, UNKNOWN_ID)
             code, _, _, _ = await error_of(getattr(stub, method)(request, timeout=5))

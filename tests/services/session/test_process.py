@@ -16,6 +16,7 @@ from tests.services.session.service import (
     ADA,
     PRINCIPAL_KEY,
     FakeFeedback,
+    Home,
     begin,
     feedback_service,
     talk,
@@ -25,26 +26,26 @@ from tests.services.session.tokenizer import write_tokenizer
 ROOT = Path(__file__).resolve().parents[3]
 
 
-async def start(directory: Path, **settings: Any) -> asyncio.subprocess.Process:
+async def start(home: Home, *arguments: str, **settings: Any) -> asyncio.subprocess.Process:
     values = {
         "port": 0,
         "metrics_port": 0,
-        "database_url": f"sqlite:///{directory}/sessions.db",
+        "database_url": home.database_url,
         "principal_key": PRINCIPAL_KEY,
-        "tokenizer_file": directory / "tokenizer.json",
+        "tokenizer_file": home.directory / "tokenizer.json",
         "feedback_target": "127.0.0.1:1",
     } | settings
     kept = {name: value for name, value in os.environ.items() if not name.startswith("TW_")}
     environment = kept | {f"TW_SESSION_{name.upper()}": str(value) for name, value in values.items()}
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "services.session", cwd=ROOT, env=environment, stderr=asyncio.subprocess.PIPE
+        sys.executable, "-m", "services.session", *arguments, cwd=ROOT, env=environment, stderr=asyncio.subprocess.PIPE
     )
 
 
 @asynccontextmanager
-async def running(directory: Path, **settings: Any) -> AsyncIterator[tuple[Any, asyncio.subprocess.Process]]:
+async def running(home: Home, **settings: Any) -> AsyncIterator[tuple[Any, asyncio.subprocess.Process]]:
     """A stub and the process; killed at the end if it still runs."""
-    process = await start(directory, **settings)
+    process = await start(home, **settings)
     assert process.stderr is not None
     try:
         async with asyncio.timeout(30):
@@ -58,9 +59,9 @@ async def running(directory: Path, **settings: Any) -> AsyncIterator[tuple[Any, 
         await process.communicate()
 
 
-async def test_a_kill_in_mid_turn_loses_nothing_that_was_answered_and_publishes_it_later(tmp_path: Path) -> None:
-    write_tokenizer(tmp_path)
-    async with running(tmp_path) as (stub, process):
+async def test_a_kill_in_mid_turn_loses_nothing_that_was_answered_and_publishes_it_later(home: Home) -> None:
+    write_tokenizer(home.directory)
+    async with running(home) as (stub, process):
         finished = await talk(stub, "hello", "hi", request_id="r1")
         conversation_id = finished.conversation_id
         opened = await stub.BeginTurn(
@@ -70,7 +71,7 @@ async def test_a_kill_in_mid_turn_loses_nothing_that_was_answered_and_publishes_
     feedback = FakeFeedback()
     async with (
         feedback_service(feedback) as port,
-        running(tmp_path, feedback_target=f"127.0.0.1:{port}") as (stub, process),
+        running(home, feedback_target=f"127.0.0.1:{port}") as (stub, process),
     ):
         request = session_pb2.GetConversationRequest(conversation_id=conversation_id)
         stored = await stub.GetConversation(request, timeout=5, metadata=ADA)
@@ -88,8 +89,8 @@ async def test_a_kill_in_mid_turn_loses_nothing_that_was_answered_and_publishes_
     assert [event.message_id for event in feedback.turns] == [finished.assistant_message_id]
 
 
-async def test_without_a_tokenizer_the_service_ends_and_says_what_is_missing(tmp_path: Path) -> None:
-    process = await start(tmp_path)
+async def test_without_a_tokenizer_the_service_ends_and_says_what_is_missing(sqlite_home: Home) -> None:
+    process = await start(sqlite_home)
     _, said = await asyncio.wait_for(process.communicate(), 30)
     assert process.returncode == 1
     assert b"tokenizer.json is missing" in said

@@ -10,7 +10,8 @@ from services.session.tables import metadata
 
 STATEMENTS = {name: value for name, value in vars(statements).items() if isinstance(value, Executable)}
 POSTGRES = make_url("postgresql://").get_dialect()()
-OF_NO_USER = {"REMOVE_RECORDS", "WAITING_RECORDS", "COUNT_RECORDS", "REMOVE_RELAYED", "REFUSE_RECORD"}
+OF_NO_USER = {"REMOVE_TURN_RECORDS", "WAITING_RECORDS", "COUNT_RECORDS", "REMOVE_RELAYED", "REFUSE_RECORD"}
+OF_NO_USER |= {"LEASE", "TAKE_LEASE", "RELEASE_LEASE"}
 
 
 def in_postgres(statement: Executable) -> str:
@@ -33,11 +34,11 @@ def test_a_statement_on_a_users_rows_asks_for_its_owner(name: str) -> None:
 
 
 def test_rows_that_are_about_to_change_are_locked_where_there_are_other_writers() -> None:
-    for name in ("LOCKED_MESSAGE", "LOCKED_CONVERSATION"):
+    for name in ("LOCKED_CONVERSATION", "LOCKED_CONVERSATION_WITH", "LOCKED_CONVERSATIONS", "LEASE"):
         assert in_postgres(STATEMENTS[name]).endswith("FOR UPDATE")
 
 
 def test_the_schema_is_one_that_postgres_takes() -> None:
     made = [str(CreateTable(table).compile(dialect=POSTGRES)) for table in metadata.sorted_tables]
-    assert len(made) == 4
+    assert len(made) == 5
     assert "BIGSERIAL" in made[[table.name for table in metadata.sorted_tables].index("outbox")]

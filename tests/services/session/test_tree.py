@@ -1,22 +1,21 @@
 """Conversations of two users grow, branch and vanish at random, and always equal a plain model of what was asked for."""
 
 import asyncio
-import tempfile
+import itertools
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from services.chassis.identity import Caller
 from services.session.__main__ import wiring
 from services.session.message import Answer, FinishReason, Role, TurnRequest, UserText
-from tests.services.session.service import session_settings
+from tests.services.session.service import Home, session_settings
 
 TEXTS = st.text("abc", min_size=1, max_size=3)
-USERS = st.sampled_from([Caller("acme", "ada"), Caller("acme", "bob")])
+USERS = st.sampled_from(["ada", "bob"])
 
 
 @dataclass
@@ -46,31 +45,28 @@ class Talk:
 class Conversing(RuleBasedStateMachine):
     talks = Bundle("talks")
 
-    def __init__(self) -> None:
+    def __init__(self, home: Home, tenant: str) -> None:
         super().__init__()
+        self.tenant = tenant
         self.runner = asyncio.Runner()
-        self.folder = tempfile.TemporaryDirectory(prefix="session-")
-        self.wired = wiring(session_settings(Path(self.folder.name), context_tokens=100_000))
+        self.wired = wiring(session_settings(home, context_tokens=100_000))
         servicer: Any = self.runner.run(self.wired.__aenter__())[0].servicer
-        self.beginner, self.finisher, self.conversations = (
-            servicer._beginner,
-            servicer._finisher,
-            servicer._conversations,
-        )
+        self.beginner, self.finisher = servicer._beginner, servicer._finisher
+        self.conversations, self.erasure = servicer._conversations, servicer._erasure
         self.live: list[Talk] = []
 
     def teardown(self) -> None:
         self.runner.run(self.wired.__aexit__(None, None, None))
         self.runner.close()
-        self.folder.cleanup()
 
     def begin(self, talk: Talk | None, owner: Caller, request: TurnRequest) -> Any:
         turn = self.runner.run(self.beginner.begin(owner, request))
         assert turn.context[-1].role is Role.USER
         return turn
 
-    @rule(target=talks, owner=USERS, text=TEXTS)
-    def new(self, owner: Caller, text: str) -> Talk:
+    @rule(target=talks, user=USERS, text=TEXTS)
+    def new(self, user: str, text: str) -> Talk:
+        owner = Caller(self.tenant, user)
         turn = self.begin(None, owner, TurnRequest(UserText(text, text)))
         talk = Talk(owner, turn.conversation_id)
         self._grown(talk, turn, "", text)
@@ -124,18 +120,24 @@ class Conversing(RuleBasedStateMachine):
     @rule(talk=talks)
     def clear(self, talk: Talk) -> None:
         if talk in self.live:
-            self.runner.run(self.conversations.clear(talk.owner, talk.id))
+            self.runner.run(self.erasure.clear(talk.owner, talk.id))
             talk.nodes.clear()
 
     @rule(talk=talks)
     def delete(self, talk: Talk) -> None:
         if talk in self.live:
-            self.runner.run(self.conversations.delete(talk.owner, talk.id))
+            self.runner.run(self.erasure.delete(talk.owner, talk.id))
             self.live.remove(talk)
+
+    @rule(user=USERS)
+    def erase_the_user(self, user: str) -> None:
+        owned = [talk for talk in self.live if talk.owner.user == user]
+        assert self.runner.run(self.erasure.erase_user(Caller(self.tenant, user))) == len(owned)
+        self.live = [talk for talk in self.live if talk not in owned]
 
     @invariant()
     def what_is_stored_equals_the_model(self) -> None:
-        for owner in {talk.owner for talk in self.live}:
+        for owner in (Caller(self.tenant, "ada"), Caller(self.tenant, "bob")):
             page = self.runner.run(self.conversations.page(owner, 100, ""))
             assert {stored.id for stored in page.conversations} == {t.id for t in self.live if t.owner == owner}
         for talk in self.live:
@@ -160,5 +162,7 @@ class Conversing(RuleBasedStateMachine):
         assert turn.dropped_messages == 0
 
 
-Conversing.TestCase.settings = settings(max_examples=12, stateful_step_count=20, deadline=None, derandomize=True)
-TestConversing = Conversing.TestCase
+def test_what_is_stored_equals_a_plain_model_of_what_was_asked_for(home: Home) -> None:
+    tenants = (f"tenant-{number}" for number in itertools.count())
+    bounds = settings(max_examples=12, stateful_step_count=20, deadline=None, derandomize=True)
+    run_state_machine_as_test(lambda: Conversing(home, next(tenants)), settings=bounds)

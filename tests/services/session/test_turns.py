@@ -1,7 +1,6 @@
 """Turns over a real socket: idempotency, history, titles, budget, late answers, concurrency, restart."""
 
 import asyncio
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -9,7 +8,7 @@ import pytest
 from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.session.v1 import session_pb2
 
-from tests.services.session.service import ADA, begin, error_of, finish, session_service, talk
+from tests.services.session.service import ADA, Home, begin, error_of, finish, session_service, talk
 
 
 def history(*entries: tuple[int, str]) -> list[chat_pb2.HistoryMessage]:
@@ -25,10 +24,10 @@ async def conversation(stub: Any, conversation_id: str) -> Any:
     return await stub.GetConversation(request, timeout=5, metadata=ADA)
 
 
-async def test_a_turn_stores_both_texts_and_gives_the_enhanced_one_to_the_model(tmp_path: Path) -> None:
+async def test_a_turn_stores_both_texts_and_gives_the_enhanced_one_to_the_model(home: Home) -> None:
     edit = chat_pb2.TextEdit(start=0, end=2, replacement="How", kind="abbreviation")
     user = session_pb2.UserMessage(original_text="hw are you", text="How are you", edits=[edit])
-    async with session_service(tmp_path) as stub:
+    async with session_service(home) as stub:
         request = session_pb2.BeginTurnRequest(user=user, task=chat_pb2.TASK_CHAT)
         turn = await stub.BeginTurn(request, timeout=5, metadata=ADA)
         await stub.FinishTurn(finish(turn.assistant_message_id, "Fine."), timeout=5, metadata=ADA)
@@ -42,8 +41,8 @@ async def test_a_turn_stores_both_texts_and_gives_the_enhanced_one_to_the_model(
     assert (answer.finish_reason, answer.task) == (chat_pb2.FINISH_REASON_STOP, chat_pb2.TASK_CHAT)
 
 
-async def test_the_same_request_id_is_the_same_turn_even_if_the_enhancer_was_away(tmp_path: Path) -> None:
-    async with session_service(tmp_path) as stub:
+async def test_the_same_request_id_is_the_same_turn_even_if_the_enhancer_was_away(home: Home) -> None:
+    async with session_service(home) as stub:
         first = await stub.BeginTurn(begin("hello there", request_id="r"), timeout=5, metadata=ADA)
         again = session_pb2.BeginTurnRequest(
             user=session_pb2.UserMessage(original_text="hello there", text="Hello there."), request_id="r"
@@ -56,8 +55,8 @@ async def test_the_same_request_id_is_the_same_turn_even_if_the_enhancer_was_awa
     assert len(stored.messages) == 2
 
 
-async def test_a_replay_returns_the_context_of_then_whatever_was_said_since(tmp_path: Path) -> None:
-    async with session_service(tmp_path) as stub:
+async def test_a_replay_returns_the_context_of_then_whatever_was_said_since(home: Home) -> None:
+    async with session_service(home) as stub:
         opening = await talk(stub, "one", "two")
         request = begin("three", conversation_id=opening.conversation_id, request_id="r")
         first = await stub.BeginTurn(request, timeout=5, metadata=ADA)
@@ -70,15 +69,15 @@ async def test_a_replay_returns_the_context_of_then_whatever_was_said_since(tmp_
 @pytest.mark.parametrize(
     "other", [begin("goodbye", request_id="r"), begin("hello", request_id="r", task=chat_pb2.TASK_CODE)]
 )
-async def test_a_request_id_with_another_payload_is_refused(tmp_path: Path, other: Any) -> None:
-    async with session_service(tmp_path) as stub:
+async def test_a_request_id_with_another_payload_is_refused(home: Home, other: Any) -> None:
+    async with session_service(home) as stub:
         await stub.BeginTurn(begin("hello", request_id="r"), timeout=5, metadata=ADA)
         code, reason, field, _ = await error_of(stub.BeginTurn(other, timeout=5, metadata=ADA))
     assert (code, reason, field) == (grpc.StatusCode.ALREADY_EXISTS, "IDEMPOTENCY_MISMATCH", "request_id")
 
 
-async def test_the_same_request_at_the_same_time_is_stored_once(tmp_path: Path) -> None:
-    async with session_service(tmp_path) as stub:
+async def test_the_same_request_at_the_same_time_is_stored_once(home: Home) -> None:
+    async with session_service(home) as stub:
         calls = [stub.BeginTurn(begin("hello", request_id="r"), timeout=5, metadata=ADA) for _ in range(20)]
         turns = await asyncio.gather(*calls)
         listed = await stub.ListConversations(session_pb2.ListConversationsRequest(), timeout=5, metadata=ADA)
@@ -87,8 +86,8 @@ async def test_the_same_request_at_the_same_time_is_stored_once(tmp_path: Path) 
     assert len(listed.conversations) == 1
 
 
-async def test_turns_at_once_in_one_conversation_all_hang_in_its_tree(tmp_path: Path) -> None:
-    async with session_service(tmp_path) as stub:
+async def test_turns_at_once_in_one_conversation_all_hang_in_its_tree(home: Home) -> None:
+    async with session_service(home) as stub:
         first = await talk(stub, "hello", "hi")
         request = begin("more", conversation_id=first.conversation_id)
         await asyncio.gather(*(stub.BeginTurn(request, timeout=5, metadata=ADA) for _ in range(10)))
@@ -98,11 +97,11 @@ async def test_turns_at_once_in_one_conversation_all_hang_in_its_tree(tmp_path: 
     assert all(message.parent_id in ids[:number] for number, message in enumerate(stored.messages) if number)
 
 
-async def test_a_history_is_imported_as_messages_and_its_system_message_always_counts(tmp_path: Path) -> None:
+async def test_a_history_is_imported_as_messages_and_its_system_message_always_counts(home: Home) -> None:
     earlier = history(
         (chat_pb2.ROLE_SYSTEM, "be brief"), (chat_pb2.ROLE_USER, "old " * 20), (chat_pb2.ROLE_ASSISTANT, "old " * 20)
     )
-    async with session_service(tmp_path) as stub:
+    async with session_service(home) as stub:
         turn = await stub.BeginTurn(begin("new", history=earlier), timeout=5, metadata=ADA)
         stored = await conversation(stub, turn.conversation_id)
     assert texts(turn) == ["be brief", "new"]
@@ -111,8 +110,8 @@ async def test_a_history_is_imported_as_messages_and_its_system_message_always_c
     assert [message.parent_id for message in stored.messages[1:]] == [message.id for message in stored.messages[:-1]]
 
 
-async def test_a_text_over_the_budget_is_refused_and_nothing_is_stored(tmp_path: Path) -> None:
-    async with session_service(tmp_path) as stub:
+async def test_a_text_over_the_budget_is_refused_and_nothing_is_stored(home: Home) -> None:
+    async with session_service(home) as stub:
         code, _, field, limit = await error_of(stub.BeginTurn(begin("w " * 47), timeout=5, metadata=ADA))
         await stub.BeginTurn(begin("w " * 46), timeout=5, metadata=ADA)
         listed = await stub.ListConversations(session_pb2.ListConversationsRequest(), timeout=5, metadata=ADA)
@@ -120,16 +119,24 @@ async def test_a_text_over_the_budget_is_refused_and_nothing_is_stored(tmp_path:
     assert len(listed.conversations) == 1
 
 
-async def test_the_title_is_the_first_words_cut_between_words(tmp_path: Path) -> None:
-    async with session_service(tmp_path, context_tokens=1000) as stub:
+async def test_the_title_is_the_first_words_cut_between_words(home: Home) -> None:
+    async with session_service(home, context_tokens=1000) as stub:
         first = await stub.BeginTurn(begin("a  word\n" * 30), timeout=5, metadata=ADA)
         second = await stub.BeginTurn(begin("x" * 100), timeout=5, metadata=ADA)
         titles = [(await conversation(stub, turn.conversation_id)).conversation.title for turn in (first, second)]
     assert titles == ["a word " * 11 + "a", "x" * 80]
 
 
-async def test_an_answer_finishes_once(tmp_path: Path) -> None:
-    async with session_service(tmp_path) as stub:
+async def test_an_answer_with_u0000_is_stored_without_it(home: Home) -> None:
+    async with session_service(home) as stub:
+        turn = await talk(stub, "hello", "h\0i")
+        await stub.FinishTurn(finish(turn.assistant_message_id, "h\0i"), timeout=5, metadata=ADA)
+        stored = await conversation(stub, turn.conversation_id)
+    assert stored.messages[-1].text == "h\ufffdi"
+
+
+async def test_an_answer_finishes_once(home: Home) -> None:
+    async with session_service(home) as stub:
         turn = await talk(stub, "hello", "hi")
         await stub.FinishTurn(finish(turn.assistant_message_id, "hi"), timeout=5, metadata=ADA)
         other = stub.FinishTurn(finish(turn.assistant_message_id, "ho"), timeout=5, metadata=ADA)
@@ -139,8 +146,8 @@ async def test_an_answer_finishes_once(tmp_path: Path) -> None:
     assert stored.messages[-1].text == "hi"
 
 
-async def test_an_answer_that_nobody_finishes_reads_as_failed_and_may_still_be_finished(tmp_path: Path) -> None:
-    async with session_service(tmp_path, max_turn_seconds=0.05) as stub:
+async def test_an_answer_that_nobody_finishes_reads_as_failed_and_may_still_be_finished(home: Home) -> None:
+    async with session_service(home, max_turn_seconds=0.05) as stub:
         turn = await stub.BeginTurn(begin("hello"), timeout=5, metadata=ADA)
         request = session_pb2.GetMessageRequest(message_id=turn.assistant_message_id)
         await asyncio.sleep(0.1)
@@ -151,15 +158,15 @@ async def test_an_answer_that_nobody_finishes_reads_as_failed_and_may_still_be_f
     assert (finished.message.finish_reason, finished.message.text) == (chat_pb2.FINISH_REASON_STOP, "hi")
 
 
-async def test_an_open_answer_is_open_while_it_may_run(tmp_path: Path) -> None:
-    async with session_service(tmp_path) as stub:
+async def test_an_open_answer_is_open_while_it_may_run(home: Home) -> None:
+    async with session_service(home) as stub:
         turn = await stub.BeginTurn(begin("hello"), timeout=5, metadata=ADA)
         stored = await conversation(stub, turn.conversation_id)
     assert stored.messages[-1].finish_reason == chat_pb2.FINISH_REASON_UNSPECIFIED
 
 
-async def test_pages_list_every_conversation_once_last_used_first(tmp_path: Path) -> None:
-    async with session_service(tmp_path) as stub:
+async def test_pages_list_every_conversation_once_last_used_first(home: Home) -> None:
+    async with session_service(home) as stub:
         turns = [await talk(stub, f"number {number}", "yes") for number in range(5)]
         await talk(stub, "again", "yes", turns[1].conversation_id)
         seen, token = [], ""
@@ -174,8 +181,8 @@ async def test_pages_list_every_conversation_once_last_used_first(tmp_path: Path
     assert seen == [order[:2], order[2:4], order[4:]]
 
 
-async def test_a_cleared_conversation_stays_and_begins_anew(tmp_path: Path) -> None:
-    async with session_service(tmp_path) as stub:
+async def test_a_cleared_conversation_stays_and_begins_anew(home: Home) -> None:
+    async with session_service(home) as stub:
         turn = await talk(stub, "old words", "yes", request_id="r")
         clear = session_pb2.ClearConversationRequest(conversation_id=turn.conversation_id)
         await stub.ClearConversation(clear, timeout=5, metadata=ADA)
@@ -187,26 +194,26 @@ async def test_a_cleared_conversation_stays_and_begins_anew(tmp_path: Path) -> N
     assert (stored.conversation.title, len(stored.messages)) == ("new words", 2)
 
 
-async def test_nothing_of_a_deleted_conversation_is_left_in_the_file(tmp_path: Path) -> None:
-    async with session_service(tmp_path) as stub:
+async def test_nothing_of_a_deleted_conversation_is_left_in_the_file(sqlite_home: Home) -> None:
+    async with session_service(sqlite_home) as stub:
         turn = await talk(stub, "xylophone", "saxophone", request_id="r")
         delete = session_pb2.DeleteConversationRequest(conversation_id=turn.conversation_id)
         await stub.DeleteConversation(delete, timeout=5, metadata=ADA)
-    data = b"".join(file.read_bytes() for file in (tmp_path / "state").iterdir())
+    data = b"".join(file.read_bytes() for file in (sqlite_home.directory / "state").iterdir())
     assert b"xylophone" not in data
     assert b"saxophone" not in data
 
 
-async def test_conversations_survive_a_restart(tmp_path: Path) -> None:
-    async with session_service(tmp_path) as stub:
+async def test_conversations_survive_a_restart(home: Home) -> None:
+    async with session_service(home) as stub:
         turn = await talk(stub, "hello", "hi")
-    async with session_service(tmp_path) as stub:
+    async with session_service(home) as stub:
         more = await stub.BeginTurn(begin("more", conversation_id=turn.conversation_id), timeout=5, metadata=ADA)
     assert texts(more) == ["hello", "hi", "more"]
 
 
-async def test_a_caller_that_goes_away_leaves_a_service_that_works(tmp_path: Path) -> None:
-    async with session_service(tmp_path) as stub:
+async def test_a_caller_that_goes_away_leaves_a_service_that_works(home: Home) -> None:
+    async with session_service(home) as stub:
         calls = [stub.BeginTurn(begin(f"hello {number}"), timeout=5, metadata=ADA) for number in range(20)]
         await asyncio.sleep(0.01)
         for call in calls:

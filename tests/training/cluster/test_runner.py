@@ -4,6 +4,7 @@ import os
 import signal
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -12,7 +13,7 @@ from safetensors.torch import load_file
 
 from tests.training.toys import ProgressList, sft_rows, toy_model, write_lines
 from training.cluster.progress_log import ProgressLog, read_progress
-from training.cluster.runner import StageRefusedError, local_cluster, run_stage
+from training.cluster.runner import StageRefusedError, StageRun, local_cluster, run_stage, run_stages
 from training.manifest import Manifest, verify_manifest
 from training.optim.adam import OptimizerConfig
 from training.stages import sft
@@ -35,6 +36,22 @@ def sft_config(tmp_path: Path, output: str) -> SftConfig:
     )
 
 
+class Told:
+    """A watcher that remembers."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    def begin(self, name: str) -> None:
+        self.events.append(f"begin {name}")
+
+    def move(self, name: str, progress: Progress) -> None:
+        self.events.append(f"{name} {progress.step}")
+
+    def end(self, name: str) -> None:
+        self.events.append(f"end {name}")
+
+
 @pytest.fixture
 def config(tmp_path: Path) -> SftConfig:
     toy_model(tmp_path / "first")
@@ -44,7 +61,7 @@ def config(tmp_path: Path) -> SftConfig:
 
 def test_a_stage_in_this_process_leaves_output_checkpoints_and_progress(config: SftConfig, tmp_path: Path) -> None:
     seen = ProgressList()
-    manifest = run_stage(sft.run, config, "run", tmp_path / "runs", 0, seen)
+    manifest = run_stage(StageRun("run", sft.run, config), tmp_path / "runs", seen)
     assert manifest == verify_manifest(config.output_directory)
     assert [step.step for step in seen.steps] == list(range(1, 11))
     assert read_progress(tmp_path / "runs" / "run" / "progress.jsonl") == seen.steps
@@ -53,11 +70,24 @@ def test_a_stage_in_this_process_leaves_output_checkpoints_and_progress(config: 
     assert checkpoint.name == "step-000010"
 
 
+def test_stages_run_one_after_another_and_each_says_when_it_begins_and_ends(config: SftConfig, tmp_path: Path) -> None:
+    seen = Told()
+    second = replace(sft_config(tmp_path, "second"), model_directory=config.output_directory, epochs=1)
+    runs = [StageRun("first", sft.run, config), StageRun("second", sft.run, second)]
+    manifests = run_stages(runs, tmp_path / "runs", 0, seen)
+    assert [manifest.version for manifest in manifests] == ["straight", "second"]
+    first = [f"first {step}" for step in range(1, 11)]
+    assert seen.events == [
+        *("begin first", *first, "end first"),
+        *("begin second", *[f"second {step}" for step in range(1, 6)], "end second"),
+    ]
+
+
 def test_a_finished_stage_returns_at_once(config: SftConfig, tmp_path: Path) -> None:
-    first = run_stage(sft.run, config, "run", tmp_path / "runs", 0, ProgressList())
-    seen = ProgressList()
-    assert run_stage(sft.run, config, "another", tmp_path / "runs", 1, seen) == first
-    assert seen.steps == []
+    first = run_stage(StageRun("run", sft.run, config), tmp_path / "runs")
+    seen = Told()
+    assert run_stages([StageRun("another", sft.run, config)], tmp_path / "runs", 1, seen) == [first]
+    assert seen.events == ["begin another", "end another"]
 
 
 def test_later_lines_of_a_step_are_the_true_ones(tmp_path: Path) -> None:
@@ -72,7 +102,7 @@ def test_later_lines_of_a_step_are_the_true_ones(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_whose_files_differ_from_its_manifest_does_not_count(config: SftConfig, tmp_path: Path) -> None:
-    run_stage(sft.run, config, "run", tmp_path / "runs", 0, ProgressList())
+    run_stage(StageRun("run", sft.run, config), tmp_path / "runs")
     run = tmp_path / "runs" / "run"
     (run / "step-000010" / "state.safetensors").write_bytes(b"torn")
     (run / "step-000012").mkdir()
@@ -110,23 +140,33 @@ def run_and_die(config: FatalSft, context: RunContext) -> Manifest:
 def test_a_worker_killed_under_ray_goes_on_bit_by_bit_and_a_refusal_is_not_retried(
     config: SftConfig, tmp_path: Path
 ) -> None:
-    run_stage(sft.run, config, "straight", tmp_path / "runs", 0, ProgressList())
+    run_stage(StageRun("straight", sft.run, config), tmp_path / "runs")
     killed = FatalSft(sft_config(tmp_path, "killed"), kill_after_step=5, marker=tmp_path / "died")
-    seen = ProgressList()
-    with local_cluster(1):
-        manifest = run_stage(run_and_die, killed, "killed", tmp_path / "runs", 1, seen)
-        impossible = replace(sft_config(tmp_path, "refused"), max_tokens=1)
-        with pytest.raises(StageRefusedError, match="ConfigError: max_tokens: 1 fits none of 40 examples"):
-            run_stage(sft.run, impossible, "refused", tmp_path / "runs", 1, ProgressList())
+    runs: list[StageRun[Any]] = [
+        StageRun("killed", run_and_die, killed),
+        StageRun("refused", sft.run, replace(sft_config(tmp_path, "refused"), max_tokens=1)),
+        StageRun("never", sft.run, sft_config(tmp_path, "never")),
+    ]
+    seen = Told()
+    with pytest.raises(StageRefusedError, match="ConfigError: max_tokens: 1 fits none of 40 examples"):
+        run_stages(runs, tmp_path / "runs", 1, seen)
     assert (tmp_path / "died").exists()
-    steps = [step.step for step in seen.steps]
-    assert steps == [1, 2, 3, 4, 5, 5, 6, 7, 8, 9, 10]  # step 5 again, from the checkpoint of step 4
-    assert manifest.report == verify_manifest(config.output_directory).report
+    # Step 5 again, from the checkpoint of step 4; what was refused is not tried again, and what comes after it is not begun.
+    steps = [f"killed {step}" for step in (1, 2, 3, 4, 5, 5, 6, 7, 8, 9, 10)]
+    assert seen.events == ["begin killed", *steps, "end killed", "begin refused"]
+    assert verify_manifest(killed.output_directory).report == verify_manifest(config.output_directory).report
     one, other = (load_file(d / "model.safetensors") for d in (config.output_directory, killed.output_directory))
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize(("message", "tries"), [("The current node timed out during startup.", 3), ("no such port", 1)])
+@pytest.mark.parametrize(
+    ("message", "tries"),
+    [
+        ("The current node timed out during startup.", 3),
+        ("Timed out waiting for file gcs_port", 3),
+        ("no such port", 1),
+    ],
+)
 def test_ray_is_started_again_only_where_it_was_too_slow(
     monkeypatch: pytest.MonkeyPatch, message: str, tries: int
 ) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.training.feedback_log import FeedbackLog, uid
-from training.data.catalogue import CatalogueError
+from training.data.catalogue import CatalogueError, Directory
 from training.data.judgements import Judgement
 from training.data.rows import RowError
 from training.data.snapshot import DROPPED, Snapshot, SnapshotConfig, open_snapshot, read_judgements, take_snapshot
@@ -26,7 +26,8 @@ def log(store: Path) -> FeedbackLog:
 
 def taken(log: FeedbackLog, store: Path, cap: int = 100) -> Snapshot:
     log.commit()
-    return take_snapshot(log, store, SnapshotConfig(max_per_principal=cap), store.parent / "snapshots", "commit")
+    config, into = SnapshotConfig(max_per_principal=cap), store.parent / "snapshots"
+    return take_snapshot(log, Directory(store), config, into, "commit")
 
 
 def judged(log: FeedbackLog, store: Path, cap: int = 100) -> dict[str, Judgement]:

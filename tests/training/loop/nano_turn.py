@@ -8,6 +8,7 @@ from pathlib import Path
 from tests.training.feedback_log import FeedbackLog
 from tests.training.people import Crowd, chat_and_rate
 from tests.training.rollouts import FakeClock
+from training.data.catalogue import Directory
 from training.evaluation.trial import Clock, Rollout
 from training.loop import Feedback, Surroundings, run_loop
 from training.progress import Lines
@@ -35,7 +36,8 @@ def prepare(state: Path, crowd: Crowd) -> FeedbackLog:
 
 def turn(state: Path, feedback: Feedback, rollout: Rollout | None = None, clock: Clock | None = None) -> RunResult:
     """Run or resume a turn."""
-    around = Surroundings(state, feedback, rollout, clock or FakeClock(), Lines(sys.stderr), "test")
+    objects = Directory(state / "objects")
+    around = Surroundings(state, feedback, objects, rollout, clock or FakeClock(), Lines(sys.stderr), "test")
     with exclusive(state / "loop", "a test"):
         return run_loop("nano", recipe, around)
 

@@ -16,7 +16,7 @@ from tests.training.loop.nano_turn import BASE, PROMPTS, prepare, turn
 from tests.training.people import Crowd, mean_liking, preferred_share, says
 from tests.training.rollouts import FakeClock, FakeRollout
 from training.cluster.progress_log import read_progress
-from training.cluster.runner import run_stage
+from training.cluster.runner import StageRun, run_stage
 from training.data.catalogue import Segment
 from training.evaluation.canary import CanaryConfig, Thumbs, Verdict
 from training.evaluation.trial import run_trial
@@ -124,7 +124,7 @@ def made_worse(directory: Path) -> Path:
         optimizer=OptimizerConfig(learning_rate=1e-3),
         machine=Machine(threads=1),
     )
-    run_stage(sft.run, config, "worse", directory / "stages", 0, lambda _: None)
+    run_stage(StageRun("worse", sft.run, config), directory / "stages")
     return directory / "worse"
 
 

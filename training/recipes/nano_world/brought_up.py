@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from training.cluster.runner import run_stage
+from training.cluster.runner import StageRun, run_stage
 from training.data.chat import Message, load_chat
 from training.data.tokenize import train_tokenizer
 from training.manifest import Manifest
@@ -54,7 +54,7 @@ def bring_up(work: Path, output: Path, code_commit: str, progress: Callable[[Pro
         seed=SEED,
         machine=machine,
     )
-    run_stage(pretrain.run, pretraining, "pretrain", work, 0, progress)
+    run_stage(StageRun("pretrain", pretrain.run, pretraining), work, progress)
     fine_tuning = sft.SftConfig(
         model_directory=work / "nano-pretrained",
         data_path=work / "conversations.jsonl",
@@ -69,7 +69,7 @@ def bring_up(work: Path, output: Path, code_commit: str, progress: Callable[[Pro
         seed=SEED,
         machine=machine,
     )
-    manifest = run_stage(sft.run, fine_tuning, "sft", work, 0, progress)
+    manifest = run_stage(StageRun("sft", sft.run, fine_tuning), work, progress)
     shutil.rmtree(output, ignore_errors=True)
     shutil.copytree(work / "nano", output)
     return manifest

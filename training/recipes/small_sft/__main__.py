@@ -9,7 +9,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from training.cluster.runner import run_stage
+from training.cluster.runner import StageRun, run_stage
 from training.recipes.small_sft.dataset import DatasetConfig, build_dataset, write_dataset
 from training.recipes.small_sft.publication import publish_adapter
 from training.recipes.small_sft.recipe import BASE_VERSION, VERSION, small_sft
@@ -31,7 +31,7 @@ def main() -> None:
     base, output = work / BASE_VERSION, work / "runs" / VERSION
     config = small_sft(base, work / "texts.jsonl", texts_sha256, output, _commit())
     started = time.monotonic()
-    run_stage(sft.run, config, "small-sft", work / "runs", 0, _say)
+    run_stage(StageRun("small-sft", sft.run, config), work / "runs", _say)
     manifest = publish_adapter(output, arguments.into, base, sources, time.monotonic() - started)
     for sample in manifest.report["samples"]:
         print(f"\n> {sample['question']}\n{sample['answer']}")

@@ -263,6 +263,7 @@ class GetRolloutResponse(_message.Message):
     CANDIDATE_FIELD_NUMBER: _builtins.int
     LEASE_END_TIME_FIELD_NUMBER: _builtins.int
     HISTORY_FIELD_NUMBER: _builtins.int
+    STALE_SINCE_TIME_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def stable(self) -> Global___ServedVersion:
         """The version for everybody else."""
@@ -279,6 +280,12 @@ class GetRolloutResponse(_message.Message):
     def history(self) -> _containers.RepeatedCompositeFieldContainer[Global___RolloutChange]:
         """The last changes, newest first, at most 50."""
 
+    @_builtins.property
+    def stale_since_time(self) -> _timestamp_pb2.Timestamp:
+        """Set while the rollout's store is away: this is the last known rollout, read at this time. It goes on answering, and changes
+        fail with UNAVAILABLE.
+        """
+
     def __init__(
         self,
         *,
@@ -286,14 +293,20 @@ class GetRolloutResponse(_message.Message):
         candidate: Global___ServedVersion | None = ...,
         lease_end_time: _timestamp_pb2.Timestamp | None = ...,
         history: _abc.Iterable[Global___RolloutChange] | None = ...,
+        stale_since_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_candidate", b"_candidate", "candidate", b"candidate", "lease_end_time", b"lease_end_time", "stable", b"stable"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_candidate", b"_candidate", "_stale_since_time", b"_stale_since_time", "candidate", b"candidate", "lease_end_time", b"lease_end_time", "stable", b"stable", "stale_since_time", b"stale_since_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_candidate", b"_candidate", "candidate", b"candidate", "history", b"history", "lease_end_time", b"lease_end_time", "stable", b"stable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_candidate", b"_candidate", "_stale_since_time", b"_stale_since_time", "candidate", b"candidate", "history", b"history", "lease_end_time", b"lease_end_time", "stable", b"stable", "stale_since_time", b"stale_since_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__candidate: _TypeAlias = _typing.Literal["candidate"]  # noqa: Y015
     _WhichOneofArgType__candidate: _TypeAlias = _typing.Literal["_candidate", b"_candidate"]  # noqa: Y015
+    _WhichOneofReturnType__stale_since_time: _TypeAlias = _typing.Literal["stale_since_time"]  # noqa: Y015
+    _WhichOneofArgType__stale_since_time: _TypeAlias = _typing.Literal["_stale_since_time", b"_stale_since_time"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__candidate) -> _WhichOneofReturnType__candidate | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__stale_since_time) -> _WhichOneofReturnType__stale_since_time | None: ...
 
 Global___GetRolloutResponse: _TypeAlias = GetRolloutResponse  # noqa: Y015
 

@@ -105,6 +105,9 @@ class GeneratorService:
 
 class RolloutServiceStub:
     """Moves traffic between versions. Called by training's loop and by operators.
+
+    Every change may be asked for again, at any replica: UNAVAILABLE (reason ROLLOUT_STORE_UNAVAILABLE) leaves open whether it
+    happened. A replica takes up what was changed at another one within TW_GENERATOR_POLL_SECONDS.
     """
 
     def __init__(self, channel):
@@ -142,10 +145,13 @@ class RolloutServiceStub:
 
 class RolloutServiceServicer:
     """Moves traffic between versions. Called by training's loop and by operators.
+
+    Every change may be asked for again, at any replica: UNAVAILABLE (reason ROLLOUT_STORE_UNAVAILABLE) leaves open whether it
+    happened. A replica takes up what was changed at another one within TW_GENERATOR_POLL_SECONDS.
     """
 
     def GetRollout(self, request, context):
-        """The versions that answer now.
+        """The versions that answer now: the same at every replica, but for states, which are what the asked one sees of its model server.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -218,6 +224,9 @@ def add_RolloutServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class RolloutService:
     """Moves traffic between versions. Called by training's loop and by operators.
+
+    Every change may be asked for again, at any replica: UNAVAILABLE (reason ROLLOUT_STORE_UNAVAILABLE) leaves open whether it
+    happened. A replica takes up what was changed at another one within TW_GENERATOR_POLL_SECONDS.
     """
 
     @staticmethod

@@ -39,11 +39,15 @@ class GeneratorServiceServicer(metaclass=_abc_1.ABCMeta):
 def add_GeneratorServiceServicer_to_server(servicer: GeneratorServiceServicer, server: _aio.Server) -> None: ...
 
 class RolloutServiceStub:
-    """Moves traffic between versions. Called by training's loop and by operators."""
+    """Moves traffic between versions. Called by training's loop and by operators.
+
+    Every change may be asked for again, at any replica: UNAVAILABLE (reason ROLLOUT_STORE_UNAVAILABLE) leaves open whether it
+    happened. A replica takes up what was changed at another one within TW_GENERATOR_POLL_SECONDS.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetRollout: _aio.UnaryUnaryMultiCallable[_generator_pb2.GetRolloutRequest, _generator_pb2.GetRolloutResponse]
-    """The versions that answer now."""
+    """The versions that answer now: the same at every replica, but for states, which are what the asked one sees of its model server."""
     StartCanary: _aio.UnaryUnaryMultiCallable[_generator_pb2.StartCanaryRequest, _generator_pb2.StartCanaryResponse]
     """Loads a version as candidate and gives it a share of the users, once it is ready. FAILED_PRECONDITION: another candidate is
     there; INVALID_ARGUMENT: share or lease out of range, directory without a valid manifest.
@@ -56,7 +60,11 @@ class RolloutServiceStub:
     """Gives all traffic back to stable and unloads the candidate."""
 
 class RolloutServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Moves traffic between versions. Called by training's loop and by operators."""
+    """Moves traffic between versions. Called by training's loop and by operators.
+
+    Every change may be asked for again, at any replica: UNAVAILABLE (reason ROLLOUT_STORE_UNAVAILABLE) leaves open whether it
+    happened. A replica takes up what was changed at another one within TW_GENERATOR_POLL_SECONDS.
+    """
 
     @_abc_1.abstractmethod
     def GetRollout(
@@ -64,7 +72,7 @@ class RolloutServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _generator_pb2.GetRolloutRequest,
         context: _aio.ServicerContext[_generator_pb2.GetRolloutRequest, _abc.Awaitable[_generator_pb2.GetRolloutResponse]],
     ) -> _abc.Awaitable[_generator_pb2.GetRolloutResponse]:
-        """The versions that answer now."""
+        """The versions that answer now: the same at every replica, but for states, which are what the asked one sees of its model server."""
 
     @_abc_1.abstractmethod
     def StartCanary(

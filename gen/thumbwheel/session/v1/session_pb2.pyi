@@ -40,7 +40,7 @@ class BeginTurnRequest(_message.Message):
     regenerate_message_id: _builtins.str
     """Another answer to this message of the user (or to the one that this answer belongs to), a UUID."""
     request_id: _builtins.str
-    """Idempotency key, at most 64 characters; empty: none."""
+    """Idempotency key, at most 64 characters; empty: none, and then a call whose answer was lost must not be repeated."""
     task: _chat_pb2.Task.ValueType
     """Task of the turn."""
     reply_tokens: _builtins.int
@@ -85,7 +85,7 @@ class UserMessage(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     EDITS_FIELD_NUMBER: _builtins.int
     original_text: _builtins.str
-    """As typed, 1 to 32,768 characters."""
+    """As typed, 1 to 32,768 characters, as every text here without U+0000."""
     text: _builtins.str
     """As enhanced; equal to original_text if nothing changed."""
     @_builtins.property
@@ -201,7 +201,7 @@ class FinishTurnRequest(_message.Message):
     assistant_message_id: _builtins.str
     """The answer, a UUID."""
     text: _builtins.str
-    """Its whole text, as it was shown."""
+    """Its whole text, as it was shown; U+0000 is stored as U+FFFD."""
     finish_reason: _chat_pb2.FinishReason.ValueType
     """Why it ended."""
     model_version: _builtins.str
@@ -491,3 +491,42 @@ class DeleteConversationResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteConversationResponse: _TypeAlias = DeleteConversationResponse  # noqa: Y015
+
+@_typing.final
+class EraseUserRequest(_message.Message):
+    """Asks to remove everything of the caller."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EraseUserRequest: _TypeAlias = EraseUserRequest  # noqa: Y015
+
+@_typing.final
+class EraseUserResponse(_message.Message):
+    """Nothing of the caller is left."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REMOVED_CONVERSATIONS_FIELD_NUMBER: _builtins.int
+    removed_conversations: _builtins.int
+    """How many conversations this call removed; those of an earlier call that was cut off are not counted again."""
+    def __init__(
+        self,
+        *,
+        removed_conversations: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["removed_conversations", b"removed_conversations"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EraseUserResponse: _TypeAlias = EraseUserResponse  # noqa: Y015

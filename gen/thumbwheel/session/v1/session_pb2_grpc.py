@@ -71,6 +71,11 @@ class SessionServiceStub:
                 request_serializer=thumbwheel_dot_session_dot_v1_dot_session__pb2.DeleteConversationRequest.SerializeToString,
                 response_deserializer=thumbwheel_dot_session_dot_v1_dot_session__pb2.DeleteConversationResponse.FromString,
                 _registered_method=True)
+        self.EraseUser = channel.unary_unary(
+                '/thumbwheel.session.v1.SessionService/EraseUser',
+                request_serializer=thumbwheel_dot_session_dot_v1_dot_session__pb2.EraseUserRequest.SerializeToString,
+                response_deserializer=thumbwheel_dot_session_dot_v1_dot_session__pb2.EraseUserResponse.FromString,
+                _registered_method=True)
 
 
 class SessionServiceServicer:
@@ -129,6 +134,15 @@ class SessionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EraseUser(self, request, context):
+        """Removes all conversations of the caller, some in each transaction; what it removed is on the disk when it returns. Records of
+        turns that may have been published are taken back as by ClearConversation. Idempotent: after an error, or past its
+        deadline, a repetition goes on where it stopped. A conversation that begins while it runs may be removed or stay.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SessionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -166,6 +180,11 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.DeleteConversation,
                     request_deserializer=thumbwheel_dot_session_dot_v1_dot_session__pb2.DeleteConversationRequest.FromString,
                     response_serializer=thumbwheel_dot_session_dot_v1_dot_session__pb2.DeleteConversationResponse.SerializeToString,
+            ),
+            'EraseUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.EraseUser,
+                    request_deserializer=thumbwheel_dot_session_dot_v1_dot_session__pb2.EraseUserRequest.FromString,
+                    response_serializer=thumbwheel_dot_session_dot_v1_dot_session__pb2.EraseUserResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -359,6 +378,33 @@ class SessionService:
             '/thumbwheel.session.v1.SessionService/DeleteConversation',
             thumbwheel_dot_session_dot_v1_dot_session__pb2.DeleteConversationRequest.SerializeToString,
             thumbwheel_dot_session_dot_v1_dot_session__pb2.DeleteConversationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EraseUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/thumbwheel.session.v1.SessionService/EraseUser',
+            thumbwheel_dot_session_dot_v1_dot_session__pb2.EraseUserRequest.SerializeToString,
+            thumbwheel_dot_session_dot_v1_dot_session__pb2.EraseUserResponse.FromString,
             options,
             channel_credentials,
             insecure,

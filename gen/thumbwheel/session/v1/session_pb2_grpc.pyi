@@ -36,6 +36,11 @@ class SessionServiceStub:
     """Removes all messages of a conversation."""
     DeleteConversation: _aio.UnaryUnaryMultiCallable[_session_pb2.DeleteConversationRequest, _session_pb2.DeleteConversationResponse]
     """Removes a conversation."""
+    EraseUser: _aio.UnaryUnaryMultiCallable[_session_pb2.EraseUserRequest, _session_pb2.EraseUserResponse]
+    """Removes all conversations of the caller, some in each transaction; what it removed is on the disk when it returns. Records of
+    turns that may have been published are taken back as by ClearConversation. Idempotent: after an error, or past its
+    deadline, a repetition goes on where it stopped. A conversation that begins while it runs may be removed or stay.
+    """
 
 class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     """Owns conversations. Called by the gateway alone; the caller's tenant and user come as metadata (x-tw-tenant, x-tw-user), and
@@ -101,5 +106,16 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_session_pb2.DeleteConversationRequest, _abc.Awaitable[_session_pb2.DeleteConversationResponse]],
     ) -> _abc.Awaitable[_session_pb2.DeleteConversationResponse]:
         """Removes a conversation."""
+
+    @_abc_1.abstractmethod
+    def EraseUser(
+        self,
+        request: _session_pb2.EraseUserRequest,
+        context: _aio.ServicerContext[_session_pb2.EraseUserRequest, _abc.Awaitable[_session_pb2.EraseUserResponse]],
+    ) -> _abc.Awaitable[_session_pb2.EraseUserResponse]:
+        """Removes all conversations of the caller, some in each transaction; what it removed is on the disk when it returns. Records of
+        turns that may have been published are taken back as by ClearConversation. Idempotent: after an error, or past its
+        deadline, a repetition goes on where it stopped. A conversation that begins while it runs may be removed or stay.
+        """
 
 def add_SessionServiceServicer_to_server(servicer: SessionServiceServicer, server: _aio.Server) -> None: ...

@@ -101,6 +101,26 @@ async def test_unloading_lets_running_streams_end_and_refuses_new_ones(predictor
     assert await predictor.post("/v2/repository/index", {}) == (200, [])
 
 
+async def test_a_version_that_must_be_idle_to_go_stays_while_an_answer_runs(predictor: Predictor) -> None:
+    polite = {"parameters": {"only_idle": True}}
+    stream = await open_stream(predictor, "tiny-1")
+    status, refused = await predictor.post("/v2/repository/models/tiny-1/unload", polite)
+    assert (status, refused["error"]) == (409, "1 answers run on this version")
+    assert predictor.repository.index()[0].state == "READY"
+    assert (await rest(stream)).endswith("data: [DONE]\n\n")
+    await settled(predictor, "tiny-1")
+    assert (await predictor.post("/v2/repository/models/tiny-1/unload", polite))[0] == 200
+    assert await predictor.post("/v2/repository/index", {}) == (200, [])
+
+
+async def test_two_who_load_a_version_at_once_load_it_once(start_predictor: StartPredictor, first_model: Path) -> None:
+    predictor = await start_predictor()
+    replies = await asyncio.gather(*(predictor.load("tiny-1", first_model) for _ in range(2)))
+    assert [status for status, _ in replies] == [200, 200]
+    _, text = await metrics(predictor)
+    assert 'thumbwheel_predictor_load_seconds_count{version="tiny-1"} 1.0' in text
+
+
 async def test_a_drain_that_takes_too_long_ends_the_stream_with_an_error(
     start_predictor: StartPredictor, first_model: Path
 ) -> None:

@@ -4,14 +4,14 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from infra.embedded.child import Child, ChildFailedError, Program
-from infra.embedded.layout import free_port
+from infra.supervision.child import Child, ChildFailedError, Program
+from infra.supervision.ports import free_port
 
 LISTEN = """
 import signal, socket, sys, time
@@ -43,9 +43,12 @@ class Lines:
 
 
 @asynccontextmanager
-async def child_of(code: str, folder: Path) -> AsyncIterator[tuple[Child, Lines]]:
+async def child_of(
+    code: str, folder: Path, ready: Callable[[], Awaitable[bool]] | None = None, litter: tuple[Path, ...] = ()
+) -> AsyncIterator[tuple[Child, Lines]]:
     port, lines = free_port(), Lines()
-    program = Program("parrot", (sys.executable, "-u", "-c", code, str(port)), {}, port, stop_seconds=10)
+    command = (sys.executable, "-u", "-c", code, str(port))
+    program = Program("parrot", command, {}, port, stop_seconds=10, ready=ready, litter=litter)
     child = Child(program, lines.say, folder / "parrot.log")
     child.start()
     try:
@@ -89,3 +92,22 @@ async def test_a_stopped_process_is_gone(tmp_path: Path) -> None:
         assert pid
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+async def test_a_program_with_a_check_of_its_own_is_ready_when_that_says_so(tmp_path: Path) -> None:
+    answers = iter([False, False, True])
+
+    async def ready() -> bool:
+        return next(answers)
+
+    async with child_of(LISTEN, tmp_path, ready) as (child, _):
+        await child.wait_ready(20)
+    assert not list(answers)
+
+
+async def test_what_a_program_leaves_behind_is_removed_after_its_end(tmp_path: Path) -> None:
+    litter = tmp_path / "parrot.sock"
+    async with child_of(LISTEN, tmp_path, litter=(litter, tmp_path / "never-made")) as (child, _):
+        await child.wait_ready(20)
+        litter.touch()
+    assert not litter.exists()

@@ -7,25 +7,55 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+
+from infra.supervision.ports import HOST
+from infra.supervision.terminal import SUPERVISOR
 
 FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 0.5, 15.0
 # A process that lived this long was well: the next death starts with a short wait again.
 WELL_AFTER_SECONDS = 30.0
+CHECK_SECONDS = 5.0
 PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
 class Program:
-    """What to run. `port` answers connections when the program is ready."""
+    """What to run. It is ready when `port` answers connections and its own check, if it has one, says so too.
+
+    Args:
+        litter: files that the program leaves behind and that nobody else removes.
+    """
 
     name: str
     command: tuple[str, ...]
     environment: Mapping[str, str]
     port: int
     stop_seconds: float = 15.0
+    stop_signal: signal.Signals = signal.SIGTERM
+    ready: Callable[[], Awaitable[bool]] | None = None
+    litter: tuple[Path, ...] = ()
+
+    async def is_ready(self) -> bool:
+        """Whether it answers now."""
+        try:
+            _, writer = await asyncio.open_connection(HOST, self.port)
+        except OSError:
+            return False
+        writer.close()
+        if self.ready is None:
+            return True
+        with contextlib.suppress(TimeoutError):
+            return await asyncio.wait_for(self.ready(), CHECK_SECONDS)
+        return False
+
+    def clean(self) -> None:
+        """After its end."""
+        for file in self.litter:
+            file.unlink(missing_ok=True)
 
 
 class ChildFailedError(Exception):
@@ -54,7 +84,7 @@ class Child:
         self._keeper = asyncio.create_task(self._keep())
 
     async def wait_ready(self, within_seconds: float) -> None:
-        """Wait until the port answers.
+        """Wait until the program answers.
 
         Raises:
             ChildFailedError: it died before, or the time is over.
@@ -65,30 +95,27 @@ class Child:
                 raise ChildFailedError(
                     f"{self.program.name} died while starting; its last lines are in {self._log_file}"
                 )
-            with contextlib.suppress(OSError):
-                _, writer = await asyncio.open_connection("127.0.0.1", self.program.port)
-                writer.close()
+            if await self.program.is_ready():
                 return
             await asyncio.sleep(0.05)
         raise ChildFailedError(f"{self.program.name} was not ready within {within_seconds:.0f} s; see {self._log_file}")
 
     async def stop(self) -> None:
-        """SIGTERM, time to drain, then SIGKILL."""
+        """Its stop signal, time to drain, then SIGKILL."""
         self._stopping = True
         process = self._process
         if process and process.returncode is None:
-            process.terminate()
+            process.send_signal(self.program.stop_signal)
             try:
                 await asyncio.wait_for(process.wait(), self.program.stop_seconds)
             except TimeoutError:
-                self._say(
-                    "thumbwheel", f"{self.program.name} did not stop in {self.program.stop_seconds:.0f} s: killed"
-                )
+                self._say(SUPERVISOR, f"{self.program.name} did not stop in {self.program.stop_seconds:.0f} s: killed")
                 process.kill()
         if self._keeper:
             self._keeper.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._keeper
+        self.program.clean()
 
     async def _keep(self) -> None:
         backoff = FIRST_BACKOFF_SECONDS
@@ -100,7 +127,7 @@ class Child:
             lived = time.monotonic() - started
             backoff = FIRST_BACKOFF_SECONDS if lived > WELL_AFTER_SECONDS else backoff
             self._say(
-                "thumbwheel", f"{self.program.name} died ({describe_exit(code)}); starting it again in {backoff:g} s"
+                SUPERVISOR, f"{self.program.name} died ({describe_exit(code)}); starting it again in {backoff:g} s"
             )
             await asyncio.sleep(backoff)
             backoff = min(2 * backoff, LONGEST_BACKOFF_SECONDS)
@@ -114,7 +141,7 @@ class Child:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C reaches the supervisor alone, which stops its children in order
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            preexec_fn=partial(_die_with_parent, self.program.stop_signal) if sys.platform == "linux" else None,
         )
         assert self._process.stdout
         with self._log_file.open("ab") as log:
@@ -139,6 +166,6 @@ def describe_exit(code: int) -> str:
     return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit {code}"
 
 
-def _die_with_parent() -> None:
-    """Linux sends the child SIGTERM when the supervisor is gone, so that nothing is left over after a kill -9."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+def _die_with_parent(number: signal.Signals) -> None:
+    """Linux sends the child its stop signal when the supervisor is gone, so that nothing is left over after a kill -9."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)

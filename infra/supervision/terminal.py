@@ -3,6 +3,8 @@
 import os
 import sys
 
+# Whose lines are the supervisor's own.
+SUPERVISOR = "thumbwheel"
 COLOURS = {
     "gateway": 36,
     "guardrail": 33,
@@ -16,15 +18,22 @@ COLOURS = {
 
 
 class Terminal:
-    """Writes whole lines to standard output."""
+    """Writes whole lines to standard output.
 
-    def __init__(self) -> None:
+    Args:
+        with_children: the lines of the programs too, not only those about them.
+    """
+
+    def __init__(self, with_children: bool = True) -> None:
+        self._with_children = with_children
         self._coloured = sys.stdout.isatty() and "NO_COLOR" not in os.environ
 
     def say(self, source: str, text: str) -> None:
         """One line. Lines of the services carry their own clock and name; the supervisor's get an arrow."""
-        if source == "thumbwheel":
+        if source != SUPERVISOR and not self._with_children:
+            return
+        if source == SUPERVISOR:
             text = f"\033[1m==> {text}\033[0m" if self._coloured else f"==> {text}"
-        elif self._coloured and source in COLOURS:
-            text = f"\033[{COLOURS[source]}m{text}\033[0m"
+        elif self._coloured and (colour := COLOURS.get(source.split("-")[0])):
+            text = f"\033[{colour}m{text}\033[0m"
         print(text, flush=True)

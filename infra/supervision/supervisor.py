@@ -2,14 +2,15 @@
 
 import json
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from infra.embedded.child import Child, Program
-from infra.embedded.layout import Layout
+from infra.supervision.child import Child, Program
 
 READY_SECONDS = 120.0
+LOGS = "logs"
+RUNNING = "running.json"
 
 
 class AlreadyRunningError(Exception):
@@ -22,16 +23,17 @@ class NotRunningError(Exception):
 
 @asynccontextmanager
 async def supervised(
-    layout: Layout, programs: list[Program], say: Callable[[str, str], None]
+    state: Path, ports: Mapping[str, int], programs: Sequence[Program], say: Callable[[str, str], None]
 ) -> AsyncIterator[dict[str, Child]]:
-    """All programs ready; leaving the block stops them.
+    """All programs ready; leaving the block stops them. Their logs and a note of who runs where are in the state folder.
 
     Raises:
         AlreadyRunningError: a supervisor's process is alive for this state folder.
         ChildFailedError: one did not start; those that did are stopped.
     """
-    _claim(layout)
-    children = {program.name: Child(program, say, layout.logs / f"{program.name}.log") for program in programs}
+    (state / LOGS).mkdir(parents=True, exist_ok=True)
+    _claim(state, ports)
+    children = {program.name: Child(program, say, state / LOGS / f"{program.name}.log") for program in programs}
     try:
         for child in children.values():
             child.start()
@@ -41,16 +43,17 @@ async def supervised(
     finally:
         for child in reversed(children.values()):
             await child.stop()
-        layout.running_file.unlink(missing_ok=True)
+        (state / RUNNING).unlink(missing_ok=True)
 
 
-def _claim(layout: Layout) -> None:
+def _claim(state: Path, ports: Mapping[str, int]) -> None:
     """Write who runs and where; `make loop` and the simulated users find the ports here."""
-    if layout.running_file.exists():
-        pid = int(json.loads(layout.running_file.read_text())["pid"])
+    file = state / RUNNING
+    if file.exists():
+        pid = int(json.loads(file.read_text())["pid"])
         if pid != os.getpid() and _is_alive(pid):
-            raise AlreadyRunningError(f"Thumbwheel runs already (process {pid}, state in {layout.state})")
-    layout.running_file.write_text(json.dumps({"pid": os.getpid(), "ports": dict(layout.ports)}, indent=2))
+            raise AlreadyRunningError(f"Thumbwheel runs already (process {pid}, state in {state})")
+    file.write_text(json.dumps({"pid": os.getpid(), "ports": dict(ports)}, indent=2))
 
 
 def _is_alive(pid: int) -> bool:
@@ -69,7 +72,7 @@ def read_ports(state: Path) -> dict[str, int]:
     Raises:
         NotRunningError: none does.
     """
-    file = state / "running.json"
+    file = state / RUNNING
     if not file.exists() or not _is_alive(int(json.loads(file.read_text())["pid"])):
         raise NotRunningError(f"Thumbwheel does not run in {state}: start it with `make up` in another terminal")
     return {name: int(port) for name, port in json.loads(file.read_text())["ports"].items()}

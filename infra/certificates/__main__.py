@@ -1,0 +1,22 @@
+"""`python -m infra.certificates --into DIR`: certificates for mutual TLS between services on this machine."""
+
+import argparse
+from pathlib import Path
+
+from infra.certificates.folder import SERVICES, fill
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m infra.certificates", description=__doc__)
+    parser.add_argument("--into", type=Path, required=True, help="folder; authority.key in it must stay here")
+    parser.add_argument("--services", nargs="+", default=SERVICES, help="names (default: %(default)s)")
+    parser.add_argument(
+        "--days", type=float, default=30.0, help="how long a certificate is good (default: %(default)g)"
+    )
+    options = parser.parse_args()
+    written = fill(options.into, options.services, options.days)
+    print(f"{options.into}: {', '.join(written) or 'nothing'} written")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,20 @@
+"""Decides when a fault strikes: always, the first few times, or a share by seed. The same seed, the same decisions."""
+
+import random
+
+
+class Chance:
+    """Of the occasions a `share` is hit, until `times` were. Not safe to call from several threads."""
+
+    def __init__(self, share: float = 1.0, times: int | None = None, seed: int = 0) -> None:
+        if not 0.0 <= share <= 1.0:
+            raise ValueError(f"share: {share} is not between 0 and 1")
+        self._share, self._left, self._random = share, times, random.Random(seed)
+
+    def strikes(self) -> bool:
+        """Ask once an occasion."""
+        if self._left == 0 or self._random.random() >= self._share:
+            return False
+        if self._left is not None:
+            self._left -= 1
+        return True

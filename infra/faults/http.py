@@ -1,0 +1,172 @@
+"""An HTTP proxy for S3 stores: refusals by status, slow and missing answers, resets in mid-body, answers lost after the request.
+
+Host and path go on as they came, since S3's signatures cover both.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Self
+
+from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, DummyCookieJar, web
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
+
+from infra.faults.chance import Chance
+from infra.faults.loop_thread import LoopThread
+from infra.faults.proxy import HOST, reset
+
+CHUNK_BYTES = 64 * 1024
+HANG_POLL_SECONDS = 0.02
+# Of one connection, not of what it carries: RFC 9110, section 7.6.1.
+HOP_BY_HOP = ("Connection", "Keep-Alive", "Transfer-Encoding")
+CODES = {429: "TooManyRequests", 500: "InternalError", 503: "SlowDown"}
+
+
+class Kind(StrEnum):
+    """What is counted, once a request."""
+
+    STATUS = "status"
+    SLOW = "slow"
+    HANG = "hang"
+    REQUEST_RESET = "request_reset"
+    ANSWER_RESET = "answer_reset"
+    ANSWER_LOST = "answer_lost"
+
+
+@dataclass(frozen=True)
+class HttpFault:
+    """What happens to a request that its chance hits.
+
+    STATUS: answered here with `status` and `retry_after_seconds`; the store does not hear of it.
+    SLOW: goes to the store after `seconds`.
+    HANG: no answer, and no end of the connection, as long as the fault is set.
+    REQUEST_RESET, ANSWER_RESET: both ends are reset after so many `body_bytes` of the request, or of the answer.
+    ANSWER_LOST: the store has done it and answered; the client is reset.
+    """
+
+    kind: Kind
+    chance: Chance = field(default_factory=Chance)
+    methods: frozenset[str] = frozenset({"GET", "HEAD", "PUT", "POST", "DELETE"})
+    status: int = 503
+    retry_after_seconds: int | None = None
+    seconds: float = 5.0
+    body_bytes: int = 1_000
+
+
+class HttpProxy:
+    """`with` it, then let the client talk to `port` of 127.0.0.1. Set `faults` at any time: the first that strikes is it."""
+
+    def __init__(self, target_port: int) -> None:
+        self._target_port, self.port = target_port, 0
+        self.faults: tuple[HttpFault, ...] = ()
+        self.counts = Counter[str]()
+        self._thread = LoopThread(type(self).__name__)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._thread.call(self._open())
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.faults = ()
+        self._thread.call(self._close())
+        self._thread.stop()
+
+    async def _open(self) -> None:
+        self._session = ClientSession(
+            cookie_jar=DummyCookieJar(), auto_decompress=False, timeout=ClientTimeout(total=None)
+        )
+        self._runner = web.ServerRunner(web.Server(self._handle), shutdown_timeout=1)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, HOST, 0)
+        await site.start()
+        self.port = self._runner.addresses[0][1]
+
+    async def _close(self) -> None:
+        await self._runner.cleanup()
+        await self._session.close()
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        self.counts["requests"] += 1
+        fault = self._struck(request.method)
+        if fault is None:
+            return await self._forward(request, None)
+        self.counts[fault.kind] += 1
+        match fault.kind:
+            case Kind.STATUS:
+                return _refusal(fault)
+            case Kind.HANG:
+                while fault in self.faults and request.transport is not None:  # noqa: ASYNC110 - another thread sets it
+                    await asyncio.sleep(HANG_POLL_SECONDS)
+                return _cut(request)
+            case Kind.SLOW:
+                await asyncio.sleep(fault.seconds)
+        return await self._forward(request, fault)
+
+    def _struck(self, method: str) -> HttpFault | None:
+        return next((fault for fault in self.faults if method in fault.methods and fault.chance.strikes()), None)
+
+    async def _forward(self, request: web.BaseRequest, fault: HttpFault | None) -> web.StreamResponse:
+        url = URL(f"http://{HOST}:{self._target_port}{request.raw_path}", encoded=True)
+        body = _body(request, fault) if request.can_read_body else None
+        try:
+            async with self._session.request(
+                request.method,
+                url,
+                headers=_passed_on(request.headers),
+                skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
+                data=body,
+                allow_redirects=False,
+            ) as answer:
+                if fault and fault.kind is Kind.ANSWER_LOST:
+                    await answer.read()
+                    return _cut(request)
+                return await _pass_back(request, answer, fault)
+        except (ClientError, OSError):  # the store is away or was cut: so is the client
+            return _cut(request)
+
+
+async def _body(request: web.BaseRequest, fault: HttpFault | None) -> AsyncIterator[bytes]:
+    passed = 0
+    async for chunk in request.content.iter_chunked(CHUNK_BYTES):
+        if fault and fault.kind is Kind.REQUEST_RESET and passed + len(chunk) > fault.body_bytes:
+            yield chunk[: fault.body_bytes - passed]
+            raise ConnectionResetError
+        passed += len(chunk)
+        yield chunk
+
+
+async def _pass_back(request: web.BaseRequest, answer: ClientResponse, fault: HttpFault | None) -> web.StreamResponse:
+    response = web.StreamResponse(status=answer.status, reason=answer.reason, headers=_passed_on(answer.headers))
+    await response.prepare(request)
+    passed = 0
+    async for chunk in answer.content.iter_chunked(CHUNK_BYTES):
+        if fault and fault.kind is Kind.ANSWER_RESET and passed + len(chunk) > fault.body_bytes:
+            await response.write(chunk[: fault.body_bytes - passed])
+            return _cut(request)
+        passed += len(chunk)
+        await response.write(chunk)
+    await response.write_eof()
+    return response
+
+
+def _refusal(fault: HttpFault) -> web.Response:
+    """As S3 says it: a status, and XML that names the code."""
+    code = CODES.get(fault.status, "InternalError")
+    headers = {} if fault.retry_after_seconds is None else {"Retry-After": str(fault.retry_after_seconds)}
+    text = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>injected</Message></Error>"
+    return web.Response(status=fault.status, text=text, content_type="application/xml", headers=headers)
+
+
+def _passed_on(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
+    return CIMultiDict((name, value) for name, value in headers.items() if name.title() not in HOP_BY_HOP)
+
+
+def _cut(request: web.BaseRequest) -> web.Response:
+    """Reset the client; the response that is returned goes nowhere."""
+    if request.transport is not None:
+        reset(request.transport)
+    return web.Response()

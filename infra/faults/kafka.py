@@ -1,0 +1,68 @@
+"""A proxy that reads Kafka's frames and drops a share of the ProduceResponses: the broker has the records, the producer is not told.
+
+Brokers tell clients where to connect: a listener of the broker must advertise this proxy's port, or clients go around it.
+"""
+
+import struct
+from enum import StrEnum
+
+from infra.faults.chance import Chance
+from infra.faults.proxy import CutError, End, StreamProxy, together
+
+# https://kafka.apache.org/protocol: every frame begins with its length; a request goes on with api key (int16), api version
+# (int16) and correlation id (int32), a response with the correlation id.
+LENGTH = struct.Struct(">i")
+REQUEST = struct.Struct(">hhi")
+PRODUCE = 0
+MAX_FRAME_BYTES = 100 * 1024 * 1024
+
+
+class Then(StrEnum):
+    """What follows a dropped response: the producer waits for its time-out, or sees the connection reset."""
+
+    SILENCE = "silence"
+    RESET = "reset"
+
+
+class KafkaProxy(StreamProxy):
+    """`counts` has `produce_requests`, `produce_responses` and, of those, `dropped`. `chance` may be set at any time."""
+
+    def __init__(self, target_port: int, port: int = 0, then: Then = Then.RESET) -> None:
+        super().__init__(target_port, port)
+        self.chance, self._then = Chance(0.0), then
+
+    async def converse(self, client: End, server: End) -> None:
+        produced: set[int] = set()
+        await together(self._pass_requests(client, server, produced), self._pass_responses(client, server, produced))
+
+    async def _pass_requests(self, client: End, server: End, produced: set[int]) -> None:
+        while True:
+            frame = await read_frame(client)
+            api_key, _, correlation_id = REQUEST.unpack_from(frame, LENGTH.size)
+            if api_key == PRODUCE:
+                self.counts["produce_requests"] += 1
+                produced.add(correlation_id)
+            await server.send(frame)
+
+    async def _pass_responses(self, client: End, server: End, produced: set[int]) -> None:
+        while True:
+            frame = await read_frame(server)
+            (correlation_id,) = LENGTH.unpack_from(frame, LENGTH.size)
+            if correlation_id in produced:
+                produced.remove(correlation_id)
+                self.counts["produce_responses"] += 1
+                if self.chance.strikes():
+                    self.counts["dropped"] += 1
+                    if self._then is Then.RESET:
+                        raise CutError
+                    continue
+            await client.send(frame)
+
+
+async def read_frame(end: End) -> bytes:
+    """A frame with its length. Raises: IncompleteReadError at the end of the stream, CutError if it is no frame."""
+    head = await end.reader.readexactly(LENGTH.size)
+    (length,) = LENGTH.unpack(head)
+    if not REQUEST.size // 2 <= length <= MAX_FRAME_BYTES:
+        raise CutError
+    return head + await end.reader.readexactly(length)

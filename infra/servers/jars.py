@@ -1,0 +1,43 @@
+"""Kafka's jars: fetched by Maven as the pom says, and each checked against the committed list, so that no other ever runs."""
+
+import hashlib
+import shutil
+from pathlib import Path
+
+from infra.servers.errors import ServerError
+from infra.servers.steps import run_steps
+
+PLUGIN = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
+DOWNLOAD_SECONDS = 1800.0
+
+
+def fetch_jars(pom: Path, list_file: Path, folder: Path) -> None:
+    """Fill the folder with exactly the jars of the list.
+
+    Raises:
+        ServerError: no Maven, no download, or a jar that is not as it was.
+    """
+    maven = shutil.which("mvn")
+    if not maven:
+        raise ServerError(
+            "Kafka's jars are fetched by Maven, which is not on PATH: install it (Debian: apt-get install maven; "
+            "any other machine: Maven's archive needs no root), then run this again"
+        )
+    repository = folder / "repository"
+    command = [maven, "-q", "-B", "-f", str(pom), f"-Dmaven.repo.local={repository}", PLUGIN]
+    run_steps("fetching Kafka's jars", [[*command, f"-DoutputDirectory={folder}"]], folder, DOWNLOAD_SECONDS)
+    shutil.rmtree(repository)
+    check_jars(list_file, folder)
+
+
+def check_jars(list_file: Path, folder: Path) -> None:
+    """Compare the folder with the list.
+
+    Raises:
+        ServerError: names what differs.
+    """
+    lines = (line.split() for line in list_file.read_text().splitlines())
+    listed = {name: sha256 for sha256, name in lines}
+    found = {jar.name: hashlib.sha256(jar.read_bytes()).hexdigest() for jar in folder.glob("*.jar")}
+    if wrong := sorted(name for name in listed.keys() | found.keys() if listed.get(name) != found.get(name)):
+        raise ServerError(f"Kafka's jars are not those of {list_file.name}: {', '.join(wrong)}")

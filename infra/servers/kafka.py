@@ -1,0 +1,160 @@
+"""Apache Kafka in KRaft mode: one broker, or three of which one may be lost. Every broker is a controller too.
+
+Kafka does not sync messages to the disk one by one; what it promises rests on the copies, so three brokers keep three
+copies, take a write when two have it, and never elect a broker that lacks acknowledged messages.
+"""
+
+import asyncio
+import base64
+import contextlib
+import uuid
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from kafka import KafkaAdminClient
+from kafka.errors import KafkaError
+
+from infra.servers.java import Java
+from infra.servers.steps import run_steps
+from infra.supervision.child import Program
+from infra.supervision.kept import kept
+from infra.supervision.ports import HOST
+
+HEAP = "-Xmx384m"
+PORTS_A_BROKER = 2
+STOP_SECONDS = 30.0
+ASK_MILLISECONDS = 4_000
+# To the terminal's collector, without the pages of settings that INFO prints.
+LOGGING = """appender.out.type=Console
+appender.out.name=out
+appender.out.layout.type=PatternLayout
+appender.out.layout.pattern=%d %p %c{1}: %m%n
+rootLogger.level=warn
+rootLogger.appenderRef.out.ref=out
+"""
+
+
+@dataclass(frozen=True)
+class Kafka:
+    """Brokers on loopback.
+
+    Args:
+        ports: two a broker: for clients, and for the controllers among themselves.
+    """
+
+    folder: Path
+    ports: tuple[int, ...]
+
+    @property
+    def nodes(self) -> range:
+        return range(1, len(self.ports) // PORTS_A_BROKER + 1)
+
+    def address(self, node: int) -> str:
+        return f"{HOST}:{self.ports[PORTS_A_BROKER * (node - 1)]}"
+
+    def _controller(self, node: int) -> str:
+        return f"{HOST}:{self.ports[PORTS_A_BROKER * (node - 1) + 1]}"
+
+    @property
+    def bootstrap(self) -> str:
+        return ",".join(self.address(node) for node in self.nodes)
+
+    def prepare(self, java: Java) -> tuple[Program, ...]:
+        """Write the settings, format the folders that are new."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "log4j2.properties").write_text(LOGGING)
+        for node in self.nodes:
+            self._settings_file(node).write_text(
+                "".join(f"{key}={value}\n" for key, value in self._settings(node).items())
+            )
+        new = [node for node in self.nodes if not (self._data(node) / "meta.properties").exists()]
+        run_steps("formatting Kafka's folder", [self._format_command(java, node) for node in new])
+        return tuple(self._program(java, node) for node in self.nodes)
+
+    def _program(self, java: Java, node: int) -> Program:
+        return Program(
+            name="kafka" if len(self.nodes) == 1 else f"kafka-{node}",
+            command=java.command("kafka.Kafka", [str(self._settings_file(node))], [HEAP, self._logging()]),
+            environment={},
+            port=self.ports[PORTS_A_BROKER * (node - 1)],
+            stop_seconds=STOP_SECONDS,
+            ready=partial(is_ready, self.address(node), node),
+        )
+
+    def _settings(self, node: int) -> dict[str, object]:
+        copies = len(self.nodes)
+        enough = min(2, copies)
+        clients, controllers = f"PLAINTEXT://{self.address(node)}", f"CONTROLLER://{self._controller(node)}"
+        return {
+            "process.roles": "broker,controller",
+            "node.id": node,
+            "controller.quorum.bootstrap.servers": ",".join(self._controller(other) for other in self.nodes),
+            "listeners": f"{clients},{controllers}",
+            "advertised.listeners": clients,
+            "controller.listener.names": "CONTROLLER",
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "inter.broker.listener.name": "PLAINTEXT",
+            "log.dirs": self._data(node),
+            # A topic that nobody made on purpose would have settings that nobody chose.
+            "auto.create.topics.enable": "false",
+            "default.replication.factor": copies,
+            "min.insync.replicas": enough,
+            "unclean.leader.election.enable": "false",
+            **{f"{topic}.replication.factor": copies for topic in _OWN_TOPICS},
+            **{f"{topic}.min.isr": enough for topic in _OWN_TOPICS if topic != "offsets.topic"},
+            # 50 each, else: the first consumer would wait for hundreds of files.
+            **{f"{topic}.num.partitions": 4 for topic in _OWN_TOPICS},
+            "group.initial.rebalance.delay.ms": 0,
+            # It waits five minutes for a majority of controllers, which the last of three to stop has not.
+            "controlled.shutdown.enable": "false",
+            # A killed broker may come back when its last session is over; 9 s, else.
+            "broker.session.timeout.ms": 3_000,
+            "broker.heartbeat.interval.ms": 500,
+            # A third of the heap, else.
+            "log.cleaner.dedupe.buffer.size": 16 << 20,
+        }
+
+    def _format_command(self, java: Java, node: int) -> tuple[str, ...]:
+        cluster = kept(self.folder / "cluster.id", lambda: _encode(uuid.uuid4()))
+        arguments = ["format", "-t", cluster, "-c", str(self._settings_file(node))]
+        if len(self.nodes) == 1:
+            return java.command("kafka.tools.StorageTool", [*arguments, "--standalone"], [self._logging()])
+        names = {other: _encode(uuid.uuid5(uuid.NAMESPACE_OID, f"{cluster}/{other}")) for other in self.nodes}
+        voters = ",".join(f"{other}@{self._controller(other)}:{names[other]}" for other in self.nodes)
+        return java.command("kafka.tools.StorageTool", [*arguments, "--initial-controllers", voters], [self._logging()])
+
+    def _logging(self) -> str:
+        return f"-Dlog4j2.configurationFile={self.folder / 'log4j2.properties'}"
+
+    def _settings_file(self, node: int) -> Path:
+        return self.folder / f"broker-{node}.properties"
+
+    def _data(self, node: int) -> Path:
+        return self.folder / f"broker-{node}"
+
+
+_OWN_TOPICS = ("offsets.topic", "transaction.state.log", "share.coordinator.state.topic")
+
+
+async def is_ready(address: str, node: int) -> bool:
+    """Whether a broker's own metadata say that the controllers let it serve; the others may be dead."""
+    return await asyncio.to_thread(_serves, address, node)
+
+
+def _serves(address: str, node: int) -> bool:
+    try:
+        client = KafkaAdminClient(
+            bootstrap_servers=address, bootstrap_timeout_ms=ASK_MILLISECONDS, request_timeout_ms=ASK_MILLISECONDS
+        )
+        with contextlib.closing(client):
+            brokers = client.describe_cluster()["brokers"]
+    except (KafkaError, OSError):
+        return False
+    return any(broker["broker_id"] == node and not broker["is_fenced"] for broker in brokers)
+
+
+def _encode(name: uuid.UUID) -> str:
+    """As Kafka writes a UUID. The first bit is cleared: an id that began with '-' would be read as an option."""
+    raw = bytes([name.bytes[0] & 0x7F]) + name.bytes[1:]
+    return base64.urlsafe_b64encode(raw).decode().rstrip("=")

@@ -1,0 +1,39 @@
+"""What an installation says while a step of it is silent: how much has arrived, and for how long it has been at it."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+SAY_EVERY_SECONDS = 5.0
+
+
+@contextmanager
+def told(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Say every few seconds how large the folder is, until the block ends."""
+    ended = threading.Event()
+    started = time.monotonic()
+
+    def tell() -> None:
+        while not ended.wait(SAY_EVERY_SECONDS):
+            say(f"  {_megabytes(folder):.0f} MB after {time.monotonic() - started:.0f} s")
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        teller.join()
+
+
+def _megabytes(folder: Path) -> float:
+    """Files may come and go meanwhile."""
+    total = 0
+    for file in folder.rglob("*"):
+        try:
+            total += file.stat().st_size
+        except FileNotFoundError:
+            continue
+    return total / 1e6

@@ -1,0 +1,67 @@
+"""Prometheus: what it reads, and from where, is given by whoever starts it."""
+
+import asyncio
+import json
+import urllib.request
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from infra.supervision.child import Program
+from infra.supervision.ports import HOST
+
+SCRAPE_SECONDS = 5
+KEPT = "2d"
+ASK_SECONDS = 4.0
+
+
+@dataclass(frozen=True)
+class Prometheus:
+    """One server on loopback.
+
+    Args:
+        targets: by job, the host:port of every /metrics.
+    """
+
+    folder: Path
+    port: int
+    targets: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.port}"
+
+    def prepare(self, binary: Path) -> tuple[Program, ...]:
+        """Write the settings: JSON, which is YAML too."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        settings = self.folder / "prometheus.json"
+        settings.write_text(json.dumps(self._settings(), indent=2))
+        command = (
+            *(str(binary), f"--config.file={settings}", f"--storage.tsdb.path={self.folder / 'data'}"),
+            *(f"--web.listen-address={HOST}:{self.port}", f"--storage.tsdb.retention.time={KEPT}"),
+        )
+        ready = partial(is_ready, self.url)
+        return (Program("prometheus", command, {"GOMEMLIMIT": "256MiB"}, self.port, ready=ready),)
+
+    def _settings(self) -> dict[str, object]:
+        jobs = {"prometheus": [f"{HOST}:{self.port}"], **self.targets}
+        return {
+            "global": {"scrape_interval": f"{SCRAPE_SECONDS}s", "evaluation_interval": f"{SCRAPE_SECONDS}s"},
+            "scrape_configs": [
+                {"job_name": job, "static_configs": [{"targets": list(targets)}]} for job, targets in jobs.items()
+            ],
+        }
+
+
+async def is_ready(url: str) -> bool:
+    """Whether its own /-/ready says so."""
+    return await asyncio.to_thread(_asked, f"{url}/-/ready")
+
+
+def _asked(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=ASK_SECONDS) as response:  # noqa: S310 - our own, on loopback
+            return bool(response.status == 200)
+    except OSError:
+        return False

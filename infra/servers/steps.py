@@ -1,0 +1,37 @@
+"""Commands that have an end: those of the installation, and those that make a server's folder ready."""
+
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from infra.servers.errors import ServerError
+
+STEP_SECONDS = 120.0
+LAST_CHARACTERS = 2_000
+
+
+def run_steps(
+    what: str, commands: Sequence[Sequence[str]], folder: Path | None = None, within_seconds: float = STEP_SECONDS
+) -> None:
+    """Run all of them at once, in a folder; their output is shown only if they fail.
+
+    Raises:
+        ServerError: one failed, with the last of what it said, or the time is over.
+    """
+    running = [
+        subprocess.Popen(
+            command, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        for command in commands
+    ]
+    try:
+        for process in running:
+            said, _ = process.communicate(timeout=within_seconds)
+            if process.returncode:
+                raise ServerError(f"{what} failed with {process.returncode}: {said.strip()[-LAST_CHARACTERS:]}")
+    except subprocess.TimeoutExpired as error:
+        raise ServerError(f"{what} took longer than {within_seconds:.0f} s") from error
+    finally:
+        for process in running:
+            process.kill()
+            process.communicate()

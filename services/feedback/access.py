@@ -1,0 +1,15 @@
+"""Which services may call the feedback's methods, where certificates tell them apart. A method that is not here is denied."""
+
+from collections.abc import Mapping
+
+GATEWAY = frozenset({"gateway"})
+SESSION = frozenset({"session"})
+LOOP = frozenset({"training", "operator"})
+
+CALLERS: Mapping[str, frozenset[str]] = {
+    "thumbwheel.feedback.v1.FeedbackLogService.RecordFeedback": GATEWAY,
+    "thumbwheel.feedback.v1.FeedbackLogService.AppendTurns": SESSION,
+    "thumbwheel.feedback.v1.FeedbackLogService.ListSegments": LOOP,
+    "thumbwheel.feedback.v1.FeedbackLogService.CountThumbs": LOOP,
+    "thumbwheel.feedback.v1.FeedbackLogService.GetThumbs": GATEWAY,
+}

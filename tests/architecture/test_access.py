@@ -1,0 +1,79 @@
+"""Deny by default: every RPC of every descriptor and every route of the running gateway stands in exactly one table of rules."""
+
+import ast
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from google.protobuf.descriptor import ServiceDescriptor
+from starlette.routing import Mount
+
+from services.gateway.access import PAGE_FILES, ROUTES, RPCS, Rule
+from services.gateway.http.door import DoorRoute
+from tests.services.gateway.house import house
+
+ROOT = Path(__file__).resolve().parents[2]
+INNER_SERVICES = ("guardrail", "enhancer", "session", "generator", "feedback")
+PEERS = {"gateway", "session", "training", "operator"}
+
+
+def descriptors() -> list[ServiceDescriptor]:
+    """All services of all protos."""
+    files = sorted((ROOT / "gen" / "thumbwheel").rglob("*_pb2.py"))
+    modules = [".".join(file.relative_to(ROOT / "gen").with_suffix("").parts) for file in files]
+    found = [importlib.import_module(module).DESCRIPTOR for module in modules]
+    return [service for file in found for service in file.services_by_name.values()]
+
+
+def callers(service: str) -> Mapping[str, frozenset[str]]:
+    table: Mapping[str, frozenset[str]] = importlib.import_module(f"services.{service}.access").CALLERS
+    return table
+
+
+def test_every_rpc_has_a_rule_in_exactly_one_table_and_every_rule_an_rpc() -> None:
+    tables = [set(RPCS), *(set(callers(service)) for service in INNER_SERVICES)]
+    methods = {method.full_name for service in descriptors() for method in service.methods}
+    assert len(methods) > 25
+    assert sorted(name for table in tables for name in table) == sorted(methods)
+
+
+def test_an_inner_method_is_called_by_services_that_exist() -> None:
+    for service in INNER_SERVICES:
+        for method, peers in callers(service).items():
+            assert peers, f"nobody may call {method}"
+            assert peers <= PEERS, method
+
+
+@pytest.mark.parametrize("service", INNER_SERVICES)
+def test_an_inner_service_serves_under_its_table(service: str) -> None:
+    tree = ast.parse((ROOT / "services" / service / "__main__.py").read_text())
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "run_service"]
+    assert [ast.unparse(call.args[3]) for call in calls] == ["CALLERS"]
+
+
+async def test_every_route_has_a_rule_and_every_rule_a_route(tmp_path: Path) -> None:
+    page = tmp_path / "page"
+    page.mkdir()
+    async with house(tmp_path, page_directory=page) as gateway:
+        routes = gateway.app.routes
+    names = [
+        f"{method} {route.path}"
+        for route in routes
+        if isinstance(route, DoorRoute)
+        for method in route.methods or ()
+        if method != "HEAD"
+    ]
+    # Whatever the door did not make would be open to everybody: that is the page's files alone.
+    others = [route for route in routes if not isinstance(route, DoorRoute)]
+    assert [(type(route), route.path, route.name) for route in others if isinstance(route, Mount)] == [
+        (Mount, "", "page")
+    ]
+    assert len(others) == 1
+    assert sorted([*names, PAGE_FILES]) == sorted(ROUTES)
+
+
+def test_what_everybody_may_do_is_a_short_list() -> None:
+    assert {name for name, rule in ROUTES.items() if rule == Rule(None)} == {"GET /health", "GET /metrics", PAGE_FILES}
+    assert not [name for name, rule in RPCS.items() if rule.scope is None]
+    assert [name for name, rule in ROUTES.items() if rule.cookie] == ["GET /api/loop/report/{run}"]

@@ -1,0 +1,106 @@
+"""Model server and generator as processes of their own, so that they can be stopped and killed; and what they counted."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from services.chassis.channel import open_channel
+from tests.services.generator.service import Stubs, generator_settings, stubs_of
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class ModelServer:
+    """The hand-made model server in a process; `settings` are FakePredictor's fields."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self._settings = settings
+        self._process: Process | None = None
+        self.port = 0
+
+    async def start(self) -> None:
+        """A fresh process; on the port of the one before, if there was one."""
+        command = ["-m", "tests.services.generator.predictor", json.dumps(self._settings), str(self.port)]
+        self._process = await asyncio.create_subprocess_exec(sys.executable, *command, cwd=ROOT, stdout=PIPE)
+        assert self._process.stdout
+        self.port = int(await asyncio.wait_for(self._process.stdout.readline(), 60))
+
+    def signal(self, number: int) -> None:
+        assert self._process
+        self._process.send_signal(number)
+
+    async def kill(self) -> None:
+        """SIGKILL, whatever state it is in."""
+        if self._process and self._process.returncode is None:
+            self.signal(signal.SIGKILL)
+            await self._process.wait()
+
+    def state(self) -> str:
+        """The kernel's letter: T is stopped."""
+        assert self._process
+        return Path(f"/proc/{self._process.pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+
+    async def counters(self) -> dict[str, Any]:
+        async with aiohttp.ClientSession() as http, http.get(f"http://127.0.0.1:{self.port}/counters") as response:
+            found: dict[str, Any] = await response.json()
+            return found
+
+    async def until(self, condition: Any) -> dict[str, Any]:
+        """Counters that fulfil a condition."""
+        async with asyncio.timeout(20):
+            while not condition(found := await self.counters()):
+                await asyncio.sleep(0.02)
+            return found
+
+
+@asynccontextmanager
+async def model_server(**settings: Any) -> AsyncIterator[ModelServer]:
+    server = ModelServer(settings)
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.kill()
+
+
+@asynccontextmanager
+async def generator_process(root: Path, predictor_port: int, **changes: Any) -> AsyncIterator[tuple[Stubs, Process]]:
+    """`python -m services.generator` on a port of its own, killed at the end."""
+    settings = generator_settings(root, predictor_port, **changes)
+    variables = {f"TW_GENERATOR_{key.upper()}": str(value) for key, value in settings if value is not None}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "services.generator",
+        cwd=ROOT,
+        env={**os.environ, **variables, "PYTHONPATH": "gen"},
+        stderr=PIPE,
+    )
+    try:
+        port = await asyncio.wait_for(_port(process), 60)
+        async with open_channel(f"127.0.0.1:{port}") as channel:
+            yield stubs_of(channel, port), process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def _port(process: Process) -> int:
+    """What the log says: `… serving  port=50055`."""
+    assert process.stderr
+    said = b""
+    while line := await process.stderr.readline():
+        said += line
+        if b" serving " in line:
+            return int(line.rsplit(b"port=", 1)[1])
+    raise AssertionError(f"the generator did not start: {said.decode()}")

@@ -1,0 +1,86 @@
+"""F22: the store ignores If-None-Match and lets every PUT overwrite. For us that changes nothing: no PUT has a condition, and
+the ledger decides which of two writers was first.
+
+Where commits lie in the store itself, such a store loses events in two of five simulated runs (feedback_durability, 3.3).
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from services.feedback.audit import audit
+from services.feedback.ledger import FencedError, Ledger, open_database
+from services.feedback.s3_store import S3Store
+from services.feedback.sink import FlushLimits, Sink, Step
+from services.feedback.spool import Spool
+from services.feedback.spool_folder import inspect
+from tests.s3_server import S3Server, serving
+from tests.services.feedback.history import History, violations
+from tests.services.feedback.s3_stores import store_at
+from tests.services.feedback.samples import FEEDBACK, entry
+
+ROOM = 1 << 20
+NAMES = "abcdef"
+
+
+@pytest.fixture
+def server() -> S3Server:
+    server = S3Server()
+    server.buckets["thumbs"] = {}
+    return server
+
+
+@pytest.fixture
+def store(server: S3Server) -> Iterator[S3Store]:
+    with serving(server) as port:
+        yield store_at(port)
+
+
+@pytest.mark.parametrize("other_rows", [2, 3], ids=["same batch", "other batch"])
+@pytest.mark.parametrize("paused_at", [Step.ENCODED, Step.STORED])
+def test_f22_a_paused_writer_that_overwrites_what_another_has_committed_changes_nothing(
+    server: S3Server, store: S3Store, tmp_path: Path, paused_at: Step, other_rows: int
+) -> None:
+    engine = open_database(f"sqlite:///{tmp_path}/ledger.db")
+    ledger, spool = Ledger(engine), Spool(tmp_path / "feedback", max_bytes=ROOM, segment_bytes=ROOM)
+    spool.append([entry(name) for name in NAMES])
+    pauses = 0
+
+    def writer(rows: int, at=lambda step: None) -> Sink:
+        sink = Sink(FEEDBACK, spool, store, ledger, FlushLimits(rows, ROOM), at=at)
+        sink.assign()
+        return sink
+
+    def pause(step: Step) -> None:
+        """While this writer stands still, another takes the partition over and commits two batches."""
+        nonlocal pauses
+        if step is paused_at and not pauses:
+            pauses += 1
+            other = writer(other_rows)
+            other.flush()
+            other.flush()
+
+    zombie = writer(2, at=pause)
+    with pytest.raises(FencedError):
+        zombie.flush()
+    zombie.assign()
+    while zombie.flush():
+        pass
+
+    ids = [entry(name).event_id for name in NAMES]
+    assert violations(History({"c": ids}, set(ids)), ledger, store, "feedback", len(NAMES)) == []
+    report = audit(ledger, store, lambda stream: inspect(tmp_path / stream))
+    assert (report.problems, report.orphans) == ([], 0 if other_rows == 2 else 1)
+    assert (pauses, server.conditions) == (1, 0)
+    assert server.overwritten == (1 if other_rows == 2 else 0)
+    spool.close()
+    engine.dispose()
+
+
+def test_f22_the_store_of_this_test_does_ignore_conditions(server: S3Server, store: S3Store) -> None:
+    """Or the others would prove nothing."""
+    for body in (b"1", b"2"):
+        headers = {"If-None-Match": "*"}
+        store._client._put_object("thumbs", "key", body, headers)
+    assert (server.conditions, server.overwritten, store.get("key")) == (2, 1, b"2")

@@ -1,0 +1,207 @@
+"""F24: a commit whose answer is lost, deadlocks, serialization failures: the work runs again, and stores nothing twice."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from prometheus_client import REGISTRY
+from thumbwheel.session.v1 import session_pb2
+
+from tests.faults.proxy import Break, CommitBreaker
+from tests.services.session.replicas import foreign_connection
+from tests.services.session.service import (
+    ADA,
+    FakeFeedback,
+    Home,
+    begin,
+    feedback_service,
+    finish,
+    session_service,
+    talk,
+)
+
+
+@dataclass
+class Broken:
+    """A replica whose commits break, one that is whole, and a conversation of one turn."""
+
+    breaker: CommitBreaker
+    stub: Any
+    whole: Any
+    feedback: FakeFeedback
+    conversation_id: str = ""
+    answer_id: str = ""
+
+    async def messages(self, conversation_id: str) -> list[Any]:
+        request = session_pb2.GetConversationRequest(conversation_id=conversation_id)
+        return list((await self.whole.GetConversation(request, timeout=5, metadata=ADA)).messages)
+
+    async def conversations(self) -> set[str]:
+        request = session_pb2.ListConversationsRequest()
+        page = await self.whole.ListConversations(request, timeout=5, metadata=ADA)
+        return {found.id for found in page.conversations}
+
+    async def call(self, method: str, request: Any) -> Any:
+        return await getattr(self.stub, method)(request, timeout=5, metadata=ADA)
+
+
+@asynccontextmanager
+async def broken(home: Home) -> AsyncIterator[Broken]:
+    server_port = urlsplit(home.database_url).port or 0
+    breaker, feedback = CommitBreaker(server_port), FakeFeedback()
+    async with (
+        feedback_service(feedback) as feedback_port,
+        breaker.serving() as port,
+        # Its relay never looks by itself, so that the commits that break are those of the calls.
+        session_service(
+            replace(home, database_url=home.database_url.replace(f":{server_port}/", f":{port}/")),
+            relay_poll_seconds=60,
+            relay_linger_seconds=5,
+        ) as stub,
+        session_service(home, feedback_target=f"127.0.0.1:{feedback_port}") as whole,
+    ):
+        turn = await talk(whole, "hello", "hi")
+        yield Broken(breaker, stub, whole, feedback, turn.conversation_id, turn.assistant_message_id)
+
+
+async def new_conversation(it: Broken, request_id: str = "") -> None:
+    turn = await it.call("BeginTurn", begin("new", request_id=request_id))
+    assert not turn.replayed
+    assert await it.conversations() == {it.conversation_id, turn.conversation_id}
+    ids = [message.id for message in await it.messages(turn.conversation_id)]
+    assert ids == [turn.user_message_id, turn.assistant_message_id]
+
+
+async def new_conversation_with_a_request_id(it: Broken) -> None:
+    await new_conversation(it, "r")
+
+
+async def another_turn(it: Broken) -> None:
+    turn = await it.call("BeginTurn", begin("more", conversation_id=it.conversation_id))
+    assert [message.text for message in turn.context] == ["hello", "hi", "more"]
+    ids = [message.id for message in await it.messages(it.conversation_id)]
+    assert ids[2:] == [turn.user_message_id, turn.assistant_message_id]
+
+
+async def another_answer(it: Broken) -> None:
+    turn = await it.call("BeginTurn", begin(regenerate_message_id=it.answer_id))
+    assert [message.id for message in await it.messages(it.conversation_id)][2:] == [turn.assistant_message_id]
+
+
+async def the_end_of_a_turn(it: Broken) -> None:
+    turn = await it.whole.BeginTurn(begin("more", conversation_id=it.conversation_id), timeout=5, metadata=ADA)
+    await it.call("FinishTurn", finish(turn.assistant_message_id, "yes"))
+    assert [message.text for message in await it.messages(it.conversation_id)] == ["hello", "hi", "more", "yes"]
+    async with asyncio.timeout(10):
+        while len(it.feedback.turns) < 2:
+            await asyncio.sleep(0.02)
+    assert [event.message_id for event in it.feedback.turns] == [it.answer_id, turn.assistant_message_id]
+
+
+async def clearing(it: Broken) -> None:
+    await it.call("ClearConversation", session_pb2.ClearConversationRequest(conversation_id=it.conversation_id))
+    assert await it.messages(it.conversation_id) == []
+    await _one_erasure(it)
+
+
+async def deleting(it: Broken) -> None:
+    await it.call("DeleteConversation", session_pb2.DeleteConversationRequest(conversation_id=it.conversation_id))
+    assert await it.conversations() == set()
+    await _one_erasure(it)
+
+
+async def erasing_the_user(it: Broken) -> None:
+    erased = await it.call("EraseUser", session_pb2.EraseUserRequest())
+    assert erased.removed_conversations == 1
+    assert await it.conversations() == set()
+    await _one_erasure(it)
+
+
+async def _one_erasure(it: Broken) -> None:
+    async with asyncio.timeout(10):
+        while not any(event.erased for event in it.feedback.turns):
+            await asyncio.sleep(0.02)
+    assert [event.message_id for event in it.feedback.turns if event.erased] == [it.answer_id]
+
+
+CALLS: list[Callable[[Broken], Awaitable[None]]] = [
+    new_conversation,
+    new_conversation_with_a_request_id,
+    another_turn,
+    another_answer,
+    the_end_of_a_turn,
+    clearing,
+    deleting,
+    erasing_the_user,
+]
+
+
+# Of the rest a run of every commit would learn little.
+EVERY_COMMIT = {(Break.LATE, new_conversation), (Break.LATE, another_turn)} | {
+    (Break.ANSWER_LOST, call) for call in CALLS
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "call"),
+    [
+        pytest.param(
+            kind,
+            call,
+            id=f"{kind.name.lower()}-{call.__name__}",
+            marks=() if (kind, call) in EVERY_COMMIT else pytest.mark.faults,
+        )
+        for kind, call in itertools.product(Break, CALLS)
+    ],
+)
+async def test_f24_a_connection_that_breaks_at_the_commit_changes_no_result(
+    postgres_home: Home, kind: Break, call: Callable[[Broken], Awaitable[None]]
+) -> None:
+    async with broken(postgres_home) as it:
+        it.breaker.planned = [kind, kind]
+        await call(it)
+    assert it.breaker.done >= 1
+
+
+async def test_f24_whoever_loses_a_deadlock_runs_again(postgres_home: Home) -> None:
+    before = run_again()
+    async with session_service(postgres_home) as stub, foreign_connection(postgres_home) as foreign:
+        first, second = sorted([(await talk(stub, text, "hi")).conversation_id for text in ("one", "two")])
+        lock = "SELECT FROM conversations WHERE id = $1 FOR UPDATE"
+        async with foreign.transaction():
+            await foreign.execute(lock, second)
+            erasing = asyncio.ensure_future(stub.EraseUser(session_pb2.EraseUserRequest(), timeout=5, metadata=ADA))
+            await asyncio.sleep(0.3)
+            await foreign.execute(lock, first)
+        assert (await erasing).removed_conversations == 2
+    assert run_again() > before
+
+
+async def test_f24_a_serialization_failure_runs_again(postgres_home: Home) -> None:
+    before = run_again()
+    async with foreign_connection(postgres_home) as foreign:
+        # A sequence stands outside of transactions: the first two inserts fail, and their second runs do not.
+        await foreign.execute("""
+            CREATE SEQUENCE tries;
+            CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                IF nextval('tries') <= 2 THEN RAISE EXCEPTION USING ERRCODE = 'serialization_failure'; END IF;
+                RETURN NEW;
+            END $$;
+            CREATE TRIGGER fail BEFORE INSERT ON messages FOR EACH STATEMENT EXECUTE FUNCTION fail();
+        """)
+    async with session_service(postgres_home) as stub:
+        turn = await talk(stub, "hello", "hi")
+        request = session_pb2.GetConversationRequest(conversation_id=turn.conversation_id)
+        stored = await stub.GetConversation(request, timeout=5, metadata=ADA)
+    assert [message.text for message in stored.messages] == ["hello", "hi"]
+    assert run_again() == before + 2
+
+
+def run_again() -> float:
+    name, labels = "thumbwheel_session_work_run_again_total", {"reason": "SESSION_DATABASE_BUSY"}
+    return REGISTRY.get_sample_value(name, labels) or 0.0

@@ -1,0 +1,58 @@
+"""F31: the model server writes slowly, the client's deadline passes: the model server must stop, and soon."""
+
+import asyncio
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from tests.faults.generator import model_server
+from tests.services.generator.service import Stubs, ask, generator_service, until_ready
+
+
+@dataclass(frozen=True)
+class Form:
+    """`most_seconds` bounds the median from deadline to abort: the goal of 100 ms where the machine is ours alone."""
+
+    token_seconds: float
+    deadline_seconds: float
+    clients: int
+    most_seconds: float
+
+
+async def run_into_deadline(stubs: Stubs, seconds: float) -> float:
+    """When the deadline was, on the clock that all processes share."""
+    deadline = time.monotonic() + seconds
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        async for _ in stubs.generator.Generate(ask(), timeout=seconds):
+            pass
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    return deadline
+
+
+@pytest.mark.parametrize(
+    "form", [Form(0.3, 0.75, 3, 2.0), pytest.param(Form(2.0, 5.0, 5, 0.1), marks=pytest.mark.faults)]
+)
+async def test_a_deadline_reaches_the_model_server_and_no_token_is_made_after_it(
+    tmp_path: Path, form: Form, record_property: Any
+) -> None:
+    async with (
+        model_server(script=["word "] * 100, pace_seconds=form.token_seconds) as server,
+        generator_service(tmp_path, server.port) as stubs,
+    ):
+        await until_ready(stubs, "v1")
+        deadlines = await asyncio.gather(
+            *(run_into_deadline(stubs, form.deadline_seconds) for _ in range(form.clients))
+        )
+        ended = await server.until(lambda counters: len(counters["aborted_at"]) == form.clients)
+        await asyncio.sleep(2 * form.token_seconds)
+        later = await server.counters()
+    delays = [at - deadline for at, deadline in zip(sorted(ended["aborted_at"]), sorted(deadlines), strict=True)]
+    record_property("abort_ms", [round(delay * 1000) for delay in delays])
+    assert statistics.median(delays) <= form.most_seconds
+    assert 0 < later["words"] == ended["words"], "tokens went on for nobody"
+    assert later["running"] == 0

@@ -1,0 +1,51 @@
+"""F37: ten clients send in one conversation over two replicas; their turns stand in one order, which agrees with the clock."""
+
+import asyncio
+import itertools
+
+from thumbwheel.session.v1 import session_pb2
+
+from tests.faults.turns import DEADLINE_SECONDS, History, Told
+from tests.services.session.replicas import two_replicas
+from tests.services.session.service import ADA, FakeFeedback, Home, feedback_service
+
+CLIENTS, TURNS = 10, 4
+
+
+async def test_f37_turns_of_ten_clients_over_two_replicas_have_one_order(postgres_home: Home) -> None:
+    feedback, history = FakeFeedback(), History()
+    async with (
+        feedback_service(feedback) as port,
+        two_replicas(postgres_home, feedback_target=f"127.0.0.1:{port}") as (one, other),
+    ):
+        opening = await history.talk([one], "hello")
+
+        async def client(number: int) -> None:
+            replicas = [one, other] if number % 2 else [other, one]
+            for turn in range(TURNS):
+                await history.talk(replicas, f"{number}-{turn}", opening.conversation_id)
+
+        await asyncio.gather(*(client(number) for number in range(CLIENTS)))
+        request = session_pb2.GetConversationRequest(conversation_id=opening.conversation_id)
+        stored = (await one.GetConversation(request, timeout=DEADLINE_SECONDS, metadata=ADA)).messages
+        async with asyncio.timeout(10):
+            while len({event.event_id for event in feedback.turns}) < len(history.turns):
+                await asyncio.sleep(0.05)
+
+    assert _overlapping(history.turns) > CLIENTS, "the clients did not send at once: nothing was tried"
+    ids = [message.id for message in stored]
+    assert len(set(ids)) == 2 * (1 + CLIENTS * TURNS) == 2 * len(history.turns)
+    assert all(child.parent_id == parent.id for parent, child in itertools.pairwise(stored)), (
+        "each under the one before"
+    )
+    place = {message.id: number for number, message in enumerate(stored)}
+    assert sorted(place[turn.question_id] for turn in history.turns) == list(range(0, len(ids), 2))
+    for earlier, later in itertools.permutations(history.turns, 2):
+        if earlier.begun_at < later.asked_at:
+            assert place[earlier.question_id] < place[later.question_id], "a turn stands before one that was over"
+    assert sorted(event.message_id for event in feedback.turns) == sorted(turn.answer_id for turn in history.turns)
+
+
+def _overlapping(turns: list[Told]) -> int:
+    pairs = itertools.combinations(turns, 2)
+    return sum(one.asked_at < other.begun_at and other.asked_at < one.begun_at for one, other in pairs)

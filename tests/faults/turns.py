@@ -1,0 +1,125 @@
+"""Clients that talk while something breaks, what they were told, and what must be true afterwards.
+
+A client repeats a call until it is acknowledged, as the gateway does, at one replica after the other. Every error on the way
+must be one that says "come back": the history keeps them all.
+"""
+
+import asyncio
+import itertools
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+from thumbwheel.session.v1 import session_pb2
+
+from services.chassis.errors import from_rpc
+from tests.services.session.service import ADA, FakeFeedback, begin, finish
+
+COME_BACK = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED}
+DEADLINE_SECONDS = 10.0
+PAUSE_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Told:
+    """One turn that was acknowledged to its end; times on one clock, in seconds."""
+
+    text: str
+    answer: str
+    conversation_id: str
+    question_id: str
+    answer_id: str
+    asked_at: float
+    begun_at: float
+
+
+@dataclass
+class History:
+    """What all clients were told."""
+
+    turns: list[Told] = field(default_factory=list)
+    errors: Counter[str] = field(default_factory=Counter)
+
+    async def insist(self, replicas: Sequence[Any], method: str, request: Any) -> Any:
+        """Call until it is acknowledged."""
+        for stub in itertools.cycle(replicas):
+            try:
+                return await getattr(stub, method)(request, timeout=DEADLINE_SECONDS, metadata=ADA)
+            except grpc.aio.AioRpcError as error:
+                ours = from_rpc(error, "session")
+                assert error.code() in COME_BACK, f"{method}: {error.code().name} {ours.reason}"
+                assert ours.retry_seconds or ours.reason == "SESSION_UNAVAILABLE", "no time to come back"
+                self.errors[ours.reason] += 1
+                await asyncio.sleep(PAUSE_SECONDS)
+        raise AssertionError("the loop returns or raises")
+
+    async def talk(self, replicas: Sequence[Any], text: str, conversation_id: str = "") -> Told:
+        """One whole turn."""
+        asked_at = time.monotonic()
+        request = begin(text, conversation_id=conversation_id, request_id=text)
+        turn = await self.insist(replicas, "BeginTurn", request)
+        begun_at = time.monotonic()
+        await self.insist(replicas, "FinishTurn", finish(turn.assistant_message_id, f"re: {text}"))
+        told = Told(
+            text,
+            f"re: {text}",
+            turn.conversation_id,
+            turn.user_message_id,
+            turn.assistant_message_id,
+            asked_at,
+            begun_at,
+        )
+        self.turns.append(told)
+        return told
+
+
+async def talk_while(
+    history: History, replicas: Sequence[Any], broken: Callable[[], Awaitable[None]], clients: int = 4
+) -> None:
+    """Clients talk, each in a conversation of its own; before, while and after `broken` does its worst."""
+    over = asyncio.Event()
+
+    async def client(number: int) -> None:
+        conversation_id, after = "", 3
+        for turn in itertools.count():
+            told = await history.talk(
+                replicas[number % 2 :] + replicas[: number % 2], f"{number}-{turn}", conversation_id
+            )
+            conversation_id = told.conversation_id
+            after -= over.is_set()
+            if not after:
+                return
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(clients):
+            group.create_task(client(number))
+        await asyncio.sleep(0.3)
+        await broken()
+        over.set()
+
+
+async def check(history: History, stub: Any, feedback: FakeFeedback) -> None:
+    """No acknowledged turn is lost, none is there twice, nothing is there that nobody asked for, and all are published in order."""
+    assert history.turns
+    for conversation_id in {told.conversation_id for told in history.turns}:
+        request = session_pb2.GetConversationRequest(conversation_id=conversation_id)
+        stored = (await stub.GetConversation(request, timeout=DEADLINE_SECONDS, metadata=ADA)).messages
+        told = [turn for turn in history.turns if turn.conversation_id == conversation_id]
+        expected = sorted((turn.question_id, turn.answer_id, turn.text, turn.answer) for turn in told)
+        found = [(q.id, a.id, q.text, a.text) for q, a in zip(stored[::2], stored[1::2], strict=True)]
+        assert sorted(found) == expected
+        await _check_published([answer.id for answer in stored[1::2]], conversation_id, feedback)
+
+
+async def _check_published(answer_ids: list[str], conversation_id: str, feedback: FakeFeedback) -> None:
+    def published() -> list[str]:
+        events = {e.event_id: e.message_id for e in feedback.turns if e.conversation_id == conversation_id}
+        return list(events.values())
+
+    async with asyncio.timeout(20):
+        while set(published()) != set(answer_ids):
+            await asyncio.sleep(0.05)
+    assert len(published()) == len(answer_ids), "one event for each turn"

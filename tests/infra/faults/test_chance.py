@@ -1,0 +1,34 @@
+"""When a fault strikes is decided by count, share and seed, and by nothing else."""
+
+import pytest
+
+from infra.faults.chance import Chance
+
+
+def struck(chance: Chance, occasions: int) -> list[bool]:
+    return [chance.strikes() for _ in range(occasions)]
+
+
+def test_without_limits_it_always_strikes() -> None:
+    assert all(struck(Chance(), 100))
+
+
+def test_it_strikes_so_many_times_and_then_never_again() -> None:
+    assert struck(Chance(times=2), 5) == [True, True, False, False, False]
+
+
+def test_a_share_is_hit_and_the_same_seed_hits_the_same() -> None:
+    hits = struck(Chance(0.1, seed=7), 10_000)
+    assert 800 < sum(hits) < 1_200
+    assert hits == struck(Chance(0.1, seed=7), 10_000)
+    assert hits != struck(Chance(0.1, seed=8), 10_000)
+
+
+def test_a_share_with_a_limit_stops_at_the_limit() -> None:
+    assert sum(struck(Chance(0.5, times=3), 1_000)) == 3
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1])
+def test_a_share_outside_of_0_to_1_is_refused(share: float) -> None:
+    with pytest.raises(ValueError, match="share"):
+        Chance(share)

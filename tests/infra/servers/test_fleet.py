@@ -1,0 +1,84 @@
+"""`python -m infra.servers up`: five real servers in one terminal, and nothing left of them at its end."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from infra.servers.errors import ServerError
+from infra.servers.fleet import choose_ports
+from infra.supervision.ports import distinct_free_ports
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def processes_of(state: Path) -> list[str]:
+    """Command lines that name the folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:  # gone meanwhile
+            continue
+        if str(state) in command and process.name != str(os.getpid()):
+            found.append(command)
+    return found
+
+
+@pytest.mark.slow
+def test_all_servers_start_answer_and_leave_nothing_behind(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    usual = choose_ports(state, brokers=1)
+    ports = dict(zip(usual, distinct_free_ports(len(usual)), strict=True))  # beside whatever else runs
+    (state / "ports.json").write_text(json.dumps(ports))
+    command = [sys.executable, "-m", "infra.servers", "up", "--state", str(state)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as supervisor:
+        assert supervisor.stdout
+        lines = []
+        try:
+            for line in supervisor.stdout:
+                lines.append(line)
+                if "all servers are ready" in line:
+                    break
+            assert "ready" in lines[-1], lines
+            query = f"http://127.0.0.1:{ports['prometheus']}/api/v1/status/config"
+            with urllib.request.urlopen(query, timeout=10) as answer:
+                assert json.load(answer)["status"] == "success"
+        finally:
+            supervisor.send_signal(signal.SIGINT)
+            supervisor.stdout.read()
+    assert supervisor.returncode == 0
+    assert not processes_of(state)
+    assert not list(Path("/tmp").glob(f"seaweedfs-*-{ports['s3']}.sock"))
+    assert {file.stem for file in (state / "logs").iterdir()} == {
+        "kafka",
+        "postgres",
+        "valkey",
+        "seaweedfs",
+        "prometheus",
+    }
+
+
+def test_a_folder_keeps_its_ports_and_its_number_of_brokers(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    ports = choose_ports(state, brokers=3)
+    assert choose_ports(state, brokers=3) == ports
+    assert len(set(ports.values())) == len(ports)
+    with pytest.raises(ServerError, match=r"begun with 3 broker\(s\)"):
+        choose_ports(state, brokers=1)
+
+
+def test_a_taken_port_is_named_before_anything_starts(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    ports = choose_ports(state, brokers=1)
+    with (
+        socket.create_server(("127.0.0.1", ports["s3-filer"])),
+        pytest.raises(ServerError, match=rf"{ports['s3-filer']} \(s3-filer\)"),
+    ):
+        choose_ports(state, brokers=1)

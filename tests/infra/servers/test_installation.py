@@ -1,0 +1,73 @@
+"""What is missing or wrong is said before anything runs, with what to do; and half an installation is never found."""
+
+from pathlib import Path
+
+import pytest
+
+from infra.install.environment import filled_whole
+from infra.servers import installation
+from infra.servers.debian import unpack_package
+from infra.servers.errors import ServerError
+from infra.servers.jars import check_jars, fetch_jars
+from infra.servers.steps import run_steps
+
+
+def test_every_part_has_a_folder_named_after_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("THUMBWHEEL_CACHE", str(tmp_path))
+    homes = [part.home for part in installation.parts(installation.locate())]
+    assert len(set(homes)) == 4
+    assert all(home.is_relative_to(tmp_path) for home in homes)
+
+
+def test_servers_that_are_not_installed_are_named_with_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("THUMBWHEEL_CACHE", str(tmp_path))
+    with pytest.raises(ServerError, match=r"Kafka's jars.*python -m infra\.servers install"):
+        installation.find_installed()
+
+
+def test_a_folder_that_was_half_filled_is_not_there(tmp_path: Path) -> None:
+    home = tmp_path / "cache" / "tool"
+    with pytest.raises(KeyboardInterrupt), filled_whole(home) as partial:
+        (partial / "half").touch()
+        raise KeyboardInterrupt
+    assert not list(home.parent.iterdir())
+    with filled_whole(home) as partial:
+        (partial / "whole").touch()
+    assert [file.name for file in home.iterdir()] == ["whole"]
+
+
+def test_jars_other_than_the_listed_ones_are_refused(tmp_path: Path) -> None:
+    listed = tmp_path / "jars.sha256"
+    listed.write_text("0" * 64 + "  changed.jar\n" + "0" * 64 + "  missing.jar\n")
+    jars = tmp_path / "jars"
+    jars.mkdir()
+    for name in ("changed.jar", "unknown.jar"):
+        (jars / name).write_text(name)
+    with pytest.raises(ServerError, match=r"changed\.jar, missing\.jar, unknown\.jar"):
+        check_jars(listed, jars)
+
+
+def test_without_maven_it_is_said_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ServerError, match="apt-get install maven"):
+        fetch_jars(*installation.JARS, tmp_path)
+
+
+def test_where_there_is_no_debian_it_is_said_what_to_do_instead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ServerError, match="THUMBWHEEL_PROMETHEUS"):
+        unpack_package(installation.PROMETHEUS, tmp_path)
+
+
+def test_a_step_that_fails_shows_what_it_said(tmp_path: Path) -> None:
+    with pytest.raises(ServerError, match=r"fetching failed with 3: no network"):
+        run_steps("fetching", [["sh", "-c", "echo no network; exit 3"]], tmp_path)
+
+
+def test_a_step_that_takes_too_long_is_ended(tmp_path: Path) -> None:
+    with pytest.raises(ServerError, match="took longer"):
+        run_steps("fetching", [["sleep", "60"]], tmp_path, within_seconds=0.1)

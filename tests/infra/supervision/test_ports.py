@@ -1,0 +1,49 @@
+"""Ports that two systems cannot both be given."""
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from infra.supervision import ports
+from infra.supervision.ports import HOST, NoPortError, distinct_free_ports, is_free
+
+ASK = """
+from pathlib import Path
+from infra.supervision import ports
+ports._OUTGOING = Path({range_file!r})
+print(*ports.distinct_free_ports(200), flush=True)
+input()
+"""
+
+
+def test_ports_are_different_and_free() -> None:
+    found = distinct_free_ports(30)
+    assert len(set(found)) == 30
+    assert all(is_free(port) for port in found)
+    assert max(found) < int(ports._OUTGOING.read_text().split()[0])
+
+
+def test_a_port_in_use_is_not_free() -> None:
+    with socket.create_server((HOST, 0)) as taken:
+        assert not is_free(taken.getsockname()[1])
+
+
+def test_what_one_process_was_promised_another_does_not_get_until_it_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    narrow = tmp_path / "range"
+    narrow.write_text(f"{ports.FIRST_PORT + 300}\t60999\n")
+    monkeypatch.setattr(ports, "_OUTGOING", narrow)
+    ask = [sys.executable, "-c", ASK.format(range_file=str(narrow))]
+    with subprocess.Popen(ask, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout
+        promised = {int(word) for word in other.stdout.readline().split()}
+        assert len(promised) == 200
+        assert promised.isdisjoint(distinct_free_ports(20))
+        with pytest.raises(NoPortError):
+            distinct_free_ports(200)
+        other.communicate(b"\n")
+    assert not promised.isdisjoint(distinct_free_ports(60))

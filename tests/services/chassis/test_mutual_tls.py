@@ -1,0 +1,274 @@
+"""Mutual TLS over real sockets: who is let in, who is believed, and certificates that are replaced under running streams."""
+
+import asyncio
+import os
+import re
+import shutil
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from pydantic import ValidationError
+from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
+from thumbwheel.guardrail.v1 import guardrail_pb2, guardrail_pb2_grpc
+
+from infra.certificates.authority import Authority, Pair
+from infra.certificates.folder import fill, tls_settings, write
+from services.chassis import mutual_tls
+from services.chassis.channel import call_stream, call_unary, open_channel
+from services.chassis.errors import PermissionDeniedError, UnavailableError
+from services.chassis.identity import CallContext, Caller, bind_call
+from services.chassis.mutual_tls import TlsFiles, TlsFilesError
+from services.chassis.server import Registration, serving
+from services.chassis.settings import ServiceSettings
+
+ROOT = Path(__file__).resolve().parents[3]
+GENERATOR, ROLLOUT = "thumbwheel.generator.v1.GeneratorService", "thumbwheel.generator.v1.RolloutService"
+CALLERS = {f"{GENERATOR}.Generate": frozenset({"gateway"}), f"{ROLLOUT}.PromoteCanary": frozenset({"operator"})}
+
+
+class Generator(generator_pb2_grpc.GeneratorServiceServicer, generator_pb2_grpc.RolloutServiceServicer):
+    """Streams as long as it is told to, and keeps the certificates of its callers."""
+
+    def __init__(self) -> None:
+        self.go_on = asyncio.Event()
+        self.certificates: list[bytes] = []
+
+    async def Generate(self, request: Any, context: Any) -> AsyncIterator[generator_pb2.GenerateEvent]:
+        self.certificates += context.auth_context()["x509_pem_cert"]
+        yield generator_pb2.GenerateEvent(text_delta="begun")
+        await self.go_on.wait()
+        yield generator_pb2.GenerateEvent(text_delta="ended")
+
+    async def PromoteCanary(self, request: Any, context: Any) -> generator_pb2.PromoteCanaryResponse:
+        return generator_pb2.PromoteCanaryResponse()
+
+    async def RollBackCanary(self, request: Any, context: Any) -> Any:
+        raise AssertionError("reached without a rule")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Certificates of everybody."""
+    fill(tmp_path / "tls", ("gateway", "generator", "session", "operator"), 1)
+    return tmp_path / "tls"
+
+
+@pytest.fixture(autouse=True)
+def _look_at_every_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mutual_tls, "LOOK_AGAIN_SECONDS", 0.0)
+
+
+@asynccontextmanager
+async def generator(folder: Path, name: str = "generator") -> AsyncIterator[tuple[Generator, int]]:
+    servicer = Generator()
+    registrations = [
+        Registration(GENERATOR, generator_pb2_grpc.add_GeneratorServiceServicer_to_server, servicer),
+        Registration(ROLLOUT, generator_pb2_grpc.add_RolloutServiceServicer_to_server, servicer),
+    ]
+    settings = ServiceSettings.model_validate({"port": 0, "drain_seconds": 1, **tls_settings(folder, name)})
+    async with serving(settings, registrations, CALLERS) as port:
+        yield servicer, port
+
+
+def files(folder: Path, service: str) -> TlsFiles:
+    return TlsFiles(*tls_settings(folder, service).values())
+
+
+async def promote(port: int, tls: TlsFiles | None, peer: str = "generator") -> Any:
+    """A call on a channel of its own."""
+    async with open_channel(f"127.0.0.1:{port}", peer=peer, tls=tls) as channel:
+        stub = generator_pb2_grpc.RolloutServiceStub(channel)
+        return await call_unary(
+            "generator", stub.PromoteCanary, generator_pb2.PromoteCanaryRequest(version="one"), within_seconds=5
+        )
+
+
+async def test_a_service_that_the_rule_names_is_served_and_another_is_not(folder: Path) -> None:
+    async with generator(folder) as (_, port):
+        await promote(port, files(folder, "operator"))
+        for service in ("gateway", "session", "generator"):
+            with pytest.raises(PermissionDeniedError) as caught:
+                await promote(port, files(folder, service))
+            assert caught.value.reason == "PEER_NOT_ALLOWED"
+
+
+async def test_a_method_without_a_rule_is_denied_with_certificates_and_without(folder: Path) -> None:
+    async def roll_back(port: int, tls: TlsFiles | None) -> str:
+        async with open_channel(f"127.0.0.1:{port}", peer="generator", tls=tls) as channel:
+            method = generator_pb2_grpc.RolloutServiceStub(channel).RollBackCanary
+            with pytest.raises(PermissionDeniedError) as caught:
+                await call_unary("generator", method, generator_pb2.RollBackCanaryRequest(), within_seconds=5)
+            return caught.value.reason
+
+    async with generator(folder) as (_, port):
+        assert await roll_back(port, files(folder, "operator")) == "NO_RULE"
+    add = generator_pb2_grpc.add_RolloutServiceServicer_to_server
+    async with serving(ServiceSettings(port=0), [Registration(ROLLOUT, add, Generator())], CALLERS) as port:
+        assert await roll_back(port, None) == "NO_RULE"
+        await promote(port, None)
+
+
+async def test_plaintext_and_certificates_that_are_foreign_old_or_absent_are_refused(
+    folder: Path, tmp_path: Path
+) -> None:
+    foreign, old = tmp_path / "foreign", tmp_path / "old"
+    fill(foreign, ("operator",), 1)
+    write(foreign, "authority", _authority(folder).pair)  # it believes us and is not believed
+    shutil.copytree(folder, old)
+    write(old, "operator", _authority(folder).issue("operator", -0.01))
+    async with generator(folder) as (_, port):
+        for tls in (None, files(foreign, "operator"), files(old, "operator")):
+            with pytest.raises(UnavailableError):
+                await promote(port, tls)
+        credentials = grpc.ssl_channel_credentials((folder / "authority.pem").read_bytes())
+        options = [("grpc.ssl_target_name_override", "generator.thumbwheel")]
+        async with grpc.aio.secure_channel(f"127.0.0.1:{port}", credentials, options) as channel:
+            stub = generator_pb2_grpc.RolloutServiceStub(channel)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await stub.PromoteCanary(generator_pb2.PromoteCanaryRequest(), timeout=5)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        await promote(port, files(folder, "operator"))
+
+
+async def test_a_server_that_is_another_service_foreign_or_old_is_not_believed(folder: Path, tmp_path: Path) -> None:
+    async with generator(folder, "session") as (_, port):
+        with pytest.raises(UnavailableError):
+            await promote(port, files(folder, "operator"))
+        await promote(port, files(folder, "operator"), peer="session")
+    foreign = tmp_path / "foreign"
+    fill(foreign, ("generator",), 1)
+    async with generator(foreign) as (_, port):
+        with pytest.raises(UnavailableError):
+            await promote(port, files(folder, "operator"))
+    write(folder, "generator", _authority(folder).issue("generator", -0.01))
+    async with generator(folder) as (_, port):
+        with pytest.raises(UnavailableError):
+            await promote(port, files(folder, "operator"))
+
+
+async def test_health_is_told_to_any_service_with_a_certificate(folder: Path) -> None:
+    async with (
+        generator(folder) as (_, port),
+        open_channel(f"127.0.0.1:{port}", peer="generator", tls=files(folder, "session")) as channel,
+    ):
+        request = health_pb2.HealthCheckRequest(service=GENERATOR)
+        answer = await health_pb2_grpc.HealthStub(channel).Check(request, timeout=5)
+    assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def test_a_new_authority_comes_in_without_a_dropped_stream(folder: Path) -> None:
+    bind_call(CallContext(Caller("acme", "ada"), "request"))
+    old, new = _authority(folder), Authority.make(1)
+    async with (
+        generator(folder) as (servicer, port),
+        open_channel(f"127.0.0.1:{port}", peer="generator", tls=files(folder, "gateway")) as channel,
+    ):
+        stub = generator_pb2_grpc.GeneratorServiceStub(channel)
+        streams = [_generate(stub)]
+        assert await anext(streams[0]) == "begun"
+
+        # Both are believed, then everybody gets a new certificate, then the old authority goes.
+        _believe(folder, old, new)
+        streams.append(_generate(stub))
+        assert await anext(streams[1]) == "begun"
+        first = (folder / "gateway.pem").read_bytes()
+        for service in ("generator", "gateway"):
+            write(folder, service, new.issue(service, 1))
+        streams.append(_generate(stub))
+        assert await anext(streams[2]) == "begun"
+        _believe(folder, new)
+        streams.append(_generate(stub))
+        assert await anext(streams[3]) == "begun"
+
+        # The operator's is still of the old authority: that the new files are in use is seen by his being refused.
+        with pytest.raises(UnavailableError):
+            await promote(port, files(folder, "operator"))
+        servicer.go_on.set()
+        assert [[text async for text in stream] for stream in streams] == [["ended"]] * 4
+        second = (folder / "gateway.pem").read_bytes()
+        assert servicer.certificates == [first, first, second, second]
+
+
+def test_files_in_the_middle_of_being_replaced_change_nothing(folder: Path) -> None:
+    tls = files(folder, "operator")
+    before, pair = tls.pems(), _authority(folder).issue("operator", 1)
+    (folder / "operator.key").write_bytes(pair.key)
+    assert tls.pems() is before
+    with pytest.raises(TlsFilesError, match=r"operator\.pem"):
+        files(folder, "operator")
+    (folder / "operator.pem").write_bytes(pair.certificate)
+    assert tls.pems()[:2] == (pair.certificate, pair.key)
+    (folder / "operator.pem").unlink()
+    assert tls.pems()[:2] == (pair.certificate, pair.key)
+
+
+def test_certificate_key_and_authority_are_set_together_or_not_at_all(folder: Path) -> None:
+    assert ServiceSettings(port=0).tls_files() is None
+    whole: dict[str, Any] = tls_settings(folder, "session")
+    assert ServiceSettings(port=0, **whole).tls_files() is not None
+    for missing in whole:
+        with pytest.raises(ValidationError, match="together"):
+            ServiceSettings(port=0, **{**whole, missing: None})
+
+
+def test_certificates_are_made_anew_before_they_expire(tmp_path: Path) -> None:
+    assert fill(tmp_path, ("gateway", "session"), 1) == ["gateway", "session"]
+    assert fill(tmp_path, ("gateway", "session"), 1) == []
+    write(tmp_path, "session", _authority(tmp_path).issue("session", 0.4))
+    assert fill(tmp_path, ("gateway", "session"), 1) == ["session"]
+    assert (tmp_path / "session.key").stat().st_mode & 0o077 == 0
+
+
+async def test_a_service_serves_as_a_process_under_its_table_and_its_certificates(tmp_path: Path) -> None:
+    fill(tmp_path, ("gateway", "guardrail", "session"), 1)
+    async with _guardrail_process(tmp_path) as port:
+        for service, allowed in (("gateway", True), ("session", False)):
+            async with open_channel(f"127.0.0.1:{port}", peer="guardrail", tls=files(tmp_path, service)) as channel:
+                check = guardrail_pb2_grpc.GuardrailServiceStub(channel).CheckInput
+                request = guardrail_pb2.CheckInputRequest(texts=["hello"])
+                if allowed:
+                    answer = await call_unary("guardrail", check, request, within_seconds=10)
+                    assert answer.verdict.action == guardrail_pb2.ACTION_ALLOW
+                else:
+                    with pytest.raises(PermissionDeniedError):
+                        await call_unary("guardrail", check, request, within_seconds=10)
+
+
+@asynccontextmanager
+async def _guardrail_process(folder: Path) -> AsyncIterator[int]:
+    values = {"port": 0, **tls_settings(folder, "guardrail")}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TW_")}
+    environment |= {f"TW_GUARDRAIL_{name.upper()}": str(value) for name, value in values.items()}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "services.guardrail", cwd=ROOT, env=environment, stderr=asyncio.subprocess.PIPE
+    )
+    assert process.stderr is not None
+    try:
+        async with asyncio.timeout(60):
+            while not (found := re.search(rb"serving\s+port=(\d+)", line := await process.stderr.readline())):
+                assert line, "the service ended before it served"
+        yield int(found[1])
+    finally:
+        process.kill()
+        await process.communicate()
+
+
+def _authority(folder: Path) -> Authority:
+    """The folder's own."""
+    return Authority(Pair((folder / "authority.pem").read_bytes(), (folder / "authority.key").read_bytes()))
+
+
+def _believe(folder: Path, *authorities: Authority) -> None:
+    (folder / "authority.pem").write_bytes(b"".join(authority.pair.certificate for authority in authorities))
+
+
+async def _generate(stub: Any) -> AsyncIterator[str]:
+    request = generator_pb2.GenerateRequest(user_key="acme/ada")
+    async for event in call_stream("generator", stub.Generate, request, within_seconds=30):
+        yield event.text_delta

@@ -1,0 +1,20 @@
+"""S3 stores as tests make them: on loopback, with patience as they need it."""
+
+from services.feedback.s3_store import S3Place, S3Store
+
+
+def place(port: int, request_seconds: float = 10.0, bucket: str = "thumbs") -> S3Place:
+    return S3Place(
+        endpoint=f"127.0.0.1:{port}",
+        bucket=bucket,
+        region="us-east-1",
+        secure=False,
+        access_key="access",
+        secret_key="a secret of the tests",
+        connect_seconds=3.0,
+        request_seconds=request_seconds,
+    )
+
+
+def store_at(port: int, request_seconds: float = 10.0, bucket: str = "thumbs") -> S3Store:
+    return S3Store(place(port, request_seconds, bucket))

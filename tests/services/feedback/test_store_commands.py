@@ -1,0 +1,130 @@
+"""The commands over the object store, as a person types them; and the settings that they and the service share."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from services.feedback.__main__ import main
+from services.feedback.settings import FeedbackSettings
+from tests.s3_server import S3Server, serving
+from tests.services.feedback.samples import KEY
+
+FOREIGN = "feedback/v1/notes.txt"
+Run = Callable[..., int]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """`python -m services.feedback …` in this process, in a folder of its own; the exit status."""
+    monkeypatch.setenv("TW_FEEDBACK_PRINCIPAL_KEY", KEY)
+    monkeypatch.setenv("TW_FEEDBACK_DATABASE_URL", f"sqlite:///{tmp_path}/ledger.db")
+    monkeypatch.setenv("TW_FEEDBACK_OBJECT_DIRECTORY", str(tmp_path / "objects"))
+
+    def run(*arguments: str, **settings: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["feedback", *arguments])
+        for name, value in settings.items():
+            monkeypatch.setenv(f"TW_FEEDBACK_{name.upper()}", value)
+        return main()
+
+    return run
+
+
+@pytest.fixture
+def server() -> S3Server:
+    return S3Server()
+
+
+@pytest.fixture
+def s3(server: S3Server) -> Iterator[dict[str, str]]:
+    """The settings that lead to the server."""
+    with serving(server) as port:
+        yield {
+            "s3_endpoint": f"127.0.0.1:{port}",
+            "s3_secure": "false",
+            "s3_access_key": "access",
+            "s3_secret_key": "secret",
+            "s3_bucket": "thumbs",
+        }
+
+
+def test_the_bucket_is_made_once_and_tried(run: Run, server: S3Server, s3: dict[str, str], capsys) -> None:
+    assert run("bucket", **s3) == 0
+    assert "bucket thumbs is made: it can be listed, written, read and deleted from" in capsys.readouterr().out
+    assert run("bucket") == 0
+    assert "bucket thumbs was there" in capsys.readouterr().out
+    assert server.buckets == {"thumbs": {}}
+
+
+def test_a_directory_needs_no_bucket(run: Run, capsys) -> None:
+    assert run("bucket") == 2
+    assert "s3_endpoint: is empty" in capsys.readouterr().err
+
+
+def test_a_store_that_refuses_is_one_line_that_names_the_setting(
+    run: Run, server: S3Server, s3: dict[str, str], capsys
+) -> None:
+    server.refusals = ["SignatureDoesNotMatch"]
+    assert run("orphans", **s3) == 1
+    assert capsys.readouterr().err.startswith("object store: s3_secret_key: 127.0.0.1")
+
+
+def test_orphans_are_listed_and_only_deleted_when_told_to(
+    run: Run, server: S3Server, s3: dict[str, str], capsys
+) -> None:
+    server.buckets["thumbs"] = {FOREIGN: b"1"}
+    assert run("orphans", **s3) == 0
+    assert f" kept {FOREIGN}\norphans=1 dead=0 deleted=0" in capsys.readouterr().out
+    assert run("orphans", "--delete", "--older-than", "0s") == 0
+    assert server.buckets["thumbs"] == {FOREIGN: b"1"}
+    with pytest.raises(SystemExit):
+        run("orphans", "--older-than", "yesterday")
+
+
+def test_the_service_does_not_start_on_a_store_that_refuses(
+    tmp_path: Path, server: S3Server, s3: dict[str, str]
+) -> None:
+    settings = {
+        "PORT": "0",
+        "METRICS_PORT": "0",
+        "PRINCIPAL_KEY": KEY,
+        "DATABASE_URL": f"sqlite:///{tmp_path}/ledger.db",
+        "SPOOL_DIRECTORY": str(tmp_path / "spool"),
+    }
+    environment = {f"TW_FEEDBACK_{name.upper()}": value for name, value in (settings | s3).items()}
+    done = subprocess.run(
+        [sys.executable, "-m", "services.feedback"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "object store: s3_bucket: 127.0.0.1" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert server.buckets == {}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"s3_endpoint": "http://127.0.0.1:8333"}, "s3_endpoint"),
+        ({"s3_endpoint": "127.0.0.1:8333"}, "s3_access_key, s3_secret_key"),
+        ({"s3_bucket": "ab"}, "s3_bucket"),
+        ({"s3_request_seconds": "0"}, "s3_request_seconds"),
+    ],
+)
+def test_a_wrong_setting_is_named(wrong: dict[str, str], named: str) -> None:
+    with pytest.raises(ValidationError, match=named):
+        FeedbackSettings(principal_key=KEY, **wrong)
+
+
+def test_secrets_are_not_shown() -> None:
+    settings = FeedbackSettings(
+        principal_key=KEY, s3_endpoint="a:1", s3_access_key="access", s3_secret_key="a secret of the tests"
+    )
+    assert "a secret of the tests" not in repr(settings)

@@ -1,0 +1,314 @@
+"""One table, generated: every RPC and every route × everything that must not open it, and every id × whose object it is.
+
+Session is the real one, since ownership is checked where the row is read.
+"""
+
+import asyncio
+import re
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import pytest
+import pytest_asyncio
+from google.protobuf import json_format
+from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
+from google.protobuf.message_factory import GetMessageClass
+from prometheus_client import REGISTRY
+from thumbwheel.chat.v1 import chat_pb2
+from thumbwheel.feedback.v1 import feedback_pb2
+
+from services.chassis.errors import DETAILS_KEY
+from services.chassis.server import serving
+from services.gateway.access import ROUTES, RPCS
+from services.gateway.credential import ALL_SCOPES
+from services.gateway.keys import digest_of, new_secret
+from services.session.__main__ import wiring
+from tests.services.gateway.bad_input import MISSING_UUID
+from tests.services.gateway.house import ADA, House, house, new_key
+from tests.services.gateway.test_bad_input import error_info
+from tests.services.session.service import session_settings
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+METHODS = [
+    method
+    for service in (
+        chat_pb2.DESCRIPTOR.services_by_name["ChatService"],
+        feedback_pb2.DESCRIPTOR.services_by_name["FeedbackService"],
+    )
+    for method in service.methods
+]
+CLOSED_ROUTES = [name for name, rule in ROUTES.items() if rule.scope is not None]
+OPEN_ROUTES = [name for name, rule in ROUTES.items() if rule.scope is None and name != "GET /"]
+# What else must be right for a request to get as far as its ids.
+VALID: Mapping[str, dict[str, Any]] = {
+    "SendMessage": {"input": {"text": "hello"}},
+    "SubmitFeedback": {"requestId": "r", "thumb": {"up": True}},
+}
+JSON_ROUTES = {"POST /api/messages": "SendMessage", "POST /api/feedback": "SubmitFeedback"}
+
+
+@dataclass(frozen=True)
+class Thing:
+    """A conversation of somebody, with its question and answer."""
+
+    conversation_id: str
+    question_id: str
+    answer_id: str
+
+
+@dataclass(frozen=True)
+class Attack:
+    """What is carried in the header, and how that must end."""
+
+    name: str
+    authorization: str | None
+    reason: str
+    code: str = "UNAUTHENTICATED"
+    status: int = 401
+
+
+@dataclass(frozen=True)
+class World:
+    """A gateway, the bad credentials, and a thing of each user."""
+
+    gateway: House
+    attacks: Mapping[str, Attack]
+    mine: Thing
+    theirs: Mapping[str, Thing]
+
+
+ATTACKS = (
+    "nothing",
+    "identity of a service",
+    "empty",
+    "another scheme",
+    "malformed",
+    "no token",
+    "unknown",
+    "revoked",
+    "expired",
+    "rotated out",
+    "wrong scope",
+)
+OWNERS = ("another user", "another tenant")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    settings = session_settings(tmp_path_factory.mktemp("session"))
+    async with (
+        wiring(settings) as registrations,
+        serving(settings, registrations) as port,
+        house(tmp_path_factory.mktemp("house"), session_target=f"127.0.0.1:{port}", key_cache_seconds=0) as gateway,
+    ):
+        theirs = (await _thing(gateway, gateway.other_key), await _thing(gateway, gateway.namesakes_key))
+        yield World(
+            gateway,
+            {attack.name: attack for attack in await _attacks(gateway)},
+            await _thing(gateway, gateway.key),
+            dict(zip(OWNERS, theirs, strict=True)),
+        )
+
+
+async def _thing(gateway: House, key: str) -> Thing:
+    events = await gateway.ask(key=key)
+    return Thing(events[0].started.conversation_id, events[0].started.user_message_id, events[0].message_id)
+
+
+async def _attacks(gateway: House) -> list[Attack]:
+    store, now = gateway.store, time.time()
+    unknown, revoked, rotated = new_secret(), await new_key(store, ADA), await new_key(store, ADA)
+    ids = {key.digest: key.key_id for key in await store.list_keys()}
+    await store.revoke(ids[digest_of(revoked)], now)
+    await store.rotate(ids[digest_of(rotated)], digest_of(new_secret()), now, now)
+    expired = await new_key(store, ADA, expire_time=now)
+    return [
+        Attack("nothing", None, "API_KEY_MISSING"),
+        Attack("identity of a service", None, "API_KEY_MISSING"),
+        Attack("empty", "Bearer ", "API_KEY_INVALID"),
+        Attack("another scheme", f"Basic {gateway.key}", "API_KEY_MISSING"),
+        Attack("malformed", f"Bearer {gateway.key[:-1]}", "API_KEY_INVALID"),
+        Attack("no token", "Bearer eyJhbGciOiJub25lIn0.e30.", "API_KEY_INVALID"),
+        Attack("unknown", f"Bearer {unknown}", "API_KEY_INVALID"),
+        Attack("revoked", f"Bearer {revoked}", "API_KEY_REVOKED"),
+        Attack("expired", f"Bearer {expired}", "API_KEY_EXPIRED"),
+        Attack("rotated out", f"Bearer {rotated}", "API_KEY_INVALID"),
+        Attack("wrong scope", None, "SCOPE_MISSING", "PERMISSION_DENIED", 403),
+    ]
+
+
+async def _carried(world: World, attack: Attack, scope: Any) -> dict[str, str]:
+    """The headers; a key of the wrong scope has all but the one that is asked for."""
+    authorization = attack.authorization
+    if attack.name == "wrong scope":
+        authorization = f"Bearer {await new_key(world.gateway.store, ADA, scopes=ALL_SCOPES - {scope})}"
+    headers = {"authorization": authorization} if authorization is not None else {}
+    if attack.name == "identity of a service":
+        headers |= {"x-tw-tenant": ADA.tenant, "x-tw-user": ADA.user}
+    return headers
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+async def test_an_rpc_is_closed_to(world: World, method: MethodDescriptor, name: str) -> None:
+    attack = world.attacks[name]
+    headers = await _carried(world, attack, RPCS[method.full_name].scope)
+    request = json_format.ParseDict(VALID.get(method.name, {}), GetMessageClass(method.input_type)())
+    error = await _refusal(world.gateway, method, request, tuple(headers.items()))
+    _, info = error_info(error)
+    assert (error.code().name, info.reason, info.metadata["field"]) == (attack.code, attack.reason, "authorization")
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("route", CLOSED_ROUTES)
+async def test_a_route_is_closed_to(world: World, route: str, name: str) -> None:
+    attack = world.attacks[name]
+    headers = await _carried(world, attack, ROUTES[route].scope)
+    status, body = await _over_http(world.gateway, route, re.sub(r"\{\w+\}", "anything", route), {}, headers)
+    assert status == attack.status
+    assert (body["error"]["code"].upper(), body["error"]["param"]) == (attack.reason, "authorization")
+
+
+@pytest.mark.parametrize("route", OPEN_ROUTES)
+async def test_a_route_for_everybody_answers_a_stranger(world: World, route: str) -> None:
+    async with world.gateway.http.get(world.gateway.url + route.removeprefix("GET ")) as response:
+        assert response.status == 200
+
+
+def _id_fields(descriptor: Descriptor, path: str = "") -> Iterator[str]:
+    """JSON paths of all fields that name an object."""
+    for field in descriptor.fields:
+        if field.type == FieldDescriptor.TYPE_STRING and field.name.endswith("_id") and field.name != "request_id":
+            yield f"{path}{field.json_name}"
+        elif field.message_type is not None and not field.is_repeated:
+            yield from _id_fields(field.message_type, f"{path}{field.json_name}.")
+
+
+ID_FIELDS = [(method, path) for method in METHODS for path in _id_fields(method.input_type)]
+
+
+@pytest.mark.parametrize("owner", OWNERS)
+@pytest.mark.parametrize(("method", "path"), ID_FIELDS, ids=[f"{method.name}-{path}" for method, path in ID_FIELDS])
+async def test_a_foreign_object_of_an_rpc_answers_as_a_missing_one(
+    world: World, method: MethodDescriptor, path: str, owner: str
+) -> None:
+    answers = []
+    for thing in (world.theirs[owner], Thing(MISSING_UUID, MISSING_UUID, MISSING_UUID)):
+        request = json_format.ParseDict(_naming(method.name, path, thing, world), GetMessageClass(method.input_type)())
+        before = await _rpcs()
+        error = await _refusal(world.gateway, method, request, world.gateway.metadata())
+        text, info = error_info(error)
+        # The calls that it took are a part of the answer: what takes longer tells something too.
+        answers.append((error.code(), text, info.SerializeToString(deterministic=True), await _since(before)))
+    assert answers[0] == answers[1]
+    assert answers[0][0] is grpc.StatusCode.NOT_FOUND
+
+
+def _naming(method: str, path: str, thing: Thing, world: World) -> dict[str, Any]:
+    """A request that is right but for one id."""
+    request = dict(VALID.get(method, {}))
+    *outer, last = path.split(".")
+    value = thing.conversation_id if last == "conversationId" else thing.answer_id
+    if last == "parentMessageId":
+        request["conversationId"] = world.mine.conversation_id
+    if outer:
+        request.pop("input", None)  # regenerate is another branch of the same oneof
+        return {**request, outer[0]: {last: value}}
+    return {**request, last: value}
+
+
+ID_ROUTES = [route for route in ROUTES if "_id}" in route] + list(JSON_ROUTES)
+
+
+@pytest.mark.parametrize("owner", OWNERS)
+@pytest.mark.parametrize("route", ID_ROUTES)
+async def test_a_foreign_object_of_a_route_answers_as_a_missing_one(world: World, route: str, owner: str) -> None:
+    answers = []
+    for thing in (world.theirs[owner], Thing(MISSING_UUID, MISSING_UUID, MISSING_UUID)):
+        path = route.replace("{conversation_id}", thing.conversation_id).replace("{message_id}", thing.answer_id)
+        body: dict[str, Any] = {}
+        if method := JSON_ROUTES.get(route):
+            field = "conversationId" if method == "SendMessage" else "messageId"
+            body = _naming(method, field, thing, world)
+        before = await _rpcs()
+        answer = await _over_http(world.gateway, route, path, body, world.gateway.headers())
+        answers.append((*answer, await _since(before)))
+    assert answers[0] == answers[1]
+    assert answers[0][0] == 404
+
+
+async def test_two_tenants_with_the_same_user_name_share_nothing(world: World) -> None:
+    gateway = world.gateway
+    of_ada, of_namesake = [
+        await gateway.ask("hello", key=key, request_id="the same") for key in (gateway.key, gateway.namesakes_key)
+    ]
+    assert of_ada[0].message_id != of_namesake[0].message_id
+    listed = {}
+    for key in (gateway.key, gateway.namesakes_key):
+        request = chat_pb2.ListConversationsRequest(page_size=100)
+        found = await gateway.chat.ListConversations(request, timeout=5, metadata=gateway.metadata(key))
+        listed[key] = {conversation.id for conversation in found.conversations}
+    assert {world.mine.conversation_id, of_ada[0].started.conversation_id} <= listed[gateway.key]
+    assert not listed[gateway.key] & listed[gateway.namesakes_key]
+    # Sticky by the whole name: the two meet a canary apart.
+    assert {"acme/ada", "umbrella/ada"} <= {request.user_key for request in gateway.fakes.generator.requests}
+    # One thumb of each, on her own answer: two principals.
+    for key, message_id in ((gateway.key, of_ada[0].message_id), (gateway.namesakes_key, of_namesake[0].message_id)):
+        said = json_format.ParseDict(
+            {"messageId": message_id, "requestId": "one", "thumb": {"up": True}}, feedback_pb2.SubmitFeedbackRequest()
+        )
+        await gateway.feedback.SubmitFeedback(said, timeout=5, metadata=gateway.metadata(key))
+    said_by = {(event.tenant, event.principal) for event in gateway.fakes.feedback.events.values()}
+    assert len({tenant for tenant, _ in said_by}) == len({principal for _, principal in said_by}) == 2
+
+
+async def test_after_all_attempts_the_others_things_are_as_they_were(world: World) -> None:
+    for key, thing in zip((world.gateway.other_key, world.gateway.namesakes_key), world.theirs.values(), strict=True):
+        request = chat_pb2.GetConversationRequest(conversation_id=thing.conversation_id)
+        found = await world.gateway.chat.GetConversation(request, timeout=5, metadata=world.gateway.metadata(key))
+        assert [message.id for message in found.messages] == [thing.question_id, thing.answer_id]
+        assert found.messages[1].text
+
+
+async def _refusal(gateway: House, method: MethodDescriptor, request: Any, metadata: Any) -> grpc.aio.AioRpcError:
+    channel: Any = gateway.channel
+    path, data = f"/{method.containing_service.full_name}/{method.name}", request.SerializeToString()
+    try:
+        if method.server_streaming:
+            async for _ in channel.unary_stream(path)(data, timeout=5, metadata=metadata):
+                pass
+        else:
+            await channel.unary_unary(path)(data, timeout=5, metadata=metadata)
+    except grpc.aio.AioRpcError as error:
+        assert DETAILS_KEY in dict(error.trailing_metadata() or ())
+        return error
+    raise AssertionError("let in")
+
+
+async def _over_http(
+    gateway: House, route: str, path: str, body: dict[str, Any], headers: dict[str, str]
+) -> tuple[int, dict[str, Any]]:
+    method = route.split(" ")[0]
+    sent = {"json": body} if method == "POST" else {}
+    async with gateway.http.request(method, gateway.url + path.split(" ")[1], headers=headers, **sent) as response:
+        return response.status, await response.json()
+
+
+async def _rpcs() -> Counter[str]:
+    """How often each method ended with which status, in all services of this process, once none runs any longer."""
+    for _ in range(500):
+        samples = [sample for metric in REGISTRY.collect() for sample in metric.samples]
+        if not any(sample.value for sample in samples if sample.name == "thumbwheel_rpcs_running"):
+            ended = [sample for sample in samples if sample.name == "thumbwheel_rpcs_total"]
+            return Counter({f"{found.labels['method']} {found.labels['code']}": int(found.value) for found in ended})
+        await asyncio.sleep(0.01)
+    raise AssertionError("calls run and do not end")
+
+
+async def _since(before: Counter[str]) -> Counter[str]:
+    return await _rpcs() - before

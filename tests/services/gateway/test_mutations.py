@@ -1,0 +1,250 @@
+"""S7: requests that went wrong end in a status that says so. Never a crash, UNKNOWN or INTERNAL, never an internal name."""
+
+import asyncio
+import json
+import random
+import re
+import uuid
+from collections import Counter
+from contextlib import suppress
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf import json_format
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message_factory import GetMessageClass
+from thumbwheel.chat.v1 import chat_pb2, chat_pb2_grpc
+from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
+from thumbwheel.session.v1 import session_pb2
+
+from services.chassis.admission import Admission
+from services.chassis.interceptor import CallInterceptor
+from services.chassis.settings import ServiceSettings
+from services.gateway.access import guarded
+from services.gateway.bearer import Bearers
+from services.gateway.events import FinishReason, Started
+from services.gateway.feedback import Durability, Feedback, FeedbackEvent, RatedMessage
+from services.gateway.keys import Keys, mint
+from services.gateway.peers.conversations import ConversationsPeer
+from services.gateway.request import Role
+from services.gateway.servicer import ChatServicer, FeedbackServicer
+from services.gateway.turns import Turn, TurnLimits, Turns
+from tests.services.gateway.house import ADA, PRINCIPAL_KEY, House
+from tests.services.gateway.mutations import UUID, mutants
+from tests.services.gateway.test_denied import METHODS, VALID
+from tests.services.gateway.test_keys import CountingStore
+
+SEED = 7
+HERE, OVER_THE_WIRE, MANY = 2_000, 60, 1_000_000
+ALLOWED = {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "ALREADY_EXISTS", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION"}
+INTERNAL_NAMES = re.compile(
+    r"services|thumbwheel\.|pb2|google\.|Traceback|0x[0-9a-f]{6}|object at|Error\b|\.py\b|/home|grpc"
+)
+
+
+class Refused(Exception):
+    """What `abort` raises."""
+
+
+class Context:
+    """As little of gRPC's context as there may be."""
+
+    def __init__(self, key: str) -> None:
+        self._metadata = (("authorization", f"Bearer {key}"),)
+        self.ended = ("OK", "")
+
+    def invocation_metadata(self) -> Any:
+        return self._metadata
+
+    def time_remaining(self) -> float:
+        return 60.0
+
+    async def write(self, response: Any) -> None:
+        """As a stream's."""
+
+    async def abort(self, code: grpc.StatusCode, details: str, trailing: Any) -> None:
+        self.ended = (code.name, details)
+        raise Refused
+
+
+class Behind:
+    """The services behind the gateway, in this process: whatever is asked for is there."""
+
+    async def rated_message(self, message_id: str) -> RatedMessage:
+        return RatedMessage("conversation", Role.ASSISTANT, "v1", "stable", True)
+
+    async def record(self, event: FeedbackEvent) -> Durability:
+        return Durability.SPOOL
+
+    async def thumbs(self, message_ids: Any) -> dict[str, bool]:
+        return {}
+
+    def __getattr__(self, method: str) -> Any:
+        async def answer(request: Any, timeout: float, metadata: Any) -> Any:
+            return getattr(session_pb2, f"{method}Response")()
+
+        return answer
+
+
+async def _instant(turn: Turn) -> None:
+    turn.begin(str(uuid.uuid4()))
+    turn.publish(Started("conversation", "question"))
+    turn.complete(FinishReason.STOP)
+
+
+class Handlers:
+    """The public services with all that the chassis puts around them, without sockets."""
+
+    def __init__(self) -> None:
+        self.key, stored = mint(ADA)
+        bearers = Bearers(Keys(CountingStore(stored), 60), None)
+        behind: Any = Behind()
+        turns = Turns(_instant, TurnLimits(500, 10, 0.0, 1), Admission("turns", 500, 500, 1.0))
+        chat = ChatServicer(turns, behind, ConversationsPeer(behind, behind, 5))
+        said = FeedbackServicer(Feedback(behind, behind, PRINCIPAL_KEY))
+        chat_service = chat_pb2.DESCRIPTOR.services_by_name["ChatService"]
+        feedback_service = feedback_pb2.DESCRIPTOR.services_by_name["FeedbackService"]
+        self._found: dict[str, Any] = {}
+        chat_pb2_grpc.add_ChatServiceServicer_to_server(guarded(chat_service, chat, bearers), self)  # type: ignore[arg-type]
+        feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(guarded(feedback_service, said, bearers), self)  # type: ignore[arg-type]
+
+    def add_generic_rpc_handlers(self, handlers: Any) -> None:
+        """As a server's."""
+
+    def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
+        """As a server's."""
+        self._found |= {f"/{service}/{name}": handler for name, handler in handlers.items()}
+
+    async def wrapped(self, method: MethodDescriptor) -> Any:
+        """The handler of a method, as the server would call it."""
+        path = f"/{method.containing_service.full_name}/{method.name}"
+
+        async def found(details: Any) -> Any:
+            return self._found[path]
+
+        details: Any = type("Details", (), {"method": path})
+        around = CallInterceptor(ServiceSettings(port=0), Admission("server", 64, 64, 1.0), (), None, secure=False)
+        return await around.intercept_service(found, details)
+
+    async def call(self, handler: Any, data: bytes) -> tuple[str, str]:
+        """Status and text."""
+        context = Context(self.key)
+        request = handler.request_deserializer(data)
+        with suppress(Refused):
+            await (handler.unary_stream or handler.unary_unary)(request, context)
+        return context.ended
+
+
+async def _try(method: MethodDescriptor, count: int) -> Counter[str]:
+    handlers = Handlers()
+    handler = await handlers.wrapped(method)
+    ends: Counter[str] = Counter()
+    for number, data in enumerate(mutants(_right(method), SEED, count)):
+        code, text = await handlers.call(handler, data)
+        assert code in ALLOWED, (number, code, text)
+        assert not INTERNAL_NAMES.search(text), (number, text)
+        ends[code] += 1
+        if not number % 1_000:
+            await asyncio.sleep(0)
+    return ends
+
+
+def _right(method: MethodDescriptor) -> Any:
+    """A request that is in order."""
+    message = GetMessageClass(method.input_type)()
+    for field in method.input_type.fields:
+        if field.name in ("message_id", "conversation_id") and method.name != "SendMessage":
+            setattr(message, field.name, UUID)
+    return json_format.ParseDict(VALID.get(method.name, {}), message)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+async def test_a_mutated_request_ends_in_a_status_that_says_so(method: MethodDescriptor) -> None:
+    ends = await _try(method, HERE)
+    # Both kinds, or the mutations would try nothing. No turn is kept here, so none can be resumed.
+    assert ends["NOT_FOUND" if method.name == "ResumeMessage" else "OK"] > HERE / 20
+    assert ends["INVALID_ARGUMENT"] > HERE / 20
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(7_200)
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+async def test_a_million_mutated_requests_end_in_a_status_that_says_so(method: MethodDescriptor) -> None:
+    ends = await _try(method, MANY)
+    assert ends.total() == MANY
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+async def test_over_the_wire_it_is_the_same_and_the_connection_lives(gateway: House, method: MethodDescriptor) -> None:
+    channel: Any = gateway.channel
+    path = f"/{method.containing_service.full_name}/{method.name}"
+    for number, data in enumerate(mutants(_right(method), SEED + 1, OVER_THE_WIRE)):
+        try:
+            if method.server_streaming:
+                async for _ in channel.unary_stream(path)(data, timeout=30, metadata=gateway.metadata()):
+                    pass
+            else:
+                await channel.unary_unary(path)(data, timeout=30, metadata=gateway.metadata())
+        except grpc.aio.AioRpcError as error:
+            assert error.code().name in ALLOWED, (number, error)
+            assert not INTERNAL_NAMES.search(error.details() or ""), (number, error)
+    assert await gateway.ask()
+
+
+COMPLETION = {"model": "thumbwheel", "messages": [{"role": "user", "content": "hello"}], "temperature": 0.5}
+BODIES = {
+    "/api/messages": VALID["SendMessage"],
+    "/api/feedback": {**VALID["SubmitFeedback"], "messageId": UUID},
+    "/v1/chat/completions": COMPLETION,
+}
+
+
+@pytest.mark.parametrize("path", BODIES)
+async def test_a_mutated_body_over_http_ends_in_a_status_that_says_so(gateway: House, path: str) -> None:
+    randomness, statuses = random.Random(SEED), Counter[int]()
+    right = json.dumps(BODIES[path])
+    for number in range(2 * OVER_THE_WIRE):
+        body = _mutated_json(right, randomness)
+        async with gateway.http.post(gateway.url + path, data=body, headers=gateway.headers()) as response:
+            text = await response.text()
+        assert response.status in (200, 400, 404, 409, 413), (number, body, text)
+        if response.status != 200:
+            assert not INTERNAL_NAMES.search(json.loads(text)["error"]["message"]), (number, body, text)
+        statuses[response.status] += 1
+    assert statuses[400] > OVER_THE_WIRE / 2
+
+
+def _mutated_json(right: str, randomness: random.Random) -> bytes:
+    data = right.encode()
+    for _ in range(randomness.randint(1, 3)):
+        at, end = sorted((randomness.randrange(len(data) + 1), randomness.randrange(len(data) + 1)))
+        match randomness.randrange(4):
+            case 0:
+                data = data[:at] + randomness.choice(JSON_PARTS) + data[at:]
+            case 1:
+                data = data[:at] + data[min(end, at + 8) :]
+            case 2:
+                data = data[:end] + data[at:]
+            case _:
+                data = data[:at] + bytes([randomness.randrange(256)]) + data[at + 1 :]
+    return data
+
+
+JSON_PARTS = (
+    b"null",
+    b"1e999",
+    b"-0",
+    b'"',
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b",",
+    b":",
+    b'"\\ud800"',
+    b"\x00",
+    b"NaN",
+    b"[[[[",
+    b'{"a":',
+)

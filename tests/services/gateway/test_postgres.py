@@ -1,0 +1,175 @@
+"""Identity on a real Postgres: migrated by command alone, shared by replicas, and away now and then."""
+
+import argparse
+import asyncio
+import sys
+import time
+from asyncio.subprocess import PIPE
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select, text
+
+from services.chassis.errors import UnavailableError
+from services.gateway.credential import ALL_SCOPES, USUAL_SCOPES
+from services.gateway.database import MIGRATION_LOCK, REVISIONS, DatabaseBehindError, migrate, open_database
+from services.gateway.key_commands import add_migrate_command, run_migrate_command
+from services.gateway.key_store import SqlKeyStore
+from services.gateway.keys import Keys, digest_of, mint, new_secret
+from services.gateway.tables import users
+from tests.servers import PostgresServer
+from tests.services.gateway.house import House, house
+from tests.services.gateway.test_database import differences
+from tests.services.gateway.test_keys import ADA, reason_of, run_at
+
+ROOT = Path(__file__).resolve().parents[3]
+HEAD = REVISIONS[-1]
+WAIT_SECONDS = 1.0
+
+
+@pytest.fixture
+def empty(postgres: PostgresServer) -> str:
+    return postgres.database().url()
+
+
+@pytest.fixture
+async def migrated(empty: str) -> str:
+    await migrate(empty)
+    return empty
+
+
+async def test_a_database_that_is_behind_is_refused_and_the_command_that_helps_is_named(empty: str) -> None:
+    with pytest.raises(DatabaseBehindError, match=r"python -m services\.gateway migrate") as caught:
+        async with open_database(empty):
+            raise AssertionError("opened")
+    assert empty.split(":")[2].split("@")[0] not in str(caught.value)
+    # Two operators at once.
+    revisions = await asyncio.gather(migrate(empty), migrate(empty))
+    assert sorted(revisions) == [("", HEAD), (HEAD, HEAD)]
+    async with open_database(empty) as engine, engine.connect() as connection:
+        assert await connection.run_sync(differences) == []
+
+
+async def test_the_process_ends_with_that_word_and_its_command_helps(
+    empty: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [sys.executable, "-m", "services.gateway", "keys", "--database", empty, "create", "--user", "ada"]
+    process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=PIPE, stderr=PIPE)
+    out, err = await process.communicate()
+    assert (process.returncode, out) == (1, b"")
+    assert b"run python -m services.gateway migrate" in err
+    assert b"Traceback" not in err
+    parser = argparse.ArgumentParser()
+    add_migrate_command(parser, empty)
+    assert await run_migrate_command(parser.parse_args([])) == 0
+    assert f"at {HEAD}, was empty" in capsys.readouterr().out
+    assert await run_at(empty, "create", "--user", "ada") == 0
+    assert capsys.readouterr().out.startswith("tw_")
+
+
+async def test_keys_live_in_postgres_as_in_a_file(migrated: str, capsys: pytest.CaptureFixture[str]) -> None:
+    async with open_database(migrated) as engine, Keys(SqlKeyStore(engine), 0) as keys:
+        store = SqlKeyStore(engine)
+        (first, key), second, now = mint(ADA), new_secret(), time.time()
+        for _ in range(2):
+            await store.add(key)
+        # Another key of the same user, at the same moment from two sides.
+        others = [mint(ADA, ALL_SCOPES)[1] for _ in range(4)]
+        await asyncio.gather(*(store.add(other) for other in others))
+        assert await store.rotate(key.key_id, digest_of(second), now, now + 60)
+        assert [await reason_of(keys, secret) for secret in (first, second)] == ["", ""]
+        assert await store.revoke(key.key_id, now)
+        assert [await reason_of(keys, secret) for secret in (first, second)] == ["API_KEY_REVOKED"] * 2
+        assert not await store.revoke(key.key_id, now)
+        assert {found.scopes for found in await store.list_keys()} == {USUAL_SCOPES, ALL_SCOPES}
+        async with engine.connect() as connection:
+            assert [row.user for row in await connection.execute(select(users))] == ["ada"]
+    assert await run_at(migrated, "list") == 0
+    assert f"used {time.strftime('%Y')}" in capsys.readouterr().out
+
+
+async def test_a_revoked_key_stops_within_five_seconds_on_every_replica(migrated: str, tmp_path: Path) -> None:
+    async with (
+        house(_folder(tmp_path, "one"), database_url=migrated) as one,
+        house(_folder(tmp_path, "two"), database_url=migrated) as two,
+    ):
+        (key,) = [found for found in await one.store.list_keys() if found.digest == digest_of(one.key)]
+        assert [await _status(gateway, one.key) for gateway in (one, two)] == [200, 200]
+        revoked_at = time.monotonic()
+        assert await one.store.revoke(key.key_id, time.time())
+        for gateway in (one, two):
+            last_welcome = revoked_at
+            while (began := time.monotonic()) < revoked_at + 30 and await _status(gateway, one.key) == 200:
+                last_welcome = began
+                await asyncio.sleep(0.05)
+            assert last_welcome - revoked_at <= 5
+            assert await _status(gateway, one.key) == 401
+        # Somebody else's works on, on both.
+        assert [await _status(gateway, one.other_key) for gateway in (one, two)] == [200, 200]
+
+
+@pytest.mark.parametrize("fault", ["kill", "pause"])
+async def test_while_postgres_is_away_nobody_gets_in_and_that_is_said_soon(
+    postgres: PostgresServer, migrated: str, fault: str
+) -> None:
+    secret, key = mint(ADA)
+    async with (
+        open_database(migrated, wait_seconds=WAIT_SECONDS) as engine,
+        Keys(SqlKeyStore(engine), 0) as keys,
+    ):
+        await SqlKeyStore(engine).add(key)
+        assert await reason_of(keys, secret) == ""
+        async with away(postgres, fault):
+            for _ in range(3):
+                began = time.monotonic()
+                with pytest.raises(UnavailableError) as caught:
+                    await keys.authenticate(secret)
+                assert caught.value.reason == "DATABASE_UNAVAILABLE"
+                assert time.monotonic() - began < 10 * WAIT_SECONDS
+        assert await reason_of(keys, secret) == ""
+
+
+async def test_a_gateway_that_starts_while_postgres_is_away_says_so(postgres: PostgresServer, migrated: str) -> None:
+    async with away(postgres, "kill"):
+        with pytest.raises(UnavailableError):
+            async with open_database(migrated, wait_seconds=WAIT_SECONDS):
+                raise AssertionError("opened")
+
+
+async def test_a_migration_waits_for_the_one_before_it(migrated: str) -> None:
+    async with open_database(migrated) as engine, engine.begin() as connection:
+        await connection.execute(text(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"))
+        waiting = asyncio.create_task(migrate(migrated))
+        await asyncio.sleep(0.3)
+        assert not waiting.done()
+        await connection.rollback()
+        assert await waiting == (HEAD, HEAD)
+
+
+@asynccontextmanager
+async def away(server: PostgresServer, fault: str) -> AsyncIterator[None]:
+    """Dead, or alive and silent; back at the end."""
+    getattr(server, fault)()
+    try:
+        yield
+    finally:
+        if fault == "kill":
+            # Launched by this thread: Linux ends a child of `make test` with the thread that made it.
+            for process in server.processes:
+                process.launch()
+                await asyncio.to_thread(process.wait_ready)
+        else:
+            server.resume()
+
+
+def _folder(directory: Path, name: str) -> Path:
+    (directory / name).mkdir()
+    return directory / name
+
+
+async def _status(gateway: House, key: str) -> int:
+    async with gateway.http.get(f"{gateway.url}/v1/models", headers=gateway.headers(key)) as response:
+        await response.read()
+        return response.status

@@ -1,0 +1,59 @@
+"""Two generators in front of the real predictor with tiny models: what the hand-made one promises, it keeps."""
+
+import asyncio
+from pathlib import Path
+
+from tests.services.generator.service import generator_service, until_ready
+from tests.services.predictor.conftest import (
+    Predictor,
+    StartPredictor,
+    cache_directory,
+    first_model,
+    second_model,
+    start_predictor,
+)
+from tests.services.predictor.http.test_versions import metrics, open_stream
+
+UNLOAD_REFUSED = 'endpoint="/v2/repository/models/{version}/unload",status="409"'
+__all__ = ["cache_directory", "first_model", "second_model", "start_predictor"]
+
+
+async def until_versions(predictor: Predictor, names: set[str]) -> None:
+    async with asyncio.timeout(20):
+        while {entry.name for entry in predictor.repository.index()} != names:
+            await asyncio.sleep(0.02)
+
+
+async def until_refused(predictor: Predictor) -> None:
+    """Until somebody was told that the version is in use."""
+    async with asyncio.timeout(20):
+        while UNLOAD_REFUSED not in (await metrics(predictor))[1]:
+            await asyncio.sleep(0.02)
+
+
+async def test_both_load_a_version_once_and_neither_unloads_what_a_strangers_stream_uses(
+    start_predictor: StartPredictor, first_model: Path, second_model: Path, tmp_path: Path, database: str
+) -> None:
+    predictor = await start_predictor()
+    port = int(predictor.url.rsplit(":", 1)[1])
+    settings = {"database_url": database, "stable_directory": first_model, "unload_grace_seconds": 0.3}
+    async with (
+        generator_service(tmp_path, port, **settings) as here,
+        generator_service(tmp_path, port, **settings) as there,
+    ):
+        for stubs in (here, there):
+            await until_ready(stubs, "tiny-1")
+        await asyncio.gather(*(stubs.start("tiny-2", second_model) for stubs in (here, there)))
+        _, counted = await metrics(predictor)
+        for version in ("tiny-1", "tiny-2"):
+            assert f'thumbwheel_predictor_load_seconds_count{{version="{version}"}} 1.0' in counted
+        stream = await open_stream(predictor, "tiny-1")
+        await there.promote("tiny-2")
+        await asyncio.sleep(1)
+        assert predictor.repository.get("tiny-1").engine.active == 1, (
+            "the stream has ended: this test has shown nothing"
+        )
+        assert {entry.name: entry.state for entry in predictor.repository.index()}["tiny-1"] == "READY"
+        stream.close()
+        await until_versions(predictor, {"tiny-2"})
+        assert (await here.state()).stable.version == "tiny-2"

@@ -1,0 +1,133 @@
+"""Two generators on one database and one model server: one rollout, the same version for the same user, nothing loaded twice."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from services.generator.rollout import position
+from tests.services.generator.predictor import FakePredictor, predictor_server
+from tests.services.generator.service import Stubs, ask, generator_service, model_directory, text_of, until_ready
+from tests.services.generator.test_canary import CANDIDATES_USER, STABLES_USER, error_of, until
+
+USERS = [f"acme/user {number}" for number in range(30)]
+
+
+@asynccontextmanager
+async def replicas(
+    root: Path, predictor: FakePredictor, database: str, **changes: Any
+) -> AsyncIterator[Sequence[Stubs]]:
+    """Two generators whose stable version answers. The grace is some times the time between two polls, as in earnest."""
+    settings = {"database_url": database, "unload_grace_seconds": 0.5} | changes
+    async with AsyncExitStack() as stack:
+        port = await stack.enter_async_context(predictor_server(predictor))
+        services = [generator_service(root, port, **settings) for _ in range(2)]
+        pair = [await stack.enter_async_context(service) for service in services]
+        for stubs in pair:
+            await until_ready(stubs, "v1")
+        yield pair
+
+
+async def versions(stubs: Stubs) -> list[str]:
+    return await asyncio.gather(*(stubs.version_for(user) for user in USERS))
+
+
+async def agreed(pair: Sequence[Stubs], expected: list[str]) -> float:
+    """Seconds until every replica gives every user the expected version."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    async with asyncio.timeout(10):
+        while [await versions(stubs) for stubs in pair] != [expected, expected]:
+            await asyncio.sleep(0.01)
+    return loop.time() - began
+
+
+def expected(share: float) -> list[str]:
+    return ["v2" if position("v2", user) < share else "v1" for user in USERS]
+
+
+async def test_in_every_phase_all_replicas_give_a_user_the_same_version(tmp_path: Path, database: str) -> None:
+    directory = model_directory(tmp_path, "v2")
+    async with replicas(tmp_path, FakePredictor(), database) as (here, there):
+        pair = (here, there)
+        assert [await versions(stubs) for stubs in pair] == [["v1"] * len(USERS)] * 2
+        await here.start("v2", directory, share=0.2)
+        await agreed(pair, expected(0.2))
+        await there.start("v2", directory, share=0.5)
+        await agreed(pair, expected(0.5))
+        assert [await versions(stubs) for stubs in pair for _ in range(2)] == [expected(0.5)] * 4
+        await here.roll_back("v2")
+        await agreed(pair, ["v1"] * len(USERS))
+        await there.start("v2", directory, share=0.5)
+        await agreed(pair, expected(0.5))
+        await here.promote("v2")
+        await agreed(pair, ["v2"] * len(USERS))
+    assert len(set(expected(0.2))) == len(set(expected(0.5))) == 2
+    assert expected(0.2) != expected(0.5)
+
+
+async def test_a_canary_started_at_one_replica_is_promoted_at_the_other(tmp_path: Path, database: str) -> None:
+    async with replicas(tmp_path, FakePredictor(), database, poll_seconds=600) as (here, there):
+        await here.start("v2", model_directory(tmp_path, "v2"))
+        seen = await there.state()
+        await there.promote("v2")
+        state = await here.state()
+    assert seen.candidate.version == "v2", "asked for, it is the stored one, however seldom a replica polls"
+    assert (state.stable.version, state.HasField("candidate")) == ("v2", False)
+    assert [change.kind for change in state.history] == ["promoted", "started"]
+
+
+async def test_both_replicas_start_the_same_canary_and_it_is_loaded_once(tmp_path: Path, database: str) -> None:
+    predictor = FakePredictor(load_seconds=0.5)
+    directory = model_directory(tmp_path, "v2")
+    async with replicas(tmp_path, predictor, database) as pair:
+        await asyncio.gather(*(stubs.start("v2", directory) for stubs in pair))
+        await agreed(pair, expected(0.5))
+    assert predictor.counters.loads == ["v1", "v2"]
+    assert "v2" in predictor.counters.joined, "they never asked at the same time, so this test has shown nothing"
+
+
+async def test_of_two_different_canaries_at_once_one_is_refused(tmp_path: Path, database: str) -> None:
+    directories = [model_directory(tmp_path, version) for version in ("v2", "v3")]
+    async with replicas(tmp_path, FakePredictor(load_seconds=0.2), database) as pair:
+        starts = [stubs.start(path.name, path) for stubs, path in zip(pair, directories, strict=True)]
+        ended = await asyncio.gather(*starts, return_exceptions=True)
+        states = [await stubs.state() for stubs in pair]
+    assert sum(error is None for error in ended) == 1
+    winner = directories[ended.index(None)].name
+    assert [state.candidate.version for state in states] == [winner, winner]
+
+
+async def test_what_another_replicas_answer_uses_is_unloaded_only_after_its_end(tmp_path: Path, database: str) -> None:
+    predictor = FakePredictor(script=["word "] * 40, pace_seconds=0.02)
+    async with replicas(tmp_path, predictor, database) as (here, there):
+        await here.start("v2", model_directory(tmp_path, "v2"))
+        running = asyncio.create_task(there.generate(user_key=STABLES_USER))
+        await until(lambda: predictor.in_use["v1"])
+        await here.promote("v2")
+        assert text_of(await running) == "word " * 40
+        await until(lambda: predictor.counters.unloads == ["v1"])
+    assert "v1" in predictor.counters.refused, "nobody tried to unload it, so this test has shown nothing"
+
+
+async def test_the_first_stable_version_is_the_one_of_whoever_comes_first(tmp_path: Path, database: str) -> None:
+    predictor = FakePredictor()
+    async with replicas(tmp_path, predictor, database):
+        pass
+    other = model_directory(tmp_path, "v9")
+    async with replicas(tmp_path, predictor, database, stable_directory=other) as pair:
+        states = [await stubs.state() for stubs in pair]
+    assert [state.stable.version for state in states] == ["v1", "v1"]
+
+
+async def test_a_pinned_version_and_a_candidates_user_agree_over_replicas(tmp_path: Path, database: str) -> None:
+    async with replicas(tmp_path, FakePredictor(), database) as (here, there):
+        await here.start("v2", model_directory(tmp_path, "v2"))
+        await agreed((here, there), expected(0.5))
+        for stubs in (here, there):
+            assert await stubs.version_for(CANDIDATES_USER) == "v2"
+            pinned = await stubs.generate(user_key=CANDIDATES_USER, pinned_version="v1")
+            assert pinned[0].selected.model_version == "v1"
+        missing = await error_of(there.generator.Generate(ask(pinned_version="gone"), timeout=5).read())
+    assert missing.field == "pinned_version"

@@ -1,0 +1,86 @@
+"""What both databases promise to the work that they run."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from sqlalchemy import Connection, func, insert, select, text
+
+from services.session.backends import open_database
+from services.session.database import Database
+from services.session.tables import outbox
+from tests.services.session.service import LIMITS, Home
+
+ROW = {"conversation_id": "c", "refused": False, "erased": False, "payload": b"one"}
+
+
+@asynccontextmanager
+async def opened(home: Home) -> AsyncIterator[Database]:
+    async with open_database(home.database_url, LIMITS) as database:
+        yield database
+
+
+def add(connection: Connection) -> None:
+    connection.execute(insert(outbox), ROW)
+
+
+def count(connection: Connection) -> int:
+    return connection.execute(select(func.count()).select_from(outbox)).scalar_one()
+
+
+def wait(connection: Connection, seconds: float) -> None:
+    if connection.dialect.name == "postgresql":
+        connection.execute(text(f"SELECT pg_sleep({seconds})"))
+    else:
+        time.sleep(seconds)
+
+
+async def test_reading_sees_one_state_whatever_is_written_meanwhile(home: Home) -> None:
+    def twice(connection: Connection) -> tuple[int, int]:
+        before = count(connection)
+        wait(connection, 0.5)
+        return before, count(connection)
+
+    async with opened(home) as database:
+        reading = asyncio.create_task(database.read(twice))
+        await asyncio.sleep(0.1)
+        await database.write(add)
+        assert not reading.done(), "nothing was written meanwhile: nothing was tried"
+        assert await reading == (0, 0)
+        assert await database.read(count) == 1
+
+
+async def test_reading_cannot_write(home: Home) -> None:
+    async with opened(home) as database:
+        with pytest.raises(Exception, match=r"read.?only|did not do it"):
+            await database.read(add)
+        assert await database.read(count) == 0
+
+
+async def test_work_that_fails_stores_nothing(home: Home) -> None:
+    def fail(connection: Connection) -> None:
+        add(connection)
+        raise ValueError("told to fail")
+
+    async with opened(home) as database:
+        for change in (database.write, database.erase):
+            with pytest.raises(ValueError, match="told to fail"):
+                await change(fail)
+        assert await database.read(count) == 0
+
+
+async def test_work_is_done_although_its_caller_has_gone(home: Home) -> None:
+    def slowly(connection: Connection) -> None:
+        add(connection)
+        wait(connection, 0.3)
+
+    async with opened(home) as database:
+        writing = asyncio.create_task(database.write(slowly))
+        await asyncio.sleep(0.1)
+        writing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await writing
+    async with opened(home) as database:
+        assert await database.read(count) == 1, "closing waits for it"

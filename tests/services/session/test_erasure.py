@@ -1,0 +1,151 @@
+"""What a user removes is gone: all of it, of this user alone, in small transactions, and taken back from training."""
+
+import asyncio
+import re
+from typing import Any
+
+import pytest
+from sqlalchemy import insert, select
+from thumbwheel.session.v1 import session_pb2
+
+from services.chassis.errors import UnavailableError
+from services.chassis.identity import Caller
+from services.session.backends import open_database
+from services.session.database import Database
+from services.session.erasure import MOST_CONVERSATIONS, MOST_MESSAGES, Erasure
+from services.session.message import Conversation, FinishReason, Message, Role
+from services.session.rows import conversation_row, message_row
+from services.session.store import Store
+from services.session.tables import conversations, messages, outbox, turns
+from services.session.turn_record import TurnRecorder
+from services.session.wire import encode_turn_record
+from tests.services.session.service import (
+    ADA,
+    BOB,
+    LIMITS,
+    OTHER_ADA,
+    PRINCIPAL_KEY,
+    FakeFeedback,
+    Home,
+    begin,
+    feedback_service,
+    finish,
+    session_service,
+    talk,
+)
+
+ERASE = session_pb2.EraseUserRequest()
+OWNER = Caller("acme", "ada")
+
+
+async def test_a_users_conversations_go_and_nobody_elses(home: Home) -> None:
+    feedback = FakeFeedback()
+    async with (
+        feedback_service(feedback) as port,
+        session_service(home, feedback_target=f"127.0.0.1:{port}") as stub,
+    ):
+        mine = [await talk(stub, f"number {number}", "yes", request_id=f"r{number}") for number in range(3)]
+        for stranger in (BOB, OTHER_ADA):
+            turn = await stub.BeginTurn(begin("hello"), timeout=5, metadata=stranger)
+            await stub.FinishTurn(finish(turn.assistant_message_id), timeout=5, metadata=stranger)
+        assert (await stub.EraseUser(ERASE, timeout=5, metadata=ADA)).removed_conversations == 3
+        assert (await stub.EraseUser(ERASE, timeout=5, metadata=ADA)).removed_conversations == 0
+        left = [
+            len(
+                (
+                    await stub.ListConversations(session_pb2.ListConversationsRequest(), timeout=5, metadata=who)
+                ).conversations
+            )
+            for who in (ADA, BOB, OTHER_ADA)
+        ]
+        again = await stub.BeginTurn(begin("number 0", request_id="r0"), timeout=5, metadata=ADA)
+        async with asyncio.timeout(10):
+            while sum(event.erased for event in feedback.turns) < 3:
+                await asyncio.sleep(0.02)
+    assert left == [0, 1, 1]
+    assert not again.replayed, "idempotency keys go with their conversations"
+    assert {event.message_id for event in feedback.turns if event.erased} == {
+        turn.assistant_message_id for turn in mine
+    }
+
+
+class CountingDatabase:
+    """Passes work on; counts what each transaction removed, and may fail after some."""
+
+    def __init__(self, database: Database, fails_after: int = 1_000) -> None:
+        self.database = database
+        self.removed: list[int] = []
+        self.fails_after = fails_after
+
+    async def read(self, work: Any) -> Any:
+        return await self.database.read(work)
+
+    async def write(self, work: Any) -> Any:
+        return await self.database.write(work)
+
+    async def erase(self, work: Any) -> Any:
+        if len(self.removed) == self.fails_after:
+            raise UnavailableError("told to fail")
+        before = await self.count(messages)
+        done = await self.database.erase(work)
+        self.removed.append(before - await self.count(messages))
+        return done
+
+    async def count(self, table: Any) -> int:
+        return len(await self.database.read(lambda connection: connection.execute(select(table)).all()))
+
+
+async def fill(database: Database, sizes: list[int]) -> None:
+    """Conversations with so many messages, all of them published answers."""
+
+    def work(connection: Any) -> None:
+        for number, size in enumerate(sizes):
+            conversation = Conversation(f"{number:036}", "", 0, number, size)
+            connection.execute(insert(conversations), conversation_row(conversation, OWNER))
+            rows = [
+                Message(
+                    f"{number:018}{position:018}",
+                    conversation.id,
+                    "",
+                    "xylophone",
+                    position,
+                    1,
+                    0,
+                    Role.ASSISTANT,
+                    finish_reason=FinishReason.STOP,
+                    model_version="v1",
+                )
+                for position in range(size)
+            ]
+            connection.execute(insert(messages), [message_row(message, OWNER) for message in rows])
+
+    await database.write(work)
+
+
+def erasure_on(database: Any) -> Erasure:
+    return Erasure(Store(database), TurnRecorder(PRINCIPAL_KEY, encode_turn_record), lambda: 0, lambda: None)
+
+
+async def test_each_transaction_removes_a_bounded_part(home: Home) -> None:
+    half = MOST_MESSAGES // 2
+    sizes = [1] * MOST_CONVERSATIONS + [half, half, half, MOST_MESSAGES + 10, 2]
+    async with open_database(home.database_url, LIMITS) as database:
+        await fill(database, sizes)
+        counting = CountingDatabase(database)
+        assert await erasure_on(counting).erase_user(OWNER) == len(sizes)
+        assert counting.removed == [MOST_CONVERSATIONS, 2 * half, half, MOST_MESSAGES + 10, 2, 0]
+        assert await counting.count(conversations) == await counting.count(turns) == 0
+        records = await database.read(lambda connection: connection.execute(select(outbox)).all())
+        assert len({record.payload for record in records}) == sum(sizes)
+        assert not any(re.search(rb"xylophone", record.payload) for record in records)
+
+
+async def test_an_erasure_that_was_cut_off_goes_on_where_it_stopped(home: Home) -> None:
+    async with open_database(home.database_url, LIMITS) as database:
+        await fill(database, [1] * (2 * MOST_CONVERSATIONS + 1))
+        with pytest.raises(UnavailableError):
+            await erasure_on(CountingDatabase(database, fails_after=1)).erase_user(OWNER)
+        counting = CountingDatabase(database)
+        assert await counting.count(conversations) == MOST_CONVERSATIONS + 1
+        assert await erasure_on(counting).erase_user(OWNER) == MOST_CONVERSATIONS + 1
+        assert await counting.count(outbox) == 2 * MOST_CONVERSATIONS + 1

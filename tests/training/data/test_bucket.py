@@ -1,0 +1,125 @@
+"""Committed objects out of a bucket: as from a directory, checked against their hashes, with patience that ends."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from infra.faults.chance import Chance
+from infra.faults.http import HttpFault, HttpProxy, Kind
+from infra.servers import seaweedfs
+from tests import servers
+from tests.s3_server import S3Server, serving
+from tests.training.feedback_log import FeedbackLog
+from training.data.bucket import TRIES, Bucket, BucketPlace, bucket_place
+from training.data.catalogue import CatalogueError, Directory, Objects
+from training.data.snapshot import Snapshot, SnapshotConfig, take_snapshot
+
+GIVEN = {"TW_TRAINING_S3_ENDPOINT": "s3:9000", "TW_TRAINING_S3_ACCESS_KEY": "a", "TW_TRAINING_S3_SECRET_KEY": "b"}
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> FeedbackLog:
+    log = FeedbackLog(tmp_path / "objects")
+    log.turn("a", "ann", "hi", "hello")
+    log.thumb("a", "ann", True)
+    log.commit()
+    return log
+
+
+@pytest.fixture
+def server(log: FeedbackLog, tmp_path: Path) -> S3Server:
+    """The log's objects, in a bucket."""
+    server, root = S3Server(), tmp_path / "objects"
+    server.buckets["thumbs"] = {
+        path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*.parquet")
+    }
+    return server
+
+
+@pytest.fixture
+def proxy(server: S3Server) -> Iterator[HttpProxy]:
+    with serving(server) as port, HttpProxy(port) as proxy:
+        yield proxy
+
+
+def bucket(proxy: HttpProxy, name: str = "thumbs") -> Bucket:
+    return Bucket(BucketPlace(f"127.0.0.1:{proxy.port}", "access", "secret", name, secure=False))
+
+
+def taken(log: FeedbackLog, objects: Objects, into: Path) -> Snapshot:
+    return take_snapshot(log, objects, SnapshotConfig(), into, "commit")
+
+
+def test_a_bucket_and_a_directory_give_the_same_snapshot(log: FeedbackLog, proxy: HttpProxy, tmp_path: Path) -> None:
+    from_bucket = taken(log, bucket(proxy), tmp_path / "1")
+    assert from_bucket.id == taken(log, Directory(tmp_path / "objects"), tmp_path / "2").id
+    assert from_bucket.thumbs == 1
+
+
+def test_a_real_store_gives_the_same_snapshot(s3: servers.S3Server, log: FeedbackLog, tmp_path: Path) -> None:
+    there, root = s3.bucket(), tmp_path / "objects"
+    client = seaweedfs.connect(there.endpoint, there.secret_key)
+    for path in root.rglob("*.parquet"):
+        client.fput_object(there.name, path.relative_to(root).as_posix(), str(path))
+    objects = Bucket(BucketPlace(there.endpoint, there.access_key, there.secret_key, there.name, secure=False))
+    assert taken(log, objects, tmp_path / "1").id == taken(log, Directory(root), tmp_path / "2").id
+
+
+def test_an_object_that_is_not_what_was_committed_is_refused(
+    log: FeedbackLog, server: S3Server, proxy: HttpProxy, tmp_path: Path
+) -> None:
+    key = log.feedback_segments()[0].object_key
+    server.buckets["thumbs"][key] += b" "
+    with pytest.raises(CatalogueError, match="sha256"):
+        taken(log, bucket(proxy), tmp_path / "1")
+    del server.buckets["thumbs"][key]
+    with pytest.raises(CatalogueError, match="committed but missing"):
+        taken(log, bucket(proxy), tmp_path / "1")
+
+
+def test_a_body_that_breaks_off_is_read_again(server: S3Server, proxy: HttpProxy) -> None:
+    server.buckets["thumbs"]["a"] = bytes(300_000)
+    proxy.faults = (HttpFault(Kind.ANSWER_RESET, Chance(times=TRIES - 1), body_bytes=200_000),)
+    assert bucket(proxy).get("a") == bytes(300_000)
+    proxy.faults = (HttpFault(Kind.ANSWER_RESET, body_bytes=200_000),)
+    with pytest.raises(CatalogueError, match="did not give a: ProtocolError"):
+        bucket(proxy).get("a")
+    assert proxy.counts[Kind.ANSWER_RESET] == 2 * TRIES - 1
+
+
+def test_a_busy_store_is_asked_again_and_a_refusal_is_not(server: S3Server, proxy: HttpProxy) -> None:
+    server.buckets["thumbs"]["a"] = b"1"
+    server.refusals = ["SlowDown", "InternalError"]
+    assert bucket(proxy).get("a") == b"1"
+    assert server.requests["GET"] == 3
+    with pytest.raises(CatalogueError, match=r"bucket nowhere: .* answers NoSuchBucket"):
+        bucket(proxy, "nowhere").get("a")
+    assert server.requests["GET"] == 4
+
+
+def test_an_object_key_cannot_leave_a_directory(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("x")
+    with pytest.raises(CatalogueError, match="outside"):
+        Directory(tmp_path / "objects").get("../secret")
+
+
+def test_the_place_is_told_by_variables() -> None:
+    assert bucket_place({"PATH": "/bin"}) is None
+    assert bucket_place(GIVEN) == BucketPlace("s3:9000", "a", "b", "thumbwheel", "us-east-1", True)
+    given = GIVEN | {"TW_TRAINING_S3_SECURE": "false", "TW_TRAINING_S3_BUCKET": "other"}
+    assert bucket_place(given) == BucketPlace("s3:9000", "a", "b", "other", "us-east-1", False)
+    assert "'b'" not in repr(bucket_place(GIVEN))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"TW_TRAINING_S3_BUKET": "x"}, "TW_TRAINING_S3_BUKET: is unknown"),
+        ({"TW_TRAINING_S3_SECRET_KEY": ""}, "TW_TRAINING_S3_SECRET_KEY: is missing"),
+        ({"TW_TRAINING_S3_SECURE": "no"}, "TW_TRAINING_S3_SECURE: 'no' is neither true nor false"),
+    ],
+)
+def test_a_wrong_variable_is_named(wrong: dict[str, str], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        bucket_place(GIVEN | wrong)
