@@ -24,7 +24,7 @@ import grpc
 from thumbwheel.feedback.v1 import events_pb2, feedback_pb2, feedback_pb2_grpc
 
 from services.chassis.identity import Caller
-from services.feedback.accept import Acceptance, GroupCommit
+from services.feedback.accept import Acceptance, GroupCommit, NoClaims
 from services.feedback.codec import feedback_entry
 from services.feedback.principal import principal_of
 from services.feedback.spool import Spool
@@ -105,7 +105,7 @@ class NothingCommitted:
 async def group_commit_alone(folder: Path, seconds: float) -> Figures:
     """Spool and idempotency in this process, without gRPC, sink and ledger."""
     spool = Spool(folder / f"spool-{uuid.uuid4()}", max_bytes=SPOOL_BYTES, segment_bytes=SPOOL_BYTES)
-    commit = GroupCommit(Acceptance("feedback", spool, NothingCommitted()), lambda records: None)
+    commit = GroupCommit(Acceptance("feedback", spool, NothingCommitted(), NoClaims()), lambda records: None)
     try:
         return await clients(lambda: commit.append([feedback_entry(event())]), seconds)
     finally:

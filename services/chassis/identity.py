@@ -1,8 +1,9 @@
 """Who calls, for which request, until when: set by the interceptor, read wherever rows are read.
 
-Between services the caller travels as metadata that the gateway alone may set; the network keeps others out.
+Between services the caller travels as metadata that the gateway alone may set; the network keeps others out, or mutual TLS.
 """
 
+import re
 import time
 import uuid
 from collections.abc import Iterable
@@ -16,6 +17,7 @@ from services.chassis.errors import UnauthenticatedError
 TENANT_KEY = "x-tw-tenant"
 USER_KEY = "x-tw-user"
 REQUEST_KEY = "x-request-id"
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 @dataclass(frozen=True)
@@ -69,22 +71,22 @@ def require_caller() -> Caller:
     return caller
 
 
-def new_request_id() -> str:
-    """An id for logs and traces, 32 hexadecimal digits."""
-    return uuid.uuid4().hex
+def request_id_from(given: str) -> str:
+    """What the caller calls the request, for logs and traces; 32 hexadecimal digits of ours if it is not a plain name."""
+    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
 
 def caller_from(metadata: Iterable[tuple[str, str | bytes]]) -> tuple[Caller, str]:
-    """Caller and request id out of call metadata; a missing request id is minted."""
+    """Caller and request id out of call metadata."""
     found = {key: value for key, value in metadata if isinstance(value, str)}
     caller = Caller(found.get(TENANT_KEY, ""), found.get(USER_KEY, ""))
-    return caller, found.get(REQUEST_KEY, "")[:64] or new_request_id()
+    return caller, request_id_from(found.get(REQUEST_KEY, ""))
 
 
 def outgoing_metadata() -> list[tuple[str, str]]:
     """The running call's caller and request id, for the next hop."""
     call = current_call()
-    pairs = [(REQUEST_KEY, call.request_id or new_request_id())]
+    pairs = [(REQUEST_KEY, request_id_from(call.request_id))]
     if call.caller.user:
         pairs += [(TENANT_KEY, call.caller.tenant), (USER_KEY, call.caller.user)]
     return pairs

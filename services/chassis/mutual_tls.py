@@ -7,6 +7,7 @@ A certificate names its service twice: as `spiffe://thumbwheel/session`, which s
 import asyncio
 import logging
 import ssl
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -40,17 +41,20 @@ class TlsFiles:
         self._stamp: Sequence[tuple[int, int]] = ()
         self._pems = self._read()
         self._look_at = time.monotonic() + LOOK_AGAIN_SECONDS
+        # gRPC asks for a server's certificate in threads of its own.
+        self._alone = threading.Lock()
 
     def pems(self) -> Pems:
         """The three files' bytes; the same object until there are others that fit together."""
-        if time.monotonic() >= self._look_at:
-            self._look_at = time.monotonic() + LOOK_AGAIN_SECONDS
-            try:
-                self._pems = self._read()
-            except TlsFilesError:
-                # Usual in the middle of their being replaced.
-                log.warning("certificate files not usable", extra=fields(file=str(self._certificate)))
-        return self._pems
+        with self._alone:
+            if time.monotonic() >= self._look_at:
+                self._look_at = time.monotonic() + LOOK_AGAIN_SECONDS
+                try:
+                    self._pems = self._read()
+                except TlsFilesError:
+                    # Usual in the middle of their being replaced.
+                    log.warning("certificate files not usable", extra=fields(file=str(self._certificate)))
+            return self._pems
 
     def _read(self) -> Pems:
         files = (self._certificate, self._key, self._authority)
@@ -83,7 +87,7 @@ def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
         return grpc.ssl_server_certificate_configuration([(key, certificate)], authority)
 
     def changed_configuration() -> Any:
-        # gRPC asks before each handshake, in a thread of its own.
+        # Asked before each handshake.
         nonlocal used
         before, used = used, files.pems()
         return None if used is before else configuration()

@@ -1,4 +1,6 @@
-"""`python -m services.feedback` serves; `audit` proves that nothing is lost or twice; `bucket` and `orphans` tend the store."""
+"""`python -m services.feedback` serves. Beside it: `migrate` moves Postgres' schema, `topics` and `bucket` make what servers must have,
+`orphans` tends the store, and `audit` proves that nothing is lost or twice.
+"""
 
 import asyncio
 import logging
@@ -6,22 +8,27 @@ import sys
 from argparse import ArgumentParser
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from sqlalchemy import Engine
 from thumbwheel.feedback.v1.feedback_pb2_grpc import add_FeedbackLogServiceServicer_to_server
 
 from services.chassis.server import Registration, run_service
 from services.chassis.settings import load_settings
 from services.chassis.telemetry import fields
-from services.feedback import codec, parquet, thumbs
-from services.feedback.accept import Acceptance, GroupCommit
+from services.feedback import codec, metrics, parquet, thumbs
+from services.feedback.accept import Acceptance, Claims, GroupCommit, NoClaims
 from services.feedback.access import CALLERS
 from services.feedback.audit import audit
 from services.feedback.catalogue import Catalogue
-from services.feedback.drain import Drain
+from services.feedback.claims import PostgresClaims, sweep_hourly
+from services.feedback.database import HEAD, connect, migrate, open_database, revision
+from services.feedback.drain import Drain, Flusher
 from services.feedback.events import Stream
-from services.feedback.frames import Record
-from services.feedback.ledger import Ledger, open_database
+from services.feedback.frames import Entry, Record
+from services.feedback.ledger import Ledger
+from services.feedback.log import Log
 from services.feedback.object_store import Directory, ObjectRefusedError, ObjectStore, ObjectStoreError
 from services.feedback.servicer import FeedbackLogServicer
 from services.feedback.settings import FeedbackSettings
@@ -34,8 +41,8 @@ if TYPE_CHECKING:
     from services.feedback.s3_store import S3Store
 
 NAME = "thumbwheel.feedback.v1.FeedbackLogService"
-FEEDBACK = Format(Stream.FEEDBACK, parquet.FEEDBACK_SCHEMA, codec.decode_feedback, parquet.feedback_row)
-TURNS = Format(Stream.TURNS, parquet.TURNS_SCHEMA, codec.decode_turn, parquet.turn_row)
+FEEDBACK = Format(Stream.FEEDBACK, codec.decode_feedback, parquet.feedback_row, parquet.encode_feedback)
+TURNS = Format(Stream.TURNS, codec.decode_turn, parquet.turn_row, parquet.encode_turns)
 REPLAY_BYTES = 4 * 1024 * 1024
 EventT = TypeVar("EventT")
 
@@ -50,59 +57,142 @@ BATCH = frozenset({"AppendTurns", "ListSegments", "CountThumbs"})
 async def wiring(settings: FeedbackSettings) -> AsyncIterator[Sequence[Registration]]:
     """Open stores and both streams; close them in reverse."""
     engine = open_database(settings.database_url)
-    ledger, store = Ledger(engine), await asyncio.to_thread(_tried_store, settings)
-    thumbs.catch_up(engine, ledger, store, Stream.FEEDBACK)
-    overlay = thumbs.Overlay(codec.decode_feedback)
+    stores = Stores(Ledger(engine), await asyncio.to_thread(_tried_store, settings))
+    thumbs.catch_up(stores.ledger, stores.objects, Stream.FEEDBACK)
+    ways = _one_process() if engine.dialect.name == "sqlite" else _many(engine)
     async with (
-        _stream(settings, FEEDBACK, ledger, store, thumbs.fold, overlay.take, overlay.trim) as feedback,
-        _stream(settings, TURNS, ledger, store, no_projection, lambda records: None, lambda end: None) as turns,
+        _sweeping(ways.claims, settings.claim_days),
+        _stream(settings, FEEDBACK, stores, thumbs.fold, ways.claims[0], ways.on_stored, ways.on_committed) as feedback,
+        _stream(settings, TURNS, stores, no_projection, ways.claims[1], _nothing, _nothing) as turns,
     ):
-        key = settings.principal_key.get_secret_value()
-        servicer = FeedbackLogServicer(key, feedback, turns, Catalogue(ledger), thumbs.Thumbs(engine, overlay))
+        key, pending = settings.principal_key.get_secret_value(), thumbs.Thumbs(engine, ways.pending)
+        servicer = FeedbackLogServicer(key, feedback, turns, Catalogue(stores.ledger), pending)
         yield [Registration(NAME, add_FeedbackLogServiceServicer_to_server, servicer, BATCH)]
     engine.dispose()
+
+
+@dataclass(frozen=True)
+class Stores:
+    """Where segments go."""
+
+    ledger: Ledger
+    objects: ObjectStore
+
+
+@dataclass(frozen=True)
+class Ways:
+    """What differs between one process and many: who came first, and where thumbs are that no segment has yet."""
+
+    claims: tuple[Claims, Claims]
+    pending: thumbs.Pending
+    on_stored: Callable[[Sequence[Record]], None]
+    on_committed: Callable[[int], None]
+
+
+def _one_process() -> Ways:
+    overlay = thumbs.Overlay(codec.decode_feedback)
+    return Ways((NoClaims(), NoClaims()), overlay, overlay.take, overlay.trim)
+
+
+def _many(engine: Engine) -> Ways:
+    def change_of(entry: Entry) -> thumbs.Change | None:
+        return thumbs.change_of(codec.decode_feedback(Record(0, 0, entry)), 0)
+
+    feedback = PostgresClaims(engine, Stream.FEEDBACK, change_of)
+    turns = PostgresClaims(engine, Stream.TURNS, lambda entry: None)
+    return Ways((feedback, turns), feedback, _nothing, _nothing)
+
+
+def _nothing(_argument: object) -> None:
+    """Nobody needs to be told."""
+
+
+@asynccontextmanager
+async def _sweeping(claims: Sequence[Claims], days: float) -> AsyncIterator[None]:
+    sweeps = [asyncio.create_task(sweep_hourly(some, days * 86_400)) for some in claims]
+    yield
+    for sweep in sweeps:
+        sweep.cancel()
 
 
 @asynccontextmanager
 async def _stream(
     settings: FeedbackSettings,
     form: Format[EventT],
-    ledger: Ledger,
-    store: ObjectStore,
+    stores: Stores,
     fold: Fold[EventT],
+    claims: Claims,
     on_stored: Callable[[Sequence[Record]], None],
     on_committed: Callable[[int], None],
 ) -> AsyncIterator[GroupCommit]:
-    """One stream from ack to ledger: what the spool holds beyond the ledger is taken up again before the first call."""
+    """One stream from ack to ledger: what the spool still holds is taken up again before the first call."""
     spool = Spool(
-        settings.spool_directory / form.stream,
-        max_bytes=settings.max_spool_bytes,
-        segment_bytes=settings.segment_bytes,
+        settings.spool_directory / form.stream, max_bytes=settings.max_spool_bytes, segment_bytes=settings.segment_bytes
     )
-    sink = Sink(form, spool, store, ledger, FlushLimits(settings.flush_rows, settings.flush_bytes), fold)
-    sink.assign()
-    acceptance = Acceptance(form.stream, spool, ledger)
-    position = sink.position
-    while records := spool.read(position, settings.flush_rows, REPLAY_BYTES):
-        acceptance.remember(records)
-        on_stored(records)
-        position = records[-1].offset + 1
+    metrics.SPOOLED_BYTES.labels(form.stream).set_function(lambda: spool.bytes_used)
+    acceptance = Acceptance(form.stream, spool, stores.ledger, claims)
+    limits = FlushLimits(settings.flush_rows, settings.flush_bytes)
 
-    def committed(end: int) -> None:
+    def sink_of(log: Log) -> Sink[EventT]:
+        return Sink(form, log, stores.objects, stores.ledger, limits, fold)
+
+    def remember(start: int) -> None:
+        while records := spool.read(start, settings.flush_rows, REPLAY_BYTES):
+            acceptance.remember(records)
+            on_stored(records)
+            start = records[-1].offset + 1
+
+    def done(end: int) -> None:
         acceptance.forget(end)
         on_committed(end)
 
     group = GroupCommit(acceptance, on_stored)
-    drain = Drain(form.stream, spool, sink, settings.flush_rows, settings.flush_seconds, committed)
+    way = _through_kafka if settings.kafka_bootstrap else _straight
+    async with way(settings, form.stream, spool, sink_of, remember, done):
+        yield group
+        await group.close()
+    spool.close()
+
+
+@asynccontextmanager
+async def _straight(
+    settings: FeedbackSettings,
+    stream: Stream,
+    spool: Spool,
+    sink_of: Callable[[Log], Flusher],
+    remember: Callable[[int], None],
+    done: Callable[[int], None],
+) -> AsyncIterator[None]:
+    """The spool is the log that is sunk."""
+    sink = sink_of(spool)
+    sink.assign()
+    remember(sink.position)
+    drain = Drain(stream, spool, sink, settings.flush_rows, settings.flush_seconds, done)
     async with asyncio.TaskGroup() as tasks:
         # A sink that must not go on ends the process: the group cancels the service around it.
         tasks.create_task(drain.run())
-        yield group
+        yield
         drain.stop()
     # Only after a clean end; otherwise a flush may still run in its thread, and the process is about to end.
-    await group.close()
     await drain.finish()
-    spool.close()
+
+
+@asynccontextmanager
+async def _through_kafka(
+    settings: FeedbackSettings,
+    stream: Stream,
+    spool: Spool,
+    sink_of: Callable[[Log], Flusher],
+    remember: Callable[[int], None],
+    done: Callable[[int], None],
+) -> AsyncIterator[None]:
+    """The spool is relayed; what is sunk are the partitions that the group gives this process."""
+    # The client costs a second of import: only who uses Kafka pays.
+    from services.feedback.kafka_stream import relaying, sinking
+
+    remember(spool.start_offset)
+    async with sinking(settings, stream, sink_of), relaying(settings, stream, spool, done):
+        yield
 
 
 def _store(settings: FeedbackSettings) -> ObjectStore:
@@ -155,33 +245,57 @@ def _bucket(settings: FeedbackSettings) -> int:
     return 0
 
 
+def _migrate(settings: FeedbackSettings) -> int:
+    engine = connect(settings.database_url)
+    before = revision(engine)
+    migrate(engine)
+    print(f"feedback database: revision {before or 'none'} → {HEAD}")
+    return 0
+
+
+def _topics(settings: FeedbackSettings) -> int:
+    from services.feedback.kafka_topic import open_admin
+    from services.feedback.topics import Plan, make_topics
+
+    plan = Plan(settings.partitions, settings.replication_factor, settings.min_insync_replicas, settings.retention_days)
+    with open_admin(settings.cluster()) as admin:
+        print("\n".join(make_topics(admin, [settings.topic(stream) for stream in Stream], plan)))
+    return 0
+
+
+def _serve(settings: FeedbackSettings) -> int:
+    run_service("feedback", settings, wiring, CALLERS)
+    return 0
+
+
+COMMANDS = {
+    "serve": (_serve, "the default"),
+    "audit": (_audit, "prove from store, ledger and log that nothing is lost or twice"),
+    "migrate": (_migrate, "bring the database's tables up to date"),
+    "topics": (_topics, "make Kafka's topics, or say how they are"),
+    "bucket": (_bucket, "make the S3 bucket, and try it"),
+}
+
+
 def main() -> int:
-    """The exit status."""
+    """Run a command; its exit status."""
     parser = ArgumentParser(prog="python -m services.feedback", description=__doc__)
     commands = parser.add_subparsers(dest="command")
-    commands.add_parser("serve", help="the default")
-    commands.add_parser("audit", help="prove from store, ledger and spool that nothing is lost or twice")
-    commands.add_parser("bucket", help="make the S3 bucket, and try it")
+    for name, (_, what) in COMMANDS.items():
+        commands.add_parser(name, help=what)
     add_orphan_options(
         commands.add_parser("orphans", help="list objects that no ledger row names; with --delete, delete")
     )
-    options = parser.parse_args()
-    settings = load_settings(FeedbackSettings)
+    options, settings = parser.parse_args(), load_settings(FeedbackSettings)
     try:
-        match options.command:
-            case "audit":
-                return _audit(settings)
-            case "bucket":
-                return _bucket(settings)
-            case "orphans":
-                ledger = Ledger(open_database(settings.database_url))
-                collect_orphans(ledger, _store(settings), options.older_than, options.delete)
-            case _:
-                run_service("feedback", settings, wiring, CALLERS)
+        if options.command == "orphans":
+            ledger = Ledger(open_database(settings.database_url))
+            collect_orphans(ledger, _store(settings), options.older_than, options.delete)
+            return 0
+        return COMMANDS[options.command or "serve"][0](settings)
     except ObjectStoreError as error:
         print(f"object store: {error}", file=sys.stderr)
         return 1
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""The way to the ack: decide whether an event is new, then one write and one sync for all who wait.
+"""The way to the ack: decide whether an event is new, claim it, then one write and one sync for all who wait.
 
-One thread decides and writes, so two calls with the same event_id can never both be new.
+One thread decides and writes, so two calls with the same event_id can never both be new here; two replicas may both store one,
+with the same content and the same place in the order: the sink keeps the first.
 """
 
 import asyncio
@@ -8,14 +9,14 @@ import logging
 import queue
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from services.chassis.errors import AlreadyExistsError, ServiceError, UnavailableError
 from services.chassis.telemetry import fields
 from services.feedback.frames import Entry, Record, frame_bytes
-from services.feedback.spool import Spool
+from services.feedback.spool import BROKEN
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,53 @@ class CommittedIds(Protocol):
 
 
 @dataclass(frozen=True)
+class Claim:
+    """What is known of an event after claiming it: whose content stands, its order, and whether it is in the ledger already."""
+
+    fingerprint: bytes
+    accept_order: int
+    committed: bool = False
+
+
+class Claims(Protocol):
+    """Who came first, over all processes that accept."""
+
+    def claim(self, entries: Sequence[Entry]) -> Mapping[str, Claim]:
+        """Claim events in the order of their acceptance. Raises: UnavailableError."""
+
+    def release(self, event_ids: Collection[str]) -> None:
+        """Give back what was not stored. Raises: UnavailableError."""
+
+    def sweep(self, older_than_seconds: float) -> int:
+        """Forget claims whose events never came; returns how many. Raises: UnavailableError."""
+
+
+class NoClaims:
+    """One process accepts: what it knows itself is all there is to know."""
+
+    def claim(self, entries: Sequence[Entry]) -> Mapping[str, Claim]:
+        """Each event is its own claim."""
+        return {entry.event_id: Claim(entry.fingerprint, 0) for entry in entries}
+
+    def release(self, event_ids: Collection[str]) -> None:
+        """Nothing was taken."""
+
+    def sweep(self, older_than_seconds: float) -> int:
+        """Nothing is left behind."""
+        return 0
+
+
+class Journal(Protocol):
+    """Where accepted events become durable."""
+
+    def check_room(self, new_bytes: int) -> None:
+        """Raises: UnavailableError if so many more bytes would pass the limit."""
+
+    def append(self, entries: Sequence[Entry]) -> list[Record]:
+        """Store all durably, or none. Raises: UnavailableError."""
+
+
+@dataclass(frozen=True)
 class Stored:
     """What one group commit did: a result for each call, and the new records."""
 
@@ -43,34 +91,23 @@ class Stored:
 
 
 class Acceptance:
-    """Idempotency by event id, over what the spool still holds and what the ledger has. One thread calls `store`."""
+    """Idempotency by event id, over what the journal still holds and what the ledger has. One thread calls `store`."""
 
-    def __init__(self, stream: str, spool: Spool, committed: CommittedIds) -> None:
-        self._stream, self._spool, self._committed = stream, spool, committed
+    def __init__(self, stream: str, journal: Journal, committed: CommittedIds, claims: Claims) -> None:
+        self._stream, self._journal, self._committed, self._claims = stream, journal, committed, claims
         self._waiting: OrderedDict[str, tuple[int, bytes]] = OrderedDict()
         self._mutex = threading.Lock()
 
     def store(self, calls: Sequence[Sequence[Entry]]) -> Stored:
         """Store the new events of many calls; each call's events are stored all or not at all."""
-        group: dict[str, Entry] = {}
-        results: list[Receipt | ServiceError] = []
         try:
             known = self._known([entry.event_id for call in calls for entry in call])
+            results, group = self._decide(calls, known)
+            claims = self._claims.claim(list(group.values())) if group else {}
         except UnavailableError as error:
             return Stored([error] * len(calls), [])
-        group_bytes = 0
-        for call in calls:
-            try:
-                new = _new(call, known, group)
-                new_bytes = sum(map(frame_bytes, new.values()))
-                self._spool.check_room(group_bytes + new_bytes)
-            except ServiceError as error:
-                results.append(error)
-            else:
-                group.update(new)
-                group_bytes += new_bytes
-                results.append(len(new))
-        return self._append(calls, group, results)
+        results, new = _claimed(calls, results, claims)
+        return self._append(calls, results, new, group)
 
     def remember(self, records: Sequence[Record]) -> None:
         """Take records as known: they are in the spool and not yet in the ledger."""
@@ -91,19 +128,73 @@ class Acceptance:
         rest = [event_id for event_id in event_ids if event_id not in waiting]
         return waiting | dict(self._committed.fingerprints(self._stream, rest)) if rest else waiting
 
+    def _decide(
+        self, calls: Sequence[Sequence[Entry]], known: Mapping[str, bytes]
+    ) -> tuple[list[Receipt | ServiceError], dict[str, Entry]]:
+        """A result for each call as far as this process knows, and the events that are new to it."""
+        group: dict[str, Entry] = {}
+        results: list[Receipt | ServiceError] = []
+        group_bytes = 0
+        for call in calls:
+            try:
+                new = _new(call, known, group)
+                new_bytes = sum(map(frame_bytes, new.values()))
+                self._journal.check_room(group_bytes + new_bytes)
+            except ServiceError as error:
+                results.append(error)
+            else:
+                group.update(new)
+                group_bytes += new_bytes
+                results.append(len(new))
+        return results, group
+
     def _append(
-        self, calls: Sequence[Sequence[Entry]], group: dict[str, Entry], results: list[Receipt | ServiceError]
+        self,
+        calls: Sequence[Sequence[Entry]],
+        results: list[Receipt | ServiceError],
+        new: Mapping[str, Entry],
+        group: Collection[str],
     ) -> Stored:
-        if not group:
-            return Stored(results, [])
+        records: list[Record] = []
+        stored = set(new)
         try:
-            records = self._spool.append(list(group.values()))
+            if new:
+                records = self._journal.append(list(new.values()))
         except UnavailableError as error:
-            touched = [any(entry.event_id in group for entry in call) for call in calls]
-            failed = [error if hit else result for hit, result in zip(touched, results, strict=True)]
-            return Stored(failed, [])
+            touched = [any(entry.event_id in new for entry in call) for call in calls]
+            results = [error if hit else result for hit, result in zip(touched, results, strict=True)]
+            # On a broken disk it is not known what was stored, so what may be there keeps its claims.
+            stored = stored if error.reason == BROKEN else set()
+        self._release(set(group) - stored)
         self.remember(records)
         return Stored(results, records)
+
+    def _release(self, event_ids: Collection[str]) -> None:
+        try:
+            if event_ids:
+                self._claims.release(event_ids)
+        except UnavailableError:
+            log.warning("claims were not released", extra=fields(stream=self._stream, events=len(event_ids)))
+
+
+def _claimed(
+    calls: Sequence[Sequence[Entry]], results: Sequence[Receipt | ServiceError], claims: Mapping[str, Claim]
+) -> tuple[list[Receipt | ServiceError], dict[str, Entry]]:
+    """The results as all processes know them, and the events to store, with their place in the order."""
+    found: list[Receipt | ServiceError] = []
+    new: dict[str, Entry] = {}
+    for call, result in zip(calls, results, strict=True):
+        mine = [] if isinstance(result, ServiceError) else [entry for entry in call if entry.event_id in claims]
+        if any(claims[entry.event_id].fingerprint != entry.fingerprint for entry in mine):
+            found.append(_mismatch())
+            continue
+        before = len(new)
+        for entry in mine:
+            claim = claims[entry.event_id]
+            if not claim.committed:
+                new.setdefault(entry.event_id, replace(entry, accept_order=claim.accept_order))
+        found.append(result if isinstance(result, ServiceError) else len(new) - before)
+    return found, new
 
 
 def _new(call: Sequence[Entry], known: Mapping[str, bytes], group: Mapping[str, Entry]) -> dict[str, Entry]:
@@ -119,10 +210,13 @@ def _new(call: Sequence[Entry], known: Mapping[str, bytes], group: Mapping[str, 
         if first is None:
             new[entry.event_id] = entry
         elif first != entry.fingerprint:
-            raise AlreadyExistsError(
-                "this id was used with another content; the first stands", field="event_id", limit="one content an id"
-            )
+            raise _mismatch()
     return new
+
+
+def _mismatch() -> AlreadyExistsError:
+    text = "this id was used with another content; the first stands"
+    return AlreadyExistsError(text, field="event_id", limit="one content an id")
 
 
 Call = tuple[Sequence[Entry], "asyncio.Future[Receipt]"]

@@ -30,7 +30,7 @@ SCHEMA_MAJOR = 1
 EventT = TypeVar("EventT", FeedbackEvent, TurnEvent)
 
 
-def feedback_entry(message: events_pb2.FeedbackEvent) -> Entry:
+def feedback_entry(message: events_pb2.FeedbackEvent, traceparent: str = "") -> Entry:
     """The event as the log keeps it.
 
     The gateway's accept_time differs between retries of one request, so it is no part of the fingerprint.
@@ -38,12 +38,12 @@ def feedback_entry(message: events_pb2.FeedbackEvent) -> Entry:
     said = events_pb2.FeedbackEvent()
     said.CopyFrom(message)
     said.ClearField("accept_time")
-    return _entry(message, said)
+    return _entry(message, said, traceparent)
 
 
-def turn_entry(message: events_pb2.TurnEvent) -> Entry:
+def turn_entry(message: events_pb2.TurnEvent, traceparent: str = "") -> Entry:
     """The turn as the log keeps it."""
-    return _entry(message, message)
+    return _entry(message, message, traceparent)
 
 
 def decode_feedback(record: Record) -> FeedbackEvent:
@@ -101,13 +101,14 @@ def turn_from(message: events_pb2.TurnEvent) -> TurnEvent:
     )
 
 
-def _entry(message: events_pb2.FeedbackEvent | events_pb2.TurnEvent, said: Message) -> Entry:
+def _entry(message: events_pb2.FeedbackEvent | events_pb2.TurnEvent, said: Message, traceparent: str) -> Entry:
     return Entry(
         event_id=message.event_id,
         key=message.conversation_id,
         fingerprint=hashlib.sha256(said.SerializeToString(deterministic=True)).digest(),
         schema_major=SCHEMA_MAJOR,
         payload=message.SerializeToString(deterministic=True),
+        traceparent=traceparent,
     )
 
 

@@ -5,19 +5,31 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor
 from typing import Protocol
 
 from services.chassis.telemetry import fields
 from services.feedback import metrics
 from services.feedback.ledger import FencedError, LedgerUnavailableError, Segment
+from services.feedback.log import LogUnavailableError
 from services.feedback.object_store import ObjectStoreError
-from services.feedback.spool import Spool
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.1
 FIRST_RETRY_SECONDS = 0.2
 LAST_RETRY_SECONDS = 10.0
+# What passes, or is settled by asking the ledger again.
+FAILURES = (FencedError, LedgerUnavailableError, LogUnavailableError, ObjectStoreError, OSError)
+
+
+class Waiting(Protocol):
+    """The log, as far as the driver looks."""
+
+    @property
+    def partition(self) -> int: ...
+    @property
+    def end_offset(self) -> int: ...
 
 
 class Flusher(Protocol):
@@ -32,26 +44,28 @@ class Flusher(Protocol):
 class Drain:
     """Flushes when enough events wait, or one waits long enough; for ever, until told to stop.
 
-    `on_committed(end)` runs on the event loop once everything before `end` is in the ledger.
+    `on_committed(end)` runs on the event loop once everything before `end` is in the ledger. `executor` is where flushes block;
+    None: the loop's own.
     """
 
     def __init__(
         self,
         stream: str,
-        spool: Spool,
+        waiting: Waiting,
         sink: Flusher,
         flush_rows: int,
         flush_seconds: float,
-        on_committed: Callable[[int], None],
+        on_committed: Callable[[int], None] = lambda end: None,
+        executor: Executor | None = None,
     ) -> None:
-        self._stream, self._spool, self._sink = stream, spool, sink
+        self._stream, self._log, self._sink, self._executor = stream, waiting, sink, executor
         self._flush_rows, self._flush_seconds = flush_rows, flush_seconds
         self._on_committed = on_committed
         self._behind_since: float | None = None
         self._stopped = asyncio.Event()
 
     async def run(self) -> None:
-        """Until `stop`; raises what a person must look at (SpoolError)."""
+        """Until `stop`; raises what a person must look at (LogError)."""
         retry_seconds = FIRST_RETRY_SECONDS
         while not self._stopped.is_set():
             wait_seconds = POLL_SECONDS
@@ -73,7 +87,7 @@ class Drain:
             pass
 
     def _waiting(self) -> int:
-        return self._spool.end_offset - self._sink.position
+        return self._log.end_offset - self._sink.position
 
     def _due(self) -> bool:
         waiting, now = self._waiting(), time.monotonic()
@@ -82,17 +96,17 @@ class Drain:
         elif self._behind_since is None:
             self._behind_since = now
         behind_seconds = now - self._behind_since if self._behind_since is not None else 0.0
-        metrics.LAG_EVENTS.labels(self._stream).set(waiting)
-        metrics.LAG_SECONDS.labels(self._stream).set(behind_seconds)
-        metrics.SPOOLED_BYTES.labels(self._stream).set(self._spool.bytes_used)
+        partition = str(self._log.partition)
+        metrics.LAG_EVENTS.labels(self._stream, partition).set(waiting)
+        metrics.LAG_SECONDS.labels(self._stream, partition).set(behind_seconds)
         return waiting >= self._flush_rows or (waiting > 0 and behind_seconds >= self._flush_seconds)
 
     async def _flushed(self) -> bool:
         """One flush; False if it must be tried again."""
-        end_before = self._spool.end_offset
+        end_before = self._log.end_offset
         try:
-            segment = await asyncio.to_thread(self._sink.flush)
-        except (FencedError, LedgerUnavailableError, ObjectStoreError, OSError) as error:
+            segment = await asyncio.get_running_loop().run_in_executor(self._executor, self._sink.flush)
+        except FAILURES as error:
             await self._recover(error)
             return False
         finally:
@@ -108,9 +122,9 @@ class Drain:
         metrics.SINK_FAILURES.labels(self._stream, type(error).__name__).inc()
         log.warning("flush failed, will be tried again", extra=fields(stream=self._stream, error=type(error).__name__))
         try:
-            await asyncio.to_thread(self._sink.assign)
-        except (FencedError, LedgerUnavailableError, OSError) as again:
-            log.warning("ledger is away", extra=fields(stream=self._stream, error=type(again).__name__))
+            await asyncio.get_running_loop().run_in_executor(self._executor, self._sink.assign)
+        except FAILURES as again:
+            log.warning("sink cannot go on yet", extra=fields(stream=self._stream, error=type(again).__name__))
 
     def _count(self, segment: Segment) -> None:
         metrics.SEGMENTS.labels(self._stream).inc()

@@ -1,6 +1,6 @@
 """What can be said about an answer, and what a finished turn is; with the limits of both.
 
-Times are microseconds since 1970 in UTC: they are data, never an order. Order is the offset in the log.
+Times are microseconds since 1970 in UTC: they are data, never an order. Order is the order of acceptance.
 """
 
 import re
@@ -138,13 +138,14 @@ def check_turn(event: TurnEvent, path: str = "turn") -> None:
 def _check_common(event: FeedbackEvent | TurnEvent, path: str) -> None:
     for name in ("event_id", "conversation_id", "message_id"):
         _check_uuid(getattr(event, name), f"{path}.{name}")
-    if not 1 <= len(event.tenant) <= MAX_NAME_CHARACTERS:
+    if not event.tenant:
         raise _wrong(f"{path}.tenant", f"1 to {MAX_NAME_CHARACTERS} characters")
     if not _PRINCIPAL.fullmatch(event.principal):
         raise _wrong(f"{path}.principal", "64 hexadecimal digits, lower case")
-    for name in ("model_version", "arm"):
-        if len(getattr(event, name)) > MAX_NAME_CHARACTERS:
-            raise _wrong(f"{path}.{name}", f"at most {MAX_NAME_CHARACTERS} characters")
+    for name in ("tenant", "model_version", "arm"):
+        # Postgres takes no NUL: accepted, such an event would stop the sink for ever.
+        if len(getattr(event, name)) > MAX_NAME_CHARACTERS or "\0" in getattr(event, name):
+            raise _wrong(f"{path}.{name}", f"at most {MAX_NAME_CHARACTERS} characters, none of them NUL")
 
 
 def _check_thumb(thumb: Thumb, path: str) -> None:

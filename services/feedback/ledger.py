@@ -1,17 +1,17 @@
 """The commit point: a contiguous list of segments in a database. What is not in here does not exist for readers.
 
-A writer holds a lease with an epoch; a commit moves the partition's end from exactly the lease's end, in one transaction.
+A writer holds a lease with an epoch; a commit moves the partition's end from exactly the lease's end, in one transaction,
+and the transactions of a stream go one after another: their sequence is the order in which readers see them.
 """
 
 import base64
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, create_engine, event, func, insert, select, update
+from sqlalchemy import Connection, Engine, Row, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from services.chassis.errors import UnavailableError
@@ -39,7 +39,6 @@ class Lease:
     partition: int
     epoch: int
     end_offset: int
-    sequence: int
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,10 @@ class DeadLetter:
 
 @dataclass(frozen=True)
 class Batch:
-    """What becomes of the offsets from the lease's end to before `end_offset`: rows, dead letters, the rest tombstones."""
+    """What becomes of the offsets from the lease's end to before `end_offset`: rows, dead letters, the rest tombstones.
+
+    `event_ids` are those of all its records: none of them is on its way any more.
+    """
 
     end_offset: int
     object_key: str
@@ -79,21 +81,10 @@ class Batch:
     rows: int
     dead_letters: Sequence[DeadLetter]
     fingerprints: Mapping[str, bytes]
+    event_ids: Collection[str]
 
 
 Within = Callable[[Connection], None]
-
-
-def open_database(url: str) -> Engine:
-    """An engine whose commits survive power loss, with the tables made."""
-    engine = create_engine(url)
-    if engine.dialect.name == "sqlite":
-        if engine.url.database:
-            Path(engine.url.database).parent.mkdir(parents=True, exist_ok=True)
-        event.listen(engine, "connect", _set_up_sqlite)
-        event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
-    tables.metadata.create_all(engine)
-    return engine
 
 
 class Ledger:
@@ -112,10 +103,7 @@ class Ledger:
                 row = {"topic_id": topic_id, "partition": partition, "stream": stream, "epoch": 1, "end_offset": 0}
                 connection.execute(insert(table).values(row))
             found = connection.execute(select(table.c.epoch, table.c.end_offset).where(mine)).one()
-            last = tables.segments.c
-            newest = select(func.max(last.sequence)).where(last.stream == stream, last.partition == partition)
-            sequence = connection.execute(newest).scalar() or 0
-        return Lease(stream, topic_id, partition, found.epoch, found.end_offset, sequence)
+        return Lease(stream, topic_id, partition, found.epoch, found.end_offset)
 
     def commit(self, lease: Lease, batch: Batch, within: Within) -> tuple[Lease, Segment]:
         """Append one segment. `within` writes what must be in step with it, in the same transaction.
@@ -124,41 +112,27 @@ class Ledger:
             FencedError: the lease is not the newest, or the end has moved.
             LedgerUnavailableError: it is not known whether it was committed; a new lease tells.
         """
-        segment = self._segment(lease, batch)
         with self._transaction() as connection:
+            segment = self._segment(lease, batch, _next_sequence(connection, lease.stream))
             self._advance(connection, lease, batch.end_offset)
             connection.execute(insert(tables.segments).values(vars(segment)))
-            coordinates = {"topic_id": lease.topic_id, "partition": lease.partition}
-            letters = [
-                coordinates
-                | {
-                    "offset": letter.offset,
-                    "error": letter.error,
-                    "payload_base64": base64.b64encode(letter.payload).decode(),
-                }
-                for letter in batch.dead_letters
-            ]
-            ids = [
-                {"stream": lease.stream, "event_id": event_id, "fingerprint": fingerprint}
-                for event_id, fingerprint in batch.fingerprints.items()
-            ]
-            for table, rows in ((tables.dead_letters, letters), (tables.event_ids, ids)):
-                if rows:
-                    connection.execute(insert(table), rows)
+            _account(connection, lease, batch)
+            settle(connection, lease.stream, batch.event_ids)
             within(connection)
-        return replace(lease, end_offset=segment.end_offset, sequence=segment.sequence), segment
+        return replace(lease, end_offset=segment.end_offset), segment
+
+    @contextmanager
+    def between_commits(self, stream: str) -> Iterator[Connection]:
+        """A transaction during which nobody commits to the stream. Raises: LedgerUnavailableError."""
+        table = tables.streams
+        with self._transaction() as connection:
+            connection.execute(update(table).where(table.c.stream == stream).values(sequence=table.c.sequence))
+            yield connection
 
     def segments(self, stream: str, after_sequence: int = 0, limit: int | None = None) -> list[Segment]:
         """Committed segments in order. Raises: LedgerUnavailableError."""
-        table = tables.segments
-        query = (
-            select(table)
-            .where(table.c.stream == stream, table.c.sequence > after_sequence)
-            .order_by(table.c.sequence)
-            .limit(limit)
-        )
         with self._transaction() as connection:
-            return [_segment(row) for row in connection.execute(query)]
+            return committed_segments(connection, stream, after_sequence, limit)
 
     def end_offset(self, topic_id: str, partition: int) -> int:
         """One past the last committed offset. Raises: LedgerUnavailableError."""
@@ -176,22 +150,16 @@ class Ledger:
 
     def fingerprints(self, stream: str, event_ids: Sequence[str]) -> dict[str, bytes]:
         """Those of the ids that are committed, with their fingerprints. Raises: LedgerUnavailableError."""
-        table, found = tables.event_ids, {}
         with self._transaction() as connection:
-            for at in range(0, len(event_ids), IDS_A_QUERY):
-                query = select(table.c.event_id, table.c.fingerprint).where(
-                    table.c.stream == stream, table.c.event_id.in_(event_ids[at : at + IDS_A_QUERY])
-                )
-                found.update({row.event_id: row.fingerprint for row in connection.execute(query)})
-        return found
+            return committed_fingerprints(connection, stream, event_ids)
 
-    def _segment(self, lease: Lease, batch: Batch) -> Segment:
+    def _segment(self, lease: Lease, batch: Batch, sequence: int) -> Segment:
         accounted = batch.rows + len(batch.dead_letters)
         return Segment(
             stream=lease.stream,
             topic_id=lease.topic_id,
             partition=lease.partition,
-            sequence=lease.sequence + 1,
+            sequence=sequence,
             start_offset=lease.end_offset,
             end_offset=batch.end_offset,
             object_key=batch.object_key,
@@ -203,7 +171,7 @@ class Ledger:
         )
 
     def _advance(self, connection: Connection, lease: Lease, end_offset: int) -> None:
-        """The first statement of a commit: takes the write lock, and fails unless the end is where the lease says."""
+        """Fails unless the end is where the lease says, and the lease is the newest."""
         table = tables.partitions
         moved = connection.execute(
             update(table)
@@ -218,27 +186,94 @@ class Ledger:
         if moved.rowcount != 1:
             raise FencedError(f"epoch {lease.epoch} of topic {lease.topic_id} is not the newest, or its end has moved")
 
-    @contextmanager
-    def _transaction(self) -> Iterator[Connection]:
-        try:
-            with self._engine.begin() as connection:
-                yield connection
-        except IntegrityError as error:
-            raise FencedError("another writer has committed the same segment or event") from error
-        except SQLAlchemyError as error:
-            raise LedgerUnavailableError("the feedback ledger does not answer: nothing was stored") from error
+    def _transaction(self) -> AbstractContextManager[Connection]:
+        return transaction(self._engine)
+
+
+@contextmanager
+def transaction(engine: Engine) -> Iterator[Connection]:
+    """One transaction; what the database says is translated.
+
+    Raises:
+        FencedError: a row was there already.
+        LedgerUnavailableError: anything else that went wrong in the database.
+    """
+    try:
+        with engine.begin() as connection:
+            yield connection
+    except IntegrityError as error:
+        raise FencedError("another writer has committed the same segment or event") from error
+    except SQLAlchemyError as error:
+        raise LedgerUnavailableError("the feedback ledger does not answer: nothing was stored") from error
+
+
+def committed_segments(
+    connection: Connection, stream: str, after_sequence: int = 0, limit: int | None = None
+) -> list[Segment]:
+    """Segments of a stream in order."""
+    table = tables.segments
+    query = (
+        select(table)
+        .where(table.c.stream == stream, table.c.sequence > after_sequence)
+        .order_by(table.c.sequence)
+        .limit(limit)
+    )
+    return [_segment(row) for row in connection.execute(query)]
+
+
+def committed_fingerprints(connection: Connection, stream: str, event_ids: Sequence[str]) -> dict[str, bytes]:
+    """Those of the ids that are committed."""
+    table, found = tables.event_ids, {}
+    for at in range(0, len(event_ids), IDS_A_QUERY):
+        query = select(table.c.event_id, table.c.fingerprint).where(
+            table.c.stream == stream, table.c.event_id.in_(event_ids[at : at + IDS_A_QUERY])
+        )
+        found.update({row.event_id: bytes(row.fingerprint) for row in connection.execute(query)})
+    return found
+
+
+def settle(connection: Connection, stream: str, event_ids: Collection[str]) -> None:
+    """Delete the claims of events that are committed. In the order of their ids, as they are taken: no deadlock."""
+    table, ordered = tables.claims.c, sorted(event_ids)
+    for at in range(0, len(ordered), IDS_A_QUERY):
+        these = (table.stream == stream) & table.event_id.in_(ordered[at : at + IDS_A_QUERY])
+        locked = select(table.event_id).where(these).order_by(table.event_id).with_for_update()
+        if connection.execute(locked).first():
+            connection.execute(delete(tables.claims).where(these))
+
+
+def _next_sequence(connection: Connection, stream: str) -> int:
+    """The first statement of a commit: takes the stream's row, and with it the turn. The first commit of all makes the row."""
+    table = tables.streams
+    mine = update(table).where(table.c.stream == stream)
+    taken = connection.execute(mine.values(sequence=table.c.sequence + 1).returning(table.c.sequence))
+    sequence: int | None = taken.scalar()
+    if sequence is None:
+        sequence = 1
+        connection.execute(insert(table).values(stream=stream, sequence=sequence))
+    return sequence
+
+
+def _account(connection: Connection, lease: Lease, batch: Batch) -> None:
+    """The dead letters and the event ids of a segment."""
+    letters = [
+        {
+            "topic_id": lease.topic_id,
+            "partition": lease.partition,
+            "offset": letter.offset,
+            "error": letter.error,
+            "payload_base64": base64.b64encode(letter.payload).decode(),
+        }
+        for letter in batch.dead_letters
+    ]
+    ids = [
+        {"stream": lease.stream, "event_id": event_id, "fingerprint": fingerprint}
+        for event_id, fingerprint in batch.fingerprints.items()
+    ]
+    for table, rows in ((tables.dead_letters, letters), (tables.event_ids, ids)):
+        if rows:
+            connection.execute(insert(table), rows)
 
 
 def _segment(row: Row[Any]) -> Segment:
     return Segment(**row._mapping)
-
-
-def _set_up_sqlite(connection: Any, _record: Any) -> None:
-    # The driver would open transactions by its own rules, and reads outside of them.
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    # The spool is trimmed after a commit, so the commit must have reached the disk.
-    cursor.execute("PRAGMA synchronous=FULL")
-    cursor.execute("PRAGMA busy_timeout=10000")
-    cursor.close()

@@ -8,9 +8,45 @@ ACKS = Counter("thumbwheel_feedback_acks_total", "Acknowledged events: new or kn
 ACK_SECONDS = Histogram(
     "thumbwheel_feedback_ack_seconds", "From the call to durable.", ["stream"], buckets=ACK_BUCKETS_SECONDS
 )
+RELAYED = Counter("thumbwheel_feedback_relayed_total", "Events that the broker acknowledged.", ["stream"])
+RELAY_LAG_EVENTS = Gauge(
+    "thumbwheel_feedback_relay_lag_events", "Acknowledged events that the broker does not have yet.", ["stream"]
+)
+RELAY_LAG_SECONDS = Gauge(
+    "thumbwheel_feedback_relay_lag_seconds", "Time that the relay has been behind the spool.", ["stream"]
+)
+RELAY_FAILURES = Counter("thumbwheel_feedback_relay_failures_total", "Batches that must be sent again.", ["stream"])
+PRODUCER_BUILDS = Counter(
+    "thumbwheel_feedback_producer_builds_total", "Producers built: the first, and one after each failure.", ["topic"]
+)
 SPOOLED_BYTES = Gauge("thumbwheel_feedback_spooled_bytes", "Bytes in the spool.", ["stream"])
-LAG_EVENTS = Gauge("thumbwheel_feedback_sink_lag_events", "Acknowledged events not yet in Parquet.", ["stream"])
-LAG_SECONDS = Gauge("thumbwheel_feedback_sink_lag_seconds", "Time that the sink has been behind.", ["stream"])
+PARTITIONS = Gauge("thumbwheel_feedback_partitions", "Partitions that this process sinks.", ["stream"])
+STOPPED = Gauge(
+    "thumbwheel_feedback_stopped_partitions",
+    "1: its records are not what the ledger goes on from; a person must look.",
+    ["stream", "partition"],
+)
+LOST_OFFSETS = Gauge(
+    "thumbwheel_feedback_lost_offsets", "Offsets that were deleted before they were sunk.", ["stream", "partition"]
+)
+CONSUMER_LAG_EVENTS = Gauge(
+    "thumbwheel_feedback_consumer_lag_events",
+    "Events in the topic that are not yet in the ledger.",
+    ["stream", "partition"],
+)
+CONSUMER_BUFFERED_BYTES = Gauge(
+    "thumbwheel_feedback_consumer_buffered_bytes", "Fetched and not yet in the ledger.", ["stream"]
+)
+CONSUMER_PAUSED = Gauge("thumbwheel_feedback_consumer_paused", "1: fetches nothing, too much is buffered.", ["stream"])
+CONSUMER_FAILURES = Counter(
+    "thumbwheel_feedback_consumer_failures_total", "Fetches that must be tried again.", ["stream", "error"]
+)
+LAG_EVENTS = Gauge(
+    "thumbwheel_feedback_sink_lag_events", "Events at hand that are not yet in Parquet.", ["stream", "partition"]
+)
+LAG_SECONDS = Gauge(
+    "thumbwheel_feedback_sink_lag_seconds", "Time that the sink has been behind.", ["stream", "partition"]
+)
 SINK_FAILURES = Counter(
     "thumbwheel_feedback_sink_failures_total", "Flushes that must be tried again.", ["stream", "error"]
 )

@@ -22,6 +22,9 @@ _COORDINATES = [
     pa.field("event_id", pa.string(), nullable=False),
     pa.field("ingest_time", _TIME, nullable=False),
     pa.field("schema_version", pa.int32(), nullable=False),
+    pa.field(
+        "accept_order", pa.int64()
+    ),  # over all replicas; null where one process accepts: the offsets are the order
     pa.field("tenant", pa.string(), nullable=False),
     pa.field("principal", pa.string(), nullable=False),
     pa.field("conversation_id", pa.string(), nullable=False),
@@ -100,6 +103,16 @@ def turn_row(event: TurnEvent) -> Row:
         "finish_time": event.finish_us,
         "erased": event.erased,
     }
+
+
+def encode_feedback(rows: Sequence[Row]) -> bytes:
+    """One object of the feedback stream."""
+    return encode(FEEDBACK_SCHEMA, rows)
+
+
+def encode_turns(rows: Sequence[Row]) -> bytes:
+    """One object of the stream of turns."""
+    return encode(TURNS_SCHEMA, rows)
 
 
 def encode(schema: pa.Schema, rows: Sequence[Row]) -> bytes:

@@ -1,12 +1,14 @@
 """What the feedback service can be told: TW_FEEDBACK_*."""
 
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from services.chassis.settings import ServiceSettings
+from services.feedback.events import Stream
+from services.feedback.kafka_cluster import Cluster
 
 MIB = 1024 * 1024
 
@@ -45,8 +47,9 @@ class FeedbackSettings(ServiceSettings):
     )
     database_url: str = Field(
         "sqlite:///.state/feedback/ledger.db",
-        pattern=r"^sqlite:///",
-        description="SQLAlchemy URL of the ledger, with a synchronous driver",
+        pattern=r"^(sqlite:///|postgresql\+pg8000://)",
+        repr=False,
+        description="SQLAlchemy URL of the ledger: sqlite:/// for one process, postgresql+pg8000:// for many",
     )
     flush_rows: int = Field(5_000, ge=1, description="a Parquet object is written at this many waiting events")
     flush_bytes: int = Field(16 * MIB, ge=1, description="most bytes of events in one Parquet object, before encoding")
@@ -56,8 +59,66 @@ class FeedbackSettings(ServiceSettings):
     )
     segment_bytes: int = Field(8 * MIB, ge=1, description="a spool file is closed at this size; the unit of deletion")
 
+    kafka_bootstrap: str = Field(
+        "",
+        description="host:port of brokers, several by commas; empty: the spool is sunk by this process itself. Needs Postgres",
+    )
+    kafka_security_protocol: str = Field("PLAINTEXT", pattern="^(PLAINTEXT|SSL|SASL_PLAINTEXT|SASL_SSL)$")
+    kafka_ca_file: Path | None = Field(
+        None, description="certificates that brokers are checked against; none: the system's"
+    )
+    kafka_sasl_mechanism: str = Field("SCRAM-SHA-512", pattern="^(PLAIN|SCRAM-SHA-256|SCRAM-SHA-512)$")
+    kafka_username: str = Field("", description="for the SASL protocols")
+    kafka_password: SecretStr = Field(SecretStr(""), description="for the SASL protocols")
+    feedback_topic: str = Field("thumbwheel.feedback.v1", min_length=1)
+    turns_topic: str = Field("thumbwheel.turns.v1", min_length=1)
+    partitions: int = Field(6, ge=1, description="of a topic that `topics` creates; the key is the conversation")
+    replication_factor: int = Field(3, ge=1, description="of a topic that `topics` creates")
+    min_insync_replicas: int = Field(
+        2, ge=1, description="replicas that must have an event before the broker acknowledges it"
+    )
+    retention_days: float = Field(7.0, gt=0, description="how long a topic keeps events; erasure counts on it")
+    relay_events: int = Field(1_000, ge=1, description="most events in one batch to the broker")
+    relay_bytes: int = Field(2 * MIB, ge=1, description="most bytes in one batch to the broker, and so in the producer")
+    relay_watchdog_seconds: float = Field(
+        8.0, gt=0, description="without an ack for so long the producer is built anew"
+    )
+    consumer_group: str = Field(
+        "thumbwheel-sink", min_length=1, description="a stream's group is this, a dot and its name"
+    )
+    consumer_session_seconds: float = Field(
+        10.0, ge=1, description="silence after which a consumer's partitions move on"
+    )
+    consumer_bytes: int = Field(
+        32 * MIB, ge=1, description="a stream's fetched events over which nothing more is fetched"
+    )
+    claim_days: float = Field(7.0, gt=0, description="a claim whose event never came is forgotten after so long")
+
     @model_validator(mode="after")
     def _keys_belong_to_the_endpoint(self) -> Self:
         if self.s3_endpoint and not (self.s3_access_key and self.s3_secret_key.get_secret_value()):
             raise ValueError("s3_access_key, s3_secret_key: both are needed where s3_endpoint is set")
         return self
+
+    @model_validator(mode="after")
+    def _kafka_needs_postgres(self) -> Self:
+        if self.kafka_bootstrap and self.database_url.startswith("sqlite"):
+            raise ValueError("kafka_bootstrap needs a database_url of postgresql+pg8000://: replicas share the ledger")
+        return self
+
+    def topic(self, stream: Stream) -> str:
+        """The topic of a stream."""
+        return {Stream.FEEDBACK: self.feedback_topic, Stream.TURNS: self.turns_topic}[stream]
+
+    def cluster(self) -> Cluster:
+        """How Kafka is reached."""
+        access: dict[str, Any] = {"security_protocol": self.kafka_security_protocol}
+        if self.kafka_ca_file:
+            access["ssl_cafile"] = str(self.kafka_ca_file)
+        if self.kafka_security_protocol.startswith("SASL"):
+            access |= {
+                "sasl_mechanism": self.kafka_sasl_mechanism,
+                "sasl_plain_username": self.kafka_username,
+                "sasl_plain_password": self.kafka_password.get_secret_value(),
+            }
+        return Cluster(self.kafka_bootstrap, access)

@@ -4,19 +4,19 @@ The ledger's commit is the moment when events exist for readers; a crash before 
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Generic, Protocol, TypeVar
 
-import pyarrow as pa
 from sqlalchemy import Connection
 
-from services.feedback import parquet
 from services.feedback.events import Stream
 from services.feedback.frames import Record
-from services.feedback.ledger import Batch, DeadLetter, Lease, Ledger, Segment
+from services.feedback.ledger import Batch, DeadLetter, Lease, Segment, Within
+from services.feedback.log import Log
 from services.feedback.object_store import ObjectStore
+from services.feedback.parquet import Row
 
 EventT = TypeVar("EventT")
 
@@ -25,22 +25,17 @@ class UndecodableError(Exception):
     """A record that this version cannot read; the text says why in fixed words."""
 
 
-class Log(Protocol):
-    """What stands between accept and sink: the spool itself, or a topic that the spool is relayed to."""
+class CommitPoint(Protocol):
+    """The ledger, as a sink uses it."""
 
-    @property
-    def topic_id(self) -> str:
-        """Names this very log: made anew, it has another id, and its offsets begin again."""
+    def lease(self, stream: str, topic_id: str, partition: int) -> Lease:
+        """Take the partition over. Raises: LedgerUnavailableError."""
 
-    @property
-    def partition(self) -> int:
-        """Number of the partition."""
+    def commit(self, lease: Lease, batch: Batch, within: Within) -> tuple[Lease, Segment]:
+        """Append one segment. Raises: FencedError, LedgerUnavailableError."""
 
-    def read(self, start: int, max_records: int, max_bytes: int) -> list[Record]:
-        """Records from an offset on, in order. Raises when the log no longer has, or never had, the offset."""
-
-    def trim(self, before: int) -> None:
-        """What lies before the offset will not be read again."""
+    def fingerprints(self, stream: str, event_ids: Sequence[str]) -> Mapping[str, bytes]:
+        """Those of the ids that are committed. Raises: LedgerUnavailableError."""
 
 
 class Step(StrEnum):
@@ -55,12 +50,12 @@ class Step(StrEnum):
 
 @dataclass(frozen=True)
 class Format(Generic[EventT]):
-    """How the records of a stream become rows. `decode` raises UndecodableError."""
+    """How the records of a stream become rows, and rows an object. `decode` raises UndecodableError."""
 
     stream: Stream
-    schema: pa.Schema
     decode: Callable[[Record], EventT]
-    row: Callable[[EventT], parquet.Row]
+    row: Callable[[EventT], Row]
+    encode: Callable[[Sequence[Row]], bytes]
 
 
 @dataclass(frozen=True)
@@ -72,10 +67,10 @@ class Position:
     end_offset: int
 
 
-Fold = Callable[[Connection, Position, Sequence[EventT]], None]
+Fold = Callable[[Connection, Position, Sequence[tuple[Record, EventT]]], None]
 
 
-def no_projection(_connection: Connection, _position: Position, _events: Sequence[object]) -> None:
+def no_projection(_connection: Connection, _position: Position, _kept: Sequence[tuple[Record, object]]) -> None:
     """For a stream whose events are only written."""
 
 
@@ -103,7 +98,7 @@ class Sink(Generic[EventT]):
         form: Format[EventT],
         log: Log,
         store: ObjectStore,
-        ledger: Ledger,
+        ledger: CommitPoint,
         limits: FlushLimits,
         fold: Fold[EventT] = no_projection,
         at: Callable[[Step], None] = lambda step: None,
@@ -141,10 +136,10 @@ class Sink(Generic[EventT]):
         self._at(Step.READ)
         if not records:
             return None
-        batch, events = self._compose(lease, records)
+        batch, kept = self._compose(lease, records)
         end = batch.end_offset
         position = Position(lease.topic_id, lease.partition, end)
-        self._lease, segment = self._ledger.commit(lease, batch, lambda c: self._fold(c, position, events))
+        self._lease, segment = self._ledger.commit(lease, batch, lambda c: self._fold(c, position, kept))
         self._at(Step.COMMITTED)
         self._log.trim(end)
         self._at(Step.TRIMMED)
@@ -155,12 +150,12 @@ class Sink(Generic[EventT]):
             raise RuntimeError("assign comes first")
         return self._lease
 
-    def _compose(self, lease: Lease, records: Sequence[Record]) -> tuple[Batch, list[EventT]]:
+    def _compose(self, lease: Lease, records: Sequence[Record]) -> tuple[Batch, list[tuple[Record, EventT]]]:
         """Write the data object; until the ledger names it, it is an orphan that no reader sees."""
         found, end = self._sort(records), records[-1].offset + 1
         key, digest = "", ""
         if found.kept:
-            data = parquet.encode(self._form.schema, [self._row(lease, *pair) for pair in found.kept])
+            data = self._form.encode([self._row(lease, *pair) for pair in found.kept])
             digest = hashlib.sha256(data).hexdigest()
             key = object_key(lease, end, digest)
             self._at(Step.ENCODED)
@@ -173,8 +168,9 @@ class Sink(Generic[EventT]):
             rows=len(found.kept),
             dead_letters=found.dead_letters,
             fingerprints={record.entry.event_id: record.entry.fingerprint for record, _ in found.kept},
+            event_ids={record.entry.event_id for record in records},
         )
-        return batch, [event for _, event in found.kept]
+        return batch, found.kept
 
     def _sort(self, records: Sequence[Record]) -> Sorted[EventT]:
         """The first of an event id becomes a row, a later one a tombstone, what cannot be read a dead letter."""
@@ -192,7 +188,7 @@ class Sink(Generic[EventT]):
                 seen.add(record.entry.event_id)
         return found
 
-    def _row(self, lease: Lease, record: Record, event: EventT) -> parquet.Row:
+    def _row(self, lease: Lease, record: Record, event: EventT) -> Row:
         return self._form.row(event) | {
             "topic_id": lease.topic_id,
             "partition": lease.partition,
@@ -200,6 +196,7 @@ class Sink(Generic[EventT]):
             "event_id": record.entry.event_id,
             "ingest_time": record.append_us,
             "schema_version": record.entry.schema_major,
+            "accept_order": record.entry.accept_order or None,
         }
 
 

@@ -16,9 +16,9 @@ from services.chassis.errors import UnavailableError
 from services.feedback import frames
 from services.feedback.durable import make_directory
 from services.feedback.frames import Entry, Record
+from services.feedback.log import OffsetOutOfRangeError
 from services.feedback.spool_folder import (
     SpoolDamagedError,
-    SpoolError,
     create_file,
     file_path,
     lock_folder,
@@ -27,10 +27,7 @@ from services.feedback.spool_folder import (
 )
 
 RETRY_SECONDS = 5.0
-
-
-class OffsetOutOfRangeError(SpoolError):
-    """Records were asked for that the log does not have: a reader must stop and never jump."""
+BROKEN = "FEEDBACK_SPOOL_BROKEN"
 
 
 @dataclass(frozen=True)
@@ -98,7 +95,7 @@ class Spool:
         """
         with self._mutex:
             if self._broken:
-                raise _nothing_stored("the spool's disk failed earlier", "FEEDBACK_SPOOL_BROKEN")
+                raise _nothing_stored("the spool's disk failed earlier", BROKEN)
             self.check_room(sum(map(frames.frame_bytes, entries)))
             try:
                 self._rotate_if(self._files[-1].size >= self._segment_bytes)
@@ -162,7 +159,7 @@ class Spool:
             self._broken = True
             return UnavailableError(
                 "the spool's disk failed: send it again with the same request_id to learn whether it was stored",
-                reason="FEEDBACK_SPOOL_BROKEN",
+                reason=BROKEN,
                 retry_seconds=RETRY_SECONDS,
             )
         return _nothing_stored("the spool's disk takes no more", "FEEDBACK_SPOOL_DISK")

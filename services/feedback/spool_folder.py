@@ -12,12 +12,13 @@ from pathlib import Path
 
 from services.feedback import frames
 from services.feedback.durable import sync_directory, write_file
+from services.feedback.log import LogError
 
 SUFFIX = ".log"
 
 
-class SpoolError(Exception):
-    """The folder cannot be used as it is; a person must look."""
+class SpoolError(LogError):
+    """The folder cannot be used as it is."""
 
 
 class SpoolDamagedError(SpoolError):

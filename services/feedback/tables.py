@@ -8,6 +8,8 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    PrimaryKeyConstraint,
+    Sequence,
     String,
     Table,
     Text,
@@ -16,7 +18,7 @@ from sqlalchemy import (
 
 metadata = MetaData()
 
-# One row a partition: where its ledger ends, and who may write. Every commit goes through this row.
+# One row a partition: where its ledger ends, and who may write.
 partitions = Table(
     "partitions",
     metadata,
@@ -27,14 +29,23 @@ partitions = Table(
     Column("end_offset", BigInteger, nullable=False),
 )
 
-# The sequence goes on over topic ids of one stream, so that readers can go on after a log was made anew.
+# The last sequence of each stream. A commit takes this row first, so the commits of a stream go one after another over all
+# partitions, and no reader ever sees a sequence before the one below it.
+streams = Table(
+    "streams",
+    metadata,
+    Column("stream", String(32), primary_key=True),
+    Column("sequence", BigInteger, nullable=False),
+)
+
+# The sequence goes on over topic ids too, so that readers can go on after a log was made anew.
 segments = Table(
     "segments",
     metadata,
-    Column("topic_id", String(36), primary_key=True),
-    Column("partition", Integer, primary_key=True),
-    Column("sequence", BigInteger, primary_key=True),
     Column("stream", String(32), nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("topic_id", String(36), nullable=False),
+    Column("partition", Integer, nullable=False),
     Column("start_offset", BigInteger, nullable=False),
     Column("end_offset", BigInteger, nullable=False),
     Column("object_key", Text, nullable=False),
@@ -43,8 +54,8 @@ segments = Table(
     Column("dead_letters", BigInteger, nullable=False),
     Column("tombstones", BigInteger, nullable=False),
     Column("commit_us", BigInteger, nullable=False),
-    UniqueConstraint("topic_id", "partition", "start_offset"),
-    UniqueConstraint("stream", "partition", "sequence"),
+    PrimaryKeyConstraint("stream", "sequence", name="segments_by_sequence"),
+    UniqueConstraint("topic_id", "partition", "start_offset", name="segments_by_start"),
 )
 
 dead_letters = Table(
@@ -65,23 +76,49 @@ event_ids = Table(
     Column("fingerprint", LargeBinary(32), nullable=False),
 )
 
+# The last opinion of a user on a message: a thumb, or nothing (`up` is null) after a retraction. The row stays, so that an
+# older thumb that arrives later does not stand again.
 thumbs = Table(
     "thumbs",
     metadata,
-    Column("principal", String(64), primary_key=True),
-    Column("message_id", String(36), primary_key=True),
-    Column("up", Boolean, nullable=False),
+    Column("principal", String(64), nullable=False),
+    Column("message_id", String(36), nullable=False),
+    Column("up", Boolean),
     Column("model_version", String(128), nullable=False),
     Column("arm", String(128), nullable=False),
     Column("accept_us", BigInteger, nullable=False),
+    Column("accept_order", BigInteger, nullable=False, server_default="0"),
+    PrimaryKeyConstraint("principal", "message_id", name="thumbs_by_principal"),
     Index("thumbs_by_time", "accept_us"),
 )
 
-# How far the thumbs reach into the log; behind the ledger they are rebuilt.
+# How far the thumbs reach into each log; where that is not the ledger's end they are rebuilt.
 thumb_positions = Table(
     "thumb_positions",
     metadata,
     Column("topic_id", String(36), primary_key=True),
     Column("partition", Integer, primary_key=True),
     Column("end_offset", BigInteger, nullable=False),
+)
+
+# Events on their way from an acceptance to the ledger, in the order of acceptance over all replicas (Postgres only: see
+# claims.py). The columns from `principal` on are filled for thumbs and their retractions.
+accept_orders = Sequence("feedback_accept_order", metadata=metadata)
+claims = Table(
+    "claims",
+    metadata,
+    Column("stream", String(32), primary_key=True),
+    Column("event_id", String(64), primary_key=True),
+    Column("fingerprint", LargeBinary(32), nullable=False),
+    Column("accept_order", BigInteger, nullable=False),
+    Column("holders", Integer, nullable=False),  # how often it was claimed: 1 may be released
+    Column("claim_us", BigInteger, nullable=False),
+    Column("principal", String(64)),
+    Column("message_id", String(36)),
+    Column("up", Boolean),
+    Column("model_version", String(128)),
+    Column("arm", String(128)),
+    Column("accept_us", BigInteger),
+    Index("claims_by_principal", "principal", "message_id"),
+    Index("claims_by_age", "claim_us"),
 )

@@ -1,45 +1,52 @@
-"""Which thumb stands: the last of a user on a message, in the order of the log; a retraction removes it.
+"""Which thumb stands: the last of a user on a message, in the order of acceptance; a retraction removes it.
 
-What the sink committed is a table, moved in the ledger's own transaction; what waits in the spool lies over it in memory.
-So an acknowledged thumb is seen at once, also after a kill, and neither part can be ahead of the log.
+What the sink committed is a table, moved in the ledger's own transaction; what is still on its way lies over it. So an
+acknowledged thumb is seen at once, also after a kill. Logs of several replicas may arrive in any order: each opinion carries its
+place in the order of acceptance, and an older one never replaces a newer one.
 """
 
 import asyncio
 import contextlib
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from sqlalchemy import Connection, Engine, bindparam, delete, func, insert, select
+from sqlalchemy import ColumnElement, Connection, Engine, delete, func, insert, select, tuple_
 
 from services.feedback import parquet, tables
 from services.feedback.events import FeedbackEvent, Retraction, Subject, Thumb
 from services.feedback.frames import Record
-from services.feedback.ledger import Ledger
+from services.feedback.ledger import Ledger, committed_segments
 from services.feedback.object_store import ObjectStore
 from services.feedback.sink import Position, UndecodableError
 
 Key = tuple[str, str]
 """Principal and message id."""
-MESSAGES_A_QUERY = 500
+KEYS_A_QUERY = 500
 
 
 @dataclass(frozen=True)
-class Standing:
-    """A thumb that stands."""
+class Opinion:
+    """What a user said last about a message: a thumb, or that there is none any more (`up` is None)."""
 
-    up: bool
+    up: bool | None
     model_version: str
     arm: str
     accept_us: int
+    accept_order: int = 0
+
+    def replaces(self, other: "Opinion | None") -> bool:
+        """Of two in the order of one log, whether this later one counts. Without an order of acceptance the log's decides."""
+        return other is None or self.accept_order >= other.accept_order
 
 
 @dataclass(frozen=True)
 class Change:
-    """What an event does to the thumb of one user on one message; None removes it."""
+    """What an event does to the thumb of one user on one message."""
 
     key: Key
-    standing: Standing | None
+    opinion: Opinion
 
 
 @dataclass(frozen=True)
@@ -52,112 +59,126 @@ class ThumbCount:
     down: int
 
 
-def change_of(event: FeedbackEvent) -> Change | None:
+def change_of(event: FeedbackEvent, accept_order: int) -> Change | None:
     """None: the event does not touch thumbs."""
-    key = (event.principal, event.message_id)
     match event.value:
         case Thumb(up=up):
-            return Change(key, Standing(up, event.model_version, event.arm, event.accept_us))
+            said: bool | None = up
         case Retraction(subject=Subject.THUMB):
-            return Change(key, None)
+            said = None
         case _:
             return None
+    opinion = Opinion(said, event.model_version, event.arm, event.accept_us, accept_order)
+    return Change((event.principal, event.message_id), opinion)
 
 
 def change_of_row(row: parquet.Row) -> Change | None:
     """The same, of an event that is a row by now."""
-    key = (str(row["principal"]), str(row["message_id"]))
-    if row["kind"] == "thumb":
-        accept_us = row["accept_time"]
-        assert isinstance(accept_us, int)
-        return Change(key, Standing(bool(row["up"]), str(row["model_version"]), str(row["arm"]), accept_us))
-    return Change(key, None) if row["retracts"] == Subject.THUMB else None
+    if row["kind"] != "thumb" and row["retracts"] != Subject.THUMB:
+        return None
+    # Files of the first version have no order of acceptance.
+    accept_us, accept_order = row["accept_time"], row.get("accept_order") or 0
+    assert isinstance(accept_us, int)
+    assert isinstance(accept_order, int)
+    up = bool(row["up"]) if row["kind"] == "thumb" else None
+    opinion = Opinion(up, str(row["model_version"]), str(row["arm"]), accept_us, accept_order)
+    return Change((str(row["principal"]), str(row["message_id"])), opinion)
 
 
-def fold(connection: Connection, position: Position, events: Sequence[FeedbackEvent]) -> None:
+def fold(connection: Connection, position: Position, kept: Sequence[tuple[Record, FeedbackEvent]]) -> None:
     """Move the table by one batch, inside the ledger's transaction."""
-    _move(connection, position, [change for event in events if (change := change_of(event))])
+    changes = (change_of(event, record.entry.accept_order) for record, event in kept)
+    _move(connection, position, [change for change in changes if change])
+
+
+class Pending(Protocol):
+    """Opinions that the table may not have yet."""
+
+    async def opinions(self, keys: Collection[Key] | None) -> Mapping[Key, Opinion]:
+        """Those about some keys, or all. Ask before reading the table: one may be in both, never in neither."""
 
 
 class Overlay:
-    """Changes that the table does not have yet, in the order of the log. Lives on the event loop."""
+    """What waits in the only spool there is, in the order of the log. Lives on the event loop."""
 
     def __init__(self, decode: Callable[[Record], FeedbackEvent]) -> None:
         self._decode = decode
-        self._changes: OrderedDict[Key, tuple[int, Standing | None]] = OrderedDict()
+        self._waiting: OrderedDict[Key, tuple[int, Opinion]] = OrderedDict()
 
     def take(self, records: Iterable[Record]) -> None:
         """Records as they were stored, in order; what cannot be decoded will be a dead letter and counts for nothing."""
         for record in records:
             with contextlib.suppress(UndecodableError):
-                if change := change_of(self._decode(record)):
-                    self._changes.pop(change.key, None)
-                    self._changes[change.key] = (record.offset, change.standing)
+                if change := change_of(self._decode(record), record.entry.accept_order):
+                    self._waiting.pop(change.key, None)
+                    self._waiting[change.key] = (record.offset, change.opinion)
 
     def trim(self, before: int) -> None:
         """Drop what the table has by now."""
-        while self._changes and next(iter(self._changes.values()))[0] < before:
-            self._changes.popitem(last=False)
+        while self._waiting and next(iter(self._waiting.values()))[0] < before:
+            self._waiting.popitem(last=False)
 
-    def snapshot(self) -> dict[Key, Standing | None]:
-        """The changes as of now. Take it before reading the table: a change may be in both, never in neither."""
-        return {key: standing for key, (_, standing) in self._changes.items()}
+    async def opinions(self, keys: Collection[Key] | None) -> Mapping[Key, Opinion]:
+        """As of now."""
+        wanted = self._waiting if keys is None else [key for key in keys if key in self._waiting]
+        return {key: self._waiting[key][1] for key in wanted}
 
 
 class Thumbs:
-    """Answers from table and overlay together."""
+    """Answers from the table and what is pending, together."""
 
-    def __init__(self, engine: Engine, overlay: Overlay) -> None:
-        self._engine, self._overlay = engine, overlay
+    def __init__(self, engine: Engine, pending: Pending) -> None:
+        self._engine, self._pending = engine, pending
 
     async def get(self, principal: str, message_ids: Sequence[str]) -> dict[str, bool]:
         """Message id → up, for the messages on which the user's thumb stands."""
-        changes = self._overlay.snapshot()
-        wanted = list(dict.fromkeys(message_ids))
-        found = await asyncio.to_thread(self._stored, {(principal, message_id) for message_id in wanted})
-        for message_id in wanted:
-            key = (principal, message_id)
-            if key in changes:
-                found[key] = changes[key]
-        return {message_id: standing.up for (_, message_id), standing in found.items() if standing}
+        keys = {(principal, message_id) for message_id in message_ids}
+        pending = await self._pending.opinions(keys)
+        found = await asyncio.to_thread(self._committed, keys)
+        for key, opinion in pending.items():
+            if opinion.replaces(found.get(key)):
+                found[key] = opinion
+        return {message_id: opinion.up for (_, message_id), opinion in found.items() if opinion.up is not None}
 
     async def count(self, since_us: int) -> list[ThumbCount]:
         """Standing thumbs given at or after a time, by version and arm."""
-        changes = self._overlay.snapshot()
-        totals = await asyncio.to_thread(self._totals, changes, since_us)
+        pending = await self._pending.opinions(None)
+        totals = await asyncio.to_thread(self._totals, pending, since_us)
         pairs = sorted({(version, arm) for version, arm, _ in totals})
         counts = [ThumbCount(v, a, totals[v, a, True], totals[v, a, False]) for v, a in pairs]
         return [count for count in counts if count.up or count.down]
 
-    def _stored(self, keys: set[Key]) -> dict[Key, Standing | None]:
+    def _committed(self, keys: set[Key]) -> dict[Key, Opinion]:
         with self._engine.begin() as connection:
-            return dict(_standing(connection, keys))
+            return _opinions(connection, keys)
 
-    def _totals(self, changes: Mapping[Key, Standing | None], since_us: int) -> Counter[tuple[str, str, bool]]:
+    def _totals(self, pending: Mapping[Key, Opinion], since_us: int) -> Counter[tuple[str, str, bool]]:
         table = tables.thumbs.c
         grouped = (
             select(table.model_version, table.arm, table.up, func.count())
-            .where(table.accept_us >= since_us)
+            .where(table.accept_us >= since_us, table.up.is_not(None))
             .group_by(table.model_version, table.arm, table.up)
         )
         totals: Counter[tuple[str, str, bool]] = Counter()
         with self._engine.begin() as connection:
             for version, arm, up, number in connection.execute(grouped):
                 totals[version, arm, bool(up)] = number
-            replaced = _standing(connection, set(changes))
-        for sign, thumbs in ((-1, replaced.values()), (1, changes.values())):
-            for thumb in thumbs:
-                if thumb and thumb.accept_us >= since_us:
-                    totals[thumb.model_version, thumb.arm, thumb.up] += sign
+            before = _opinions(connection, set(pending))
+        moved = {key: opinion for key, opinion in pending.items() if opinion.replaces(before.get(key))}
+        replaced = [before[key] for key in moved if key in before]
+        for sign, opinions in ((-1, replaced), (1, list(moved.values()))):
+            for opinion in opinions:
+                if opinion.up is not None and opinion.accept_us >= since_us:
+                    totals[opinion.model_version, opinion.arm, opinion.up] += sign
         return totals
 
 
-def catch_up(engine: Engine, ledger: Ledger, store: ObjectStore, stream: str) -> bool:
+def catch_up(ledger: Ledger, store: ObjectStore, stream: str) -> bool:
     """Rebuild the table from the committed objects if it does not stand where the ledger does. True if it was rebuilt."""
-    segments = ledger.segments(stream)
-    ends = {(segment.topic_id, segment.partition): segment.end_offset for segment in segments}
-    table = tables.thumb_positions
-    with engine.begin() as connection:
+    with ledger.between_commits(stream) as connection:
+        segments = committed_segments(connection, stream)
+        ends = {(segment.topic_id, segment.partition): segment.end_offset for segment in segments}
+        table = tables.thumb_positions
         reached = connection.execute(select(table.c.topic_id, table.c.partition, table.c.end_offset))
         if {(row.topic_id, row.partition): row.end_offset for row in reached} == ends:
             return False
@@ -171,26 +192,39 @@ def catch_up(engine: Engine, ledger: Ledger, store: ObjectStore, stream: str) ->
 
 
 def _move(connection: Connection, position: Position, changes: Iterable[Change]) -> None:
-    last = {change.key: change.standing for change in changes}
-    table, positions = tables.thumbs, tables.thumb_positions
-    if last:
-        one = (table.c.principal == bindparam("of_principal")) & (table.c.message_id == bindparam("of_message"))
-        connection.execute(delete(table).where(one), [{"of_principal": p, "of_message": m} for p, m in last])
-    rows = [{"principal": key[0], "message_id": key[1], **vars(thumb)} for key, thumb in last.items() if thumb]
-    if rows:
-        connection.execute(insert(table), rows)
+    last: dict[Key, Opinion] = {}
+    for change in changes:
+        if change.opinion.replaces(last.get(change.key)):
+            last[change.key] = change.opinion
+    before = _opinions(connection, set(last))
+    moved = {key: opinion for key, opinion in last.items() if opinion.replaces(before.get(key))}
+    for some in _portions(moved.keys() & before.keys()):
+        connection.execute(delete(tables.thumbs).where(_among(some)))
+    if moved:
+        rows = [{"principal": key[0], "message_id": key[1], **vars(opinion)} for key, opinion in moved.items()]
+        connection.execute(insert(tables.thumbs), rows)
+    positions = tables.thumb_positions
     here = (positions.c.topic_id == position.topic_id) & (positions.c.partition == position.partition)
     connection.execute(delete(positions).where(here))
     connection.execute(insert(positions).values(vars(position)))
 
 
-def _standing(connection: Connection, keys: set[Key]) -> dict[Key, Standing]:
-    table, found = tables.thumbs.c, {}
-    message_ids = sorted({message_id for _, message_id in keys})
-    for at in range(0, len(message_ids), MESSAGES_A_QUERY):
-        query = select(tables.thumbs).where(table.message_id.in_(message_ids[at : at + MESSAGES_A_QUERY]))
-        for row in connection.execute(query):
-            if (row.principal, row.message_id) in keys:
-                standing = Standing(bool(row.up), row.model_version, row.arm, row.accept_us)
-                found[row.principal, row.message_id] = standing
+def _opinions(connection: Connection, keys: Collection[Key]) -> dict[Key, Opinion]:
+    found = {}
+    for some in _portions(keys):
+        for row in connection.execute(select(tables.thumbs).where(_among(some))):
+            up = None if row.up is None else bool(row.up)
+            opinion = Opinion(up, row.model_version, row.arm, row.accept_us, row.accept_order)
+            found[row.principal, row.message_id] = opinion
     return found
+
+
+def _portions(keys: Collection[Key]) -> Iterator[list[Key]]:
+    ordered = sorted(keys)
+    for at in range(0, len(ordered), KEYS_A_QUERY):
+        yield ordered[at : at + KEYS_A_QUERY]
+
+
+def _among(keys: Sequence[Key]) -> ColumnElement[bool]:
+    table = tables.thumbs.c
+    return tuple_(table.principal, table.message_id).in_(keys)

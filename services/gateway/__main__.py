@@ -32,6 +32,7 @@ from services.gateway.chat import Chat, Peers
 from services.gateway.database import DatabaseBehindError, open_database
 from services.gateway.feedback import Feedback
 from services.gateway.generation import Patience
+from services.gateway.http.account import Account
 from services.gateway.http.app import make_app
 from services.gateway.http.door import Door
 from services.gateway.http.loop_files import LoopFiles
@@ -96,6 +97,7 @@ async def opened(settings: GatewaySettings) -> AsyncIterator[Doors]:
         routes = [
             *OpenAiApi(turns, peers.generator).routes(door),
             *PageApi(chat, said, peers.generator).routes(door),
+            *Account().routes(door),
             *LoopFiles(settings.loop_directory).routes(door),
         ]
         app = make_app(door, routes, _page(settings), with_metrics=settings.http_metrics)

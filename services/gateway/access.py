@@ -14,9 +14,9 @@ from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from services.chassis.errors import InvalidArgumentError, PermissionDeniedError
-from services.chassis.identity import Caller, bind_call, current_call
+from services.chassis.identity import bind_call, current_call
 from services.gateway.bearer import Bearers
-from services.gateway.credential import Scope, scopes_text
+from services.gateway.credential import NOBODY, Credential, Scope
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Rule:
 
 
 EVERYBODY = Rule(None)
-CHAT, FEEDBACK, OPERATE = Rule(Scope.CHAT), Rule(Scope.FEEDBACK), Rule(Scope.OPERATE)
+CHAT, FEEDBACK, ACCOUNT, OPERATE = Rule(Scope.CHAT), Rule(Scope.FEEDBACK), Rule(Scope.ACCOUNT), Rule(Scope.OPERATE)
 
 RPCS: Mapping[str, Rule] = {
     "thumbwheel.chat.v1.ChatService.SendMessage": CHAT,
@@ -57,6 +57,7 @@ ROUTES: Mapping[str, Rule] = {
     "DELETE /api/conversations/{conversation_id}": CHAT,
     "POST /api/conversations/{conversation_id}/clear": CHAT,
     "POST /api/feedback": FEEDBACK,
+    "GET /api/account": ACCOUNT,
     "GET /api/rollout": OPERATE,
     "GET /api/loop": OPERATE,
     "GET /api/loop/report/{run}": Rule(Scope.OPERATE, cookie=True),
@@ -65,8 +66,8 @@ ROUTES: Mapping[str, Rule] = {
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-async def admitted(rule: Rule | None, authorization: str, bearers: Bearers) -> Caller:
-    """Who calls, if the rule lets them.
+async def admitted(rule: Rule | None, authorization: str, bearers: Bearers) -> Credential:
+    """What the caller carries, if the rule lets them in.
 
     Raises:
         PermissionDeniedError: there is no rule, or the credential lacks the scope.
@@ -75,16 +76,16 @@ async def admitted(rule: Rule | None, authorization: str, bearers: Bearers) -> C
     if rule is None:
         raise PermissionDeniedError("no rule allows this", reason="NO_RULE")
     if rule.scope is None:
-        return Caller()
+        return NOBODY
     credential = await bearers.authenticate(authorization)
     if rule.scope not in credential.scopes:
         raise PermissionDeniedError(
-            f"this asks for the scope {rule.scope}, which the key or token lacks",
+            "the key or token may not be used for this",
             reason="SCOPE_MISSING",
             field="authorization",
-            limit=scopes_text(credential.scopes),
+            limit=f"one with the scope {rule.scope}",
         )
-    return credential.caller
+    return credential
 
 
 def guarded(service: ServiceDescriptor, servicer: object, bearers: Bearers) -> Any:
@@ -102,8 +103,8 @@ Entrance = Callable[[Message, Context], Awaitable[None]]
 
 def _entrance(rule: Rule | None, bearers: Bearers) -> Entrance:
     async def enter(request: Message, context: Context) -> None:
-        caller = await admitted(rule, _authorization(context), bearers)
-        bind_call(replace(current_call(), caller=caller))
+        credential = await admitted(rule, _authorization(context), bearers)
+        bind_call(replace(current_call(), caller=credential.caller))
         refuse_unknown_fields(request, "")
 
     return enter

@@ -29,6 +29,10 @@ class Credential:
     scopes: frozenset[Scope]
 
 
+# Where everybody is let in.
+NOBODY = Credential(Caller(), frozenset())
+
+
 def scopes_from(names: Iterable[str]) -> frozenset[Scope]:
     """Those that are known; the scope of a later version grants nothing here."""
     return frozenset(Scope) & set(names)

@@ -64,7 +64,10 @@ async def run_key_command(options: argparse.Namespace) -> int:
 async def run_migrate_command(options: argparse.Namespace) -> int:
     """The exit status. Raises: UnavailableError."""
     before, after = await migrate(options.database)
-    print(f"{shown(options.database)}: at {after}" + ("" if before == after else f", was {before or 'empty'}"))
+    print(
+        f"{shown(options.database)}: at {after}"
+        + ("" if before == after else f", was {before or 'without a revision'}")
+    )
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Which services may call the session's methods, where certificates tell them apart. A method that is not here is denied."""
+"""Which services may call which method here, where certificates tell them apart. A method that is not in the table is denied."""
 
 from collections.abc import Mapping
 
@@ -12,4 +12,5 @@ CALLERS: Mapping[str, frozenset[str]] = {
     "thumbwheel.session.v1.SessionService.ListConversations": GATEWAY,
     "thumbwheel.session.v1.SessionService.ClearConversation": GATEWAY,
     "thumbwheel.session.v1.SessionService.DeleteConversation": GATEWAY,
+    "thumbwheel.session.v1.SessionService.EraseUser": GATEWAY,
 }

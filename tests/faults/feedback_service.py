@@ -22,7 +22,8 @@ from thumbwheel.feedback.v1 import events_pb2, feedback_pb2, feedback_pb2_grpc
 from infra.supervision.ports import HOST, free_port
 from services.chassis.identity import Caller
 from services.feedback.audit import Report, audit
-from services.feedback.ledger import Ledger, open_database
+from services.feedback.database import open_database
+from services.feedback.ledger import Ledger
 from services.feedback.s3_store import S3Place, S3Store
 from services.feedback.spool_folder import SpoolView, inspect
 from tests.servers import Bucket
@@ -176,7 +177,9 @@ class FeedbackService:
 
     def violations(self) -> list[str]:
         """Every invariant that does not hold."""
-        return violations(self.history, self.ledger, self.store, STREAM, self.spool().end_offset)
+        spool = self.spool()
+        ends = {(spool.topic_id, 0): spool.end_offset}
+        return violations(self.history, self.ledger, self.store, STREAM, ends)
 
     def audit(self) -> Report:
         return audit(self.ledger, self.store, lambda stream: inspect(self._root / "spool" / stream))

@@ -1,6 +1,7 @@
 """What the feedback log holds, as training reads it: turns, and what users said about them.
 
-Positions order events: (topic id, partition, offset). A conversation is one partition's, so its order is the true one.
+Places order events: (order of acceptance, sequence of the segment, offset). The first is 0 where one process accepted; several
+replicas' logs arrive in any order, and there only the first tells what a user said last.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from enum import StrEnum
 
 from training.data.chat import Message
 
-Position = tuple[str, int, int]
+Place = tuple[int, int, int]
 
 
 class Kind(StrEnum):
@@ -37,7 +38,7 @@ class Finish(StrEnum):
 class Feedback:
     """One feedback event. `up` belongs to thumbs, `text` to corrections, `retracts` to retractions."""
 
-    position: Position
+    place: Place
     event_id: str
     principal: str
     message_id: str
@@ -51,7 +52,7 @@ class Feedback:
 class Turn:
     """One finished turn: the exact context that the model was given, and its answer as it was shown."""
 
-    position: Position
+    place: Place
     event_id: str
     principal: str
     message_id: str

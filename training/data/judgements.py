@@ -1,6 +1,6 @@
 """From the raw log to judgements: what each user now thinks of each answer. Everything left out is counted, with a reason.
 
-De-duplicates by event id (the first offset counts), lets the last thumb stand, applies retractions, joins by message id
+De-duplicates by event id (the first counts), lets the last thumb stand, applies retractions, joins by message id
 (feedback may come before its turn), and forgets erased turns.
 """
 
@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Protocol, TypeVar
 
 from training.data.chat import Message
-from training.data.events import Feedback, Finish, Kind, Position, Turn
+from training.data.events import Feedback, Finish, Kind, Place, Turn
 
 
 class Drop(StrEnum):
@@ -76,7 +76,7 @@ class _Ledger:
 
 class _Placed(Protocol):
     @property
-    def position(self) -> Position: ...
+    def place(self) -> Place: ...
     @property
     def event_id(self) -> str: ...
 
@@ -188,10 +188,10 @@ def _judgement(turn: Turn, standing: _Standing) -> Judgement:
 
 
 def _unique(events: Iterable[Event], ledger: _Ledger) -> list[Event]:
-    """In offset order, each event id once."""
+    """In the order of acceptance, each event id once."""
     seen: set[str] = set()
     unique: list[Event] = []
-    for event in sorted(events, key=lambda e: e.position):
+    for event in sorted(events, key=lambda e: e.place):
         if event.event_id in seen:
             ledger.drop(event.event_id, Drop.DUPLICATE_EVENT)
             continue

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from training.data.catalogue import Segment
 from training.data.chat import Message
-from training.data.events import Feedback, Finish, Kind, Position, Turn
+from training.data.events import Feedback, Finish, Kind, Place, Turn
 
 KINDS = frozenset(kind.value for kind in Kind)
 FINISHES = frozenset(finish.value for finish in Finish)
@@ -27,7 +27,7 @@ def feedback_rows(table: pa.Table, segment: Segment) -> Iterator[Feedback]:
         kind = _text(row, "kind", segment)
         if kind in KINDS:
             yield Feedback(
-                position=_position(row, segment),
+                place=_place(row, segment),
                 event_id=_text(row, "event_id", segment),
                 principal=_text(row, "principal", segment),
                 message_id=_text(row, "message_id", segment),
@@ -43,7 +43,7 @@ def turn_rows(table: pa.Table, segment: Segment) -> Iterator[Turn]:
     for row in table.to_pylist():
         finish = row.get("finish_reason")
         yield Turn(
-            position=_position(row, segment),
+            place=_place(row, segment),
             event_id=_text(row, "event_id", segment),
             principal=_text(row, "principal", segment),
             message_id=_text(row, "message_id", segment),
@@ -57,11 +57,11 @@ def turn_rows(table: pa.Table, segment: Segment) -> Iterator[Turn]:
         )
 
 
-def _position(row: Mapping[str, Any], segment: Segment) -> Position:
+def _place(row: Mapping[str, Any], segment: Segment) -> Place:
     offset = row.get("offset")
     if not isinstance(offset, int) or not segment.start_offset <= offset < segment.end_offset:
         raise RowError(f"offset: {offset!r} in {segment.object_key} is not in its segment")
-    return segment.topic_id, segment.partition, offset
+    return row.get("accept_order") or 0, segment.sequence, offset
 
 
 def _text(row: Mapping[str, Any], column: str, segment: Segment) -> str:

@@ -1,7 +1,6 @@
 """The HTTP door: a route is made here, under its rule of the table in access.py; without one it is denied."""
 
 import logging
-import re
 import time
 from collections.abc import Awaitable, Callable
 
@@ -12,17 +11,17 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from services.chassis.errors import ServiceError
-from services.chassis.identity import CallContext, Caller, bind_call, new_request_id
+from services.chassis.identity import CallContext, bind_call, request_id_from
 from services.chassis.telemetry import fields, tracer
 from services.gateway.access import ROUTES, Rule, admitted
 from services.gateway.bearer import Bearers
+from services.gateway.credential import Credential
 from services.gateway.http.connection import ClientGoneError
 from services.gateway.http.errors import error_response
 from services.gateway.metrics import HTTP_REQUESTS, HTTP_SECONDS
 
 log = logging.getLogger(__name__)
 
-REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # nginx' status for a client that left; nobody receives it, the metrics do.
 CLIENT_GONE_STATUS = 499
 # The page sets it for the report's path alone, SameSite=Strict.
@@ -48,12 +47,13 @@ class Door:
 
         async def answer(request: Request) -> Response:
             started = time.perf_counter()
-            request_id = _request_id(request)
+            request_id = request_id_from(request.headers.get("x-request-id", ""))
             span = tracer().start_span(f"{request.method} {path}", context=extract(dict(request.headers)))
             try:
-                caller = await self._caller(request, rule)
+                credential = await self._credential(request, rule)
+                request.state.credential = credential
                 deadline = time.monotonic() + self._max_seconds
-                bind_call(CallContext(caller, request_id, deadline, set_span_in_context(span)))
+                bind_call(CallContext(credential.caller, request_id, deadline, set_span_in_context(span)))
                 response = await endpoint(request)
             except ServiceError as error:
                 response = error_response(error)
@@ -73,14 +73,9 @@ class Door:
 
         return DoorRoute(path, answer, methods=[method])
 
-    async def _caller(self, request: Request, rule: Rule | None) -> Caller:
+    async def _credential(self, request: Request, rule: Rule | None) -> Credential:
         values = request.headers.getlist("authorization")
         cookie = request.cookies.get(KEY_COOKIE, "")
         if rule and rule.cookie and not values and cookie:
             values = [f"Bearer {cookie}"]
         return await admitted(rule, values[0] if len(values) == 1 else "", self._bearers)
-
-
-def _request_id(request: Request) -> str:
-    given = request.headers.get("x-request-id", "")
-    return given if REQUEST_ID.fullmatch(given) else new_request_id()

@@ -4,7 +4,7 @@ from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.session.v1 import session_pb2, session_pb2_grpc
 
 from services.chassis.channel import call_unary
-from services.chassis.identity import new_request_id
+from services.chassis.identity import request_id_from
 from services.gateway.events import Prompt
 from services.gateway.feedback import RatedMessage
 from services.gateway.request import Message, Regenerate, TurnRequest, UserInput
@@ -36,7 +36,7 @@ class SessionPeer:
             conversation_id=request.conversation_id,
             parent_message_id=request.parent_message_id,
             # Without a key of the client's the channel's own retries would begin a second turn.
-            request_id=request.request_id or new_request_id(),
+            request_id=request.request_id or request_id_from(""),
             task=TASK_NUMBERS[request.task],
             reply_tokens=request.sampling.max_tokens or 0,
         )

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from services.predictor.errors import ModelRefusedError
@@ -74,6 +74,7 @@ def _check_fields(content: Any, version: str) -> dict[str, str]:
     files = content.get("files")
     if not isinstance(files, dict) or not all(isinstance(digest, str) for digest in files.values()):
         raise ModelRefusedError(f"{MANIFEST_NAME}: files must map names to SHA-256 digests")
-    if any(Path(name).name != name for name in files):
-        raise ModelRefusedError(f"{MANIFEST_NAME}: files must be plain names inside the directory")
+    # A trained adapter lies in a folder of its own beside the weights that it was merged into.
+    if any(PurePosixPath(name).is_absolute() or {"..", ""} & set(name.split("/")) for name in files):
+        raise ModelRefusedError(f"{MANIFEST_NAME}: files must be paths inside the directory")
     return files

@@ -16,6 +16,7 @@ export function App({ initialKey, keepKey }: { initialKey: string; keepKey: (key
   const [open, setOpen] = useState({ id: sessionStorage.getItem(OPEN) ?? "", serial: 0 });
   const [drawer, setDrawer] = useState(false);
   const api = useMemo(() => new Api(key), [key]);
+  const [operator, setOperator] = useState(false);
 
   const refresh = useCallback(async () => {
     if (!key) return;
@@ -28,6 +29,13 @@ export function App({ initialKey, keepKey }: { initialKey: string; keepKey: (key
   }, [api, key]);
 
   useEffect(() => void refresh(), [refresh]);
+
+  useEffect(() => {
+    setOperator(false);
+    if (!key) return;
+    // What the loop does shows samples of everybody: only keys that say so see it.
+    api.account().then(({ scopes }) => setOperator(scopes.includes("operate")), () => setOperator(false));
+  }, [api, key]);
 
   function show(id: string) {
     sessionStorage.setItem(OPEN, id);
@@ -62,6 +70,7 @@ export function App({ initialKey, keepKey }: { initialKey: string; keepKey: (key
     <div className="page">
       <Sidebar
         api={api}
+        operator={operator}
         conversations={conversations}
         current={open.id}
         open={drawer}

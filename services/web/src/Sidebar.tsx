@@ -1,10 +1,11 @@
-// The caller's conversations, and what the training loop does.
+// The caller's conversations, and for operators what the training loop does.
 import type { Api } from "./api";
 import { LoopPanel } from "./LoopPanel";
 import type { Conversation } from "./wire";
 
 interface Props {
   api: Api;
+  operator: boolean;
   conversations: Conversation[];
   current: string;
   open: boolean;
@@ -13,7 +14,7 @@ interface Props {
   close: () => void;
 }
 
-export function Sidebar({ api, conversations, current, open, show, remove, close }: Props) {
+export function Sidebar({ api, operator, conversations, current, open, show, remove, close }: Props) {
   return (
     <>
       {open && <button className="shade" aria-label="Close the menu" onClick={close} />}
@@ -34,7 +35,7 @@ export function Sidebar({ api, conversations, current, open, show, remove, close
           ))}
           {conversations.length === 0 && <p className="quiet">No conversations yet.</p>}
         </nav>
-        <LoopPanel api={api} />
+        {operator && <LoopPanel api={api} />}
       </aside>
     </>
   );

@@ -1,6 +1,6 @@
 // The gateway's HTTP door for the page. Every call carries the key; an error carries the gateway's own words.
 import { readEvents } from "./stream";
-import type { ChatEvent, Conversation, FeedbackValue, LoopStatus, Message, SendRequest } from "./wire";
+import type { Account, ChatEvent, Conversation, FeedbackValue, LoopStatus, Message, SendRequest } from "./wire";
 
 export class ApiError extends Error {
   constructor(
@@ -28,6 +28,10 @@ export class Api {
 
   async feedback(messageId: string, value: FeedbackValue): Promise<void> {
     await this.call("POST", "/api/feedback", { messageId, requestId: crypto.randomUUID(), ...value });
+  }
+
+  async account(): Promise<Account> {
+    return (await (await this.call("GET", "/api/account")).json()) as Account;
   }
 
   async conversations(): Promise<Conversation[]> {

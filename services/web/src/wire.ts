@@ -59,6 +59,12 @@ export type FeedbackValue =
   | { correction: { text: string } }
   | { retraction: { kind: "thumb" | "correction" } };
 
+export interface Account {
+  tenant: string;
+  user: string;
+  scopes: ("chat" | "feedback" | "account" | "operate")[];
+}
+
 export interface LoopStep {
   name: string;
   state: "waiting" | "running" | "done" | "failed" | "skipped";

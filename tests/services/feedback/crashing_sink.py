@@ -4,7 +4,8 @@ import os
 import signal
 from pathlib import Path
 
-from services.feedback.ledger import Ledger, open_database
+from services.feedback.database import open_database
+from services.feedback.ledger import Ledger
 from services.feedback.object_store import Directory
 from services.feedback.sink import FlushLimits, Sink, Step
 from services.feedback.spool import Spool

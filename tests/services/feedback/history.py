@@ -1,22 +1,31 @@
-"""The history checker: what clients were told, against what the public reader finds. Invariants A to E of issue 3's page.
+"""The history checker: what clients were told, against what the public reader finds. Invariants A to E of the durability page.
 
-A acknowledged ⊆ snapshot · B each event once · C offsets contiguous and accounted for · D nothing that nobody sent
-· E order of each conversation.
+A acknowledged ⊆ snapshot · B each event once · C offsets contiguous and accounted for · D nothing that nobody sent, and
+nothing but the content that was acknowledged · E order of each conversation.
 """
 
 from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from services.feedback import parquet
 from services.feedback.ledger import Segment
-from services.feedback.object_store import ObjectStore
+
+Place = tuple[str, int]
+"""Topic id and partition."""
 
 
 class Catalogue(Protocol):
     """Tells readers what counts."""
 
     def segments(self, stream: str) -> list[Segment]: ...
+
+
+class Store(Protocol):
+    """Where readers fetch it."""
+
+    def get(self, key: str) -> bytes: ...
 
 
 @dataclass
@@ -27,38 +36,61 @@ class History:
     acknowledged: set[str] = field(default_factory=set)
 
 
-def violations(history: History, ledger: Catalogue, store: ObjectStore, stream: str, log_end: int) -> list[str]:
-    """Every invariant that does not hold; empty if all do."""
+def violations(
+    history: History,
+    ledger: Catalogue,
+    store: Store,
+    stream: str,
+    ends: Mapping[Place, int],
+    decode: Callable[[bytes], list[parquet.Row]] = parquet.decode,
+) -> list[str]:
+    """Every invariant that does not hold; empty if all do. `ends` is one past the last offset of every log that there was."""
     found: list[str] = []
-    rows: list[parquet.Row] = []
-    end = 0
+    rows: list[tuple[int, parquet.Row]] = []
+    reached: dict[Place, int] = {}
+    sequence = 0
     for segment in ledger.segments(stream):
-        if segment.start_offset != end:
-            found.append(f"C: segment {segment.sequence} begins at {segment.start_offset}, not at {end}")
-        end = segment.end_offset
-        here = parquet.decode(store.get(segment.object_key)) if segment.object_key else []
-        offsets = [row["offset"] for row in here]
-        accounted = len(here) + segment.dead_letters + segment.tombstones
-        if accounted != segment.end_offset - segment.start_offset or segment.tombstones < 0:
-            found.append(f"C: segment {segment.sequence} accounts for {accounted} offsets")
-        if not set(offsets) <= set(range(segment.start_offset, segment.end_offset)):
-            found.append(f"C: segment {segment.sequence} has rows of other offsets")
-        rows += here
-    if end != log_end:
-        found.append(f"C: the ledger ends at {end}, the log at {log_end}")
+        place = (segment.topic_id, segment.partition)
+        if segment.sequence != sequence + 1:
+            found.append(f"C: sequence {segment.sequence} follows {sequence}")
+        if segment.start_offset != reached.get(place, 0):
+            found.append(f"C: segment {segment.sequence} begins at {segment.start_offset}, not {reached.get(place, 0)}")
+        sequence, reached[place] = segment.sequence, segment.end_offset
+        here = decode(store.get(segment.object_key)) if segment.object_key else []
+        found += _segment_violations(segment, here)
+        rows += [(segment.sequence, row) for row in here]
+    for place in ends.keys() | reached.keys():
+        if reached.get(place, 0) != ends.get(place, 0):
+            found.append(f"C: the ledger of {place} ends at {reached.get(place, 0)}, the log at {ends.get(place, 0)}")
     return found + _event_violations(history, rows)
 
 
-def _event_violations(history: History, rows: list[parquet.Row]) -> list[str]:
-    times = Counter(str(row["event_id"]) for row in rows)
+def _segment_violations(segment: Segment, rows: Collection[parquet.Row]) -> list[str]:
+    found = []
+    accounted = len(rows) + segment.dead_letters + segment.tombstones
+    if accounted != segment.end_offset - segment.start_offset or segment.tombstones < 0:
+        found.append(f"C: segment {segment.sequence} accounts for {accounted} offsets")
+    if not {row["offset"] for row in rows} <= set(range(segment.start_offset, segment.end_offset)):
+        found.append(f"C: segment {segment.sequence} has rows of other offsets")
+    return found
+
+
+def _event_violations(history: History, rows: list[tuple[int, parquet.Row]]) -> list[str]:
+    times = Counter(str(row["event_id"]) for _, row in rows)
     sent = {event_id for events in history.sent.values() for event_id in events}
     found = [f"A: {event_id} was acknowledged and is not there" for event_id in history.acknowledged - set(times)]
     found += [f"B: {event_id} is there {number} times" for event_id, number in times.items() if number > 1]
     found += [f"D: nobody sent {event_id}" for event_id in set(times) - sent]
-    by_offset = [str(row["event_id"]) for row in sorted(rows, key=lambda row: int(str(row["offset"])))]
+    in_order = [str(row["event_id"]) for _, row in sorted(rows, key=_accepted)]
+    place = {event_id: number for number, event_id in enumerate(dict.fromkeys(in_order))}
     for conversation, events in history.sent.items():
-        mine = set(events)
-        order = [event_id for event_id in dict.fromkeys(by_offset) if event_id in mine]
-        if order != [event_id for event_id in events if event_id in times]:
+        places = [place[event_id] for event_id in events if event_id in place]
+        if places != sorted(places):
             found.append(f"E: {conversation} is out of order")
     return found
+
+
+def _accepted(placed: tuple[int, parquet.Row]) -> tuple[int, int, int]:
+    """As training's reader orders: by acceptance over all replicas, else by place in the ledger."""
+    sequence, row = placed
+    return int(str(row.get("accept_order") or 0)), sequence, int(str(row["offset"]))

@@ -14,8 +14,8 @@ from services.feedback.sink import Format
 
 KEY = "a key of the tests' own"
 ADA = Caller("acme", "ada")
-FEEDBACK = Format(Stream.FEEDBACK, parquet.FEEDBACK_SCHEMA, codec.decode_feedback, parquet.feedback_row)
-TURNS = Format(Stream.TURNS, parquet.TURNS_SCHEMA, codec.decode_turn, parquet.turn_row)
+FEEDBACK = Format(Stream.FEEDBACK, codec.decode_feedback, parquet.feedback_row, parquet.encode_feedback)
+TURNS = Format(Stream.TURNS, codec.decode_turn, parquet.turn_row, parquet.encode_turns)
 
 
 def name(text: str) -> str:

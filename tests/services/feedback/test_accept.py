@@ -2,14 +2,14 @@
 
 import asyncio
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 from services.chassis.errors import AlreadyExistsError, ServiceError, UnavailableError
-from services.feedback.accept import Acceptance, GroupCommit
-from services.feedback.frames import Record, frame_bytes
+from services.feedback.accept import Acceptance, Claim, GroupCommit, NoClaims
+from services.feedback.frames import Entry, Record, frame_bytes
 from services.feedback.spool import Device, Spool
 from tests.services.feedback.samples import entry
 
@@ -32,13 +32,17 @@ def open_spool(directory: Path, max_bytes: int = ROOM, device: Device | None = N
     return Spool(directory / "spool", max_bytes=max_bytes, segment_bytes=ROOM, device=device)
 
 
+def accepting(spool: Spool, committed: Committed) -> Acceptance:
+    return Acceptance("feedback", spool, committed, NoClaims())
+
+
 def stored_ids(spool: Spool) -> list[str]:
     return [record.entry.event_id for record in spool.read(spool.start_offset, 1_000, ROOM)]
 
 
 def test_the_same_event_again_is_acknowledged_and_not_stored_again(tmp_path: Path) -> None:
     spool = open_spool(tmp_path)
-    acceptance = Acceptance("feedback", spool, Committed())
+    acceptance = accepting(spool, Committed())
     assert acceptance.store([[entry("a")], [entry("a")]]).results == [1, 0]
     assert acceptance.store([[entry("a")]]).results == [0]
     assert stored_ids(spool) == [entry("a").event_id]
@@ -47,7 +51,7 @@ def test_the_same_event_again_is_acknowledged_and_not_stored_again(tmp_path: Pat
 
 def test_another_content_under_a_known_id_is_refused_and_the_first_stands(tmp_path: Path) -> None:
     spool = open_spool(tmp_path)
-    acceptance = Acceptance("feedback", spool, Committed({entry("b").event_id: entry("b").fingerprint}))
+    acceptance = accepting(spool, Committed({entry("b").event_id: entry("b").fingerprint}))
     acceptance.store([[entry("a")]])
     calls = [[entry("a", up=False)], [entry("b", up=False)], [entry("c")], [entry("c", up=False)]]
     results = acceptance.store(calls).results
@@ -58,7 +62,7 @@ def test_another_content_under_a_known_id_is_refused_and_the_first_stands(tmp_pa
 
 def test_a_call_with_one_bad_event_stores_none_of_its_events(tmp_path: Path) -> None:
     spool = open_spool(tmp_path)
-    acceptance = Acceptance("feedback", spool, Committed())
+    acceptance = accepting(spool, Committed())
     acceptance.store([[entry("a")]])
     acceptance.store([[entry("b"), entry("a", up=False)], [entry("c")]])
     assert stored_ids(spool) == [entry("a").event_id, entry("c").event_id]
@@ -67,7 +71,7 @@ def test_a_call_with_one_bad_event_stores_none_of_its_events(tmp_path: Path) -> 
 
 def test_an_event_stays_known_while_it_moves_from_spool_to_ledger(tmp_path: Path) -> None:
     spool, committed = open_spool(tmp_path), Committed()
-    acceptance = Acceptance("feedback", spool, committed)
+    acceptance = accepting(spool, committed)
     acceptance.store([[entry("a")]])
     committed.known[entry("a").event_id] = entry("a").fingerprint
     acceptance.forget(before=1)
@@ -77,10 +81,10 @@ def test_an_event_stays_known_while_it_moves_from_spool_to_ledger(tmp_path: Path
 
 def test_an_event_of_an_earlier_process_is_known_after_a_restart(tmp_path: Path) -> None:
     spool = open_spool(tmp_path)
-    Acceptance("feedback", spool, Committed()).store([[entry("a")]])
+    accepting(spool, Committed()).store([[entry("a")]])
     spool.close()
     spool = open_spool(tmp_path)
-    acceptance = Acceptance("feedback", spool, Committed())
+    acceptance = accepting(spool, Committed())
     acceptance.remember(spool.read(0, 9, ROOM))
     assert acceptance.store([[entry("a")], [entry("a", up=False)]]).results[0] == 0
     assert stored_ids(spool) == [entry("a").event_id]
@@ -89,7 +93,7 @@ def test_an_event_of_an_earlier_process_is_known_after_a_restart(tmp_path: Path)
 
 def test_a_group_takes_the_calls_that_fit_and_refuses_the_others(tmp_path: Path) -> None:
     spool = open_spool(tmp_path, max_bytes=2 * frame_bytes(entry("a")))
-    acceptance = Acceptance("feedback", spool, Committed())
+    acceptance = accepting(spool, Committed())
     results = acceptance.store([[entry("a")], [entry("b"), entry("c")], [entry("d")]]).results
     assert isinstance(results[1], UnavailableError)
     assert "nothing was stored" in results[1].text
@@ -106,7 +110,7 @@ def test_a_failed_write_fails_all_who_waited_for_it_and_nobody_else(tmp_path: Pa
         return os.pwrite(descriptor, data, position)
 
     spool = open_spool(tmp_path, device=Device(write=write))
-    acceptance = Acceptance("feedback", spool, Committed())
+    acceptance = accepting(spool, Committed())
     acceptance.store([[entry("a")]])
     failing[0] = True
     results = acceptance.store([[entry("a")], [entry("b")], [entry("b")]]).results
@@ -116,9 +120,101 @@ def test_a_failed_write_fails_all_who_waited_for_it_and_nobody_else(tmp_path: Pa
     spool.close()
 
 
+class Table:
+    """Claims that some other replica has too, or that tell of a commit just made."""
+
+    def __init__(self, **told: Claim) -> None:
+        self.told, self.claimed, self.released = told, list[str](), set[str]()
+        self.is_away = False
+
+    def claim(self, entries: Sequence[Entry]) -> dict[str, Claim]:
+        if self.is_away:
+            raise UnavailableError("away: nothing was stored")
+        known = {entry(request).event_id: claim for request, claim in self.told.items()}
+        self.claimed += [one.event_id for one in entries]
+        return {
+            one.event_id: known.get(one.event_id, Claim(one.fingerprint, 10 + number))
+            for number, one in enumerate(entries)
+        }
+
+    def release(self, event_ids: Collection[str]) -> None:
+        self.released.update(event_ids)
+
+    def sweep(self, older_than_seconds: float) -> int:
+        return 0
+
+
+def test_new_events_are_stored_with_their_place_in_the_order_of_all_replicas(tmp_path: Path) -> None:
+    spool, claims = open_spool(tmp_path), Table(b=Claim(entry("b").fingerprint, 3))
+    acceptance = Acceptance("feedback", spool, Committed(), claims)
+    assert acceptance.store([[entry("a")], [entry("b")], [entry("c")]]).results == [1, 1, 1]
+    records = spool.read(0, 9, ROOM)
+    assert [(record.entry.event_id, record.entry.accept_order) for record in records] == [
+        (entry("a").event_id, 10),
+        (entry("b").event_id, 3),
+        (entry("c").event_id, 12),
+    ]
+    assert claims.released == set()
+    spool.close()
+
+
+def test_what_this_process_knows_is_not_claimed_again(tmp_path: Path) -> None:
+    spool, claims = open_spool(tmp_path), Table()
+    committed = Committed({entry("b").event_id: entry("b").fingerprint})
+    acceptance = Acceptance("feedback", spool, committed, claims)
+    acceptance.store([[entry("a")]])
+    assert acceptance.store([[entry("a")], [entry("b")]]).results == [0, 0]
+    assert claims.claimed == [entry("a").event_id]
+    spool.close()
+
+
+def test_another_replicas_content_stands_and_the_calls_other_events_are_given_back(tmp_path: Path) -> None:
+    spool, claims = open_spool(tmp_path), Table(b=Claim(entry("b", up=False).fingerprint, 3))
+    acceptance = Acceptance("feedback", spool, Committed(), claims)
+    results = acceptance.store([[entry("a"), entry("b")], [entry("c")], [entry("a")]]).results
+    assert isinstance(results[0], AlreadyExistsError)
+    # What the refused call shared with another one is stored for that one.
+    assert results[1:] == [1, 1]
+    assert stored_ids(spool) == [entry("c").event_id, entry("a").event_id]
+    assert claims.released == {entry("b").event_id}
+    spool.close()
+
+
+def test_an_event_that_was_committed_just_now_is_acknowledged_and_not_stored(tmp_path: Path) -> None:
+    spool, claims = open_spool(tmp_path), Table(a=Claim(entry("a").fingerprint, 0, True))
+    assert Acceptance("feedback", spool, Committed(), claims).store([[entry("a")]]).results == [0]
+    assert spool.end_offset == 0
+    spool.close()
+
+
+def test_without_claims_nothing_is_stored(tmp_path: Path) -> None:
+    spool, claims = open_spool(tmp_path), Table()
+    claims.is_away = True
+    (result,) = Acceptance("feedback", spool, Committed(), claims).store([[entry("a")]]).results
+    assert isinstance(result, UnavailableError)
+    assert spool.end_offset == 0
+    spool.close()
+
+
+@pytest.mark.parametrize(("is_broken", "released"), [(False, {entry("a").event_id}), (True, set())])
+def test_claims_of_what_was_surely_not_stored_are_given_back(tmp_path: Path, is_broken: bool, released: set) -> None:
+    def write(descriptor: int, data: memoryview, position: int) -> int:
+        raise OSError(28, "no space left on device")
+
+    def sync(descriptor: int) -> None:
+        if is_broken:
+            raise OSError(5, "input/output error")
+
+    spool, claims = open_spool(tmp_path, device=Device(write=write, sync=sync)), Table()
+    (result,) = Acceptance("feedback", spool, Committed(), claims).store([[entry("a")]]).results
+    assert isinstance(result, UnavailableError)
+    assert claims.released == released
+    spool.close()
+
+
 def test_without_the_ledger_nothing_is_stored_since_the_first_must_win(tmp_path: Path) -> None:
     spool = open_spool(tmp_path)
-    results = Acceptance("feedback", spool, Committed(away=True)).store([[entry("a")]]).results
+    results = accepting(spool, Committed(away=True)).store([[entry("a")]]).results
     assert isinstance(results[0], UnavailableError)
     assert spool.end_offset == 0
     spool.close()
@@ -133,7 +229,7 @@ async def test_many_callers_share_syncs_and_each_is_told_after_its_own(tmp_path:
 
     spool = open_spool(tmp_path, device=Device(sync=sync))
     seen: list[Record] = []
-    commit = GroupCommit(Acceptance("feedback", spool, Committed()), seen.extend)
+    commit = GroupCommit(accepting(spool, Committed()), seen.extend)
 
     async def call(name: str) -> None:
         await commit.append([entry(name)])
@@ -150,7 +246,7 @@ async def test_many_callers_share_syncs_and_each_is_told_after_its_own(tmp_path:
 async def test_a_caller_who_went_away_leaves_a_stored_event_that_is_seen(tmp_path: Path) -> None:
     spool = open_spool(tmp_path)
     seen: list[Record] = []
-    commit = GroupCommit(Acceptance("feedback", spool, Committed()), seen.extend)
+    commit = GroupCommit(accepting(spool, Committed()), seen.extend)
     caller = asyncio.ensure_future(commit.append([entry("a")]))
     await asyncio.sleep(0)
     caller.cancel()
@@ -164,7 +260,7 @@ async def test_a_caller_who_went_away_leaves_a_stored_event_that_is_seen(tmp_pat
 
 async def test_closing_stores_what_waits(tmp_path: Path) -> None:
     spool = open_spool(tmp_path)
-    commit = GroupCommit(Acceptance("feedback", spool, Committed()), lambda records: None)
+    commit = GroupCommit(accepting(spool, Committed()), lambda records: None)
     waiting = [asyncio.ensure_future(commit.append([entry(f"r{number}")])) for number in range(20)]
     await asyncio.sleep(0)
     await commit.close()
@@ -184,7 +280,7 @@ async def test_an_error_nobody_expected_reaches_its_callers_and_the_next_call_is
                 raise RuntimeError("a defect")
             return {}
 
-    commit = GroupCommit(Acceptance("feedback", spool, Broken()), lambda records: None)
+    commit = GroupCommit(accepting(spool, Broken()), lambda records: None)
     with pytest.raises(ServiceError, match="internal error"):
         await commit.append([entry("a")])
     assert await commit.append([entry("a")]) == 1

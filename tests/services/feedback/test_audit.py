@@ -10,7 +10,8 @@ from sqlalchemy import delete, insert, update
 
 from services.feedback import parquet
 from services.feedback.audit import Report, audit
-from services.feedback.ledger import Ledger, open_database
+from services.feedback.database import open_database
+from services.feedback.ledger import Ledger
 from services.feedback.object_store import Directory
 from services.feedback.sink import FlushLimits, Sink
 from services.feedback.spool import Spool
@@ -75,7 +76,7 @@ def _swap(log: Log) -> None:
 def _rewrite(log: Log) -> None:
     """A row fewer, with a hash that fits."""
     path = log.objects()[0]
-    data = parquet.encode(FEEDBACK.schema, parquet.decode(path.read_bytes())[:1])
+    data = parquet.encode_feedback(parquet.decode(path.read_bytes())[:1])
     path.write_bytes(data)
     log.change(update(segments).where(segments.c.sequence == 1).values(sha256=hashlib.sha256(data).hexdigest()))
 

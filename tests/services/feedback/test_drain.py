@@ -8,8 +8,9 @@ import pytest
 
 from services.feedback.drain import Drain
 from services.feedback.ledger import FencedError, LedgerUnavailableError, Segment
+from services.feedback.log import OffsetOutOfRangeError
 from services.feedback.object_store import ObjectStoreError
-from services.feedback.spool import OffsetOutOfRangeError, Spool
+from services.feedback.spool import Spool
 from tests.services.feedback.samples import entry
 
 ROOM = 1 << 20

@@ -1,6 +1,6 @@
 """The commit point: contiguous, fenced, one transaction, and there after power loss."""
 
-from collections.abc import Iterator
+import threading
 from pathlib import Path
 
 import pytest
@@ -8,25 +8,20 @@ from sqlalchemy import Connection, Engine, select, text
 
 from services.feedback import tables
 from services.feedback.catalogue import Catalogue
+from services.feedback.database import POSTGRES_SECONDS, connect
 from services.feedback.events import Stream
 from services.feedback.ledger import (
     Batch,
     DeadLetter,
     FencedError,
+    Lease,
     Ledger,
     LedgerUnavailableError,
     Segment,
-    open_database,
 )
+from tests.servers import PostgresServer
 
 TOPIC = "11111111-1111-1111-1111-111111111111"
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = open_database(f"sqlite:///{tmp_path}/made/ledger.db")
-    yield engine
-    engine.dispose()
 
 
 @pytest.fixture
@@ -36,7 +31,7 @@ def ledger(engine: Engine) -> Ledger:
 
 def batch(end: int, rows: int, dead: int = 0, ids: tuple[str, ...] = ()) -> Batch:
     letters = [DeadLetter(end - 1 - number, "not valid protobuf", b"\xff") for number in range(dead)]
-    return Batch(end, f"key-{end}", "hash", rows, letters, {event_id: bytes(32) for event_id in ids})
+    return Batch(end, f"key-{end}", "hash", rows, letters, {event_id: bytes(32) for event_id in ids}, ids)
 
 
 def nothing(connection: Connection) -> None:
@@ -119,15 +114,79 @@ def test_more_ids_than_one_query_takes_are_all_found(ledger: Ledger) -> None:
 
 
 def test_commits_reach_the_disk_before_they_return(engine: Engine) -> None:
+    asked = {
+        "sqlite": {"PRAGMA synchronous": 2, "PRAGMA journal_mode": "wal"},
+        "postgresql": {"SHOW synchronous_commit": "on"},
+    }
     with engine.begin() as connection:
-        assert connection.execute(text("PRAGMA synchronous")).scalar() == 2
-        assert connection.execute(text("PRAGMA journal_mode")).scalar() == "wal"
+        for question, answer in asked[engine.dialect.name].items():
+            assert connection.execute(text(question)).scalar() == answer
 
 
-def test_a_database_that_is_away_is_unavailable(ledger: Ledger, engine: Engine) -> None:
-    tables.metadata.drop_all(engine)
+def test_the_sequence_counts_over_all_partitions_of_a_stream(ledger: Ledger) -> None:
+    leases = [ledger.lease("feedback", TOPIC, partition) for partition in range(3)]
+    committed = [ledger.commit(lease, batch(end=2, rows=2), nothing)[1] for lease in reversed(leases)]
+    assert [(segment.sequence, segment.partition) for segment in committed] == [(1, 2), (2, 1), (3, 0)]
+    assert ledger.segments("feedback", after_sequence=1) == committed[1:]
+
+
+def test_commits_to_many_partitions_at_once_have_sequences_without_a_gap_and_all_are_there(ledger: Ledger) -> None:
+    def fill(partition: int) -> None:
+        lease = ledger.lease("feedback", TOPIC, partition)
+        for end in range(1, 11):
+            lease = _insist(ledger, lease, batch(end, rows=1, ids=(f"{partition}-{end}",)))
+
+    threads = [threading.Thread(target=fill, args=(partition,)) for partition in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = ledger.segments("feedback")
+    assert [segment.sequence for segment in found] == list(range(1, 41))
+    assert [ledger.end_offset(TOPIC, partition) for partition in range(4)] == [10] * 4
+
+
+def _insist(ledger: Ledger, lease: Lease, what: Batch) -> Lease:
+    """The first commits of a stream may meet; whoever loses does what a sink does."""
+    while True:
+        try:
+            return ledger.commit(lease, what, nothing)[0]
+        except FencedError:
+            lease = ledger.lease(lease.stream, lease.topic_id, lease.partition)
+
+
+def test_a_writer_frozen_inside_a_commit_does_not_hold_the_others_for_ever(
+    postgres_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger(postgres_engine)
+    lease, _ = ledger.commit(ledger.lease("feedback", TOPIC, 0), batch(end=1, rows=1), nothing)
+    monkeypatch.setitem(POSTGRES_SECONDS, "idle_in_transaction_session_timeout", 1)
+    frozen = connect(postgres_engine.url.render_as_string(hide_password=False))
+    with pytest.raises(LedgerUnavailableError), Ledger(frozen).between_commits("feedback") as connection:
+        # This one holds the stream's row and does nothing. The other waits for it, and gets it.
+        ledger.commit(lease, batch(end=2, rows=1), nothing)
+        connection.execute(text("SELECT 1"))
+    assert ledger.end_offset(TOPIC, 0) == 2
+    frozen.dispose()
+
+
+def test_a_database_that_lacks_what_is_asked_is_unavailable(tmp_path: Path) -> None:
+    engine = connect(f"sqlite:///{tmp_path}/empty.db")
     with pytest.raises(LedgerUnavailableError):
-        ledger.segments("feedback")
+        Ledger(engine).segments("feedback")
+    engine.dispose()
+
+
+def test_a_database_that_is_away_is_unavailable_and_then_back(
+    postgres: PostgresServer, postgres_engine: Engine
+) -> None:
+    ledger = Ledger(postgres_engine)
+    ledger.lease("feedback", TOPIC, 0)
+    postgres.kill()
+    with pytest.raises(LedgerUnavailableError):
+        ledger.lease("feedback", TOPIC, 0)
+    postgres.start()
+    assert ledger.lease("feedback", TOPIC, 0).epoch == 2
 
 
 async def test_readers_page_through_the_catalogue_until_it_is_empty(ledger: Ledger) -> None:

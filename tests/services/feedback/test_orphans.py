@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from services.feedback.ledger import Ledger, Segment, open_database
+from services.feedback.database import open_database
+from services.feedback.ledger import Ledger, Segment
 from services.feedback.object_store import Directory, ObjectStoreError
 from services.feedback.orphans import delete_orphans, find_orphans
 from services.feedback.sink import FlushLimits, Sink, Step

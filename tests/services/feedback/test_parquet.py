@@ -32,11 +32,11 @@ def turn_rows() -> list[parquet.Row]:
 
 
 def digest() -> str:
-    return hashlib.sha256(parquet.encode(FEEDBACK.schema, feedback_rows())).hexdigest()
+    return hashlib.sha256(parquet.encode_feedback(feedback_rows())).hexdigest()
 
 
 def test_feedback_comes_back_as_it_was() -> None:
-    rows = parquet.decode(parquet.encode(FEEDBACK.schema, feedback_rows()))
+    rows = parquet.decode(parquet.encode_feedback(feedback_rows()))
     assert [(row["kind"], row["up"], row["correction"], row["retracts"]) for row in rows] == [
         ("thumb", True, None, None),
         ("correction", None, "a better answer", None),
@@ -47,7 +47,7 @@ def test_feedback_comes_back_as_it_was() -> None:
 
 
 def test_turns_come_back_as_they_were_and_erased_ones_are_rows_too() -> None:
-    rows = parquet.decode(parquet.encode(TURNS.schema, turn_rows()))
+    rows = parquet.decode(parquet.encode_turns(turn_rows()))
     assert rows[0]["context"] == [{"role": "user", "text": "what is it?"}]
     assert (rows[0]["answer"], rows[0]["finish_reason"], rows[0]["finish_time"]) == ("forty-two", "stop", 2_000_000_000)
     assert [row["erased"] for row in rows] == [False, True]

@@ -15,7 +15,8 @@ from thumbwheel.feedback.v1 import events_pb2, feedback_pb2, feedback_pb2_grpc
 from infra.supervision.ports import free_port
 from services.feedback import parquet
 from services.feedback.__main__ import main
-from services.feedback.ledger import Ledger, open_database
+from services.feedback.database import open_database
+from services.feedback.ledger import Ledger
 from tests.services.feedback.samples import KEY, name, thumb, turn
 
 IDENTITY = (("x-tw-tenant", "acme"), ("x-tw-user", "ada"))

@@ -13,10 +13,11 @@ from sqlalchemy import Connection, update
 from services.feedback import parquet, tables
 from services.feedback.frames import Record
 from services.feedback.ledger import Lease, Segment
+from services.feedback.log import LogError
 from services.feedback.sink import Sink, Step
-from services.feedback.spool_folder import SpoolError
 from tests.services.feedback.history import violations
-from tests.services.feedback.world import Disk, ForgetfulLedger, MemoryStore, World
+from tests.services.feedback.memory import MemoryStore
+from tests.services.feedback.world import Disk, ForgetfulLedger, World
 
 SEEDS = 25
 STEPS = 60
@@ -50,8 +51,8 @@ def run(kind: type[World], seed: int, root: Path) -> tuple[list[str], Counter[st
     world = kind(seed, directory)
     try:
         world.run(STEPS)
-        found = violations(world.history, world.catalogue(), world.store, "feedback", world.spool.end_offset)
-    except SpoolError as error:
+        found = violations(world.history, world.catalogue(), world.store, "feedback", world.ends())
+    except LogError as error:
         found = [f"stopped: {error}"]
     finally:
         world.close()

@@ -14,11 +14,13 @@ from sqlalchemy import Engine
 from services.feedback import parquet
 from services.feedback.audit import audit
 from services.feedback.codec import feedback_entry
+from services.feedback.database import open_database
 from services.feedback.frames import frame_bytes
-from services.feedback.ledger import FencedError, Ledger, open_database
+from services.feedback.ledger import FencedError, Ledger
+from services.feedback.log import OffsetOutOfRangeError
 from services.feedback.object_store import Directory, ObjectStoreError
 from services.feedback.sink import FlushLimits, Sink, Step
-from services.feedback.spool import OffsetOutOfRangeError, Spool
+from services.feedback.spool import Spool
 from services.feedback.spool_folder import inspect
 from services.feedback.thumbs import fold
 from tests.services.feedback.samples import FEEDBACK, entry, garbage, thumb

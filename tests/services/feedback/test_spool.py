@@ -9,7 +9,8 @@ import pytest
 
 from services.chassis.errors import UnavailableError
 from services.feedback import frames
-from services.feedback.spool import Device, OffsetOutOfRangeError, Spool
+from services.feedback.log import OffsetOutOfRangeError
+from services.feedback.spool import Device, Spool
 from services.feedback.spool_folder import SpoolDamagedError, SpoolLockedError, inspect
 from tests.services.feedback.samples import entry
 

@@ -9,7 +9,8 @@ from thumbwheel.feedback.v1 import events_pb2
 
 from services.chassis.identity import Caller
 from services.feedback import codec, tables
-from services.feedback.ledger import Ledger, open_database
+from services.feedback.database import open_database
+from services.feedback.ledger import Ledger
 from services.feedback.object_store import Directory
 from services.feedback.principal import principal_of
 from services.feedback.sink import FlushLimits, Sink
@@ -28,7 +29,7 @@ class Service:
         self.engine = open_database(f"sqlite:///{root}/ledger.db")
         self.ledger, self.store = Ledger(self.engine), Directory(root / "objects")
         self.spool = Spool(root / "spool", max_bytes=ROOM, segment_bytes=ROOM)
-        self.rebuilt = catch_up(self.engine, self.ledger, self.store, "feedback")
+        self.rebuilt = catch_up(self.ledger, self.store, "feedback")
         self.sink = Sink(FEEDBACK, self.spool, self.store, self.ledger, FlushLimits(100, ROOM), fold)
         self.sink.assign()
         self.overlay = Overlay(codec.decode_feedback)

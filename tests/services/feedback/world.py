@@ -5,14 +5,13 @@ lost acks of put and commit, failed puts, records twice in the log, records that
 """
 
 import os
-import random
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from services.chassis.errors import UnavailableError
 from services.feedback import codec
-from services.feedback.accept import Acceptance
+from services.feedback.accept import Acceptance, NoClaims
+from services.feedback.database import open_database
 from services.feedback.frames import Entry, Record
 from services.feedback.ledger import (
     Batch,
@@ -22,58 +21,17 @@ from services.feedback.ledger import (
     LedgerUnavailableError,
     Segment,
     Within,
-    open_database,
 )
-from services.feedback.object_store import ObjectMissingError, ObjectStoreError, StoredObject
+from services.feedback.object_store import ObjectStoreError
 from services.feedback.sink import FlushLimits, Sink, Step
 from services.feedback.spool import Device, Spool
 from services.feedback.thumbs import fold
-from tests.services.feedback.history import Catalogue, History
+from tests.services.feedback.faults import CrashError, Faults
+from tests.services.feedback.history import Catalogue, History, Place
+from tests.services.feedback.memory import MemoryStore
 from tests.services.feedback.samples import FEEDBACK, garbage, thumb
 
 CONVERSATIONS = 4
-
-
-class CrashError(BaseException):
-    """kill -9. Not an Exception: nothing may catch it."""
-
-
-class Faults:
-    """Decides by seed, and counts, so that a scenario without its fault is seen."""
-
-    def __init__(self, seed: int) -> None:
-        self.random, self.counts, self.on = random.Random(seed), Counter[str](), True
-
-    def strike(self, name: str, probability: float) -> bool:
-        hit = self.on and self.random.random() < probability
-        self.counts[name] += hit
-        return hit
-
-
-class MemoryStore:
-    """An object store that loses acks."""
-
-    def __init__(self, faults: Faults) -> None:
-        self.objects: dict[str, bytes] = {}
-        self._faults = faults
-
-    def put(self, key: str, data: bytes) -> None:
-        if self._faults.strike("put failed", 0.05):
-            raise ObjectStoreError("refused")
-        self.objects[key] = data
-        if self._faults.strike("put ack lost", 0.05):
-            raise ObjectStoreError("reset")
-
-    def get(self, key: str) -> bytes:
-        if key not in self.objects:
-            raise ObjectMissingError(key)
-        return self.objects[key]
-
-    def delete(self, key: str) -> None:
-        self.objects.pop(key, None)
-
-    def list(self, prefix: str) -> Iterator[StoredObject]:
-        return (StoredObject(key, 1) for key in sorted(self.objects) if key.startswith(prefix))
 
 
 class ForgetfulLedger(Ledger):
@@ -164,6 +122,9 @@ class World:
         """What readers go by."""
         return self.ledger
 
+    def ends(self) -> dict[Place, int]:
+        return {(self.spool.topic_id, 0): self.spool.end_offset}
+
     def close(self) -> None:
         self._stop()
         self.engine.dispose()
@@ -174,7 +135,7 @@ class World:
         )
         self._running = True
         self.sink = self._new_sink()
-        self.acceptance = Acceptance(FEEDBACK.stream, self.spool, self.ledger)
+        self.acceptance = Acceptance(FEEDBACK.stream, self.spool, self.ledger, NoClaims())
         self.acceptance.remember(self.spool.read(self.sink.position, 1_000, 1 << 20))
 
     def _stop(self) -> None:

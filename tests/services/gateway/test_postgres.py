@@ -64,7 +64,7 @@ async def test_the_process_ends_with_that_word_and_its_command_helps(
     parser = argparse.ArgumentParser()
     add_migrate_command(parser, empty)
     assert await run_migrate_command(parser.parse_args([])) == 0
-    assert f"at {HEAD}, was empty" in capsys.readouterr().out
+    assert f"at {HEAD}, was without a revision" in capsys.readouterr().out
     assert await run_at(empty, "create", "--user", "ada") == 0
     assert capsys.readouterr().out.startswith("tw_")
 

@@ -1,38 +1,260 @@
-"""No user text in logs, whatever goes wrong."""
+"""S2: canaries in every field of every RPC, in bodies, paths, queries and headers, while everything works and while each service
+fails: none of them, and no key, is in a log line, a metric or a span.
+"""
 
+import io
+import itertools
+import json
 import logging
-from contextlib import suppress
+import re
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
+from google.protobuf import json_format
+from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
+from google.protobuf.message_factory import GetMessageClass
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from prometheus_client import generate_latest
 
-from tests.services.gateway.fakes import FORBIDDEN
-from tests.services.gateway.house import House
+from services.chassis import interceptor
+from services.chassis.telemetry import LineFormatter
+from services.gateway.access import ROUTES
+from services.gateway.http import door
+from tests.services.gateway.fakes import BAD_WORD, FORBIDDEN, Backends
+from tests.services.gateway.house import House, house
+from tests.services.gateway.issuer import AUDIENCE, Issuer, running_issuer
+from tests.services.gateway.mutations import UUID
+from tests.services.gateway.test_denied import METHODS, VALID
 
-CANARY = "canary-5f2d81"
-
-
-async def test_what_users_write_is_in_no_log_line(gateway: House, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG)
-    gateway.fakes.generator.deltas = [f"answer {CANARY}"]
-    fakes = gateway.fakes
-    for broken in (None, fakes.guardrail, fakes.enhancer, fakes.session, fakes.generator):
-        if broken:
-            broken.away = True
-        for text in (CANARY, f"{CANARY} {FORBIDDEN}", CANARY * 10_000):
-            with suppress(grpc.aio.AioRpcError):
-                await gateway.ask(text)
-            body: dict[str, object] = {"input": {"text": text, CANARY: 1}}
-            await _post(gateway, "/api/messages", body)
-            body = {"model": "thumbwheel", "messages": [{"role": "user", "content": text}]}
-            await _post(gateway, "/v1/chat/completions", body)
-        if broken:
-            broken.away = False
-    assert len(caplog.records) > 30
-    assert [record for record in caplog.records if CANARY in record.getMessage() + str(record.__dict__)] == []
-    assert gateway.key not in caplog.text
+LEAST_CANARIES = 200
 
 
-async def _post(gateway: House, path: str, body: dict[str, object]) -> None:
-    async with gateway.http.post(gateway.url + path, json=body, headers=gateway.headers()) as response:
+class Canaries:
+    """Words that nobody else says, each with the place where it was said."""
+
+    def __init__(self) -> None:
+        self.places: dict[str, str] = {}
+
+    def new(self, place: str) -> str:
+        word = f"canary{len(self.places):05d}x"
+        self.places[word] = place
+        return word
+
+    def found_in(self, text: str) -> list[str]:
+        """The places of those that are there."""
+        return [self.places[word] for word in sorted(set(re.findall(r"canary\d{5}x", text)))]
+
+
+class Seen:
+    """Everything that leaves a service beside its answers."""
+
+    def __init__(self) -> None:
+        self.logs, self._spans = io.StringIO(), InMemorySpanExporter()
+        self.provider = TracerProvider()
+        self.provider.add_span_processor(SimpleSpanProcessor(self._spans))
+
+    def texts(self) -> dict[str, str]:
+        spans = "\n".join(span.to_json() for span in self._spans.get_finished_spans())
+        return {"logs": self.logs.getvalue(), "metrics": generate_latest().decode(), "spans": spans}
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Seen]:
+    watching = Seen()
+    for module in (interceptor, door):
+        monkeypatch.setattr(module, "tracer", lambda: watching.provider.get_tracer("thumbwheel"))
+    # As `configure_logs` sets them, and more: both formats, and our own lines from debug up.
+    root, ours = logging.getLogger(), logging.getLogger("services")
+    handlers = [logging.StreamHandler(watching.logs) for _ in range(2)]
+    for handler, as_json in zip(handlers, (False, True), strict=True):
+        handler.setFormatter(LineFormatter("gateway", as_json))
+        root.addHandler(handler)
+    level = ours.level
+    ours.setLevel(logging.DEBUG)
+    yield watching
+    ours.setLevel(level)
+    for handler in handlers:
+        root.removeHandler(handler)
+
+
+def _fails_with_the_users_words(fakes: Backends) -> None:
+    """A foreign exception that quotes what it was given, as they do."""
+
+    async def fail() -> None:
+        raise RuntimeError(f"cannot judge {fakes.guardrail.outputs[-1].prompt}")
+
+    fakes.guardrail.before_verdict = fail
+
+
+# Name, how it begins.
+STATES: dict[str, Callable[[Backends], None]] = {
+    "all well": lambda fakes: None,
+    "guardrail away": lambda fakes: setattr(fakes.guardrail, "away", True),
+    "enhancer away": lambda fakes: setattr(fakes.enhancer, "away", True),
+    "session away": lambda fakes: setattr(fakes.session, "away", True),
+    "generator away": lambda fakes: setattr(fakes.generator, "away", True),
+    "feedback away": lambda fakes: setattr(fakes.feedback, "away", True),
+    "generator breaks": lambda fakes: setattr(fakes.generator, "breaks_after", 1),
+    "guardrail crashes": _fails_with_the_users_words,
+    "no verdicts": lambda fakes: setattr(fakes.guardrail, "gives_verdicts", False),
+    "answer is bad": lambda fakes: setattr(fakes.generator, "deltas", ["well, ", BAD_WORD]),
+}
+
+
+def _text_fields(descriptor: Descriptor, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for field in descriptor.fields:
+        if field.type == FieldDescriptor.TYPE_STRING:
+            yield (*path, field.json_name)
+        elif field.message_type is not None and len(path) < 3:
+            yield from _text_fields(field.message_type, (*path, field.json_name))
+
+
+TEXT_FIELDS = [(method, path) for method in METHODS for path in _text_fields(method.input_type)]
+
+
+def _request(method: MethodDescriptor, path: tuple[str, ...], word: str, answer_id: str) -> Any:
+    """A right request, but for one field."""
+    message = GetMessageClass(method.input_type)()
+    for field in method.input_type.fields:
+        if field.name == "message_id":
+            message.message_id = answer_id
+    json_format.ParseDict(VALID.get(method.name, {}), message)
+    part: Any = message
+    for name in path[:-1]:
+        field = part.DESCRIPTOR.fields_by_camelcase_name[name]
+        part = getattr(part, field.name)
+        part = part.add() if field.is_repeated else part
+    field = part.DESCRIPTOR.fields_by_camelcase_name[path[-1]]
+    if field.is_repeated:
+        getattr(part, field.name).append(word)
+    else:
+        setattr(part, field.name, word)
+    return message
+
+
+async def _call(gateway: House, method: MethodDescriptor, request: Any, metadata: Any) -> None:
+    channel: Any = gateway.channel
+    path, data = f"/{method.containing_service.full_name}/{method.name}", request.SerializeToString()
+    try:
+        if method.server_streaming:
+            async for _ in channel.unary_stream(path)(data, timeout=20, metadata=metadata):
+                pass
+        else:
+            await channel.unary_unary(path)(data, timeout=20, metadata=metadata)
+    except grpc.aio.AioRpcError:
+        pass
+
+
+async def _http(gateway: House, route: str, headers: dict[str, str], body: bytes = b"", query: str = "") -> None:
+    method, path = route.split(" ")
+    async with gateway.http.request(method, gateway.url + path + query, data=body, headers=headers) as response:
         await response.read()
+
+
+@asynccontextmanager
+async def _open(directory: Path) -> AsyncIterator[tuple[House, Issuer]]:
+    async with running_issuer() as issuer:
+        entry = {"issuer": issuer.url, "audience": AUDIENCE, "tenant": "acme"}
+        async with house(directory, oidc_issuers=(entry,), finish_seconds=0.2) as gateway:
+            yield gateway, issuer
+
+
+async def test_no_canary_and_no_key_is_in_logs_metrics_or_spans(tmp_path: Path, seen: Seen) -> None:
+    canaries = Canaries()
+    async with _open(tmp_path) as (gateway, issuer):
+        answer_id = (await gateway.ask())[0].message_id
+        for state, begin in STATES.items():
+            with _state(gateway.fakes, begin):
+                await _through_every_rpc(gateway, canaries, state, answer_id)
+                await _through_every_route(gateway, canaries, state)
+        tokens = await _through_the_header(gateway, issuer, canaries)
+        # Not in vain: they reached the services behind, and came back.
+        assert any(canaries.found_in(str(request)) for request in gateway.fakes.generator.requests)
+        assert any(canaries.found_in(message.text) for message in gateway.fakes.session.messages.values())
+        secrets = [gateway.key, gateway.other_key, gateway.key.removeprefix("tw_"), *tokens]
+    assert len(canaries.places) >= LEAST_CANARIES
+    for where, text in seen.texts().items():
+        assert canaries.found_in(text) == [], where
+        assert [secret for secret in secrets if secret in text] == [], where
+    assert len(seen.texts()["logs"].splitlines()) > 2 * LEAST_CANARIES
+    assert "at=" in seen.texts()["logs"], "no crash was logged"
+    assert len(seen.texts()["spans"]) > 100 * LEAST_CANARIES
+
+
+async def _through_every_rpc(gateway: House, canaries: Canaries, state: str, answer_id: str) -> None:
+    for method, path in TEXT_FIELDS:
+        word = canaries.new(f"{state}: {method.name} {'.'.join(path)}")
+        gateway.fakes.generator.deltas[0] = f"{word} "
+        if path[-1] == "text" and len(canaries.places) % 2:
+            word = f"{word} {FORBIDDEN}"
+        await _call(gateway, method, _request(method, path, word, answer_id), gateway.metadata())
+
+
+async def _through_every_route(gateway: House, canaries: Canaries, state: str) -> None:
+    for route in ROUTES:
+        word = canaries.new(f"{state}: {route}")
+        named = re.sub(r"\{\w+\}", word, route)
+        body = json.dumps({word: word, "input": {"text": word, word: 1}}).encode()
+        await _http(gateway, named, gateway.headers(), body, f"?page_size={word}&page_token={word}&after={word}")
+        await _http(gateway, named + word, gateway.headers(), word.encode())
+    completion = {"model": "thumbwheel", "messages": [{"role": "user", "content": canaries.new("completion")}]}
+    for wrong in (
+        {},
+        {"user": canaries.new("user")},
+        {"tools": [canaries.new("tools")]},
+        {"model": canaries.new("model")},
+    ):
+        body = json.dumps(completion | wrong).encode()
+        await _http(gateway, "POST /v1/chat/completions", gateway.headers(), body)
+
+
+async def _through_the_header(gateway: House, issuer: Issuer, canaries: Canaries) -> list[str]:
+    """Bearers of all kinds, and names of requests that are none. Returns the tokens."""
+    now = time.time()
+    claims: list[dict[str, Any]] = [
+        {},
+        {"exp": now - 90},
+        {"aud": canaries.new("aud")},
+        {"sub": canaries.new("sub") + "/"},
+        {"iss": canaries.new("iss")},
+    ]
+    tokens = [issuer.token(jti=canaries.new("jti"), **changed) for changed in claims]
+    tokens.append(issuer.token(header={"kid": canaries.new("kid")}))
+    bearers = [f"tw_{canaries.new('key'):A<43}", f"tw_{canaries.new('short')}", canaries.new("no bearer"), *tokens]
+    get = next(method for method in METHODS if method.name == "ListConversations")
+    empty = GetMessageClass(get.input_type)()
+    for bearer, scheme in itertools.product(bearers, ("Bearer", canaries.new("scheme"))):
+        request_id = f"a name: {canaries.new('request id')}"
+        metadata = (("authorization", f"{scheme} {bearer}"), ("x-request-id", request_id), ("x-tw-user", bearer[:40]))
+        await _call(gateway, get, empty, metadata)
+        headers = {"authorization": f"{scheme} {bearer}", "x-request-id": request_id, "cookie": f"tw_key={bearer}"}
+        await _http(gateway, "GET /api/conversations", headers)
+        await _http(gateway, "GET /api/loop/report/one", {"cookie": f"tw_key={bearer}"})
+    return tokens
+
+
+@contextmanager
+def _state(fakes: Backends, begin: Callable[[Backends], None]) -> Iterator[None]:
+    begin(fakes)
+    yield
+    for fake in (fakes.guardrail, fakes.enhancer, fakes.session, fakes.generator, fakes.feedback):
+        fake.away = False
+    fakes.generator.deltas, fakes.generator.breaks_after = ["The ", "answer ", "is ", "42."], None
+    fakes.guardrail.before_verdict, fakes.guardrail.gives_verdicts = None, True
+
+
+def test_the_watch_would_see_one(seen: Seen) -> None:
+    canaries = Canaries()
+    logging.getLogger("services.gateway").warning("the user said %s", canaries.new("a log line"))
+    with seen.provider.get_tracer("thumbwheel").start_as_current_span(canaries.new("a span")):
+        pass
+    assert canaries.found_in(seen.texts()["logs"]) == ["a log line"]
+    assert canaries.found_in(seen.texts()["spans"]) == ["a span"]
+    assert UUID not in seen.texts()["metrics"]

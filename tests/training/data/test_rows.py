@@ -51,7 +51,7 @@ def test_feedback_reads_as_the_sink_writes_it() -> None:
     values = [Thumb(False), Correction("better"), Retraction("thumb")]
     rows = [parquet.feedback_row(replace(EVENT, value=value)) for value in values]
     thumb, correction, retraction = feedback_rows(table(parquet.FEEDBACK_SCHEMA, rows), SEGMENT)
-    assert (thumb.kind, thumb.up, thumb.message_id, thumb.position) == (Kind.THUMB, False, uid("m"), ("topic", 0, 0))
+    assert (thumb.kind, thumb.up, thumb.message_id, thumb.place) == (Kind.THUMB, False, uid("m"), (0, 1, 0))
     assert (correction.kind, correction.text) == (Kind.CORRECTION, "better")
     assert (retraction.kind, retraction.retracts) == (Kind.RETRACTION, "thumb")
 

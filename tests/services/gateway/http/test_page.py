@@ -11,8 +11,9 @@ from google.protobuf import json_format
 from thumbwheel.chat.v1 import chat_pb2
 from yarl import URL
 
+from services.gateway.credential import USUAL_SCOPES
 from tests.services.gateway.fakes import CANDIDATE, STABLE
-from tests.services.gateway.house import House, house, kinds_of, text_of
+from tests.services.gateway.house import BOB, House, house, kinds_of, new_key, text_of
 
 
 async def read_events(
@@ -219,3 +220,13 @@ async def test_metrics_name_what_happened_and_never_what_was_said(gateway: House
 async def test_metrics_can_be_taken_off_the_public_port(tmp_path: Path) -> None:
     async with house(tmp_path, http_metrics=False) as gateway, gateway.http.get(f"{gateway.url}/metrics") as response:
         assert response.status == 404
+
+
+async def test_a_caller_is_told_as_whom_they_are_known_and_what_they_may_do(gateway: House) -> None:
+    usual = await new_key(gateway.store, BOB, scopes=USUAL_SCOPES)
+    for key, user, scopes in (
+        (gateway.key, "ada", ["chat", "feedback", "account", "operate"]),
+        (usual, "bob", ["chat", "feedback", "account"]),
+    ):
+        async with gateway.http.get(gateway.url + "/api/account", headers=gateway.headers(key)) as response:
+            assert await response.json() == {"tenant": "acme", "user": user, "scopes": scopes}

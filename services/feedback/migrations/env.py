@@ -1,0 +1,15 @@
+"""Alembic's entry, which runs on import by Alembic's own rule: moves the schema on the connection that database.py opened."""
+
+from alembic import context
+
+from services.feedback import tables
+from services.feedback.database import REVISION_TABLE
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=tables.metadata,
+    version_table=REVISION_TABLE,
+    transactional_ddl=True,
+)
+with context.begin_transaction():
+    context.run_migrations()

@@ -1,0 +1,112 @@
+"""The schema: what is there is moved, on SQLite by the service itself; an old Postgres is refused; yesterday's state goes on."""
+
+import shutil
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import text
+
+from services.feedback import codec, database, tables
+from services.feedback.audit import audit
+from services.feedback.database import HEAD, connect, migrate, open_database, revision
+from services.feedback.ledger import Ledger
+from services.feedback.object_store import Directory
+from services.feedback.principal import principal_of
+from services.feedback.sink import FlushLimits, Sink
+from services.feedback.spool import Spool
+from services.feedback.spool_folder import inspect
+from services.feedback.thumbs import Overlay, Thumbs, catch_up, fold
+from tests.services.feedback.samples import ADA, FEEDBACK, KEY, entry, name
+
+STATE = Path(__file__).parent / "golden" / "state_v1"
+ROOM = 1 << 20
+
+
+def test_the_code_knows_the_newest_revision() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(database.__file__).parent / "migrations"))
+    config.set_main_option("path_separator", "os")
+    assert ScriptDirectory.from_config(config).get_current_head() == HEAD
+
+
+def test_the_migrations_make_the_tables_that_the_code_uses(tmp_path: Path) -> None:
+    engine = open_database(f"sqlite:///{tmp_path}/made/ledger.db")
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"version_table": database.REVISION_TABLE})
+        assert compare_metadata(context, tables.metadata) == []
+    engine.dispose()
+
+
+def test_a_database_that_is_up_to_date_starts_without_alembic(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    open_database(url).dispose()
+    program = f"import sys; from services.feedback.database import open_database as o; o({url!r}); print('alembic' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_a_migration_that_fails_leaves_everything_as_it_was(tmp_path: Path) -> None:
+    url = f"sqlite:///{yesterday(tmp_path)}/ledger.db"
+    engine = connect(url)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE claims (x INTEGER)"))
+    with pytest.raises(Exception, match="already exists"):
+        migrate(engine)
+    assert revision(engine) is None
+    with engine.begin() as connection:
+        assert connection.execute(text("SELECT count(*) FROM segments")).scalar() == 3
+    engine.dispose()
+
+
+def yesterday(tmp_path: Path) -> Path:
+    """The state folder that the first release left behind, with two events still in its spool."""
+    root = tmp_path / "state"
+    shutil.copytree(STATE, root)
+    connection = sqlite3.connect(root / "ledger.db")
+    connection.executescript((root / "ledger.sql").read_text())
+    connection.close()
+    return root
+
+
+async def test_yesterdays_state_goes_on(tmp_path: Path) -> None:
+    root = yesterday(tmp_path)
+    engine = open_database(f"sqlite:///{root}/ledger.db")
+    ledger, store = Ledger(engine), Directory(root / "objects")
+    assert not catch_up(ledger, store, "feedback"), "the thumbs were carried over"
+    spool = Spool(root / "spool" / "feedback", max_bytes=ROOM, segment_bytes=ROOM)
+    sink = Sink(FEEDBACK, spool, store, ledger, FlushLimits(100, ROOM), fold)
+    sink.assign()
+    overlay = Overlay(codec.decode_feedback)
+    overlay.take(spool.read(sink.position, 100, ROOM))
+    thumbs, principal = Thumbs(engine, overlay), principal_of(KEY, ADA)
+    messages = {text: name(text) for text in "mnop"}
+    standing = await thumbs.get(principal, list(messages.values()))
+    assert standing == {messages["m"]: False, messages["n"]: False, messages["p"]: True}
+
+    overlay.take(spool.append([entry("new", message="n")]))
+    assert [record.entry.event_id for record in spool.read(5, 100, ROOM)] == [
+        entry(request).event_id for request in ("e", "f", "new")
+    ]
+    sink.flush()
+    overlay.trim(sink.position)
+    assert [segment.sequence for segment in ledger.segments("feedback")] == [1, 2, 3]
+    assert (await thumbs.get(principal, list(messages.values())))[messages["n"]] is True
+    assert catch_up(ledger, store, "feedback") is False
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM thumb_positions"))
+    assert catch_up(ledger, store, "feedback") is True, "from objects of both versions"
+    assert (await thumbs.get(principal, list(messages.values()))) == {
+        messages["m"]: False,
+        messages["n"]: True,
+        messages["p"]: True,
+    }
+    spool.close()
+    assert audit(ledger, store, lambda stream: inspect(root / "spool" / stream)).problems == []
+    engine.dispose()
