@@ -27,6 +27,8 @@ class ServiceError(Exception):
 
     code = grpc.StatusCode.INTERNAL
     reason = "INTERNAL"
+    # A peer's error on its way to our caller.
+    passed_on = False
 
     def __init__(
         self, text: str, *, reason: str = "", field: str = "", limit: str = "", retry_seconds: float = 0.0
@@ -102,18 +104,7 @@ class DeadlineExceededError(ServiceError):
     reason = "DEADLINE_EXCEEDED"
 
 
-KINDS: tuple[type[ServiceError], ...] = (
-    InvalidArgumentError,
-    UnauthenticatedError,
-    PermissionDeniedError,
-    NotFoundError,
-    AlreadyExistsError,
-    FailedPreconditionError,
-    ResourceExhaustedError,
-    UnavailableError,
-    DeadlineExceededError,
-)
-KIND_BY_CODE = {kind.code: kind for kind in KINDS}
+KIND_BY_CODE = {kind.code: kind for kind in ServiceError.__subclasses__()}
 
 
 def status_details(error: ServiceError) -> bytes:
@@ -137,6 +128,12 @@ def from_rpc(error: grpc.aio.AioRpcError, peer: str) -> ServiceError:
 
     A code outside the table (UNKNOWN, INTERNAL, CANCELLED by a dying peer …) is the peer's fault and becomes UnavailableError.
     """
+    translated = _translate(error, peer)
+    translated.passed_on = True
+    return translated
+
+
+def _translate(error: grpc.aio.AioRpcError, peer: str) -> ServiceError:
     kind = KIND_BY_CODE.get(error.code(), UnavailableError)
     info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
     for detail in _details(error):

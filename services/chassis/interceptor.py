@@ -1,4 +1,5 @@
-"""What happens around every call, in one place and in this order: identity, deadline, rule, call, error to status, metrics, log.
+"""What happens around every call, in one place and in this order: identity, deadline, rule, admission, call, error to status,
+metrics, log.
 
 One interceptor and not six, because each layer of grpc.aio interceptors costs time on the path to the first token.
 """
@@ -8,17 +9,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any
 
 import grpc
 from opentelemetry.propagate import extract
 from opentelemetry.trace import set_span_in_context
 
-from services.chassis.errors import DETAILS_KEY, InvalidArgumentError, ServiceError, status_details
+from services.chassis.admission import Admission, Priority
+from services.chassis.errors import (
+    DETAILS_KEY,
+    InvalidArgumentError,
+    ResourceExhaustedError,
+    ServiceError,
+    status_details,
+)
 from services.chassis.identity import CallContext, bind_call, caller_from
 from services.chassis.mutual_tls import Callers, require_peer
+from services.chassis.retries import PUSH_BACK_KEY, push_back
+from services.chassis.settings import ServiceSettings
 from services.chassis.telemetry import RPC_SECONDS, RPCS, RPCS_RUNNING, fields, tracer
 
 log = logging.getLogger(__name__)
@@ -27,13 +37,26 @@ log = logging.getLogger(__name__)
 EXEMPT_PREFIXES = ("/grpc.health.", "/grpc.reflection.")
 MALFORMED = object()
 INTERNAL_TEXT = "internal error"
+# Behind a reader who takes nothing the status waits as well: it is sent once they read again, or when their deadline ends.
+STATUS_SECONDS = 1.0
+
+Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps unary and server-streaming methods of a service."""
+    """Wraps unary and server-streaming methods of a service. `batch` holds the paths of methods that are refused first."""
 
-    def __init__(self, max_rpc_seconds: float, callers: Callers | None = None, *, secure: bool = False) -> None:
-        self._max_rpc_seconds = max_rpc_seconds
+    def __init__(
+        self,
+        settings: ServiceSettings,
+        admission: Admission,
+        batch: Collection[str],
+        callers: Callers | None,
+        *,
+        secure: bool,
+    ) -> None:
+        self._max_rpc_seconds, self._write_seconds = settings.max_rpc_seconds, settings.max_write_seconds
+        self._admission, self._batch = admission, batch
         self._callers, self._secure = callers, secure
 
     async def intercept_service(
@@ -55,24 +78,27 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         )
 
     def _unary(self, method: str, behaviour: Any) -> Any:
-        async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        async def call(request: Any, context: Context) -> Any:
             async with self._around(method, request, context):
                 return await behaviour(request, context)
 
         return call
 
     def _stream(self, method: str, behaviour: Any) -> Any:
-        async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
-            async with self._around(method, request, context):
-                async for response in behaviour(request, context):
-                    yield response
+        async def call(request: Any, context: Context) -> None:
+            async with (
+                self._around(method, request, context) as answered,
+                aclosing(behaviour(request, context)) as responses,
+            ):
+                async for response in responses:
+                    await self._write(context, response)
+                    answered()
 
         return call
 
     @asynccontextmanager
-    async def _around(
-        self, method: str, request: Any, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> AsyncIterator[None]:
+    async def _around(self, method: str, request: Any, context: Context) -> AsyncIterator[Callable[[], None]]:
+        """Yields what tells that the first answer is out; a call that ends well has told."""
         started, code = time.perf_counter(), grpc.StatusCode.OK
         metadata = context.invocation_metadata() or ()
         caller, request_id = caller_from(metadata)
@@ -85,10 +111,15 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             if request is MALFORMED:
                 text = "the request is not valid protobuf, or a text is not valid UTF-8"
                 raise InvalidArgumentError(text, field="request")
-            yield
+            ticket = self._admission.enter(name, Priority.BATCH if method in self._batch else Priority.INTERACTIVE)
+            try:
+                yield lambda: self._admission.answered(ticket)
+                self._admission.answered(ticket)
+            finally:
+                self._admission.leave(ticket)
         except ServiceError as error:
             code = error.code
-            await context.abort(code, error.text, ((DETAILS_KEY, status_details(error)),))
+            await _fail(context, error, push_back(error, method, request, context))
         except (asyncio.CancelledError, GeneratorExit):
             code = grpc.StatusCode.CANCELLED
             raise
@@ -99,13 +130,21 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             # The last line of defence: nothing foreign may reach a caller.
             code = grpc.StatusCode.INTERNAL
             log.exception("call failed", extra=fields(method=name, request_id=request_id))
-            await context.abort(code, INTERNAL_TEXT, ((DETAILS_KEY, status_details(ServiceError(INTERNAL_TEXT))),))
+            await _fail(context, ServiceError(INTERNAL_TEXT), None)
         finally:
             span.set_attribute("rpc.grpc.status_code", code.value[0])
             span.end()
             self._record(name, code, time.perf_counter() - started, request_id)
 
-    def _deadline(self, context: grpc.aio.ServicerContext[Any, Any]) -> float:
+    async def _write(self, context: Context, response: Any) -> None:
+        try:
+            async with asyncio.timeout(self._write_seconds):
+                await context.write(response)
+        except TimeoutError as error:
+            limit = f"{self._write_seconds:g} s a message"
+            raise ResourceExhaustedError("the reader takes nothing", reason="READER_TOO_SLOW", limit=limit) from error
+
+    def _deadline(self, context: Context) -> float:
         remaining = context.time_remaining()
         if remaining is None:
             raise InvalidArgumentError(
@@ -124,6 +163,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             "call ended",
             extra=fields(method=name, code=code.name, ms=round(seconds * 1000, 1), request_id=request_id),
         )
+
+
+async def _fail(context: Context, error: ServiceError, again: str | None) -> None:
+    details = (DETAILS_KEY, status_details(error))
+    with suppress(TimeoutError):
+        async with asyncio.timeout(STATUS_SECONDS):
+            await context.abort(error.code, error.text, (details, (PUSH_BACK_KEY, again)) if again else (details,))
 
 
 def _tolerant(deserializer: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:

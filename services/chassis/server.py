@@ -18,6 +18,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
+from services.chassis.admission import Admission
+from services.chassis.channel import KEEPALIVE_OPTIONS
 from services.chassis.interceptor import CallInterceptor
 from services.chassis.mutual_tls import Callers, server_credentials
 from services.chassis.settings import ServiceSettings
@@ -33,29 +35,41 @@ class Registration:
     """One gRPC service: `add` is the generated add_…Servicer_to_server, `name` the full name for health and reflection.
 
     `on_drain` is called when running calls get their last `drain_seconds`: streams that can go on elsewhere end themselves.
+    `batch` names the methods that a full server refuses before the others.
     """
 
     name: str
     add: Callable[[Any, Any], None]
     servicer: Any
     on_drain: Callable[[], None] | None = None
+    batch: frozenset[str] = frozenset()
 
 
 Wiring = Callable[[SettingsT], AbstractAsyncContextManager[Sequence[Registration]]]
 
 
+# What a refused peer waits before its only second try.
+RETRY_SECONDS = 0.2
+
+
 def server_options(settings: ServiceSettings) -> list[tuple[str, int]]:
     """Why each: see the channel's twin. The pending limits are raised because the defaults cancel 27 % of a burst of 5,000."""
-    return [
+    options = [
+        *KEEPALIVE_OPTIONS,
+        # Shorter than what clients of ours do, or the third ping is answered with GOAWAY.
+        ("grpc.http2.min_ping_interval_without_data_ms", 3_000),
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", 4 * 1024 * 1024),
         ("grpc.max_metadata_size", 16 * 1024),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
-        ("grpc.max_connection_age_ms", 300_000),
+        ("grpc.server_handshake_timeout_ms", 10_000),
+        ("grpc.max_connection_age_ms", int(settings.connection_age_seconds * 1000)),
         ("grpc.max_connection_age_grace_ms", 600_000),
         ("grpc.server.max_pending_requests", 2 * settings.max_concurrent_rpcs),
         ("grpc.server.max_pending_requests_hard_limit", 2 * settings.max_concurrent_rpcs),
     ]
+    if settings.max_connection_rpcs:
+        options.append(("grpc.max_concurrent_streams", settings.max_connection_rpcs))
+    return options
 
 
 @asynccontextmanager
@@ -68,10 +82,13 @@ async def serving(
         callers: which services may call which method; None: a public door, which asks for keys and not for certificates.
     """
     tls = settings.tls_files() if callers is not None else None
+    admission = Admission("server", settings.sure_concurrent_rpcs, settings.max_concurrent_rpcs, RETRY_SECONDS)
+    batch = {f"/{registration.name}/{method}" for registration in registrations for method in registration.batch}
     server = grpc.aio.server(
-        interceptors=[CallInterceptor(settings.max_rpc_seconds, callers, secure=tls is not None)],
+        interceptors=[CallInterceptor(settings, admission, batch, callers, secure=tls is not None)],
         options=server_options(settings),
-        maximum_concurrent_rpcs=settings.max_concurrent_rpcs,
+        # grpc.aio's own limit refuses health checks too: it stands behind ours.
+        maximum_concurrent_rpcs=2 * settings.max_concurrent_rpcs,
     )
     checks = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)

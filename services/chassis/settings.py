@@ -23,11 +23,19 @@ class ServiceSettings(BaseSettings):
     port: int = Field(ge=0, le=65535, description="gRPC port; 0 picks a free one")
     metrics_port: int = Field(0, ge=0, le=65535, description="port of /metrics; 0 serves none")
     max_concurrent_rpcs: int = Field(
-        1000, ge=1, description="calls at once; one more is refused with RESOURCE_EXHAUSTED"
+        1000, ge=1, description="most calls at once, fewer while they wait: the rest is refused with RESOURCE_EXHAUSTED"
     )
+    sure_concurrent_rpcs: int = Field(64, ge=1, description="calls at once that are taken however long they wait")
+    max_connection_rpcs: int = Field(0, ge=0, description="calls at once on one connection; 0: no limit")
     max_rpc_seconds: float = Field(900.0, gt=0, description="longest deadline that a caller may ask for")
+    max_write_seconds: float = Field(
+        30.0, gt=0, description="how long one message of a stream waits for its reader; then the stream is cut"
+    )
+    connection_age_seconds: float = Field(
+        300.0, gt=0, description="after it (± 10 %) clients connect anew, and find new replicas"
+    )
     lame_duck_seconds: float = Field(
-        0.0, ge=0, description="time between not-ready and closing the door, for load balancers"
+        0.25, ge=0, description="between not-ready and closing the door: until clients and load balancers have seen it"
     )
     drain_seconds: float = Field(10.0, ge=0, description="time that running calls get at shutdown")
     log_format: str = Field("text", pattern="^(text|json)$", description="text for people, json for machines")

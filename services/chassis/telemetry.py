@@ -11,28 +11,12 @@ from typing import Any
 from opentelemetry import trace
 from prometheus_client import Counter, Gauge, Histogram
 
-LATENCY_BUCKETS_SECONDS = (
-    0.001,
-    0.0025,
-    0.005,
-    0.01,
-    0.025,
-    0.05,
-    0.1,
-    0.25,
-    0.5,
-    1,
-    2.5,
-    5,
-    10,
-    30,
-    60,
-    300,
-)
+LATENCY_BUCKETS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 RPCS = Counter("thumbwheel_rpcs_total", "Finished calls by method and status code.", ["method", "code"])
 RPC_SECONDS = Histogram("thumbwheel_rpc_seconds", "Duration of calls.", ["method"], buckets=LATENCY_BUCKETS_SECONDS)
 RPCS_RUNNING = Gauge("thumbwheel_rpcs_running", "Calls that run now.", ["method"])
+ADMISSION_LIMIT = Gauge("thumbwheel_admission_limit", "Calls that may be in flight now, by door.", ["door"])
 LOOP_LAG_SECONDS = Histogram(
     "thumbwheel_event_loop_lag_seconds", "How late the event loop wakes up.", buckets=LATENCY_BUCKETS_SECONDS
 )
@@ -57,14 +41,7 @@ class LineFormatter(logging.Formatter):
         where = _where(record)
         if self.as_json:
             stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created))
-            line = {
-                "time": stamp,
-                "level": level,
-                "service": self.service,
-                "event": phrase,
-                **values,
-                **where,
-            }
+            line = {"time": stamp, "level": level, "service": self.service, "event": phrase, **values, **where}
             return json.dumps(line, default=str)
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
         pairs = " ".join(f"{key}={value}" for key, value in {**values, **where}.items())

@@ -49,6 +49,10 @@ EventT = TypeVar("EventT")
 log = logging.getLogger(__name__)
 
 
+# Session's relay and training ask again by themselves; a thumb waits for its ack.
+BATCH = frozenset({"AppendTurns", "ListSegments", "CountThumbs"})
+
+
 @asynccontextmanager
 async def wiring(settings: FeedbackSettings) -> AsyncIterator[Sequence[Registration]]:
     """Open stores and both streams; close them in reverse."""
@@ -63,7 +67,7 @@ async def wiring(settings: FeedbackSettings) -> AsyncIterator[Sequence[Registrat
     ):
         key, pending = settings.principal_key.get_secret_value(), thumbs.Thumbs(engine, ways.pending)
         servicer = FeedbackLogServicer(key, feedback, turns, Catalogue(stores.ledger), pending)
-        yield [Registration(NAME, add_FeedbackLogServiceServicer_to_server, servicer)]
+        yield [Registration(NAME, add_FeedbackLogServiceServicer_to_server, servicer, batch=BATCH)]
     engine.dispose()
 
 

@@ -11,15 +11,17 @@ from pathlib import Path
 
 import aiohttp
 import grpc
+from google.protobuf.descriptor import FileDescriptor
 from prometheus_client import REGISTRY
 from starlette.applications import Starlette
 from thumbwheel.chat.v1 import chat_pb2, chat_pb2_grpc
-from thumbwheel.enhancer.v1 import enhancer_pb2_grpc
+from thumbwheel.enhancer.v1 import enhancer_pb2, enhancer_pb2_grpc
 from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
-from thumbwheel.generator.v1 import generator_pb2_grpc
-from thumbwheel.guardrail.v1 import guardrail_pb2_grpc
-from thumbwheel.session.v1 import session_pb2_grpc
+from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
+from thumbwheel.guardrail.v1 import guardrail_pb2, guardrail_pb2_grpc
+from thumbwheel.session.v1 import session_pb2, session_pb2_grpc
 
+from services.chassis.admission import Admission
 from services.chassis.channel import open_channel
 from services.chassis.errors import UnavailableError
 from services.chassis.server import Registration, run_service
@@ -68,6 +70,9 @@ from services.gateway.writing import Pace
 
 log = logging.getLogger(__name__)
 
+# When a person whose turn was refused may come back.
+RETRY_SECONDS = 1.0
+
 
 @dataclass(frozen=True)
 class Doors:
@@ -95,7 +100,12 @@ async def opened(settings: GatewaySettings) -> AsyncIterator[Doors]:
         peers = await _Peers.open(settings, stack)
         link = await _valkey(settings, stack)
         chat_path = _chat(settings, peers, _answers(settings, link))
-        turns = Turns(chat_path.run, _limits(settings), await _neighbours(settings, link, stack))
+        turns = Turns(
+            chat_path.run,
+            _limits(settings),
+            await _neighbours(settings, link, stack),
+            Admission("turns", settings.sure_turns, settings.max_turns, RETRY_SECONDS),
+        )
         chat = ChatServicer(turns, peers.session, peers.conversations)
         said = FeedbackServicer(Feedback(peers.session, peers.feedback, settings.principal_key.get_secret_value()))
         door = Door(bearers, settings.max_rpc_seconds)
@@ -106,7 +116,9 @@ async def opened(settings: GatewaySettings) -> AsyncIterator[Doors]:
             *LoopFiles(settings.loop_directory).routes(door),
         ]
         app = make_app(door, routes, _page(settings), with_metrics=settings.http_metrics)
-        port = await stack.enter_async_context(serving_http(app, settings.host, settings.http_port))
+        port = await stack.enter_async_context(
+            serving_http(app, settings.host, settings.http_port, settings.max_write_seconds)
+        )
         # Closed before HTTP is: the turns' ends are what their readers wait for.
         stack.push_async_callback(turns.close, settings.http_drain_seconds)
         yield Doors(_registrations(chat, said, bearers, turns.hand_over), app, port)
@@ -189,24 +201,19 @@ class _Peers:
 
         tls = settings.tls_files()
 
-        async def channel(peer: str, target: str) -> grpc.aio.Channel:
-            return await stack.enter_async_context(open_channel(target, peer=peer, tls=tls))
+        async def channel(peer: str, target: str, proto: FileDescriptor) -> grpc.aio.Channel:
+            return await stack.enter_async_context(open_channel(target, proto, peer=peer, tls=tls))
 
-        sessions = session_pb2_grpc.SessionServiceStub(await channel("session", settings.session_target))
-        generator = await channel("generator", settings.generator_target)
-        feedback = FeedbackPeer(
-            feedback_pb2_grpc.FeedbackLogServiceStub(await channel("feedback", settings.feedback_target)),
-            settings.feedback_seconds,
-        )
+        session = await channel("session", settings.session_target, session_pb2.DESCRIPTOR)
+        guardrail = await channel("guardrail", settings.guardrail_target, guardrail_pb2.DESCRIPTOR)
+        enhancer = await channel("enhancer", settings.enhancer_target, enhancer_pb2.DESCRIPTOR)
+        generator = await channel("generator", settings.generator_target, generator_pb2.DESCRIPTOR)
+        log_channel = await channel("feedback", settings.feedback_target, feedback_pb2.DESCRIPTOR)
+        sessions = session_pb2_grpc.SessionServiceStub(session)
+        feedback = FeedbackPeer(feedback_pb2_grpc.FeedbackLogServiceStub(log_channel), settings.feedback_seconds)
         return cls(
-            GuardrailPeer(
-                guardrail_pb2_grpc.GuardrailServiceStub(await channel("guardrail", settings.guardrail_target)),
-                settings.guard_seconds,
-            ),
-            EnhancerPeer(
-                enhancer_pb2_grpc.EnhancerServiceStub(await channel("enhancer", settings.enhancer_target)),
-                settings.enhancer_seconds,
-            ),
+            GuardrailPeer(guardrail_pb2_grpc.GuardrailServiceStub(guardrail), settings.guard_seconds),
+            EnhancerPeer(enhancer_pb2_grpc.EnhancerServiceStub(enhancer), settings.enhancer_seconds),
             SessionPeer(sessions, settings.session_seconds),
             GeneratorPeer(
                 generator_pb2_grpc.GeneratorServiceStub(generator),
@@ -238,7 +245,6 @@ def _chat(settings: GatewaySettings, peers: _Peers, answers: Answers | None) -> 
 
 def _limits(settings: GatewaySettings) -> TurnLimits:
     return TurnLimits(
-        max_turns=settings.max_turns,
         turn_seconds=settings.turn_seconds,
         keep_seconds=settings.keep_seconds,
         max_kept_characters=settings.max_kept_characters,

@@ -93,6 +93,7 @@ class GatewaySettings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="TW_GATEWAY_", frozen=True, extra="forbid")
 
     port: int = Field(50051, ge=0, le=65535, description="gRPC port; 0 picks a free one")
+    max_connection_rpcs: int = Field(256, ge=0, description="calls at once on one gRPC connection; 0: no limit")
     http_port: int = Field(8080, ge=0, le=65535, description="HTTP port; 0 picks a free one")
     guardrail_target: str = Field("127.0.0.1:50052", description="guardrail service")
     enhancer_target: str = Field("127.0.0.1:50053", description="enhancer service")
@@ -145,7 +146,8 @@ class GatewaySettings(ServiceSettings):
     http_drain_seconds: float = Field(
         2.0, ge=0, description="after gRPC has drained: what turns without a gRPC reader get to end by themselves"
     )
-    max_turns: int = Field(500, ge=1, description="turns at once in this process")
+    sure_turns: int = Field(8, ge=1, description="turns at once that are taken however long they wait for text")
+    max_turns: int = Field(500, ge=1, description="most turns at once; fewer while they wait long for their first text")
 
     max_turns_per_user: int = Field(100, ge=0, description="turns at once of one user; 0: no limit")
     max_turns_per_tenant: int = Field(0, ge=0, description="turns at once of one tenant; 0: no limit")

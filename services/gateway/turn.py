@@ -56,10 +56,16 @@ class Turn:
     """One turn."""
 
     def __init__(
-        self, caller: Caller, request: TurnRequest, on_begin: Callable[["Turn"], None], announcer: Announcer
+        self,
+        caller: Caller,
+        request: TurnRequest,
+        on_begin: Callable[["Turn"], None],
+        announcer: Announcer,
+        on_text: Callable[[], None],
     ) -> None:
+        """`on_text` hears of every piece of text, the first of which tells how long a turn waits."""
         self.caller, self.request = caller, request
-        self._on_begin, self._announcer = on_begin, announcer
+        self._on_begin, self._announcer, self._on_text = on_begin, announcer, on_text
         self.accepted_at = time.monotonic()
         # Two gateways that believe to answer the same message differ in it.
         self.attempt = uuid.uuid4().hex
@@ -201,6 +207,7 @@ class Turn:
     def _append(self, placed: TurnEvent) -> None:
         if isinstance(placed.event, TextDelta):
             self.text += placed.event.text
+            self._on_text()
         self.events.append(placed)
         self._wake()
 

@@ -11,11 +11,11 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from services.chassis.admission import Admission, Ticket
 from services.chassis.errors import (
     AlreadyExistsError,
     FailedPreconditionError,
     NotFoundError,
-    ResourceExhaustedError,
     ServiceError,
     UnavailableError,
 )
@@ -48,9 +48,8 @@ class OtherGateways(Protocol):
 
 @dataclass(frozen=True)
 class TurnLimits:
-    """What the register keeps and allows."""
+    """How long a turn may take, and what is kept of it."""
 
-    max_turns: int
     turn_seconds: float
     keep_seconds: float
     max_kept_characters: int
@@ -69,9 +68,13 @@ class Turns:
     """The register of turns: running ones, and ended ones whose events are still kept."""
 
     def __init__(
-        self, run: Callable[[Turn], Coroutine[Any, Any, None]], limits: TurnLimits, neighbours: Neighbours
+        self,
+        run: Callable[[Turn], Coroutine[Any, Any, None]],
+        limits: TurnLimits,
+        neighbours: Neighbours,
+        admission: Admission,
     ) -> None:
-        self._run, self._limits = run, limits
+        self._run, self._limits, self._admission = run, limits, admission
         self._announcer, self._others, self._quotas = neighbours.announcer, neighbours.others, neighbours.quotas
         self._tasks: dict[asyncio.Task[None], Turn] = {}
         self._by_message: dict[str, Turn] = {}
@@ -97,11 +100,11 @@ class Turns:
                     limit="one payload a request_id",
                 )
             return known
-        self._admit()
-        turn = Turn(caller, request, self._index, self._announcer)
+        ticket = self._admit()
+        turn = Turn(caller, request, self._index, self._announcer, lambda: self._admission.answered(ticket))
         if request.request_id:
             self._by_request[key] = turn
-        self._tasks[asyncio.create_task(self._drive(turn))] = turn
+        self._tasks[asyncio.create_task(self._drive(turn, ticket))] = turn
         return turn
 
     def find(self, caller: Caller, message_id: str) -> Turn | None:
@@ -160,15 +163,12 @@ class Turns:
     def _index(self, turn: Turn) -> None:
         self._by_message[turn.message_id] = turn
 
-    def _admit(self) -> None:
+    def _admit(self) -> Ticket:
         if self._closing:
             raise shutting_down()
-        if len(self._tasks) >= self._limits.max_turns:
-            raise ResourceExhaustedError(
-                "too many turns run", limit=f"{self._limits.max_turns} turns at once", retry_seconds=1
-            )
+        return self._admission.enter("turn")
 
-    async def _drive(self, turn: Turn) -> None:
+    async def _drive(self, turn: Turn, ticket: Ticket) -> None:
         # The turn outlives the call that began it, and so has a deadline of its own.
         bind_call(replace(current_call(), deadline=time.monotonic() + self._limits.turn_seconds))
         TURNS_RUNNING.inc()
@@ -183,6 +183,7 @@ class Turns:
             turn.fail(ServiceError("internal error"))
         finally:
             TURNS_RUNNING.dec()
+            self._admission.leave(ticket)
             turn.fail(turn.interruption or shutting_down())
             turn.reservation.settle(turn.tokens)
             self._retire(turn)

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+from thumbwheel.feedback.v1 import feedback_pb2
 from thumbwheel.session.v1 import session_pb2_grpc
 
 from services.chassis.channel import open_channel
@@ -41,7 +42,9 @@ async def wiring(settings: SessionSettings) -> AsyncIterator[Sequence[Registrati
     counter = await load_counter(settings.tokenizer_file)
     async with (
         open_database(settings.database_url, database_limits(settings)) as database,
-        open_channel(settings.feedback_target, peer="feedback", tls=settings.tls_files()) as feedback,
+        open_channel(
+            settings.feedback_target, feedback_pb2.DESCRIPTOR, peer="feedback", tls=settings.tls_files()
+        ) as feedback,
     ):
         turn_log = FeedbackTurnLog(feedback, settings.relay_timeout_seconds)
         relay = Relay(Outbox(database, Lease(settings.relay_lease_seconds)), turn_log, relay_pace(settings))

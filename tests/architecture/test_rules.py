@@ -17,11 +17,13 @@ BANNED_NAMES = {"utils", "util", "common", "helpers", "helper", "misc", "base", 
 SERVICES = ("gateway", "guardrail", "enhancer", "session", "generator", "feedback", "predictor", "web")
 CHASSIS_FILES = {
     "__init__",
+    "admission",
     "channel",
     "errors",
     "identity",
     "interceptor",
     "mutual_tls",
+    "retries",
     "server",
     "settings",
     "telemetry",
@@ -125,7 +127,7 @@ def test_no_service_imports_torch_or_transformers() -> None:
 def test_the_chassis_is_a_closed_list_and_small() -> None:
     files = list((ROOT / "services" / "chassis").glob("*.py"))
     assert {file.stem for file in files} == CHASSIS_FILES
-    assert sum(len(file.read_text().splitlines()) for file in files) <= 1_000
+    assert sum(len(file.read_text().splitlines()) for file in files) <= 1_300
 
 
 def test_no_pickle_and_no_eval_anywhere() -> None:

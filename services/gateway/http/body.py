@@ -1,5 +1,6 @@
 """Reading a request's JSON: bounded, and strict about what it does not know; every refusal names the field."""
 
+import asyncio
 import json
 from typing import Any, TypeVar, cast
 
@@ -10,10 +11,11 @@ from google.protobuf.message_factory import GetMessageClass
 from starlette.requests import Request
 
 from services.chassis.errors import InvalidArgumentError
-from services.gateway.http.errors import BodyTooLargeError
+from services.gateway.http.errors import BodyTooLargeError, BodyTooSlowError
 
 # As large as a gRPC message may be.
 MAX_BODY_BYTES = 4 * 1024 * 1024
+MAX_BODY_SECONDS = 30.0
 
 MessageT = TypeVar("MessageT", bound=Message)
 
@@ -23,10 +25,11 @@ async def read_object(request: Request) -> dict[str, Any]:
 
     Raises:
         BodyTooLargeError: more than 4 MiB; nothing more is read.
+        BodyTooSlowError: it took longer than half a minute.
         InvalidArgumentError: not UTF-8, not JSON, not an object.
     """
     try:
-        value = json.loads((await _read(request)).decode())
+        value = json.loads((await read_bytes(request)).decode())
     except UnicodeDecodeError as error:
         raise _body_error("the body is not valid UTF-8", "UTF-8") from error
     except (ValueError, RecursionError) as error:
@@ -104,7 +107,17 @@ def _kind(field: FieldDescriptor) -> str:
     return kinds.get(field.cpp_type, "a whole number within its range")
 
 
-async def _read(request: Request) -> bytes:
+async def read_bytes(request: Request) -> bytes:
+    """The whole body. Raises: as `read_object`."""
+    try:
+        async with asyncio.timeout(MAX_BODY_SECONDS):
+            return await _parts(request)
+    except TimeoutError as error:
+        limit = f"{MAX_BODY_SECONDS:g} s"
+        raise BodyTooSlowError("the body did not come in time", field="body", limit=limit) from error
+
+
+async def _parts(request: Request) -> bytes:
     parts: list[bytes] = []
     size = 0
     async for part in request.stream():

@@ -28,6 +28,12 @@ class BodyTooLargeError(InvalidArgumentError):
     reason = "BODY_TOO_LARGE"
 
 
+class BodyTooSlowError(InvalidArgumentError):
+    """The body did not come in time; the connection is closed after it."""
+
+    reason = "BODY_TOO_SLOW"
+
+
 class MethodNotAllowedError(InvalidArgumentError):
     """The path exists, the method does not."""
 
@@ -37,6 +43,7 @@ class MethodNotAllowedError(InvalidArgumentError):
 # Looked up along the MRO: a subclass without a row is what its parent is.
 TABLE: Mapping[type[Exception], tuple[int, str]] = {
     BodyTooLargeError: (413, "invalid_request_error"),
+    BodyTooSlowError: (408, "invalid_request_error"),
     MethodNotAllowedError: (405, "invalid_request_error"),
     InvalidArgumentError: (400, "invalid_request_error"),
     UnauthenticatedError: (401, "authentication_error"),
@@ -71,6 +78,8 @@ def error_response(error: ServiceError) -> Response:
     headers = {"retry-after": f"{math.ceil(error.retry_seconds)}"} if error.retry_seconds else {}
     if isinstance(error, QuotaError):
         headers |= rate_limit_headers(error.standing)
+    if isinstance(error, BodyTooSlowError):
+        headers["connection"] = "close"
     if isinstance(error, UnauthenticatedError):
         headers["www-authenticate"] = "Bearer"
     return JSONResponse(error_body(error), status_and_type(error)[0], headers)

@@ -12,7 +12,7 @@ from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.feedback.v1 import feedback_pb2
 
 from services.chassis.errors import ServiceError
-from services.gateway.http.body import read_message, to_json
+from services.gateway.http.body import read_bytes, read_message, to_json
 from services.gateway.http.connection import EventStream, while_connected
 from services.gateway.http.door import Door, DoorRoute
 from services.gateway.http.errors import error_body
@@ -50,7 +50,7 @@ class PageApi:
         return await _stream(request, self._chat.SendMessage(asked, NO_CONTEXT))
 
     async def resume(self, request: Request) -> Response:
-        await request.body()
+        await read_bytes(request)
         asked = chat_pb2.ResumeMessageRequest(
             message_id=request.path_params["message_id"],
             after_sequence=_sequence(request.headers.get("last-event-id") or request.query_params.get("after") or "0"),

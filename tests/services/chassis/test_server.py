@@ -42,7 +42,9 @@ class Echo(enhancer_pb2_grpc.EnhancerServiceServicer):
 async def echo_service() -> AsyncIterator[tuple[Echo, int]]:
     echo = Echo()
     add = enhancer_pb2_grpc.add_EnhancerServiceServicer_to_server
-    async with serving(ServiceSettings(port=0, drain_seconds=5), [Registration(NAME, add, echo)]) as port:
+    async with serving(
+        ServiceSettings(port=0, drain_seconds=5, lame_duck_seconds=0), [Registration(NAME, add, echo)]
+    ) as port:
         yield echo, port
 
 

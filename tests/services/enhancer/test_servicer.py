@@ -19,7 +19,7 @@ from services.enhancer.settings import EnhancerSettings
 @asynccontextmanager
 async def client(enhancer: Enhancer) -> AsyncIterator[enhancer_pb2_grpc.EnhancerServiceStub]:
     add = enhancer_pb2_grpc.add_EnhancerServiceServicer_to_server
-    settings = EnhancerSettings(port=0, drain_seconds=0)
+    settings = EnhancerSettings(port=0, drain_seconds=0, lame_duck_seconds=0)
     async with (
         serving(settings, [Registration(NAME, add, EnhancerServicer(enhancer))]) as port,
         open_channel(f"127.0.0.1:{port}") as channel,

@@ -71,6 +71,7 @@ async def running(root: Path, **changes: Any) -> AsyncIterator[Client]:
         port=0,
         metrics_port=0,
         drain_seconds=1,
+        lame_duck_seconds=0,
         principal_key=KEY,
         spool_directory=root / "spool",
         object_directory=root / "objects",

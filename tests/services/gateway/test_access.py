@@ -52,7 +52,7 @@ async def test_a_route_without_a_rule_is_denied_even_with_a_key() -> None:
     app = Starlette(routes=[door.route("GET /api/secrets", endpoint)])
     headers = {"authorization": f"Bearer {secret}"}
     async with (
-        serving_http(app, "127.0.0.1", 0) as port,
+        serving_http(app, "127.0.0.1", 0, write_seconds=30) as port,
         aiohttp.ClientSession() as http,
         http.get(f"http://127.0.0.1:{port}/api/secrets", headers=headers) as response,
     ):

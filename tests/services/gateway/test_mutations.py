@@ -6,6 +6,7 @@ import random
 import re
 import uuid
 from collections import Counter
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -17,7 +18,9 @@ from thumbwheel.chat.v1 import chat_pb2, chat_pb2_grpc
 from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 from thumbwheel.session.v1 import session_pb2
 
+from services.chassis.admission import Admission
 from services.chassis.interceptor import CallInterceptor
+from services.chassis.settings import ServiceSettings
 from services.gateway.access import guarded
 from services.gateway.bearer import Bearers
 from services.gateway.events import FinishReason, Started
@@ -58,6 +61,9 @@ class Context:
     def time_remaining(self) -> float:
         return 60.0
 
+    async def write(self, response: Any) -> None:
+        """As a stream's."""
+
     async def abort(self, code: grpc.StatusCode, details: str, trailing: Any) -> None:
         self.ended = (code.name, details)
         raise Refused
@@ -95,7 +101,7 @@ class Handlers:
         self.key, stored = mint(ADA)
         bearers = Bearers(Keys(CountingStore(stored), 60), None)
         behind: Any = Behind()
-        turns = Turns(_instant, TurnLimits(500, 10, 0.0, 1), alone())
+        turns = Turns(_instant, TurnLimits(10, 0.0, 1), alone(), Admission("turns", 500, 500, 1.0))
         chat = ChatServicer(turns, behind, ConversationsPeer(behind, behind, 5))
         said = FeedbackServicer(Feedback(behind, behind, PRINCIPAL_KEY))
         chat_service = chat_pb2.DESCRIPTOR.services_by_name["ChatService"]
@@ -119,20 +125,15 @@ class Handlers:
             return self._found[path]
 
         details: Any = type("Details", (), {"method": path})
-        return await CallInterceptor(900).intercept_service(found, details)
+        around = CallInterceptor(ServiceSettings(port=0), Admission("server", 64, 64, 1.0), (), None, secure=False)
+        return await around.intercept_service(found, details)
 
     async def call(self, handler: Any, data: bytes) -> tuple[str, str]:
         """Status and text."""
         context = Context(self.key)
         request = handler.request_deserializer(data)
-        try:
-            if handler.unary_stream:
-                async for _ in handler.unary_stream(request, context):
-                    pass
-            else:
-                await handler.unary_unary(request, context)
-        except Refused:
-            pass
+        with suppress(Refused):
+            await (handler.unary_stream or handler.unary_unary)(request, context)
         return context.ended
 
 

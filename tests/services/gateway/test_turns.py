@@ -7,6 +7,7 @@ import grpc
 import pytest
 from thumbwheel.chat.v1 import chat_pb2
 
+from services.chassis.admission import Admission
 from services.chassis.errors import NotFoundError, ServiceError, UnavailableError
 from services.chassis.identity import Caller
 from services.gateway.events import FinishReason, Started, TextDelta
@@ -186,7 +187,7 @@ async def test_readers_are_told_that_the_gateway_stops() -> None:
         await stopped.wait()
         raise UnavailableError("the gateway is shutting down", reason="SHUTTING_DOWN")
 
-    turns = Turns(never, LIMITS, alone())
+    turns = Turns(never, LIMITS, alone(), Admission("turns", 8, 10, 1.0))
     turn = turns.start(ADA, TurnRequest(UserInput("hello")))
     await started.wait()
     await turns.close(0)
@@ -197,7 +198,7 @@ async def test_readers_are_told_that_the_gateway_stops() -> None:
         turns.start(ADA, TurnRequest(UserInput("hello")))
 
 
-LIMITS = TurnLimits(max_turns=10, turn_seconds=5, keep_seconds=60, max_kept_characters=10)
+LIMITS = TurnLimits(turn_seconds=5, keep_seconds=60, max_kept_characters=10)
 
 
 async def _answer(turn: Turn) -> None:
@@ -208,7 +209,7 @@ async def _answer(turn: Turn) -> None:
 
 
 async def test_the_oldest_events_are_dropped_when_too_much_text_is_kept() -> None:
-    turns = Turns(_answer, LIMITS, alone())
+    turns = Turns(_answer, LIMITS, alone(), Admission("turns", 8, 10, 1.0))
     started = [turns.start(ADA, TurnRequest(UserInput(text))) for text in ("one", "two")]
     for turn in started:
         assert [event async for event in turn.events_after(0)]
@@ -224,7 +225,7 @@ async def test_an_unexpected_error_reaches_readers_without_its_text() -> None:
     async def crash(turn: Turn) -> None:
         raise RuntimeError("the user said hello")
 
-    turns = Turns(crash, LIMITS, alone())
+    turns = Turns(crash, LIMITS, alone(), Admission("turns", 8, 10, 1.0))
     turn = turns.start(ADA, TurnRequest(UserInput("hello")))
     with pytest.raises(ServiceError, match=r"^internal error$"):
         await anext(turn.events_after(0))

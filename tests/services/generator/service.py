@@ -76,6 +76,7 @@ def generator_settings(root: Path, predictor_port: int, **changes: Any) -> Gener
         "port": 0,
         "metrics_port": 0,
         "drain_seconds": 0,
+        "lame_duck_seconds": 0,
         "predictor_url": f"http://127.0.0.1:{predictor_port}",
         "rollout_file": root / "state" / "rollout.json",
         "stable_directory": stable,

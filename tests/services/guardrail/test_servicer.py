@@ -22,7 +22,7 @@ In, Out = guardrail_pb2.CheckInputRequest, guardrail_pb2.CheckOutputRequest
 @asynccontextmanager
 async def client(policy: Policy) -> AsyncIterator[guardrail_pb2_grpc.GuardrailServiceStub]:
     add = guardrail_pb2_grpc.add_GuardrailServiceServicer_to_server
-    settings = GuardrailSettings(port=0, drain_seconds=0)
+    settings = GuardrailSettings(port=0, drain_seconds=0, lame_duck_seconds=0)
     async with (
         serving(settings, [Registration(NAME, add, GuardrailServicer(policy))]) as port,
         open_channel(f"127.0.0.1:{port}") as channel,
@@ -105,7 +105,7 @@ async def test_texts_at_the_limits_are_answered(policy: Policy) -> None:
 
 async def test_bytes_that_are_not_utf_8_are_refused(policy: Policy) -> None:
     add = guardrail_pb2_grpc.add_GuardrailServiceServicer_to_server
-    settings = GuardrailSettings(port=0, drain_seconds=0)
+    settings = GuardrailSettings(port=0, drain_seconds=0, lame_duck_seconds=0)
     async with (
         serving(settings, [Registration(NAME, add, GuardrailServicer(policy))]) as port,
         open_channel(f"127.0.0.1:{port}") as channel,

@@ -66,7 +66,7 @@ class FakeFeedback(feedback_pb2_grpc.FeedbackLogServiceServicer):
 async def feedback_service(feedback: FakeFeedback, port: int = 0) -> AsyncIterator[int]:
     add = feedback_pb2_grpc.add_FeedbackLogServiceServicer_to_server
     name = "thumbwheel.feedback.v1.FeedbackLogService"
-    settings = ServiceSettings.model_validate({"port": port, "drain_seconds": 0})
+    settings = ServiceSettings.model_validate({"port": port, "drain_seconds": 0, "lame_duck_seconds": 0})
     async with serving(settings, [Registration(name, add, feedback)]) as bound:
         yield bound
 
@@ -84,6 +84,7 @@ def session_settings(home: Home, **changes: Any) -> SessionSettings:
         "port": 0,
         "metrics_port": 0,
         "drain_seconds": 0,
+        "lame_duck_seconds": 0,
         "database_url": home.database_url,
         "principal_key": PRINCIPAL_KEY,
         "tokenizer_file": write_tokenizer(home.directory),

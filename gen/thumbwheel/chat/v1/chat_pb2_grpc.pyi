@@ -25,7 +25,9 @@ class ChatServiceStub:
     SendMessage: _aio.UnaryStreamMultiCallable[_chat_pb2.SendMessageRequest, _chat_pb2.ChatEvent]
     """Stores the user's message, answers it, and streams the answer. Events are kept for ten minutes after the last one.
     Errors: INVALID_ARGUMENT (field named), NOT_FOUND (conversation, parent, model), ALREADY_EXISTS (request_id used with another
-    payload), UNAVAILABLE (a service behind the gateway), RESOURCE_EXHAUSTED (too many turns at once), DEADLINE_EXCEEDED.
+    payload), UNAVAILABLE (a service behind the gateway), RESOURCE_EXHAUSTED (too many turns at once; RetryInfo says when to come
+    back), DEADLINE_EXCEEDED. Send a failed message again only with the same request_id: without one each try leaves a message, and
+    the trailing metadata tells gRPC's own retries so (grpc-retry-pushback-ms: -1).
     """
     ResumeMessage: _aio.UnaryStreamMultiCallable[_chat_pb2.ResumeMessageRequest, _chat_pb2.ChatEvent]
     """Replays the events of a turn after a sequence, then goes on live. NOT_FOUND once the events are no longer kept: the stored
@@ -55,7 +57,9 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.AsyncIterator[_chat_pb2.ChatEvent]:
         """Stores the user's message, answers it, and streams the answer. Events are kept for ten minutes after the last one.
         Errors: INVALID_ARGUMENT (field named), NOT_FOUND (conversation, parent, model), ALREADY_EXISTS (request_id used with another
-        payload), UNAVAILABLE (a service behind the gateway), RESOURCE_EXHAUSTED (too many turns at once), DEADLINE_EXCEEDED.
+        payload), UNAVAILABLE (a service behind the gateway), RESOURCE_EXHAUSTED (too many turns at once; RetryInfo says when to come
+        back), DEADLINE_EXCEEDED. Send a failed message again only with the same request_id: without one each try leaves a message, and
+        the trailing metadata tells gRPC's own retries so (grpc-retry-pushback-ms: -1).
         """
 
     @_abc_1.abstractmethod

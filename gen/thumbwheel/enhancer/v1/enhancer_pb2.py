@@ -25,17 +25,19 @@ _sym_db = _symbol_database.Default()
 from thumbwheel.chat.v1 import chat_pb2 as thumbwheel_dot_chat_dot_v1_dot_chat__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%thumbwheel/enhancer/v1/enhancer.proto\x12\x16thumbwheel.enhancer.v1\x1a\x1dthumbwheel/chat/v1/chat.proto\"\x1e\n\x0e\x45nhanceRequest\x12\x0c\n\x04text\x18\x01 \x01(\t\"]\n\x0f\x45nhanceResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12+\n\x05\x65\x64its\x18\x02 \x03(\x0b\x32\x1c.thumbwheel.chat.v1.TextEdit\x12\x0f\n\x07skipped\x18\x03 \x01(\t2m\n\x0f\x45nhancerService\x12Z\n\x07\x45nhance\x12&.thumbwheel.enhancer.v1.EnhanceRequest\x1a\'.thumbwheel.enhancer.v1.EnhanceResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%thumbwheel/enhancer/v1/enhancer.proto\x12\x16thumbwheel.enhancer.v1\x1a\x1dthumbwheel/chat/v1/chat.proto\"\x1e\n\x0e\x45nhanceRequest\x12\x0c\n\x04text\x18\x01 \x01(\t\"]\n\x0f\x45nhanceResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12+\n\x05\x65\x64its\x18\x02 \x03(\x0b\x32\x1c.thumbwheel.chat.v1.TextEdit\x12\x0f\n\x07skipped\x18\x03 \x01(\t2r\n\x0f\x45nhancerService\x12_\n\x07\x45nhance\x12&.thumbwheel.enhancer.v1.EnhanceRequest\x1a\'.thumbwheel.enhancer.v1.EnhanceResponse\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'thumbwheel.enhancer.v1.enhancer_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_ENHANCERSERVICE'].methods_by_name['Enhance']._loaded_options = None
+  _globals['_ENHANCERSERVICE'].methods_by_name['Enhance']._serialized_options = b'\220\002\001'
   _globals['_ENHANCEREQUEST']._serialized_start=96
   _globals['_ENHANCEREQUEST']._serialized_end=126
   _globals['_ENHANCERESPONSE']._serialized_start=128
   _globals['_ENHANCERESPONSE']._serialized_end=221
   _globals['_ENHANCERSERVICE']._serialized_start=223
-  _globals['_ENHANCERSERVICE']._serialized_end=332
+  _globals['_ENHANCERSERVICE']._serialized_end=337
 # @@protoc_insertion_point(module_scope)

@@ -84,7 +84,8 @@ class SessionServiceServicer:
     """
 
     def BeginTurn(self, request, context):
-        """Stores the user's message and an open answer, and returns the context for the model. Idempotent by request_id.
+        """Stores the user's message and an open answer, and returns the context for the model. Idempotent by request_id, which the gateway
+        always sends.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -19,7 +19,9 @@ class SessionServiceStub:
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     BeginTurn: _aio.UnaryUnaryMultiCallable[_session_pb2.BeginTurnRequest, _session_pb2.BeginTurnResponse]
-    """Stores the user's message and an open answer, and returns the context for the model. Idempotent by request_id."""
+    """Stores the user's message and an open answer, and returns the context for the model. Idempotent by request_id, which the gateway
+    always sends.
+    """
     FinishTurn: _aio.UnaryUnaryMultiCallable[_session_pb2.FinishTurnRequest, _session_pb2.FinishTurnResponse]
     """Stores the answer and, in the same transaction, the turn's record for training. Repeating it with the same answer is harmless;
     FAILED_PRECONDITION if the answer was finished with another text.
@@ -51,7 +53,9 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_pb2.BeginTurnRequest,
         context: _aio.ServicerContext[_session_pb2.BeginTurnRequest, _abc.Awaitable[_session_pb2.BeginTurnResponse]],
     ) -> _abc.Awaitable[_session_pb2.BeginTurnResponse]:
-        """Stores the user's message and an open answer, and returns the context for the model. Idempotent by request_id."""
+        """Stores the user's message and an open answer, and returns the context for the model. Idempotent by request_id, which the gateway
+        always sends.
+        """
 
     @_abc_1.abstractmethod
     def FinishTurn(

@@ -1,0 +1,48 @@
+"""What a client of the HTTP door may not draw out: uvicorn waits for ever for the head of a request, and takes one of any length."""
+
+import asyncio
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+HEAD_SECONDS = 10.0
+# Twice what gRPC's metadata may hold: browsers send more of their own.
+MAX_HEAD_BYTES = 32 * 1024
+
+
+class ImpatientProtocol(HttpToolsProtocol):
+    """Drops a connection whose request's head is not there in time, or too long. The first one is due from the start."""
+
+    _due: asyncio.TimerHandle | None = None
+    _head_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._due:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self.transport.abort()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._expect_head()
+
+    def on_headers_complete(self) -> None:
+        self._stop_waiting()
+        super().on_headers_complete()
+
+    def _expect_head(self) -> None:
+        if self._due is None:
+            self._due, self._head_bytes = self.loop.call_later(HEAD_SECONDS, self.transport.abort), 0
+
+    def _stop_waiting(self) -> None:
+        if self._due:
+            self._due.cancel()
+            self._due = None

@@ -1,0 +1,66 @@
+"""R2, F41: what retries cost a backend that fails, over one hop and over three, with the channel that every service has."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import grpc
+from thumbwheel.enhancer.v1 import enhancer_pb2, enhancer_pb2_grpc
+
+from services.chassis.channel import open_channel
+from tests.faults.replica import Inner, inner_replica
+
+CALLS, AT_ONCE = 300, 10
+MOST_ONE_HOP, MOST_THREE_HOPS = 1.1, 1.3
+Stub = enhancer_pb2_grpc.EnhancerServiceStub
+
+
+@asynccontextmanager
+async def chain(length: int) -> AsyncIterator[tuple["Stub", list[Inner]]]:
+    """Replicas that ask each other, the last one first, and a channel of ours to the first."""
+    async with AsyncExitStack() as stack:
+        replicas: list[Inner] = []
+        for _ in range(length):
+            target = replicas[-1].target if replicas else "127.0.0.1:1"
+            replicas.append(await stack.enter_async_context(inner_replica(next_target=target)))
+        channel = await stack.enter_async_context(open_channel(replicas[-1].target, enhancer_pb2.DESCRIPTOR))
+        yield Stub(channel), replicas
+
+
+async def ask(stub: "Stub", text: str, seconds: float = 10) -> grpc.StatusCode:
+    try:
+        await stub.Enhance(enhancer_pb2.EnhanceRequest(text=text), timeout=seconds)
+    except grpc.aio.AioRpcError as error:
+        return error.code()
+    return grpc.StatusCode.OK
+
+
+async def ask_often(stub: "Stub", text: str) -> None:
+    """All of them fail."""
+
+    async def share() -> None:
+        for _ in range(CALLS // AT_ONCE):
+            assert await ask(stub, text) is grpc.StatusCode.UNAVAILABLE
+
+    await asyncio.gather(*(share() for _ in range(AT_ONCE)))
+
+
+async def test_a_backend_that_always_fails_gets_hardly_more_calls_than_were_made() -> None:
+    async with chain(1) as (stub, (last,)):
+        await ask_often(stub, "away")
+        assert CALLS < last.calls["away"] <= MOST_ONE_HOP * CALLS
+
+
+async def test_over_three_hops_the_tries_do_not_multiply() -> None:
+    async with chain(3) as (stub, (last, middle, first)):
+        await ask_often(stub, "hop hop away")
+        assert CALLS < last.calls["away"] <= MOST_THREE_HOPS * CALLS
+        # It is tried again where it failed and nowhere above.
+        assert middle.calls["hop"] == CALLS
+        assert first.calls["hop"] == CALLS
+
+
+async def test_a_single_failing_call_is_tried_three_times_at_the_last_hop_alone() -> None:
+    async with chain(3) as (stub, (last, middle, first)):
+        assert await ask(stub, "hop hop away") is grpc.StatusCode.UNAVAILABLE
+        assert (last.calls["away"], middle.calls["hop"], first.calls["hop"]) == (3, 1, 1)

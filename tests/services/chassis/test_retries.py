@@ -1,0 +1,70 @@
+"""Which calls are sent again: those that the protos mark, as often as the server allows."""
+
+import time
+
+import grpc
+import pytest
+from google.protobuf.descriptor import FileDescriptor
+from thumbwheel.chat.v1 import chat_pb2
+from thumbwheel.enhancer.v1 import enhancer_pb2, enhancer_pb2_grpc
+from thumbwheel.feedback.v1 import feedback_pb2
+from thumbwheel.generator.v1 import generator_pb2
+from thumbwheel.guardrail.v1 import guardrail_pb2
+from thumbwheel.session.v1 import session_pb2
+
+from services.chassis.channel import open_channel
+from services.chassis.retries import marked, repeatable
+from tests.faults.replica import inner_replica
+
+PROTOS = (chat_pb2, enhancer_pb2, feedback_pb2, generator_pb2, guardrail_pb2, session_pb2)
+BEGIN_TURN = "/thumbwheel.session.v1.SessionService/BeginTurn"
+SEND_MESSAGE = "/thumbwheel.chat.v1.ChatService/SendMessage"
+
+
+async def calls_of(text: str, *protos: FileDescriptor, seconds: float = 10) -> tuple[int, grpc.StatusCode, float]:
+    """How often the server saw a call that fails, with what it failed, and how long that took."""
+    async with inner_replica() as replica, open_channel(replica.target, *protos) as channel:
+        stub = enhancer_pb2_grpc.EnhancerServiceStub(channel)
+        began = time.monotonic()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.Enhance(enhancer_pb2.EnhanceRequest(text=text), timeout=seconds)
+        return replica.calls[text.split()[0]], caught.value.code(), time.monotonic() - began
+
+
+def test_every_method_but_one_may_be_sent_twice() -> None:
+    services = [service for proto in PROTOS for service in proto.DESCRIPTOR.services_by_name.values()]
+    unmarked = {method.name for service in services for method in service.methods if not marked(method)}
+    assert unmarked == {"SendMessage"}
+
+
+def test_a_request_with_room_for_a_key_may_be_sent_twice_only_with_one() -> None:
+    assert repeatable(BEGIN_TURN, session_pb2.BeginTurnRequest(request_id="key"))
+    assert not repeatable(BEGIN_TURN, session_pb2.BeginTurnRequest())
+    assert repeatable(SEND_MESSAGE, chat_pb2.SendMessageRequest(request_id="key"))
+    assert not repeatable(SEND_MESSAGE, chat_pb2.SendMessageRequest())
+
+
+async def test_a_marked_method_is_tried_three_times_while_its_service_is_away() -> None:
+    seen, code, _ = await calls_of("away", enhancer_pb2.DESCRIPTOR)
+    assert (seen, code) == (3, grpc.StatusCode.UNAVAILABLE)
+
+
+async def test_a_channel_that_was_not_told_of_the_proto_retries_nothing() -> None:
+    seen, _, _ = await calls_of("away")
+    assert seen == 1
+
+
+async def test_a_full_service_is_asked_once_more_after_the_time_that_it_says() -> None:
+    seen, code, took_seconds = await calls_of("full 0.3", enhancer_pb2.DESCRIPTOR)
+    assert (seen, code) == (2, grpc.StatusCode.RESOURCE_EXHAUSTED)
+    assert took_seconds >= 0.3
+
+
+async def test_a_full_service_is_not_asked_again_where_the_deadline_leaves_no_time() -> None:
+    seen, code, _ = await calls_of("full 2", enhancer_pb2.DESCRIPTOR, seconds=3)
+    assert (seen, code) == (1, grpc.StatusCode.RESOURCE_EXHAUSTED)
+
+
+async def test_a_refusal_without_a_time_is_final() -> None:
+    seen, code, _ = await calls_of("full 0", enhancer_pb2.DESCRIPTOR)
+    assert (seen, code) == (1, grpc.StatusCode.RESOURCE_EXHAUSTED)
