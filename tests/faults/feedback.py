@@ -30,6 +30,7 @@ from services.chassis.server import serving
 from services.feedback import parquet
 from services.feedback.__main__ import wiring
 from services.feedback.database import connect, migrate
+from services.feedback.kafka_cluster import MAX_MESSAGE_BYTES
 from services.feedback.ledger import Ledger
 from services.feedback.object_store import Directory
 from services.feedback.settings import FeedbackSettings
@@ -117,7 +118,8 @@ def stack_on(root: Path, kafka: KafkaServer, postgres: PostgresServer, partition
     url = postgres.database().url("postgresql+pg8000")
     engine = connect(url)
     migrate(engine)
-    topics = {stream: kafka.topic(partitions) for stream in ("feedback", "turns")}
+    size = str(MAX_MESSAGE_BYTES)
+    topics = {stream: kafka.topic(partitions, max_message_bytes=size) for stream in ("feedback", "turns")}
     yield Stack(root, kafka, url, topics, engine)
     engine.dispose()
 
@@ -135,10 +137,13 @@ async def replica_here(stack: Stack, number: int = 0, **changes: object) -> Asyn
 
 
 class ReplicaProcess:
-    """A replica as a process of its own: for faults that strike it. `program` runs it; the default is the service itself."""
+    """A replica as a process of its own: for faults that strike it. `broken_at` is a point of broken_replica.py, and which time."""
 
-    def __init__(self, stack: Stack, number: int = 0, program: Sequence[str] = ("-m", "services.feedback")) -> None:
-        self._stack, self._number, self._program = stack, number, program
+    def __init__(self, stack: Stack, number: int = 0, broken_at: tuple[str, int] | None = None) -> None:
+        self._stack, self._number = stack, number
+        self._program = ["services.feedback"]
+        if broken_at:
+            self._program = ["tests.faults.broken_replica", broken_at[0], str(broken_at[1])]
         self.port, self.metrics_port = free_port(), free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -148,7 +153,7 @@ class ReplicaProcess:
         log_file = self._stack.root / f"replica-{self._number}.log"
         with log_file.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, *self._program], env=os.environ | environment, stdout=log, stderr=log
+                [sys.executable, "-m", *self._program], env=os.environ | environment, stdout=log, stderr=log
             )
         self.channel = grpc.aio.insecure_channel(f"{HOST}:{self.port}")
         async with asyncio.timeout(PATIENCE_SECONDS):
@@ -156,6 +161,10 @@ class ReplicaProcess:
                 assert self._process.poll() is None, log_file.read_text()[-3000:]
                 await asyncio.sleep(0.05)
         return Stub(self.channel)
+
+    @property
+    def spool(self) -> Path:
+        return self._stack.root / f"spool-{self._number}"
 
     def signal(self, number: signal.Signals) -> None:
         assert self._process

@@ -1,0 +1,75 @@
+"""A replica that kills itself at a point, or is slow at one so that it can be frozen there: `python -m tests.faults.broken_replica`.
+
+The first argument is the point, the second which time it is passed.
+"""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from services.feedback import __main__ as service
+from services.feedback.kafka_producer import KafkaPublisher
+from services.feedback.object_store import Directory
+from services.feedback.sink import Sink, Step
+from services.feedback.spool import Spool
+
+APPENDED, PUBLISHED, PUTTING = "appended", "published", "putting"
+# What a frozen one has reached is told by a file of this name in its spool's folder.
+REACHED = "reached"
+FROZEN_FOR_SECONDS = 3.0
+
+
+def main(point: str, times: int) -> int:
+    """Break at the point, then be the service."""
+    left = [times]
+
+    def strike() -> None:
+        left[0] -= 1
+        if not left[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def wait() -> None:
+        left[0] -= 1
+        if not left[0]:
+            (Path(os.environ["TW_FEEDBACK_SPOOL_DIRECTORY"]) / REACHED).touch()
+            time.sleep(FROZEN_FOR_SECONDS)
+
+    match point:
+        case "appended":
+            _after(Spool, "append", strike)
+        case "published":
+            _after(KafkaPublisher, "publish", strike)
+        case "putting":
+            _after(Directory, "put", wait)
+        case _:
+            service.Sink = _breaking(lambda step: strike() if step is Step(point) else None)  # type: ignore[misc]
+    sys.argv[1:] = []
+    return service.main()
+
+
+def _breaking(at: Callable[[Step], None]) -> type[Sink[Any]]:
+    class BreakingSink(Sink[Any]):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments, at=at)
+
+    return BreakingSink
+
+
+def _after(kind: type[Any], method: str, then: Callable[[], None]) -> None:
+    """Call `then` when the method has done its work and has not returned."""
+    whole = getattr(kind, method)
+
+    def done(self: Any, *arguments: Any) -> Any:
+        result = whole(self, *arguments)
+        then()
+        return result
+
+    setattr(kind, method, done)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], int(sys.argv[2])))

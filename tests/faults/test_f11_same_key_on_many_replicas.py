@@ -1,0 +1,45 @@
+"""F11 and F12: one key on five replicas at once: with one content it is one event, with two the first wins everywhere."""
+
+import asyncio
+from contextlib import AsyncExitStack
+
+import grpc
+import pytest
+
+from tests.faults.feedback import Clients, Stack, counted, record, replica_here, settled, standing
+from tests.services.feedback.samples import thumb
+
+REPLICAS = 5
+KEYS = 20
+
+
+@pytest.mark.slow
+async def test_f11_f12_the_same_key_on_five_replicas(stack: Stack) -> None:
+    tombstones = counted("tombstones_total", stream="feedback")
+    async with AsyncExitStack() as running:
+        stubs = [await running.enter_async_context(replica_here(stack, number)) for number in range(REPLICAS)]
+        clients = Clients(stubs)
+        for key in range(KEYS):
+            await one_key(clients, stubs, f"m{key}")
+        await settled(stack, clients.history)
+        assert counted("tombstones_total", stream="feedback") > tombstones, "no replica stored what another one had"
+        for key in range(KEYS):
+            assert await standing(stubs[key % REPLICAS], f"m{key}") == {f"m{key}": key % 2 == 0}
+    assert stack.problems(clients.history) == []
+    assert {row["message_id"]: row["up"] for row in stack.rows()} == {
+        thumb("x", message=f"m{key}").message_id: key % 2 == 0 for key in range(KEYS)
+    }
+
+
+async def one_key(clients: Clients, stubs: list, message: str) -> None:
+    up = int(message[1:]) % 2 == 0
+    event, other = thumb(message, up=up, message=message), thumb(message, up=not up, message=message)
+    answers = await asyncio.gather(*(record(stub, event) for stub in stubs))
+    assert len({answer.SerializeToString() for answer in answers}) == 1
+    clients.history.sent[message] = [event.event_id]
+    clients.history.acknowledged.add(event.event_id)
+    refused = await asyncio.gather(*(record(stub, other) for stub in stubs), return_exceptions=True)
+    assert {error.code() for error in refused if isinstance(error, grpc.aio.AioRpcError)} == {
+        grpc.StatusCode.ALREADY_EXISTS
+    }
+    assert len([error for error in refused if isinstance(error, grpc.aio.AioRpcError)]) == REPLICAS

@@ -1,0 +1,32 @@
+"""F15: the sink is killed after the read, in the middle of the put, before and after the ledger's commit, and takes up again."""
+
+import signal
+
+import pytest
+
+from services.feedback.sink import Step
+from tests.faults.feedback import Clients, ReplicaProcess, Stack, settled
+
+RECOVERY_SECONDS = 15.0
+OFTEN = [Step.STORED, Step.COMMITTED]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    "steps", [OFTEN, pytest.param(list(Step) * 2, marks=pytest.mark.faults)], ids=["around the commit", "everywhere"]
+)
+async def test_f15_a_sink_that_is_killed_loses_and_repeats_nothing(stack: Stack, steps: list[Step]) -> None:
+    clients = Clients([])
+    for time, step in enumerate(steps):
+        broken = ReplicaProcess(stack, broken_at=(step, 1 + time % 3))
+        async with broken.running() as stub:
+            clients.stubs = [stub]
+            async with clients.sending():
+                assert await broken.ended() == -signal.SIGKILL
+                clients.stop()
+                async with ReplicaProcess(stack).running() as again:
+                    clients.stubs = [again]
+                    took = await settled(stack, clients.history)
+        assert took <= RECOVERY_SECONDS
+    assert stack.problems(clients.history) == []

@@ -1,0 +1,33 @@
+"""F16: a replica is frozen in the middle of a flush until another one has its partitions, then goes on as a zombie: it is fenced."""
+
+import signal
+
+import pytest
+
+from tests.faults.broken_replica import PUTTING, REACHED
+from tests.faults.feedback import Clients, ReplicaProcess, Stack, replica_here, settled, until
+
+
+@pytest.mark.slow
+async def test_f16_a_zombie_is_fenced_and_commits_nothing(stack: Stack) -> None:
+    zombie = ReplicaProcess(stack, broken_at=(PUTTING, 2))
+    async with zombie.running() as stub:
+        clients = Clients([stub])
+        async with clients.sending():
+            await until((zombie.spool / REACHED).exists, "the zombie's put")
+        await until(lambda: not zombie.counted("relay_lag_events", stream="feedback"), "the relay")
+        zombie.signal(signal.SIGSTOP)
+        async with replica_here(stack, 1) as other:
+            # Longer than the group waits for the frozen one.
+            await settled(stack, clients.history)
+            fenced = zombie_fenced(zombie)
+            zombie.signal(signal.SIGCONT)
+            await until(lambda: fenced() >= 1, "the fence")
+            clients.stubs = [other]
+            await clients.send(5)
+            await settled(stack, clients.history)
+    assert stack.problems(clients.history) == []
+
+
+def zombie_fenced(zombie: ReplicaProcess):
+    return lambda: zombie.counted("sink_failures_total", error="FencedError")

@@ -1,0 +1,55 @@
+"""F23: what others wrote into the topic becomes dead letters, each accounted for, and holds nobody up."""
+
+import os
+
+import pytest
+from kafka import KafkaProducer
+
+from services.feedback.kafka_cluster import MAX_MESSAGE_BYTES
+from services.feedback.kafka_record import headers_of
+from tests.faults.feedback import Clients, Stack, counted, replica_here, settled
+from tests.services.feedback.samples import entry, thumb
+
+
+def foreign() -> list[tuple[bytes | None, list[tuple[str, bytes]]]]:
+    """Payloads and headers."""
+    sound = entry("foreign")
+    headers = headers_of(sound)
+    later = [(key, value if key != "schema" else b"2") for key, value in headers]
+    # A string field of protobuf with bytes that are no text.
+    no_text = sound.payload.replace(b"acme", b"\xff\xfe\xff\xfe")
+    return [
+        (os.urandom(200), headers),
+        (sound.payload[:-5], headers),
+        (b"\x00" * (MAX_MESSAGE_BYTES - 10_000), headers),
+        (no_text, headers),
+        (sound.payload, later),
+        (sound.payload, []),
+        (sound.payload, [("event_id", b"\x00" * 100), *headers[1:]]),
+        (None, headers),
+        (thumb("another").SerializeToString(), headers),
+    ]
+
+
+@pytest.mark.slow
+async def test_f23_every_foreign_record_is_a_dead_letter(stack: Stack) -> None:
+    before = counted("dead_letters_total", stream="feedback")
+    async with replica_here(stack) as stub:
+        clients = Clients([stub])
+        await clients.send(3)
+        produce(stack)
+        await clients.send(3)
+        await settled(stack, clients.history)
+        assert counted("dead_letters_total", stream="feedback") - before == len(foreign())
+    letters = sum(segment.dead_letters for segment in stack.ledger.segments("feedback"))
+    assert letters == len(foreign())
+    assert stack.problems(clients.history) == []
+
+
+def produce(stack: Stack) -> None:
+    producer = KafkaProducer(
+        bootstrap_servers=stack.kafka.bootstrap, enable_idempotence=False, max_request_size=2 * MAX_MESSAGE_BYTES
+    )
+    for payload, headers in foreign():
+        producer.send(stack.topics["feedback"], payload, key=b"k", headers=headers).get(timeout=30)
+    producer.close()
