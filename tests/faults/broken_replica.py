@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from services.feedback import __main__ as service
 from services.feedback.kafka_producer import KafkaPublisher
@@ -21,6 +21,7 @@ APPENDED, PUBLISHED, PUTTING = "appended", "published", "putting"
 # What a frozen one has reached is told by a file of this name in its spool's folder.
 REACHED = "reached"
 FROZEN_FOR_SECONDS = 3.0
+EventT = TypeVar("EventT")
 
 
 def main(point: str, times: int) -> int:
@@ -52,7 +53,7 @@ def main(point: str, times: int) -> int:
 
 
 def _breaking(at: Callable[[Step], None]) -> type[Sink[Any]]:
-    class BreakingSink(Sink[Any]):
+    class BreakingSink(Sink[EventT]):
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments, at=at)
 

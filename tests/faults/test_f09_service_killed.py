@@ -14,9 +14,9 @@ from tests.services.feedback.samples import thumb
 
 @pytest.mark.slow
 @pytest.mark.parametrize("point", [APPENDED, PUBLISHED])
-async def test_f09_a_service_killed_around_its_acks_keeps_every_event_once(stack: Stack, point: str) -> None:
+async def test_f09_a_service_killed_around_its_acks_keeps_every_event_once(feedback_stack: Stack, point: str) -> None:
     event = thumb("a", message="m")
-    broken = ReplicaProcess(stack, broken_at=(point, 1))
+    broken = ReplicaProcess(feedback_stack, broken_at=(point, 1))
     async with broken.running() as stub:
         with contextlib.suppress(grpc.aio.AioRpcError):
             await record(stub, event)
@@ -24,16 +24,16 @@ async def test_f09_a_service_killed_around_its_acks_keeps_every_event_once(stack
     spooled = inspect(broken.spool / "feedback")
     assert spooled
     assert (spooled.start_offset, spooled.end_offset) == (0, 1), "it must be in the spool"
-    assert sum(stack.ends().values()) == (1 if point == PUBLISHED else 0)
+    assert sum(feedback_stack.ends().values()) == (1 if point == PUBLISHED else 0)
 
-    whole = ReplicaProcess(stack)
+    whole = ReplicaProcess(feedback_stack)
     async with whole.running() as stub:
         clients = Clients([stub])
         await record(stub, event)
         clients.history.sent["m"], clients.history.acknowledged = [event.event_id], {event.event_id}
         await clients.send(5)
-        await settled(stack, clients.history)
+        await settled(feedback_stack, clients.history)
         assert await whole.stop() == 0
-    copies = sum(stack.ends().values()) - len(stack.rows())
+    copies = sum(feedback_stack.ends().values()) - len(feedback_stack.rows())
     assert copies >= (1 if point == PUBLISHED else 0), "what was relayed before the kill goes again"
-    assert stack.problems(clients.history) == []
+    assert feedback_stack.problems(clients.history) == []

@@ -14,19 +14,19 @@ KEYS = 20
 
 
 @pytest.mark.slow
-async def test_f11_f12_the_same_key_on_five_replicas(stack: Stack) -> None:
+async def test_f11_f12_the_same_key_on_five_replicas(feedback_stack: Stack) -> None:
     tombstones = counted("tombstones_total", stream="feedback")
     async with AsyncExitStack() as running:
-        stubs = [await running.enter_async_context(replica_here(stack, number)) for number in range(REPLICAS)]
+        stubs = [await running.enter_async_context(replica_here(feedback_stack, number)) for number in range(REPLICAS)]
         clients = Clients(stubs)
         for key in range(KEYS):
             await one_key(clients, stubs, f"m{key}")
-        await settled(stack, clients.history)
+        await settled(feedback_stack, clients.history)
         assert counted("tombstones_total", stream="feedback") > tombstones, "no replica stored what another one had"
         for key in range(KEYS):
             assert await standing(stubs[key % REPLICAS], f"m{key}") == {f"m{key}": key % 2 == 0}
-    assert stack.problems(clients.history) == []
-    assert {row["message_id"]: row["up"] for row in stack.rows()} == {
+    assert feedback_stack.problems(clients.history) == []
+    assert {row["message_id"]: row["up"] for row in feedback_stack.rows()} == {
         thumb("x", message=f"m{key}").message_id: key % 2 == 0 for key in range(KEYS)
     }
 

@@ -9,26 +9,26 @@ from tests.faults.feedback import Clients, Stack, replica_here, settled
 
 
 @pytest.mark.slow
-async def test_f13_a_topic_made_anew_is_another_log(stack: Stack) -> None:
-    async with replica_here(stack, relay_watchdog_seconds=2) as one, replica_here(stack, 1) as two:
+async def test_f13_a_topic_made_anew_is_another_log(feedback_stack: Stack) -> None:
+    async with replica_here(feedback_stack, relay_watchdog_seconds=2) as one, replica_here(feedback_stack, 1) as two:
         clients = Clients([one, two])
         await clients.send(10)
-        await settled(stack, clients.history)
-        before = stack.ends()
-        stack.lost_ends = before
-        await asyncio.to_thread(make_anew, stack)
+        await settled(feedback_stack, clients.history)
+        before = feedback_stack.ends()
+        feedback_stack.lost_ends = before
+        await asyncio.to_thread(make_anew, feedback_stack)
         await clients.send(10)
-        await settled(stack, clients.history)
-    after = stack.ends()
+        await settled(feedback_stack, clients.history)
+    after = feedback_stack.ends()
     assert {topic_id for topic_id, _ in after} > {topic_id for topic_id, _ in before}, "it was the same topic"
-    assert len(stack.rows()) == 2 * 10 * len(clients.history.sent)
-    assert stack.problems(clients.history) == []
+    assert len(feedback_stack.rows()) == 2 * 10 * len(clients.history.sent)
+    assert feedback_stack.problems(clients.history) == []
 
 
-def make_anew(stack: Stack) -> None:
+def make_anew(feedback_stack: Stack) -> None:
     """Delete it, and make it as it was once it is gone."""
-    name = stack.topics["feedback"]
-    with stack.admin() as admin:
+    name = feedback_stack.topics["feedback"]
+    with feedback_stack.admin() as admin:
         admin.delete_topics([name])
         while True:
             (found,) = admin.describe_topics([name])

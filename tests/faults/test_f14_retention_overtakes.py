@@ -13,32 +13,32 @@ EVENTS_EACH = 20
 
 @pytest.mark.slow
 async def test_f14_what_retention_took_stops_its_partition_with_the_lost_range_exact(
-    stack: Stack, caplog: pytest.LogCaptureFixture
+    feedback_stack: Stack, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with replica_here(stack) as stub:
+    async with replica_here(feedback_stack) as stub:
         clients = Clients([stub])
         await clients.send(EVENTS_EACH)
-        await settled(stack, clients.history)
-    sunk = stack.committed()
+        await settled(feedback_stack, clients.history)
+    sunk = feedback_stack.committed()
 
     # Nothing is sunk while the events come and go: the flush is a long time off.
-    async with replica_here(stack, flush_seconds=600, flush_rows=10_000) as stub:
+    async with replica_here(feedback_stack, flush_seconds=600, flush_rows=10_000) as stub:
         clients.stubs = [stub]
         await clients.send(EVENTS_EACH)
         await until(lambda: counted("relay_lag_events", stream="feedback") == 0, "the relay")
-    (topic_id, partition), end = max(stack.ends().items(), key=lambda place: place[1] - sunk.get(place[0], 0))
+    (topic_id, partition), end = max(feedback_stack.ends().items(), key=lambda place: place[1] - sunk.get(place[0], 0))
     start = sunk.get((topic_id, partition), 0)
     assert start < end - 3
-    with stack.admin() as admin:
-        admin.delete_records({TopicPartition(stack.topics["feedback"], partition): end - 3})
+    with feedback_stack.admin() as admin:
+        admin.delete_records({TopicPartition(feedback_stack.topics["feedback"], partition): end - 3})
 
     caplog.set_level(logging.ERROR)
-    async with replica_here(stack):
+    async with replica_here(feedback_stack):
         await until(lambda: counted("stopped_partitions", stream="feedback", partition=str(partition)), "the stop")
         assert counted("lost_offsets", stream="feedback", partition=str(partition)) == end - 3 - start
         (told,) = {record.fields["why"] for record in caplog.records if record.message == "partition stopped"}
         assert f"{start} to {end - 3} are lost" in told
-        others = {place: stop for place, stop in stack.ends().items() if place[1] != partition and stop}
-        await until(lambda: others.items() <= stack.committed().items(), "the other partitions")
+        others = {place: stop for place, stop in feedback_stack.ends().items() if place[1] != partition and stop}
+        await until(lambda: others.items() <= feedback_stack.committed().items(), "the other partitions")
         await asyncio.sleep(1)
-    assert stack.committed()[topic_id, partition] == start, "it jumped"
+    assert feedback_stack.committed()[topic_id, partition] == start, "it jumped"

@@ -16,17 +16,17 @@ OFTEN = [Step.STORED, Step.COMMITTED]
 @pytest.mark.parametrize(
     "steps", [OFTEN, pytest.param(list(Step) * 2, marks=pytest.mark.faults)], ids=["around the commit", "everywhere"]
 )
-async def test_f15_a_sink_that_is_killed_loses_and_repeats_nothing(stack: Stack, steps: list[Step]) -> None:
+async def test_f15_a_sink_that_is_killed_loses_and_repeats_nothing(feedback_stack: Stack, steps: list[Step]) -> None:
     clients = Clients([])
     for time, step in enumerate(steps):
-        broken = ReplicaProcess(stack, broken_at=(step, 1 + time % 3))
+        broken = ReplicaProcess(feedback_stack, broken_at=(step, 1 + time % 3))
         async with broken.running() as stub:
             clients.stubs = [stub]
             async with clients.sending():
                 assert await broken.ended() == -signal.SIGKILL
                 clients.stop()
-                async with ReplicaProcess(stack).running() as again:
+                async with ReplicaProcess(feedback_stack).running() as again:
                     clients.stubs = [again]
-                    took = await settled(stack, clients.history)
+                    took = await settled(feedback_stack, clients.history)
         assert took <= RECOVERY_SECONDS
-    assert stack.problems(clients.history) == []
+    assert feedback_stack.problems(clients.history) == []

@@ -9,24 +9,24 @@ from tests.faults.feedback import Clients, ReplicaProcess, Stack, replica_here, 
 
 
 @pytest.mark.slow
-async def test_f16_a_zombie_is_fenced_and_commits_nothing(stack: Stack) -> None:
-    zombie = ReplicaProcess(stack, broken_at=(PUTTING, 2))
+async def test_f16_a_zombie_is_fenced_and_commits_nothing(feedback_stack: Stack) -> None:
+    zombie = ReplicaProcess(feedback_stack, broken_at=(PUTTING, 2))
     async with zombie.running() as stub:
         clients = Clients([stub])
         async with clients.sending():
             await until((zombie.spool / REACHED).exists, "the zombie's put")
         await until(lambda: not zombie.counted("relay_lag_events", stream="feedback"), "the relay")
         zombie.signal(signal.SIGSTOP)
-        async with replica_here(stack, 1) as other:
+        async with replica_here(feedback_stack, 1) as other:
             # Longer than the group waits for the frozen one.
-            await settled(stack, clients.history)
+            await settled(feedback_stack, clients.history)
             fenced = zombie_fenced(zombie)
             zombie.signal(signal.SIGCONT)
             await until(lambda: fenced() >= 1, "the fence")
             clients.stubs = [other]
             await clients.send(5)
-            await settled(stack, clients.history)
-    assert stack.problems(clients.history) == []
+            await settled(feedback_stack, clients.history)
+    assert feedback_stack.problems(clients.history) == []
 
 
 def zombie_fenced(zombie: ReplicaProcess):

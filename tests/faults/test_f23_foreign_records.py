@@ -32,24 +32,26 @@ def foreign() -> list[tuple[bytes | None, list[tuple[str, bytes]]]]:
 
 
 @pytest.mark.slow
-async def test_f23_every_foreign_record_is_a_dead_letter(stack: Stack) -> None:
+async def test_f23_every_foreign_record_is_a_dead_letter(feedback_stack: Stack) -> None:
     before = counted("dead_letters_total", stream="feedback")
-    async with replica_here(stack) as stub:
+    async with replica_here(feedback_stack) as stub:
         clients = Clients([stub])
         await clients.send(3)
-        produce(stack)
+        produce(feedback_stack)
         await clients.send(3)
-        await settled(stack, clients.history)
+        await settled(feedback_stack, clients.history)
         assert counted("dead_letters_total", stream="feedback") - before == len(foreign())
-    letters = sum(segment.dead_letters for segment in stack.ledger.segments("feedback"))
+    letters = sum(segment.dead_letters for segment in feedback_stack.ledger.segments("feedback"))
     assert letters == len(foreign())
-    assert stack.problems(clients.history) == []
+    assert feedback_stack.problems(clients.history) == []
 
 
-def produce(stack: Stack) -> None:
+def produce(feedback_stack: Stack) -> None:
     producer = KafkaProducer(
-        bootstrap_servers=stack.kafka.bootstrap, enable_idempotence=False, max_request_size=2 * MAX_MESSAGE_BYTES
+        bootstrap_servers=feedback_stack.kafka.bootstrap,
+        enable_idempotence=False,
+        max_request_size=2 * MAX_MESSAGE_BYTES,
     )
     for payload, headers in foreign():
-        producer.send(stack.topics["feedback"], payload, key=b"k", headers=headers).get(timeout=30)
+        producer.send(feedback_stack.topics["feedback"], payload, key=b"k", headers=headers).get(timeout=30)
     producer.close()
