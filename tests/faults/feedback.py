@@ -271,9 +271,10 @@ class Clients:
             started = time.monotonic()
             try:
                 await record(self._random.choice(self.stubs), event)
-            except grpc.aio.AioRpcError as error:
-                assert error.code() in RETRIED, error
-                assert time.monotonic() < deadline, f"not acknowledged for {PATIENCE_SECONDS} s: {error.details()}"
+            except (grpc.aio.AioRpcError, grpc.aio.UsageError) as error:
+                # A replica that was killed has taken its channel with it.
+                assert isinstance(error, grpc.aio.UsageError) or error.code() in RETRIED, error
+                assert time.monotonic() < deadline, f"not acknowledged for {PATIENCE_SECONDS} s: {error}"
                 self.retries += 1
                 await asyncio.sleep(0.1)
             else:

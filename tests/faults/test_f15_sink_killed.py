@@ -1,5 +1,6 @@
 """F15: the sink is killed after the read, in the middle of the put, before and after the ledger's commit, and takes up again."""
 
+import asyncio
 import signal
 
 import pytest
@@ -22,11 +23,12 @@ async def test_f15_a_sink_that_is_killed_loses_and_repeats_nothing(feedback_stac
         broken = ReplicaProcess(feedback_stack, broken_at=(step, 1 + time % 3))
         async with broken.running() as stub:
             clients.stubs = [stub]
-            async with clients.sending():
-                assert await broken.ended() == -signal.SIGKILL
-                clients.stop()
-                async with ReplicaProcess(feedback_stack).running() as again:
-                    clients.stubs = [again]
-                    took = await settled(feedback_stack, clients.history)
+            sending = asyncio.ensure_future(clients.send_until_stopped())
+            assert await broken.ended() == -signal.SIGKILL
+            clients.stop()
+            async with ReplicaProcess(feedback_stack).running() as again:
+                clients.stubs = [again]
+                await sending
+                took = await settled(feedback_stack, clients.history)
         assert took <= RECOVERY_SECONDS
     assert feedback_stack.problems(clients.history) == []
