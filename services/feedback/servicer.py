@@ -14,6 +14,7 @@ from services.feedback import codec, metrics
 from services.feedback.accept import GroupCommit
 from services.feedback.catalogue import Catalogue
 from services.feedback.events import Stream, Thumb, check_feedback, check_message_ids, check_turn
+from services.feedback.experiments import ArmFigures, Experiments
 from services.feedback.frames import Entry
 from services.feedback.ledger import Segment
 from services.feedback.principal import principal_of
@@ -29,11 +30,17 @@ class FeedbackLogServicer(feedback_pb2_grpc.FeedbackLogServiceServicer):
     """Internal: called by gateway, session and training."""
 
     def __init__(
-        self, principal_key: str, feedback: GroupCommit, turns: GroupCommit, catalogue: Catalogue, thumbs: Thumbs
+        self,
+        principal_key: str,
+        feedback: GroupCommit,
+        turns: GroupCommit,
+        catalogue: Catalogue,
+        thumbs: Thumbs,
+        experiments: Experiments,
     ) -> None:
         self._principal_key = principal_key
         self._feedback, self._turns = feedback, turns
-        self._catalogue, self._thumbs = catalogue, thumbs
+        self._catalogue, self._thumbs, self._experiments = catalogue, thumbs, experiments
 
     async def RecordFeedback(
         self, request: feedback_pb2.RecordFeedbackRequest, context: Any
@@ -80,6 +87,12 @@ class FeedbackLogServicer(feedback_pb2_grpc.FeedbackLogServiceServicer):
             ]
         )
 
+    async def GetExperiment(
+        self, request: feedback_pb2.GetExperimentRequest, context: Any
+    ) -> feedback_pb2.GetExperimentResponse:
+        figures = await self._experiments.figures(request.since.ToMicroseconds())
+        return feedback_pb2.GetExperimentResponse(arms=[_arm(one) for one in figures])
+
     async def GetThumbs(self, request: feedback_pb2.GetThumbsRequest, context: Any) -> feedback_pb2.GetThumbsResponse:
         check_message_ids(request.message_ids, MAX_MESSAGES)
         principal = principal_of(self._principal_key, require_caller())
@@ -101,6 +114,21 @@ def _traceparent() -> str:
     carrier: dict[str, str] = {}
     inject(carrier, context=current_call().trace)
     return carrier.get("traceparent", "")
+
+
+def _arm(figures: ArmFigures) -> feedback_pb2.ExperimentArm:
+    first = Timestamp()
+    first.FromMicroseconds(figures.first_us)
+    return feedback_pb2.ExperimentArm(
+        model_version=figures.model_version,
+        arm=figures.arm,
+        exposed_users=figures.exposed_users,
+        first_exposure_time=first,
+        up=figures.up,
+        down=figures.down,
+        up_rate_low=figures.likely.low,
+        up_rate_high=figures.likely.high,
+    )
 
 
 def _segment(segment: Segment) -> feedback_pb2.Segment:
