@@ -9,11 +9,11 @@ from collections.abc import AsyncGenerator
 from typing import Any, TypeVar, cast
 
 import grpc
-from opentelemetry.propagate import inject
 
 from services.chassis.errors import DeadlineExceededError, from_rpc
 from services.chassis.identity import current_call, outgoing_metadata
 from services.chassis.mutual_tls import TlsChannel, TlsFiles
+from services.chassis.telemetry import trace_headers
 
 SERVICE_CONFIG = {
     "loadBalancingConfig": [{"round_robin": {}}],
@@ -93,6 +93,4 @@ def _timeout(peer: str, within_seconds: float) -> float:
 
 
 def _metadata() -> list[tuple[str, str]]:
-    carrier: dict[str, str] = {}
-    inject(carrier, context=current_call().trace)
-    return outgoing_metadata() + list(carrier.items())
+    return outgoing_metadata() + list(trace_headers().items())

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from opentelemetry.propagate import inject
 from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 
 from services.chassis.errors import InvalidArgumentError, PermissionDeniedError
-from services.chassis.identity import current_call, require_caller
+from services.chassis.identity import require_caller
+from services.chassis.telemetry import trace_headers
 from services.feedback import codec, metrics
 from services.feedback.accept import GroupCommit
 from services.feedback.catalogue import Catalogue
@@ -50,7 +50,11 @@ class FeedbackLogServicer(feedback_pb2_grpc.FeedbackLogServiceServicer):
         caller = require_caller()
         if (event.tenant, event.principal) != (caller.tenant, principal_of(self._principal_key, caller)):
             raise PermissionDeniedError("the event is not the caller's", field="event.principal")
-        new = await _acknowledge(Stream.FEEDBACK, self._feedback, [codec.feedback_entry(request.event, _traceparent())])
+        new = await _acknowledge(
+            Stream.FEEDBACK,
+            self._feedback,
+            [codec.feedback_entry(request.event, trace_headers().get("traceparent", ""))],
+        )
         if new and isinstance(event.value, Thumb):
             metrics.THUMBS.labels(event.model_version, "up" if event.value.up else "down").inc()
         return feedback_pb2.RecordFeedbackResponse(durability=feedback_pb2.DURABILITY_SPOOL)
@@ -64,7 +68,7 @@ class FeedbackLogServicer(feedback_pb2_grpc.FeedbackLogServiceServicer):
             raise InvalidArgumentError("turns are too large", field="turns", limit=f"{MAX_TURN_BYTES:,} bytes")
         for number, turn in enumerate(request.turns):
             check_turn(codec.turn_from(turn), f"turns[{number}]")
-        trace = _traceparent()
+        trace = trace_headers().get("traceparent", "")
         await _acknowledge(Stream.TURNS, self._turns, [codec.turn_entry(turn, trace) for turn in request.turns])
         return feedback_pb2.AppendTurnsResponse()
 
@@ -107,13 +111,6 @@ async def _acknowledge(stream: Stream, log: GroupCommit, entries: Sequence[Entry
     metrics.ACKS.labels(stream, "new").inc(new)
     metrics.ACKS.labels(stream, "known").inc(len(entries) - new)
     return new
-
-
-def _traceparent() -> str:
-    """The call's trace, to go on with the event; empty if there is none."""
-    carrier: dict[str, str] = {}
-    inject(carrier, context=current_call().trace)
-    return carrier.get("traceparent", "")
 
 
 def _arm(figures: ArmFigures) -> feedback_pb2.ExperimentArm:

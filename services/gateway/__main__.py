@@ -54,6 +54,7 @@ from services.gateway.servicer import ChatServicer, FeedbackServicer
 from services.gateway.settings import DatabaseSettings, GatewaySettings
 from services.gateway.signing_keys import KeyAges, SigningKeys
 from services.gateway.storing import Storing
+from services.gateway.turn_trace import traced
 from services.gateway.turns import TurnLimits, Turns
 from services.gateway.writing import Pace
 
@@ -84,7 +85,7 @@ async def opened(settings: GatewaySettings) -> AsyncIterator[Doors]:
     async with AsyncExitStack() as stack:
         bearers = Bearers(await _keys(settings, stack), await _tokens(settings, stack))
         peers = await _Peers.open(settings, stack)
-        turns = Turns(_chat(settings, peers).run, _limits(settings))
+        turns = Turns(traced(_chat(settings, peers).run), _limits(settings))
         chat = ChatServicer(turns, peers.session, peers.conversations)
         said = FeedbackServicer(Feedback(peers.session, peers.feedback, settings.principal_key.get_secret_value()))
         door = Door(bearers, settings.max_rpc_seconds)
