@@ -24,7 +24,7 @@ from services.chassis.channel import open_channel
 from services.chassis.errors import UnavailableError
 from services.chassis.server import Registration, run_service
 from services.chassis.settings import load_settings
-from services.chassis.telemetry import fields
+from services.chassis.telemetry import fields, tracer
 from services.gateway.access import guarded
 from services.gateway.bearer import Bearers
 from services.gateway.chat import Chat, Peers
@@ -85,7 +85,7 @@ async def opened(settings: GatewaySettings) -> AsyncIterator[Doors]:
     async with AsyncExitStack() as stack:
         bearers = Bearers(await _keys(settings, stack), await _tokens(settings, stack))
         peers = await _Peers.open(settings, stack)
-        turns = Turns(traced(_chat(settings, peers).run), _limits(settings))
+        turns = Turns(traced(_chat(settings, peers).run, tracer()), _limits(settings))
         chat = ChatServicer(turns, peers.session, peers.conversations)
         said = FeedbackServicer(Feedback(peers.session, peers.feedback, settings.principal_key.get_secret_value()))
         door = Door(bearers, settings.max_rpc_seconds)

@@ -9,11 +9,11 @@ from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any
 
-from opentelemetry.trace import set_span_in_context
+from opentelemetry.trace import Tracer, set_span_in_context
 
 from services.chassis.errors import ServiceError
 from services.chassis.identity import bind_call, current_call
-from services.chassis.telemetry import fields, tracer
+from services.chassis.telemetry import fields
 from services.gateway.events import Completed, Started
 from services.gateway.turns import Turn
 
@@ -22,11 +22,11 @@ log = logging.getLogger(__name__)
 Run = Callable[[Turn], Coroutine[Any, Any, None]]
 
 
-def traced(run: Run) -> Run:
+def traced(run: Run, tracer: Tracer) -> Run:
     """The same, within a span that all calls of the turn are children of."""
 
     async def run_traced(turn: Turn) -> None:
-        span = tracer().start_span("turn", context=current_call().trace)
+        span = tracer.start_span("turn", context=current_call().trace)
         bind_call(replace(current_call(), trace=set_span_in_context(span)))
         reason = ""
         try:

@@ -68,6 +68,8 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
             let_scrape(prometheus)
             live(stack, ada)
             let_scrape(prometheus)
+            shown = "thumbwheel_experiment_thumbs_up_ratio"  # once turns are in the ledger and feedback looked
+            prometheus.wait("the experiment is shown", lambda: bool(prometheus.query(shown)))
             yield Watched(stack, prometheus)
 
 
