@@ -29,6 +29,7 @@ class Prometheus:
     port: int
     targets: Mapping[str, Sequence[str]] = field(default_factory=dict)
     rules: Sequence[Path] = ()
+    scrape_seconds: int = SCRAPE_SECONDS
 
     @property
     def url(self) -> str:
@@ -47,9 +48,10 @@ class Prometheus:
         return (Program("prometheus", command, {"GOMEMLIMIT": "256MiB"}, self.port, ready=ready),)
 
     def _settings(self) -> dict[str, object]:
+        every = f"{self.scrape_seconds}s"
         jobs = {"prometheus": [f"{HOST}:{self.port}"], **self.targets}
         return {
-            "global": {"scrape_interval": f"{SCRAPE_SECONDS}s", "evaluation_interval": f"{SCRAPE_SECONDS}s"},
+            "global": {"scrape_interval": every, "evaluation_interval": every},
             "rule_files": [str(file) for file in self.rules],
             "scrape_configs": [
                 {"job_name": job, "static_configs": [{"targets": list(targets)}]} for job, targets in jobs.items()

@@ -8,12 +8,12 @@ from typing import Any, TypeVar, cast
 
 import grpc
 from google.protobuf.descriptor import FileDescriptor
-from opentelemetry.propagate import inject
 
 from services.chassis.errors import DeadlineExceededError, from_rpc
 from services.chassis.identity import current_call, outgoing_metadata
 from services.chassis.mutual_tls import TlsChannel, TlsFiles
 from services.chassis.retries import service_config
+from services.chassis.telemetry import trace_headers
 
 # Of both ends: a peer that is stopped or cut off is noticed within 7 s. Measured with a SIGSTOP (docs/decisions): the keepalive
 # timeout alone does nothing, the ping's does; and without the third line no ping follows the second on a quiet connection.
@@ -87,6 +87,4 @@ def _timeout(peer: str, within_seconds: float) -> float:
 
 
 def _metadata() -> list[tuple[str, str]]:
-    carrier: dict[str, str] = {}
-    inject(carrier, context=current_call().trace)
-    return outgoing_metadata() + list(carrier.items())
+    return outgoing_metadata() + list(trace_headers().items())

@@ -9,7 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from opentelemetry import trace
+from opentelemetry.propagate import inject
 from prometheus_client import Counter, Gauge, Histogram
+
+from services.chassis.identity import current_call
 
 LATENCY_BUCKETS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
@@ -38,7 +41,8 @@ class LineFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         values: Mapping[str, object] = getattr(record, "fields", {})
         level, phrase = record.levelname.lower(), record.getMessage()
-        where = _where(record)
+        # Within a call that is traced every line names the trace, whoever writes it.
+        where = {**({"trace_id": found} if (found := trace_id()) else {}), **_where(record)}
         if self.as_json:
             stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created))
             line = {"time": stamp, "level": level, "service": self.service, "event": phrase, **values, **where}
@@ -92,3 +96,16 @@ async def watch_event_loop(interval_seconds: float = 0.25) -> None:
 def tracer() -> Any:
     """The tracer of Thumbwheel's spans."""
     return trace.get_tracer("thumbwheel")
+
+
+def trace_id() -> str:
+    """32 hexadecimal digits of the running call's trace; empty where there is none."""
+    span = trace.get_current_span(current_call().trace).get_span_context()
+    return trace.format_trace_id(span.trace_id) if span.is_valid else ""
+
+
+def trace_headers() -> dict[str, str]:
+    """The running call's trace for the next hop, as W3C's traceparent."""
+    carrier: dict[str, str] = {}
+    inject(carrier, context=current_call().trace)
+    return carrier

@@ -11,13 +11,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from prometheus_client import REGISTRY
 from sqlalchemy import Engine
 from thumbwheel.feedback.v1.feedback_pb2_grpc import add_FeedbackLogServiceServicer_to_server
 
 from services.chassis.server import Registration, run_service
 from services.chassis.settings import load_settings
 from services.chassis.telemetry import fields
-from services.feedback import codec, metrics, parquet, thumbs
+from services.feedback import codec, experiments, metrics, parquet, thumbs
 from services.feedback.accept import Acceptance, Claims, GroupCommit, NoClaims
 from services.feedback.access import CALLERS
 from services.feedback.audit import audit
@@ -26,13 +27,14 @@ from services.feedback.claims import PostgresClaims, sweep_hourly
 from services.feedback.database import HEAD, connect, migrate, open_database, revision
 from services.feedback.drain import Drain, Flusher
 from services.feedback.events import Stream
+from services.feedback.experiment_metrics import ExperimentMetrics, keep_looking
 from services.feedback.frames import Entry, Record
 from services.feedback.ledger import Ledger
 from services.feedback.log import Log
 from services.feedback.object_store import Directory, ObjectRefusedError, ObjectStore, ObjectStoreError
 from services.feedback.servicer import FeedbackLogServicer
 from services.feedback.settings import FeedbackSettings
-from services.feedback.sink import FlushLimits, Fold, Format, Sink, no_projection
+from services.feedback.sink import FlushLimits, Fold, Format, Sink
 from services.feedback.spool import Spool
 from services.feedback.spool_folder import inspect
 from services.feedback.store_commands import add_orphan_options, collect_orphans, make_bucket
@@ -59,15 +61,18 @@ async def wiring(settings: FeedbackSettings) -> AsyncIterator[Sequence[Registrat
     engine = open_database(settings.database_url)
     stores = Stores(Ledger(engine), await asyncio.to_thread(_tried_store, settings))
     thumbs.catch_up(stores.ledger, stores.objects, Stream.FEEDBACK)
+    experiments.catch_up(stores.ledger, stores.objects, Stream.TURNS)
     ways = _one_process() if engine.dialect.name == "sqlite" else _many(engine)
     async with (
         _sweeping(ways.claims, settings.claim_days),
         _stream(settings, FEEDBACK, stores, thumbs.fold, ways.claims[0], ways.on_stored, ways.on_committed) as feedback,
-        _stream(settings, TURNS, stores, no_projection, ways.claims[1], _nothing, _nothing) as turns,
+        _stream(settings, TURNS, stores, experiments.fold, ways.claims[1], _nothing, _nothing) as turns,
     ):
         key, pending = settings.principal_key.get_secret_value(), thumbs.Thumbs(engine, ways.pending)
-        servicer = FeedbackLogServicer(key, feedback, turns, Catalogue(stores.ledger), pending)
-        yield [Registration(NAME, add_FeedbackLogServiceServicer_to_server, servicer, batch=BATCH)]
+        figures = experiments.Experiments(engine, pending)
+        servicer = FeedbackLogServicer(key, feedback, turns, Catalogue(stores.ledger), pending, figures)
+        async with _shown(figures):
+            yield [Registration(NAME, add_FeedbackLogServiceServicer_to_server, servicer, batch=BATCH)]
     engine.dispose()
 
 
@@ -113,6 +118,19 @@ async def _sweeping(claims: Sequence[Claims], days: float) -> AsyncIterator[None
     yield
     for sweep in sweeps:
         sweep.cancel()
+
+
+@asynccontextmanager
+async def _shown(figures: experiments.Experiments) -> AsyncIterator[None]:
+    """To Prometheus, as long as the block runs."""
+    shown = ExperimentMetrics()
+    REGISTRY.register(shown)
+    looking = asyncio.create_task(keep_looking(figures, shown))
+    try:
+        yield
+    finally:
+        looking.cancel()
+        REGISTRY.unregister(shown)
 
 
 @asynccontextmanager

@@ -5,15 +5,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from opentelemetry.propagate import inject
 from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 
 from services.chassis.errors import InvalidArgumentError, PermissionDeniedError
-from services.chassis.identity import current_call, require_caller
+from services.chassis.identity import require_caller
+from services.chassis.telemetry import trace_headers
 from services.feedback import codec, metrics
 from services.feedback.accept import GroupCommit
 from services.feedback.catalogue import Catalogue
 from services.feedback.events import Stream, Thumb, check_feedback, check_message_ids, check_turn
+from services.feedback.experiments import ArmFigures, Experiments
 from services.feedback.frames import Entry
 from services.feedback.ledger import Segment
 from services.feedback.principal import principal_of
@@ -29,11 +30,17 @@ class FeedbackLogServicer(feedback_pb2_grpc.FeedbackLogServiceServicer):
     """Internal: called by gateway, session and training."""
 
     def __init__(
-        self, principal_key: str, feedback: GroupCommit, turns: GroupCommit, catalogue: Catalogue, thumbs: Thumbs
+        self,
+        principal_key: str,
+        feedback: GroupCommit,
+        turns: GroupCommit,
+        catalogue: Catalogue,
+        thumbs: Thumbs,
+        experiments: Experiments,
     ) -> None:
         self._principal_key = principal_key
         self._feedback, self._turns = feedback, turns
-        self._catalogue, self._thumbs = catalogue, thumbs
+        self._catalogue, self._thumbs, self._experiments = catalogue, thumbs, experiments
 
     async def RecordFeedback(
         self, request: feedback_pb2.RecordFeedbackRequest, context: Any
@@ -43,7 +50,11 @@ class FeedbackLogServicer(feedback_pb2_grpc.FeedbackLogServiceServicer):
         caller = require_caller()
         if (event.tenant, event.principal) != (caller.tenant, principal_of(self._principal_key, caller)):
             raise PermissionDeniedError("the event is not the caller's", field="event.principal")
-        new = await _acknowledge(Stream.FEEDBACK, self._feedback, [codec.feedback_entry(request.event, _traceparent())])
+        new = await _acknowledge(
+            Stream.FEEDBACK,
+            self._feedback,
+            [codec.feedback_entry(request.event, trace_headers().get("traceparent", ""))],
+        )
         if new and isinstance(event.value, Thumb):
             metrics.THUMBS.labels(event.model_version, "up" if event.value.up else "down").inc()
         return feedback_pb2.RecordFeedbackResponse(durability=feedback_pb2.DURABILITY_SPOOL)
@@ -57,7 +68,7 @@ class FeedbackLogServicer(feedback_pb2_grpc.FeedbackLogServiceServicer):
             raise InvalidArgumentError("turns are too large", field="turns", limit=f"{MAX_TURN_BYTES:,} bytes")
         for number, turn in enumerate(request.turns):
             check_turn(codec.turn_from(turn), f"turns[{number}]")
-        trace = _traceparent()
+        trace = trace_headers().get("traceparent", "")
         await _acknowledge(Stream.TURNS, self._turns, [codec.turn_entry(turn, trace) for turn in request.turns])
         return feedback_pb2.AppendTurnsResponse()
 
@@ -80,6 +91,12 @@ class FeedbackLogServicer(feedback_pb2_grpc.FeedbackLogServiceServicer):
             ]
         )
 
+    async def GetExperiment(
+        self, request: feedback_pb2.GetExperimentRequest, context: Any
+    ) -> feedback_pb2.GetExperimentResponse:
+        figures = await self._experiments.figures(request.since.ToMicroseconds())
+        return feedback_pb2.GetExperimentResponse(arms=[_arm(one) for one in figures])
+
     async def GetThumbs(self, request: feedback_pb2.GetThumbsRequest, context: Any) -> feedback_pb2.GetThumbsResponse:
         check_message_ids(request.message_ids, MAX_MESSAGES)
         principal = principal_of(self._principal_key, require_caller())
@@ -96,11 +113,19 @@ async def _acknowledge(stream: Stream, log: GroupCommit, entries: Sequence[Entry
     return new
 
 
-def _traceparent() -> str:
-    """The call's trace, to go on with the event; empty if there is none."""
-    carrier: dict[str, str] = {}
-    inject(carrier, context=current_call().trace)
-    return carrier.get("traceparent", "")
+def _arm(figures: ArmFigures) -> feedback_pb2.ExperimentArm:
+    first = Timestamp()
+    first.FromMicroseconds(figures.first_us)
+    return feedback_pb2.ExperimentArm(
+        model_version=figures.model_version,
+        arm=figures.arm,
+        exposed_users=figures.exposed_users,
+        first_exposure_time=first,
+        up=figures.up,
+        down=figures.down,
+        up_rate_low=figures.likely.low,
+        up_rate_high=figures.likely.high,
+    )
 
 
 def _segment(segment: Segment) -> feedback_pb2.Segment:

@@ -101,6 +101,27 @@ thumb_positions = Table(
     Column("end_offset", BigInteger, nullable=False),
 )
 
+# The first turn of a user with a version under an arm, whichever log it came by.
+exposures = Table(
+    "exposures",
+    metadata,
+    Column("principal", String(64), nullable=False),
+    Column("model_version", String(128), nullable=False),
+    Column("arm", String(128), nullable=False),
+    Column("first_us", BigInteger, nullable=False),
+    PrimaryKeyConstraint("principal", "model_version", "arm", name="exposures_by_principal"),
+    Index("exposures_by_version", "model_version", "arm", "first_us"),
+)
+
+# How far the exposures reach into each log.
+exposure_positions = Table(
+    "exposure_positions",
+    metadata,
+    Column("topic_id", String(36), primary_key=True),
+    Column("partition", Integer, primary_key=True),
+    Column("end_offset", BigInteger, nullable=False),
+)
+
 # Events on their way from an acceptance to the ledger, in the order of acceptance over all replicas (Postgres only: see
 # claims.py). The columns from `principal` on are filled for thumbs and their retractions.
 accept_orders = Sequence("feedback_accept_order", metadata=metadata)

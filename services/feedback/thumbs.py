@@ -8,7 +8,7 @@ place in the order of acceptance, and an older one never replaces a newer one.
 import asyncio
 import contextlib
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,13 +17,14 @@ from sqlalchemy import ColumnElement, Connection, Engine, delete, func, insert, 
 from services.feedback import parquet, tables
 from services.feedback.events import FeedbackEvent, Retraction, Subject, Thumb
 from services.feedback.frames import Record
-from services.feedback.ledger import Ledger, committed_segments
+from services.feedback.ledger import Ledger
 from services.feedback.object_store import ObjectStore
+from services.feedback.projection import Projection, portions, stand
+from services.feedback.projection import catch_up as rebuild
 from services.feedback.sink import Position, UndecodableError
 
 Key = tuple[str, str]
 """Principal and message id."""
-KEYS_A_QUERY = 500
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ def change_of_row(row: parquet.Row) -> Change | None:
 def fold(connection: Connection, position: Position, kept: Sequence[tuple[Record, FeedbackEvent]]) -> None:
     """Move the table by one batch, inside the ledger's transaction."""
     changes = (change_of(event, record.entry.accept_order) for record, event in kept)
-    _move(connection, position, [change for change in changes if change])
+    _move(connection, [change for change in changes if change])
+    stand(connection, tables.thumb_positions, position)
 
 
 class Pending(Protocol):
@@ -174,55 +176,36 @@ class Thumbs:
 
 
 def catch_up(ledger: Ledger, store: ObjectStore, stream: str) -> bool:
-    """Rebuild the table from the committed objects if it does not stand where the ledger does. True if it was rebuilt."""
-    with ledger.between_commits(stream) as connection:
-        segments = committed_segments(connection, stream)
-        ends = {(segment.topic_id, segment.partition): segment.end_offset for segment in segments}
-        table = tables.thumb_positions
-        reached = connection.execute(select(table.c.topic_id, table.c.partition, table.c.end_offset))
-        if {(row.topic_id, row.partition): row.end_offset for row in reached} == ends:
-            return False
-        connection.execute(delete(tables.thumbs))
-        connection.execute(delete(table))
-        for segment in segments:
-            rows = parquet.decode(store.get(segment.object_key)) if segment.object_key else []
-            position = Position(segment.topic_id, segment.partition, segment.end_offset)
-            _move(connection, position, [change for row in rows if (change := change_of_row(row))])
-    return True
+    """Rebuild the thumbs if they do not stand where the ledger does. True if they were rebuilt."""
+    return rebuild(Projection(tables.thumbs, tables.thumb_positions, _move_rows), ledger, store, stream)
 
 
-def _move(connection: Connection, position: Position, changes: Iterable[Change]) -> None:
+def _move_rows(connection: Connection, rows: Sequence[parquet.Row]) -> None:
+    _move(connection, [change for row in rows if (change := change_of_row(row))])
+
+
+def _move(connection: Connection, changes: Iterable[Change]) -> None:
     last: dict[Key, Opinion] = {}
     for change in changes:
         if change.opinion.replaces(last.get(change.key)):
             last[change.key] = change.opinion
     before = _opinions(connection, set(last))
     moved = {key: opinion for key, opinion in last.items() if opinion.replaces(before.get(key))}
-    for some in _portions(moved.keys() & before.keys()):
+    for some in portions(moved.keys() & before.keys()):
         connection.execute(delete(tables.thumbs).where(_among(some)))
     if moved:
         rows = [{"principal": key[0], "message_id": key[1], **vars(opinion)} for key, opinion in moved.items()]
         connection.execute(insert(tables.thumbs), rows)
-    positions = tables.thumb_positions
-    here = (positions.c.topic_id == position.topic_id) & (positions.c.partition == position.partition)
-    connection.execute(delete(positions).where(here))
-    connection.execute(insert(positions).values(vars(position)))
 
 
 def _opinions(connection: Connection, keys: Collection[Key]) -> dict[Key, Opinion]:
     found = {}
-    for some in _portions(keys):
+    for some in portions(keys):
         for row in connection.execute(select(tables.thumbs).where(_among(some))):
             up = None if row.up is None else bool(row.up)
             opinion = Opinion(up, row.model_version, row.arm, row.accept_us, row.accept_order)
             found[row.principal, row.message_id] = opinion
     return found
-
-
-def _portions(keys: Collection[Key]) -> Iterator[list[Key]]:
-    ordered = sorted(keys)
-    for at in range(0, len(ordered), KEYS_A_QUERY):
-        yield ordered[at : at + KEYS_A_QUERY]
 
 
 def _among(keys: Sequence[Key]) -> ColumnElement[bool]:

@@ -26,7 +26,7 @@ from services.chassis.channel import open_channel
 from services.chassis.errors import UnavailableError
 from services.chassis.server import Registration, run_service
 from services.chassis.settings import load_settings
-from services.chassis.telemetry import fields
+from services.chassis.telemetry import fields, tracer
 from services.gateway.access import guarded
 from services.gateway.alone import Alone
 from services.gateway.answer_cache import AnswerCache, Answers, LocalAnswers
@@ -65,6 +65,7 @@ from services.gateway.shared.seal import Seal
 from services.gateway.shared.turns import SharingPace, shared_turns
 from services.gateway.signing_keys import KeyAges, SigningKeys
 from services.gateway.storing import Storing
+from services.gateway.turn_trace import traced
 from services.gateway.turns import Neighbours, TurnLimits, Turns
 from services.gateway.writing import Pace
 
@@ -101,7 +102,7 @@ async def opened(settings: GatewaySettings) -> AsyncIterator[Doors]:
         link = await _valkey(settings, stack)
         chat_path = _chat(settings, peers, _answers(settings, link))
         turns = Turns(
-            chat_path.run,
+            traced(chat_path.run, tracer()),
             _limits(settings),
             await _neighbours(settings, link, stack),
             Admission("turns", settings.sure_turns, settings.max_turns, RETRY_SECONDS),

@@ -20,6 +20,7 @@ from services.chassis.errors import (
     ServiceError,
     UnavailableError,
 )
+from services.chassis.telemetry import trace_headers
 from services.generator.engine import Message, Patience
 from services.generator.presets import Sampling
 from services.generator.sse import EventParser, MalformedStreamError, Piece
@@ -98,7 +99,7 @@ class HttpModelServer:
         try:
             async with (
                 self._waiting() as patience,
-                self._http.post(f"{self._url}/v1/chat/completions", json=body) as response,
+                self._http.post(f"{self._url}/v1/chat/completions", json=body, headers=trace_headers()) as response,
             ):
                 if response.status != 200:
                     raise await _refusal(response)

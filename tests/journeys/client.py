@@ -17,6 +17,7 @@ class Client:
 
     url: str
     key: str
+    traceparent: str = ""
 
     def call(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
         """Status and JSON, errors included."""
@@ -59,6 +60,8 @@ class Client:
     def _open(self, method: str, path: str, body: object) -> Any:
         data = None if body is None else json.dumps(body).encode()
         headers = {"authorization": f"Bearer {self.key}", "content-type": "application/json"}
+        if self.traceparent:
+            headers["traceparent"] = self.traceparent
         request = urllib.request.Request(self.url + path, data, headers, method=method)
         return urllib.request.urlopen(request, timeout=SECONDS)
 

@@ -12,7 +12,7 @@ from starlette.routing import Route
 
 from services.chassis.errors import ServiceError
 from services.chassis.identity import CallContext, bind_call, request_id_from
-from services.chassis.telemetry import fields, tracer
+from services.chassis.telemetry import fields, trace_id, tracer
 from services.gateway.access import ROUTES, Rule, admitted
 from services.gateway.bearer import Bearers
 from services.gateway.credential import Credential
@@ -64,6 +64,8 @@ class Door:
                 log.exception("request failed", extra=fields(route=path, request_id=request_id))
                 response = error_response(ServiceError("internal error"))
             response.headers["x-request-id"] = request_id
+            if found := trace_id():
+                response.headers["x-trace-id"] = found
             response.headers.setdefault("cache-control", "no-store")
             HTTP_REQUESTS.labels(path, response.status_code).inc()
             HTTP_SECONDS.labels(path).observe(time.perf_counter() - started)

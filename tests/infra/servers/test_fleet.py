@@ -50,6 +50,10 @@ def test_all_servers_start_answer_and_leave_nothing_behind(tmp_path: Path) -> No
             query = f"http://127.0.0.1:{ports['prometheus']}/api/v1/status/config"
             with urllib.request.urlopen(query, timeout=10) as answer:
                 assert json.load(answer)["status"] == "success"
+            query = f"http://127.0.0.1:{ports['prometheus']}/api/v1/rules"
+            with urllib.request.urlopen(query, timeout=10) as answer:
+                groups = [group["name"] for group in json.load(answer)["data"]["groups"]]
+            assert groups == ["chat", "feedback", "models", "training"]
         finally:
             supervisor.send_signal(signal.SIGINT)
             supervisor.stdout.read()

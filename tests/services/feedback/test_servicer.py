@@ -326,3 +326,19 @@ async def test_acks_thumbs_and_rows_are_counted(tmp_path: Path) -> None:
             await client.record(thumb("a", up=False))
         await client.record(correction("b"))
     assert [after - earlier for after, earlier in zip(counts(), before, strict=True)] == [2, 1, 1, 3, 2]
+
+
+async def test_an_experiment_tells_who_met_a_version_and_what_they_think_also_to_prometheus(tmp_path: Path) -> None:
+    async with running(tmp_path) as client:
+        await client.append(turn(message="m"), turn(message="n"))
+        await client.record(thumb("a", up=True))
+        await client.rows(feedback_pb2.STREAM_TURNS, 2)
+        answer = await client.call("GetExperiment", feedback_pb2.GetExperimentRequest())
+        (arm,) = answer.arms
+        assert (arm.model_version, arm.arm, arm.exposed_users) == ("v1", "candidate", 1)
+        assert arm.first_exposure_time.seconds == 2_000
+        assert (arm.up, arm.down) == (0, 0)  # the thumb was given under another arm
+        assert (arm.up_rate_low, arm.up_rate_high) == (0, 1)
+        later = feedback_pb2.GetExperimentRequest()
+        later.since.FromSeconds(3_000)
+        assert not (await client.call("GetExperiment", later)).arms

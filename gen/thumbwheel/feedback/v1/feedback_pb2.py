@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from thumbwheel.feedback.v1 import events_pb2 as thumbwheel_dot_feedback_dot_v1_dot_events__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%thumbwheel/feedback/v1/feedback.proto\x12\x16thumbwheel.feedback.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a#thumbwheel/feedback/v1/events.proto\"\xec\x01\n\x15SubmitFeedbackRequest\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12.\n\x05thumb\x18\x02 \x01(\x0b\x32\x1d.thumbwheel.feedback.v1.ThumbH\x00\x12\x38\n\ncorrection\x18\x03 \x01(\x0b\x32\".thumbwheel.feedback.v1.CorrectionH\x00\x12\x38\n\nretraction\x18\x04 \x01(\x0b\x32\".thumbwheel.feedback.v1.RetractionH\x00\x12\x12\n\nrequest_id\x18\x05 \x01(\tB\x07\n\x05value\"b\n\x16SubmitFeedbackResponse\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x36\n\ndurability\x18\x02 \x01(\x0e\x32\".thumbwheel.feedback.v1.Durability\"M\n\x15RecordFeedbackRequest\x12\x34\n\x05\x65vent\x18\x01 \x01(\x0b\x32%.thumbwheel.feedback.v1.FeedbackEvent\"P\n\x16RecordFeedbackResponse\x12\x36\n\ndurability\x18\x01 \x01(\x0e\x32\".thumbwheel.feedback.v1.Durability\"F\n\x12\x41ppendTurnsRequest\x12\x30\n\x05turns\x18\x01 \x03(\x0b\x32!.thumbwheel.feedback.v1.TurnEvent\"\x15\n\x13\x41ppendTurnsResponse\"]\n\x13ListSegmentsRequest\x12.\n\x06stream\x18\x01 \x01(\x0e\x32\x1e.thumbwheel.feedback.v1.Stream\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x04\"I\n\x14ListSegmentsResponse\x12\x31\n\x08segments\x18\x01 \x03(\x0b\x32\x1f.thumbwheel.feedback.v1.Segment\"\xe3\x01\n\x07Segment\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x10\n\x08topic_id\x18\x02 \x01(\t\x12\x11\n\tpartition\x18\x03 \x01(\r\x12\x14\n\x0cstart_offset\x18\x04 \x01(\x04\x12\x12\n\nend_offset\x18\x05 \x01(\x04\x12\x12\n\nobject_key\x18\x06 \x01(\t\x12\x0e\n\x06sha256\x18\x07 \x01(\t\x12\x0c\n\x04rows\x18\x08 \x01(\x04\x12\x14\n\x0c\x64\x65\x61\x64_letters\x18\t \x01(\x04\x12/\n\x0b\x63ommit_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"?\n\x12\x43ountThumbsRequest\x12)\n\x05since\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"I\n\x13\x43ountThumbsResponse\x12\x32\n\x06\x63ounts\x18\x01 \x03(\x0b\x32\".thumbwheel.feedback.v1.ThumbCount\"J\n\nThumbCount\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12\x0b\n\x03\x61rm\x18\x02 \x01(\t\x12\n\n\x02up\x18\x03 \x01(\x04\x12\x0c\n\x04\x64own\x18\x04 \x01(\x04\"\'\n\x10GetThumbsRequest\x12\x13\n\x0bmessage_ids\x18\x01 \x03(\t\"\x89\x01\n\x11GetThumbsResponse\x12\x45\n\x06thumbs\x18\x01 \x03(\x0b\x32\x35.thumbwheel.feedback.v1.GetThumbsResponse.ThumbsEntry\x1a-\n\x0bThumbsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x08:\x02\x38\x01*>\n\nDurability\x12\x1a\n\x16\x44URABILITY_UNSPECIFIED\x10\x00\x12\x14\n\x10\x44URABILITY_SPOOL\x10\x01*G\n\x06Stream\x12\x16\n\x12STREAM_UNSPECIFIED\x10\x00\x12\x13\n\x0fSTREAM_FEEDBACK\x10\x01\x12\x10\n\x0cSTREAM_TURNS\x10\x02\x32\x87\x01\n\x0f\x46\x65\x65\x64\x62\x61\x63kService\x12t\n\x0eSubmitFeedback\x12-.thumbwheel.feedback.v1.SubmitFeedbackRequest\x1a..thumbwheel.feedback.v1.SubmitFeedbackResponse\"\x03\x90\x02\x02\x32\xbb\x04\n\x12\x46\x65\x65\x64\x62\x61\x63kLogService\x12t\n\x0eRecordFeedback\x12-.thumbwheel.feedback.v1.RecordFeedbackRequest\x1a..thumbwheel.feedback.v1.RecordFeedbackResponse\"\x03\x90\x02\x02\x12k\n\x0b\x41ppendTurns\x12*.thumbwheel.feedback.v1.AppendTurnsRequest\x1a+.thumbwheel.feedback.v1.AppendTurnsResponse\"\x03\x90\x02\x02\x12n\n\x0cListSegments\x12+.thumbwheel.feedback.v1.ListSegmentsRequest\x1a,.thumbwheel.feedback.v1.ListSegmentsResponse\"\x03\x90\x02\x01\x12k\n\x0b\x43ountThumbs\x12*.thumbwheel.feedback.v1.CountThumbsRequest\x1a+.thumbwheel.feedback.v1.CountThumbsResponse\"\x03\x90\x02\x01\x12\x65\n\tGetThumbs\x12(.thumbwheel.feedback.v1.GetThumbsRequest\x1a).thumbwheel.feedback.v1.GetThumbsResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%thumbwheel/feedback/v1/feedback.proto\x12\x16thumbwheel.feedback.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a#thumbwheel/feedback/v1/events.proto\"\xec\x01\n\x15SubmitFeedbackRequest\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12.\n\x05thumb\x18\x02 \x01(\x0b\x32\x1d.thumbwheel.feedback.v1.ThumbH\x00\x12\x38\n\ncorrection\x18\x03 \x01(\x0b\x32\".thumbwheel.feedback.v1.CorrectionH\x00\x12\x38\n\nretraction\x18\x04 \x01(\x0b\x32\".thumbwheel.feedback.v1.RetractionH\x00\x12\x12\n\nrequest_id\x18\x05 \x01(\tB\x07\n\x05value\"b\n\x16SubmitFeedbackResponse\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x36\n\ndurability\x18\x02 \x01(\x0e\x32\".thumbwheel.feedback.v1.Durability\"M\n\x15RecordFeedbackRequest\x12\x34\n\x05\x65vent\x18\x01 \x01(\x0b\x32%.thumbwheel.feedback.v1.FeedbackEvent\"P\n\x16RecordFeedbackResponse\x12\x36\n\ndurability\x18\x01 \x01(\x0e\x32\".thumbwheel.feedback.v1.Durability\"F\n\x12\x41ppendTurnsRequest\x12\x30\n\x05turns\x18\x01 \x03(\x0b\x32!.thumbwheel.feedback.v1.TurnEvent\"\x15\n\x13\x41ppendTurnsResponse\"]\n\x13ListSegmentsRequest\x12.\n\x06stream\x18\x01 \x01(\x0e\x32\x1e.thumbwheel.feedback.v1.Stream\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x04\"I\n\x14ListSegmentsResponse\x12\x31\n\x08segments\x18\x01 \x03(\x0b\x32\x1f.thumbwheel.feedback.v1.Segment\"\xe3\x01\n\x07Segment\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x10\n\x08topic_id\x18\x02 \x01(\t\x12\x11\n\tpartition\x18\x03 \x01(\r\x12\x14\n\x0cstart_offset\x18\x04 \x01(\x04\x12\x12\n\nend_offset\x18\x05 \x01(\x04\x12\x12\n\nobject_key\x18\x06 \x01(\t\x12\x0e\n\x06sha256\x18\x07 \x01(\t\x12\x0c\n\x04rows\x18\x08 \x01(\x04\x12\x14\n\x0c\x64\x65\x61\x64_letters\x18\t \x01(\x04\x12/\n\x0b\x63ommit_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"?\n\x12\x43ountThumbsRequest\x12)\n\x05since\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"I\n\x13\x43ountThumbsResponse\x12\x32\n\x06\x63ounts\x18\x01 \x03(\x0b\x32\".thumbwheel.feedback.v1.ThumbCount\"J\n\nThumbCount\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12\x0b\n\x03\x61rm\x18\x02 \x01(\t\x12\n\n\x02up\x18\x03 \x01(\x04\x12\x0c\n\x04\x64own\x18\x04 \x01(\x04\"A\n\x14GetExperimentRequest\x12)\n\x05since\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"L\n\x15GetExperimentResponse\x12\x33\n\x04\x61rms\x18\x01 \x03(\x0b\x32%.thumbwheel.feedback.v1.ExperimentArm\"\xc8\x01\n\rExperimentArm\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12\x0b\n\x03\x61rm\x18\x02 \x01(\t\x12\x15\n\rexposed_users\x18\x03 \x01(\x04\x12\x37\n\x13\x66irst_exposure_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\n\n\x02up\x18\x05 \x01(\x04\x12\x0c\n\x04\x64own\x18\x06 \x01(\x04\x12\x13\n\x0bup_rate_low\x18\x07 \x01(\x01\x12\x14\n\x0cup_rate_high\x18\x08 \x01(\x01\"\'\n\x10GetThumbsRequest\x12\x13\n\x0bmessage_ids\x18\x01 \x03(\t\"\x89\x01\n\x11GetThumbsResponse\x12\x45\n\x06thumbs\x18\x01 \x03(\x0b\x32\x35.thumbwheel.feedback.v1.GetThumbsResponse.ThumbsEntry\x1a-\n\x0bThumbsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x08:\x02\x38\x01*>\n\nDurability\x12\x1a\n\x16\x44URABILITY_UNSPECIFIED\x10\x00\x12\x14\n\x10\x44URABILITY_SPOOL\x10\x01*G\n\x06Stream\x12\x16\n\x12STREAM_UNSPECIFIED\x10\x00\x12\x13\n\x0fSTREAM_FEEDBACK\x10\x01\x12\x10\n\x0cSTREAM_TURNS\x10\x02\x32\x87\x01\n\x0f\x46\x65\x65\x64\x62\x61\x63kService\x12t\n\x0eSubmitFeedback\x12-.thumbwheel.feedback.v1.SubmitFeedbackRequest\x1a..thumbwheel.feedback.v1.SubmitFeedbackResponse\"\x03\x90\x02\x02\x32\xae\x05\n\x12\x46\x65\x65\x64\x62\x61\x63kLogService\x12t\n\x0eRecordFeedback\x12-.thumbwheel.feedback.v1.RecordFeedbackRequest\x1a..thumbwheel.feedback.v1.RecordFeedbackResponse\"\x03\x90\x02\x02\x12k\n\x0b\x41ppendTurns\x12*.thumbwheel.feedback.v1.AppendTurnsRequest\x1a+.thumbwheel.feedback.v1.AppendTurnsResponse\"\x03\x90\x02\x02\x12n\n\x0cListSegments\x12+.thumbwheel.feedback.v1.ListSegmentsRequest\x1a,.thumbwheel.feedback.v1.ListSegmentsResponse\"\x03\x90\x02\x01\x12k\n\x0b\x43ountThumbs\x12*.thumbwheel.feedback.v1.CountThumbsRequest\x1a+.thumbwheel.feedback.v1.CountThumbsResponse\"\x03\x90\x02\x01\x12q\n\rGetExperiment\x12,.thumbwheel.feedback.v1.GetExperimentRequest\x1a-.thumbwheel.feedback.v1.GetExperimentResponse\"\x03\x90\x02\x01\x12\x65\n\tGetThumbs\x12(.thumbwheel.feedback.v1.GetThumbsRequest\x1a).thumbwheel.feedback.v1.GetThumbsResponse\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,12 +45,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FEEDBACKLOGSERVICE'].methods_by_name['ListSegments']._serialized_options = b'\220\002\001'
   _globals['_FEEDBACKLOGSERVICE'].methods_by_name['CountThumbs']._loaded_options = None
   _globals['_FEEDBACKLOGSERVICE'].methods_by_name['CountThumbs']._serialized_options = b'\220\002\001'
+  _globals['_FEEDBACKLOGSERVICE'].methods_by_name['GetExperiment']._loaded_options = None
+  _globals['_FEEDBACKLOGSERVICE'].methods_by_name['GetExperiment']._serialized_options = b'\220\002\001'
   _globals['_FEEDBACKLOGSERVICE'].methods_by_name['GetThumbs']._loaded_options = None
   _globals['_FEEDBACKLOGSERVICE'].methods_by_name['GetThumbs']._serialized_options = b'\220\002\001'
-  _globals['_DURABILITY']._serialized_start=1527
-  _globals['_DURABILITY']._serialized_end=1589
-  _globals['_STREAM']._serialized_start=1591
-  _globals['_STREAM']._serialized_end=1662
+  _globals['_DURABILITY']._serialized_start=1875
+  _globals['_DURABILITY']._serialized_end=1937
+  _globals['_STREAM']._serialized_start=1939
+  _globals['_STREAM']._serialized_end=2010
   _globals['_SUBMITFEEDBACKREQUEST']._serialized_start=136
   _globals['_SUBMITFEEDBACKREQUEST']._serialized_end=372
   _globals['_SUBMITFEEDBACKRESPONSE']._serialized_start=374
@@ -75,14 +77,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COUNTTHUMBSRESPONSE']._serialized_end=1268
   _globals['_THUMBCOUNT']._serialized_start=1270
   _globals['_THUMBCOUNT']._serialized_end=1344
-  _globals['_GETTHUMBSREQUEST']._serialized_start=1346
-  _globals['_GETTHUMBSREQUEST']._serialized_end=1385
-  _globals['_GETTHUMBSRESPONSE']._serialized_start=1388
-  _globals['_GETTHUMBSRESPONSE']._serialized_end=1525
-  _globals['_GETTHUMBSRESPONSE_THUMBSENTRY']._serialized_start=1480
-  _globals['_GETTHUMBSRESPONSE_THUMBSENTRY']._serialized_end=1525
-  _globals['_FEEDBACKSERVICE']._serialized_start=1665
-  _globals['_FEEDBACKSERVICE']._serialized_end=1800
-  _globals['_FEEDBACKLOGSERVICE']._serialized_start=1803
-  _globals['_FEEDBACKLOGSERVICE']._serialized_end=2374
+  _globals['_GETEXPERIMENTREQUEST']._serialized_start=1346
+  _globals['_GETEXPERIMENTREQUEST']._serialized_end=1411
+  _globals['_GETEXPERIMENTRESPONSE']._serialized_start=1413
+  _globals['_GETEXPERIMENTRESPONSE']._serialized_end=1489
+  _globals['_EXPERIMENTARM']._serialized_start=1492
+  _globals['_EXPERIMENTARM']._serialized_end=1692
+  _globals['_GETTHUMBSREQUEST']._serialized_start=1694
+  _globals['_GETTHUMBSREQUEST']._serialized_end=1733
+  _globals['_GETTHUMBSRESPONSE']._serialized_start=1736
+  _globals['_GETTHUMBSRESPONSE']._serialized_end=1873
+  _globals['_GETTHUMBSRESPONSE_THUMBSENTRY']._serialized_start=1828
+  _globals['_GETTHUMBSRESPONSE_THUMBSENTRY']._serialized_end=1873
+  _globals['_FEEDBACKSERVICE']._serialized_start=2013
+  _globals['_FEEDBACKSERVICE']._serialized_end=2148
+  _globals['_FEEDBACKLOGSERVICE']._serialized_start=2151
+  _globals['_FEEDBACKLOGSERVICE']._serialized_end=2837
 # @@protoc_insertion_point(module_scope)

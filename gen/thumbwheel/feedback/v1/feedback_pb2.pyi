@@ -417,6 +417,106 @@ class ThumbCount(_message.Message):
 Global___ThumbCount: _TypeAlias = ThumbCount  # noqa: Y015
 
 @_typing.final
+class GetExperimentRequest(_message.Message):
+    """Asks how versions do."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SINCE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """Only users who met a version, and thumbs that were given, at or after this time; unset: all."""
+
+    def __init__(
+        self,
+        *,
+        since: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["since", b"since"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetExperimentRequest: _TypeAlias = GetExperimentRequest  # noqa: Y015
+
+@_typing.final
+class GetExperimentResponse(_message.Message):
+    """How versions do."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ARMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def arms(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExperimentArm]:
+        """One row a version and arm: the ten versions met last, newest first."""
+
+    def __init__(
+        self,
+        *,
+        arms: _abc.Iterable[Global___ExperimentArm] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arms", b"arms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetExperimentResponse: _TypeAlias = GetExperimentResponse  # noqa: Y015
+
+@_typing.final
+class ExperimentArm(_message.Message):
+    """One version under one arm."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    ARM_FIELD_NUMBER: _builtins.int
+    EXPOSED_USERS_FIELD_NUMBER: _builtins.int
+    FIRST_EXPOSURE_TIME_FIELD_NUMBER: _builtins.int
+    UP_FIELD_NUMBER: _builtins.int
+    DOWN_FIELD_NUMBER: _builtins.int
+    UP_RATE_LOW_FIELD_NUMBER: _builtins.int
+    UP_RATE_HIGH_FIELD_NUMBER: _builtins.int
+    model_version: _builtins.str
+    """The version."""
+    arm: _builtins.str
+    """"stable", "candidate" or "pinned"."""
+    exposed_users: _builtins.int
+    """Users with at least one finished turn."""
+    up: _builtins.int
+    """Standing thumbs up."""
+    down: _builtins.int
+    """Standing thumbs down."""
+    up_rate_low: _builtins.float
+    """The rate of thumbs up is from this, 0 to 1; together with the upper end true with 95 % over the whole experiment."""
+    up_rate_high: _builtins.float
+    """The rate of thumbs up is up to this, 0 to 1."""
+    @_builtins.property
+    def first_exposure_time(self) -> _timestamp_pb2.Timestamp:
+        """The first of these turns."""
+
+    def __init__(
+        self,
+        *,
+        model_version: _builtins.str = ...,
+        arm: _builtins.str = ...,
+        exposed_users: _builtins.int = ...,
+        first_exposure_time: _timestamp_pb2.Timestamp | None = ...,
+        up: _builtins.int = ...,
+        down: _builtins.int = ...,
+        up_rate_low: _builtins.float = ...,
+        up_rate_high: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["first_exposure_time", b"first_exposure_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "down", b"down", "exposed_users", b"exposed_users", "first_exposure_time", b"first_exposure_time", "model_version", b"model_version", "up", b"up", "up_rate_high", b"up_rate_high", "up_rate_low", b"up_rate_low"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExperimentArm: _TypeAlias = ExperimentArm  # noqa: Y015
+
+@_typing.final
 class GetThumbsRequest(_message.Message):
     """Asks for the caller's thumbs."""
 

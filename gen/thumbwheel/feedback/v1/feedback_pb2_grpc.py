@@ -133,6 +133,11 @@ class FeedbackLogServiceStub:
                 request_serializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.CountThumbsRequest.SerializeToString,
                 response_deserializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.CountThumbsResponse.FromString,
                 _registered_method=True)
+        self.GetExperiment = channel.unary_unary(
+                '/thumbwheel.feedback.v1.FeedbackLogService/GetExperiment',
+                request_serializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.GetExperimentRequest.SerializeToString,
+                response_deserializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.GetExperimentResponse.FromString,
+                _registered_method=True)
         self.GetThumbs = channel.unary_unary(
                 '/thumbwheel.feedback.v1.FeedbackLogService/GetThumbs',
                 request_serializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.GetThumbsRequest.SerializeToString,
@@ -172,6 +177,13 @@ class FeedbackLogServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetExperiment(self, request, context):
+        """How each version does under each arm: who met it, what they think, and between which rates that lies at whatever time one asks.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetThumbs(self, request, context):
         """The caller's standing thumbs on some messages.
         """
@@ -201,6 +213,11 @@ def add_FeedbackLogServiceServicer_to_server(servicer, server):
                     servicer.CountThumbs,
                     request_deserializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.CountThumbsRequest.FromString,
                     response_serializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.CountThumbsResponse.SerializeToString,
+            ),
+            'GetExperiment': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetExperiment,
+                    request_deserializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.GetExperimentRequest.FromString,
+                    response_serializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.GetExperimentResponse.SerializeToString,
             ),
             'GetThumbs': grpc.unary_unary_rpc_method_handler(
                     servicer.GetThumbs,
@@ -317,6 +334,33 @@ class FeedbackLogService:
             '/thumbwheel.feedback.v1.FeedbackLogService/CountThumbs',
             thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.CountThumbsRequest.SerializeToString,
             thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.CountThumbsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetExperiment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/thumbwheel.feedback.v1.FeedbackLogService/GetExperiment',
+            thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.GetExperimentRequest.SerializeToString,
+            thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.GetExperimentResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -50,6 +50,8 @@ class FeedbackLogServiceStub:
     """The committed Parquet objects of a stream, in order: the only way for readers to learn what counts."""
     CountThumbs: _aio.UnaryUnaryMultiCallable[_feedback_pb2.CountThumbsRequest, _feedback_pb2.CountThumbsResponse]
     """Standing thumbs by model version."""
+    GetExperiment: _aio.UnaryUnaryMultiCallable[_feedback_pb2.GetExperimentRequest, _feedback_pb2.GetExperimentResponse]
+    """How each version does under each arm: who met it, what they think, and between which rates that lies at whatever time one asks."""
     GetThumbs: _aio.UnaryUnaryMultiCallable[_feedback_pb2.GetThumbsRequest, _feedback_pb2.GetThumbsResponse]
     """The caller's standing thumbs on some messages."""
 
@@ -87,6 +89,14 @@ class FeedbackLogServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_feedback_pb2.CountThumbsRequest, _abc.Awaitable[_feedback_pb2.CountThumbsResponse]],
     ) -> _abc.Awaitable[_feedback_pb2.CountThumbsResponse]:
         """Standing thumbs by model version."""
+
+    @_abc_1.abstractmethod
+    def GetExperiment(
+        self,
+        request: _feedback_pb2.GetExperimentRequest,
+        context: _aio.ServicerContext[_feedback_pb2.GetExperimentRequest, _abc.Awaitable[_feedback_pb2.GetExperimentResponse]],
+    ) -> _abc.Awaitable[_feedback_pb2.GetExperimentResponse]:
+        """How each version does under each arm: who met it, what they think, and between which rates that lies at whatever time one asks."""
 
     @_abc_1.abstractmethod
     def GetThumbs(

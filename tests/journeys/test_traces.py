@@ -1,0 +1,70 @@
+"""One turn and its thumb, followed through the services by their traces; what people write is in no span."""
+
+import re
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.journeys.client import Client
+from tests.journeys.otlp import ReceivedSpan, Receiver, receiving
+from tests.journeys.prometheus import SERVICES
+from tests.journeys.stack import Stack, running_stack
+
+TRACE_ID = "5e0c63257de34c92bf9efcd03927272e"
+QUESTION = "wat is teh captial of Liechtenstein"
+EXPORT_EVERY_MS = "200"
+
+
+@pytest.fixture(scope="module")
+def traced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stack, Receiver]]:
+    with receiving() as receiver, pytest.MonkeyPatch.context() as environment:
+        environment.setenv("OTEL_BSP_SCHEDULE_DELAY", EXPORT_EVERY_MS)
+        for service in SERVICES:
+            environment.setenv(f"TW_{service.upper()}_OTLP_ENDPOINT", f"http://127.0.0.1:{receiver.port}")
+        with running_stack(tmp_path_factory.mktemp("state")) as stack:
+            yield stack, receiver
+
+
+def wait_for(receiver: Receiver, *wanted: tuple[str, str]) -> list[ReceivedSpan]:
+    """The spans of the trace, once these names have come from these services."""
+    end = time.monotonic() + 30
+    while True:
+        spans = receiver.of_trace(TRACE_ID)
+        missing = set(wanted) - {(span.service, span.name.rsplit("/", 1)[-1]) for span in spans}
+        if not missing:
+            return spans
+        assert time.monotonic() < end, (missing, [(span.service, span.name) for span in spans])
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_a_turn_and_its_thumb_are_one_trace_through_all_services(traced: tuple[Stack, Receiver]) -> None:
+    stack, receiver = traced
+    ada = Client(stack.http, stack.make_keys("ada")[0], f"00-{TRACE_ID}-00f067aa0ba902b7-01")
+    message_id = ada.ask(QUESTION)[0]["messageId"]
+    ada.thumb(message_id, True)
+    with ada._open("GET", "/api/account", None) as response:
+        assert response.headers["x-trace-id"] == TRACE_ID
+    spans = wait_for(
+        receiver,
+        ("thumbwheel-gateway", "turn"),
+        ("thumbwheel-enhancer", "Enhance"),
+        ("thumbwheel-guardrail", "CheckInput"),
+        ("thumbwheel-guardrail", "CheckOutput"),
+        ("thumbwheel-session", "BeginTurn"),
+        ("thumbwheel-session", "FinishTurn"),
+        ("thumbwheel-generator", "Generate"),
+        ("thumbwheel-feedback", "RecordFeedback"),
+    )
+    (turn,) = [span for span in spans if span.name == "turn"]
+    assert turn.attributes["thumbwheel.message_id"] == message_id
+    assert turn.attributes["thumbwheel.reason"] in ("stop", "length")
+    generate = next(span for span in spans if span.name.endswith("/Generate"))
+    assert generate.parent_id == turn.span_id
+    line = stack.wait_for_line(message_id)
+    assert "turn ended" in line
+    assert f"trace_id={TRACE_ID}" in line
+    written = "".join(span.everything for span in receiver.spans)
+    for word in (*re.findall(r"\w{6,}", QUESTION), "ada"):
+        assert word not in written, word
