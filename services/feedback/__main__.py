@@ -9,6 +9,7 @@ from argparse import ArgumentParser
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from prometheus_client import REGISTRY
@@ -30,7 +31,7 @@ from services.feedback.events import Stream
 from services.feedback.experiment_metrics import ExperimentMetrics, keep_looking
 from services.feedback.frames import Entry, Record
 from services.feedback.ledger import Ledger
-from services.feedback.log import Log
+from services.feedback.log import Log, LogView
 from services.feedback.object_store import Directory, ObjectRefusedError, ObjectStore, ObjectStoreError
 from services.feedback.servicer import FeedbackLogServicer
 from services.feedback.settings import FeedbackSettings
@@ -56,8 +57,10 @@ BATCH = frozenset({"AppendTurns", "ListSegments", "CountThumbs"})
 
 
 @asynccontextmanager
-async def wiring(settings: FeedbackSettings) -> AsyncIterator[Sequence[Registration]]:
-    """Open stores and both streams; close them in reverse."""
+async def wiring(
+    settings: FeedbackSettings, shown: ExperimentMetrics | None = None
+) -> AsyncIterator[Sequence[Registration]]:
+    """Open stores and both streams; close them in reverse. `shown`: where Prometheus finds the experiments."""
     engine = open_database(settings.database_url)
     stores = Stores(Ledger(engine), await asyncio.to_thread(_tried_store, settings))
     thumbs.catch_up(stores.ledger, stores.objects, Stream.FEEDBACK)
@@ -71,7 +74,7 @@ async def wiring(settings: FeedbackSettings) -> AsyncIterator[Sequence[Registrat
         key, pending = settings.principal_key.get_secret_value(), thumbs.Thumbs(engine, ways.pending)
         figures = experiments.Experiments(engine, pending)
         servicer = FeedbackLogServicer(key, feedback, turns, Catalogue(stores.ledger), pending, figures)
-        async with _shown(figures):
+        async with _looking(figures, shown or ExperimentMetrics()):
             yield [Registration(NAME, add_FeedbackLogServiceServicer_to_server, servicer, batch=BATCH)]
     engine.dispose()
 
@@ -121,16 +124,13 @@ async def _sweeping(claims: Sequence[Claims], days: float) -> AsyncIterator[None
 
 
 @asynccontextmanager
-async def _shown(figures: experiments.Experiments) -> AsyncIterator[None]:
-    """To Prometheus, as long as the block runs."""
-    shown = ExperimentMetrics()
-    REGISTRY.register(shown)
+async def _looking(figures: experiments.Experiments, shown: ExperimentMetrics) -> AsyncIterator[None]:
+    """As long as the block runs."""
     looking = asyncio.create_task(keep_looking(figures, shown))
     try:
         yield
     finally:
         looking.cancel()
-        REGISTRY.unregister(shown)
 
 
 @asynccontextmanager
@@ -253,9 +253,17 @@ def _tried_store(settings: FeedbackSettings) -> ObjectStore:
 
 def _audit(settings: FeedbackSettings) -> int:
     ledger = Ledger(open_database(settings.database_url))
-    report = audit(ledger, _store(settings), lambda stream: inspect(settings.spool_directory / stream))
+    report = audit(ledger, _store(settings), lambda stream: _log_views(settings, stream))
     print("\n".join(report.lines()))
     return 1 if report.problems else 0
+
+
+def _log_views(settings: FeedbackSettings, stream: Stream) -> list[LogView]:
+    if settings.kafka_bootstrap:
+        from services.feedback.kafka_topic import look_at
+
+        return look_at(settings.cluster(), settings.topic(stream))
+    return inspect(settings.spool_directory / stream)
 
 
 def _bucket(settings: FeedbackSettings) -> int:
@@ -285,7 +293,9 @@ def _topics(settings: FeedbackSettings) -> int:
 
 
 def _serve(settings: FeedbackSettings) -> int:
-    run_service("feedback", settings, wiring, CALLERS)
+    shown = ExperimentMetrics()
+    REGISTRY.register(shown)
+    run_service("feedback", settings, partial(wiring, shown=shown), CALLERS)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Proves from store, ledger and spool that every offset is accounted for and no event is there twice.
+"""Proves from store, ledger and log that every offset is accounted for and no event is there twice.
 
 Trusts none of the three: objects are fetched, hashed and read. May run beside the service.
 """
@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from services.feedback import parquet
 from services.feedback.events import Stream
 from services.feedback.ledger import Ledger, Segment
+from services.feedback.log import LogView
 from services.feedback.object_store import ObjectMissingError, ObjectStore
 from services.feedback.orphans import find_orphans
-from services.feedback.spool_folder import SpoolView
 
 
 @dataclass
@@ -27,7 +27,7 @@ class Figures:
     rows: int = 0
     dead_letters: int = 0
     tombstones: int = 0
-    spooled: int = 0
+    waiting: int = 0
 
 
 @dataclass
@@ -42,17 +42,17 @@ class Report:
         """For people."""
         lines = [
             f"{f.stream} topic={f.topic_id} partition={f.partition} segments={f.segments} offsets=0-{f.end_offset} "
-            f"rows={f.rows} dead_letters={f.dead_letters} tombstones={f.tombstones} spooled={f.spooled}"
+            f"rows={f.rows} dead_letters={f.dead_letters} tombstones={f.tombstones} waiting={f.waiting}"
             for f in self.figures
         ]
         verdict = f"{len(self.problems)} problems" if self.problems else "every offset is accounted for"
         return [*lines, *self.problems, f"orphans={self.orphans} {verdict}"]
 
 
-def audit(ledger: Ledger, store: ObjectStore, look: Callable[[Stream], SpoolView | None]) -> Report:
-    """Check all streams; `look` reads a stream's spool.
+def audit(ledger: Ledger, store: ObjectStore, look: Callable[[Stream], Iterable[LogView]]) -> Report:
+    """Check all streams; `look` tells of each partition of a stream's log, that is, of its topic, or of the spool where there is none.
 
-    Spool between ledger and ledger: a service that runs meanwhile may append, commit and trim.
+    The log between ledger and ledger: a service that runs meanwhile may append, commit and trim.
     """
     report = Report()
     for stream in Stream:
@@ -64,18 +64,18 @@ def audit(ledger: Ledger, store: ObjectStore, look: Callable[[Stream], SpoolView
             place = (segment.topic_id, segment.partition)
             found = figures.setdefault(place, Figures(stream, *place))
             _check_segment(segment, found, ledger, store, seen, report)
-        _check_spool(stream, look(stream), figures, ledger, report)
+        for log in look(stream):
+            _check_log(stream, log, figures, ledger, report)
         report.figures += figures.values()
         report.orphans += len(find_orphans(ledger, store, stream))
     return report
 
 
 def _check_sequences(segments: Iterable[Segment], report: Report) -> None:
-    last: dict[int, int] = {}
-    for segment in segments:
-        if segment.sequence != last.get(segment.partition, 0) + 1:
-            report.problems.append(f"{segment.stream}: sequence {segment.sequence} does not follow the one before")
-        last[segment.partition] = segment.sequence
+    """The sequence counts a stream's segments over all partitions and topics."""
+    for expected, segment in enumerate(segments, start=1):
+        if segment.sequence != expected:
+            report.problems.append(f"{segment.stream}: sequence {segment.sequence} stands where {expected} should")
 
 
 def _check_segment(
@@ -118,22 +118,14 @@ def _rows(segment: Segment, name: str, store: ObjectStore, report: Report) -> li
     return parquet.decode(data)
 
 
-def _check_spool(
-    stream: str,
-    spool: SpoolView | None,
-    figures: dict[tuple[str, int], Figures],
-    ledger: Ledger,
-    report: Report,
+def _check_log(
+    stream: str, log: LogView, figures: dict[tuple[str, int], Figures], ledger: Ledger, report: Report
 ) -> None:
-    if spool is None:
-        return
-    place = (spool.topic_id, 0)
+    place = (log.topic_id, log.partition)
     found = figures.setdefault(place, Figures(stream, *place))
     committed = ledger.end_offset(*place)
-    if spool.start_offset > committed:
-        report.problems.append(f"{stream}: offsets {committed} to {spool.start_offset} are neither in ledger nor spool")
-    if spool.end_offset < found.end_offset:
-        report.problems.append(
-            f"{stream}: the spool ends at {spool.end_offset}, before the ledger's {found.end_offset}"
-        )
-    found.spooled = max(0, spool.end_offset - found.end_offset)
+    if log.start_offset > committed:
+        report.problems.append(f"{stream}: offsets {committed} to {log.start_offset} are neither in ledger nor log")
+    if log.end_offset < found.end_offset:
+        report.problems.append(f"{stream}: the log ends at {log.end_offset}, before the ledger's {found.end_offset}")
+    found.waiting = max(0, log.end_offset - found.end_offset)

@@ -18,9 +18,9 @@ REVISION_TABLE = "feedback_revision"
 # still answer, it says why.
 POSTGRES_SECONDS = {
     "statement_timeout": 8,
-    "lock_timeout": 5,
-    # A writer that is frozen inside a commit holds the stream's row: without this limit everybody waits for it.
-    "idle_in_transaction_session_timeout": 10,
+    "lock_timeout": 7,
+    # A writer that is frozen inside a commit holds the stream's row: it loses it before those who wait give up.
+    "idle_in_transaction_session_timeout": 5,
 }
 SOCKET_SECONDS = 12
 CONNECTIONS = 8

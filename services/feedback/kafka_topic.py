@@ -5,13 +5,14 @@ fetches by name, so whoever reads asks for the id after each read (`NamedTopic.r
 """
 
 import threading
+from contextlib import closing
 
-from kafka import KafkaAdminClient
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
 from services.feedback.kafka_client import build
 from services.feedback.kafka_cluster import REQUEST_MS, Cluster
-from services.feedback.log import LogUnavailableError, TopicReplacedError
+from services.feedback.log import LogUnavailableError, LogView, TopicReplacedError
 
 
 class NamedTopic:
@@ -54,3 +55,18 @@ class NamedTopic:
 def open_admin(cluster: Cluster) -> KafkaAdminClient:
     """Blocks; the caller closes it. Raises: KafkaError."""
     return build(KafkaAdminClient, **cluster.options(), request_timeout_ms=REQUEST_MS)
+
+
+def look_at(cluster: Cluster, name: str) -> list[LogView]:
+    """What each partition of a topic holds now. Blocks. Raises: LogUnavailableError."""
+    try:
+        with closing(open_admin(cluster)) as admin:
+            (found,) = admin.describe_topics([name])
+        if found["error_code"]:
+            raise LogUnavailableError(f"there is no topic {name}: run `python -m services.feedback topics`")
+        places = [TopicPartition(name, partition["partition_index"]) for partition in found["partitions"]]
+        with closing(build(KafkaConsumer, **cluster.options())) as consumer:
+            starts, ends = consumer.beginning_offsets(places), consumer.end_offsets(places)
+    except (KafkaError, OSError) as error:
+        raise LogUnavailableError("kafka does not answer") from error
+    return [LogView(str(found["topic_id"]), place.partition, starts[place], ends[place]) for place in places]

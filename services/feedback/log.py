@@ -1,5 +1,6 @@
 """What stands between accept and sink, as the sink sees it: the spool itself, or a partition of a topic that it is relayed to."""
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from services.feedback.frames import Record
@@ -19,6 +20,16 @@ class TopicReplacedError(LogError):
 
 class LogUnavailableError(Exception):
     """The log does not answer now: later again."""
+
+
+@dataclass(frozen=True)
+class LogView:
+    """One partition seen from outside: what it holds, from `start_offset` to before `end_offset`."""
+
+    topic_id: str
+    partition: int
+    start_offset: int
+    end_offset: int
 
 
 class Log(Protocol):

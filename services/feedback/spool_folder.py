@@ -12,7 +12,7 @@ from pathlib import Path
 
 from services.feedback import frames
 from services.feedback.durable import sync_directory, write_file
-from services.feedback.log import LogError
+from services.feedback.log import LogError, LogView
 
 SUFFIX = ".log"
 
@@ -44,23 +44,14 @@ class SpoolFile:
         return self.base + len(self.positions)
 
 
-@dataclass(frozen=True)
-class SpoolView:
-    """What a spool holds, seen from outside while its service may be running."""
-
-    topic_id: str
-    start_offset: int
-    end_offset: int
-
-
-def inspect(directory: Path, attempts: int = 5) -> SpoolView | None:
-    """Read every record without changing anything; None if there is no spool.
+def inspect(directory: Path, attempts: int = 5) -> list[LogView]:
+    """Read every record without changing anything; empty if there is no spool.
 
     Raises:
         SpoolDamagedError: acknowledged records cannot be read.
     """
     if not (directory / "topic_id").exists():
-        return None
+        return []
     try:
         files = recover(directory, repair=False)
     except FileNotFoundError:
@@ -69,7 +60,7 @@ def inspect(directory: Path, attempts: int = 5) -> SpoolView | None:
             raise
         return inspect(directory, attempts - 1)
     start, end = (files[0].base, files[-1].end) if files else (0, 0)
-    return SpoolView(read_topic_id(directory), start, end)
+    return [LogView(read_topic_id(directory), 0, start, end)]
 
 
 def recover(directory: Path, repair: bool = True) -> list[SpoolFile]:

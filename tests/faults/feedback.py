@@ -29,8 +29,10 @@ from services.chassis.identity import REQUEST_KEY, TENANT_KEY, USER_KEY
 from services.chassis.server import serving
 from services.feedback import parquet
 from services.feedback.__main__ import wiring
+from services.feedback.audit import Report, audit
 from services.feedback.database import connect, migrate
-from services.feedback.kafka_cluster import MAX_MESSAGE_BYTES
+from services.feedback.kafka_cluster import MAX_MESSAGE_BYTES, Cluster
+from services.feedback.kafka_topic import look_at
 from services.feedback.ledger import Ledger
 from services.feedback.object_store import Directory
 from services.feedback.settings import FeedbackSettings
@@ -109,7 +111,14 @@ class Stack:
         return [row for key in keys for row in parquet.decode((self.objects / key).read_bytes())]
 
     def problems(self, history: History) -> list[str]:
-        return violations(history, self.ledger, Directory(self.objects), "feedback", self.ends())
+        """What the history contradicts, and what the product's own audit finds."""
+        found = violations(history, self.ledger, Directory(self.objects), "feedback", self.ends())
+        return found + self.audit().problems
+
+    def audit(self) -> Report:
+        """As `python -m services.feedback audit` does it."""
+        cluster = Cluster(self.kafka.bootstrap)
+        return audit(self.ledger, Directory(self.objects), lambda stream: look_at(cluster, self.topics[stream]))
 
 
 @contextlib.contextmanager

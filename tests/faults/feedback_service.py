@@ -24,8 +24,9 @@ from services.chassis.identity import Caller
 from services.feedback.audit import Report, audit
 from services.feedback.database import open_database
 from services.feedback.ledger import Ledger
+from services.feedback.log import LogView
 from services.feedback.s3_store import S3Place, S3Store
-from services.feedback.spool_folder import SpoolView, inspect
+from services.feedback.spool_folder import inspect
 from tests.servers import Bucket
 from tests.services.feedback.history import History, violations
 from tests.services.feedback.samples import KEY, correction, thumb
@@ -165,9 +166,8 @@ class FeedbackService:
         segments = self.ledger.segments(STREAM)
         return segments[-1].end_offset if segments else 0
 
-    def spool(self) -> SpoolView:
-        view = inspect(self._root / "spool" / STREAM)
-        assert view
+    def spool(self) -> LogView:
+        (view,) = inspect(self._root / "spool" / STREAM)
         return view
 
     @property

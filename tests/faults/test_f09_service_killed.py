@@ -21,8 +21,7 @@ async def test_f09_a_service_killed_around_its_acks_keeps_every_event_once(feedb
         with contextlib.suppress(grpc.aio.AioRpcError):
             await record(stub, event)
         assert await broken.ended() == -signal.SIGKILL
-    spooled = inspect(broken.spool / "feedback")
-    assert spooled
+    (spooled,) = inspect(broken.spool / "feedback")
     assert (spooled.start_offset, spooled.end_offset) == (0, 1), "it must be in the spool"
     assert sum(feedback_stack.ends().values()) == (1 if point == PUBLISHED else 0)
 

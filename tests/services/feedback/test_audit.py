@@ -64,7 +64,7 @@ def test_a_sound_log_has_figures_and_no_problem(log: Log) -> None:
     (figures,) = report.figures
     assert report.problems == []
     assert (figures.segments, figures.end_offset, figures.rows) == (3, 6, 4)
-    assert (figures.dead_letters, figures.tombstones, figures.spooled, report.orphans) == (1, 1, 1, 1)
+    assert (figures.dead_letters, figures.tombstones, figures.waiting, report.orphans) == (1, 1, 1, 1)
     assert "every offset is accounted for" in report.lines()[-1]
 
 
@@ -102,11 +102,11 @@ DAMAGE: dict[str, tuple[Callable[[Log], None], str]] = {
     ),
     "spool deleted": (
         lambda log: [path.unlink() for path in (log.root / "spool/feedback").glob("*.log")],
-        "the spool ends at 0, before the ledger's 6",
+        "the log ends at 0, before the ledger's 6",
     ),
     "ledger behind": (
         lambda log: log.change(update(partitions).values(end_offset=1)),
-        "offsets 1 to 6 are neither in ledger nor spool",
+        "offsets 1 to 6 are neither in ledger nor log",
     ),
 }
 

@@ -101,7 +101,7 @@ def test_kill_9_right_after_an_ack_loses_nothing_and_repeats_nothing(
     for key, value in service.settings().items():
         monkeypatch.setenv(key, value)
     assert main() == 0
-    assert "spooled=2" in capsys.readouterr().out, "the audit works beside the service"
+    assert "waiting=2" in capsys.readouterr().out, "the audit works beside the service"
 
     assert service.stop(signal.SIGTERM) == 0
     assert committed(service.root, "feedback") == [thumb("first").event_id, thumb("last", message="n").event_id]

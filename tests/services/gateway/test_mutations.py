@@ -29,7 +29,8 @@ from services.gateway.keys import Keys, mint
 from services.gateway.peers.conversations import ConversationsPeer
 from services.gateway.request import Role
 from services.gateway.servicer import ChatServicer, FeedbackServicer
-from services.gateway.turns import Turn, TurnLimits, Turns
+from services.gateway.turn import Turn
+from services.gateway.turns import TurnLimits, Turns
 from tests.services.gateway.calls import alone
 from tests.services.gateway.house import ADA, PRINCIPAL_KEY, House
 from tests.services.gateway.mutations import UUID, mutants

@@ -13,8 +13,8 @@ from services.chassis.identity import NOBODY, Caller, bind_call
 from services.chassis.telemetry import LineFormatter, trace_headers, trace_id
 from services.gateway.events import FinishReason, Started, TextDelta
 from services.gateway.request import TurnRequest, UserInput
+from services.gateway.turn import Turn
 from services.gateway.turn_trace import traced
-from services.gateway.turns import Turn
 
 
 class Traces:
