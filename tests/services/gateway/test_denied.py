@@ -30,7 +30,7 @@ from services.session.__main__ import wiring
 from tests.services.gateway.bad_input import MISSING_UUID
 from tests.services.gateway.house import ADA, House, house, new_key
 from tests.services.gateway.test_bad_input import error_info
-from tests.services.session.service import session_settings
+from tests.services.session.service import Home, session_settings
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -100,7 +100,8 @@ OWNERS = ("another user", "another tenant")
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
-    settings = session_settings(tmp_path_factory.mktemp("session"))
+    folder = tmp_path_factory.mktemp("session")
+    settings = session_settings(Home(folder, f"sqlite:///{folder}/state/sessions.db"))
     async with (
         wiring(settings) as registrations,
         serving(settings, registrations) as port,
