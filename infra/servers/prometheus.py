@@ -22,7 +22,7 @@ class Prometheus:
 
     Args:
         targets: by job, the host:port of every /metrics.
-        rules: files of alert rules; who is told of alerts is nobody: they are looked at on its page.
+        rules: files of alert rules. Nobody is told of alerts here: they stand on its page.
     """
 
     folder: Path

@@ -8,11 +8,10 @@ from typing import Protocol
 from prometheus_client import Metric
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
-from sqlalchemy.exc import SQLAlchemyError
 
-from services.chassis.errors import ServiceError
 from services.chassis.telemetry import fields
 from services.feedback.experiments import ArmFigures
+from services.feedback.ledger import LedgerUnavailableError
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +22,7 @@ class Figures(Protocol):
     """Where they come from."""
 
     async def figures(self, since_us: int = 0) -> list[ArmFigures]:
-        """All arms of the newest versions."""
+        """All arms of the newest versions. Raises: LedgerUnavailableError."""
 
 
 class ExperimentMetrics(Collector):
@@ -75,6 +74,6 @@ async def keep_looking(source: Figures, shown: ExperimentMetrics, seconds: float
     while True:
         try:
             shown.show(await source.figures())
-        except (ServiceError, SQLAlchemyError) as error:
-            log.warning("experiment not read", extra=fields(error=type(error).__name__))
+        except LedgerUnavailableError as error:
+            log.warning("experiment not read", extra=fields(reason=error.reason))
         await asyncio.sleep(seconds)

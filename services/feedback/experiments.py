@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sqlalchemy import Connection, Engine, delete, func, insert, select, tuple_
+from sqlalchemy.exc import SQLAlchemyError
 
 from services.feedback import parquet, tables
 from services.feedback.confidence import Interval, interval
 from services.feedback.events import TurnEvent
 from services.feedback.frames import Record
-from services.feedback.ledger import Ledger
+from services.feedback.ledger import Ledger, LedgerUnavailableError
 from services.feedback.object_store import ObjectStore
 from services.feedback.projection import Projection, portions, stand
 from services.feedback.projection import catch_up as rebuild
@@ -68,8 +69,11 @@ class Experiments:
         Raises:
             LedgerUnavailableError: the database does not answer.
         """
-        counts = {(count.model_version, count.arm): count for count in await self._thumbs.count(since_us)}
-        met = await asyncio.to_thread(self._met, since_us)
+        try:
+            counts = {(count.model_version, count.arm): count for count in await self._thumbs.count(since_us)}
+            met = await asyncio.to_thread(self._met, since_us)
+        except SQLAlchemyError as error:
+            raise LedgerUnavailableError("the feedback ledger does not answer") from error
         figures = [
             ArmFigures(version, arm, users, first_us, *_said(counts.get((version, arm))))
             for (version, arm), (users, first_us) in met.items()

@@ -4,14 +4,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, delete, select
+from sqlalchemy import Engine, create_engine, delete, select
 from thumbwheel.feedback.v1 import events_pb2
 
 from services.chassis.identity import Caller
 from services.feedback import codec, tables
 from services.feedback.confidence import interval
 from services.feedback.experiments import NEWEST_VERSIONS, Experiments, catch_up, fold
-from services.feedback.ledger import Ledger
+from services.feedback.ledger import Ledger, LedgerUnavailableError
 from services.feedback.object_store import Directory
 from services.feedback.principal import principal_of
 from services.feedback.sink import FlushLimits, Sink
@@ -133,3 +133,10 @@ async def test_figures_are_of_the_newest_versions_alone(world: World) -> None:
     world.sink(*(met(f"m{number}", f"v{number}", at=number + 1) for number in range(NEWEST_VERSIONS + 3)))
     found = [one.model_version for one in await world.experiments.figures()]
     assert found == [f"v{number}" for number in range(NEWEST_VERSIONS + 2, 2, -1)]
+
+
+async def test_a_database_that_is_away_is_unavailable(tmp_path: Path) -> None:
+    nowhere = create_engine(f"sqlite:///{tmp_path}/missing/ledger.db")
+    with pytest.raises(LedgerUnavailableError):
+        await Experiments(nowhere, Said()).figures()
+    nowhere.dispose()
