@@ -40,7 +40,11 @@ REFUSED_BEARERS = Counter(
 )
 ISSUER_FETCHES = Counter("thumbwheel_issuer_fetches_total", "Fetches of issuers' keys by outcome.", ["outcome"])
 
-VALKEY_UP = Gauge("thumbwheel_gateway_valkey_up", "1 while the store that gateways share answers; unset without one.")
+VALKEY_UP = Gauge(
+    "thumbwheel_gateway_valkey_up",
+    "1 while the store that gateways share answers; absent without one, as only a labelled gauge can be.",
+    ["store"],
+)
 VALKEY_ERRORS = Counter(
     "thumbwheel_gateway_valkey_errors_total",
     "Calls without a reply by use: lost, away (not tried), refused (a defect).",

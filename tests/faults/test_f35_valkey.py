@@ -79,13 +79,13 @@ async def away(server: ValkeyServer, operator: Valkey, fault: Fault) -> AsyncIte
     """Within the block the gateways know that Valkey is away; after it that it is back."""
     await fault.begin(server, operator)
     try:
-        await until(lambda: counted("thumbwheel_gateway_valkey_up") == 0)
+        await until(lambda: counted("thumbwheel_gateway_valkey_up", store="valkey") == 0)
         # Both gateways of the process have one gauge: the other one notices with its next beat.
         await asyncio.sleep(1.0)
         yield
     finally:
         await fault.end(server, operator)
-    await until(lambda: counted("thumbwheel_gateway_valkey_up") == 1)
+    await until(lambda: counted("thumbwheel_gateway_valkey_up", store="valkey") == 1)
     await asyncio.sleep(0.5)
 
 

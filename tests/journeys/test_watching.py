@@ -27,7 +27,7 @@ RATE_INTERVAL = "5m"
 SELECTOR = re.compile(r"\b(?:thumbwheel_[a-z_]+|up)\b(?:\{[^}]*\})?")
 KAFKA = "an embedded run has no Kafka"
 POSTGRES = "an embedded run has no Postgres"
-UNMERGED = "not merged yet"
+VALKEY = "an embedded run has no Valkey"
 # Words of a query, and why an embedded run has no series for it. What is found after all must be taken off.
 EXCUSED = {
     "thumbwheel_feedback_relay_lag_seconds": KAFKA,
@@ -39,9 +39,8 @@ EXCUSED = {
     "thumbwheel_feedback_sink_failures_total": "the store never failed",
     "thumbwheel_issuer_fetches_total": "nobody signs in by an issuer",
     'reason="output_blocked"': "the model says nothing that must be blocked",
-    "thumbwheel_gateway_valkey_up": UNMERGED,
-    "thumbwheel_gateway_quota_decisions_total": UNMERGED,
-    "thumbwheel_admission_limit": UNMERGED,
+    'decision="refused"': "nobody meets a limit",
+    "thumbwheel_gateway_valkey_up": VALKEY,
 }
 
 

@@ -170,7 +170,7 @@ class Link:
         if self.up:
             self._up.clear()
             self._lost_at = time.monotonic()
-            VALKEY_UP.set(0)
+            VALKEY_UP.labels("valkey").set(0)
             log.warning("valkey away", extra=fields(reason=reason))
         waiting, self._calls = self._calls, []
         self._refuse(waiting)
@@ -185,7 +185,7 @@ class Link:
     async def _come_back(self) -> None:
         while await self._probe():
             await asyncio.sleep(self._probe_seconds)
-        VALKEY_UP.set(1)
+        VALKEY_UP.labels("valkey").set(1)
         log.info("valkey back", extra=fields(away_seconds=round(time.monotonic() - self._lost_at, 1)))
         self._up.set()
 
@@ -197,7 +197,7 @@ class Link:
             return _reason(error)
         if isinstance(reply, Exception):
             return _refusal(reply) or "refused"
-        VALKEY_UP.set(1)
+        VALKEY_UP.labels("valkey").set(1)
         return ""
 
     def close(self) -> None:

@@ -75,12 +75,12 @@ async def test_a_killed_server_is_noticed_once_said_once_and_found_again(
                 with pytest.raises(StoreAwayError):
                     await echo(link, "away")
                 await asyncio.sleep(0.1)
-            assert counted("thumbwheel_gateway_valkey_up") == 0
+            assert counted("thumbwheel_gateway_valkey_up", store="valkey") == 0
         finally:
             await asyncio.to_thread(valkey.start)
         await until(lambda: link.up)
         assert await echo(link, "back") == "back"
-        assert counted("thumbwheel_gateway_valkey_up") == 1
+        assert counted("thumbwheel_gateway_valkey_up", store="valkey") == 1
     assert states(caplog) == [("valkey away", "unreachable"), ("valkey back", None)]
 
 
