@@ -43,6 +43,14 @@ class GatewayProcess:
         """SIGTERM: it drains."""
         self.process.send_signal(signal.SIGTERM)
 
+    def pause(self) -> None:
+        """SIGSTOP: it neither answers nor knows that time passes."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        self.process.send_signal(signal.SIGCONT)
+
     async def exit_status(self, seconds: float) -> int:
         """Of the process, which must end by then."""
         return await asyncio.to_thread(self.process.wait, seconds)

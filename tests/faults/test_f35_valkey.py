@@ -210,6 +210,26 @@ async def test_a_flush_while_turns_run_is_made_good(tmp_path: Path, valkey: Valk
     assert len(here.fakes.generator.requests) == 1
 
 
+async def test_a_request_that_is_repeated_right_after_a_flush_waits_for_the_gateway_that_answers(
+    tmp_path: Path, valkey: ValkeyServer
+) -> None:
+    url = valkey.database()
+    async with two_gateways(tmp_path, url) as (here, there), Valkey.from_url(url) as operator:
+        hold = Hold(here, at=2)
+        call = here.send(request_id="once")
+        seen = await until_text(call)
+        await hold.reached.wait()
+        await operator.flushdb()
+        again = asyncio.create_task(there.ask(request_id="once"))
+        await until(lambda: len(here.fakes.guardrail.inputs) == 2)
+        await asyncio.sleep(0.5)
+        hold.go.set()
+        events = seen + await collect(call)
+        assert await again == events
+    assert text_of(events) == ANSWER
+    assert len(here.fakes.generator.requests) == 1
+
+
 async def test_a_flush_after_the_end_is_a_missing_turn_whose_text_is_in_the_conversation(
     tmp_path: Path, valkey: ValkeyServer
 ) -> None:

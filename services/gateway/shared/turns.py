@@ -76,7 +76,7 @@ class ValkeyTurns:
     async def cancel(self, caller: Caller, message_id: str) -> bool:
         """See `turns.OtherGateways`."""
         state = await self._state(caller, message_id)
-        if state.events is not None or not await self._log.lives(state.gateway):
+        if state.events is not None or not await self._lives(state.gateway):
             return False
         await self._log.order_stop(state.gateway, message_id)
         STOPS_ELSEWHERE.inc()
@@ -136,7 +136,16 @@ class ValkeyTurns:
         """Ended ones are, unless nothing was shown; running ones are while their gateway lives. One of our own has failed."""
         if there.events is not None:
             return there.events > 0
-        return there.gateway != self._log.gateway and await self._log.lives(there.gateway)
+        return there.gateway != self._log.gateway and await self._lives(there.gateway)
+
+    async def _lives(self, gateway: str) -> bool:
+        """Whether a gateway beats within a lease: a Valkey that was flushed has forgotten that it did."""
+        give_up_at = time.monotonic() + self._lease_seconds
+        while not await self._log.lives(gateway):
+            if time.monotonic() >= give_up_at:
+                return False
+            await asyncio.sleep(self._lease_seconds / BEATS_A_LEASE)
+        return True
 
     async def _state(self, caller: Caller, message_id: str) -> TurnState:
         """The caller's turn. Its first batch may be on its way, so what is missing is looked for again; a stranger's is missing."""

@@ -53,7 +53,10 @@ async def ask(gateway: House, text: str = "What is it?", **more: Any) -> list[ch
 
 
 async def test_the_same_question_gets_the_same_answer_without_the_model_and_says_so(kept: House) -> None:
+    kept_before = counted("thumbwheel_gateway_cached_answers_total", result="kept")
     first, again = await ask(kept), await ask(kept, key=kept.other_key)
+    # Shown again it does not grow younger.
+    assert counted("thumbwheel_gateway_cached_answers_total", result="kept") == kept_before + 1
     assert generated(kept) == 1
     assert kinds_of(again) == ["started", "text_delta", "usage", "completed"]
     assert (text_of(again), again[-1].completed) == (text_of(first), first[-1].completed)

@@ -15,10 +15,12 @@ from tests.services.gateway.calls import (
     Hold,
     cancel,
     collect,
+    counted,
     read_to_error,
     resume,
     resuming,
     sequences,
+    until,
     until_text,
 )
 from tests.services.gateway.fakes import FORBIDDEN, STABLE, backends
@@ -140,6 +142,36 @@ async def test_the_same_request_at_two_gateways_at_once_is_one_turn(two: Two) ->
     assert len(two[0].fakes.session.messages) == 2
 
 
+async def test_a_turn_that_fails_fails_in_the_same_way_for_the_same_request_elsewhere(two: Two) -> None:
+    here, there = two
+    hold = Hold(here, at=1)
+    here.fakes.generator.breaks_after = 2
+    reading = [asyncio.create_task(read_to_error(gateway.send(request_id="once"))) for gateway in two]
+    await hold.reached.wait()
+    await asyncio.sleep(0.1)
+    hold.go.set()
+    (events, error), (same_events, same_error) = await asyncio.gather(*reading)
+    assert kinds_of(events) == ["started", "text_delta", "completed"]
+    assert same_events == events
+    assert (same_error.text, same_error.reason) == (error.text, error.reason)
+    assert len(there.fakes.session.messages) == 2
+
+
+async def test_readers_of_one_turn_who_came_at_different_times_each_get_what_they_lack(two: Two) -> None:
+    here, there = two
+    here.fakes.generator.deltas = [f"word{number} " for number in range(8)]
+    hold = Hold(here, at=5)
+    call = here.send()
+    seen = await until_text(call)
+    await hold.reached.wait()
+    late = [asyncio.create_task(resume(there, seen[0].message_id, after)) for after in (0, 0, 2, 4, 6)]
+    await asyncio.sleep(0.2)
+    hold.go.set()
+    events = seen + await collect(call)
+    assert [events[-len(read) :] == read for read in await asyncio.gather(*late)] == [True] * 5
+    assert [len(events) - len(await read) for read in late] == [0, 0, 2, 4, 6]
+
+
 async def test_a_request_that_was_answered_elsewhere_shows_the_same_events_under_the_same_sequences(two: Two) -> None:
     here, there = two
     first = await here.ask(request_id="once")
@@ -147,17 +179,21 @@ async def test_a_request_that_was_answered_elsewhere_shows_the_same_events_under
     assert len(here.fakes.generator.requests) == 1
 
 
-async def test_a_reader_who_leaves_a_copy_does_not_stop_the_turn(two: Two) -> None:
+@pytest.mark.parametrize("policy", [chat_pb2.DISCONNECT_POLICY_CANCEL, chat_pb2.DISCONNECT_POLICY_DETACH])
+async def test_a_reader_who_leaves_a_copy_stops_the_copy_and_not_the_turn(
+    two: Two, policy: chat_pb2.DisconnectPolicy.ValueType
+) -> None:
     here, there = two
     hold = Hold(here, at=1)
-    policy = chat_pb2.DISCONNECT_POLICY_CANCEL
     call = here.send(request_id="once", on_disconnect=policy)
     seen = await until_text(call)
     copy = there.send(request_id="once", on_disconnect=policy)
     assert (await until_text(copy))[0] == seen[0]
+    assert counted("thumbwheel_turns_running") == 2
     copy.cancel()
     await hold.reached.wait()
-    await asyncio.sleep(0.2)
+    await until(lambda: counted("thumbwheel_turns_running") == 1)
+    await asyncio.sleep(0.1)
     assert not here.fakes.generator.cancelled.is_set()
     hold.go.set()
     assert text_of(seen + [event async for event in call]) == "The answer is 42."
