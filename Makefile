@@ -12,7 +12,7 @@ VENV := .venv/bin/python
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help up stack test check loop demo bench lock page clean
+.PHONY: help up stack test faults check loop demo bench lock page clean
 
 help: ## show this
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -32,6 +32,11 @@ test: ## install what tests need, and run them all but the long faults
 	@$(VENV) -m infra.install.tools browser
 	@$(VENV) -m infra.servers install
 	@$(VENV) -m pytest -m "not faults" --numprocesses auto --maxprocesses 4 --dist loadgroup
+
+faults: ## the long forms of the fault scenarios (an hour)
+	@$(PYTHON) infra/install/environment.py dev
+	@$(VENV) -m infra.servers install
+	@$(VENV) -m pytest -m faults --dist no tests
 
 check: ## formatting, lint, types, house rules, protos, generated code, the page
 	@$(PYTHON) infra/install/environment.py dev

@@ -67,8 +67,8 @@ def assemble(state: Path, ports: Mapping[str, int], targets: Mapping[str, Sequen
     )
 
 
-def choose_ports(state: Path, brokers: int) -> dict[str, int]:
-    """The folder's ports, chosen when it is begun.
+def choose_ports(state: Path, brokers: int, *, usual: bool = True) -> dict[str, int]:
+    """The folder's ports, chosen when it is begun; the usual ones only if they are wanted.
 
     Raises:
         ServerError: one is taken now, or the folder was begun with another number of brokers.
@@ -78,7 +78,7 @@ def choose_ports(state: Path, brokers: int) -> dict[str, int]:
     file = state / "ports.json"
     if not file.exists():
         chosen = dict(zip(names, distinct_free_ports(len(names)), strict=True))
-        chosen |= {name: port for name, port in USUAL_PORTS.items() if is_free(port)}
+        chosen |= {name: port for name, port in USUAL_PORTS.items() if usual and is_free(port)}
         file.write_text(json.dumps(chosen, indent=2))
     ports = {name: int(port) for name, port in json.loads(file.read_text()).items()}
     if set(ports) != set(names):

@@ -59,7 +59,7 @@ async def up(arguments: argparse.Namespace, binaries: Binaries, terminal: Termin
     run.prepare()
     model = install_base(run, arguments.model)
     folder = run.state / "servers"
-    server_ports = choose_ports(folder, arguments.brokers)
+    server_ports = choose_ports(folder, arguments.brokers, usual=bool(arguments.port))
     stack = StackLayout(run, assemble(folder, server_ports, metrics_targets(run.ports)))
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from infra.embedded.surroundings import read_surroundings
+
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 180
 
@@ -46,7 +48,7 @@ class Stack:
                 "services.gateway",
                 "keys",
                 "--database",
-                f"sqlite+aiosqlite:///{self.state / 'keys.db'}",
+                read_surroundings(self.state).keys_database,
             ]
             + ["create", "--user", user, "--count", str(count)],
             cwd=ROOT,
@@ -80,9 +82,9 @@ class Stack:
 
 
 @contextmanager
-def running_stack(state: Path, model: str = "nano") -> Iterator[Stack]:
-    """`make up` without make, on free ports; stopped with SIGINT like Ctrl-C."""
-    command = [sys.executable, "-m", "infra.embedded", "up", "--model", model, "--state", str(state)]
+def running_stack(state: Path, model: str = "nano", how: str = "infra.embedded") -> Iterator[Stack]:
+    """`make up`, or `make stack`, without make, on free ports; stopped with SIGINT like Ctrl-C."""
+    command = [sys.executable, "-m", how, "up", "--model", model, "--state", str(state)]
     supervisor = subprocess.Popen(
         [*command, "--port", "0", "--grpc-port", "0"],
         cwd=ROOT,

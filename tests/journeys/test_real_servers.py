@@ -1,0 +1,88 @@
+"""`make stack` as a new user starts it: both gateways, a broker that dies, and an audit that finds every offset."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.journeys.client import Client, finish_of, text_of
+from tests.journeys.stack import ROOT, Stack, running_stack
+
+SETTLED_SECONDS = 90
+
+
+@pytest.fixture
+def real(tmp_path: Path) -> Iterator[Stack]:
+    with running_stack(tmp_path / "state", how="infra.stack") as running:
+        yield running
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_two_gateways_on_real_servers_answer_as_one_and_nothing_acknowledged_is_lost(real: Stack) -> None:
+    one, other = (Client(f"http://127.0.0.1:{real.ports[name]}", real.owner_key) for name in ("http", "http_2"))
+
+    asked = one.ask("hello")
+    answer, conversation = asked[0]["messageId"], asked[0]["started"]["conversationId"]
+    again = list(other.events("GET", f"/api/messages/{answer}/events?after=0"))
+    assert text_of(again) == text_of(asked) != ""
+    assert finish_of(again) == "FINISH_REASON_STOP"
+
+    # The last thumb stands, whichever replica took it, and both show it at once.
+    acked = [(one, other)[number % 2].thumb(answer, up=number % 3 == 0) for number in range(8)]
+    assert [client.conversation(conversation)[-1].get("thumbUp") for client in (one, other)] == [False, False]
+
+    # Without its broker the door takes thumbs all the same; they follow when it is back.
+    kill_kafka(real)
+    acked += [(one, other)[number % 2].thumb(answer, up=True) for number in range(8)]
+    real.wait_for_line("kafka died (killed by SIGKILL)")
+    real.kill("session")
+    assert finish_of(other.ask("how are you")) == "FINISH_REASON_STOP", "one replica of session is left"
+
+    lines = settled_audit(real, feedback=len(set(acked)), turns=2)
+    assert lines[-1] == "orphans=0 every offset is accounted for"
+
+
+def kill_kafka(stack: Stack) -> None:
+    """kill -9, found by the folder that only this stack's broker is told."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"kafka.Kafka" in words and any(str(stack.state).encode() in word for word in words):
+            os.kill(int(process.name), signal.SIGKILL)
+            return
+    raise LookupError("no broker runs")
+
+
+def settled_audit(stack: Stack, **rows: int) -> list[str]:
+    """`python -m services.feedback audit` as an operator runs it, once so many rows are in the ledger."""
+    environment = Path(f"/proc/{stack.pid_of('feedback')}/environ").read_text().split("\0")
+    settings = dict(pair.split("=", 1) for pair in environment if pair.startswith("TW_FEEDBACK_"))
+    end = time.monotonic() + SETTLED_SECONDS
+    while True:
+        command = [sys.executable, "-m", "services.feedback", "audit"]
+        done = subprocess.run(
+            command, cwd=ROOT, env={**os.environ, **settings}, capture_output=True, text=True, check=False
+        )
+        lines = done.stdout.strip().splitlines()
+        found = {stream: sum(_figures(lines, stream, "rows")) for stream in rows}
+        waiting = sum(sum(_figures(lines, stream, "waiting")) for stream in rows)
+        if found == rows and not waiting:
+            assert done.returncode == 0, done.stdout
+            return lines
+        assert time.monotonic() < end, (
+            f"{found} of {rows}, {waiting} waiting: {done.stdout[-2000:]}{done.stderr[-2000:]}"
+        )
+        time.sleep(1)
+
+
+def _figures(lines: list[str], stream: str, name: str) -> list[int]:
+    return [int(re.search(rf"{name}=(\d+)", line)[1]) for line in lines if line.startswith(f"{stream} topic=")]
