@@ -13,4 +13,10 @@ CALLERS: Mapping[str, frozenset[str]] = {
     "thumbwheel.feedback.v1.FeedbackLogService.CountThumbs": LOOP,
     "thumbwheel.feedback.v1.FeedbackLogService.GetExperiment": LOOP | GATEWAY,
     "thumbwheel.feedback.v1.FeedbackLogService.GetThumbs": GATEWAY,
+    "thumbwheel.feedback.v1.FeedbackLogService.GetPrincipalConsent": GATEWAY,
+    "thumbwheel.feedback.v1.FeedbackLogService.SetPrincipalConsent": GATEWAY,
+    "thumbwheel.feedback.v1.FeedbackLogService.ErasePrincipal": GATEWAY,
+    "thumbwheel.feedback.v1.FeedbackLogService.GetPrincipalErasure": GATEWAY,
+    "thumbwheel.feedback.v1.FeedbackLogService.GetDataKeys": LOOP,
+    "thumbwheel.feedback.v1.FeedbackLogService.ListErasures": LOOP,
 }

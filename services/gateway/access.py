@@ -39,6 +39,10 @@ RPCS: Mapping[str, Rule] = {
     "thumbwheel.chat.v1.ChatService.ClearConversation": CHAT,
     "thumbwheel.chat.v1.ChatService.DeleteConversation": CHAT,
     "thumbwheel.feedback.v1.FeedbackService.SubmitFeedback": FEEDBACK,
+    "thumbwheel.feedback.v1.FeedbackService.GetConsent": ACCOUNT,
+    "thumbwheel.feedback.v1.FeedbackService.SetConsent": ACCOUNT,
+    "thumbwheel.feedback.v1.FeedbackService.EraseMyData": ACCOUNT,
+    "thumbwheel.feedback.v1.FeedbackService.GetErasure": ACCOUNT,
 }
 
 PAGE_FILES = "GET /"  # the files of the page, and all paths that no other route takes

@@ -116,6 +116,7 @@ class FeedbackEvent(_message.Message):
     THUMB_FIELD_NUMBER: _builtins.int
     CORRECTION_FIELD_NUMBER: _builtins.int
     RETRACTION_FIELD_NUMBER: _builtins.int
+    SEALED_FIELD_NUMBER: _builtins.int
     event_id: _builtins.str
     """UUIDv5 of (tenant, user, request_id): the same key is the same event for ever."""
     tenant: _builtins.str
@@ -130,6 +131,11 @@ class FeedbackEvent(_message.Message):
     """Version that wrote it."""
     arm: _builtins.str
     """Its arm."""
+    sealed: _builtins.bytes
+    """The event's texts, readable only with the principal's data key; then reasons, comment and text above are empty. A byte 1, the
+    key's id (16 bytes), a nonce (12), then AES-256-GCM of a FeedbackEvent that holds nothing but the texts, with
+    event_id + "/" + principal as associated data. Merging that message into this one gives the event as it was said.
+    """
     @_builtins.property
     def accept_time(self) -> _timestamp_pb2.Timestamp:
         """When the gateway accepted it."""
@@ -160,10 +166,11 @@ class FeedbackEvent(_message.Message):
         thumb: Global___Thumb | None = ...,
         correction: Global___Correction | None = ...,
         retraction: Global___Retraction | None = ...,
+        sealed: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["accept_time", b"accept_time", "correction", b"correction", "retraction", b"retraction", "thumb", b"thumb", "value", b"value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_time", b"accept_time", "arm", b"arm", "conversation_id", b"conversation_id", "correction", b"correction", "event_id", b"event_id", "message_id", b"message_id", "model_version", b"model_version", "principal", b"principal", "retraction", b"retraction", "tenant", b"tenant", "thumb", b"thumb", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_time", b"accept_time", "arm", b"arm", "conversation_id", b"conversation_id", "correction", b"correction", "event_id", b"event_id", "message_id", b"message_id", "model_version", b"model_version", "principal", b"principal", "retraction", b"retraction", "sealed", b"sealed", "tenant", b"tenant", "thumb", b"thumb", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_value: _TypeAlias = _typing.Literal["thumb", "correction", "retraction"]  # noqa: Y015
     _WhichOneofArgType_value: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
@@ -199,6 +206,7 @@ class TurnEvent(_message.Message):
     FINISH_TIME_FIELD_NUMBER: _builtins.int
     ERASED_FIELD_NUMBER: _builtins.int
     CACHED_FIELD_NUMBER: _builtins.int
+    SEALED_FIELD_NUMBER: _builtins.int
     event_id: _builtins.str
     """UUIDv5 of the answer's id and revision."""
     tenant: _builtins.str
@@ -237,6 +245,8 @@ class TurnEvent(_message.Message):
     """The conversation was cleared or deleted after this turn: readers must forget the turn. Then context and answer are empty."""
     cached: _builtins.bool
     """The answer was written for an earlier turn and shown again: it says nothing new about its model."""
+    sealed: _builtins.bytes
+    """As FeedbackEvent.sealed, of a TurnEvent: context, original_text and answer are in here, and empty above."""
     @_builtins.property
     def context(self) -> _containers.RepeatedCompositeFieldContainer[_chat_pb2.HistoryMessage]:
         """Exactly what the model was given, oldest first."""
@@ -274,10 +284,11 @@ class TurnEvent(_message.Message):
         finish_time: _timestamp_pb2.Timestamp | None = ...,
         erased: _builtins.bool = ...,
         cached: _builtins.bool = ...,
+        sealed: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["finish_time", b"finish_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "arm", b"arm", "assignment_probability", b"assignment_probability", "cached", b"cached", "context", b"context", "conversation_id", b"conversation_id", "erased", b"erased", "event_id", b"event_id", "finish_reason", b"finish_reason", "finish_time", b"finish_time", "guard_category", b"guard_category", "message_id", b"message_id", "model_version", b"model_version", "original_text", b"original_text", "policy_version", b"policy_version", "principal", b"principal", "task", b"task", "temperature", b"temperature", "tenant", b"tenant", "top_p", b"top_p", "usage", b"usage", "user_message_id", b"user_message_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "arm", b"arm", "assignment_probability", b"assignment_probability", "cached", b"cached", "context", b"context", "conversation_id", b"conversation_id", "erased", b"erased", "event_id", b"event_id", "finish_reason", b"finish_reason", "finish_time", b"finish_time", "guard_category", b"guard_category", "message_id", b"message_id", "model_version", b"model_version", "original_text", b"original_text", "policy_version", b"policy_version", "principal", b"principal", "sealed", b"sealed", "task", b"task", "temperature", b"temperature", "tenant", b"tenant", "top_p", b"top_p", "usage", b"usage", "user_message_id", b"user_message_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -40,6 +40,26 @@ class FeedbackServiceStub:
                 request_serializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.SubmitFeedbackRequest.SerializeToString,
                 response_deserializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.SubmitFeedbackResponse.FromString,
                 _registered_method=True)
+        self.GetConsent = channel.unary_unary(
+                '/thumbwheel.feedback.v1.FeedbackService/GetConsent',
+                request_serializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.GetConsentRequest.SerializeToString,
+                response_deserializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.GetConsentResponse.FromString,
+                _registered_method=True)
+        self.SetConsent = channel.unary_unary(
+                '/thumbwheel.feedback.v1.FeedbackService/SetConsent',
+                request_serializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.SetConsentRequest.SerializeToString,
+                response_deserializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.SetConsentResponse.FromString,
+                _registered_method=True)
+        self.EraseMyData = channel.unary_unary(
+                '/thumbwheel.feedback.v1.FeedbackService/EraseMyData',
+                request_serializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.EraseMyDataRequest.SerializeToString,
+                response_deserializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.EraseMyDataResponse.FromString,
+                _registered_method=True)
+        self.GetErasure = channel.unary_unary(
+                '/thumbwheel.feedback.v1.FeedbackService/GetErasure',
+                request_serializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.GetErasureRequest.SerializeToString,
+                response_deserializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.GetErasureResponse.FromString,
+                _registered_method=True)
 
 
 class FeedbackServiceServicer:
@@ -55,6 +75,35 @@ class FeedbackServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetConsent(self, request, context):
+        """Whether models may be trained on what the user says.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetConsent(self, request, context):
+        """Allows or forbids it, from the next training on, for what was said before too.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EraseMyData(self, request, context):
+        """Deletes the user's conversations and makes everything that the user said unreadable, at once and for ever.
+        UNAVAILABLE: not all of it is done; send it again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetErasure(self, request, context):
+        """How far an erasure is. NOT_FOUND: no such erasure of this user.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FeedbackServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -62,6 +111,26 @@ def add_FeedbackServiceServicer_to_server(servicer, server):
                     servicer.SubmitFeedback,
                     request_deserializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.SubmitFeedbackRequest.FromString,
                     response_serializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.SubmitFeedbackResponse.SerializeToString,
+            ),
+            'GetConsent': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetConsent,
+                    request_deserializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.GetConsentRequest.FromString,
+                    response_serializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.GetConsentResponse.SerializeToString,
+            ),
+            'SetConsent': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetConsent,
+                    request_deserializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.SetConsentRequest.FromString,
+                    response_serializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.SetConsentResponse.SerializeToString,
+            ),
+            'EraseMyData': grpc.unary_unary_rpc_method_handler(
+                    servicer.EraseMyData,
+                    request_deserializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.EraseMyDataRequest.FromString,
+                    response_serializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.EraseMyDataResponse.SerializeToString,
+            ),
+            'GetErasure': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetErasure,
+                    request_deserializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.GetErasureRequest.FromString,
+                    response_serializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.GetErasureResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -92,6 +161,114 @@ class FeedbackService:
             '/thumbwheel.feedback.v1.FeedbackService/SubmitFeedback',
             thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.SubmitFeedbackRequest.SerializeToString,
             thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.SubmitFeedbackResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetConsent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/thumbwheel.feedback.v1.FeedbackService/GetConsent',
+            thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.GetConsentRequest.SerializeToString,
+            thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.GetConsentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetConsent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/thumbwheel.feedback.v1.FeedbackService/SetConsent',
+            thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.SetConsentRequest.SerializeToString,
+            thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.SetConsentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EraseMyData(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/thumbwheel.feedback.v1.FeedbackService/EraseMyData',
+            thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.EraseMyDataRequest.SerializeToString,
+            thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.EraseMyDataResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetErasure(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/thumbwheel.feedback.v1.FeedbackService/GetErasure',
+            thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.GetErasureRequest.SerializeToString,
+            thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.GetErasureResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -143,6 +320,36 @@ class FeedbackLogServiceStub:
                 request_serializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.GetThumbsRequest.SerializeToString,
                 response_deserializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.GetThumbsResponse.FromString,
                 _registered_method=True)
+        self.GetPrincipalConsent = channel.unary_unary(
+                '/thumbwheel.feedback.v1.FeedbackLogService/GetPrincipalConsent',
+                request_serializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.GetPrincipalConsentRequest.SerializeToString,
+                response_deserializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.GetPrincipalConsentResponse.FromString,
+                _registered_method=True)
+        self.SetPrincipalConsent = channel.unary_unary(
+                '/thumbwheel.feedback.v1.FeedbackLogService/SetPrincipalConsent',
+                request_serializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.SetPrincipalConsentRequest.SerializeToString,
+                response_deserializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.SetPrincipalConsentResponse.FromString,
+                _registered_method=True)
+        self.ErasePrincipal = channel.unary_unary(
+                '/thumbwheel.feedback.v1.FeedbackLogService/ErasePrincipal',
+                request_serializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.ErasePrincipalRequest.SerializeToString,
+                response_deserializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.ErasePrincipalResponse.FromString,
+                _registered_method=True)
+        self.GetPrincipalErasure = channel.unary_unary(
+                '/thumbwheel.feedback.v1.FeedbackLogService/GetPrincipalErasure',
+                request_serializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.GetPrincipalErasureRequest.SerializeToString,
+                response_deserializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.GetPrincipalErasureResponse.FromString,
+                _registered_method=True)
+        self.GetDataKeys = channel.unary_unary(
+                '/thumbwheel.feedback.v1.FeedbackLogService/GetDataKeys',
+                request_serializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.GetDataKeysRequest.SerializeToString,
+                response_deserializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.GetDataKeysResponse.FromString,
+                _registered_method=True)
+        self.ListErasures = channel.unary_unary(
+                '/thumbwheel.feedback.v1.FeedbackLogService/ListErasures',
+                request_serializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.ListErasuresRequest.SerializeToString,
+                response_deserializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.ListErasuresResponse.FromString,
+                _registered_method=True)
 
 
 class FeedbackLogServiceServicer:
@@ -191,6 +398,49 @@ class FeedbackLogServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetPrincipalConsent(self, request, context):
+        """The caller's consent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetPrincipalConsent(self, request, context):
+        """Writes the caller's consent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ErasePrincipal(self, request, context):
+        """Shreds the caller's data key and removes their standing thumbs, in one transaction with the entry in the erasure ledger.
+        Where nothing was said since the last erasure, that one is the answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetPrincipalErasure(self, request, context):
+        """One erasure of the caller. NOT_FOUND: none of theirs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetDataKeys(self, request, context):
+        """Keys that open what principals said, of those who allow training on it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListErasures(self, request, context):
+        """The erasure ledger, for those who keep copies.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FeedbackLogServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -223,6 +473,36 @@ def add_FeedbackLogServiceServicer_to_server(servicer, server):
                     servicer.GetThumbs,
                     request_deserializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.GetThumbsRequest.FromString,
                     response_serializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.GetThumbsResponse.SerializeToString,
+            ),
+            'GetPrincipalConsent': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPrincipalConsent,
+                    request_deserializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.GetPrincipalConsentRequest.FromString,
+                    response_serializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.GetPrincipalConsentResponse.SerializeToString,
+            ),
+            'SetPrincipalConsent': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetPrincipalConsent,
+                    request_deserializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.SetPrincipalConsentRequest.FromString,
+                    response_serializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.SetPrincipalConsentResponse.SerializeToString,
+            ),
+            'ErasePrincipal': grpc.unary_unary_rpc_method_handler(
+                    servicer.ErasePrincipal,
+                    request_deserializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.ErasePrincipalRequest.FromString,
+                    response_serializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.ErasePrincipalResponse.SerializeToString,
+            ),
+            'GetPrincipalErasure': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPrincipalErasure,
+                    request_deserializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.GetPrincipalErasureRequest.FromString,
+                    response_serializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.GetPrincipalErasureResponse.SerializeToString,
+            ),
+            'GetDataKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDataKeys,
+                    request_deserializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.GetDataKeysRequest.FromString,
+                    response_serializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.GetDataKeysResponse.SerializeToString,
+            ),
+            'ListErasures': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListErasures,
+                    request_deserializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.ListErasuresRequest.FromString,
+                    response_serializer=thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.ListErasuresResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -388,6 +668,168 @@ class FeedbackLogService:
             '/thumbwheel.feedback.v1.FeedbackLogService/GetThumbs',
             thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.GetThumbsRequest.SerializeToString,
             thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.GetThumbsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPrincipalConsent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/thumbwheel.feedback.v1.FeedbackLogService/GetPrincipalConsent',
+            thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.GetPrincipalConsentRequest.SerializeToString,
+            thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.GetPrincipalConsentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetPrincipalConsent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/thumbwheel.feedback.v1.FeedbackLogService/SetPrincipalConsent',
+            thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.SetPrincipalConsentRequest.SerializeToString,
+            thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.SetPrincipalConsentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ErasePrincipal(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/thumbwheel.feedback.v1.FeedbackLogService/ErasePrincipal',
+            thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.ErasePrincipalRequest.SerializeToString,
+            thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.ErasePrincipalResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPrincipalErasure(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/thumbwheel.feedback.v1.FeedbackLogService/GetPrincipalErasure',
+            thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.GetPrincipalErasureRequest.SerializeToString,
+            thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.GetPrincipalErasureResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDataKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/thumbwheel.feedback.v1.FeedbackLogService/GetDataKeys',
+            thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.GetDataKeysRequest.SerializeToString,
+            thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.GetDataKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListErasures(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/thumbwheel.feedback.v1.FeedbackLogService/ListErasures',
+            thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.ListErasuresRequest.SerializeToString,
+            thumbwheel_dot_feedback_dot_v1_dot_feedback__pb2.ListErasuresResponse.FromString,
             options,
             channel_credentials,
             insecure,

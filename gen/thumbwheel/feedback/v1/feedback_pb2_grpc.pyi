@@ -21,6 +21,16 @@ class FeedbackServiceStub:
     INVALID_ARGUMENT (field named; a thumb on a user's own message), NOT_FOUND (message unknown or another user's),
     ALREADY_EXISTS (request_id used with another payload), UNAVAILABLE (nothing was stored: send it again with the same request_id).
     """
+    GetConsent: _aio.UnaryUnaryMultiCallable[_feedback_pb2.GetConsentRequest, _feedback_pb2.GetConsentResponse]
+    """Whether models may be trained on what the user says."""
+    SetConsent: _aio.UnaryUnaryMultiCallable[_feedback_pb2.SetConsentRequest, _feedback_pb2.SetConsentResponse]
+    """Allows or forbids it, from the next training on, for what was said before too."""
+    EraseMyData: _aio.UnaryUnaryMultiCallable[_feedback_pb2.EraseMyDataRequest, _feedback_pb2.EraseMyDataResponse]
+    """Deletes the user's conversations and makes everything that the user said unreadable, at once and for ever.
+    UNAVAILABLE: not all of it is done; send it again.
+    """
+    GetErasure: _aio.UnaryUnaryMultiCallable[_feedback_pb2.GetErasureRequest, _feedback_pb2.GetErasureResponse]
+    """How far an erasure is. NOT_FOUND: no such erasure of this user."""
 
 class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
     """The public way in, served by the gateway; needs metadata `authorization: Bearer <api key>`."""
@@ -35,6 +45,40 @@ class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
         INVALID_ARGUMENT (field named; a thumb on a user's own message), NOT_FOUND (message unknown or another user's),
         ALREADY_EXISTS (request_id used with another payload), UNAVAILABLE (nothing was stored: send it again with the same request_id).
         """
+
+    @_abc_1.abstractmethod
+    def GetConsent(
+        self,
+        request: _feedback_pb2.GetConsentRequest,
+        context: _aio.ServicerContext[_feedback_pb2.GetConsentRequest, _abc.Awaitable[_feedback_pb2.GetConsentResponse]],
+    ) -> _abc.Awaitable[_feedback_pb2.GetConsentResponse]:
+        """Whether models may be trained on what the user says."""
+
+    @_abc_1.abstractmethod
+    def SetConsent(
+        self,
+        request: _feedback_pb2.SetConsentRequest,
+        context: _aio.ServicerContext[_feedback_pb2.SetConsentRequest, _abc.Awaitable[_feedback_pb2.SetConsentResponse]],
+    ) -> _abc.Awaitable[_feedback_pb2.SetConsentResponse]:
+        """Allows or forbids it, from the next training on, for what was said before too."""
+
+    @_abc_1.abstractmethod
+    def EraseMyData(
+        self,
+        request: _feedback_pb2.EraseMyDataRequest,
+        context: _aio.ServicerContext[_feedback_pb2.EraseMyDataRequest, _abc.Awaitable[_feedback_pb2.EraseMyDataResponse]],
+    ) -> _abc.Awaitable[_feedback_pb2.EraseMyDataResponse]:
+        """Deletes the user's conversations and makes everything that the user said unreadable, at once and for ever.
+        UNAVAILABLE: not all of it is done; send it again.
+        """
+
+    @_abc_1.abstractmethod
+    def GetErasure(
+        self,
+        request: _feedback_pb2.GetErasureRequest,
+        context: _aio.ServicerContext[_feedback_pb2.GetErasureRequest, _abc.Awaitable[_feedback_pb2.GetErasureResponse]],
+    ) -> _abc.Awaitable[_feedback_pb2.GetErasureResponse]:
+        """How far an erasure is. NOT_FOUND: no such erasure of this user."""
 
 def add_FeedbackServiceServicer_to_server(servicer: FeedbackServiceServicer, server: _aio.Server) -> None: ...
 
@@ -54,6 +98,20 @@ class FeedbackLogServiceStub:
     """How each version does under each arm: who met it, what they think, and between which rates that lies at whatever time one asks."""
     GetThumbs: _aio.UnaryUnaryMultiCallable[_feedback_pb2.GetThumbsRequest, _feedback_pb2.GetThumbsResponse]
     """The caller's standing thumbs on some messages."""
+    GetPrincipalConsent: _aio.UnaryUnaryMultiCallable[_feedback_pb2.GetPrincipalConsentRequest, _feedback_pb2.GetPrincipalConsentResponse]
+    """The caller's consent."""
+    SetPrincipalConsent: _aio.UnaryUnaryMultiCallable[_feedback_pb2.SetPrincipalConsentRequest, _feedback_pb2.SetPrincipalConsentResponse]
+    """Writes the caller's consent."""
+    ErasePrincipal: _aio.UnaryUnaryMultiCallable[_feedback_pb2.ErasePrincipalRequest, _feedback_pb2.ErasePrincipalResponse]
+    """Shreds the caller's data key and removes their standing thumbs, in one transaction with the entry in the erasure ledger.
+    Where nothing was said since the last erasure, that one is the answer.
+    """
+    GetPrincipalErasure: _aio.UnaryUnaryMultiCallable[_feedback_pb2.GetPrincipalErasureRequest, _feedback_pb2.GetPrincipalErasureResponse]
+    """One erasure of the caller. NOT_FOUND: none of theirs."""
+    GetDataKeys: _aio.UnaryUnaryMultiCallable[_feedback_pb2.GetDataKeysRequest, _feedback_pb2.GetDataKeysResponse]
+    """Keys that open what principals said, of those who allow training on it."""
+    ListErasures: _aio.UnaryUnaryMultiCallable[_feedback_pb2.ListErasuresRequest, _feedback_pb2.ListErasuresResponse]
+    """The erasure ledger, for those who keep copies."""
 
 class FeedbackLogServiceServicer(metaclass=_abc_1.ABCMeta):
     """The event log behind it. Internal: called by gateway, session and training, never by users."""
@@ -105,5 +163,55 @@ class FeedbackLogServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_feedback_pb2.GetThumbsRequest, _abc.Awaitable[_feedback_pb2.GetThumbsResponse]],
     ) -> _abc.Awaitable[_feedback_pb2.GetThumbsResponse]:
         """The caller's standing thumbs on some messages."""
+
+    @_abc_1.abstractmethod
+    def GetPrincipalConsent(
+        self,
+        request: _feedback_pb2.GetPrincipalConsentRequest,
+        context: _aio.ServicerContext[_feedback_pb2.GetPrincipalConsentRequest, _abc.Awaitable[_feedback_pb2.GetPrincipalConsentResponse]],
+    ) -> _abc.Awaitable[_feedback_pb2.GetPrincipalConsentResponse]:
+        """The caller's consent."""
+
+    @_abc_1.abstractmethod
+    def SetPrincipalConsent(
+        self,
+        request: _feedback_pb2.SetPrincipalConsentRequest,
+        context: _aio.ServicerContext[_feedback_pb2.SetPrincipalConsentRequest, _abc.Awaitable[_feedback_pb2.SetPrincipalConsentResponse]],
+    ) -> _abc.Awaitable[_feedback_pb2.SetPrincipalConsentResponse]:
+        """Writes the caller's consent."""
+
+    @_abc_1.abstractmethod
+    def ErasePrincipal(
+        self,
+        request: _feedback_pb2.ErasePrincipalRequest,
+        context: _aio.ServicerContext[_feedback_pb2.ErasePrincipalRequest, _abc.Awaitable[_feedback_pb2.ErasePrincipalResponse]],
+    ) -> _abc.Awaitable[_feedback_pb2.ErasePrincipalResponse]:
+        """Shreds the caller's data key and removes their standing thumbs, in one transaction with the entry in the erasure ledger.
+        Where nothing was said since the last erasure, that one is the answer.
+        """
+
+    @_abc_1.abstractmethod
+    def GetPrincipalErasure(
+        self,
+        request: _feedback_pb2.GetPrincipalErasureRequest,
+        context: _aio.ServicerContext[_feedback_pb2.GetPrincipalErasureRequest, _abc.Awaitable[_feedback_pb2.GetPrincipalErasureResponse]],
+    ) -> _abc.Awaitable[_feedback_pb2.GetPrincipalErasureResponse]:
+        """One erasure of the caller. NOT_FOUND: none of theirs."""
+
+    @_abc_1.abstractmethod
+    def GetDataKeys(
+        self,
+        request: _feedback_pb2.GetDataKeysRequest,
+        context: _aio.ServicerContext[_feedback_pb2.GetDataKeysRequest, _abc.Awaitable[_feedback_pb2.GetDataKeysResponse]],
+    ) -> _abc.Awaitable[_feedback_pb2.GetDataKeysResponse]:
+        """Keys that open what principals said, of those who allow training on it."""
+
+    @_abc_1.abstractmethod
+    def ListErasures(
+        self,
+        request: _feedback_pb2.ListErasuresRequest,
+        context: _aio.ServicerContext[_feedback_pb2.ListErasuresRequest, _abc.Awaitable[_feedback_pb2.ListErasuresResponse]],
+    ) -> _abc.Awaitable[_feedback_pb2.ListErasuresResponse]:
+        """The erasure ledger, for those who keep copies."""
 
 def add_FeedbackLogServiceServicer_to_server(servicer: FeedbackLogServiceServicer, server: _aio.Server) -> None: ...
