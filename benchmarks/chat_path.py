@@ -78,8 +78,8 @@ def model_directory(folder: Path) -> Path:
     return directory
 
 
-def instant_model_server(port: int) -> None:
-    """A model server whose first token costs nothing: at most max_tokens words, the later ones at a model's pace."""
+def instant_model_server(port: int, token_seconds: float) -> None:
+    """A model server whose first token costs nothing: at most max_tokens words, the later ones of a long answer at a pace."""
 
     async def index(request: web.Request) -> web.Response:
         return web.json_response([{"name": VERSION, "state": "READY", "reason": ""}])
@@ -90,7 +90,7 @@ def instant_model_server(port: int) -> None:
         await response.prepare(request)
         for number in range(asked["max_tokens"]):
             if number and asked["max_tokens"] == LONG_TOKENS:
-                await asyncio.sleep(TOKEN_SECONDS)
+                await asyncio.sleep(token_seconds)
             await response.write(_chunk({"content": WORDS[number % len(WORDS)]}, None))
         await response.write(_chunk({}, "length"))
         usage = {"prompt_tokens": 30, "completion_tokens": asked["max_tokens"]}
@@ -230,13 +230,13 @@ async def one_after_another(turn: Turn, turns: int) -> Figures:
     return Figures([await turn() for _ in range(turns)])
 
 
-async def many_at_once(turn: Turn, streams: int, seconds: float) -> Figures:
+async def many_at_once(turn: Turn, streams: int, seconds: float, token_seconds: float = TOKEN_SECONDS) -> Figures:
     """Each client begins anew when its answer has ended; the beginnings are spread, and the warm-up is left out."""
     waits: list[float] = []
     end = time.perf_counter() + seconds
 
     async def client(number: int) -> None:
-        await asyncio.sleep(number * LONG_TOKENS * TOKEN_SECONDS / streams)
+        await asyncio.sleep(number * LONG_TOKENS * token_seconds / streams)
         await turn()
         while time.perf_counter() < end:
             waits.append(await turn())
@@ -325,10 +325,11 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=200, help="turns one after another")
     parser.add_argument("--seconds", type=float, default=10.0, help="time with 50 streams")
     parser.add_argument("--serve-model", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--token-seconds", type=float, default=TOKEN_SECONDS, help=argparse.SUPPRESS)
     parser.add_argument("--serve-bare", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve_model:
-        instant_model_server(options.serve_model)
+        instant_model_server(options.serve_model, options.token_seconds)
         return
     if options.serve_bare:
         bare_server(options.serve_bare)

@@ -1,0 +1,247 @@
+"""What the whole costs on real servers: time to the first token at 200 streams, and from an ack to Parquet that readers see.
+
+`python benchmarks/stack.py [--streams 200] [--seconds 30] [--thumbs 2000]`. Kafka, Postgres, Valkey, S3 and Prometheus, two
+replicas of every service, traces sent, metrics read: the product's `make stack`, with benchmarks/chat_path.py's instant model server in the
+predictor's place. All answers together get 1,000 tokens a second, the most that an engine was seen to give on two cores. What the
+generators alone need at as many streams is measured in the same run and taken off. Clients, servers and services share the cores.
+"""
+
+import argparse
+import asyncio
+import io
+import itertools
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent import futures
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pyarrow.parquet as pq
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+from thumbwheel.chat.v1 import chat_pb2, chat_pb2_grpc
+from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
+from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
+
+from benchmarks import chat_path
+from benchmarks.chat_path import LONG_TOKENS, QUESTION, Figures, Turn, first_text, many_at_once, print_environment
+from infra.embedded.layout import Layout
+from infra.servers.fleet import assemble, choose_ports
+from infra.servers.installation import install
+from infra.stack.layout import StackLayout, metrics_targets, stack_ports
+from infra.stack.preparation import prepare_stores
+from infra.supervision.child import Program
+from infra.supervision.ports import HOST, free_port
+from infra.supervision.supervisor import supervised
+from training.data.bucket import Bucket, bucket_place
+from training.data.catalogue import Objects
+
+TOKENS_A_SECOND = 1_000
+SPANS = "spans.txt"
+GOAL_P50_MS, GOAL_P99_MS = 10.0, 20.0
+GOAL_READABLE_SECONDS = 60.0
+THUMBS_AT_ONCE = 16
+POLL_SECONDS = 0.1
+LONGEST_WAIT_SECONDS = 120.0
+
+
+class Spans(trace_service_pb2_grpc.TraceServiceServicer):
+    """Takes spans as a collector does, and counts them into a file."""
+
+    def __init__(self, count: Path) -> None:
+        self._count = count
+
+    def Export(self, request: Any, context: Any) -> Any:
+        new = sum(len(scope.spans) for resource in request.resource_spans for scope in resource.scope_spans)
+        self._count.write_text(str(int(self._count.read_text()) + new))
+        return trace_service_pb2.ExportTraceServiceResponse()
+
+
+def collect(port: int, count: Path) -> None:
+    """A collector of traces, until SIGTERM. One thread: the file is its own."""
+    count.write_text("0")
+    server = grpc.server(futures.ThreadPoolExecutor(1))
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(Spans(count), server)  # type: ignore[no-untyped-call]
+    server.add_insecure_port(f"{HOST}:{port}")
+    server.start()
+    server.wait_for_termination()
+
+
+@asynccontextmanager
+async def running_stack(folder: Path, token_seconds: float, brokers: int) -> AsyncIterator[StackLayout]:
+    """Servers and services as `make stack` starts them, with the instant model server and a collector of traces."""
+    run = Layout(folder, {**stack_ports(0, 0), "traces": free_port()})
+    run.prepare()
+    model = chat_path.model_directory(folder)
+    ports = choose_ports(folder / "servers", brokers, usual=False)
+    stack = StackLayout(run, assemble(folder / "servers", ports, metrics_targets(run.ports)))
+    silent: Callable[[str, str], None] = lambda name, line: None  # noqa: E731 - nobody reads along
+    async with supervised(folder / "servers", ports, stack.fleet.prepare(install(partial(silent, ""))), silent):
+        await prepare_stores(stack, model, lambda line: None)
+        words = (sys.executable, __file__, "--collect", str(run.ports["traces"]), "--count", str(folder / SPANS))
+        traces = Program("traces", words, {}, run.ports["traces"])
+        services = [benchmarked(program, run, token_seconds) for program in stack.programs(model)]
+        async with supervised(run.state, run.ports, [traces, *services], silent):
+            yield stack
+
+
+def benchmarked(program: Program, run: Layout, token_seconds: float) -> Program:
+    """The model server replaced; everything else sends its spans."""
+    if program.name == "predictor":
+        words = (sys.executable, chat_path.__file__, "--serve-model", str(run.ports["predictor"]))
+        return replace(program, command=(*words, "--token-seconds", str(token_seconds)))
+    service = program.name.partition("-")[0].upper()
+    environment = {**program.environment, f"TW_{service}_OTLP_ENDPOINT": f"http://{run.target('traces')}"}
+    return replace(program, environment=environment)
+
+
+@asynccontextmanager
+async def ways(run: Layout) -> AsyncIterator[Mapping[str, Turn]]:
+    """To the first text through the gateways by turns, and through the generators alone."""
+    sampling = chat_pb2.SamplingOverrides(max_tokens=LONG_TOKENS)
+    asked = chat_pb2.SendMessageRequest(input=chat_pb2.UserInput(text=QUESTION), sampling=sampling)
+    words = [chat_pb2.HistoryMessage(role=chat_pb2.ROLE_USER, text=QUESTION)]
+    generated = generator_pb2.GenerateRequest(user_key="bench/user", messages=words, sampling=sampling)
+    async with AsyncExitStack() as stack:
+
+        async def channels(service: str) -> Sequence[grpc.aio.Channel]:
+            targets = [f"{HOST}:{run.ports[name]}" for name in (service, f"{service}_2")]
+            return [await stack.enter_async_context(grpc.aio.insecure_channel(target)) for target in targets]
+
+        chats = itertools.cycle([chat_pb2_grpc.ChatServiceStub(channel) for channel in await channels("gateway")])
+        directs = itertools.cycle(
+            [generator_pb2_grpc.GeneratorServiceStub(channel) for channel in await channels("generator")]
+        )
+        inner = (("x-tw-tenant", "bench"), ("x-tw-user", "user"))
+
+        async def whole() -> float:
+            return await first_text(next(chats).SendMessage(asked, timeout=120, metadata=key_of(run)))
+
+        async def alone() -> float:
+            return await first_text(next(directs).Generate(generated, timeout=120, metadata=inner))
+
+        yield {"gateway": whole, "generator": alone}
+
+
+def key_of(run: Layout) -> tuple[tuple[str, str], ...]:
+    return (("authorization", f"Bearer {(run.state / 'owner.key').read_text().strip()}"),)
+
+
+def print_added(streams: int, whole: Figures, alone: Figures) -> None:
+    print(f"\n{streams} streams on two gateways, {len(whole.waits)} turns")
+    for share, name, goal in ((0.5, "p50", GOAL_P50_MS), (0.99, "p99", GOAL_P99_MS)):
+        total, model = whole.quantile_ms(share), alone.quantile_ms(share)
+        verdict = "reached" if total - model <= goal else "missed"
+        print(
+            f"  {name}: first text {total:7.2f} ms, generators alone {model:7.2f} ms,"
+            f" added {total - model:7.2f} ms (goal {goal:g}: {verdict})"
+        )
+
+
+async def readable_after(run: Layout, objects: Objects, thumbs: int) -> tuple[Figures, Figures]:
+    """Waits for the ack, and from the ack until a reader finds the event in a committed object; through the public door."""
+    async with (
+        grpc.aio.insecure_channel(f"{HOST}:{run.ports['gateway']}") as gateway,
+        grpc.aio.insecure_channel(f"{HOST}:{run.ports['feedback']}") as log,
+    ):
+        answer = await an_answer(chat_pb2_grpc.ChatServiceStub(gateway), key_of(run))
+        acked: dict[str, float] = {}
+        waits: list[float] = []
+        door = feedback_pb2_grpc.FeedbackServiceStub(gateway)
+
+        async def client(numbers: "itertools.count[int]") -> None:
+            while next(numbers) <= thumbs:
+                asked = feedback_pb2.SubmitFeedbackRequest(message_id=answer, request_id=str(uuid.uuid4()))
+                asked.thumb.up = True
+                started = time.perf_counter()
+                reply = await door.SubmitFeedback(asked, timeout=60, metadata=key_of(run))
+                acked[reply.event_id] = time.perf_counter()
+                waits.append(acked[reply.event_id] - started)
+
+        numbers = itertools.count(1)
+        reading = asyncio.create_task(seen(feedback_pb2_grpc.FeedbackLogServiceStub(log), objects, thumbs))
+        await asyncio.gather(*(client(numbers) for _ in range(THUMBS_AT_ONCE)))
+        found = await asyncio.wait_for(reading, LONGEST_WAIT_SECONDS)
+    return Figures(waits), Figures([found[event] - at for event, at in acked.items()])
+
+
+async def an_answer(chat: chat_pb2_grpc.ChatServiceStub, key: Any) -> str:
+    """An answer to say something about."""
+    asked = chat_pb2.SendMessageRequest(input=chat_pb2.UserInput(text=QUESTION))
+    message_id = ""
+    async for event in chat.SendMessage(asked, timeout=60, metadata=key):
+        message_id = event.message_id or message_id
+    return message_id
+
+
+async def seen(log: Any, objects: Objects, events: int) -> Mapping[str, float]:
+    """When each event could be read, by a reader that asks ten times a second."""
+    found: dict[str, float] = {}
+    known: set[str] = set()
+    while len(found) < events:
+        await asyncio.sleep(POLL_SECONDS)
+        listed = await log.ListSegments(
+            feedback_pb2.ListSegmentsRequest(stream=feedback_pb2.STREAM_FEEDBACK), timeout=20
+        )
+        for segment in listed.segments:
+            if segment.object_key and segment.object_key not in known:
+                known.add(segment.object_key)
+                content = await asyncio.to_thread(objects.get, segment.object_key)
+                rows = pq.ParquetFile(io.BytesIO(content)).read(["event_id"]).column(0).to_pylist()
+                found |= dict.fromkeys((row for row in rows if row not in found), time.perf_counter())
+    return found
+
+
+def print_readable(acks: Figures, readable: Figures) -> None:
+    p50, p99 = (acks.quantile_ms(share) for share in (0.5, 0.99))
+    print(f"\n{len(acks.waits)} thumbs through the gateway, {THUMBS_AT_ONCE} at a time")
+    print(f"  ack:      p50 {p50:.1f} ms, p99 {p99:.1f} ms")
+    p50, p99 = (readable.quantile_ms(share) / 1000 for share in (0.5, 0.99))
+    verdict = "reached" if p99 <= GOAL_READABLE_SECONDS else "missed"
+    print(f"  readable: p50 {p50:.1f} s, p99 {p99:.1f} s after the ack (goal {GOAL_READABLE_SECONDS:g} s: {verdict})")
+
+
+async def measure(folder: Path, options: argparse.Namespace) -> None:
+    """Start, measure, print."""
+    token_seconds = options.streams / TOKENS_A_SECOND
+
+    async def many(turn: Turn) -> Figures:
+        return await many_at_once(turn, options.streams, options.seconds, token_seconds)
+
+    async with running_stack(folder, token_seconds, options.brokers) as stack:
+        place = bucket_place(stack.surroundings().loop_environment)
+        assert place
+        print_readable(*await readable_after(stack.run, Bucket(place), options.thumbs))
+        async with ways(stack.run) as way:
+            for turn in way.values():
+                await turn()
+            alone = await many(way["generator"])
+            print_added(options.streams, await many(way["gateway"]), alone)
+    print(f"\n{int((folder / SPANS).read_text()):,} spans were sent")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--streams", type=int, default=200, help="answers under way at any time")
+    parser.add_argument("--seconds", type=float, default=30.0, help="time with the streams, for either way")
+    parser.add_argument("--thumbs", type=int, default=2_000, help="events whose way to Parquet is timed")
+    parser.add_argument("--brokers", type=int, choices=(1, 3), default=1, help="of Kafka")
+    parser.add_argument("--collect", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--count", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.collect:
+        collect(options.collect, options.count)
+        return
+    print_environment()
+    with tempfile.TemporaryDirectory(prefix="thumbwheel-bench-") as folder:
+        asyncio.run(measure(Path(folder), options))
+
+
+if __name__ == "__main__":
+    main()
