@@ -1,6 +1,6 @@
 """What can be said about an answer, and what a finished turn is; with the limits of both.
 
-Times are microseconds since 1970 in UTC: they are data, never an order. Order is the order of acceptance.
+An event comes in with its texts plain; from the spool on they are in `sealed` (see sealing.py) and empty here. Times are microseconds since 1970 in UTC: they are data, never an order. Order is the order of acceptance.
 """
 
 import re
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from services.chassis.errors import InvalidArgumentError
+from services.feedback.sealing import is_sealed
 
 MAX_REASONS = 8
 MAX_REASON_CHARACTERS = 64
@@ -69,6 +70,7 @@ class FeedbackEvent:
     arm: str
     accept_us: int
     value: Thumb | Correction | Retraction | None
+    sealed: bytes = b""
     unknown_bytes: bytes = b""
 
 
@@ -107,6 +109,7 @@ class TurnEvent:
     finish_us: int
     erased: bool
     cached: bool = False
+    sealed: bytes = b""
     unknown_bytes: bytes = b""
 
 
@@ -116,12 +119,15 @@ def check_feedback(event: FeedbackEvent, path: str = "event") -> None:
     if event.accept_us <= 0:
         raise _wrong(f"{path}.accept_time", "a time after 1970")
     match event.value:
-        case Thumb():
-            _check_thumb(event.value, f"{path}.thumb")
+        case Thumb() as thumb:
+            _check_thumb(thumb, f"{path}.thumb")
+            _check_seal(event.sealed, f"{path}.sealed", bool(thumb.reasons or thumb.comment))
         case Correction(text):
-            if not 1 <= len(text) <= MAX_CORRECTION_CHARACTERS:
+            _check_seal(event.sealed, f"{path}.sealed", bool(text))
+            if not event.sealed and not 1 <= len(text) <= MAX_CORRECTION_CHARACTERS:
                 raise _wrong(f"{path}.correction.text", f"1 to {MAX_CORRECTION_CHARACTERS:,} characters")
         case Retraction(subject):
+            _check_seal(event.sealed, f"{path}.sealed", False)
             if subject not in list(Subject):
                 raise _wrong(f"{path}.retraction.kind", " or ".join(f'"{kind}"' for kind in Subject))
         case None:
@@ -132,8 +138,21 @@ def check_turn(event: TurnEvent, path: str = "turn") -> None:
     """Raises: InvalidArgumentError naming field and limit."""
     _check_common(event, path)
     _check_uuid(event.user_message_id, f"{path}.user_message_id")
-    if event.erased and (event.context or event.answer or event.original_text):
+    has_texts = bool(event.context or event.answer or event.original_text)
+    _check_seal(event.sealed, f"{path}.sealed", has_texts)
+    if event.erased and has_texts:
         raise _wrong(f"{path}.erased", "an erased turn has no context, original_text and answer")
+
+
+def check_unsealed(event: FeedbackEvent | TurnEvent, path: str = "event") -> None:
+    """Nobody else seals: what comes in is plain. Raises: InvalidArgumentError naming field and limit."""
+    if event.sealed:
+        raise _wrong(f"{path}.sealed", "empty")
+
+
+def _check_seal(sealed: bytes, field: str, has_texts: bool) -> None:
+    if sealed and (has_texts or not is_sealed(sealed)):
+        raise _wrong(field, "of a known form, with no texts beside it")
 
 
 def _check_common(event: FeedbackEvent | TurnEvent, path: str) -> None:

@@ -32,6 +32,8 @@ _COORDINATES = [
     pa.field("model_version", pa.string(), nullable=False),
     pa.field("arm", pa.string(), nullable=False),
 ]
+# The texts, under the principal's key (sealing.py); the columns for texts are empty then. Null in rows of the first version.
+_SEALED = pa.field("sealed", pa.binary())
 FEEDBACK_SCHEMA = pa.schema(
     [
         *_COORDINATES,
@@ -43,6 +45,7 @@ FEEDBACK_SCHEMA = pa.schema(
         pa.field("correction", pa.string()),  # the better answer
         pa.field("retracts", pa.string()),  # thumb or correction
         pa.field("unknown_bytes", pa.binary()),  # protobuf fields of a newer writer
+        _SEALED,
     ]
 )
 TURNS_SCHEMA = pa.schema(
@@ -67,6 +70,7 @@ TURNS_SCHEMA = pa.schema(
         ),  # forget every row of this message_id, this one's texts are empty
         pa.field("unknown_bytes", pa.binary()),
         pa.field("cached", pa.bool_()),  # shown again, written for an earlier turn; null in older files
+        _SEALED,
     ]
 )
 
@@ -142,4 +146,5 @@ def _common(event: FeedbackEvent | TurnEvent) -> Row:
         "model_version": event.model_version,
         "arm": event.arm,
         "unknown_bytes": event.unknown_bytes or None,
+        "sealed": event.sealed or None,
     }
