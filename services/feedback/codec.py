@@ -63,9 +63,7 @@ def take_feedback_texts(event: events_pb2.FeedbackEvent) -> events_pb2.FeedbackE
 
 def take_turn_texts(event: events_pb2.TurnEvent) -> events_pb2.TurnEvent:
     """The same of a turn: what the model was given, what the user typed, what was answered."""
-    texts = events_pb2.TurnEvent(
-        context=event.context, original_text=event.original_text, answer=event.answer
-    )
+    texts = events_pb2.TurnEvent(context=event.context, original_text=event.original_text, answer=event.answer)
     for name in ("context", "original_text", "answer"):
         event.ClearField(name)
     return texts

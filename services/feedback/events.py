@@ -1,6 +1,7 @@
 """What can be said about an answer, and what a finished turn is; with the limits of both.
 
-An event comes in with its texts plain; from the spool on they are in `sealed` (see sealing.py) and empty here. Times are microseconds since 1970 in UTC: they are data, never an order. Order is the order of acceptance.
+An event comes in with plain texts; from the spool on they are in `sealed` (sealing.py), and empty beside it.
+Times are microseconds since 1970 in UTC: they are data, never an order. Order is the order of acceptance.
 """
 
 import re
@@ -16,6 +17,7 @@ MAX_REASON_CHARACTERS = 64
 MAX_COMMENT_CHARACTERS = 2_000
 MAX_CORRECTION_CHARACTERS = 8_192
 MAX_NAME_CHARACTERS = 128
+MAX_POSITION = 2**63 - 1
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _PRINCIPAL = re.compile(r"[0-9a-f]{64}")
 
@@ -137,7 +139,7 @@ def check_feedback(event: FeedbackEvent, path: str = "event") -> None:
 def check_turn(event: TurnEvent, path: str = "turn") -> None:
     """Raises: InvalidArgumentError naming field and limit."""
     _check_common(event, path)
-    _check_uuid(event.user_message_id, f"{path}.user_message_id")
+    check_uuid(event.user_message_id, f"{path}.user_message_id")
     has_texts = bool(event.context or event.answer or event.original_text)
     _check_seal(event.sealed, f"{path}.sealed", has_texts)
     if event.erased and has_texts:
@@ -157,11 +159,10 @@ def _check_seal(sealed: bytes, field: str, has_texts: bool) -> None:
 
 def _check_common(event: FeedbackEvent | TurnEvent, path: str) -> None:
     for name in ("event_id", "conversation_id", "message_id"):
-        _check_uuid(getattr(event, name), f"{path}.{name}")
+        check_uuid(getattr(event, name), f"{path}.{name}")
     if not event.tenant:
         raise _wrong(f"{path}.tenant", f"1 to {MAX_NAME_CHARACTERS} characters")
-    if not _PRINCIPAL.fullmatch(event.principal):
-        raise _wrong(f"{path}.principal", "64 hexadecimal digits, lower case")
+    _check_principal(event.principal, f"{path}.principal")
     for name in ("tenant", "model_version", "arm"):
         # Postgres takes no NUL: accepted, such an event would stop the sink for ever.
         if len(getattr(event, name)) > MAX_NAME_CHARACTERS or "\0" in getattr(event, name):
@@ -182,10 +183,30 @@ def check_message_ids(message_ids: Sequence[str], limit: int) -> None:
     if not 1 <= len(message_ids) <= limit:
         raise _wrong("message_ids", f"1 to {limit:,}")
     for number, message_id in enumerate(message_ids):
-        _check_uuid(message_id, f"message_ids[{number}]")
+        check_uuid(message_id, f"message_ids[{number}]")
 
 
-def _check_uuid(text: str, field: str) -> None:
+def check_principals(principals: Sequence[str], limit: int) -> None:
+    """Raises: InvalidArgumentError naming field and limit."""
+    if not 1 <= len(principals) <= limit:
+        raise _wrong("principals", f"1 to {limit:,}")
+    for number, principal in enumerate(principals):
+        _check_principal(principal, f"principals[{number}]")
+
+
+def check_position(position: int, field: str) -> None:
+    """A place in a ledger, of which the protocol allows more than the database. Raises: InvalidArgumentError naming field and limit."""
+    if position > MAX_POSITION:
+        raise _wrong(field, f"at most {MAX_POSITION:,}")
+
+
+def _check_principal(text: str, field: str) -> None:
+    if not _PRINCIPAL.fullmatch(text):
+        raise _wrong(field, "64 hexadecimal digits, lower case")
+
+
+def check_uuid(text: str, field: str) -> None:
+    """Raises: InvalidArgumentError naming field and limit."""
     if not _UUID.fullmatch(text):
         raise _wrong(field, "a UUID, lower case")
 

@@ -3,19 +3,17 @@
 A table made by a new release is behind on its first day, so it is filled from the committed objects then.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 from sqlalchemy import Connection, Table, delete, insert, select
 
 from services.feedback import parquet
+from services.feedback.gone import Owner, gone_rows
 from services.feedback.ledger import Ledger, committed_segments
 from services.feedback.object_store import ObjectStore
+from services.feedback.sealing import key_id_of
 from services.feedback.sink import Position
-
-KEYS_A_QUERY = 500
-KeyT = TypeVar("KeyT", bound=tuple[str, ...])
 
 
 @dataclass(frozen=True)
@@ -36,10 +34,12 @@ def catch_up(projection: Projection, ledger: Ledger, store: ObjectStore, stream:
         reached = connection.execute(select(table.c.topic_id, table.c.partition, table.c.end_offset))
         if {(row.topic_id, row.partition): row.end_offset for row in reached} == ends:
             return False
+        gone = gone_rows(connection, stream)
         connection.execute(delete(projection.table))
         connection.execute(delete(table))
         for segment in segments:
-            projection.move(connection, parquet.decode(store.get(segment.object_key)) if segment.object_key else [])
+            rows = parquet.decode(store.get(segment.object_key)) if segment.object_key else []
+            projection.move(connection, [row for row in rows if not gone.has(_owner(row), segment.sequence)])
             stand(connection, table, Position(segment.topic_id, segment.partition, segment.end_offset))
     return True
 
@@ -51,8 +51,8 @@ def stand(connection: Connection, positions: Table, position: Position) -> None:
     connection.execute(insert(positions).values(vars(position)))
 
 
-def portions(keys: Collection[KeyT]) -> Iterator[list[KeyT]]:
-    """So many that one query can name them."""
-    ordered = sorted(keys)
-    for at in range(0, len(ordered), KEYS_A_QUERY):
-        yield ordered[at : at + KEYS_A_QUERY]
+def _owner(row: parquet.Row) -> Owner:
+    # Files of the first version have no such column.
+    sealed = row.get("sealed") or b""
+    assert isinstance(sealed, bytes)
+    return Owner(str(row["principal"]), key_id_of(sealed))

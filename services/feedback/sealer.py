@@ -8,6 +8,7 @@ from typing import Generic, Protocol, TypeVar
 from thumbwheel.feedback.v1 import events_pb2
 
 from services.feedback.frames import Entry
+from services.feedback.master_key import MasterKey
 from services.feedback.sealing import MOST_BYTES_ADDED, NONCE_BYTES, DataKey, seal
 
 MessageT = TypeVar("MessageT", events_pb2.FeedbackEvent, events_pb2.TurnEvent)
@@ -22,18 +23,22 @@ class Keys(Protocol):
 
 @dataclass(frozen=True)
 class Sealer(Generic[MessageT]):
-    """Of one stream. `take_texts` moves the texts out of an event; `fingerprint` makes a digest unguessable."""
+    """Of one stream. `take_texts` moves the texts out of an event."""
 
     kind: type[MessageT]
     take_texts: Callable[[MessageT], MessageT]
     keys: Keys
-    fingerprint: Callable[[bytes], bytes]
+    master: MasterKey
     random_bytes: Callable[[int], bytes] = os.urandom
-    most_bytes_added: int = MOST_BYTES_ADDED
 
-    def fingerprinted(self, entry: Entry) -> Entry:
-        """The entry under the fingerprint that is written down."""
-        return replace(entry, fingerprint=self.fingerprint(entry.fingerprint))
+    @property
+    def most_bytes_added(self) -> int:
+        """By how much an entry grows at most."""
+        return MOST_BYTES_ADDED
+
+    def fingerprint(self, digest: bytes) -> bytes:
+        """A digest of a short text tells it to whoever guesses; under a key it tells nothing."""
+        return self.master.fingerprint(digest)
 
     def seal(self, entries: Sequence[Entry]) -> list[Entry]:
         """All of one group, with one look at the keys: a key is never remembered, it may be shredded the next moment.

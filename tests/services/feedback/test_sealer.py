@@ -34,13 +34,11 @@ class OneKey:
 
 
 def feedback_sealer(keys: OneKey, random_bytes: Any = bytes) -> Sealer[events_pb2.FeedbackEvent]:
-    fingerprint = MasterKey(MASTER).fingerprint
-    return Sealer(events_pb2.FeedbackEvent, codec.take_feedback_texts, keys, fingerprint, random_bytes)
+    return Sealer(events_pb2.FeedbackEvent, codec.take_feedback_texts, keys, MasterKey(MASTER), random_bytes)
 
 
 def turn_sealer(keys: OneKey, random_bytes: Any = bytes) -> Sealer[events_pb2.TurnEvent]:
-    fingerprint = MasterKey(MASTER).fingerprint
-    return Sealer(events_pb2.TurnEvent, codec.take_turn_texts, keys, fingerprint, random_bytes)
+    return Sealer(events_pb2.TurnEvent, codec.take_turn_texts, keys, MasterKey(MASTER), random_bytes)
 
 
 def loud(request: str = "golden") -> events_pb2.FeedbackEvent:
@@ -128,11 +126,11 @@ def test_the_longest_texts_fit_into_the_room_that_is_reserved() -> None:
 
 
 def test_a_fingerprint_is_no_plain_hash_and_depends_on_the_master_key() -> None:
-    plain = codec.feedback_entry(loud())
-    keyed = feedback_sealer(OneKey()).fingerprinted(plain)
-    assert keyed.fingerprint != plain.fingerprint
-    assert len(keyed.fingerprint) == 32
-    assert MasterKey("0" * 64).fingerprint(plain.fingerprint) != keyed.fingerprint
+    plain = codec.feedback_entry(loud()).fingerprint
+    keyed = feedback_sealer(OneKey()).fingerprint(plain)
+    assert keyed != plain
+    assert len(keyed) == len(plain)
+    assert MasterKey("0" * 64).fingerprint(plain) != keyed
 
 
 def test_keys_do_not_show_when_they_are_printed() -> None:
