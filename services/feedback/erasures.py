@@ -4,12 +4,15 @@ It holds the rows of all streams, as a commit holds the row of its own: so each 
 accepted before and is committed after is found by its key id. Numbers have no gaps, and readers who page see them in order.
 """
 
+import logging
 import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import pyarrow as pa
 from sqlalchemy import Connection, Engine, Row, delete, func, insert, select, text, update
 
 from services.chassis.errors import NotFoundError
@@ -17,7 +20,10 @@ from services.feedback import tables
 from services.feedback.data_keys import shred
 from services.feedback.database import scrub
 from services.feedback.events import Stream
+from services.feedback.gone import GoneRows, gone_rows
 from services.feedback.ledger import transaction
+
+log = logging.getLogger(__name__)
 
 ERASURES_A_PAGE = 1_000
 # Makes the row where nothing was ever committed, so that there is one to hold.
@@ -48,6 +54,25 @@ class Waiting:
     oldest_us: int | None
 
 
+@dataclass(frozen=True)
+class Gone:
+    """What was erased by now, for whoever rewrites the objects of one stream."""
+
+    rows: GoneRows
+    # Segments up to this sequence may hold gone rows; 0: none does.
+    through: int
+    _number: int
+    _rewritten: Callable[[int], None]
+
+    def of(self, rows: pa.Table) -> pa.BooleanArray | pa.ChunkedArray:
+        """True where a row is gone. `rows` has the columns of its files, and `sequence`."""
+        return self.rows.of(rows)
+
+    def rewritten(self) -> None:
+        """No object of the stream holds such a row any more. Raises: LedgerUnavailableError."""
+        self._rewritten(self._number)
+
+
 class Erasures:
     """Safe to call from several threads; every call blocks and raises LedgerUnavailableError."""
 
@@ -65,7 +90,8 @@ class Erasures:
             erasure = self._write(connection, principal, tenant, key_id, request_us, streams)
             _remove_standing(connection, principal)
         # The key's row is gone; on SQLite its bytes are gone now too.
-        scrub(self._engine)
+        if not scrub(self._engine):
+            log.warning("a shredded key is in the write-ahead log until its readers have gone")
         return erasure, True
 
     def get(self, principal: str, erasure_id: str) -> Erasure:
@@ -92,8 +118,17 @@ class Erasures:
         with transaction(self._engine) as connection:
             return Waiting(*connection.execute(query).one())
 
-    def rewritten(self, stream: str, number: int) -> None:
-        """The stream's objects hold nothing any more of the erasures up to a number."""
+    def gone(self, stream: str) -> Gone:
+        """As of now; later erasures are the next one's."""
+        reaches = tables.erasure_reaches.c
+        furthest = select(func.max(reaches.sequence)).where(reaches.stream == stream, reaches.rewrite_us.is_(None))
+        with transaction(self._engine) as connection:
+            # First: an erasure that comes between these queries is in what they find, and is not said to be done.
+            number = _newest(connection)
+            through = connection.execute(furthest).scalar() or 0
+            return Gone(gone_rows(connection, stream), through, number, partial(self._rewritten, stream))
+
+    def _rewritten(self, stream: str, number: int) -> None:
         now_us, reaches, table = self._now_us(), tables.erasure_reaches, tables.erasures
         with transaction(self._engine) as connection:
             done = (reaches.c.stream == stream) & (reaches.c.number <= number) & reaches.c.rewrite_us.is_(None)
@@ -112,7 +147,7 @@ class Erasures:
         streams: Mapping[str, tuple[int, int]],
     ) -> Erasure:
         """Where no row can be the principal's, nothing has to be rewritten."""
-        number = 1 + (connection.execute(select(func.max(tables.erasures.c.number))).scalar() or 0)
+        number = 1 + _newest(connection)
         now_us = self._now_us()
         reaches: list[dict[str, Any]] = [
             {
@@ -134,6 +169,10 @@ def _hold(connection: Connection, stream: str) -> tuple[int, int]:
     """Until the end of the transaction nobody commits to the stream; its last sequence, and the last with plain texts."""
     row = connection.execute(_HOLD, {"stream": stream}).one()
     return row.sequence, row.plain_sequence
+
+
+def _newest(connection: Connection) -> int:
+    return connection.execute(select(func.max(tables.erasures.c.number))).scalar() or 0
 
 
 def _last(connection: Connection, principal: str) -> Erasure | None:

@@ -7,10 +7,13 @@ on its way; and in an object, if the erasure came at or after its segment.
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from sqlalchemy import Connection, func, select
 
 from services.feedback import tables
 from services.feedback.portions import portions
+from services.feedback.sealing import KEY_ID_PLACE
 
 
 @dataclass(frozen=True)
@@ -40,9 +43,17 @@ class GoneRows:
     key_ids: frozenset[bytes]
     plain_until: Mapping[str, int]
 
-    def has(self, owner: Owner, sequence: int) -> bool:
-        """Whether a row of the segment is gone."""
-        return owner.key_id in self.key_ids if owner.key_id else sequence <= self.plain_until.get(owner.principal, 0)
+    def of(self, rows: pa.Table) -> pa.BooleanArray | pa.ChunkedArray:
+        """True where a row is gone. `rows` has the columns of its files, and `sequence`: that of its segment."""
+        if not rows.num_rows:
+            return pa.array([], pa.bool_())
+        # Files of the first version have no such column.
+        sealed = rows["sealed"] if "sealed" in rows.column_names else pa.nulls(rows.num_rows, pa.binary())
+        shredded = pc.is_in(pc.binary_slice(sealed, *KEY_ID_PLACE), pa.array(sorted(self.key_ids), pa.binary()))
+        principals, until = list(self.plain_until), list(self.plain_until.values())
+        found = pc.index_in(rows["principal"], pa.array(principals, pa.string()))
+        erased_until = pc.fill_null(pc.take(pa.array(until, pa.int64()), found), 0)
+        return pc.if_else(pc.is_null(sealed), pc.less_equal(rows["sequence"], erased_until), shredded)
 
 
 def gone_rows(connection: Connection, stream: str) -> GoneRows:

@@ -131,7 +131,16 @@ def encode(schema: pa.Schema, rows: Sequence[Row]) -> bytes:
 
 def decode(data: bytes) -> list[Row]:
     """The rows of a file, as `encode` took them: times are microseconds since 1970."""
-    table = pq.read_table(BytesIO(data))
+    return to_rows(read(data))
+
+
+def read(data: bytes) -> pa.Table:
+    """The table of a file, with the columns that its writer had."""
+    return pq.read_table(BytesIO(data))
+
+
+def to_rows(table: pa.Table) -> list[Row]:
+    """The rows of a table; times are microseconds since 1970."""
     plain = [field.with_type(pa.int64()) if field.type == _TIME else field for field in table.schema]
     rows: list[Row] = table.cast(pa.schema(plain)).to_pylist()
     return rows

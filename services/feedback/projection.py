@@ -6,13 +6,14 @@ A table made by a new release is behind on its first day, so it is filled from t
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from sqlalchemy import Connection, Table, delete, insert, select
 
 from services.feedback import parquet
-from services.feedback.gone import Owner, gone_rows
+from services.feedback.gone import gone_rows
 from services.feedback.ledger import Ledger, committed_segments
 from services.feedback.object_store import ObjectStore
-from services.feedback.sealing import key_id_of
 from services.feedback.sink import Position
 
 
@@ -38,8 +39,10 @@ def catch_up(projection: Projection, ledger: Ledger, store: ObjectStore, stream:
         connection.execute(delete(projection.table))
         connection.execute(delete(table))
         for segment in segments:
-            rows = parquet.decode(store.get(segment.object_key)) if segment.object_key else []
-            projection.move(connection, [row for row in rows if not gone.has(_owner(row), segment.sequence)])
+            if segment.object_key:
+                rows = parquet.read(store.get(segment.object_key))
+                rows = rows.append_column("sequence", pa.array([segment.sequence] * rows.num_rows, pa.int64()))
+                projection.move(connection, parquet.to_rows(rows.filter(pc.invert(gone.of(rows)))))
             stand(connection, table, Position(segment.topic_id, segment.partition, segment.end_offset))
     return True
 
@@ -49,10 +52,3 @@ def stand(connection: Connection, positions: Table, position: Position) -> None:
     here = (positions.c.topic_id == position.topic_id) & (positions.c.partition == position.partition)
     connection.execute(delete(positions).where(here))
     connection.execute(insert(positions).values(vars(position)))
-
-
-def _owner(row: parquet.Row) -> Owner:
-    # Files of the first version have no such column.
-    sealed = row.get("sealed") or b""
-    assert isinstance(sealed, bytes)
-    return Owner(str(row["principal"]), key_id_of(sealed))

@@ -12,8 +12,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 VERSION = b"\x01"
 KEY_ID_BYTES, KEY_BYTES, NONCE_BYTES, TAG_BYTES = 16, 32, 12, 16
-_NONCE_AT = len(VERSION) + KEY_ID_BYTES
-LEAST_BYTES = _NONCE_AT + NONCE_BYTES + TAG_BYTES
+# First byte, and one past the last.
+KEY_ID_PLACE = (len(VERSION), len(VERSION) + KEY_ID_BYTES)
+LEAST_BYTES = len(VERSION) + KEY_ID_BYTES + NONCE_BYTES + TAG_BYTES
 # The above, and what protobuf adds: the field's tag and length, and those of the message inside.
 MOST_BYTES_ADDED = LEAST_BYTES + 20
 
@@ -39,4 +40,4 @@ def is_sealed(sealed: bytes) -> bool:
 
 def key_id_of(sealed: bytes) -> bytes:
     """Which key opens it; of nothing, nothing: an event of the first version, whose texts are plain."""
-    return sealed[len(VERSION) : _NONCE_AT]
+    return sealed[slice(*KEY_ID_PLACE)]
