@@ -29,7 +29,7 @@ from services.chassis.identity import CallContext, bind_call, caller_from
 from services.chassis.mutual_tls import Callers, require_peer
 from services.chassis.retries import PUSH_BACK_KEY, push_back
 from services.chassis.settings import ServiceSettings
-from services.chassis.telemetry import RPC_SECONDS, RPCS, RPCS_RUNNING, fields, tracer
+from services.chassis.telemetry import RPC_SECONDS, RPCS, RPCS_RUNNING, fields, trace_id, tracer
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 EXEMPT_PREFIXES = ("/grpc.health.", "/grpc.reflection.")
 MALFORMED = object()
 INTERNAL_TEXT = "internal error"
+# As the gateway's HTTP door says it.
+TRACE_KEY = "x-trace-id"
 # Behind a reader who takes nothing the status waits as well: it is sent once they read again, or when their deadline ends.
 STATUS_SECONDS = 1.0
 
@@ -107,6 +109,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         span = tracer().start_span(method, context=extract(dict(metadata)))
         try:
             bind_call(CallContext(caller, request_id, self._deadline(context), set_span_in_context(span)))
+            if found := trace_id():
+                # At the end, not at the head: a call that has a head is not retried.
+                context.set_trailing_metadata(((TRACE_KEY, found),))
             require_peer(self._callers, method, context, secure=self._secure)
             if request is MALFORMED:
                 text = "the request is not valid protobuf, or a text is not valid UTF-8"
@@ -166,10 +171,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
 
 async def _fail(context: Context, error: ServiceError, again: str | None) -> None:
-    details = (DETAILS_KEY, status_details(error))
+    trailers = [(DETAILS_KEY, status_details(error))]
+    if found := trace_id():
+        trailers.append((TRACE_KEY, found))
+    if again:
+        trailers.append((PUSH_BACK_KEY, again))
     with suppress(TimeoutError):
         async with asyncio.timeout(STATUS_SECONDS):
-            await context.abort(error.code, error.text, (details, (PUSH_BACK_KEY, again)) if again else (details,))
+            await context.abort(error.code, error.text, tuple(trailers))
 
 
 def _tolerant(deserializer: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:

@@ -48,6 +48,7 @@ from services.gateway.keys import OWNER, Keys, owner_secret, stored
 from services.gateway.loop_metrics import LoopMetrics
 from services.gateway.loops import looping
 from services.gateway.oidc import Oidc
+from services.gateway.own_data import OwnData
 from services.gateway.peers.conversations import ConversationsPeer
 from services.gateway.peers.enhancer import EnhancerPeer
 from services.gateway.peers.feedback import FeedbackPeer
@@ -100,7 +101,8 @@ async def opened(settings: GatewaySettings) -> AsyncIterator[Doors]:
         bearers = Bearers(await _keys(settings, stack), await _tokens(settings, stack))
         peers = await _Peers.open(settings, stack)
         link = await _valkey(settings, stack)
-        chat_path = _chat(settings, peers, _answers(settings, link))
+        cache = AnswerCache(_answers(settings, link), peers.generator)
+        chat_path = _chat(settings, peers, cache)
         turns = Turns(
             traced(chat_path.run, tracer()),
             _limits(settings),
@@ -108,11 +110,14 @@ async def opened(settings: GatewaySettings) -> AsyncIterator[Doors]:
             Admission("turns", settings.sure_turns, settings.max_turns, RETRY_SECONDS),
         )
         chat = ChatServicer(turns, peers.session, peers.conversations)
-        said = FeedbackServicer(Feedback(peers.session, peers.feedback, settings.principal_key.get_secret_value()))
+        said = FeedbackServicer(
+            Feedback(peers.session, peers.feedback, settings.principal_key.get_secret_value()),
+            OwnData(turns, peers.session, peers.feedback, cache),
+        )
         door = Door(bearers, settings.max_rpc_seconds)
         routes = [
             *OpenAiApi(turns, peers.generator).routes(door),
-            *PageApi(chat, said, peers.generator).routes(door),
+            *PageApi(chat, said, peers.generator, peers.feedback).routes(door),
             *Account().routes(door),
             *LoopFiles(settings.loop_directory).routes(door),
         ]
@@ -146,20 +151,21 @@ async def _neighbours(settings: GatewaySettings, link: Link | None, stack: Async
     rules = settings.quota_rules()
     if link is None:
         alone = Alone()
-        return Neighbours(alone, alone, Quotas(rules))
+        return Neighbours(alone, alone, alone, Quotas(rules))
     pace = SharingPace(
         keep_seconds=settings.keep_seconds,
         lease_seconds=settings.turn_lease_seconds,
         linger_seconds=settings.share_linger_seconds,
         look_seconds=settings.share_look_seconds,
     )
-    turns = await stack.enter_async_context(shared_turns(link, Seal(settings.valkey_secret.get_secret_value()), pace))
+    seal = Seal(settings.valkey_secret.get_secret_value())
+    turns, erasures = await stack.enter_async_context(shared_turns(link, seal, pace))
     book = ValkeyBook(link, settings.quota_lease_seconds)
     quotas = Quotas(rules, book, settings.quota_when_away, settings.quota_lease_seconds)
     await stack.enter_async_context(looping(quotas.serve))
     # Before the loop ends: what the last turns have used.
     stack.push_async_callback(quotas.flush)
-    return Neighbours(turns, turns, quotas)
+    return Neighbours(turns, turns, erasures, quotas)
 
 
 async def _keys(settings: GatewaySettings, stack: AsyncExitStack) -> Keys:
@@ -234,13 +240,13 @@ def _page(settings: GatewaySettings) -> Path | None:
     return settings.page_directory
 
 
-def _chat(settings: GatewaySettings, peers: _Peers, answers: Answers | None) -> Chat:
+def _chat(settings: GatewaySettings, peers: _Peers, cache: AnswerCache) -> Chat:
     patience = Patience(settings.first_text_seconds, settings.idle_seconds)
     return Chat(
         Peers(peers.enhancer, peers.guardrail, peers.session, peers.generator),
         Pace(settings.coalesce_seconds, patience),
         Storing(peers.session, settings.finish_seconds),
-        AnswerCache(answers, peers.generator),
+        cache,
     )
 
 

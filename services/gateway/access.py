@@ -62,7 +62,12 @@ ROUTES: Mapping[str, Rule] = {
     "POST /api/conversations/{conversation_id}/clear": CHAT,
     "POST /api/feedback": FEEDBACK,
     "GET /api/account": ACCOUNT,
+    "GET /api/consent": ACCOUNT,
+    "PUT /api/consent": ACCOUNT,
+    "POST /api/erasure": ACCOUNT,
+    "GET /api/erasure/{erasure_id}": ACCOUNT,
     "GET /api/rollout": OPERATE,
+    "GET /api/experiment": OPERATE,
     "GET /api/loop": OPERATE,
     "GET /api/loop/report/{run}": Rule(Scope.OPERATE, cookie=True),
 }

@@ -1,6 +1,6 @@
 """One gateway alone: every turn is its own, and what it does not know nobody knows."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from services.chassis.identity import Caller
 from services.gateway.events import TurnEvent
@@ -9,7 +9,10 @@ from services.gateway.turns import nothing_kept
 
 
 class Alone:
-    """See `turn.Announcer` and `turns.OtherGateways`."""
+    """See `turn.Announcer`, `turns.OtherGateways` and `turns.Memories`."""
+
+    def __init__(self) -> None:
+        self._forget: Callable[[str], Awaitable[None]] | None = None
 
     async def claim(self, turn: Turn, *, in_doubt: bool) -> Claim:
         return Claim.OURS
@@ -29,3 +32,10 @@ class Alone:
 
     def hand_over(self) -> bool:
         return False
+
+    def when_asked(self, forget: Callable[[str], Awaitable[None]]) -> None:
+        self._forget = forget
+
+    async def forget(self, caller_key: str) -> None:
+        if self._forget:
+            await self._forget(caller_key)

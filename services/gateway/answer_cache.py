@@ -61,6 +61,9 @@ class Answers(Protocol):
     async def keep(self, question: Question, answer: CachedAnswer) -> None:
         """Keep an answer for a while."""
 
+    async def drop(self, tenant: str) -> None:
+        """Forget all answers of a tenant."""
+
 
 class Versions(Protocol):
     """Which versions answer now."""
@@ -119,6 +122,15 @@ class AnswerCache:
         else:
             ANSWERS.labels("kept").inc()
 
+    async def drop(self, tenant: str) -> None:
+        """Forget all answers of a tenant: whose question one was is not known, so one user's erasure takes them all.
+
+        Raises:
+            StoreAwayError: they may still be there.
+        """
+        if self._answers:
+            await self._answers.drop(tenant)
+
 
 class LocalAnswers:
     """Answers in this process: each tenant's own, the one that was asked for longest ago goes first."""
@@ -144,3 +156,7 @@ class LocalAnswers:
         kept.move_to_end(question)
         while len(kept) > self._entries:
             kept.popitem(last=False)
+
+    async def drop(self, tenant: str) -> None:
+        """See `Answers`."""
+        self._kept.pop(tenant, None)

@@ -28,6 +28,9 @@ GUARD_VERDICTS = Counter(
 ENHANCER_SKIPPED = Counter("thumbwheel_enhancer_skipped_total", "Messages left as typed because the enhancer was away.")
 ANSWERS_NOT_STORED = Counter("thumbwheel_answers_not_stored_total", "Answers that session did not take in time.")
 THUMBS = Counter("thumbwheel_thumbs_total", "Acknowledged thumbs by version and value.", ["version", "arm", "value"])
+ERASURES = Counter(
+    "thumbwheel_gateway_erasures_total", "Erasures of users' data: done, or unfinished (to be sent again).", ["outcome"]
+)
 HTTP_REQUESTS = Counter("thumbwheel_http_requests_total", "HTTP requests by route and status.", ["route", "status"])
 HTTP_SECONDS = Histogram(
     "thumbwheel_http_seconds",

@@ -4,11 +4,13 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
+from google.protobuf.timestamp_pb2 import Timestamp
 from thumbwheel.chat.v1 import chat_pb2, chat_pb2_grpc
 from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 
 from services.chassis.identity import require_caller
 from services.gateway.feedback import Correction, Durability, Feedback, RatedMessages, Retraction, Said, Thumb
+from services.gateway.own_data import Consent, Erasure, OwnData
 from services.gateway.peers.conversations import ConversationsPeer
 from services.gateway.request import Role, check_request, check_uuid, wrong
 from services.gateway.translation import event_message, turn_request
@@ -77,10 +79,10 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
 
 
 class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
-    """What the caller says about answers."""
+    """What the caller says about answers, and about their own data."""
 
-    def __init__(self, feedback: Feedback) -> None:
-        self._feedback = feedback
+    def __init__(self, feedback: Feedback, own_data: OwnData) -> None:
+        self._feedback, self._own_data = feedback, own_data
 
     async def SubmitFeedback(
         self, request: feedback_pb2.SubmitFeedbackRequest, context: Any
@@ -88,6 +90,30 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
         said = Said(request.message_id, _said(request), request.request_id)
         event_id, durability = await self._feedback.submit(require_caller(), said)
         return feedback_pb2.SubmitFeedbackResponse(event_id=event_id, durability=DURABILITY_NUMBERS[durability])
+
+    async def GetConsent(
+        self, request: feedback_pb2.GetConsentRequest, context: Any
+    ) -> feedback_pb2.GetConsentResponse:
+        return feedback_pb2.GetConsentResponse(consent=_consent(await self._own_data.consent()))
+
+    async def SetConsent(
+        self, request: feedback_pb2.SetConsentRequest, context: Any
+    ) -> feedback_pb2.SetConsentResponse:
+        if not request.HasField("training"):
+            raise wrong("training", "true or false")
+        consent = await self._own_data.set_consent(training=request.training)
+        return feedback_pb2.SetConsentResponse(consent=_consent(consent))
+
+    async def EraseMyData(
+        self, request: feedback_pb2.EraseMyDataRequest, context: Any
+    ) -> feedback_pb2.EraseMyDataResponse:
+        erasure, removed = await self._own_data.erase(require_caller())
+        return feedback_pb2.EraseMyDataResponse(erasure=_erasure(erasure), removed_conversations=removed)
+
+    async def GetErasure(
+        self, request: feedback_pb2.GetErasureRequest, context: Any
+    ) -> feedback_pb2.GetErasureResponse:
+        return feedback_pb2.GetErasureResponse(erasure=_erasure(await self._own_data.erasure(request.erasure_id)))
 
 
 def _said(request: feedback_pb2.SubmitFeedbackRequest) -> Thumb | Correction | Retraction:
@@ -100,3 +126,24 @@ def _said(request: feedback_pb2.SubmitFeedbackRequest) -> Thumb | Correction | R
             return Retraction(request.retraction.kind)
         case _:
             raise wrong("value", "one of thumb, correction, retraction")
+
+
+def _consent(consent: Consent) -> feedback_pb2.Consent:
+    return feedback_pb2.Consent(training=consent.training, update_time=_time(consent.update_us))
+
+
+def _erasure(erasure: Erasure) -> feedback_pb2.Erasure:
+    return feedback_pb2.Erasure(
+        erasure_id=erasure.erasure_id,
+        request_time=_time(erasure.request_us),
+        shred_time=_time(erasure.shred_us),
+        rewrite_time=_time(erasure.rewrite_us),
+    )
+
+
+def _time(microseconds: int | None) -> Timestamp | None:
+    if microseconds is None:
+        return None
+    time = Timestamp()
+    time.FromMicroseconds(microseconds)
+    return time

@@ -7,7 +7,7 @@ here may be with another gateway.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 # At shutdown: what session gets to take the answers that were stopped.
 STORE_SECONDS = 3.0
+# How long a user who erases their data waits for the ends of their turns.
+STOP_SECONDS = 5.0
 
 
 class OtherGateways(Protocol):
@@ -44,6 +46,16 @@ class OtherGateways(Protocol):
 
     def hand_over(self) -> bool:
         """This process ends: send readers elsewhere. False if there is no elsewhere, or it cannot be reached."""
+
+
+class Memories(Protocol):
+    """What all gateways remember of turns, this one included."""
+
+    def when_asked(self, forget: Callable[[str], Awaitable[None]]) -> None:
+        """How this gateway forgets the turns of a user, named by `Caller.key`."""
+
+    async def forget(self, caller_key: str) -> None:
+        """Have all forget. Raises: UnavailableError, StoreAwayError: some may still remember."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +73,7 @@ class Neighbours:
 
     announcer: Announcer
     others: OtherGateways
+    memories: Memories
     quotas: Quotas
 
 
@@ -76,6 +89,8 @@ class Turns:
     ) -> None:
         self._run, self._limits, self._admission = run, limits, admission
         self._announcer, self._others, self._quotas = neighbours.announcer, neighbours.others, neighbours.quotas
+        self._memories = neighbours.memories
+        self._memories.when_asked(self.stop)
         self._tasks: dict[asyncio.Task[None], Turn] = {}
         self._by_message: dict[str, Turn] = {}
         self._by_request: dict[tuple[str, str], Turn] = {}
@@ -135,6 +150,23 @@ class Turns:
     async def cancel_elsewhere(self, caller: Caller, message_id: str) -> bool:
         """Stop a turn that another gateway answers; False if it does not run. Raises: StoreAwayError."""
         return await self._others.cancel(caller, message_id)
+
+    async def stop(self, caller_key: str) -> None:
+        """End all turns of a user here, and forget them once they have ended. Raises: UnavailableError: some still run."""
+        running = {task: turn for task, turn in self._tasks.items() if turn.caller.key == caller_key}
+        for turn in running.values():
+            if turn.mirrored:
+                turn.interrupt(nothing_kept())
+            else:
+                turn.cancel()
+        if running and (await asyncio.wait(running, timeout=STOP_SECONDS))[1]:
+            raise UnavailableError("answers are still being stopped", reason="TURNS_STILL_RUN", retry_seconds=1)
+        for turn in [kept for kept in self._kept if kept.caller.key == caller_key]:
+            self._drop(turn)
+
+    async def forget(self, caller_key: str) -> None:
+        """The same in all gateways, and in what they share. Raises: UnavailableError, StoreAwayError: some may remember."""
+        await self._memories.forget(caller_key)
 
     def hand_over(self) -> None:
         """This process drains: readers go on through other gateways, if there are any, while their turns end here."""

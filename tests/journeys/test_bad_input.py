@@ -5,17 +5,23 @@ from typing import Any
 
 import grpc
 import pytest
-from google.protobuf import json_format
 from google.rpc import error_details_pb2, status_pb2
-from thumbwheel.chat.v1 import chat_pb2, chat_pb2_grpc
-from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
+from thumbwheel.chat.v1 import chat_pb2_grpc
+from thumbwheel.feedback.v1 import feedback_pb2_grpc
 
 from tests.journeys.client import Client
 from tests.journeys.stack import Stack
-from tests.services.gateway.bad_input import ANSWER, FOREIGN_CONVERSATION, TABLE, USER_MESSAGE, BadInput
+from tests.services.gateway.bad_input import (
+    ANSWER,
+    FOREIGN_CONVERSATION,
+    TABLE,
+    USER_MESSAGE,
+    BadInput,
+    over_grpc,
+    over_http,
+)
 
 STATUSES = {"INVALID_ARGUMENT": 400, "UNAUTHENTICATED": 401, "NOT_FOUND": 404}
-PATHS = {"SendMessage": "/api/messages", "SubmitFeedback": "/api/feedback"}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +51,7 @@ def test_over_http_the_error_names_field_and_limit(
 ) -> None:
     client, ids = people
     key = client.key if case.key == "good" else case.key or ""
-    status, body = Client(stack.http, key).call("POST", PATHS[case.method], filled(case, ids))
+    status, body = Client(stack.http, key).call(*over_http(case, filled(case, ids)))
     assert (status, body["error"]["param"]) == (STATUSES[case.code], case.field)
     assert case.limit in body["error"]["message"]
 
@@ -58,12 +64,11 @@ def test_over_grpc_the_error_names_field_and_limit(
     key = client.key if case.key == "good" else case.key
     metadata = [("authorization", f"Bearer {key}")] if key else []
     with grpc.insecure_channel(stack.grpc) as channel, pytest.raises(grpc.RpcError) as caught:
+        service, message = over_grpc(case, filled(case, ids))
+        stub = (chat_pb2_grpc.ChatServiceStub if service == "chat" else feedback_pb2_grpc.FeedbackServiceStub)(channel)
+        answer = getattr(stub, case.method)(message, timeout=30, metadata=metadata)
         if case.method == "SendMessage":
-            message = json_format.ParseDict(filled(case, ids), chat_pb2.SendMessageRequest())
-            list(chat_pb2_grpc.ChatServiceStub(channel).SendMessage(message, timeout=30, metadata=metadata))
-        else:
-            thumb = json_format.ParseDict(filled(case, ids), feedback_pb2.SubmitFeedbackRequest())
-            feedback_pb2_grpc.FeedbackServiceStub(channel).SubmitFeedback(thumb, timeout=30, metadata=metadata)
+            list(answer)
     assert caught.value.code().name == case.code
     details = dict(caught.value.trailing_metadata())["grpc-status-details-bin"]
     info = error_details_pb2.ErrorInfo()

@@ -4,7 +4,9 @@ import re
 import time
 from collections.abc import Iterator
 
+import grpc
 import pytest
+from thumbwheel.chat.v1 import chat_pb2, chat_pb2_grpc
 
 from tests.journeys.client import Client
 from tests.journeys.otlp import ReceivedSpan, Receiver, receiving
@@ -38,6 +40,15 @@ def wait_for(receiver: Receiver, *wanted: tuple[str, str]) -> list[ReceivedSpan]
         time.sleep(0.1)
 
 
+def trace_id_over_grpc(stack: Stack, user: Client) -> str:
+    """As a call that ends well tells it."""
+    metadata = (("authorization", f"Bearer {user.key}"), ("traceparent", user.traceparent))
+    with grpc.insecure_channel(stack.grpc) as channel:
+        conversations = chat_pb2_grpc.ChatServiceStub(channel).ListConversations
+        _, call = conversations.with_call(chat_pb2.ListConversationsRequest(), timeout=30, metadata=metadata)
+    return str(dict(call.trailing_metadata())["x-trace-id"])
+
+
 @pytest.mark.slow
 def test_a_turn_and_its_thumb_are_one_trace_through_all_services(traced: tuple[Stack, Receiver]) -> None:
     stack, receiver = traced
@@ -46,6 +57,7 @@ def test_a_turn_and_its_thumb_are_one_trace_through_all_services(traced: tuple[S
     ada.thumb(message_id, True)
     with ada._open("GET", "/api/account", None) as response:
         assert response.headers["x-trace-id"] == TRACE_ID
+    assert trace_id_over_grpc(stack, ada) == TRACE_ID
     spans = wait_for(
         receiver,
         ("thumbwheel-gateway", "turn"),

@@ -16,6 +16,7 @@ from services.gateway.http.body import read_bytes, read_message, to_json
 from services.gateway.http.connection import EventStream, while_connected
 from services.gateway.http.door import Door, DoorRoute
 from services.gateway.http.errors import error_body
+from services.gateway.peers.feedback import FeedbackPeer
 from services.gateway.peers.generator import GeneratorPeer
 from services.gateway.request import wrong
 from services.gateway.servicer import ChatServicer, FeedbackServicer
@@ -28,8 +29,11 @@ NO_CONTEXT: Any = None
 class PageApi:
     """Endpoints under /api."""
 
-    def __init__(self, chat: ChatServicer, feedback: FeedbackServicer, generator: GeneratorPeer) -> None:
-        self._chat, self._feedback, self._generator = chat, feedback, generator
+    def __init__(
+        self, chat: ChatServicer, feedback: FeedbackServicer, generator: GeneratorPeer, feedback_log: FeedbackPeer
+    ) -> None:
+        self._chat, self._feedback = chat, feedback
+        self._generator, self._feedback_log = generator, feedback_log
 
     def routes(self, door: Door) -> list[DoorRoute]:
         """Their rules are in access.py."""
@@ -42,7 +46,12 @@ class PageApi:
             door.route("GET /api/conversations/{conversation_id}", self.get),
             door.route("DELETE /api/conversations/{conversation_id}", self.delete),
             door.route("POST /api/conversations/{conversation_id}/clear", self.clear),
+            door.route("GET /api/consent", self.consent),
+            door.route("PUT /api/consent", self.set_consent),
+            door.route("POST /api/erasure", self.erase),
+            door.route("GET /api/erasure/{erasure_id}", self.erasure),
             door.route("GET /api/rollout", self.rollout),
+            door.route("GET /api/experiment", self.experiment),
         ]
 
     async def send(self, request: Request) -> Response:
@@ -85,6 +94,23 @@ class PageApi:
     async def clear(self, request: Request) -> Response:
         asked = chat_pb2.ClearConversationRequest(conversation_id=request.path_params["conversation_id"])
         return _json(await self._chat.ClearConversation(asked, NO_CONTEXT))
+
+    async def consent(self, request: Request) -> Response:
+        return _json(await self._feedback.GetConsent(feedback_pb2.GetConsentRequest(), NO_CONTEXT))
+
+    async def set_consent(self, request: Request) -> Response:
+        asked = await read_message(request, feedback_pb2.SetConsentRequest)
+        return _json(await self._feedback.SetConsent(asked, NO_CONTEXT))
+
+    async def erase(self, request: Request) -> Response:
+        return _json(await self._feedback.EraseMyData(feedback_pb2.EraseMyDataRequest(), NO_CONTEXT))
+
+    async def erasure(self, request: Request) -> Response:
+        asked = feedback_pb2.GetErasureRequest(erasure_id=request.path_params["erasure_id"])
+        return _json(await self._feedback.GetErasure(asked, NO_CONTEXT))
+
+    async def experiment(self, request: Request) -> Response:
+        return _json(await self._feedback_log.experiment())
 
     async def rollout(self, request: Request) -> Response:
         return _json(await self._generator.rollout())

@@ -1,12 +1,15 @@
 """The feedback service's log."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+from google.protobuf.message import Message
 from thumbwheel.feedback.v1 import events_pb2, feedback_pb2, feedback_pb2_grpc
 
 from services.chassis.channel import call_unary
 from services.chassis.errors import AlreadyExistsError, UnavailableError
 from services.gateway.feedback import Correction, Durability, FeedbackEvent, Retraction, Thumb
+from services.gateway.own_data import Consent, Erasure
 
 PEER = "feedback"
 DURABILITIES = {feedback_pb2.DURABILITY_SPOOL: Durability.SPOOL}
@@ -15,7 +18,7 @@ MAX_THUMBS_A_CALL = 1_000
 
 
 class FeedbackPeer:
-    """See `feedback.FeedbackLog`."""
+    """See `feedback.FeedbackLog` and `own_data.OwnLog`."""
 
     def __init__(self, stub: feedback_pb2_grpc.FeedbackLogServiceStub, within_seconds: float) -> None:
         self._stub, self._within_seconds = stub, within_seconds
@@ -24,7 +27,7 @@ class FeedbackPeer:
         """See `feedback.FeedbackLog`."""
         request = feedback_pb2.RecordFeedbackRequest(event=_message(event))
         try:
-            response = await call_unary(PEER, self._stub.RecordFeedback, request, within_seconds=self._within_seconds)
+            response = await self._call(self._stub.RecordFeedback, request)
         except AlreadyExistsError as error:
             # The caller knows the id that the event's is made from.
             raise AlreadyExistsError(
@@ -43,9 +46,54 @@ class FeedbackPeer:
         found: dict[str, bool] = {}
         for start in range(0, len(message_ids), MAX_THUMBS_A_CALL):
             request = feedback_pb2.GetThumbsRequest(message_ids=message_ids[start : start + MAX_THUMBS_A_CALL])
-            response = await call_unary(PEER, self._stub.GetThumbs, request, within_seconds=self._within_seconds)
+            response = await self._call(self._stub.GetThumbs, request)
             found.update(response.thumbs)
         return found
+
+    async def experiment(self) -> feedback_pb2.GetExperimentResponse:
+        """How the newest versions do."""
+        found: feedback_pb2.GetExperimentResponse = await self._call(
+            self._stub.GetExperiment, feedback_pb2.GetExperimentRequest()
+        )
+        return found
+
+    async def consent(self) -> Consent:
+        """See `own_data.OwnLog`."""
+        return _consent(await self._call(self._stub.GetPrincipalConsent, feedback_pb2.GetPrincipalConsentRequest()))
+
+    async def set_consent(self, *, training: bool) -> Consent:
+        """See `own_data.OwnLog`."""
+        request = feedback_pb2.SetPrincipalConsentRequest(training=training)
+        return _consent(await self._call(self._stub.SetPrincipalConsent, request))
+
+    async def erase_principal(self) -> Erasure:
+        """See `own_data.OwnLog`."""
+        return _erasure(await self._call(self._stub.ErasePrincipal, feedback_pb2.ErasePrincipalRequest()))
+
+    async def erasure(self, erasure_id: str) -> Erasure:
+        """See `own_data.OwnLog`."""
+        request = feedback_pb2.GetPrincipalErasureRequest(erasure_id=erasure_id)
+        return _erasure(await self._call(self._stub.GetPrincipalErasure, request))
+
+    async def _call(self, method: Any, request: Message) -> Any:
+        return await call_unary(PEER, method, request, within_seconds=self._within_seconds)
+
+
+def _consent(
+    response: feedback_pb2.GetPrincipalConsentResponse | feedback_pb2.SetPrincipalConsentResponse,
+) -> Consent:
+    said = response.consent
+    return Consent(said.training, said.update_time.ToMicroseconds() if said.HasField("update_time") else None)
+
+
+def _erasure(
+    response: feedback_pb2.ErasePrincipalResponse | feedback_pb2.GetPrincipalErasureResponse,
+) -> Erasure:
+    found = response.erasure
+    if not found.HasField("shred_time"):
+        raise UnavailableError("the feedback service does not say when the key went", reason="FEEDBACK_UNAVAILABLE")
+    rewrite_us = found.rewrite_time.ToMicroseconds() if found.HasField("rewrite_time") else None
+    return Erasure(found.erasure_id, found.request_time.ToMicroseconds(), found.shred_time.ToMicroseconds(), rewrite_us)
 
 
 def _message(event: FeedbackEvent) -> events_pb2.FeedbackEvent:

@@ -25,7 +25,7 @@ PEER = "session"
 
 
 class SessionPeer:
-    """See `sessions.Sessions` and `feedback.RatedMessages`."""
+    """See `sessions.Sessions`, `feedback.RatedMessages` and `own_data.OwnConversations`."""
 
     def __init__(self, stub: session_pb2_grpc.SessionServiceStub, within_seconds: float) -> None:
         self._stub, self._within_seconds = stub, within_seconds
@@ -98,6 +98,12 @@ class SessionPeer:
             message.arm,
             message.finish_reason in FINISH_REASONS,
         )
+
+    async def erase_user(self) -> int:
+        """See `own_data.OwnConversations`."""
+        request = session_pb2.EraseUserRequest()
+        response = await call_unary(PEER, self._stub.EraseUser, request, within_seconds=self._within_seconds)
+        return int(response.removed_conversations)
 
     async def message(self, message_id: str) -> chat_pb2.Message:
         """One message of the caller. Raises: NotFoundError."""

@@ -25,6 +25,12 @@ if excess > 0 then
 end
 """)
 
+# KEYS: index of the tenant's answers.
+DROP = Script("""
+for _, answer in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do redis.call('UNLINK', answer) end
+redis.call('DEL', KEYS[1])
+""")
+
 
 class ValkeyAnswers:
     """See `answer_cache.Answers`."""
@@ -48,6 +54,9 @@ class ValkeyAnswers:
         sealed = self._seal.box(key).seal(json.dumps(asdict(answer)).encode())
         keys = [key, _index(question.tenant)]
         await self._link.run(Use.ANSWERS, KEEP, keys, sealed, self._keep_ms, self._entries)
+
+    async def drop(self, tenant: str) -> None:
+        await self._link.run(Use.ANSWERS, DROP, [_index(tenant)])
 
     def _key(self, question: Question) -> str:
         return f"tw:{{answers/{question.tenant}}}:{self._seal.fingerprint(question.canonical())}"

@@ -60,6 +60,11 @@ class Publisher:
         found = [progress.turn for progress in self._turns.values() if progress.turn.message_id == message_id]
         return any([turn.cancel() for turn in found])
 
+    def forget(self, caller_key: str) -> None:
+        """Nothing more of a user's turns, which have ended, goes to the log."""
+        for attempt in [of for of, progress in self._turns.items() if progress.turn.caller.key == caller_key]:
+            del self._turns[attempt]
+
     def look_again(self) -> None:
         """Compare all turns with the log: it may have forgotten some, or another gateway may have taken one over."""
         oldest = time.monotonic() - self._keep_seconds

@@ -4,6 +4,7 @@ A turn is a hash (attempt, gateway, caller, anew; `events` once it has ended) an
 sequence of the event as their id: appending twice is harmless, a gap is seen, and after the last event comes an entry `end`.
 """
 
+import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from services.gateway.turn import Turn
 MOST_ORDERS = 1_000
 ORDER_SECONDS = 60
 MOST_READ = 1_000
+SCAN_COUNT = 1_000
 KINDS = {code.name: kind for code, kind in KIND_BY_CODE.items()}
 
 # KEYS: hash, stream. ARGV: attempt, gateway, caller, anew, ttl in ms, whether it ends here, first sequence, sealed events …
@@ -141,13 +143,29 @@ class TurnLog:
         """Wait until Valkey is there."""
         await self._link.returned()
 
-    async def beat(self, lease_ms: int) -> None:
-        """This gateway lives."""
-        await self._call("SET", _gateway_key(self.gateway), "1", "PX", lease_ms)
+    async def beat(self, lease_ms: int, obeyed: str) -> None:
+        """This gateway lives, and has done what it was told up to this erasure."""
+        await self._call("SET", _gateway_key(self.gateway), obeyed, "PX", lease_ms)
+
+    async def beats(self) -> Sequence[str]:
+        """Of all gateways that live: up to which erasure each has done what it was told."""
+        keys = await self._keys(_gateway_key("*"))
+        beats = await asyncio.gather(*(self._call("GET", key) for key in keys))
+        return [beat.decode() for beat in beats if beat is not None]
 
     async def lives(self, gateway: str) -> bool:
         """Whether a gateway has beaten lately."""
         return bool(await self._call("EXISTS", _gateway_key(gateway)))
+
+    async def remove(self, caller_key: str) -> None:
+        """Remove all turns of a user, whoever answered them."""
+        attempts: dict[bytes, list[bytes]] = {}
+        for key in await self._keys(f"{_hash_key('*')}*"):
+            attempts.setdefault(key.partition(b"}")[0] + b"}", []).append(key)
+        callers = await asyncio.gather(*(self._call("HGET", turn, "caller") for turn in attempts))
+        for keys, caller in zip(attempts.values(), callers, strict=True):
+            if caller is not None and caller.decode() == caller_key:
+                await self._call("UNLINK", *keys)
 
     async def order_stop(self, gateway: str, message_id: str) -> None:
         """Tell a gateway to stop a turn of its own."""
@@ -158,6 +176,16 @@ class TurnLog:
     async def take_orders(self) -> Sequence[str]:
         """Turns that others want stopped."""
         return [order.decode() for order in await self._call("LPOP", _orders_key(self.gateway), MOST_ORDERS) or ()]
+
+    async def _keys(self, pattern: str) -> Sequence[bytes]:
+        """Found among all keys that there are: only for what is seldom asked."""
+        found: set[bytes] = set()
+        cursor = b"0"
+        while True:
+            cursor, keys = await self._call("SCAN", cursor, "MATCH", pattern, "COUNT", SCAN_COUNT)
+            found.update(keys)
+            if int(cursor) == 0:
+                return sorted(found)
 
     async def _call(self, *command: str | bytes | int) -> Any:
         return await self._link.call(Use.TURNS, *command)

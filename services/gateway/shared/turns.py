@@ -14,6 +14,7 @@ from services.gateway.events import TurnEvent
 from services.gateway.loops import looping
 from services.gateway.metrics import CLAIMS, HANDED_OVER, STOPS_ELSEWHERE
 from services.gateway.request import wrong
+from services.gateway.shared.erasures import Erasures
 from services.gateway.shared.followers import Followers
 from services.gateway.shared.link import Link
 from services.gateway.shared.publisher import Publisher
@@ -35,9 +36,11 @@ ARRIVAL_SECONDS = 0.25
 class ValkeyTurns:
     """Claims, announces, follows, stops."""
 
-    def __init__(self, link: Link, log: TurnLog, publisher: Publisher, followers: Followers, lease_seconds: float) -> None:
+    def __init__(
+        self, link: Link, log: TurnLog, publisher: Publisher, followers: Followers, erasures: Erasures, lease_seconds: float
+    ) -> None:
         self._link, self._log, self._publisher, self._followers = link, log, publisher, followers
-        self._lease_seconds = lease_seconds
+        self._erasures, self._lease_seconds = erasures, lease_seconds
 
     async def claim(self, turn: Turn, *, in_doubt: bool) -> Claim:
         """See `turn.Announcer`."""
@@ -95,7 +98,7 @@ class ValkeyTurns:
         while True:
             await self._link.returned()
             try:
-                await self._log.beat(int(1000 * self._lease_seconds))
+                await self._erasures.beat()
                 # At once when Valkey is back: it may have lost the last second.
                 if beats % BEATS_A_LEASE == 0:
                     self._publisher.look_again()
@@ -170,14 +173,15 @@ class SharingPace:
 
 
 @asynccontextmanager
-async def shared_turns(link: Link, seal: Seal, pace: SharingPace) -> AsyncIterator[ValkeyTurns]:
+async def shared_turns(link: Link, seal: Seal, pace: SharingPace) -> AsyncIterator[tuple[ValkeyTurns, Erasures]]:
     """Under a name that no gateway had before: after a restart it answers none of the turns of its former life."""
     log = TurnLog(link, seal, uuid.uuid4().hex, pace.keep_seconds)
     publisher = Publisher(log, pace.linger_seconds, pace.keep_seconds)
     followers = Followers(log, pace.look_seconds, pace.lease_seconds)
-    turns = ValkeyTurns(link, log, publisher, followers, pace.lease_seconds)
+    erasures = Erasures(link, log, publisher, pace.lease_seconds, pace.keep_seconds)
+    turns = ValkeyTurns(link, log, publisher, followers, erasures, pace.lease_seconds)
     orders = partial(turns.serve_orders, pace.look_seconds)
-    async with looping(publisher.serve, followers.serve, turns.serve_beat, orders):
-        yield turns
+    async with looping(publisher.serve, followers.serve, turns.serve_beat, orders, erasures.serve):
+        yield turns, erasures
         # Our turns have ended: let others know.
         await publisher.drain(DRAIN_SECONDS)

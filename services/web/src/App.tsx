@@ -1,10 +1,11 @@
-// The whole page: conversations and the loop at the side, one conversation in the middle.
+// The whole page: conversations and the loop at the side, one conversation in the middle, the user's own data in a dialog.
 import { useCallback, useEffect, useMemo, useState } from "react";
 import { Api, ApiError } from "./api";
 import { Chat } from "./Chat";
 import { KeyForm } from "./KeyForm";
 import { Sidebar } from "./Sidebar";
-import type { Conversation } from "./wire";
+import type { Account, Consent, Conversation } from "./wire";
+import { YourData } from "./YourData";
 
 const OPEN = "thumbwheel.conversation";
 
@@ -16,7 +17,10 @@ export function App({ initialKey, keepKey }: { initialKey: string; keepKey: (key
   const [open, setOpen] = useState({ id: sessionStorage.getItem(OPEN) ?? "", serial: 0 });
   const [drawer, setDrawer] = useState(false);
   const api = useMemo(() => new Api(key), [key]);
-  const [operator, setOperator] = useState(false);
+  // Null: not known, or the key may not ask.
+  const [account, setAccount] = useState<Account | null>(null);
+  const [consent, setConsent] = useState<Consent | null>(null);
+  const [yourData, setYourData] = useState(false);
 
   const refresh = useCallback(async () => {
     if (!key) return;
@@ -31,10 +35,11 @@ export function App({ initialKey, keepKey }: { initialKey: string; keepKey: (key
   useEffect(() => void refresh(), [refresh]);
 
   useEffect(() => {
-    setOperator(false);
+    setAccount(null);
+    setConsent(null);
     if (!key) return;
-    // What the loop does shows samples of everybody: only keys that say so see it.
-    api.account().then(({ scopes }) => setOperator(scopes.includes("operate")), () => setOperator(false));
+    api.account().then(setAccount, () => setAccount(null));
+    api.consent().then(setConsent, () => setConsent(null));
   }, [api, key]);
 
   function show(id: string) {
@@ -70,15 +75,37 @@ export function App({ initialKey, keepKey }: { initialKey: string; keepKey: (key
     <div className="page">
       <Sidebar
         api={api}
-        operator={operator}
+        // What the loop does shows samples of everybody: only keys that say so see it.
+        operator={account?.scopes.includes("operate") ?? false}
         conversations={conversations}
         current={open.id}
         open={drawer}
         show={show}
         remove={remove}
         close={() => setDrawer(false)}
+        showYourData={account ? () => setYourData(true) : null}
       />
-      <Chat key={open.serial} api={api} conversationId={open.id} named={named} openDrawer={() => setDrawer(true)} />
+      <Chat
+        key={open.serial}
+        api={api}
+        conversationId={open.id}
+        trains={consent?.training ?? true}
+        named={named}
+        openDrawer={() => setDrawer(true)}
+      />
+      {yourData && account && (
+        <YourData
+          api={api}
+          account={account}
+          consent={consent}
+          said={setConsent}
+          erased={() => {
+            show("");
+            void refresh();
+          }}
+          close={() => setYourData(false)}
+        />
+      )}
     </div>
   );
 }

@@ -12,11 +12,13 @@ const NEAR_PIXELS = 40;
 interface Props {
   api: Api;
   conversationId: string;
+  /** The user's chats and thumbs may be trained on. */
+  trains: boolean;
   named: (id: string) => void;
   openDrawer: () => void;
 }
 
-export function Chat({ api, conversationId, named, openDrawer }: Props) {
+export function Chat({ api, conversationId, trains, named, openDrawer }: Props) {
   const talk = useConversation(api, conversationId, named);
   const shown = branch(talk.tree);
   const end = useRef<HTMLDivElement>(null);
@@ -40,7 +42,9 @@ export function Chat({ api, conversationId, named, openDrawer }: Props) {
     <main className="chat">
       <header>
         <button className="menu" aria-label="Open the menu" onClick={openDrawer}>☰</button>
-        <span className="quiet">Answers can be wrong. Your thumbs train the next version.</span>
+        <span className="quiet">
+          Answers can be wrong. {trains ? "Your thumbs train the next version." : "Your chats and thumbs train nothing."}
+        </span>
       </header>
       <div
         className="messages"
@@ -52,7 +56,7 @@ export function Chat({ api, conversationId, named, openDrawer }: Props) {
           <div className="welcome">
             <img src="./icon.svg" alt="" width="56" height="56" />
             <h1>What would you like to know?</h1>
-            <p>A small model answers, on this machine. Rate what it says: that is how it learns.</p>
+            <p>A small model answers, on this machine. {trains && "Rate what it says: that is how it learns."}</p>
           </div>
         )}
         {shown

@@ -1,6 +1,7 @@
-// Where the training loop stands, step by step, and its report.
+// Where the training loop stands, step by step, and its report; and what people think of its versions.
 import { useEffect, useState } from "react";
 import type { Api } from "./api";
+import { Experiment } from "./Experiment";
 import type { LoopStatus } from "./wire";
 
 const BUSY_MS = 3_000;
@@ -36,6 +37,7 @@ export function LoopPanel({ api }: { api: Api }) {
       <section className="loop">
         <h2>Learning</h2>
         <p className="quiet">Press thumbs, then run <code>make loop</code>: a new version is trained from them.</p>
+        <Experiment api={api} />
       </section>
     );
   }
@@ -58,6 +60,7 @@ export function LoopPanel({ api }: { api: Api }) {
       )}
       {status.result && <p className="result">{status.result}</p>}
       {status.report && <button className="link" onClick={() => api.openReport(status.run!)}>Open the report</button>}
+      <Experiment api={api} />
     </section>
   );
 }

@@ -12,9 +12,11 @@ interface Props {
   show: (id: string) => void;
   remove: (id: string) => Promise<void>;
   close: () => void;
+  /** Null: the key may not decide about the user's data. */
+  showYourData: (() => void) | null;
 }
 
-export function Sidebar({ api, operator, conversations, current, open, show, remove, close }: Props) {
+export function Sidebar({ api, operator, conversations, current, open, show, remove, close, showYourData }: Props) {
   return (
     <>
       {open && <button className="shade" aria-label="Close the menu" onClick={close} />}
@@ -36,6 +38,9 @@ export function Sidebar({ api, operator, conversations, current, open, show, rem
           {conversations.length === 0 && <p className="quiet">No conversations yet.</p>}
         </nav>
         {operator && <LoopPanel api={api} />}
+        {showYourData && (
+          <button className="your-data" aria-haspopup="dialog" onClick={showYourData}>Your data</button>
+        )}
       </aside>
     </>
   );

@@ -1,6 +1,17 @@
 // The gateway's HTTP door for the page. Every call carries the key; an error carries the gateway's own words.
 import { readEvents } from "./stream";
-import type { Account, ChatEvent, Conversation, FeedbackValue, LoopStatus, Message, SendRequest } from "./wire";
+import type {
+  Account,
+  ChatEvent,
+  Consent,
+  Conversation,
+  Erasure,
+  ExperimentArm,
+  FeedbackValue,
+  LoopStatus,
+  Message,
+  SendRequest,
+} from "./wire";
 
 export class ApiError extends Error {
   constructor(
@@ -32,6 +43,26 @@ export class Api {
 
   async account(): Promise<Account> {
     return (await (await this.call("GET", "/api/account")).json()) as Account;
+  }
+
+  async consent(): Promise<Consent> {
+    return ((await (await this.call("GET", "/api/consent")).json()) as { consent: Consent }).consent;
+  }
+
+  async setConsent(training: boolean): Promise<Consent> {
+    return ((await (await this.call("PUT", "/api/consent", { training })).json()) as { consent: Consent }).consent;
+  }
+
+  async erase(): Promise<{ erasure: Erasure; removedConversations: number }> {
+    return (await (await this.call("POST", "/api/erasure")).json()) as { erasure: Erasure; removedConversations: number };
+  }
+
+  async erasure(id: string): Promise<Erasure> {
+    return ((await (await this.call("GET", `/api/erasure/${id}`)).json()) as { erasure: Erasure }).erasure;
+  }
+
+  async experiment(): Promise<ExperimentArm[]> {
+    return ((await (await this.call("GET", "/api/experiment")).json()) as { arms?: ExperimentArm[] }).arms ?? [];
   }
 
   async conversations(): Promise<Conversation[]> {

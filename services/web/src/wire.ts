@@ -65,6 +65,30 @@ export interface Account {
   scopes: ("chat" | "feedback" | "account" | "operate")[];
 }
 
+export interface Consent {
+  training: boolean;
+  /** Absent: the user never said so, the operator's default stands. */
+  updateTime?: string;
+}
+
+export interface Erasure {
+  erasureId: string;
+  requestTime: string;
+  shredTime: string;
+  /** Absent: objects with unreadable rows of the user are left. */
+  rewriteTime?: string;
+}
+
+export interface ExperimentArm {
+  modelVersion: string;
+  arm: string;
+  exposedUsers: string;
+  up: string;
+  down: string;
+  upRateLow: number;
+  upRateHigh: number;
+}
+
 export interface LoopStep {
   name: string;
   state: "waiting" | "running" | "done" | "failed" | "skipped";

@@ -77,6 +77,18 @@ async def test_a_domain_error_passes_through_a_client_of_ours_unchanged() -> Non
     assert (caught.value.field, caught.value.limit) == ("text", "3 characters")
 
 
+@pytest.mark.parametrize("text", ["hello", "wrong", "crash"])
+async def test_a_call_that_is_traced_says_so_at_its_end_however_it_ends(text: str) -> None:
+    number = "5e0c63257de34c92bf9efcd03927272e"
+    traced = (("traceparent", f"00-{number}-00f067aa0ba902b7-01"), ("x-tw-tenant", "acme"), ("x-tw-user", "ada"))
+    async with echo_client() as (_, stub, _channel):
+        for metadata, found in ((traced, number), (traced[1:], None)):
+            call = stub.Enhance(ask(text), timeout=5, metadata=metadata)
+            assert (await call.code() is grpc.StatusCode.OK) is (text == "hello")
+            assert dict(await call.trailing_metadata()).get("x-trace-id") == found
+            assert "x-trace-id" not in dict(await call.initial_metadata())
+
+
 async def test_an_unknown_error_reaches_the_caller_with_a_fixed_text() -> None:
     async with echo_client() as (_, stub, _channel):
         with pytest.raises(grpc.aio.AioRpcError) as caught:

@@ -12,6 +12,7 @@ from services.feedback.accept import Acceptance, Claim, GroupCommit, NoClaims
 from services.feedback.frames import Entry, Record, frame_bytes
 from services.feedback.spool import Device, Spool
 from tests.services.feedback.samples import entry
+from tests.services.feedback.unsealed import Unsealed
 
 ROOM = 1 << 20
 
@@ -33,7 +34,7 @@ def open_spool(directory: Path, max_bytes: int = ROOM, device: Device | None = N
 
 
 def accepting(spool: Spool, committed: Committed) -> Acceptance:
-    return Acceptance("feedback", spool, committed, NoClaims())
+    return Acceptance("feedback", spool, committed, NoClaims(), Unsealed())
 
 
 def stored_ids(spool: Spool) -> list[str]:
@@ -146,7 +147,7 @@ class Table:
 
 def test_new_events_are_stored_with_their_place_in_the_order_of_all_replicas(tmp_path: Path) -> None:
     spool, claims = open_spool(tmp_path), Table(b=Claim(entry("b").fingerprint, 3))
-    acceptance = Acceptance("feedback", spool, Committed(), claims)
+    acceptance = Acceptance("feedback", spool, Committed(), claims, Unsealed())
     assert acceptance.store([[entry("a")], [entry("b")], [entry("c")]]).results == [1, 1, 1]
     records = spool.read(0, 9, ROOM)
     assert [(record.entry.event_id, record.entry.accept_order) for record in records] == [
@@ -161,7 +162,7 @@ def test_new_events_are_stored_with_their_place_in_the_order_of_all_replicas(tmp
 def test_what_this_process_knows_is_not_claimed_again(tmp_path: Path) -> None:
     spool, claims = open_spool(tmp_path), Table()
     committed = Committed({entry("b").event_id: entry("b").fingerprint})
-    acceptance = Acceptance("feedback", spool, committed, claims)
+    acceptance = Acceptance("feedback", spool, committed, claims, Unsealed())
     acceptance.store([[entry("a")]])
     assert acceptance.store([[entry("a")], [entry("b")]]).results == [0, 0]
     assert claims.claimed == [entry("a").event_id]
@@ -170,7 +171,7 @@ def test_what_this_process_knows_is_not_claimed_again(tmp_path: Path) -> None:
 
 def test_another_replicas_content_stands_and_the_calls_other_events_are_given_back(tmp_path: Path) -> None:
     spool, claims = open_spool(tmp_path), Table(b=Claim(entry("b", up=False).fingerprint, 3))
-    acceptance = Acceptance("feedback", spool, Committed(), claims)
+    acceptance = Acceptance("feedback", spool, Committed(), claims, Unsealed())
     results = acceptance.store([[entry("a"), entry("b")], [entry("c")], [entry("a")]]).results
     assert isinstance(results[0], AlreadyExistsError)
     # What the refused call shared with another one is stored for that one.
@@ -182,7 +183,7 @@ def test_another_replicas_content_stands_and_the_calls_other_events_are_given_ba
 
 def test_an_event_that_was_committed_just_now_is_acknowledged_and_not_stored(tmp_path: Path) -> None:
     spool, claims = open_spool(tmp_path), Table(a=Claim(entry("a").fingerprint, 0, True))
-    assert Acceptance("feedback", spool, Committed(), claims).store([[entry("a")]]).results == [0]
+    assert Acceptance("feedback", spool, Committed(), claims, Unsealed()).store([[entry("a")]]).results == [0]
     assert spool.end_offset == 0
     spool.close()
 
@@ -190,7 +191,7 @@ def test_an_event_that_was_committed_just_now_is_acknowledged_and_not_stored(tmp
 def test_without_claims_nothing_is_stored(tmp_path: Path) -> None:
     spool, claims = open_spool(tmp_path), Table()
     claims.is_away = True
-    (result,) = Acceptance("feedback", spool, Committed(), claims).store([[entry("a")]]).results
+    (result,) = Acceptance("feedback", spool, Committed(), claims, Unsealed()).store([[entry("a")]]).results
     assert isinstance(result, UnavailableError)
     assert spool.end_offset == 0
     spool.close()
@@ -206,7 +207,7 @@ def test_claims_of_what_was_surely_not_stored_are_given_back(tmp_path: Path, is_
             raise OSError(5, "input/output error")
 
     spool, claims = open_spool(tmp_path, device=Device(write=write, sync=sync)), Table()
-    (result,) = Acceptance("feedback", spool, Committed(), claims).store([[entry("a")]]).results
+    (result,) = Acceptance("feedback", spool, Committed(), claims, Unsealed()).store([[entry("a")]]).results
     assert isinstance(result, UnavailableError)
     assert claims.released == released
     spool.close()

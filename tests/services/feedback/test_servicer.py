@@ -28,7 +28,18 @@ from services.feedback.database import open_database
 from services.feedback.log import OffsetOutOfRangeError
 from services.feedback.settings import FeedbackSettings
 from services.feedback.tables import partitions
-from tests.services.feedback.samples import ADA, KEY, correction, erased, feedback, name, retraction, thumb, turn
+from tests.services.feedback.samples import (
+    ADA,
+    KEY,
+    MASTER,
+    correction,
+    erased,
+    feedback,
+    name,
+    retraction,
+    thumb,
+    turn,
+)
 
 BOB = Caller("acme", "bob")
 
@@ -73,6 +84,7 @@ async def running(root: Path, **changes: Any) -> AsyncIterator[Client]:
         drain_seconds=1,
         lame_duck_seconds=0,
         principal_key=KEY,
+        master_key=MASTER,
         spool_directory=root / "spool",
         object_directory=root / "objects",
         database_url=f"sqlite:///{root}/ledger.db",

@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from google.protobuf import descriptor_pool, json_format
+from google.protobuf.message_factory import GetMessageClass
+
 MISSING_UUID = "018f0000-0000-7000-8000-000000000000"
 WRONG_KEY = "tw_" + "A" * 43
 ANSWER, USER_MESSAGE, FOREIGN_CONVERSATION = "<answer>", "<user message>", "<foreign conversation>"
@@ -124,7 +127,35 @@ TABLE = (
         method=FEEDBACK,
     ),
     BadInput("thumb without a key", _thumb(ANSWER), "UNAUTHENTICATED", "authorization", method=FEEDBACK, key=None),
+    BadInput("consent to nothing said", {}, WRONG, "training", "true or false", method="SetConsent"),
+    BadInput(
+        "consent without a key", {"training": True}, "UNAUTHENTICATED", "authorization", method="SetConsent", key=None
+    ),
+    BadInput("erasure id no UUID", {"erasureId": "x"}, WRONG, "erasure_id", "UUID", method="GetErasure"),
+    BadInput("missing erasure", {"erasureId": MISSING_UUID}, MISSING, "erasure_id", method="GetErasure"),
 )
+
+# How a method is called over HTTP: with what is left of the request as its body.
+OVER_HTTP: Mapping[str, str] = {
+    "SendMessage": "POST /api/messages",
+    "SubmitFeedback": "POST /api/feedback",
+    "SetConsent": "PUT /api/consent",
+    "GetErasure": "GET /api/erasure/{erasureId}",
+}
+
+
+def over_http(case: BadInput, request: Mapping[str, Any]) -> tuple[str, str, Any]:
+    """Method, path and body."""
+    method, _, path = OVER_HTTP[case.method].partition(" ")
+    return method, path.format(**request), None if method == "GET" else request
+
+
+def over_grpc(case: BadInput, request: Mapping[str, Any]) -> tuple[str, Any]:
+    """Which service, and the message."""
+    service = "chat" if case.method == "SendMessage" else "feedback"
+    pool = descriptor_pool.Default()
+    kind = pool.FindMessageTypeByName(f"thumbwheel.{service}.v1.{case.method}Request")
+    return service, json_format.ParseDict(request, GetMessageClass(kind)())
 
 
 @dataclass(frozen=True)
@@ -137,6 +168,7 @@ class BadJson:
     limit: str = ""
     path: str = "/api/messages"
     status: int = 400
+    method: str = "POST"
 
 
 BAD_JSON = (
@@ -156,6 +188,9 @@ BAD_JSON = (
     BadJson("wrong history", b'{"input": {"text": "a", "history": [{"role": "ROLE_DOG"}]}}', "input.history[0].role"),
     BadJson("two actions", b'{"input": {"text": "a"}, "regenerate": {}}', "body", "oneof"),
     BadJson("5 MB", b" " * 5_000_000, "body", "4194304", status=413),
+    BadJson("no body for consent", b"", "body", "JSON", "/api/consent", method="PUT"),
+    BadJson("a word as consent", b'{"training": "yes"}', "training", "true or false", "/api/consent", method="PUT"),
+    BadJson("consent to more", b'{"training": true, "all": true}', "all", "training", "/api/consent", method="PUT"),
     BadJson("5 MB for OpenAI", b" " * 5_000_000, "body", "4194304", "/v1/chat/completions", 413),
 )
 

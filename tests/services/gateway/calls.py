@@ -83,7 +83,8 @@ async def until(condition: Callable[[], Any], seconds: float = 10) -> None:
 
 def alone() -> Neighbours:
     """Of a gateway without others and without limits."""
-    return Neighbours(Alone(), Alone(), Quotas(QuotaRules(Allowance(), Allowance())))
+    nobody = Alone()
+    return Neighbours(nobody, nobody, nobody, Quotas(QuotaRules(Allowance(), Allowance())))
 
 
 def counted(name: str, **labels: str) -> float:

@@ -190,6 +190,7 @@ class FakeSession(session_pb2_grpc.SessionServiceServicer, Switch):
         return session_pb2.DeleteConversationResponse()
 
     async def EraseUser(self, request: Any, context: Any) -> session_pb2.EraseUserResponse:
+        self.check()
         owner = require_caller().key
         own = [found for found, user in self.conversations.items() if user == owner]
         for conversation_id in own:
@@ -266,15 +267,25 @@ class FakeGenerator(generator_pb2_grpc.GeneratorServiceServicer, generator_pb2_g
 
 
 class FakeFeedback(feedback_pb2_grpc.FeedbackLogServiceServicer, Switch):
-    """Keeps events; the last thumb stands."""
+    """Keeps events; the last thumb stands. An erasure takes the caller's, and is the answer until they say something again."""
 
     def __init__(self) -> None:
         super().__init__()
         self.events: dict[str, events_pb2.FeedbackEvent] = {}
+        self.owners: dict[str, str] = {}
+        self.consents: dict[str, feedback_pb2.Consent] = {}
+        self.erasures: dict[str, tuple[str, feedback_pb2.Erasure]] = {}
+        self.lost_erasures = 0
+        self.arms = [
+            feedback_pb2.ExperimentArm(
+                model_version=CANDIDATE, arm="candidate", exposed_users=3, up=2, up_rate_low=0.2, up_rate_high=1
+            )
+        ]
 
     async def RecordFeedback(self, request: Any, context: Any) -> feedback_pb2.RecordFeedbackResponse:
         self.check()
         known = self.events.setdefault(request.event.event_id, request.event)
+        self.owners[request.event.event_id] = require_caller().key
         if (known.WhichOneof("value"), known.thumb) != (request.event.WhichOneof("value"), request.event.thumb):
             raise AlreadyExistsError("this id was used with another content", field="event_id")
         return feedback_pb2.RecordFeedbackResponse(durability=feedback_pb2.DURABILITY_SPOOL)
@@ -287,6 +298,46 @@ class FakeFeedback(feedback_pb2_grpc.FeedbackLogServiceServicer, Switch):
             if event.HasField("thumb") and event.message_id in request.message_ids
         }
         return feedback_pb2.GetThumbsResponse(thumbs=thumbs)
+
+    async def GetExperiment(self, request: Any, context: Any) -> feedback_pb2.GetExperimentResponse:
+        self.check()
+        return feedback_pb2.GetExperimentResponse(arms=self.arms)
+
+    async def GetPrincipalConsent(self, request: Any, context: Any) -> feedback_pb2.GetPrincipalConsentResponse:
+        self.check()
+        consent = self.consents.get(require_caller().key, feedback_pb2.Consent(training=True))
+        return feedback_pb2.GetPrincipalConsentResponse(consent=consent)
+
+    async def SetPrincipalConsent(self, request: Any, context: Any) -> feedback_pb2.SetPrincipalConsentResponse:
+        self.check()
+        consent = feedback_pb2.Consent(training=request.training)
+        consent.update_time.GetCurrentTime()
+        self.consents[require_caller().key] = consent
+        return feedback_pb2.SetPrincipalConsentResponse(consent=consent)
+
+    async def ErasePrincipal(self, request: Any, context: Any) -> feedback_pb2.ErasePrincipalResponse:
+        self.check()
+        owner = require_caller().key
+        said = [event_id for event_id, by in self.owners.items() if by == owner]
+        of_owner = [erasure for by, erasure in self.erasures.values() if by == owner]
+        if said or not of_owner:
+            for event_id in said:
+                del self.events[event_id], self.owners[event_id]
+            of_owner.append(feedback_pb2.Erasure(erasure_id=_id()))
+            of_owner[-1].request_time.GetCurrentTime()
+            of_owner[-1].shred_time.GetCurrentTime()
+            self.erasures[of_owner[-1].erasure_id] = (owner, of_owner[-1])
+        if self.lost_erasures:
+            self.lost_erasures -= 1
+            raise UnavailableError("erased, and told to lose the answer", reason="AWAY")
+        return feedback_pb2.ErasePrincipalResponse(erasure=of_owner[-1])
+
+    async def GetPrincipalErasure(self, request: Any, context: Any) -> feedback_pb2.GetPrincipalErasureResponse:
+        self.check()
+        owner, erasure = self.erasures.get(request.erasure_id, ("", None))
+        if owner != require_caller().key:
+            raise NotFoundError("there is no such erasure", field="erasure_id")
+        return feedback_pb2.GetPrincipalErasureResponse(erasure=erasure)
 
 
 class Backends:

@@ -6,7 +6,6 @@ from typing import Any
 
 import grpc
 import pytest
-from google.protobuf import json_format
 from google.rpc import error_details_pb2, status_pb2
 from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.feedback.v1 import events_pb2, feedback_pb2
@@ -22,13 +21,14 @@ from tests.services.gateway.bad_input import (
     BadCompletion,
     BadInput,
     BadJson,
+    over_grpc,
+    over_http,
 )
 from tests.services.gateway.house import House
 
 # One house for the whole table: refused requests leave nothing behind, which is checked.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 STATUSES = {"INVALID_ARGUMENT": 400, "UNAUTHENTICATED": 401, "NOT_FOUND": 404}
-PATHS = {"SendMessage": "/api/messages", "SubmitFeedback": "/api/feedback"}
 CHAT = "/thumbwheel.chat.v1.ChatService"
 
 
@@ -75,28 +75,29 @@ async def test_over_both_doors_the_error_names_field_and_limit(shared_gateway: H
 
 async def _over_grpc(gateway: House, case: BadInput, request: Any, key: str | None) -> tuple[str, str, str]:
     metadata = gateway.metadata(key) if key else ()
+    service, message = over_grpc(case, request)
+    call = getattr(getattr(gateway, service), case.method)(message, timeout=10, metadata=metadata)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         if case.method == "SendMessage":
-            message = json_format.ParseDict(request, chat_pb2.SendMessageRequest())
-            async for _ in gateway.chat.SendMessage(message, timeout=10, metadata=metadata):
+            async for _ in call:
                 pass
         else:
-            said = json_format.ParseDict(request, feedback_pb2.SubmitFeedbackRequest())
-            await gateway.feedback.SubmitFeedback(said, timeout=10, metadata=metadata)
+            await call
     text, info = error_info(caught.value)
     return caught.value.code().name, f"{text} {info.metadata['limit']}", info.metadata["field"]
 
 
 async def _over_http(gateway: House, case: BadInput, request: Any, key: str | None) -> tuple[int, dict[str, Any]]:
     headers = gateway.headers(key) if key else {}
-    async with gateway.http.post(gateway.url + PATHS[case.method], json=request, headers=headers) as response:
+    method, path, body = over_http(case, request)
+    async with gateway.http.request(method, gateway.url + path, json=body, headers=headers) as response:
         return response.status, (await response.json())["error"]
 
 
 @pytest.mark.parametrize("case", BAD_JSON, ids=by_name)
 async def test_a_body_that_is_no_request_is_refused_by_name(shared_gateway: House, case: BadJson) -> None:
-    async with shared_gateway.http.post(
-        shared_gateway.url + case.path, data=io.BytesIO(case.body), headers=shared_gateway.headers()
+    async with shared_gateway.http.request(
+        case.method, shared_gateway.url + case.path, data=io.BytesIO(case.body), headers=shared_gateway.headers()
     ) as response:
         body = (await response.json())["error"]
     assert (response.status, body["param"]) == (case.status, case.field)

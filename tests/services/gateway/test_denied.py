@@ -22,13 +22,14 @@ from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.feedback.v1 import feedback_pb2
 
 from services.chassis.errors import DETAILS_KEY
+from services.chassis.identity import Caller
 from services.chassis.server import serving
 from services.gateway.access import ROUTES, RPCS
 from services.gateway.credential import ALL_SCOPES
 from services.gateway.keys import digest_of, new_secret
 from services.session.__main__ import wiring
 from tests.services.gateway.bad_input import MISSING_UUID
-from tests.services.gateway.house import ADA, House, house, new_key
+from tests.services.gateway.house import ADA, BOB, House, house, new_key
 from tests.services.gateway.test_bad_input import error_info
 from tests.services.session.service import Home, session_settings
 
@@ -48,17 +49,22 @@ OPEN_ROUTES = [name for name, rule in ROUTES.items() if rule.scope is None and n
 VALID: Mapping[str, dict[str, Any]] = {
     "SendMessage": {"input": {"text": "hello"}},
     "SubmitFeedback": {"requestId": "r", "thumb": {"up": True}},
+    "SetConsent": {"training": False},
 }
 JSON_ROUTES = {"POST /api/messages": "SendMessage", "POST /api/feedback": "SubmitFeedback"}
 
 
 @dataclass(frozen=True)
 class Thing:
-    """A conversation of somebody, with its question and answer."""
+    """A conversation of somebody, with its question and answer; and an erasure of what they had before."""
 
     conversation_id: str
     question_id: str
     answer_id: str
+    erasure_id: str
+
+
+MISSING_THING = Thing(MISSING_UUID, MISSING_UUID, MISSING_UUID, MISSING_UUID)
 
 
 @dataclass(frozen=True)
@@ -96,6 +102,7 @@ ATTACKS = (
     "wrong scope",
 )
 OWNERS = ("another user", "another tenant")
+NAMESAKE_OF_BOB = Caller("umbrella", BOB.user)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -117,8 +124,12 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
 
 
 async def _thing(gateway: House, key: str) -> Thing:
+    erased = await gateway.feedback.EraseMyData(
+        feedback_pb2.EraseMyDataRequest(), timeout=10, metadata=gateway.metadata(key)
+    )
     events = await gateway.ask(key=key)
-    return Thing(events[0].started.conversation_id, events[0].started.user_message_id, events[0].message_id)
+    started = events[0].started
+    return Thing(started.conversation_id, started.user_message_id, events[0].message_id, erased.erasure.erasure_id)
 
 
 async def _attacks(gateway: House) -> list[Attack]:
@@ -199,7 +210,7 @@ async def test_a_foreign_object_of_an_rpc_answers_as_a_missing_one(
     world: World, method: MethodDescriptor, path: str, owner: str
 ) -> None:
     answers = []
-    for thing in (world.theirs[owner], Thing(MISSING_UUID, MISSING_UUID, MISSING_UUID)):
+    for thing in (world.theirs[owner], MISSING_THING):
         request = json_format.ParseDict(_naming(method.name, path, thing, world), GetMessageClass(method.input_type)())
         before = await _rpcs()
         error = await _refusal(world.gateway, method, request, world.gateway.metadata())
@@ -214,7 +225,7 @@ def _naming(method: str, path: str, thing: Thing, world: World) -> dict[str, Any
     """A request that is right but for one id."""
     request = dict(VALID.get(method, {}))
     *outer, last = path.split(".")
-    value = thing.conversation_id if last == "conversationId" else thing.answer_id
+    value = {"conversationId": thing.conversation_id, "erasureId": thing.erasure_id}.get(last, thing.answer_id)
     if last == "parentMessageId":
         request["conversationId"] = world.mine.conversation_id
     if outer:
@@ -230,8 +241,9 @@ ID_ROUTES = [route for route in ROUTES if "_id}" in route] + list(JSON_ROUTES)
 @pytest.mark.parametrize("route", ID_ROUTES)
 async def test_a_foreign_object_of_a_route_answers_as_a_missing_one(world: World, route: str, owner: str) -> None:
     answers = []
-    for thing in (world.theirs[owner], Thing(MISSING_UUID, MISSING_UUID, MISSING_UUID)):
+    for thing in (world.theirs[owner], MISSING_THING):
         path = route.replace("{conversation_id}", thing.conversation_id).replace("{message_id}", thing.answer_id)
+        path = path.replace("{erasure_id}", thing.erasure_id)
         body: dict[str, Any] = {}
         if method := JSON_ROUTES.get(route):
             field = "conversationId" if method == "SendMessage" else "messageId"
@@ -268,6 +280,20 @@ async def test_two_tenants_with_the_same_user_name_share_nothing(world: World) -
     assert len({tenant for tenant, _ in said_by}) == len({principal for _, principal in said_by}) == 2
 
 
+async def test_an_erasure_takes_nothing_of_anybody_else(world: World) -> None:
+    gateway = world.gateway
+    key = await new_key(gateway.store, NAMESAKE_OF_BOB)
+    turns = [await gateway.ask(key=of) for of in (key, gateway.other_key)]
+    erased = await gateway.feedback.EraseMyData(
+        feedback_pb2.EraseMyDataRequest(), timeout=10, metadata=gateway.metadata(key)
+    )
+    assert erased.removed_conversations == 1
+    for of, turn, there in zip((key, gateway.other_key), turns, (False, True), strict=True):
+        request = chat_pb2.ListConversationsRequest(page_size=100)
+        found = await gateway.chat.ListConversations(request, timeout=5, metadata=gateway.metadata(of))
+        assert (turn[0].started.conversation_id in {one.id for one in found.conversations}) is there
+
+
 async def test_after_all_attempts_the_others_things_are_as_they_were(world: World) -> None:
     for key, thing in zip((world.gateway.other_key, world.gateway.namesakes_key), world.theirs.values(), strict=True):
         request = chat_pb2.GetConversationRequest(conversation_id=thing.conversation_id)
@@ -295,7 +321,7 @@ async def _over_http(
     gateway: House, route: str, path: str, body: dict[str, Any], headers: dict[str, str]
 ) -> tuple[int, dict[str, Any]]:
     method = route.split(" ")[0]
-    sent = {"json": body} if method == "POST" else {}
+    sent = {"json": body} if method in ("POST", "PUT") else {}
     async with gateway.http.request(method, gateway.url + path.split(" ")[1], headers=headers, **sent) as response:
         return response.status, await response.json()
 

@@ -26,6 +26,7 @@ from services.gateway.bearer import Bearers
 from services.gateway.events import FinishReason, Started
 from services.gateway.feedback import Durability, Feedback, FeedbackEvent, RatedMessage
 from services.gateway.keys import Keys, mint
+from services.gateway.own_data import Consent, Erasure, OwnData
 from services.gateway.peers.conversations import ConversationsPeer
 from services.gateway.request import Role
 from services.gateway.servicer import ChatServicer, FeedbackServicer
@@ -79,6 +80,24 @@ class Behind:
     async def record(self, event: FeedbackEvent) -> Durability:
         return Durability.SPOOL
 
+    async def consent(self) -> Consent:
+        return Consent(True, None)
+
+    async def set_consent(self, *, training: bool) -> Consent:
+        return Consent(training, 1)
+
+    async def erase_user(self) -> int:
+        return 0
+
+    async def erase_principal(self) -> Erasure:
+        return await self.erasure(UUID)
+
+    async def erasure(self, erasure_id: str) -> Erasure:
+        return Erasure(erasure_id, 1, 1, None)
+
+    async def drop(self, tenant: str) -> None:
+        """As the cache's."""
+
     async def thumbs(self, message_ids: Any) -> dict[str, bool]:
         return {}
 
@@ -104,7 +123,7 @@ class Handlers:
         behind: Any = Behind()
         turns = Turns(_instant, TurnLimits(10, 0.0, 1), alone(), Admission("turns", 500, 500, 1.0))
         chat = ChatServicer(turns, behind, ConversationsPeer(behind, behind, 5))
-        said = FeedbackServicer(Feedback(behind, behind, PRINCIPAL_KEY))
+        said = FeedbackServicer(Feedback(behind, behind, PRINCIPAL_KEY), OwnData(turns, behind, behind, behind))
         chat_service = chat_pb2.DESCRIPTOR.services_by_name["ChatService"]
         feedback_service = feedback_pb2.DESCRIPTOR.services_by_name["FeedbackService"]
         self._found: dict[str, Any] = {}
@@ -156,7 +175,7 @@ def _right(method: MethodDescriptor) -> Any:
     """A request that is in order."""
     message = GetMessageClass(method.input_type)()
     for field in method.input_type.fields:
-        if field.name in ("message_id", "conversation_id") and method.name != "SendMessage":
+        if field.name in ("message_id", "conversation_id", "erasure_id") and method.name != "SendMessage":
             setattr(message, field.name, UUID)
     return json_format.ParseDict(VALID.get(method.name, {}), message)
 
