@@ -12,12 +12,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+import pyarrow as pa
 
 from training.data.catalogue import Catalogue, Objects, Segment, read_segment
 from training.data.chat import Message
 from training.data.judgements import Dropped, Judgement, judge
 from training.data.rows import feedback_rows, turn_rows
+from training.data.sealed import KeyLog, Opening, open_with
 from training.manifest import MANIFEST, Manifest, hash_file, read_manifest, verify_manifest, write_manifest
 
 JUDGEMENTS = "judgements.jsonl"
@@ -56,20 +59,26 @@ class Snapshot:
         return int(self.manifest.report["thumbs_up"] + self.manifest.report["thumbs_down"])
 
 
-def take_snapshot(
-    catalogue: Catalogue, objects: Objects, config: SnapshotConfig, into: Path, code_commit: str
-) -> Snapshot:
-    """Read all that is committed and write the snapshot under `into`/<id>, or find it there already.
+class Log(Catalogue, KeyLog, Protocol):
+    """What a snapshot is taken of."""
+
+
+Read = tuple[pa.Table, Segment]
+
+
+def take_snapshot(log: Log, objects: Objects, config: SnapshotConfig, into: Path, code_commit: str) -> Snapshot:
+    """Read all that is committed and may be read, and write the snapshot under `into`/<id>, or find it there already.
 
     Raises:
         CatalogueError: an object cannot be had, or is not what the ledger says.
         RowError: a row lacks a column without which it means nothing.
+        SealError: a row's sealed texts were changed.
     """
-    feedback_segments, turn_segments = catalogue.feedback_segments(), catalogue.turn_segments()
+    feedback_segments, turn_segments = log.feedback_segments(), log.turn_segments()
+    feedback, turns = _read(objects, feedback_segments), _read(objects, turn_segments)
+    opening = open_with(log, (table for table, _ in (*feedback, *turns)))
     judgements, dropped = judge(
-        _rows(objects, feedback_segments, feedback_rows),
-        _rows(objects, turn_segments, turn_rows),
-        config.max_per_principal,
+        _rows(feedback, feedback_rows, opening), _rows(turns, turn_rows, opening), config.max_per_principal
     )
     segments = {"feedback": feedback_segments, "turns": turn_segments}
     return write_snapshot(judgements, dropped, config, into, code_commit, segments)
@@ -91,9 +100,10 @@ def write_snapshot(
     _write_lines(partial / DROPPED, (asdict(drop) for drop in dropped))
     version = _content_id(partial, config)
     directory = into / version
-    if (directory / MANIFEST).exists():
+    # One that was erased has the same content only if what it held was said anew.
+    if (directory / MANIFEST).exists() and not (before := read_manifest(directory)).erased:
         shutil.rmtree(partial)
-        return Snapshot(directory, read_manifest(directory))
+        return Snapshot(directory, before)
     manifest = write_manifest(
         partial,
         kind="snapshot",
@@ -123,8 +133,14 @@ def _judgement(fields: dict[str, Any]) -> Judgement:
     return Judgement(context=context, **fields)
 
 
-def _rows(objects: Objects, segments: Sequence[Segment], parse: Callable[[Any, Segment], Iterable[Any]]) -> list[Any]:
-    return [row for s in segments if s.object_key for row in parse(read_segment(objects, s), s)]
+def _read(objects: Objects, segments: Sequence[Segment]) -> list[Read]:
+    return [(read_segment(objects, segment), segment) for segment in segments if segment.object_key]
+
+
+def _rows(
+    read: Sequence[Read], parse: Callable[[pa.Table, Segment, Opening], Iterable[Any]], opening: Opening
+) -> list[Any]:
+    return [row for table, segment in read for row in parse(table, segment, opening)]
 
 
 def _content_id(directory: Path, config: SnapshotConfig) -> str:

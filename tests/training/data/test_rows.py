@@ -12,8 +12,10 @@ from training.data.catalogue import Segment
 from training.data.chat import Message
 from training.data.events import Finish, Kind
 from training.data.rows import feedback_rows, turn_rows
+from training.data.sealed import DataKey, Opening
 
 SEGMENT = Segment(1, "topic", 0, 0, 10, "key", "sha", 3)
+OPENING = Opening({"a" * 64: DataKey(consent=True)}, set())
 PLACE = {"topic_id": "topic", "partition": 0, "ingest_time": 1, "schema_version": 1}
 EVENT = FeedbackEvent(uid("e"), "t", "a" * 64, uid("c"), uid("m"), "nano-0", "stable", 1, Thumb(True, ("nice",), "x"))
 TURN = TurnEvent(
@@ -51,14 +53,14 @@ def table(schema, rows):
 def test_feedback_reads_as_the_sink_writes_it() -> None:
     values = [Thumb(False), Correction("better"), Retraction("thumb")]
     rows = [parquet.feedback_row(replace(EVENT, value=value)) for value in values]
-    thumb, correction, retraction = feedback_rows(table(parquet.FEEDBACK_SCHEMA, rows), SEGMENT)
+    thumb, correction, retraction = feedback_rows(table(parquet.FEEDBACK_SCHEMA, rows), SEGMENT, OPENING)
     assert (thumb.kind, thumb.up, thumb.message_id, thumb.place) == (Kind.THUMB, False, uid("m"), (0, 1, 0))
     assert (correction.kind, correction.text) == (Kind.CORRECTION, "better")
     assert (retraction.kind, retraction.retracts) == (Kind.RETRACTION, "thumb")
 
 
 def test_turns_read_as_the_sink_writes_them() -> None:
-    (turn,) = turn_rows(table(parquet.TURNS_SCHEMA, [parquet.turn_row(TURN)]), SEGMENT)
+    (turn,) = turn_rows(table(parquet.TURNS_SCHEMA, [parquet.turn_row(TURN)]), SEGMENT, OPENING)
     assert turn.context == (Message("system", "be kind"), Message("user", "hi"))
     assert (turn.answer, turn.finish, turn.arm, turn.erased) == ("hello", Finish.STOP, "candidate", False)
     assert turn.cached
@@ -68,5 +70,5 @@ def test_columns_that_an_older_writer_did_not_have_are_null() -> None:
     old = table(parquet.TURNS_SCHEMA, [parquet.turn_row(TURN)]).drop_columns(
         ["guard_category", "erased", "arm", "cached"]
     )
-    (turn,) = turn_rows(old, SEGMENT)
+    (turn,) = turn_rows(old, SEGMENT, OPENING)
     assert (turn.guard_category, turn.erased, turn.arm, turn.cached) == ("", False, "", False)
