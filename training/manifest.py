@@ -24,10 +24,6 @@ class ManifestError(ValueError):
     """A directory has no manifest, a malformed one, or files that differ from it; the text names the field or the file."""
 
 
-class ErasedError(ManifestError):
-    """The texts of an artifact are gone, because somebody whose words were in it asked for that; the text says since when."""
-
-
 @dataclass(frozen=True)
 class Manifest:
     """One artifact. `data` is {"snapshot": id, "sha256": hex} or None; `report` holds the stage's figures. `erased` has a
@@ -46,6 +42,12 @@ class Manifest:
     licence: str = ""
     format: int = FORMAT
     erased: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def erasure(self) -> str:
+        """That its texts are gone, since when and why; empty: they are not."""
+        last = self.erased[-1] if self.erased else None
+        return f"{self.version} was erased at {last['time']} (erasure {last['number']})" if last else ""
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -123,13 +125,11 @@ def verify_manifest(directory: Path) -> Manifest:
     """Read the manifest and compare every file with its hash.
 
     Raises:
-        ManifestError: as read_manifest; or a file is missing or differs.
-        ErasedError: its texts are gone.
+        ManifestError: as read_manifest; or it was erased, or a file is missing or differs.
     """
     manifest = read_manifest(directory)
     if manifest.erased:
-        last = manifest.erased[-1]
-        raise ErasedError(f"{manifest.version} was erased at {last['time']} (erasure {last['number']})")
+        raise ManifestError(manifest.erasure)
     for name, expected in manifest.files.items():
         path = directory / name
         if not path.is_file():

@@ -14,7 +14,8 @@ from typing import Any, Protocol, TypeVar
 import pyarrow as pa
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from google.protobuf.message import DecodeError, Message as Protobuf
+from google.protobuf.message import DecodeError
+from google.protobuf.message import Message as Protobuf
 from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.feedback.v1 import events_pb2
 
@@ -91,13 +92,11 @@ class Opening:
         key = self._keys.get(principal)
         if key is None or not key.consent:
             return Closed.NO_CONSENT
-        if sealed:
-            # Bytes of another form name no key: they are refused when they are opened.
-            gone = _has_form(sealed) and sealed[KEY_ID] != key.key_id
-        else:
+        if not sealed:
             # Since there are erasures every event is sealed: what is plain was said before.
-            gone = principal in self._erased
-        return Closed.ERASED if gone else None
+            return Closed.ERASED if principal in self._erased else None
+        # Bytes of another form name no key: they are refused when they are opened.
+        return Closed.ERASED if _has_form(sealed) and sealed[KEY_ID] != key.key_id else None
 
     def _opened(self, row: Row, segment: Segment, inner: Inner) -> Inner:
         sealed: bytes = row["sealed"]
@@ -124,6 +123,6 @@ def _has_form(sealed: bytes) -> bool:
     return sealed[0] == FORM and len(sealed) >= LEAST_BYTES
 
 
-def _role(role: int) -> str:
+def _role(role: chat_pb2.Role.ValueType) -> str:
     """As in the plain columns: user, assistant, system."""
     return chat_pb2.Role.Name(role).removeprefix("ROLE_").lower()
