@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from training.data.catalogue import Catalogue, Objects, Segment, read_segment
+from training.data.catalogue import Catalogue, ObjectMissingError, Objects, Segment, read_segment
 from training.data.chat import Message
 from training.data.judgements import Dropped, Judgement, judge
 from training.data.rows import feedback_rows, turn_rows
@@ -74,13 +74,15 @@ def take_snapshot(log: Log, objects: Objects, config: SnapshotConfig, into: Path
         RowError: a row lacks a column without which it means nothing.
         SealError: a row's sealed texts were changed.
     """
-    feedback_segments, turn_segments = log.feedback_segments(), log.turn_segments()
-    feedback, turns = _read(objects, feedback_segments), _read(objects, turn_segments)
+    try:
+        segments, feedback, turns = _read(log, objects)
+    except ObjectMissingError:
+        # Compaction deletes what it has replaced, and the listing was from before.
+        segments, feedback, turns = _read(log, objects)
     opening = open_with(log, (table for table, _ in (*feedback, *turns)))
     judgements, dropped = judge(
         _rows(feedback, feedback_rows, opening), _rows(turns, turn_rows, opening), config.max_per_principal
     )
-    segments = {"feedback": feedback_segments, "turns": turn_segments}
     return write_snapshot(judgements, dropped, config, into, code_commit, segments)
 
 
@@ -133,8 +135,11 @@ def _judgement(fields: dict[str, Any]) -> Judgement:
     return Judgement(context=context, **fields)
 
 
-def _read(objects: Objects, segments: Sequence[Segment]) -> list[Read]:
-    return [(read_segment(objects, segment), segment) for segment in segments if segment.object_key]
+def _read(catalogue: Catalogue, objects: Objects) -> tuple[dict[str, Sequence[Segment]], list[Read], list[Read]]:
+    """What is committed now: the segments of both streams, and their objects."""
+    segments = {"feedback": catalogue.feedback_segments(), "turns": catalogue.turn_segments()}
+    feedback, turns = ([(read_segment(objects, s), s) for s in some if s.object_key] for some in segments.values())
+    return segments, feedback, turns
 
 
 def _rows(
@@ -164,9 +169,7 @@ def _report(
         "by_version": dict(sorted(Counter(j.model_version for j in judgements).items())),
         "dropped": dict(sorted(Counter(str(d.reason) for d in dropped).items())),
         "segments": {
-            name: [
-                {"object": s.object_key, "sha256": s.sha256, "start": s.start_offset, "end": s.end_offset} for s in some
-            ]
+            name: [{"object": s.object_key, "sha256": s.sha256, "sequence": s.sequence} for s in some]
             for name, some in segments.items()
         },
     }
