@@ -1,4 +1,5 @@
-"""`python -m training loop | canary | snapshot | report | nano-base`: the only place that reads arguments and builds from them.
+"""`python -m training loop | canary | snapshot | forget | lineage | report | nano-base`: the only place that reads arguments and
+builds from them.
 
 Exit status of loop: 0 the turn ended (promoted, rolled back, refused or passed), 1 an error, 3 another loop runs, 4 not enough
 feedback.
@@ -12,8 +13,8 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,14 +26,16 @@ from training.data.rows import RowError
 from training.data.snapshot import SnapshotConfig, take_snapshot
 from training.evaluation.canary import Reading
 from training.evaluation.trial import WallClock, run_trial
+from training.forgetting import Forgotten, forget
+from training.lineage import Descent, erased_versions, trace
 from training.loop import NotEnoughFeedbackError, Surroundings, reading_text, run_loop
 from training.manifest import ManifestError
-from training.progress import Bars, Display, Lines, Step
+from training.progress import Bars, Display, Lines, Step, note_erased
 from training.recipes.nano import nano
 from training.recipes.nano_world.brought_up import bring_up, write_texts
 from training.recipes.recipe import TEXTS, LoopConfig, Plan, Recipe
 from training.recipes.small import small
-from training.registry import RegistryError
+from training.registry import Registry, RegistryError
 from training.remote import FeedbackLog, RemoteError, RolloutClient, TlsFiles
 from training.report import write_report
 from training.runs import LoopRunningError, Runs, exclusive
@@ -93,19 +96,35 @@ def canary(options: argparse.Namespace) -> int:
 
 def snapshot(options: argparse.Namespace) -> int:
     """Only the first step: freeze what is committed now."""
-    log = FeedbackLog(options.feedback, _tls(options))
-    into = options.state / "loop" / "snapshots"
-    taken = take_snapshot(log, _objects(options), SnapshotConfig(), into, _code_commit())
+    with _alone_with_log(options, "a snapshot") as log:
+        _forget(options, log)
+        into = _runs(options).snapshots
+        taken = take_snapshot(log, _objects(options), SnapshotConfig(), into, _code_commit())
     print(taken.directory)
+    return 0
+
+
+def forget_erased(options: argparse.Namespace) -> int:
+    """What the loop does before each turn, and nothing else."""
+    with _alone_with_log(options, "forgetting") as log:
+        print(_forget(options, log).text())
+    return 0
+
+
+def lineage(options: argparse.Namespace) -> int:
+    """A line a version: what became of it, what it learned from, and how much of that is gone."""
+    for descent in _descents(options):
+        if descent.erasures or descent.unknown or not options.erased:
+            print(descent.text())
     return 0
 
 
 def report(options: argparse.Namespace) -> int:
     """Build a run's report again."""
-    runs = Runs(options.state / "loop")
-    record = runs.record(options.run)
-    pinned = options.state / "loop" / "snapshots" / record.snapshot
-    print(write_report(runs.directory(options.run), pinned, runs.result(options.run)))
+    runs = _runs(options)
+    pinned = runs.snapshots / runs.record(options.run).snapshot
+    descent = next(descent for descent in _descents(options) if descent.version == options.run)
+    print(write_report(runs.directory(options.run), pinned, runs.result(options.run), descent))
     return 0
 
 
@@ -125,6 +144,31 @@ def nano_base(options: argparse.Namespace) -> int:
 
 def _tls(options: argparse.Namespace) -> TlsFiles | None:
     return TlsFiles(*options.tls) if options.tls else None
+
+
+@contextmanager
+def _alone_with_log(options: argparse.Namespace, doing: str) -> Iterator[FeedbackLog]:
+    """No turn may read what is written or forgotten meanwhile."""
+    with exclusive(options.state / "loop", doing), closing(FeedbackLog(options.feedback, _tls(options))) as log:
+        yield log
+
+
+def _forget(options: argparse.Namespace, log: FeedbackLog) -> Forgotten:
+    forgotten = forget(log, options.state / "loop", _registry(options))
+    note_erased(options.state / "loop", erased_versions(_descents(options)))
+    return forgotten
+
+
+def _runs(options: argparse.Namespace) -> Runs:
+    return Runs(options.state / "loop")
+
+
+def _registry(options: argparse.Namespace) -> Registry:
+    return Registry(options.state / "models")
+
+
+def _descents(options: argparse.Namespace) -> list[Descent]:
+    return trace(_runs(options), _registry(options))
 
 
 def _one_turn(options: argparse.Namespace) -> int:
@@ -234,6 +278,15 @@ def _parser() -> argparse.ArgumentParser:
     tried.add_argument("--directory", type=Path, required=True)
     tried.set_defaults(command=canary, workers=None)
     commands.add_parser("snapshot", parents=[common], help="freeze the feedback now").set_defaults(command=snapshot)
+    forgetting = commands.add_parser(
+        "forget", parents=[common], help="remove the texts of who was erased; loop does it too"
+    )
+    forgetting.set_defaults(command=forget_erased)
+    tracing = commands.add_parser(
+        "lineage", parents=[common], help="what each version learned from, and what of it is gone"
+    )
+    tracing.add_argument("--erased", action="store_true", help="only versions that learned from what is gone")
+    tracing.set_defaults(command=lineage)
     again = commands.add_parser("report", parents=[common], help="build a run's report again")
     again.add_argument("run", help="for example nano-1")
     again.set_defaults(command=report)

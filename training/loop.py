@@ -1,5 +1,5 @@
-"""The whole turn, as one story: snapshot, SFT, reward model and judge, their health, PPO, evaluation, gate, registry, canary,
-promoted or rolled back.
+"""The whole turn, as one story: forget who was erased, snapshot, SFT, reward model and judge, their health, PPO, evaluation, gate,
+registry, canary, promoted or rolled back.
 
 Every step leaves a directory that its manifest finishes, and is skipped when that is there: a killed turn is called again.
 """
@@ -13,14 +13,16 @@ from typing import Any, Protocol
 
 from training.cluster.progress_log import PROGRESS, read_progress
 from training.cluster.runner import StageRun, local_cluster, run_stages
-from training.data.catalogue import Catalogue, Objects
+from training.data.catalogue import Objects
 from training.data.sets import Sets, cut, write_sets
-from training.data.snapshot import Snapshot, open_snapshot, read_judgements, take_snapshot
+from training.data.snapshot import Log, Snapshot, open_snapshot, read_judgements, take_snapshot
 from training.evaluation.canary import Reading, Verdict
 from training.evaluation.comparison import compare, measure_health
 from training.evaluation.gate import Check, Decision, check_candidate, check_labels, check_reward_model, decide
-from training.evaluation.trial import Clock, Rollout, ThumbCounter, TrialEnd, run_trial
-from training.manifest import MANIFEST, Manifest, plain, write_manifest
+from training.evaluation.trial import CandidateState, Clock, Rollout, ThumbCounter, TrialEnd, run_trial
+from training.forgetting import forget
+from training.lineage import Descent, erased_versions, trace
+from training.manifest import MANIFEST, Manifest, plain, read_manifest, write_manifest
 from training.progress import Board, Display, StepState
 from training.recipes.recipe import LoopConfig, Plan, Recipe
 from training.registry import Registry, RegistryError, Stage
@@ -39,7 +41,7 @@ class NotEnoughFeedbackError(RuntimeError):
     """There is not enough to learn from, or nothing new; the text says how much there is and how much is needed."""
 
 
-class Feedback(Catalogue, ThumbCounter, Protocol):
+class Feedback(Log, ThumbCounter, Protocol):
     """The feedback service, as the loop needs it."""
 
 
@@ -60,8 +62,16 @@ class Surroundings:
         return self.state / "loop"
 
     @property
+    def runs(self) -> Runs:
+        return Runs(self.loop_directory)
+
+    @property
     def registry(self) -> Registry:
         return Registry(self.state / "models")
+
+    def descents(self) -> list[Descent]:
+        """Which versions learned from what."""
+        return trace(self.runs, self.registry)
 
 
 @dataclass(frozen=True)
@@ -121,36 +131,56 @@ def run_loop(recipe_name: str, recipe: Recipe, around: Surroundings) -> RunResul
         NotEnoughFeedbackError: too little was said since, or in all.
         ConfigError, RegistryError, CatalogueError: it cannot begin; nothing was begun.
     """
-    runs = Runs(around.loop_directory)
-    record = runs.unfinished(recipe_name)
-    version = record.version if record else around.registry.next_version(recipe_name, runs.names())
-    board = Board(around.loop_directory, around.display, version, recipe_name, STEPS)
+    record = around.runs.unfinished(recipe_name)
+    board = _board(record, recipe_name, around)
     try:
-        turn = resume(record, recipe, around, board) if record else begin(version, recipe_name, recipe, around, board)
+        if (forgotten := forget(around.feedback, around.loop_directory, around.registry)).erasures:
+            board.say(forgotten.text())
+        if record and (reason := read_manifest(around.runs.snapshots / record.snapshot).erasure):
+            give_up(record, reason, around)
+            board.say(f"{record.version} is given up and a new turn begins: {reason}")
+            record, board = None, _board(None, recipe_name, around)
+        board.note_erased(erased_versions(around.descents()))
+        turn = (
+            resume(record, recipe, around, board)
+            if record
+            else begin(board.status.run, recipe_name, recipe, around, board)
+        )
         result = run_turn(turn)
+        board.note_erased(erased_versions(around.descents()))
     except NotEnoughFeedbackError as error:
         board.finish("not_enough_feedback", str(error), None)
         raise
     except BaseException as error:
         board.finish("failed", f"{type(error).__name__}: {error}", None)
         raise
-    board.finish(result.result, result.reason, f"runs/{version}/{REPORT}")
+    board.finish(result.result, result.reason, f"runs/{turn.record.version}/{REPORT}")
     return result
+
+
+def give_up(record: RunRecord, reason: str, around: Surroundings) -> None:
+    """End a run whose snapshot is gone, and take its version off the users it was tried on. One that answers everybody already
+    was promoted, whatever the run had not yet written."""
+    state = CandidateState.ABSENT if around.rollout is None else around.rollout.view().state_of(record.version)
+    promoted = state is CandidateState.STABLE
+    if around.rollout is not None and state not in (CandidateState.STABLE, CandidateState.ABSENT):
+        around.rollout.finish(record.version, Verdict.ROLL_BACK, reason)
+    around.registry.note(record.version, Stage.PROMOTED if promoted else Stage.ERASED, reason, record.version)
+    _end(record, "promoted" if promoted else "erased", reason, around)
 
 
 def begin(version: str, name: str, recipe: Recipe, around: Surroundings, board: Board) -> Turn:
     """Pin a snapshot, see that it is enough, and open the run."""
-    runs = Runs(around.loop_directory)
+    runs = around.runs
     incumbent = _incumbent(name, around)
     plan = Plan(version, runs.directory(version), around.registry.directory(incumbent))
     config = recipe(plan)
     _check_size(config)
     with board.step("snapshot") as step:
-        into = around.loop_directory / "snapshots"
-        snapshot = take_snapshot(around.feedback, around.objects, config.snapshot, into, around.code_commit)
+        snapshot = take_snapshot(around.feedback, around.objects, config.snapshot, runs.snapshots, around.code_commit)
         sets = cut(read_judgements(snapshot), config.sets)
         step.detail = f"{snapshot.thumbs} thumbs, {len(sets.pairs)} pairs ({snapshot.id})"
-        _check_enough(runs.last(name), snapshot, sets, config)
+        _check_enough(runs, name, snapshot, sets, config)
     record = RunRecord(version, name, incumbent, snapshot.id, datetime.now(UTC).isoformat(timespec="seconds"))
     runs.begin(record)
     return _open(record, config, snapshot, sets, board, around)
@@ -158,11 +188,10 @@ def begin(version: str, name: str, recipe: Recipe, around: Surroundings, board: 
 
 def resume(record: RunRecord, recipe: Recipe, around: Surroundings, board: Board) -> Turn:
     """The turn as it was begun: same snapshot, same incumbent, whatever came in since."""
-    directory = Runs(around.loop_directory).directory(record.version)
-    plan = Plan(record.version, directory, around.registry.directory(record.incumbent))
+    plan = Plan(record.version, around.runs.directory(record.version), around.registry.directory(record.incumbent))
     config = recipe(plan)
     with board.step("snapshot") as step:
-        snapshot = open_snapshot(around.loop_directory / "snapshots" / record.snapshot)
+        snapshot = open_snapshot(around.runs.snapshots / record.snapshot)
         sets = cut(read_judgements(snapshot), config.sets)
         step.detail = f"resumed with {snapshot.thumbs} thumbs ({snapshot.id})"
     return _open(record, config, snapshot, sets, board, around)
@@ -259,10 +288,22 @@ def try_on_users(turn: Turn, rollout: Rollout) -> TrialEnd:
 
 def conclude(turn: Turn, result: str, reason: str) -> RunResult:
     """Write the report, then the result that ends the run."""
+    return _end(turn.record, result, reason, turn.around)
+
+
+def _end(record: RunRecord, result: str, reason: str, around: Surroundings) -> RunResult:
     finished = RunResult(result, reason, datetime.now(UTC).isoformat(timespec="seconds"))
-    write_report(turn.directory, turn.snapshot.directory, finished)
-    Runs(turn.around.loop_directory).end(turn.record.version, finished)
+    runs = around.runs
+    descent = next(descent for descent in around.descents() if descent.version == record.version)
+    write_report(runs.directory(record.version), runs.snapshots / record.snapshot, finished, descent)
+    runs.end(record.version, finished)
     return finished
+
+
+def _board(record: RunRecord | None, recipe_name: str, around: Surroundings) -> Board:
+    """Of the run that is taken up, or of the next one."""
+    version = record.version if record else around.registry.next_version(recipe_name, around.runs.names())
+    return Board(around.loop_directory, around.display, version, recipe_name, STEPS)
 
 
 def _open(
@@ -305,11 +346,18 @@ def _check_size(config: LoopConfig) -> None:
         )
 
 
-def _check_enough(last: RunRecord | None, snapshot: Snapshot, sets: Sets, config: LoopConfig) -> None:
+def _check_enough(runs: Runs, name: str, snapshot: Snapshot, sets: Sets, config: LoopConfig) -> None:
     if missing := sets.missing(config.sets, snapshot.thumbs):
         raise NotEnoughFeedbackError("not enough feedback: " + "; ".join(missing))
-    if last is not None and last.snapshot == snapshot.id:
-        raise NotEnoughFeedbackError(f"nothing new: {last.version} has learned from {snapshot.id} already")
+    last = runs.last(name)
+    # By what was judged, not by the id: rows that do not count come and go with every compaction.
+    if last is not None and _judged(runs.snapshots / last.snapshot) == snapshot.sha256:
+        raise NotEnoughFeedbackError(f"nothing new: {last.version} has learned from {last.snapshot} already")
+
+
+def _judged(directory: Path) -> str:
+    """Hash of a snapshot's judgements; empty: it is not kept."""
+    return Snapshot(directory, read_manifest(directory)).sha256 if (directory / MANIFEST).exists() else ""
 
 
 def _kl_of(turn: Turn, candidate: Manifest) -> float:

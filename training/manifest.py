@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +26,8 @@ class ManifestError(ValueError):
 
 @dataclass(frozen=True)
 class Manifest:
-    """One artifact. `data` is {"snapshot": id, "sha256": hex} or None; `report` holds the stage's figures."""
+    """One artifact. `data` is {"snapshot": id, "sha256": hex} or None; `report` holds the stage's figures. `erased` has a
+    {"number", "time"} for each erasure that concerned it: its texts are gone. The field is written only then."""
 
     kind: str
     version: str
@@ -40,6 +41,19 @@ class Manifest:
     report: Mapping[str, Any] = field(default_factory=dict)
     licence: str = ""
     format: int = FORMAT
+    erased: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def erasure(self) -> str:
+        """That its texts are gone, since when and why; empty: they are not."""
+        last = self.erased[-1] if self.erased else None
+        return f"{self.version} was erased at {last['time']} (erasure {last['number']})" if last else ""
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """As the file has them."""
+        fields = dataclasses.asdict(self)
+        return fields if self.erased else {name: value for name, value in fields.items() if name != "erased"}
 
 
 def write_manifest(
@@ -63,7 +77,7 @@ def write_manifest(
     manifest = Manifest(
         kind=kind,
         version=version,
-        created=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        created=_now(),
         files={name: hash_file(directory / name) for name in _files(directory)},
         parents=tuple(parents),
         config=plain(config) or {},
@@ -73,8 +87,18 @@ def write_manifest(
         report=plain(report) or {},
         licence=licence,
     )
-    _write_atomically(directory / MANIFEST, json.dumps(dataclasses.asdict(manifest), indent=2, sort_keys=True))
+    _write(directory, manifest)
     return manifest
+
+
+def mark_erased(directory: Path, numbers: Iterable[int]) -> Manifest:
+    """Note erasures in the manifest of a finished artifact, each once, with the time of now."""
+    manifest = read_manifest(directory)
+    known = {erasure["number"] for erasure in manifest.erased}
+    new = tuple({"number": number, "time": _now()} for number in sorted({*numbers} - known))
+    marked = dataclasses.replace(manifest, erased=(*manifest.erased, *new))
+    _write(directory, marked)
+    return marked
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -89,21 +113,23 @@ def read_manifest(directory: Path) -> Manifest:
         raise ManifestError(f"{MANIFEST}: missing, so {directory.name} is not finished") from error
     except json.JSONDecodeError as error:
         raise ManifestError(f"{MANIFEST}: not JSON at line {error.lineno}") from error
-    known = {f.name for f in dataclasses.fields(Manifest)}
-    if not isinstance(fields, dict) or set(fields) != known:
+    known = {f.name for f in dataclasses.fields(Manifest)} - {"erased"}
+    if not isinstance(fields, dict) or {*fields} - {"erased"} != known:
         raise ManifestError(f"{MANIFEST}: fields must be exactly {', '.join(sorted(known))}")
     if fields["format"] != FORMAT:
         raise ManifestError(f"format: {fields['format']!r}, only {FORMAT} is known")
-    return Manifest(**{**fields, "parents": tuple(fields["parents"])})
+    return Manifest(**{**fields, "parents": tuple(fields["parents"]), "erased": tuple(fields.get("erased", ()))})
 
 
 def verify_manifest(directory: Path) -> Manifest:
     """Read the manifest and compare every file with its hash.
 
     Raises:
-        ManifestError: as read_manifest; or a file is missing or differs.
+        ManifestError: as read_manifest; or it was erased, or a file is missing or differs.
     """
     manifest = read_manifest(directory)
+    if manifest.erased:
+        raise ManifestError(manifest.erasure)
     for name, expected in manifest.files.items():
         path = directory / name
         if not path.is_file():
@@ -138,10 +164,16 @@ def _files(directory: Path) -> list[str]:
     return sorted(name for path in paths if (name := path.relative_to(directory).as_posix()) != MANIFEST)
 
 
-def _write_atomically(path: Path, text: str) -> None:
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _write(directory: Path, manifest: Manifest) -> None:
+    """Whole or not at all."""
+    path = directory / MANIFEST
     temporary = path.with_suffix(".partial")
     with temporary.open("w") as opened:
-        opened.write(text + "\n")
+        opened.write(json.dumps(manifest.fields, indent=2, sort_keys=True) + "\n")
         opened.flush()
         os.fsync(opened.fileno())
     temporary.replace(path)

@@ -7,13 +7,13 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import Any, Protocol, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
@@ -48,7 +48,8 @@ class Step:
 
 @dataclass
 class Status:
-    """What status.json holds. `result` is None while the turn runs; `report` is relative to the loop's directory."""
+    """What status.json holds. `result` is None while the turn runs; `report` is relative to the loop's directory;
+    `erased_versions` are those that learned from what is gone now, each with its snapshot and the number of erasures."""
 
     run: str
     recipe: str
@@ -59,6 +60,7 @@ class Status:
     reason: str = ""
     report: str | None = None
     updated: str = ""
+    erased_versions: list[Mapping[str, object]] = field(default_factory=list)
 
 
 class Display(Protocol):
@@ -140,6 +142,12 @@ class Board:
     def say(self, text: str) -> None:
         self._display.say(text)
 
+    def note_erased(self, versions: Sequence[Mapping[str, object]]) -> None:
+        """Which versions learned from what is gone now."""
+        with self._lock:
+            self.status.erased_versions = list(versions)
+            self._write()
+
     def _end(self, step: Step, state: StepState) -> None:
         with self._lock:
             step.state, step.ended = state, _now()
@@ -153,9 +161,7 @@ class Board:
     def _write(self) -> None:
         self._written = time.monotonic()
         self.status.updated = _now()
-        partial = self._path.with_suffix(".partial")
-        partial.write_text(json.dumps(asdict(self.status), indent=1) + "\n")
-        partial.replace(self._path)
+        _write_status(self._path, asdict(self.status))
 
 
 class Lines:
@@ -216,6 +222,19 @@ class Bars:
 
     def say(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False)
+
+
+def note_erased(directory: Path, versions: Sequence[Mapping[str, object]]) -> None:
+    """The same between turns: in the status that the last one left, if there was one."""
+    path = directory / STATUS
+    if path.exists():
+        _write_status(path, {**json.loads(path.read_text()), "erased_versions": list(versions)})
+
+
+def _write_status(path: Path, status: Mapping[str, Any]) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(status, indent=1) + "\n")
+    partial.replace(path)
 
 
 def _now() -> str:

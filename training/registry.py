@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
-from training.manifest import MANIFEST, verify_manifest
+from training.manifest import MANIFEST, Manifest, read_manifest, verify_manifest
 
 HISTORY = "registry.jsonl"
 VERSION = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")  # RolloutService's own limit
@@ -30,6 +30,7 @@ class Stage(StrEnum):
     CANARY = "canary"
     PROMOTED = "promoted"
     ROLLED_BACK = "rolled_back"
+    ERASED = "erased"  # what it learned from is gone, so it was not finished
 
 
 class RegistryError(ValueError):
@@ -63,6 +64,11 @@ class Registry:
         if not (directory / MANIFEST).is_file():
             raise RegistryError(f"version: {version} is not in the registry")
         return directory
+
+    def manifests(self) -> list[Manifest]:
+        """Of all versions, by name."""
+        paths = sorted(self._root.glob(f"*/{MANIFEST}"))
+        return [read_manifest(path.parent) for path in paths if VERSION.fullmatch(path.parent.name)]
 
     def admit(self, source: Path, version: str) -> Path:
         """Copy a finished model in, every file compared with its manifest. Admitting the same again changes nothing.

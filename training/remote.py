@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,15 @@ from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
 
 from training.data.catalogue import Segment
+from training.data.events import Erasure
+from training.data.sealed import DataKey
 from training.evaluation.canary import Thumbs, Verdict
 from training.evaluation.trial import CandidateState, RolloutView
 
 CALL_SECONDS = 20.0
 LOAD_SECONDS = 300.0  # StartCanary answers once the version is ready
 MAX_REASON_CHARACTERS = 500  # RolloutService's own limit
+MAX_PRINCIPALS = 1_000  # of GetDataKeys, a call
 RETRIES = {
     "methodConfig": [
         {
@@ -74,7 +78,7 @@ class TlsFiles:
 
 
 class FeedbackLog:
-    """FeedbackLogService: what is committed, and how many thumbs stand."""
+    """FeedbackLogService: what is committed, what opens it, who was erased, and how many thumbs stand."""
 
     def __init__(self, target: str, tls: TlsFiles | None = None) -> None:
         self._target = target
@@ -87,6 +91,22 @@ class FeedbackLog:
 
     def turn_segments(self) -> Sequence[Segment]:
         return self._segments(feedback_pb2.STREAM_TURNS)
+
+    def data_keys(self, principals: Sequence[str]) -> dict[str, DataKey]:
+        """Consent and key of each principal; of those whom the service does not know nothing."""
+        found: dict[str, DataKey] = {}
+        for start in range(0, len(principals), MAX_PRINCIPALS):
+            request = feedback_pb2.GetDataKeysRequest(principals=principals[start : start + MAX_PRINCIPALS])
+            reply = self._call(partial(self._stub.GetDataKeys, request, timeout=CALL_SECONDS))
+            found |= {name: DataKey(key.consent, key.key_id, key.key) for name, key in reply.keys.items()}
+        return found
+
+    def erasures(self, after: int) -> Sequence[Erasure]:
+        """All entries of the erasure ledger behind this number."""
+        found: list[Erasure] = []
+        while page := self._erasures(found[-1].number if found else after):
+            found += page
+        return found
 
     def count(self, since: datetime) -> dict[str, Thumbs]:
         """Standing thumbs by version; pinned answers are nobody's preference between arms."""
@@ -103,9 +123,14 @@ class FeedbackLog:
         self._channel.close()
 
     def _segments(self, stream: Any) -> Sequence[Segment]:
-        """All of them: an answer holds a page, the next one is asked for after its last sequence."""
+        """All of them: an answer holds a page, the next one is asked for after its last sequence.
+
+        What was compacted between two answers begins the later one, and takes the place of what the earlier ones said.
+        """
         found: list[Segment] = []
         while page := self._page(stream, found[-1].sequence if found else 0):
+            while found and found[-1].sequence >= page[0].first_sequence:
+                found.pop()
             found += page
         return found
 
@@ -122,9 +147,16 @@ class FeedbackLog:
                 object_key=s.object_key,
                 sha256=s.sha256,
                 rows=s.rows,
+                # A service of an earlier version has nothing compacted and says no first one.
+                first_sequence=s.first_sequence or s.sequence,
             )
             for s in reply.segments
         ]
+
+    def _erasures(self, after: int) -> list[Erasure]:
+        request = feedback_pb2.ListErasuresRequest(after_number=after)
+        reply = self._call(lambda: self._stub.ListErasures(request, timeout=CALL_SECONDS))
+        return [Erasure(entry.number, entry.principal) for entry in reply.erasures]
 
     def _call(self, call: Callable[[], Any]) -> Any:
         return _translated("feedback", self._target, call)

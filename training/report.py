@@ -17,6 +17,7 @@ from training.cluster.progress_log import read_progress
 from training.curves import HEIGHT, WIDTH, Chart, chart
 from training.evaluation.comparison import SAMPLES
 from training.evaluation.trial import COURSE
+from training.lineage import Descent
 from training.manifest import MANIFEST, Manifest, read_manifest
 from training.runs import RECORD, RunResult
 
@@ -31,13 +32,14 @@ SHOWN = {
 }
 
 
-def write_report(run_directory: Path, snapshot_directory: Path, result: RunResult | None) -> Path:
+def write_report(run_directory: Path, snapshot_directory: Path, result: RunResult | None, descent: Descent) -> Path:
     """Build the page from the run's files; whatever the run has not reached is left out."""
     record = json.loads((run_directory / RECORD).read_text())
     version = record["version"]
     facts = {
         "record": record,
         "result": result,
+        "descent": descent,
         "gate": _json(run_directory / "gate.json"),
         "canary": _json(run_directory / "canary.json"),
         "canary_charts": _canary_charts(run_directory / "canary" / COURSE),

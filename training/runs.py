@@ -37,7 +37,7 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class RunResult:
-    """How a turn ended: promoted, rolled_back, refused or passed (no rollout was asked for)."""
+    """How a turn ended: promoted, rolled back, refused, passed (no rollout was asked for), or erased (what it learned from is gone)."""
 
     result: str
     reason: str
@@ -45,26 +45,27 @@ class RunResult:
 
 
 class Runs:
-    """runs/<version>/ under the loop's directory."""
+    """runs/<version>/ under the loop's directory, and beside it the snapshots that they pin."""
 
     def __init__(self, loop_directory: Path) -> None:
         self._root = loop_directory / "runs"
+        self.snapshots = loop_directory / "snapshots"
 
     def directory(self, version: str) -> Path:
         return self._root / version
 
     def names(self) -> list[str]:
         """All runs, in the order in which they began."""
-        return [record.version for record in self._records()]
+        return [record.version for record in self.records()]
 
     def unfinished(self, recipe: str) -> RunRecord | None:
         """The last run of this recipe if it has no result."""
-        own = [record for record in self._records() if record.recipe == recipe]
+        own = [record for record in self.records() if record.recipe == recipe]
         return own[-1] if own and self.result(own[-1].version) is None else None
 
     def last(self, recipe: str) -> RunRecord | None:
         """The run of this recipe that began last."""
-        own = [record for record in self._records() if record.recipe == recipe]
+        own = [record for record in self.records() if record.recipe == recipe]
         return own[-1] if own else None
 
     def begin(self, record: RunRecord) -> Path:
@@ -85,7 +86,8 @@ class Runs:
     def record(self, version: str) -> RunRecord:
         return RunRecord(**json.loads((self.directory(version) / RECORD).read_text()))
 
-    def _records(self) -> list[RunRecord]:
+    def records(self) -> list[RunRecord]:
+        """How all runs were begun, in that order."""
         found = [RunRecord(**json.loads(path.read_text())) for path in self._root.glob(f"*/{RECORD}")]
         return sorted(found, key=lambda record: (record.started, record.version))
 

@@ -11,7 +11,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tests.training.sealing import Key, sealed_row
 from training.data.catalogue import Segment
+from training.data.events import Erasure
+from training.data.sealed import DataKey
 from training.evaluation.canary import Thumbs
 
 TOPIC = "11111111-2222-3333-4444-555555555555"
@@ -22,20 +25,30 @@ def uid(name: str) -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_URL, name))
 
 
-class FeedbackLog:
-    """Both streams of one partition, and the counts that a canary reads."""
+def principal_of(user: str) -> str:
+    """As whom the log knows a user."""
+    return hashlib.sha256(user.encode()).hexdigest()
 
-    def __init__(self, store: Path) -> None:
-        self._store = store
+
+class FeedbackLog:
+    """Both streams of one partition, who allows training and who was erased, and the counts that a canary reads."""
+
+    def __init__(self, store: Path, sealing: bool = False) -> None:
+        self._store, self._sealing = store, sealing
+        self._keys: dict[str, Key] = {}
+        self.forbidden: set[str] = set()  # users without consent
+        self.strangers: set[str] = set()  # users of whom the log says nothing
+        self.asked: list[str] = []  # principals whose keys were asked for
+        self.ledger: list[Erasure] = []
         self._segments: dict[str, list[Segment]] = {"feedback": [], "turns": []}
         self._pending: dict[str, list[dict[str, Any]]] = {"feedback": [], "turns": []}
         self._offsets = {"feedback": 0, "turns": 0}
         self.counts: dict[str, Thumbs] = {}
 
     @classmethod
-    def reopen(cls, store: Path) -> "FeedbackLog":
+    def reopen(cls, store: Path, sealing: bool = False) -> "FeedbackLog":
         """The log that another process committed into this store."""
-        log = cls(store)
+        log = cls(store, sealing)
         for path in sorted(store.glob("*/v1/*/*/*.parquet")):
             stream, (start, end, _) = path.relative_to(store).parts[0], path.stem.split("-")
             log._note(stream, path.relative_to(store).as_posix(), path.read_bytes(), int(start), int(end))
@@ -78,6 +91,23 @@ class FeedbackLog:
     def turn_segments(self) -> Sequence[Segment]:
         return self._segments["turns"]
 
+    def erase(self, user: str) -> None:
+        """Shreds the user's key. Their rows stay where they are, as they do until a compaction."""
+        self._keys.pop(principal_of(user), None)
+        self.ledger.append(Erasure(len(self.ledger) + 1, principal_of(user)))
+
+    def replace_sealed(self, stream: str, sealed: bytes) -> None:
+        """Other bytes in the row that was said last and is not committed yet."""
+        self._pending[stream][-1]["sealed"] = sealed
+
+    def data_keys(self, principals: Sequence[str]) -> dict[str, DataKey]:
+        self.asked += principals
+        forbidden, strangers = ({principal_of(u) for u in users} for users in (self.forbidden, self.strangers))
+        return {name: self._data_key(name, name not in forbidden) for name in principals if name not in strangers}
+
+    def erasures(self, after: int) -> Sequence[Erasure]:
+        return self.ledger[after:]
+
     def count(self, since: datetime) -> dict[str, Thumbs]:
         return self.counts
 
@@ -85,8 +115,17 @@ class FeedbackLog:
         self._append("feedback", {**_common(event, user, name), **columns})
 
     def _append(self, stream: str, row: dict[str, Any]) -> None:
+        if self._sealing:
+            row = sealed_row(row, self._key(row["principal"]))
         self._pending[stream].append({**row, "topic_id": TOPIC, "partition": 0, "offset": self._offsets[stream]})
         self._offsets[stream] += 1
+
+    def _key(self, principal: str) -> Key:
+        return self._keys.setdefault(principal, Key.of(principal, len(self.ledger)))
+
+    def _data_key(self, principal: str, consent: bool) -> DataKey:
+        key = self._keys.get(principal)
+        return DataKey(consent, key.id, key.bytes) if key and consent else DataKey(consent)
 
     def _commit(self, stream: str, rows: list[dict[str, Any]]) -> None:
         buffer = io.BytesIO()
@@ -110,7 +149,7 @@ class FeedbackLog:
 def _common(event: str, user: str, name: str) -> dict[str, Any]:
     return {
         "event_id": uid(event),
-        "principal": hashlib.sha256(user.encode()).hexdigest(),
+        "principal": principal_of(user),
         "message_id": uid(name),
         "conversation_id": uid(f"conversation {name}"),
         "model_version": "nano-0",

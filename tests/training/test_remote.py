@@ -13,6 +13,8 @@ from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
 
 from infra.certificates.folder import fill, tls_settings
 from training import remote
+from training.data.events import Erasure
+from training.data.sealed import DataKey
 from training.evaluation.canary import Thumbs, Verdict
 from training.evaluation.trial import CandidateState
 from training.remote import FeedbackLog, RemoteError, RolloutClient, TlsFiles
@@ -26,6 +28,7 @@ class Log(feedback_pb2_grpc.FeedbackLogServiceServicer):
     def __init__(self) -> None:
         self.asked: list[Any] = []
         self.restarting = True
+        self.compacted = False
 
     def ListSegments(self, request, context):
         self.asked.append(request)
@@ -35,6 +38,9 @@ class Log(feedback_pb2_grpc.FeedbackLogServiceServicer):
         if request.after_sequence >= 2:
             return feedback_pb2.ListSegmentsResponse()
         sequence = request.after_sequence + 1  # a page of one
+        if self.compacted and sequence == 2:
+            cover = feedback_pb2.Segment(first_sequence=1, sequence=2, object_key="c", rows=10)
+            return feedback_pb2.ListSegmentsResponse(segments=[cover])
         segment = feedback_pb2.Segment(
             sequence=sequence,
             topic_id="t",
@@ -50,6 +56,22 @@ class Log(feedback_pb2_grpc.FeedbackLogServiceServicer):
         rows = [("nano-0", "stable", 3, 4), ("nano-1", "candidate", 5, 1), ("nano-1", "pinned", 100, 0)]
         counts = [feedback_pb2.ThumbCount(model_version=v, arm=a, up=u, down=d) for v, a, u, d in rows]
         return feedback_pb2.CountThumbsResponse(counts=counts)
+
+    def GetDataKeys(self, request, context):
+        """Everybody allows it but p1; nobody knows p2."""
+        self.asked.append(request)
+        keys = {
+            name: feedback_pb2.DataKey(consent=name != "p1", key_id=b"i" * 16, key=b"k" * 32)
+            for name in request.principals
+            if name != "p2"
+        }
+        return feedback_pb2.GetDataKeysResponse(keys=keys)
+
+    def ListErasures(self, request, context):
+        self.asked.append(request)
+        numbers = range(request.after_number + 1, min(request.after_number + 2, 5) + 1)  # a page of two, five in all
+        entries = [feedback_pb2.ErasedPrincipal(number=n, principal=f"p{n}") for n in numbers]
+        return feedback_pb2.ListErasuresResponse(erasures=entries)
 
 
 class Rollout(generator_pb2_grpc.RolloutServiceServicer):
@@ -96,6 +118,36 @@ def test_all_pages_of_segments_are_listed_through_a_restart(servers) -> None:
     assert [(s.object_key, s.start_offset, s.end_offset, s.rows) for s in segments] == [("k", 0, 5, 5), ("k", 5, 10, 5)]
     assert [request.after_sequence for request in log.asked] == [0, 0, 1, 2]
     assert log.asked[0].stream == feedback_pb2.STREAM_TURNS
+    client.close()
+
+
+def test_what_is_compacted_between_two_pages_takes_the_place_of_what_was_listed(servers) -> None:
+    target, log, _ = servers
+    log.compacted = True
+    client = FeedbackLog(target)
+    assert [(s.first_sequence, s.sequence, s.is_compacted) for s in client.turn_segments()] == [(1, 2, True)]
+    client.close()
+
+
+def test_keys_are_asked_for_a_thousand_principals_at_a_time(servers) -> None:
+    target, log, _ = servers
+    client = FeedbackLog(target)
+    keys = client.data_keys([f"p{number}" for number in range(2001)])
+    assert [len(request.principals) for request in log.asked] == [1000, 1000, 1]
+    assert len(keys) == 2000
+    assert keys["p0"] == DataKey(True, b"i" * 16, b"k" * 32)
+    assert not keys["p1"].consent
+    assert "p2" not in keys
+    assert client.data_keys([]) == {}
+    assert len(log.asked) == 3
+    client.close()
+
+
+def test_all_pages_of_erasures_are_listed_after_a_number(servers) -> None:
+    target, log, _ = servers
+    client = FeedbackLog(target)
+    assert client.erasures(1) == [Erasure(number, f"p{number}") for number in (2, 3, 4, 5)]
+    assert [request.after_number for request in log.asked] == [1, 3, 5]
     client.close()
 
 

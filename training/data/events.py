@@ -34,9 +34,24 @@ class Finish(StrEnum):
     UNKNOWN = "unknown"
 
 
+class Closed(StrEnum):
+    """Why the texts of an event may not be read."""
+
+    NO_CONSENT = "no_consent"
+    ERASED = "erased"
+
+
+@dataclass(frozen=True)
+class Erasure:
+    """A user's data is gone. Numbers count up from 1."""
+
+    number: int
+    principal: str
+
+
 @dataclass(frozen=True)
 class Feedback:
-    """One feedback event. `up` belongs to thumbs, `text` to corrections, `retracts` to retractions."""
+    """One feedback event. `up` belongs to thumbs, `text` to corrections, `retracts` to retractions. A closed one has no text."""
 
     place: Place
     event_id: str
@@ -46,11 +61,12 @@ class Feedback:
     up: bool = False
     text: str = ""
     retracts: str = ""
+    closed: Closed | None = None
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One finished turn: the exact context that the model was given, and its answer as it was shown."""
+    """One finished turn: the exact context that the model was given, and its answer as it was shown. A closed one has neither."""
 
     place: Place
     event_id: str
@@ -64,3 +80,4 @@ class Turn:
     guard_category: str = ""
     erased: bool = False
     cached: bool = False
+    closed: Closed | None = None

@@ -1,7 +1,7 @@
 """From the raw log to judgements: what each user now thinks of each answer. Everything left out is counted, with a reason.
 
 De-duplicates by event id (the first counts), lets the last thumb stand, applies retractions, joins by message id
-(feedback may come before its turn), and forgets erased turns.
+(feedback may come before its turn), and forgets erased turns and what is closed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Protocol, TypeVar
 
 from training.data.chat import Message
-from training.data.events import Feedback, Finish, Kind, Place, Turn
+from training.data.events import Closed, Feedback, Finish, Kind, Place, Turn
 
 
 class Drop(StrEnum):
@@ -26,6 +26,8 @@ class Drop(StrEnum):
     RETRACTION = "retraction_applied"
     UNJOINED = "turn_not_yet_in_log"
     ERASED = "turn_erased"
+    NO_CONSENT = Closed.NO_CONSENT.value
+    PRINCIPAL_ERASED = Closed.ERASED.value
     FOREIGN = "rated_by_another_user"
     CACHED = "cached_answer"
     BLOCKED = "blocked_by_guard"
@@ -116,9 +118,11 @@ def judge(
 
 
 def _known_turns(turns: Iterable[Turn], ledger: _Ledger) -> dict[str, Turn]:
-    """The last revision of every answer; an erasure holds whatever comes after it."""
+    """The last revision of every answer; an erasure holds whatever comes after it. Closed ones stay: feedback on them is closed too."""
     known: dict[str, Turn] = {}
     for turn in _unique(turns, ledger):
+        if turn.closed:
+            ledger.drop(turn.event_id, Drop(turn.closed))
         earlier = known.get(turn.message_id)
         if earlier is None or not earlier.erased:
             known[turn.message_id] = turn
@@ -128,6 +132,9 @@ def _known_turns(turns: Iterable[Turn], ledger: _Ledger) -> dict[str, Turn]:
 def _standing(feedback: Iterable[Feedback], ledger: _Ledger) -> dict[tuple[str, str], _Standing]:
     found: dict[tuple[str, str], _Standing] = defaultdict(_Standing)
     for event in _unique(feedback, ledger):
+        if event.closed:
+            ledger.drop(event.event_id, Drop(event.closed))
+            continue
         standing = found[event.principal, event.message_id]
         if event.kind is Kind.RETRACTION:
             _retract(standing, event, ledger)
@@ -154,6 +161,8 @@ def _refusal(turn: Turn | None, principal: str, standing: _Standing) -> Drop | N
         return Drop.UNJOINED
     if turn.erased:
         return Drop.ERASED
+    if turn.closed:
+        return Drop(turn.closed)
     if turn.principal != principal:
         return Drop.FOREIGN
     if turn.cached:

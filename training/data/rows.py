@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 
 from training.data.catalogue import Segment
-from training.data.chat import Message
 from training.data.events import Feedback, Finish, Kind, Place, Turn
+from training.data.sealed import Opening
 
 KINDS = frozenset(kind.value for kind in Kind)
 FINISHES = frozenset(finish.value for finish in Finish)
@@ -21,11 +21,12 @@ class RowError(ValueError):
     """A row lacks a value without which it means nothing; the text names object, offset and column, never the content."""
 
 
-def feedback_rows(table: pa.Table, segment: Segment) -> Iterator[Feedback]:
+def feedback_rows(table: pa.Table, segment: Segment, opening: Opening) -> Iterator[Feedback]:
     """Events of a feedback object. Kinds that a newer writer may bring are skipped."""
     for row in table.to_pylist():
         kind = _text(row, "kind", segment)
         if kind in KINDS:
+            texts = opening.feedback(row, segment)
             yield Feedback(
                 place=_place(row, segment),
                 event_id=_text(row, "event_id", segment),
@@ -33,36 +34,45 @@ def feedback_rows(table: pa.Table, segment: Segment) -> Iterator[Feedback]:
                 message_id=_text(row, "message_id", segment),
                 kind=Kind(kind),
                 up=bool(row.get("up")),
-                text=row.get("correction") or "",
+                text=texts.correction,
                 retracts=row.get("retracts") or "",
+                closed=texts.closed,
             )
 
 
-def turn_rows(table: pa.Table, segment: Segment) -> Iterator[Turn]:
+def turn_rows(table: pa.Table, segment: Segment, opening: Opening) -> Iterator[Turn]:
     """Turns of a turns object."""
     for row in table.to_pylist():
-        finish = row.get("finish_reason")
+        finish, texts = row.get("finish_reason"), opening.turn(row, segment)
         yield Turn(
             place=_place(row, segment),
             event_id=_text(row, "event_id", segment),
             principal=_text(row, "principal", segment),
             message_id=_text(row, "message_id", segment),
-            context=tuple(Message(part["role"], part["text"]) for part in row.get("context") or ()),
-            answer=row.get("answer") or "",
+            context=texts.context,
+            answer=texts.answer,
             finish=Finish(finish) if finish in FINISHES else Finish.UNKNOWN,
             model_version=row.get("model_version") or "",
             arm=row.get("arm") or "",
             guard_category=row.get("guard_category") or "",
             erased=bool(row.get("erased")),
             cached=bool(row.get("cached")),
+            closed=texts.closed,
         )
 
 
 def _place(row: Mapping[str, Any], segment: Segment) -> Place:
-    offset = row.get("offset")
-    if not isinstance(offset, int) or not segment.start_offset <= offset < segment.end_offset:
-        raise RowError(f"offset: {offset!r} in {segment.object_key} is not in its segment")
-    return row.get("accept_order") or 0, segment.sequence, offset
+    """Rows of a compacted object keep the places that their own segments gave them."""
+    offset: Any = row.get("offset")
+    sequence, inside = segment.sequence, isinstance(offset, int)
+    if segment.is_compacted:
+        sequence = row.get("sequence") or 0
+        inside = inside and segment.first_sequence <= sequence <= segment.sequence
+    else:
+        inside = inside and segment.start_offset <= offset < segment.end_offset
+    if not inside:
+        raise RowError(f"offset: {offset!r} of sequence {sequence} in {segment.object_key} is not in its segment")
+    return row.get("accept_order") or 0, sequence, offset
 
 
 def _text(row: Mapping[str, Any], column: str, segment: Segment) -> str:

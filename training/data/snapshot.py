@@ -12,12 +12,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from training.data.catalogue import Catalogue, Objects, Segment, read_segment
+import pyarrow as pa
+
+from training.data.catalogue import Catalogue, ObjectMissingError, Objects, Segment, read_segment
 from training.data.chat import Message
 from training.data.judgements import Dropped, Judgement, judge
 from training.data.rows import feedback_rows, turn_rows
+from training.data.sealed import KeyLog, Opening, open_with
 from training.manifest import MANIFEST, Manifest, hash_file, read_manifest, verify_manifest, write_manifest
 
 JUDGEMENTS = "judgements.jsonl"
@@ -56,22 +59,30 @@ class Snapshot:
         return int(self.manifest.report["thumbs_up"] + self.manifest.report["thumbs_down"])
 
 
-def take_snapshot(
-    catalogue: Catalogue, objects: Objects, config: SnapshotConfig, into: Path, code_commit: str
-) -> Snapshot:
-    """Read all that is committed and write the snapshot under `into`/<id>, or find it there already.
+class Log(Catalogue, KeyLog, Protocol):
+    """What a snapshot is taken of."""
+
+
+Read = tuple[pa.Table, Segment]
+
+
+def take_snapshot(log: Log, objects: Objects, config: SnapshotConfig, into: Path, code_commit: str) -> Snapshot:
+    """Read all that is committed and may be read, and write the snapshot under `into`/<id>, or find it there already.
 
     Raises:
         CatalogueError: an object cannot be had, or is not what the ledger says.
         RowError: a row lacks a column without which it means nothing.
+        SealError: a row's sealed texts were changed.
     """
-    feedback_segments, turn_segments = catalogue.feedback_segments(), catalogue.turn_segments()
+    try:
+        segments, feedback, turns = _read(log, objects)
+    except ObjectMissingError:
+        # Compaction deletes what it has replaced, and the listing was from before.
+        segments, feedback, turns = _read(log, objects)
+    opening = open_with(log, (table for table, _ in (*feedback, *turns)))
     judgements, dropped = judge(
-        _rows(objects, feedback_segments, feedback_rows),
-        _rows(objects, turn_segments, turn_rows),
-        config.max_per_principal,
+        _rows(feedback, feedback_rows, opening), _rows(turns, turn_rows, opening), config.max_per_principal
     )
-    segments = {"feedback": feedback_segments, "turns": turn_segments}
     return write_snapshot(judgements, dropped, config, into, code_commit, segments)
 
 
@@ -91,9 +102,10 @@ def write_snapshot(
     _write_lines(partial / DROPPED, (asdict(drop) for drop in dropped))
     version = _content_id(partial, config)
     directory = into / version
-    if (directory / MANIFEST).exists():
+    # One that was erased has the same content only if what it held was said anew.
+    if (directory / MANIFEST).exists() and not (before := read_manifest(directory)).erased:
         shutil.rmtree(partial)
-        return Snapshot(directory, read_manifest(directory))
+        return Snapshot(directory, before)
     manifest = write_manifest(
         partial,
         kind="snapshot",
@@ -123,8 +135,17 @@ def _judgement(fields: dict[str, Any]) -> Judgement:
     return Judgement(context=context, **fields)
 
 
-def _rows(objects: Objects, segments: Sequence[Segment], parse: Callable[[Any, Segment], Iterable[Any]]) -> list[Any]:
-    return [row for s in segments if s.object_key for row in parse(read_segment(objects, s), s)]
+def _read(catalogue: Catalogue, objects: Objects) -> tuple[dict[str, Sequence[Segment]], list[Read], list[Read]]:
+    """What is committed now: the segments of both streams, and their objects."""
+    segments = {"feedback": catalogue.feedback_segments(), "turns": catalogue.turn_segments()}
+    feedback, turns = ([(read_segment(objects, s), s) for s in some if s.object_key] for some in segments.values())
+    return segments, feedback, turns
+
+
+def _rows(
+    read: Sequence[Read], parse: Callable[[pa.Table, Segment, Opening], Iterable[Any]], opening: Opening
+) -> list[Any]:
+    return [row for table, segment in read for row in parse(table, segment, opening)]
 
 
 def _content_id(directory: Path, config: SnapshotConfig) -> str:
@@ -148,9 +169,7 @@ def _report(
         "by_version": dict(sorted(Counter(j.model_version for j in judgements).items())),
         "dropped": dict(sorted(Counter(str(d.reason) for d in dropped).items())),
         "segments": {
-            name: [
-                {"object": s.object_key, "sha256": s.sha256, "start": s.start_offset, "end": s.end_offset} for s in some
-            ]
+            name: [{"object": s.object_key, "sha256": s.sha256, "sequence": s.sequence} for s in some]
             for name, some in segments.items()
         },
     }

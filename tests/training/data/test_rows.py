@@ -3,7 +3,9 @@
 from dataclasses import replace
 from io import BytesIO
 
+import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from services.feedback import parquet
 from services.feedback.events import ContextMessage, Correction, FeedbackEvent, Retraction, Thumb, TurnEvent
@@ -11,9 +13,11 @@ from tests.training.feedback_log import uid
 from training.data.catalogue import Segment
 from training.data.chat import Message
 from training.data.events import Finish, Kind
-from training.data.rows import feedback_rows, turn_rows
+from training.data.rows import RowError, feedback_rows, turn_rows
+from training.data.sealed import DataKey, Opening
 
 SEGMENT = Segment(1, "topic", 0, 0, 10, "key", "sha", 3)
+OPENING = Opening({"a" * 64: DataKey(consent=True)}, set())
 PLACE = {"topic_id": "topic", "partition": 0, "ingest_time": 1, "schema_version": 1}
 EVENT = FeedbackEvent(uid("e"), "t", "a" * 64, uid("c"), uid("m"), "nano-0", "stable", 1, Thumb(True, ("nice",), "x"))
 TURN = TurnEvent(
@@ -51,14 +55,14 @@ def table(schema, rows):
 def test_feedback_reads_as_the_sink_writes_it() -> None:
     values = [Thumb(False), Correction("better"), Retraction("thumb")]
     rows = [parquet.feedback_row(replace(EVENT, value=value)) for value in values]
-    thumb, correction, retraction = feedback_rows(table(parquet.FEEDBACK_SCHEMA, rows), SEGMENT)
+    thumb, correction, retraction = feedback_rows(table(parquet.FEEDBACK_SCHEMA, rows), SEGMENT, OPENING)
     assert (thumb.kind, thumb.up, thumb.message_id, thumb.place) == (Kind.THUMB, False, uid("m"), (0, 1, 0))
     assert (correction.kind, correction.text) == (Kind.CORRECTION, "better")
     assert (retraction.kind, retraction.retracts) == (Kind.RETRACTION, "thumb")
 
 
 def test_turns_read_as_the_sink_writes_them() -> None:
-    (turn,) = turn_rows(table(parquet.TURNS_SCHEMA, [parquet.turn_row(TURN)]), SEGMENT)
+    (turn,) = turn_rows(table(parquet.TURNS_SCHEMA, [parquet.turn_row(TURN)]), SEGMENT, OPENING)
     assert turn.context == (Message("system", "be kind"), Message("user", "hi"))
     assert (turn.answer, turn.finish, turn.arm, turn.erased) == ("hello", Finish.STOP, "candidate", False)
     assert turn.cached
@@ -68,5 +72,17 @@ def test_columns_that_an_older_writer_did_not_have_are_null() -> None:
     old = table(parquet.TURNS_SCHEMA, [parquet.turn_row(TURN)]).drop_columns(
         ["guard_category", "erased", "arm", "cached"]
     )
-    (turn,) = turn_rows(old, SEGMENT)
+    (turn,) = turn_rows(old, SEGMENT, OPENING)
     assert (turn.guard_category, turn.erased, turn.arm, turn.cached) == ("", False, "", False)
+
+
+def test_rows_of_a_compacted_object_have_the_places_that_their_segments_gave_them() -> None:
+    rows = [parquet.feedback_row(EVENT), parquet.feedback_row(replace(EVENT, value=Thumb(False)))]
+    compacted = table(parquet.FEEDBACK_SCHEMA, rows).append_column("sequence", pa.array([4, 7], pa.int64()))
+    cover = Segment(7, "", 0, 0, 0, "key", "sha", 2, first_sequence=3)
+    assert [event.place for event in feedback_rows(compacted, cover, OPENING)] == [(0, 4, 0), (0, 7, 1)]
+    for other in (replace(cover, sequence=6), replace(cover, first_sequence=5)):
+        with pytest.raises(RowError, match="sequence"):
+            list(feedback_rows(compacted, other, OPENING))
+    with pytest.raises(RowError, match="sequence 0"):
+        list(feedback_rows(compacted.drop_columns(["sequence"]), cover, OPENING))

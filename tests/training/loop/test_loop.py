@@ -13,6 +13,7 @@ from training.__main__ import main
 from training.data.chat import Message
 from training.data.judgements import Judgement
 from training.data.snapshot import SnapshotConfig, write_snapshot
+from training.lineage import Descent
 from training.loop import NotEnoughFeedbackError
 from training.manifest import write_manifest
 from training.registry import Registry, RegistryError
@@ -101,7 +102,8 @@ def test_a_report_shows_words_and_never_runs_them(tmp_path: Path) -> None:
     (run / "nano-1-evaluation").mkdir()
     sample = {"messages": [{"role": "user", "content": nasty}], "before": nasty, "after": nasty, "win": 0.5}
     (run / "nano-1-evaluation" / "samples.jsonl").write_text(json.dumps(sample) + "\n")
-    page = write_report(run, snapshot.directory, RunResult("refused", nasty, "2026-11-24T11:00:00+00:00")).read_text()
+    result, descent = RunResult("refused", nasty, "2026-11-24T11:00:00+00:00"), Descent("nano-1", "", snapshot.id, 0)
+    page = write_report(run, snapshot.directory, result, descent).read_text()
     assert "&lt;script&gt;" in page
     assert "<script" not in page
     assert "<img" not in page

@@ -6,20 +6,24 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
 import pytest
 
+from tests.training.feedback_log import FeedbackLog
 from tests.training.loop.nano_turn import BASE, PROMPTS, prepare, turn
 from tests.training.people import Crowd, mean_liking, preferred_share, says
 from tests.training.rollouts import FakeClock, FakeRollout
 from training.cluster.progress_log import read_progress
 from training.cluster.runner import StageRun, run_stage
 from training.data.catalogue import Segment
+from training.data.events import Erasure
+from training.data.sealed import DataKey
 from training.evaluation.canary import CanaryConfig, Thumbs, Verdict
 from training.evaluation.trial import run_trial
+from training.forgetting import forget
 from training.loop import NotEnoughFeedbackError
 from training.optim.adam import OptimizerConfig
 from training.registry import Registry, Stage
@@ -44,6 +48,12 @@ class Feedback:
 
     def turn_segments(self) -> list[Segment]:
         return self._log.turn_segments()
+
+    def data_keys(self, principals: Sequence[str]) -> dict[str, DataKey]:
+        return self._log.data_keys(principals)
+
+    def erasures(self, after: int) -> Sequence[Erasure]:
+        return self._log.erasures(after)
 
     def count(self, since: datetime) -> dict[str, Thumbs]:
         for version, model in self._models.items():
@@ -82,6 +92,20 @@ def test_thumbs_make_a_better_version_even_if_the_loop_is_killed_in_ppo(tmp_path
     assert "http" not in report.replace("http-equiv", "")
     with pytest.raises(NotEnoughFeedbackError, match="nothing new"):
         turn(tmp_path, Feedback(log, models), rollout, clock)
+    assert_forgets(log, tmp_path)
+
+
+def assert_forgets(log: FeedbackLog, state: Path) -> None:
+    """After the erasure of one of the people no file of the whole turn holds what anybody said in it."""
+    (snapshot,) = (state / "loop" / "snapshots").glob("snapshot-*")
+    rows = [json.loads(line) for line in (snapshot / "judgements.jsonl").read_text().splitlines()]
+    log.ledger.append(Erasure(1, rows[0]["principal"]))
+    kept = [state / "loop", state / "models" / "nano-1"]
+    forget(log, state / "loop", Registry(state / "models"))
+    for folder in kept:
+        everything = b"\n".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+        said = {text for row in rows for text in (row["answer"], row["principal"], row["context"][-1]["content"])}
+        assert [text for text in said if len(text) > 8 and text.encode() in everything] == []
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])

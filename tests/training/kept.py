@@ -1,0 +1,89 @@
+"""What training keeps after some turns, made in a second: everything that a turn writes but the weights."""
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+from tests.training.feedback_log import FeedbackLog
+from tests.training.rollouts import FakeClock
+from training.data.catalogue import Directory
+from training.evaluation.trial import Rollout
+from training.loop import STEPS, Surroundings, Turn, begin, conclude
+from training.manifest import write_manifest
+from training.progress import Board, Lines
+from training.recipes.nano import nano
+from training.recipes.recipe import LoopConfig, Plan
+from training.registry import Registry
+
+BASE = Path(__file__).parents[2] / "models" / "nano"
+
+
+def lax(plan: Plan) -> LoopConfig:
+    """Recipe nano, content with any feedback at all."""
+    config = nano(plan)
+    return replace(config, num_workers=0, sets=replace(config.sets, min_thumbs=1, min_pairs=0, min_held_out_pairs=0))
+
+
+def question(user: str) -> str:
+    """What the user asked; found in any file by this."""
+    return f"whispered question of {user}"
+
+
+class Kept:
+    """A state folder with its log."""
+
+    def __init__(self, state: Path) -> None:
+        self.state, self.log = state, FeedbackLog(state / "objects", sealing=True)
+        self.registry = Registry(state / "models")
+        self.registry.admit(BASE, "nano-0")
+        self.said = io.StringIO()
+
+    @property
+    def loop(self) -> Path:
+        return self.state / "loop"
+
+    def around(self, rollout: Rollout | None = None) -> Surroundings:
+        objects = Directory(self.state / "objects")
+        return Surroundings(self.state, self.log, objects, rollout, FakeClock(), Lines(self.said), "test")
+
+    def chat(self, *users: str, about: str = "") -> None:
+        """Everybody asks a few things, likes one answer to each, dislikes another and corrects it."""
+        for user, number in product(users, range(6)):
+            for name, up in (("good", True), ("bad", False)):
+                answer = f"{user} {name} {number} {about}"
+                self.log.turn(answer, user, f"{question(user)} {number} {about}", f"whispered {name} answer to {user}")
+                self.log.thumb(answer, user, up)
+            self.log.correct(f"{user} bad {number} {about}", user, f"whispered correction by {user}")
+        self.log.commit()
+
+    def begin(self, version: str) -> Turn:
+        board = Board(self.loop, Lines(self.said), version, "nano", STEPS)
+        turn = begin(version, "nano", lax, self.around(), board)
+        board.finish("cut off", "", None)
+        return turn
+
+    def finish(self, version: str, result: str = "refused") -> Turn:
+        """A whole turn, but for what Ray would do."""
+        turn = self.begin(version)
+        evaluation = turn.directory / f"{version}-evaluation"
+        self.write_samples(evaluation)
+        write_manifest(evaluation, kind="evaluation", version=evaluation.name)
+        conclude(turn, result, "win rate")
+        return turn
+
+    def write_samples(self, evaluation: Path) -> None:
+        sets = evaluation.parent / f"{evaluation.parent.name}-sets"
+        evaluation.mkdir()
+        with (sets / "held_out_prompts.jsonl").open() as prompts, (evaluation / "samples.jsonl").open("w") as samples:
+            for line in prompts:
+                row = {**json.loads(line), "before": "whispered before", "after": "whispered after", "win": 1}
+                samples.write(json.dumps(row) + "\n")
+
+
+def holding(folder: Path, words: str) -> Sequence[str]:
+    """Files with these bytes in them."""
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    return sorted(str(path.relative_to(folder)) for path in paths if words.encode() in path.read_bytes())

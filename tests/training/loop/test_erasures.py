@@ -1,0 +1,93 @@
+"""The loop among people who ask to be erased, or withdraw their consent."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.training.kept import Kept, holding, question
+from tests.training.rollouts import FakeClock, FakeRollout
+from training.data.snapshot import read_judgements
+from training.loop import NotEnoughFeedbackError, run_loop
+from training.recipes.nano import nano
+from training.registry import Stage
+from training.runs import Runs
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Kept:
+    return Kept(tmp_path)
+
+
+def status(kept: Kept) -> dict[str, object]:
+    return json.loads((kept.loop / "status.json").read_text())
+
+
+def test_a_turn_whose_snapshot_was_erased_starts_anew_and_says_so(kept: Kept) -> None:
+    kept.chat("ann", "bob")
+    snapshot = kept.begin("nano-1").snapshot.id
+    kept.log.erase("ann")
+    with pytest.raises(NotEnoughFeedbackError, match="12 thumbs, 200 needed"):
+        run_loop("nano", nano, kept.around())
+    assert f"nano-1 is given up and a new turn begins: {snapshot} was erased at 20" in kept.said.getvalue()
+    result = Runs(kept.loop).result("nano-1")
+    assert result is not None
+    assert result.result == "erased"
+    assert "erased" in (kept.loop / "runs" / "nano-1" / "report.html").read_text()
+    assert kept.registry.history()[-1].stage is Stage.ERASED
+    assert (status(kept)["run"], status(kept)["result"]) == ("nano-2", "not_enough_feedback")
+    told = {"version": "nano-1", "snapshot": snapshot, "erasures": 1, "through": []}
+    assert status(kept)["erased_versions"] == [told]
+    assert holding(kept.loop, question("ann")) == []
+
+
+def test_a_version_on_trial_whose_snapshot_was_erased_is_taken_off_the_users(kept: Kept) -> None:
+    rollout = FakeRollout(FakeClock())
+    kept.chat("ann")
+    kept.begin("nano-1")
+    rollout.start("nano-1", kept.state, 0.5, 60)
+    kept.log.erase("ann")
+    with pytest.raises(NotEnoughFeedbackError):
+        run_loop("nano", nano, kept.around(rollout))
+    assert rollout.calls == ["start nano-1 0.5", "roll_back nano-1"]
+    assert rollout.stable == "nano-0"
+
+
+def test_a_version_that_answers_everybody_was_promoted_whatever_its_run_could_not_write(kept: Kept) -> None:
+    kept.chat("ann")
+    kept.begin("nano-1")
+    kept.registry.admit(kept.registry.directory("nano-0"), "nano-1")
+    rollout = FakeRollout(FakeClock(), stable="nano-1")
+    kept.log.erase("ann")
+    with pytest.raises(NotEnoughFeedbackError):
+        run_loop("nano", nano, kept.around(rollout))
+    assert rollout.calls == []
+    assert kept.registry.promoted() == "nano-1"
+
+
+def test_withdrawn_consent_holds_from_the_next_snapshot_on_for_what_was_said_before_too(kept: Kept) -> None:
+    kept.chat("ann", "bob")
+    first = kept.finish("nano-1").snapshot
+    kept.log.forbidden = {"ann"}
+    second = kept.finish("nano-2").snapshot
+    asked = [{j.context[0].content[:-3] for j in read_judgements(s)} for s in (first, second)]
+    assert asked == [{question("ann"), question("bob")}, {question("bob")}]
+    assert second.manifest.report["dropped"] == {"no_consent": 30}
+
+
+def test_rows_that_do_not_count_make_no_new_turn(kept: Kept) -> None:
+    kept.chat("ann", "bob")
+    kept.log.forbidden = {"bob"}
+    kept.finish("nano-1")
+    kept.chat("bob", about="more")
+    with pytest.raises(NotEnoughFeedbackError, match="nothing new: nano-1 has learned from snapshot-"):
+        kept.begin("nano-2")
+
+
+def test_erasures_are_applied_even_if_the_turn_cannot_begin(kept: Kept) -> None:
+    kept.chat("ann")
+    kept.finish("nano-1")
+    kept.log.erase("ann")
+    with pytest.raises(ValueError, match="nano-9 is not in the registry"):
+        run_loop("nano", nano, kept.around(FakeRollout(FakeClock(), stable="nano-9")))
+    assert holding(kept.loop, question("ann")) == []

@@ -1,0 +1,120 @@
+"""The verbs beside the loop, over gRPC: a snapshot and forgetting, each alone with the state."""
+
+import json
+from collections.abc import Iterator
+from concurrent import futures
+from pathlib import Path
+
+import grpc
+import pytest
+from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
+
+from tests.training.feedback_log import FeedbackLog
+from tests.training.kept import Kept, holding, question
+from training import remote
+from training.__main__ import main
+from training.data.snapshot import open_snapshot, read_judgements
+from training.runs import exclusive
+
+
+class LogService(feedback_pb2_grpc.FeedbackLogServiceServicer):
+    """The log in memory behind the service's own messages."""
+
+    def __init__(self, log: FeedbackLog) -> None:
+        self._log = log
+
+    def ListSegments(self, request, context):
+        of_feedback = request.stream == feedback_pb2.STREAM_FEEDBACK
+        segments = self._log.feedback_segments() if of_feedback else self._log.turn_segments()
+        listed = [feedback_pb2.Segment(**vars(s)) for s in segments if s.sequence > request.after_sequence]
+        return feedback_pb2.ListSegmentsResponse(segments=listed)
+
+    def GetDataKeys(self, request, context):
+        keys = self._log.data_keys(list(request.principals))
+        return feedback_pb2.GetDataKeysResponse(keys={n: feedback_pb2.DataKey(**vars(k)) for n, k in keys.items()})
+
+    def ListErasures(self, request, context):
+        entries = [feedback_pb2.ErasedPrincipal(**vars(e)) for e in self._log.erasures(request.after_number)]
+        return feedback_pb2.ListErasuresResponse(erasures=entries)
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Kept:
+    return Kept(tmp_path)
+
+
+@pytest.fixture
+def options(kept: Kept) -> Iterator[list[str]]:
+    """What tells a command where state and log are."""
+    server = grpc.server(futures.ThreadPoolExecutor(1))
+    feedback_pb2_grpc.add_FeedbackLogServiceServicer_to_server(LogService(kept.log), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield ["--state", str(kept.state), "--feedback", f"127.0.0.1:{port}"]
+    server.stop(0).wait()
+
+
+def test_forget_reaches_what_is_kept_and_the_page_between_turns(
+    kept: Kept, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept.chat("ann")
+    snapshot = kept.finish("nano-1").snapshot.id
+    kept.log.erase("ann")
+    assert main(["forget", *options]) == 0
+    assert capsys.readouterr().out == f"erased since the last time: 1; the texts are gone of {snapshot}\n"
+    assert holding(kept.loop, "whispered") == []
+    status = json.loads((kept.loop / "status.json").read_text())
+    assert (status["run"], status["reason"]) == ("nano-1", "")
+    assert status["erased_versions"] == [
+        {"version": "nano-1", "snapshot": snapshot, "erasures": 1, "through": []},
+    ]
+    assert main(["forget", *options]) == 0
+    assert capsys.readouterr().out == "nobody was erased since the last time\n"
+
+
+def test_a_snapshot_forgets_first_and_holds_what_may_be_read(
+    kept: Kept, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept.chat("ann", "bob", "cid")
+    kept.finish("nano-1")
+    kept.log.erase("ann")
+    kept.log.forbidden = {"bob"}
+    assert main(["snapshot", *options]) == 0
+    snapshot = open_snapshot(Path(capsys.readouterr().out.strip()))
+    assert {j.context[0].content[: len(question("cid"))] for j in read_judgements(snapshot)} == {question("cid")}
+    assert snapshot.manifest.report["dropped"] == {"erased": 30, "no_consent": 30}
+    assert holding(kept.loop, question("ann")) == []
+
+
+@pytest.mark.parametrize("command", ["forget", "snapshot"])
+def test_nothing_is_forgotten_under_a_turn_at_work(
+    kept: Kept, options: list[str], command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept.chat("ann")
+    kept.begin("nano-1")
+    kept.log.erase("ann")
+    with exclusive(kept.loop, "recipe nano"):
+        assert main([command, *options]) == 3
+    assert "a loop runs already" in capsys.readouterr().err
+    assert holding(kept.loop, question("ann"))
+
+
+def test_bytes_that_do_not_open_end_the_command_with_their_place_alone(
+    kept: Kept, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept.chat("ann")
+    kept.log.turn("x", "ann", question("ann"), "whispered")
+    kept.log.replace_sealed("turns", b"\x03 whispered")
+    kept.log.commit()
+    assert main(["snapshot", *options]) == 1
+    key = kept.log.turn_segments()[-1].object_key
+    assert capsys.readouterr().err == f"SealError: sealed: {key} cannot be opened at offset 12\n"
+
+
+def test_without_the_log_nothing_is_written_down(
+    kept: Kept, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "OPTIONS", [])  # no retries
+    assert main(["forget", "--state", str(kept.state), "--feedback", "127.0.0.1:1"]) == 1
+    assert "feedback service at 127.0.0.1:1: UNAVAILABLE" in capsys.readouterr().err
+    assert not (kept.loop / "erasures.json").exists()

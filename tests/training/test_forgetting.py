@@ -1,0 +1,163 @@
+"""Who was erased is gone from everything that training keeps, wherever it was cut off; figures and lineage stay."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.training.feedback_log import principal_of
+from tests.training.kept import Kept, holding, question
+from training.data.snapshot import open_snapshot
+from training.evaluation.comparison import SAMPLES
+from training.forgetting import APPLIED, Forgotten, forget
+from training.manifest import ManifestError, read_manifest
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Kept:
+    return Kept(tmp_path)
+
+
+def forget_in(kept: Kept) -> Forgotten:
+    return forget(kept.log, kept.loop, kept.registry)
+
+
+def test_no_byte_of_the_training_folder_holds_what_an_erased_user_said(kept: Kept) -> None:
+    kept.chat("ann", "bob")
+    turn = kept.finish("nano-1")
+    before = holding(kept.loop, question("ann"))
+    assert {Path(name).name for name in before} >= {
+        "judgements.jsonl",
+        "sft.jsonl",
+        "prompts.jsonl",
+        SAMPLES,
+        "report.html",
+    }
+    kept.log.erase("ann")
+    assert forget_in(kept) == Forgotten(1, (turn.snapshot.id,))
+    for words in ("whispered", principal_of("ann"), principal_of("bob")):
+        assert holding(kept.loop, words) == []
+
+
+def test_manifests_and_figures_stay_and_say_that_the_texts_were_erased(kept: Kept) -> None:
+    kept.chat("ann", "bob")
+    turn = kept.finish("nano-1")
+    kept.log.erase("somebody else")
+    kept.log.erase("bob")
+    forget_in(kept)
+    for directory in (turn.snapshot.directory, turn.directory / "nano-1-sets", turn.directory / "nano-1-evaluation"):
+        before = read_manifest(directory)
+        (erasure,) = before.erased
+        assert erasure["number"] == 2
+        assert erasure["time"].startswith("20")
+    assert read_manifest(turn.snapshot.directory).report == turn.snapshot.manifest.report
+    with pytest.raises(ManifestError, match=rf"^{turn.snapshot.id} was erased at 20.*Z \(erasure 2\)$"):
+        open_snapshot(turn.snapshot.directory)
+    report = (turn.directory / "report.html").read_text()
+    assert "Learned from what is gone now: 1 erasure since." in report
+    assert "win rate" in report
+
+
+def test_an_erasure_of_somebody_whom_nothing_holds_takes_nothing(kept: Kept) -> None:
+    kept.chat("ann")
+    turn = kept.finish("nano-1")
+    before = {path: path.read_bytes() for path in kept.loop.rglob("*") if path.is_file()}
+    kept.log.erase("bob")
+    assert forget_in(kept) == Forgotten(1)
+    assert {
+        path: path.read_bytes() for path in kept.loop.rglob("*") if path.is_file() and path.name != APPLIED
+    } == before
+    assert open_snapshot(turn.snapshot.directory)
+
+
+def test_an_erasure_is_applied_once(kept: Kept) -> None:
+    kept.chat("ann")
+    kept.finish("nano-1")
+    kept.log.erase("ann")
+    assert forget_in(kept).erasures == 1
+    kept.chat("ann", about="later")
+    later = kept.finish("nano-2")
+    assert forget_in(kept) == Forgotten(0)
+    assert holding(later.snapshot.directory, question("ann"))
+
+
+def test_later_erasures_of_a_snapshot_without_texts_are_counted_too(kept: Kept) -> None:
+    kept.chat("ann", "bob", "cid")
+    directory = kept.finish("nano-1").snapshot.directory
+    for user in ("ann", "bob", "ann"):
+        kept.log.erase(user)
+        forget_in(kept)
+    assert [erasure["number"] for erasure in read_manifest(directory).erased] == [1, 2]
+    assert "2 erasures since" in (kept.loop / "runs" / "nano-1" / "report.html").read_text()
+
+
+def test_what_was_cut_off_while_it_was_written_goes_too(kept: Kept) -> None:
+    kept.chat("ann")
+    turn = kept.begin("nano-1")
+    (turn.directory / "nano-1-sets" / "manifest.json").unlink()
+    kept.write_samples(turn.directory / "nano-1-evaluation")
+    shutil.copytree(turn.snapshot.directory, kept.loop / "snapshots" / ".partial")
+    (kept.loop / "snapshots" / ".partial" / "manifest.json").unlink()
+    kept.log.erase("ann")
+    forget_in(kept)
+    assert holding(kept.loop, "whispered") == []
+
+
+class KilledError(BaseException):
+    """As a kill: nothing catches it."""
+
+
+class Killer:
+    """Lets so many changes of files happen, and no more."""
+
+    def __init__(self, patched: pytest.MonkeyPatch, changes: int) -> None:
+        self._left = changes
+        for name in ("unlink", "replace"):
+            patched.setattr(Path, name, self._counted(getattr(Path, name)))
+        patched.setattr(shutil, "rmtree", self._counted(shutil.rmtree))
+
+    def _counted(self, change: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*arguments: Any, **options: Any) -> Any:
+            if not self._left:
+                raise KilledError
+            self._left -= 1
+            return change(*arguments, **options)
+
+        return counted
+
+
+def test_wherever_it_is_killed_the_next_call_ends_it(
+    kept: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept.chat("ann", "bob", "cid")
+    first = kept.finish("nano-1").snapshot.id
+    kept.log.erase("cid")
+    forget_in(kept)
+    kept.chat("dan")
+    second = kept.finish("nano-2").snapshot.id
+    (kept.loop / "snapshots" / ".partial").mkdir()
+    kept.log.erase("ann")
+    kept.log.erase("dan")
+    for changes in range(100):
+        loop = tmp_path / f"killed after {changes}"
+        shutil.copytree(kept.loop, loop)
+        with monkeypatch.context() as patched:
+            Killer(patched, changes)
+            try:
+                whole = forget(kept.log, loop, kept.registry)
+            except KilledError:
+                assert json.loads((loop / APPLIED).read_text()) == {"number": 1}
+                whole = None
+        assert whole or forget(kept.log, loop, kept.registry).erasures == 2
+        assert forget(kept.log, loop, kept.registry) == Forgotten(0)
+        assert holding(loop, "whispered") == []
+        numbers = [[e["number"] for e in read_manifest(loop / "snapshots" / s).erased] for s in (first, second)]
+        assert numbers == [[1, 2], [2, 3]]
+        reports = [(loop / "runs" / version / "report.html").read_text() for version in ("nano-1", "nano-2")]
+        assert ["2 erasures since" in reports[0], "2 erasures since" in reports[1]] == [True, True]
+        if whole:
+            break
+    assert changes >= 15

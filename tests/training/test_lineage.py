@@ -1,0 +1,107 @@
+"""Which versions learned from what is gone: by their own snapshot, or by the weights that they started from."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.training.kept import Kept
+from training.__main__ import main
+from training.forgetting import forget
+from training.lineage import Descent, erased_versions, trace
+from training.manifest import write_manifest
+from training.registry import Stage
+from training.runs import RunRecord, Runs
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Kept:
+    return Kept(tmp_path)
+
+
+def descents(kept: Kept) -> dict[str, Descent]:
+    return {descent.version: descent for descent in trace(Runs(kept.loop), kept.registry)}
+
+
+def follow(kept: Kept, version: str, incumbent: str, snapshot: str) -> None:
+    """A run that began from another version."""
+    Runs(kept.loop).begin(RunRecord(version, "nano", incumbent, snapshot, f"2026-11-26T10:00:0{version[-1]}+00:00"))
+
+
+def test_a_version_learned_from_its_snapshot_and_through_its_incumbents(kept: Kept) -> None:
+    kept.chat("ann")
+    first = kept.finish("nano-1").snapshot.id
+    kept.log.forbidden = {"ann"}
+    kept.chat("bob", "cid")
+    second = kept.finish("nano-2").snapshot.id
+    follow(kept, "nano-3", "nano-1", second)
+    follow(kept, "nano-4", "nano-3", second)
+    kept.log.erase("ann")
+    forget(kept.log, kept.loop, kept.registry)
+    found = descents(kept)
+    assert found["nano-0"] == Descent("nano-0", "", "", 0)
+    assert found["nano-1"] == Descent("nano-1", "candidate", first, 1)
+    assert found["nano-2"] == Descent("nano-2", "candidate", second, 0)
+    assert found["nano-3"] == Descent("nano-3", "", second, 1, through=("nano-1",))
+    assert found["nano-4"] == Descent("nano-4", "", second, 1, through=("nano-1",))
+    kept.log.erase("bob")
+    forget(kept.log, kept.loop, kept.registry)
+    assert [descents(kept)[f"nano-{n}"].erasures for n in range(5)] == [0, 1, 1, 2, 2]
+    assert descents(kept)["nano-4"].through == ("nano-3", "nano-1")
+
+
+def test_a_snapshot_that_nobody_kept_is_said_to_be_unknown(kept: Kept) -> None:
+    kept.chat("ann")
+    snapshot = kept.finish("nano-1").snapshot
+    shutil.rmtree(snapshot.directory)
+    found = descents(kept)["nano-1"]
+    assert (found.erasures, found.unknown) == (0, (snapshot.id,))
+    assert found.text().endswith(f"learned from {snapshot.id}, unknown: {snapshot.id} not kept")
+
+
+def test_a_version_whose_run_nobody_kept_tells_by_its_manifest(kept: Kept, tmp_path: Path) -> None:
+    kept.chat("ann")
+    snapshot = kept.finish("nano-1").snapshot
+    model = tmp_path / "model"
+    model.mkdir()
+    write_manifest(model, kind="model", version="nano-1", data={"snapshot": snapshot.id, "sha256": snapshot.sha256})
+    kept.registry.admit(model, "nano-1")
+    kept.registry.note("nano-1", Stage.PROMOTED, "better", "nano-1")
+    shutil.rmtree(kept.loop / "runs")
+    kept.log.erase("ann")
+    forget(kept.log, kept.loop, kept.registry)
+    assert descents(kept)["nano-1"] == Descent("nano-1", "promoted", snapshot.id, 1)
+
+
+def test_a_line_of_incumbents_that_turns_back_ends(kept: Kept) -> None:
+    follow(kept, "nano-1", "nano-2", "snapshot-1")
+    follow(kept, "nano-2", "nano-1", "snapshot-2")
+    assert descents(kept)["nano-1"].unknown == ("snapshot-1", "snapshot-2")
+
+
+def test_the_command_prints_a_line_a_version_or_only_the_erased(
+    kept: Kept, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept.chat("ann")
+    snapshot = kept.finish("nano-1").snapshot.id
+    kept.log.erase("ann")
+    forget(kept.log, kept.loop, kept.registry)
+    assert main(["lineage", "--state", str(tmp_path)]) == 0
+    whole = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert whole == [
+        ["nano-0", "-", "learned", "from", "no", "feedback"],
+        ["nano-1", "candidate", "learned", "from", f"{snapshot},", "1", "erased", "since"],
+    ]
+    assert main(["lineage", "--erased", "--state", str(tmp_path)]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["nano-1"]
+
+
+def test_the_page_is_told_of_erased_versions_alone(kept: Kept) -> None:
+    kept.chat("ann")
+    snapshot = kept.finish("nano-1").snapshot.id
+    assert erased_versions(list(descents(kept).values())) == []
+    kept.log.erase("ann")
+    forget(kept.log, kept.loop, kept.registry)
+    told = json.loads(json.dumps(erased_versions(list(descents(kept).values()))))
+    assert told == [{"version": "nano-1", "snapshot": snapshot, "erasures": 1, "through": []}]
