@@ -16,6 +16,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from services.chassis.errors import UnavailableError
 from services.feedback import tables
+from services.feedback.covers import Served, served
 
 IDS_A_QUERY = 500
 
@@ -133,6 +134,23 @@ class Ledger:
         """Committed segments in order. Raises: LedgerUnavailableError."""
         with self._transaction() as connection:
             return committed_segments(connection, stream, after_sequence, limit)
+
+    def served(self, stream: str, after_sequence: int = 0, limit: int | None = None) -> list[Served]:
+        """What readers are given, in order: covers, and segments without one. Raises: LedgerUnavailableError."""
+        with self._transaction() as connection:
+            return served(connection, stream, after_sequence, limit)
+
+    def compaction_epoch(self, stream: str) -> int:
+        """Objects that compactors of earlier epochs have made are published by now, or never. Raises: LedgerUnavailableError."""
+        table = tables.compactors.c
+        with self._transaction() as connection:
+            return connection.execute(select(table.epoch).where(table.stream == stream)).scalar() or 0
+
+    def retired_keys(self, stream: str) -> set[str]:
+        """Of objects that were replaced and are not deleted yet. Raises: LedgerUnavailableError."""
+        table = tables.retired_objects.c
+        with self._transaction() as connection:
+            return set(connection.execute(select(table.object_key).where(table.stream == stream)).scalars())
 
     def end_offset(self, topic_id: str, partition: int) -> int:
         """One past the last committed offset. Raises: LedgerUnavailableError."""
