@@ -118,10 +118,12 @@ class Compactors:
             if retired:
                 connection.execute(insert(tables.retired_objects), retired)
 
-    def retired(self, stream: str, before_us: int) -> list[str]:
-        """Keys of objects that were replaced before a time, and that may still be there."""
+    def retired(self, stream: str, before_us: int | None) -> list[str]:
+        """Keys of objects that were replaced, before a time or at any, and that may still be there."""
         table = tables.retired_objects.c
-        query = select(table.object_key).where(table.stream == stream, table.retire_us < before_us)
+        query = select(table.object_key).where(table.stream == stream)
+        if before_us is not None:
+            query = query.where(table.retire_us <= before_us)
         with transaction(self._engine) as connection:
             return list(connection.execute(query.order_by(table.retire_us, table.object_key)).scalars())
 

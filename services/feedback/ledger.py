@@ -131,9 +131,11 @@ class Ledger:
             yield connection
 
     def segments(self, stream: str, after_sequence: int = 0, limit: int | None = None) -> list[Segment]:
-        """Committed segments in order. Raises: LedgerUnavailableError."""
+        """Committed segments in order, also those under covers. Raises: LedgerUnavailableError."""
+        table = tables.segments
+        query = select(table).where(table.c.stream == stream, table.c.sequence > after_sequence)
         with self._transaction() as connection:
-            return committed_segments(connection, stream, after_sequence, limit)
+            return [_segment(row) for row in connection.execute(query.order_by(table.c.sequence).limit(limit))]
 
     def served(self, stream: str, after_sequence: int = 0, limit: int | None = None) -> list[Served]:
         """What readers are given, in order: covers, and segments without one. Raises: LedgerUnavailableError."""
@@ -223,20 +225,6 @@ def transaction(engine: Engine) -> Iterator[Connection]:
         raise FencedError("another writer has committed the same segment or event") from error
     except SQLAlchemyError as error:
         raise LedgerUnavailableError("the feedback ledger does not answer: nothing was stored") from error
-
-
-def committed_segments(
-    connection: Connection, stream: str, after_sequence: int = 0, limit: int | None = None
-) -> list[Segment]:
-    """Segments of a stream in order."""
-    table = tables.segments
-    query = (
-        select(table)
-        .where(table.c.stream == stream, table.c.sequence > after_sequence)
-        .order_by(table.c.sequence)
-        .limit(limit)
-    )
-    return [_segment(row) for row in connection.execute(query)]
 
 
 def committed_fingerprints(connection: Connection, stream: str, event_ids: Sequence[str]) -> dict[str, bytes]:
