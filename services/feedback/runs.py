@@ -36,13 +36,13 @@ def choose_runs(
     """Runs in the order of the ledger.
 
     Args:
-        settled_us: segments that were committed at or after this time are not merged yet.
+        settled_us: segments that were committed after this time are not merged yet.
         suspect: it may hold what must go, so it must be looked into whatever its size.
     """
     group: list[Served] = []
     rows = size = 0
     for item in items:
-        alone = limits.is_full(item) or not (item.is_cover or item.commit_us < settled_us)
+        alone = limits.is_full(item) or not (item.is_cover or item.commit_us <= settled_us)
         # The bytes of segments are not known before they are read: compaction cuts a run that grows too large.
         if alone or rows + item.rows > limits.rows or size + item.bytes > limits.bytes:
             yield from _of_group(group, suspect)
