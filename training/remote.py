@@ -103,9 +103,14 @@ class FeedbackLog:
         self._channel.close()
 
     def _segments(self, stream: Any) -> Sequence[Segment]:
-        """All of them: an answer holds a page, the next one is asked for after its last sequence."""
+        """All of them: an answer holds a page, the next one is asked for after its last sequence.
+
+        What was compacted between two answers begins the later one, and takes the place of what the earlier ones said.
+        """
         found: list[Segment] = []
         while page := self._page(stream, found[-1].sequence if found else 0):
+            while found and found[-1].sequence >= page[0].first_sequence:
+                found.pop()
             found += page
         return found
 
@@ -122,6 +127,8 @@ class FeedbackLog:
                 object_key=s.object_key,
                 sha256=s.sha256,
                 rows=s.rows,
+                # A service of an earlier version has nothing compacted and says no first one.
+                first_sequence=s.first_sequence or s.sequence,
             )
             for s in reply.segments
         ]

@@ -26,6 +26,7 @@ class Log(feedback_pb2_grpc.FeedbackLogServiceServicer):
     def __init__(self) -> None:
         self.asked: list[Any] = []
         self.restarting = True
+        self.compacted = False
 
     def ListSegments(self, request, context):
         self.asked.append(request)
@@ -35,6 +36,9 @@ class Log(feedback_pb2_grpc.FeedbackLogServiceServicer):
         if request.after_sequence >= 2:
             return feedback_pb2.ListSegmentsResponse()
         sequence = request.after_sequence + 1  # a page of one
+        if self.compacted and sequence == 2:
+            cover = feedback_pb2.Segment(first_sequence=1, sequence=2, object_key="c", rows=10)
+            return feedback_pb2.ListSegmentsResponse(segments=[cover])
         segment = feedback_pb2.Segment(
             sequence=sequence,
             topic_id="t",
@@ -96,6 +100,14 @@ def test_all_pages_of_segments_are_listed_through_a_restart(servers) -> None:
     assert [(s.object_key, s.start_offset, s.end_offset, s.rows) for s in segments] == [("k", 0, 5, 5), ("k", 5, 10, 5)]
     assert [request.after_sequence for request in log.asked] == [0, 0, 1, 2]
     assert log.asked[0].stream == feedback_pb2.STREAM_TURNS
+    client.close()
+
+
+def test_what_is_compacted_between_two_pages_takes_the_place_of_what_was_listed(servers) -> None:
+    target, log, _ = servers
+    log.compacted = True
+    client = FeedbackLog(target)
+    assert [(s.first_sequence, s.sequence, s.is_compacted) for s in client.turn_segments()] == [(1, 2, True)]
     client.close()
 
 

@@ -14,7 +14,7 @@ from minio.error import MinioException, S3Error
 from urllib3 import PoolManager, Retry, Timeout
 from urllib3.exceptions import HTTPError, ProtocolError
 
-from training.data.catalogue import CatalogueError
+from training.data.catalogue import CatalogueError, ObjectMissingError
 
 PREFIX = "TW_TRAINING_S3_"
 CONNECT_SECONDS = 5.0
@@ -87,7 +87,7 @@ class Bucket:
             return self._read(key)
         except S3Error as error:
             if error.code == "NoSuchKey":
-                raise CatalogueError(f"object_key: {key} is committed but missing") from error
+                raise ObjectMissingError(f"object_key: {key} is committed but missing") from error
             raise CatalogueError(self._blame(f"answers {error.code}")) from error
         except (MinioException, HTTPError) as error:
             raise CatalogueError(self._blame(f"did not give {key}: {type(error).__name__}")) from error

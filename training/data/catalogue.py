@@ -19,9 +19,16 @@ class CatalogueError(RuntimeError):
     """A committed object cannot be had or is not the one that the ledger names; the text names it."""
 
 
+class ObjectMissingError(CatalogueError):
+    """A committed object is not there: compaction may have deleted it since it was listed, so list again."""
+
+
 @dataclass(frozen=True)
 class Segment:
-    """One committed object: offsets [start, end) of a partition. object_key is empty if every offset was a dead letter."""
+    """One committed object: offsets [start, end) of a partition, or, compacted, sequences [first_sequence, sequence] of the ledger.
+
+    A compacted one has no topic_id, partition and offsets: its rows tell theirs. object_key is empty where there are no rows.
+    """
 
     sequence: int
     topic_id: str
@@ -31,6 +38,11 @@ class Segment:
     object_key: str
     sha256: str
     rows: int
+    first_sequence: int = 0
+
+    @property
+    def is_compacted(self) -> bool:
+        return not self.topic_id
 
 
 class Catalogue(Protocol):
@@ -45,7 +57,7 @@ class Objects(Protocol):
     """Where the committed objects lie."""
 
     def get(self, key: str) -> bytes:
-        """The whole object. Raises: CatalogueError."""
+        """The whole object. Raises: ObjectMissingError, CatalogueError."""
 
 
 class Directory:
@@ -61,7 +73,7 @@ class Directory:
         try:
             return path.read_bytes()
         except FileNotFoundError as error:
-            raise CatalogueError(f"object_key: {key} is committed but missing") from error
+            raise ObjectMissingError(f"object_key: {key} is committed but missing") from error
 
 
 def read_segment(objects: Objects, segment: Segment) -> pa.Table:

@@ -59,10 +59,17 @@ def turn_rows(table: pa.Table, segment: Segment) -> Iterator[Turn]:
 
 
 def _place(row: Mapping[str, Any], segment: Segment) -> Place:
-    offset = row.get("offset")
-    if not isinstance(offset, int) or not segment.start_offset <= offset < segment.end_offset:
-        raise RowError(f"offset: {offset!r} in {segment.object_key} is not in its segment")
-    return row.get("accept_order") or 0, segment.sequence, offset
+    """Rows of a compacted object keep the places that their own segments gave them."""
+    offset: Any = row.get("offset")
+    sequence, inside = segment.sequence, isinstance(offset, int)
+    if segment.is_compacted:
+        sequence = row.get("sequence") or 0
+        inside = inside and segment.first_sequence <= sequence <= segment.sequence
+    else:
+        inside = inside and segment.start_offset <= offset < segment.end_offset
+    if not inside:
+        raise RowError(f"offset: {offset!r} of sequence {sequence} in {segment.object_key} is not in its segment")
+    return row.get("accept_order") or 0, sequence, offset
 
 
 def _text(row: Mapping[str, Any], column: str, segment: Segment) -> str:

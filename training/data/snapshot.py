@@ -14,8 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from training.data.catalogue import Catalogue, Objects, Segment, read_segment
+from training.data.catalogue import Catalogue, ObjectMissingError, Objects, Segment, read_segment
 from training.data.chat import Message
+from training.data.events import Feedback, Turn
 from training.data.judgements import Dropped, Judgement, judge
 from training.data.rows import feedback_rows, turn_rows
 from training.manifest import MANIFEST, Manifest, hash_file, read_manifest, verify_manifest, write_manifest
@@ -65,13 +66,12 @@ def take_snapshot(
         CatalogueError: an object cannot be had, or is not what the ledger says.
         RowError: a row lacks a column without which it means nothing.
     """
-    feedback_segments, turn_segments = catalogue.feedback_segments(), catalogue.turn_segments()
-    judgements, dropped = judge(
-        _rows(objects, feedback_segments, feedback_rows),
-        _rows(objects, turn_segments, turn_rows),
-        config.max_per_principal,
-    )
-    segments = {"feedback": feedback_segments, "turns": turn_segments}
+    try:
+        segments, feedback, turns = _read(catalogue, objects)
+    except ObjectMissingError:
+        # Compaction deletes what it has replaced, and the listing was from before.
+        segments, feedback, turns = _read(catalogue, objects)
+    judgements, dropped = judge(feedback, turns, config.max_per_principal)
     return write_snapshot(judgements, dropped, config, into, code_commit, segments)
 
 
@@ -123,6 +123,13 @@ def _judgement(fields: dict[str, Any]) -> Judgement:
     return Judgement(context=context, **fields)
 
 
+def _read(catalogue: Catalogue, objects: Objects) -> tuple[dict[str, Sequence[Segment]], list[Feedback], list[Turn]]:
+    """What is committed now: the segments of both streams, and their rows."""
+    segments = {"feedback": catalogue.feedback_segments(), "turns": catalogue.turn_segments()}
+    feedback = _rows(objects, segments["feedback"], feedback_rows)
+    return segments, feedback, _rows(objects, segments["turns"], turn_rows)
+
+
 def _rows(objects: Objects, segments: Sequence[Segment], parse: Callable[[Any, Segment], Iterable[Any]]) -> list[Any]:
     return [row for s in segments if s.object_key for row in parse(read_segment(objects, s), s)]
 
@@ -148,9 +155,7 @@ def _report(
         "by_version": dict(sorted(Counter(j.model_version for j in judgements).items())),
         "dropped": dict(sorted(Counter(str(d.reason) for d in dropped).items())),
         "segments": {
-            name: [
-                {"object": s.object_key, "sha256": s.sha256, "start": s.start_offset, "end": s.end_offset} for s in some
-            ]
+            name: [{"object": s.object_key, "sha256": s.sha256, "sequence": s.sequence} for s in some]
             for name, some in segments.items()
         },
     }

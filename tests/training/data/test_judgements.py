@@ -2,12 +2,14 @@
 
 import json
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.training.feedback_log import FeedbackLog, uid
-from training.data.catalogue import CatalogueError, Directory
+from training.data.catalogue import CatalogueError, Directory, Segment
 from training.data.judgements import Judgement
 from training.data.rows import RowError
 from training.data.snapshot import DROPPED, Snapshot, SnapshotConfig, open_snapshot, read_judgements, take_snapshot
@@ -196,3 +198,28 @@ def test_a_row_without_its_message_is_refused_by_name(log: FeedbackLog, store: P
     log.thumb("a", "ann", True, message_id=None)
     with pytest.raises(RowError, match=r"message_id: missing in .* at offset 0"):
         taken(log, store)
+
+
+class Compacted(FeedbackLog):
+    """Its first listing is from before a compaction whose retired objects are gone by now."""
+
+    listings = 0
+
+    def turn_segments(self) -> Sequence[Segment]:
+        self.listings += 1
+        found = super().turn_segments()
+        return [replace(found[0], object_key="turns/v1/gone")] if self.listings <= self.stale else found
+
+    stale = 1
+
+
+def test_an_object_that_compaction_has_deleted_is_listed_again_once(store: Path) -> None:
+    log = Compacted(store)
+    log.turn("a", "ann", "hi", "hello")
+    log.thumb("a", "ann", True)
+    log.commit()
+    assert take_snapshot(log, Directory(store), SnapshotConfig(), store / "s", "commit").thumbs == 1
+    assert log.listings == 2
+    log.listings, log.stale = 0, 2
+    with pytest.raises(CatalogueError, match="turns/v1/gone is committed but missing"):
+        take_snapshot(log, Directory(store), SnapshotConfig(), store / "s", "commit")

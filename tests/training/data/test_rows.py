@@ -3,7 +3,9 @@
 from dataclasses import replace
 from io import BytesIO
 
+import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from services.feedback import parquet
 from services.feedback.events import ContextMessage, Correction, FeedbackEvent, Retraction, Thumb, TurnEvent
@@ -11,7 +13,7 @@ from tests.training.feedback_log import uid
 from training.data.catalogue import Segment
 from training.data.chat import Message
 from training.data.events import Finish, Kind
-from training.data.rows import feedback_rows, turn_rows
+from training.data.rows import RowError, feedback_rows, turn_rows
 
 SEGMENT = Segment(1, "topic", 0, 0, 10, "key", "sha", 3)
 PLACE = {"topic_id": "topic", "partition": 0, "ingest_time": 1, "schema_version": 1}
@@ -70,3 +72,15 @@ def test_columns_that_an_older_writer_did_not_have_are_null() -> None:
     )
     (turn,) = turn_rows(old, SEGMENT)
     assert (turn.guard_category, turn.erased, turn.arm, turn.cached) == ("", False, "", False)
+
+
+def test_rows_of_a_compacted_object_have_the_places_that_their_segments_gave_them() -> None:
+    rows = [parquet.feedback_row(EVENT), parquet.feedback_row(replace(EVENT, value=Thumb(False)))]
+    compacted = table(parquet.FEEDBACK_SCHEMA, rows).append_column("sequence", pa.array([4, 7], pa.int64()))
+    cover = Segment(7, "", 0, 0, 0, "key", "sha", 2, first_sequence=3)
+    assert [event.place for event in feedback_rows(compacted, cover)] == [(0, 4, 0), (0, 7, 1)]
+    for other in (replace(cover, sequence=6), replace(cover, first_sequence=5)):
+        with pytest.raises(RowError, match="sequence"):
+            list(feedback_rows(compacted, other))
+    with pytest.raises(RowError, match="sequence 0"):
+        list(feedback_rows(compacted.drop_columns(["sequence"]), cover))
