@@ -1,5 +1,5 @@
 """`python -m services.feedback` serves. Beside it: `migrate` moves Postgres' schema, `topics` and `bucket` make what servers must have,
-`orphans` tends the store, and `audit` proves that nothing is lost or twice.
+`orphans` and `compact` tend the store, and `audit` proves that nothing is lost or twice.
 """
 
 import asyncio
@@ -26,6 +26,9 @@ from services.feedback.access import CALLERS
 from services.feedback.audit import audit
 from services.feedback.catalogue import Catalogue
 from services.feedback.claims import PostgresClaims, sweep_hourly
+from services.feedback.compaction import Compaction
+from services.feedback.compaction_schedule import CompactionSchedule, compact_all
+from services.feedback.compactors import Compactors
 from services.feedback.consents import Consents
 from services.feedback.data_keys import DataKeys
 from services.feedback.database import HEAD, connect, migrate, open_database, revision
@@ -88,12 +91,13 @@ async def wiring(
         consents = Consents(engine, settings.training_consent_default)
         principals = Principals(keys, consents, erasures, ways.on_erased)
         servicer = FeedbackLogServicer(key, feedback, turns, Catalogue(stores.ledger), pending, figures, principals)
-        async with _beside(
+        beside = _beside(
             *(sweep_hourly(claims, settings.claim_days * DAY_SECONDS) for claims in ways.claims),
             empty_hourly(engine, settings.dead_letter_days * DAY_SECONDS),
             keep_looking(figures, shown or ExperimentMetrics()),
             keep_counting(erasures),
-        ):
+        )
+        async with beside, _compacting(settings, engine, stores):
             yield [Registration(NAME, add_FeedbackLogServiceServicer_to_server, servicer, batch=BATCH)]
     engine.dispose()
 
@@ -152,6 +156,26 @@ async def _beside(*work: Coroutine[None, None, None]) -> AsyncIterator[None]:
     finally:
         for task in tasks:
             task.cancel()
+
+
+@asynccontextmanager
+async def _compacting(settings: FeedbackSettings, engine: Engine, stores: Stores) -> AsyncIterator[None]:
+    """As long as the block runs, and until the step under way has ended."""
+    if not settings.compaction_minutes:
+        yield
+        return
+    compaction, compactors = _compaction(settings, engine, stores), Compactors(engine)
+    schedule = CompactionSchedule(compaction, compactors, settings.compaction_minutes * 60)
+    running = asyncio.create_task(schedule.run())
+    try:
+        yield
+    finally:
+        schedule.stop()
+        await running
+
+
+def _compaction(settings: FeedbackSettings, engine: Engine, stores: Stores) -> Compaction:
+    return Compaction(stores.ledger, Compactors(engine), stores.objects, Erasures(engine), settings.compaction_pace())
 
 
 @asynccontextmanager
@@ -279,6 +303,11 @@ def _audit(settings: FeedbackSettings) -> int:
     return 1 if report.problems else 0
 
 
+def _compact(settings: FeedbackSettings) -> int:
+    engine = open_database(settings.database_url)
+    return compact_all(_compaction(settings, engine, Stores(Ledger(engine), _store(settings))))
+
+
 def _log_views(settings: FeedbackSettings, stream: Stream) -> list[LogView]:
     if settings.kafka_bootstrap:
         from services.feedback.kafka_topic import look_at
@@ -323,6 +352,7 @@ def _serve(settings: FeedbackSettings) -> int:
 COMMANDS = {
     "serve": (_serve, "the default"),
     "audit": (_audit, "prove from store, ledger and log that nothing is lost or twice"),
+    "compact": (_compact, "merge small objects and leave out what must go: one pass now"),
     "migrate": (_migrate, "bring the database's tables up to date"),
     "topics": (_topics, "make Kafka's topics, or say how they are"),
     "bucket": (_bucket, "make the S3 bucket, and try it"),

@@ -16,6 +16,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from services.chassis.errors import UnavailableError
 from services.feedback import tables
+from services.feedback.covers import Served, served
 from services.feedback.gone import Owner, erased_among
 
 IDS_A_QUERY = 500
@@ -139,9 +140,28 @@ class Ledger:
             yield connection
 
     def segments(self, stream: str, after_sequence: int = 0, limit: int | None = None) -> list[Segment]:
-        """Committed segments in order. Raises: LedgerUnavailableError."""
+        """Committed segments in order, also those under covers. Raises: LedgerUnavailableError."""
+        table = tables.segments
+        query = select(table).where(table.c.stream == stream, table.c.sequence > after_sequence)
         with self._transaction() as connection:
-            return committed_segments(connection, stream, after_sequence, limit)
+            return [_segment(row) for row in connection.execute(query.order_by(table.c.sequence).limit(limit))]
+
+    def served(self, stream: str, after_sequence: int = 0, limit: int | None = None) -> list[Served]:
+        """What readers are given, in order: covers, and segments without one. Raises: LedgerUnavailableError."""
+        with self._transaction() as connection:
+            return served(connection, stream, after_sequence, limit)
+
+    def compaction_epoch(self, stream: str) -> int:
+        """Objects that compactors of earlier epochs have made are published by now, or never. Raises: LedgerUnavailableError."""
+        table = tables.compactors.c
+        with self._transaction() as connection:
+            return connection.execute(select(table.epoch).where(table.stream == stream)).scalar() or 0
+
+    def retired_keys(self, stream: str) -> set[str]:
+        """Of objects that were replaced and are not deleted yet. Raises: LedgerUnavailableError."""
+        table = tables.retired_objects.c
+        with self._transaction() as connection:
+            return set(connection.execute(select(table.object_key).where(table.stream == stream)).scalars())
 
     def end_offset(self, topic_id: str, partition: int) -> int:
         """One past the last committed offset. Raises: LedgerUnavailableError."""
@@ -219,20 +239,6 @@ def transaction(engine: Engine) -> Iterator[Connection]:
         raise FencedError("another writer has committed the same segment or event") from error
     except SQLAlchemyError as error:
         raise LedgerUnavailableError("the feedback ledger does not answer: nothing was stored") from error
-
-
-def committed_segments(
-    connection: Connection, stream: str, after_sequence: int = 0, limit: int | None = None
-) -> list[Segment]:
-    """Segments of a stream in order."""
-    table = tables.segments
-    query = (
-        select(table)
-        .where(table.c.stream == stream, table.c.sequence > after_sequence)
-        .order_by(table.c.sequence)
-        .limit(limit)
-    )
-    return [_segment(row) for row in connection.execute(query)]
 
 
 def committed_fingerprints(connection: Connection, stream: str, event_ids: Sequence[str]) -> dict[str, bytes]:

@@ -59,6 +59,23 @@ DEAD_LETTERS = Counter("thumbwheel_feedback_dead_letters_total", "Records that c
 TOMBSTONES = Counter(
     "thumbwheel_feedback_tombstones_total", "Repeated or erased events dropped by the sink.", ["stream"]
 )
+COMPACTION_TIME_SECONDS = Gauge(
+    "thumbwheel_feedback_compaction_time_seconds",
+    "When the last whole pass of compaction ended, by whichever replica; before the first: since when it is awaited.",
+    ["stream"],
+)
+COMPACTION_PERIOD_SECONDS = Gauge(
+    "thumbwheel_feedback_compaction_period_seconds", "How often a pass of compaction is due; 0: never."
+)
+COMPACTION_FAILURES = Counter(
+    "thumbwheel_feedback_compaction_failures_total", "What a pass of compaction could not do.", ["stream", "error"]
+)
+COVERS = Counter("thumbwheel_feedback_covers_total", "Compacted objects published.", ["stream"])
+DROPPED_ROWS = Counter(
+    "thumbwheel_feedback_dropped_rows_total",
+    "Rows that compaction left out: duplicate, erased, expired.",
+    ["stream", "reason"],
+)
 THUMBS = Counter(
     "thumbwheel_feedback_thumbs_total", "Thumbs by the version that wrote the answer.", ["model_version", "value"]
 )

@@ -123,20 +123,24 @@ def encode_turns(rows: Sequence[Row]) -> bytes:
 
 def encode(schema: pa.Schema, rows: Sequence[Row]) -> bytes:
     """One Parquet file; the same rows give the same bytes with the same pyarrow, whose version the file names."""
+    return write(pa.Table.from_pylist(list(rows), schema=schema))
+
+
+def write(table: pa.Table) -> bytes:
+    """The bytes of a table, one row group."""
     buffer = BytesIO()
-    table = pa.Table.from_pylist(list(rows), schema=schema)
-    pq.write_table(table, buffer, compression="zstd", version="2.6", row_group_size=max(1, len(rows)))
+    pq.write_table(table, buffer, compression="zstd", version="2.6", row_group_size=max(1, table.num_rows))
     return buffer.getvalue()
-
-
-def decode(data: bytes) -> list[Row]:
-    """The rows of a file, as `encode` took them: times are microseconds since 1970."""
-    return to_rows(read(data))
 
 
 def read(data: bytes) -> pa.Table:
     """The table of a file, with the columns that its writer had."""
     return pq.read_table(BytesIO(data))
+
+
+def decode(data: bytes) -> list[Row]:
+    """The rows of a file, as `encode` took them: times are microseconds since 1970."""
+    return to_rows(read(data))
 
 
 def to_rows(table: pa.Table) -> list[Row]:

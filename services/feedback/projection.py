@@ -3,17 +3,19 @@
 A table made by a new release is behind on its first day, so it is filled from the committed objects then.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
-from sqlalchemy import Connection, Table, delete, insert, select
+from sqlalchemy import Connection, Row, Table, delete, func, insert, select
 
-from services.feedback import parquet
+from services.feedback import parquet, tables
+from services.feedback.covers import served
 from services.feedback.gone import gone_rows
-from services.feedback.ledger import Ledger, committed_segments
+from services.feedback.ledger import Ledger
 from services.feedback.object_store import ObjectStore
+from services.feedback.served_object import read_served
 from services.feedback.sink import Position
 
 
@@ -27,24 +29,36 @@ class Projection:
 
 
 def catch_up(projection: Projection, ledger: Ledger, store: ObjectStore, stream: str) -> bool:
-    """Rebuild the table from the committed objects if it does not stand where the ledger does. True if it was rebuilt."""
+    """Rebuild the table from the committed objects if it does not stand where the ledger does. True if it was rebuilt.
+
+    What compaction has left out is not there any more, so a rebuilt table does not know of rows that have expired.
+
+    Raises:
+        DamagedObjectError, ObjectStoreError, LedgerUnavailableError
+    """
     with ledger.between_commits(stream) as connection:
-        segments = committed_segments(connection, stream)
-        ends = {(segment.topic_id, segment.partition): segment.end_offset for segment in segments}
+        segments = tables.segments.c
+        committed = select(
+            segments.topic_id, segments.partition, func.max(segments.end_offset).label("end_offset")
+        ).where(segments.stream == stream)
+        ends = _ends(connection.execute(committed.group_by(segments.topic_id, segments.partition)))
         table = projection.positions
-        reached = connection.execute(select(table.c.topic_id, table.c.partition, table.c.end_offset))
-        if {(row.topic_id, row.partition): row.end_offset for row in reached} == ends:
+        if _ends(connection.execute(select(table.c.topic_id, table.c.partition, table.c.end_offset))) == ends:
             return False
         gone = gone_rows(connection, stream)
         connection.execute(delete(projection.table))
         connection.execute(delete(table))
-        for segment in segments:
-            if segment.object_key:
-                rows = parquet.read(store.get(segment.object_key))
-                rows = rows.append_column("sequence", pa.array([segment.sequence] * rows.num_rows, pa.int64()))
-                projection.move(connection, parquet.to_rows(rows.filter(pc.invert(gone.of(rows)))))
-            stand(connection, table, Position(segment.topic_id, segment.partition, segment.end_offset))
+        # Nobody publishes a cover meanwhile, so nothing that is listed here is deleted before it is read.
+        for item in served(connection, stream):
+            rows = read_served(store, item)
+            projection.move(connection, parquet.to_rows(rows.filter(pc.invert(gone.of(rows)))))
+        for (topic_id, partition), end_offset in ends.items():
+            stand(connection, table, Position(topic_id, partition, end_offset))
     return True
+
+
+def _ends(rows: Iterable[Row[Any]]) -> dict[tuple[str, int], int]:
+    return {(row.topic_id, row.partition): row.end_offset for row in rows}
 
 
 def stand(connection: Connection, positions: Table, position: Position) -> None:

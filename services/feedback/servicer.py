@@ -13,6 +13,7 @@ from services.chassis.telemetry import trace_headers
 from services.feedback import codec, metrics
 from services.feedback.accept import GroupCommit
 from services.feedback.catalogue import Catalogue
+from services.feedback.covers import Served
 from services.feedback.events import (
     Stream,
     Thumb,
@@ -24,7 +25,6 @@ from services.feedback.events import (
 )
 from services.feedback.experiments import ArmFigures, Experiments
 from services.feedback.frames import Entry
-from services.feedback.ledger import Segment
 from services.feedback.principal_servicer import Principals, PrincipalServicer
 from services.feedback.thumbs import Thumbs
 
@@ -91,7 +91,7 @@ class FeedbackLogServicer(PrincipalServicer):
             raise InvalidArgumentError("stream is not known", field="stream", limit="STREAM_FEEDBACK or STREAM_TURNS")
         check_position(request.after_sequence, "after_sequence")
         segments = await self._catalogue.after(STREAMS[request.stream], request.after_sequence)
-        return feedback_pb2.ListSegmentsResponse(segments=[_segment(segment) for segment in segments])
+        return feedback_pb2.ListSegmentsResponse(segments=[_segment(item) for item in segments])
 
     async def CountThumbs(
         self, request: feedback_pb2.CountThumbsRequest, context: Any
@@ -140,18 +140,19 @@ def _arm(figures: ArmFigures) -> feedback_pb2.ExperimentArm:
     )
 
 
-def _segment(segment: Segment) -> feedback_pb2.Segment:
+def _segment(item: Served) -> feedback_pb2.Segment:
     commit_time = Timestamp()
-    commit_time.FromMicroseconds(segment.commit_us)
+    commit_time.FromMicroseconds(item.commit_us)
     return feedback_pb2.Segment(
-        sequence=segment.sequence,
-        topic_id=segment.topic_id,
-        partition=segment.partition,
-        start_offset=segment.start_offset,
-        end_offset=segment.end_offset,
-        object_key=segment.object_key,
-        sha256=segment.sha256,
-        rows=segment.rows,
-        dead_letters=segment.dead_letters,
+        first_sequence=item.first_sequence,
+        sequence=item.sequence,
+        topic_id=item.topic_id,
+        partition=item.partition,
+        start_offset=item.start_offset,
+        end_offset=item.end_offset,
+        object_key=item.object_key,
+        sha256=item.sha256,
+        rows=item.rows,
+        dead_letters=item.dead_letters,
         commit_time=commit_time,
     )

@@ -8,8 +8,10 @@ from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from services.chassis.settings import ServiceSettings
+from services.feedback.compaction import CompactionPace
 from services.feedback.events import Stream
 from services.feedback.kafka_cluster import Cluster
+from services.feedback.runs import RunLimits
 
 MIB = 1024 * 1024
 
@@ -64,6 +66,17 @@ class FeedbackSettings(ServiceSettings):
     max_spool_bytes: int = Field(
         256 * MIB, ge=1, description="limit of one stream's spool; over it nothing is stored and the caller is told"
     )
+    compaction_minutes: float = Field(60.0, ge=0, description="a pass of compaction is due so often; 0: never")
+    compaction_rows: int = Field(50_000, ge=1, description="most rows in one compacted object")
+    compaction_bytes: int = Field(64 * MIB, ge=1, description="most bytes in one compacted object, before encoding")
+    compaction_settle_minutes: float = Field(10.0, ge=0, description="newer segments are not merged yet")
+    compaction_lease_seconds: float = Field(
+        120.0, gt=0, description="silence of a compacting process after which another one takes over"
+    )
+    retired_minutes: float = Field(
+        60.0, ge=0, description="how long objects stay that compaction replaced; not while an erasure waits for them"
+    )
+    keep_days: float = Field(0.0, ge=0, description="older events are left out by compaction; 0 keeps them for ever")
     segment_bytes: int = Field(8 * MIB, ge=1, description="a spool file is closed at this size; the unit of deletion")
 
     kafka_bootstrap: str = Field(
@@ -116,6 +129,16 @@ class FeedbackSettings(ServiceSettings):
         if self.s3_endpoint and not (self.s3_access_key and self.s3_secret_key.get_secret_value()):
             raise ValueError("s3_access_key, s3_secret_key: both are needed where s3_endpoint is set")
         return self
+
+    def compaction_pace(self) -> CompactionPace:
+        """How large compacted objects get, and when."""
+        return CompactionPace(
+            RunLimits(self.compaction_rows, self.compaction_bytes),
+            settle_seconds=self.compaction_settle_minutes * 60,
+            keep_seconds=self.keep_days * 86_400,
+            retired_seconds=self.retired_minutes * 60,
+            lease_seconds=self.compaction_lease_seconds,
+        )
 
     @model_validator(mode="after")
     def _kafka_needs_postgres(self) -> Self:

@@ -60,6 +60,47 @@ segments = Table(
     UniqueConstraint("topic_id", "partition", "start_offset", name="segments_by_start"),
 )
 
+# What compaction made of a run of segments, which stay in their table and account for the offsets. Readers are given the cover in
+# their place. Covers never overlap: a new one takes the place of those that lie inside it.
+covers = Table(
+    "covers",
+    metadata,
+    Column("stream", String(32), nullable=False),
+    Column("first_sequence", BigInteger, nullable=False),
+    Column("last_sequence", BigInteger, nullable=False),
+    Column("object_key", Text, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("rows", BigInteger, nullable=False),
+    Column("dead_letters", BigInteger, nullable=False),
+    # Rows of the segments that were left out; with `rows` they are all.
+    Column("duplicates", BigInteger, nullable=False),
+    Column("erased", BigInteger, nullable=False),
+    Column("expired", BigInteger, nullable=False),
+    Column("bytes", BigInteger, nullable=False),  # of the rows before encoding
+    Column("oldest_us", BigInteger),  # what expires first; null without rows
+    Column("commit_us", BigInteger, nullable=False),
+    PrimaryKeyConstraint("stream", "last_sequence", name="covers_by_sequence"),
+)
+
+# Objects that covers have taken the place of. They stay a while for those who have listed them already.
+retired_objects = Table(
+    "retired_objects",
+    metadata,
+    Column("object_key", Text, primary_key=True),
+    Column("stream", String(32), nullable=False),
+    Column("retire_us", BigInteger, nullable=False),
+)
+
+# Who compacts a stream: whoever has the newest epoch. The times are the database's.
+compactors = Table(
+    "compactors",
+    metadata,
+    Column("stream", String(32), primary_key=True),
+    Column("epoch", BigInteger, nullable=False),
+    Column("lease_us", BigInteger, nullable=False),  # until when nobody else takes over; 0: free
+    Column("pass_us", BigInteger),  # when the last whole pass ended
+)
+
 dead_letters = Table(
     "dead_letters",
     metadata,

@@ -84,12 +84,15 @@ def _rewrite(log: Log) -> None:
 DAMAGE: dict[str, tuple[Callable[[Log], None], str]] = {
     "object missing": (lambda log: log.objects()[1].unlink(), "segment 2: its object is missing"),
     "object replaced": (_swap, "segment 1: its object is not what was committed"),
-    "row missing": (_rewrite, "segment 1: 1 rows and 0 dead letters"),
+    "row missing": (_rewrite, "segment 1: 1 rows are not what the ledger says"),
     "segment missing": (
         lambda log: log.change(delete(segments).where(segments.c.sequence == 2)),
         "segment 3: begins at 4, the ledger was at 2",
     ),
-    "dead letter missing": (lambda log: log.change(delete(dead_letters)), "segment 2: 1 rows and 0 dead letters"),
+    "dead letter missing": (
+        lambda log: log.change(delete(dead_letters)),
+        "segment 2: 0 dead letters are not what the ledger says",
+    ),
     "dead letter that is a row": (
         lambda log: log.change(
             insert(dead_letters).values(topic_id=log.spool.topic_id, partition=0, offset=0, error="", payload_base64="")

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
+from services.feedback.covers import Served
 from services.feedback.database import open_database
-from services.feedback.ledger import Ledger, Segment
+from services.feedback.ledger import Ledger
 from services.feedback.object_store import Directory, ObjectStoreError
 from services.feedback.orphans import delete_orphans, find_orphans
 from services.feedback.sink import FlushLimits, Sink, Step
@@ -115,7 +116,7 @@ def test_an_object_that_is_committed_while_the_store_is_listed_is_no_orphan(plac
     assert len(place.committed()) == 2
 
 
-@pytest.mark.parametrize("moment", ["end_offset", "segments"])
+@pytest.mark.parametrize("moment", ["end_offset", "served"])
 def test_an_old_object_that_is_committed_while_the_ledger_is_read_is_not_dead(place: Place, moment: str) -> None:
     """The frozen writer goes on in the middle of the collection."""
     assert len(keys_of_the_next_batch(place)) == 1
@@ -127,9 +128,9 @@ def test_an_old_object_that_is_committed_while_the_ledger_is_read_is_not_dead(pl
             go_on("end_offset")
             return found
 
-        def segments(self, stream: str, after_sequence: int = 0, limit: int | None = None) -> list[Segment]:
-            found = super().segments(stream, after_sequence, limit)
-            go_on("segments")
+        def served(self, stream: str, after_sequence: int = 0, limit: int | None = None) -> list[Served]:
+            found = super().served(stream, after_sequence, limit)
+            go_on("served")
             return found
 
     def go_on(now: str) -> None:

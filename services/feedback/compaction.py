@@ -1,0 +1,299 @@
+"""One pass of compaction over a stream: small objects become larger ones, and rows that must go are left out. Blocking.
+
+A cover is published in one transaction after its object is stored; what it replaced is deleted a while later. A crash at any moment
+leaves what readers had before, or what they have afterwards, and at worst an object that nobody names.
+"""
+
+import hashlib
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+import pyarrow as pa
+
+from services.chassis.telemetry import fields
+from services.feedback import metrics, parquet
+from services.feedback.compactors import CompactionLease, Compactors, Replacement
+from services.feedback.covers import Served
+from services.feedback.events import Stream
+from services.feedback.ledger import FencedError, Ledger, LedgerUnavailableError
+from services.feedback.object_store import ObjectStore
+from services.feedback.orphans import delete_orphans, find_orphans
+from services.feedback.runs import Run, RunLimits, choose_runs
+from services.feedback.served_object import DamagedObjectError, read_served
+from services.feedback.sifting import Gone, Sieve, Sifted
+
+log = logging.getLogger(__name__)
+
+ITEMS_A_PAGE = 10_000
+DELETED_AT_ONCE = 100
+SECOND_US = 1_000_000
+
+
+class StoppedError(Exception):
+    """The process is about to end; the rest is the next pass's."""
+
+
+class Erasures(Protocol):
+    """Knows which rows are gone."""
+
+    def gone(self, stream: Stream) -> Gone:
+        """As of now. Raises: LedgerUnavailableError."""
+
+
+class NoErasures:
+    """Nobody is ever erased."""
+
+    @property
+    def through(self) -> int:
+        return 0
+
+    def gone(self, stream: Stream) -> Gone:
+        return self
+
+    def of(self, rows: pa.Table) -> pa.BooleanArray:
+        return pa.array([False] * rows.num_rows, pa.bool_())
+
+    def rewritten(self) -> None:
+        """Nothing waits for it."""
+
+
+class Step(StrEnum):
+    """Where a crash can fall."""
+
+    LISTED = "listed"
+    READ = "read"
+    ENCODED = "encoded"
+    STORED = "stored"
+    PUBLISHED = "published"
+    DELETED = "deleted"
+    FORGOTTEN = "forgotten"
+
+
+@dataclass(frozen=True)
+class CompactionPace:
+    """How large objects get, and when. `keep_seconds` 0: rows never expire. Replaced objects stay `retired_seconds`."""
+
+    limits: RunLimits
+    settle_seconds: float
+    keep_seconds: float
+    retired_seconds: float
+    lease_seconds: float
+
+
+@dataclass
+class Tally:
+    """What a pass has done. `whole`: nothing that it should have done was left undone."""
+
+    whole: bool = True
+    replaced: int = 0
+    covers: int = 0
+    deleted: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+
+
+class _Making:
+    """The next cover, as far as it is read."""
+
+    def __init__(self) -> None:
+        self.items: list[Served] = []
+        self.sifted: list[Sifted] = []
+        self.rows = self.bytes = 0
+
+    def add(self, item: Served, sifted: Sifted) -> None:
+        self.items.append(item)
+        self.sifted.append(sifted)
+        self.rows += sifted.rows.num_rows
+        self.bytes += sifted.rows.nbytes
+
+    @property
+    def dropped(self) -> int:
+        return sum(sifted.dropped for sifted in self.sifted)
+
+    def is_worth_it(self, merge: bool) -> bool:
+        """A cover that nothing is merged with and nothing is taken from would become itself."""
+        return self.dropped > 0 or (merge and (len(self.items) > 1 or not self.items[0].is_cover))
+
+    def table(self) -> pa.Table:
+        """All rows in ledger order, columns united by name."""
+        return pa.concat_tables(
+            [sifted.rows for sifted in self.sifted if sifted.rows.num_rows], promote_options="default"
+        )
+
+    def replacement(self, object_key: str, sha256: str) -> Replacement:
+        oldest = [sifted.oldest_us for sifted in self.sifted if sifted.oldest_us is not None]
+        return Replacement(
+            replaced=self.items,
+            object_key=object_key,
+            sha256=sha256,
+            rows=self.rows,
+            duplicates=sum(sifted.duplicates for sifted in self.sifted),
+            erased=sum(sifted.erased for sifted in self.sifted),
+            expired=sum(sifted.expired for sifted in self.sifted),
+            bytes=self.bytes,
+            oldest_us=min(oldest, default=None),
+        )
+
+
+class Compaction:
+    """Compacts streams one after another. `at` is called as each step is reached: tests crash there."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        compactors: Compactors,
+        store: ObjectStore,
+        erasures: Erasures,
+        pace: CompactionPace,
+        at: Callable[[Step], None] = lambda step: None,
+    ) -> None:
+        self._ledger, self._compactors, self._store, self._erasures = ledger, compactors, store, erasures
+        self._pace, self._at = pace, at
+        self._stopped = threading.Event()
+        self._kept_at = 0.0
+
+    def stop(self) -> None:
+        """Let a pass that runs in another thread end at its next step, with StoppedError."""
+        self._stopped.set()
+
+    def run(self, stream: Stream, every_seconds: float = 0.0) -> Tally | None:
+        """One pass; None: another process compacts this stream, or a whole pass ended less than `every_seconds` ago.
+
+        Raises:
+            FencedError: another process has taken over; it does the rest.
+            ObjectStoreError, LedgerUnavailableError, StoppedError: what is published counts, the rest waits for the next pass.
+        """
+        lease = self._compactors.take(stream, self._pace.lease_seconds, every_seconds)
+        if lease is None:
+            return None
+        tally = Tally(whole=False)
+        self._kept_at = time.monotonic()
+        try:
+            tally = self._pass(stream, lease)
+        finally:
+            with suppress(FencedError, LedgerUnavailableError):
+                self._compactors.release(lease, tally.whole)
+        log.info(
+            "stream compacted",
+            extra=fields(
+                stream=stream,
+                whole=tally.whole,
+                replaced=tally.replaced,
+                covers=tally.covers,
+                deleted=tally.deleted,
+                **tally.dropped,
+            ),
+        )
+        return tally
+
+    def _pass(self, stream: Stream, lease: CompactionLease) -> Tally:
+        tally, now_us = Tally(), self._compactors.now_us()
+        gone = self._erasures.gone(stream)
+        cutoff_us = now_us - int(self._pace.keep_seconds * SECOND_US) if self._pace.keep_seconds else 0
+
+        def suspect(item: Served) -> bool:
+            return item.first_sequence <= gone.through or (item.oldest_us or cutoff_us) < cutoff_us
+
+        settled_us = now_us - int(self._pace.settle_seconds * SECOND_US)
+        for run in choose_runs(self._served(stream), self._pace.limits, settled_us, suspect):
+            try:
+                self._merge(lease, run, Sieve(gone, cutoff_us), tally)
+            except DamagedObjectError as error:
+                # Nothing may be published over it: what is left of it may still be mended.
+                tally.whole = False
+                metrics.COMPACTION_FAILURES.labels(stream, type(error).__name__).inc()
+                log.error(
+                    "object is damaged", extra=fields(stream=stream, sequence=run.items[0].sequence, why=str(error))
+                )
+        waits = gone.through > 0
+        self._delete_retired(lease, None if waits else now_us - int(self._pace.retired_seconds * SECOND_US), tally)
+        if waits and tally.whole:
+            self._delete_dead_orphans(lease)
+            gone.rewritten()
+        return tally
+
+    def _served(self, stream: Stream) -> Iterator[Served]:
+        """Page by page: what is published meanwhile lies before the next page."""
+        after = 0
+        while page := self._ledger.served(stream, after, ITEMS_A_PAGE):
+            self._at(Step.LISTED)
+            yield from page
+            after = page[-1].sequence
+
+    def _merge(self, lease: CompactionLease, run: Run, sieve: Sieve, tally: Tally) -> None:
+        making = _Making()
+        for item in run.items:
+            self._go_on(lease)
+            making.add(item, sieve.sift(read_served(self._store, item)))
+            self._at(Step.READ)
+            if making.rows >= self._pace.limits.rows or making.bytes >= self._pace.limits.bytes:
+                self._publish(lease, making, run.merge, tally)
+                making = _Making()
+        if making.items:
+            self._publish(lease, making, run.merge, tally)
+
+    def _publish(self, lease: CompactionLease, making: _Making, merge: bool, tally: Tally) -> None:
+        if not making.is_worth_it(merge):
+            return
+        key, digest = "", ""
+        if making.rows:
+            data = parquet.write(making.table())
+            digest = hashlib.sha256(data).hexdigest()
+            key = object_key(lease, making.items, digest)
+            self._at(Step.ENCODED)
+            self._go_on(lease)
+            self._store.put(key, data)
+            self._at(Step.STORED)
+        made = making.replacement(key, digest)
+        self._compactors.publish(lease, made)
+        self._at(Step.PUBLISHED)
+        self._count(lease.stream, made, tally)
+
+    def _count(self, stream: str, made: Replacement, tally: Tally) -> None:
+        tally.covers += 1
+        tally.replaced += len(made.replaced)
+        metrics.COVERS.labels(stream).inc()
+        for reason, rows in (("duplicate", made.duplicates), ("erased", made.erased), ("expired", made.expired)):
+            tally.dropped[reason] += rows
+            metrics.DROPPED_ROWS.labels(stream, reason).inc(rows)
+
+    def _delete_retired(self, lease: CompactionLease, before_us: int | None, tally: Tally) -> None:
+        """Who has listed one of them and finds it gone lists again."""
+        keys = self._compactors.retired(lease.stream, before_us)
+        for at in range(0, len(keys), DELETED_AT_ONCE):
+            some = keys[at : at + DELETED_AT_ONCE]
+            for key in some:
+                self._go_on(lease)
+                self._store.delete(key)
+                self._at(Step.DELETED)
+            self._compactors.forget(some)
+            self._at(Step.FORGOTTEN)
+            tally.deleted += len(some)
+
+    def _delete_dead_orphans(self, lease: CompactionLease) -> None:
+        """What crashed sinks and compactors left may hold rows that were erased since."""
+        orphans = find_orphans(self._ledger, self._store, lease.stream)
+        for _ in delete_orphans(self._store, orphans, before_us=1 << 62):
+            self._go_on(lease)
+
+    def _go_on(self, lease: CompactionLease) -> None:
+        """A sign of life now and then. Raises: StoppedError, FencedError, LedgerUnavailableError."""
+        if self._stopped.is_set():
+            raise StoppedError
+        if time.monotonic() - self._kept_at > self._pace.lease_seconds / 4:
+            self._compactors.keep(lease, self._pace.lease_seconds)
+            self._kept_at = time.monotonic()
+
+
+def object_key(lease: CompactionLease, items: Sequence[Served], sha256: str) -> str:
+    """Names stream, sequences (both inclusive), epoch and content. By the epoch another compactor never has the same key: what one
+    deletes as retired, no other has just made.
+    """
+    sequences = f"{items[0].first_sequence:020d}-{items[-1].sequence:020d}"
+    return f"{lease.stream}/v1/compacted/{sequences}-{lease.epoch}-{sha256[:12]}.parquet"

@@ -1,0 +1,120 @@
+"""What a stream's readers are given: covers that compaction has published, and the segments that no cover lies over.
+
+One statement reads both, so that nobody is ever given an object and the cover over it.
+"""
+
+from dataclasses import dataclass
+
+from sqlalchemy import BigInteger, Connection, Select, String, cast, func, literal, null, select, union_all
+
+from services.feedback import tables
+
+NO_NUMBER, NO_TEXT = literal(0, BigInteger), literal("", String)
+# In the place of the next cover's first sequence, where there is no next one.
+MOST = literal(2**63 - 1, BigInteger)
+
+
+@dataclass(frozen=True)
+class Served:
+    """One object and the sequences `first_sequence` to `sequence` that are in it: a segment of the ledger, or a cover.
+
+    A cover has no topic, partition and offsets: its rows tell theirs, and their sequences. `duplicates`, `erased` and `expired`
+    are rows of its segments that were left out; `bytes` and `oldest_us` are known of covers alone.
+    """
+
+    stream: str
+    first_sequence: int
+    sequence: int
+    topic_id: str
+    partition: int
+    start_offset: int
+    end_offset: int
+    object_key: str
+    sha256: str
+    rows: int
+    dead_letters: int
+    duplicates: int
+    erased: int
+    expired: int
+    bytes: int
+    oldest_us: int | None
+    commit_us: int
+
+    @property
+    def is_cover(self) -> bool:
+        return not self.topic_id
+
+
+def served(connection: Connection, stream: str, after_sequence: int = 0, limit: int | None = None) -> list[Served]:
+    """Those that end after a sequence, in order."""
+    parts = [_uncovered(stream, after_sequence, limit).subquery(), _covers(stream, after_sequence, limit).subquery()]
+    both = union_all(*(select(part) for part in parts)).subquery()
+    query = select(both).order_by(both.c.sequence).limit(limit)
+    return [Served(**row._mapping) for row in connection.execute(query)]
+
+
+def _covers(stream: str, after_sequence: int, limit: int | None) -> Select[tuple[object, ...]]:
+    cover = tables.covers.c
+    return (
+        select(
+            cover.stream,
+            cover.first_sequence,
+            cover.last_sequence.label("sequence"),
+            NO_TEXT.label("topic_id"),
+            NO_NUMBER.label("partition"),
+            NO_NUMBER.label("start_offset"),
+            NO_NUMBER.label("end_offset"),
+            cover.object_key,
+            cover.sha256,
+            cover.rows,
+            cover.dead_letters,
+            cover.duplicates,
+            cover.erased,
+            cover.expired,
+            cover.bytes,
+            cover.oldest_us,
+            cover.commit_us,
+        )
+        .where(cover.stream == stream, cover.last_sequence > after_sequence)
+        .order_by(cover.last_sequence)
+        .limit(limit)
+    )
+
+
+def _uncovered(stream: str, after_sequence: int, limit: int | None) -> Select[tuple[object, ...]]:
+    """The segments in the gaps between covers, which are few: nearly all of the newest ones, and hardly any before."""
+    cover, segment = tables.covers.c, tables.segments.c
+    after = literal(after_sequence, BigInteger)
+    edges = union_all(
+        select(after.label("first"), after.label("last")),
+        select(cover.first_sequence, cover.last_sequence).where(
+            cover.stream == stream, cover.last_sequence > after_sequence
+        ),
+    ).subquery()
+    following = func.coalesce(func.lead(edges.c.first).over(order_by=edges.c.last), MOST)
+    gaps = select(edges.c.last.label("low"), following.label("high")).subquery()
+    return (
+        select(
+            segment.stream,
+            segment.sequence.label("first_sequence"),
+            segment.sequence,
+            segment.topic_id,
+            segment.partition,
+            segment.start_offset,
+            segment.end_offset,
+            segment.object_key,
+            segment.sha256,
+            segment.rows,
+            segment.dead_letters,
+            NO_NUMBER.label("duplicates"),
+            NO_NUMBER.label("erased"),
+            NO_NUMBER.label("expired"),
+            NO_NUMBER.label("bytes"),
+            cast(null(), BigInteger).label("oldest_us"),
+            segment.commit_us,
+        )
+        .join_from(gaps, tables.segments, (segment.sequence > gaps.c.low) & (segment.sequence < gaps.c.high))
+        .where(segment.stream == stream, gaps.c.high > gaps.c.low + 1)
+        .order_by(segment.sequence)
+        .limit(limit)
+    )

@@ -1,0 +1,87 @@
+"""Which rows compaction leaves out: repeated events, what was erased, what is past its days. All in columns, never row by row.
+
+An erased turn says that earlier rows of its message are to be forgotten, and has their time: it goes a day after them, so that no
+reader ever finds them without it.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+TIMES = ("accept_time", "finish_time")
+FORGETTING_US = 86_400 * 1_000_000
+
+
+class Gone(Protocol):
+    """What was erased up to a moment. Later erasures are the next pass's."""
+
+    @property
+    def through(self) -> int:
+        """Rows of sequences up to this one may be gone and still be stored; 0: none."""
+
+    def of(self, rows: pa.Table) -> pa.BooleanArray:
+        """True where a row is gone. `rows` has the columns of its files and `sequence`; it may have no other and no rows."""
+
+    def rewritten(self) -> None:
+        """No object of the stream holds such a row any more, not even one that no reader is given."""
+
+
+@dataclass(frozen=True)
+class Sifted:
+    """The rows that stay, and how many do not, each counted once. `oldest_us` of the rows expires first; None: there is no row."""
+
+    rows: pa.Table
+    duplicates: int
+    erased: int
+    expired: int
+    oldest_us: int | None
+
+    @property
+    def dropped(self) -> int:
+        return self.duplicates + self.erased + self.expired
+
+
+class Sieve:
+    """For one run: of each event id the first row counts. Rows from before `cutoff_us` are expired; 0: none ever is."""
+
+    def __init__(self, gone: Gone, cutoff_us: int) -> None:
+        self._gone, self._cutoff_us = gone, cutoff_us
+        self._seen: set[str] = set()
+
+    def sift(self, rows: pa.Table) -> Sifted:
+        """The next rows in the order of the ledger."""
+        if not rows.num_rows:
+            return Sifted(rows, 0, 0, 0, None)
+        first = self._first(rows)
+        unique = rows.filter(first)
+        alive = unique.filter(pc.invert(self._gone.of(unique)))
+        times = _expiring_us(alive)
+        kept = pc.greater_equal(times, self._cutoff_us)
+        stays = alive.filter(kept)
+        oldest_us = pc.min(times.filter(kept)).as_py()
+        return Sifted(
+            stays,
+            duplicates=rows.num_rows - unique.num_rows,
+            erased=unique.num_rows - alive.num_rows,
+            expired=alive.num_rows - stays.num_rows,
+            oldest_us=oldest_us,
+        )
+
+    def _first(self, rows: pa.Table) -> pa.BooleanArray:
+        found = []
+        for event_id in rows["event_id"].to_pylist():
+            found.append(event_id not in self._seen)
+            self._seen.add(event_id)
+        return pa.array(found, pa.bool_())
+
+
+def _expiring_us(rows: pa.Table) -> pa.ChunkedArray:
+    """The time of each row that its days count from."""
+    (column,) = (name for name in TIMES if name in rows.column_names)
+    times = rows[column].cast(pa.int64())
+    if "erased" not in rows.column_names:
+        return times
+    forgets = pc.fill_null(rows["erased"], False)
+    return pc.add(times, pc.multiply(forgets.cast(pa.int64()), FORGETTING_US))

@@ -1,0 +1,160 @@
+"""A ledger of several partitions over any store, filled without spools; compactions of it, and what a reader finds."""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from sqlalchemy import Engine
+
+from services.feedback import parquet
+from services.feedback.codec import feedback_entry, turn_entry
+from services.feedback.compaction import Compaction, CompactionPace, Step
+from services.feedback.compactors import Compactors
+from services.feedback.covers import Served
+from services.feedback.events import Stream
+from services.feedback.frames import Entry, Record
+from services.feedback.ledger import Ledger
+from services.feedback.object_store import ObjectStore
+from services.feedback.runs import RunLimits
+from services.feedback.served_object import read_served
+from services.feedback.sink import FlushLimits, Format, Sink
+from services.feedback.thumbs import fold
+from tests.services.feedback.samples import FEEDBACK, TURNS, thumb, turn
+
+DAY = 86_400
+PACE = CompactionPace(RunLimits(1_000, 1 << 20), 0, 0, 0, 60)
+
+
+@dataclass
+class ListLog:
+    """A partition's log."""
+
+    topic_id: str
+    partition: int
+    records: list[Record] = field(default_factory=list)
+
+    @property
+    def start_offset(self) -> int:
+        return 0
+
+    @property
+    def end_offset(self) -> int:
+        return len(self.records)
+
+    def append(self, entry: Entry) -> None:
+        self.records.append(Record(len(self.records), 1, entry))
+
+    def read(self, start: int, max_records: int, max_bytes: int) -> list[Record]:
+        return self.records[start : start + max_records]
+
+    def trim(self, before: int) -> None:
+        """Nothing is ever forgotten."""
+
+
+class Erased:
+    """Principals whose rows up to a sequence are gone."""
+
+    def __init__(self) -> None:
+        self.principals: dict[str, int] = {}
+        self.waiting: set[str] = set()
+        self.settled: list[set[str]] = []
+
+    def erase(self, principal: str, through: int) -> None:
+        self.principals[principal] = through
+        self.waiting.add(principal)
+
+    def gone(self, stream: Stream) -> "GoneNow":
+        return GoneNow(self, dict(self.principals), set(self.waiting))
+
+
+@dataclass
+class GoneNow:
+    """What is erased as of now."""
+
+    erased: Erased
+    principals: dict[str, int]
+    waiting: set[str]
+
+    @property
+    def through(self) -> int:
+        return max((self.principals[one] for one in self.waiting), default=0)
+
+    def of(self, rows: pa.Table) -> pa.BooleanArray:
+        mask = pa.array([False] * rows.num_rows, pa.bool_())
+        for principal, through in self.principals.items():
+            theirs = pc.and_(pc.equal(rows["principal"], principal), pc.less_equal(rows["sequence"], through))
+            mask = pc.or_(mask, theirs)
+        return mask
+
+    def rewritten(self) -> None:
+        self.erased.waiting -= self.waiting
+        self.erased.settled.append(self.waiting)
+
+
+class CompactedLog:
+    """One stream's partitions, sinks that commit what is appended, and compactors with a clock of the test's own."""
+
+    def __init__(self, engine: Engine, store: ObjectStore, partitions: int = 1, form: Format = FEEDBACK) -> None:
+        self.engine, self.store, self.form = engine, store, form
+        self.ledger = Ledger(engine, now_us=lambda: self.now_us)
+        self.compactors = Compactors(engine, clock_us=lambda connection: self.now_us)
+        self.erased = Erased()
+        self.now_us = 1_000_000_000_000
+        self.logs = [ListLog(f"{self.stream:->36}", number) for number in range(partitions)]
+        self._numbers = iter(range(1_000_000))
+
+    @property
+    def stream(self) -> Stream:
+        return self.form.stream
+
+    def commit(self, *entries: Entry, partition: int = 0) -> None:
+        """One segment."""
+        log = self.logs[partition]
+        for entry in entries:
+            log.append(entry)
+        fold_of = fold if self.form is FEEDBACK else (lambda *_: None)
+        sink = Sink(self.form, log, self.store, self.ledger, FlushLimits(len(entries), 1 << 30), fold_of)
+        sink.assign()
+        sink.flush()
+
+    def thumbs(self, number: int, partition: int = 0, **how: object) -> list[str]:
+        """A segment of so many; the event ids."""
+        events = [thumb(f"r{next(self._numbers)}", **how) for _ in range(number)]
+        self.commit(*(feedback_entry(event) for event in events), partition=partition)
+        return [event.event_id for event in events]
+
+    def turns(self, *messages: str) -> None:
+        self.commit(*(turn_entry(turn(message=message)) for message in messages))
+
+    def compaction(
+        self,
+        pace: CompactionPace = PACE,
+        at: Callable[[Step], None] = lambda step: None,
+        store: ObjectStore | None = None,
+    ) -> Compaction:
+        return Compaction(self.ledger, self.compactors, store or self.store, self.erased, pace, at)
+
+    def pass_seconds(self, seconds: float) -> None:
+        self.now_us += int(seconds * 1_000_000)
+
+    def served(self) -> list[Served]:
+        return self.ledger.served(self.stream)
+
+    def shape(self) -> list[tuple[int, int, int]]:
+        """First sequence, last sequence and rows of all that readers are given."""
+        return [(item.first_sequence, item.sequence, item.rows) for item in self.served()]
+
+    def rows(self) -> list[parquet.Row]:
+        """All that a reader finds, in its order."""
+        return [row for item in self.served() for row in parquet.to_rows(read_served(self.store, item))]
+
+    def ids(self) -> list[str]:
+        return [str(row["event_id"]) for row in self.rows()]
+
+    def keys(self, prefix: str = "") -> Collection[str]:
+        return {found.key for found in self.store.list(prefix)}
+
+
+def turns_log(engine: Engine, store: ObjectStore) -> CompactedLog:
+    return CompactedLog(engine, store, form=TURNS)
