@@ -78,22 +78,37 @@ def test_what_was_on_its_way_becomes_a_tombstone_and_what_is_said_after_lives(wo
 
 def test_an_erasure_between_object_and_commit_is_seen_by_the_commit(world: SealingWorld) -> None:
     world.say(thumb("a"), thumb("b", caller=BOB))
+    erasing = erase_when_stored(world, ME)
+    world.sink()
+    assert erasing == []
+    assert requests(world) == [thumb("b", caller=BOB).event_id]
+    assert world.standing() == (1, 0)
+    assert problems(world) == []
 
-    def erase(step: Step) -> None:
-        if step is Step.STORED:
-            world.at = lambda step: None
-            world.erasures.erase(ME, "acme")
 
-    world.at = erase
+def test_erasures_one_after_another_leave_the_batch_to_the_next_flush(world: SealingWorld) -> None:
+    world.say(thumb("a"), thumb("b", caller=BOB))
+    erasing = erase_when_stored(world, ME, OTHER)
     sink, _ = world.sinks
     sink.assign()
     with pytest.raises(ErasedMeanwhileError):
         sink.flush()
-    assert world.ledger.segments("feedback") == []
+    assert (world.ledger.segments("feedback"), erasing) == ([], [])
     world.sink()
-    assert requests(world) == [thumb("b", caller=BOB).event_id]
-    assert world.standing() == (1, 0)
-    assert problems(world) == []
+    assert [segment.tombstones for segment in world.ledger.segments("feedback")] == [2]
+    assert (world.rows(), world.standing(), problems(world)) == ([], (0, 0), [])
+
+
+def erase_when_stored(world: SealingWorld, *principals: str) -> list[str]:
+    """Whenever a sink has put its object, the next one is erased; returns who is not yet."""
+    waiting = list(principals)
+
+    def erase(step: Step) -> None:
+        if step is Step.STORED and waiting:
+            world.erasures.erase(waiting.pop(0), "acme")
+
+    world.at = erase
+    return waiting
 
 
 def test_sending_an_erased_event_again_does_not_bring_it_back(world: SealingWorld) -> None:

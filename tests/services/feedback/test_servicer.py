@@ -72,7 +72,7 @@ class Client:
                 if sum(segment.rows for segment in answer.segments) >= at_least:
                     break
                 await asyncio.sleep(0.02)
-        keys = [segment.object_key for segment in answer.segments]
+        keys = [segment.object_key for segment in answer.segments if segment.object_key]
         return [row for key in keys for row in parquet.decode((self._objects / key).read_bytes())]
 
 
