@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,18 @@ def test_an_erasure_with_nothing_new_is_the_last_one(world: SealingWorld) -> Non
     assert second.erasure_id != first.erasure_id
     assert [one.number for one in world.erasures.after(0)] == [1, 2]
     assert world.erasures.after(1) == [second]
+
+
+def test_erasures_made_at_once_are_numbered_without_gaps_and_read_in_pages(engine: Engine) -> None:
+    erasures = Erasures(engine, page=2)
+    with ThreadPoolExecutor(5) as pool:
+        made = list(pool.map(lambda number: erasures.erase(f"{number:064x}", "acme")[0], range(5)))
+    pages, after = [], 0
+    while page := erasures.after(after):
+        pages.append([one.number for one in page])
+        after = page[-1].number
+    assert pages == [[1, 2], [3, 4], [5]]
+    assert {one.principal for one in made} == {f"{number:064x}" for number in range(5)}
 
 
 def test_who_said_nothing_is_erased_and_rewritten_at_once(world: SealingWorld) -> None:

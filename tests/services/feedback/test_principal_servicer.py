@@ -1,6 +1,5 @@
 """Consent, erasure and keys over a real socket: whose they are, their limits, and what happens while the database is away."""
 
-import asyncio
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -188,15 +187,3 @@ async def test_a_thousand_principals_are_answered_in_one_call(tmp_path: Path) ->
         found = await keys(client, ME, *names)
         assert len(found) == 1_000
         assert [principal for principal, key in found.items() if key.key] == [ME]
-
-
-async def test_erasures_come_in_pages_and_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.feedback.erasures.ERASURES_A_PAGE", 2)
-    async with running(tmp_path) as client:
-        callers = [Caller("acme", f"user-{number}") for number in range(5)]
-        await asyncio.gather(*(erase(client, caller) for caller in callers))
-        pages, after = [], 0
-        while page := await erasures(client, after):
-            pages.append([one.number for one in page])
-            after = page[-1].number
-        assert pages == [[1, 2], [3, 4], [5]]
