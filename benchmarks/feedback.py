@@ -25,13 +25,17 @@ from thumbwheel.feedback.v1 import events_pb2, feedback_pb2, feedback_pb2_grpc
 
 from services.chassis.identity import Caller
 from services.feedback.accept import Acceptance, GroupCommit, NoClaims
-from services.feedback.codec import feedback_entry
+from services.feedback.codec import feedback_entry, take_feedback_texts
+from services.feedback.master_key import MasterKey
 from services.feedback.principal import principal_of
+from services.feedback.sealer import Sealer
+from services.feedback.sealing import DataKey
 from services.feedback.spool import Spool
 
 CLIENTS = 64
 ROUNDS = 3
 KEY = "the benchmark's own key"
+MASTER = "5e" * 32
 CALLER = Caller("bench", "user")
 METADATA = (("x-tw-tenant", CALLER.tenant), ("x-tw-user", CALLER.user))
 SPOOL_BYTES = 1 << 30
@@ -102,10 +106,18 @@ class NothingCommitted:
         return {}
 
 
+class OneKey:
+    """Everybody's, without a database."""
+
+    def of(self, tenants: Mapping[str, str]) -> Mapping[str, DataKey]:
+        return dict.fromkeys(tenants, DataKey(bytes(16), bytes(32)))
+
+
 async def group_commit_alone(folder: Path, seconds: float) -> Figures:
     """Spool and idempotency in this process, without gRPC, sink and ledger."""
     spool = Spool(folder / f"spool-{uuid.uuid4()}", max_bytes=SPOOL_BYTES, segment_bytes=SPOOL_BYTES)
-    commit = GroupCommit(Acceptance("feedback", spool, NothingCommitted(), NoClaims()), lambda records: None)
+    sealer = Sealer(events_pb2.FeedbackEvent, take_feedback_texts, OneKey(), MasterKey(MASTER))
+    commit = GroupCommit(Acceptance("feedback", spool, NothingCommitted(), NoClaims(), sealer), lambda records: None)
     try:
         return await clients(lambda: commit.append([feedback_entry(event())]), seconds)
     finally:
@@ -120,6 +132,7 @@ async def service(folder: Path, port: int) -> AsyncIterator[feedback_pb2_grpc.Fe
         "PORT": port,
         "METRICS_PORT": 0,
         "PRINCIPAL_KEY": KEY,
+        "MASTER_KEY": MASTER,
         "SPOOL_DIRECTORY": folder / "service" / "spool",
         "OBJECT_DIRECTORY": folder / "service" / "objects",
         "DATABASE_URL": f"sqlite:///{folder}/service/ledger.db",

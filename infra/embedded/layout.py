@@ -82,6 +82,10 @@ class Layout:
         """The key under which user ids are hashed in events; made once, readable by the owner alone."""
         return kept(self.state / "principal.key")
 
+    def master_key(self) -> str:
+        """The key that wraps what seals people's words; made once, readable by the owner alone. Lost, the words are lost too."""
+        return kept(self.state / "master.key")
+
 
 def choose_ports(http_port: int, grpc_port: int) -> dict[str, int]:
     """The usual ports; an inner one that is taken gives way to a free one, a public one is an error.
@@ -153,6 +157,7 @@ def service_settings(layout: Layout, model: Path) -> dict[str, dict[str, object]
         "feedback": {
             **_grpc(layout, "feedback"),
             "principal_key": key,
+            "master_key": layout.master_key(),
             "spool_directory": state / "feedback" / "spool",
             "object_directory": layout.objects,
             "database_url": f"sqlite:///{state / 'feedback' / 'ledger.db'}",

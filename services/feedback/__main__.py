@@ -6,36 +6,45 @@ import asyncio
 import logging
 import sys
 from argparse import ArgumentParser
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from prometheus_client import REGISTRY
 from sqlalchemy import Engine
+from thumbwheel.feedback.v1.events_pb2 import FeedbackEvent, TurnEvent
 from thumbwheel.feedback.v1.feedback_pb2_grpc import add_FeedbackLogServiceServicer_to_server
 
 from services.chassis.server import Registration, run_service
 from services.chassis.settings import load_settings
 from services.chassis.telemetry import fields
 from services.feedback import codec, experiments, metrics, parquet, thumbs
-from services.feedback.accept import Acceptance, Claims, GroupCommit, NoClaims
+from services.feedback.accept import Acceptance, Claims, GroupCommit, NoClaims, Sealing
 from services.feedback.access import CALLERS
 from services.feedback.audit import audit
 from services.feedback.catalogue import Catalogue
 from services.feedback.claims import PostgresClaims, sweep_hourly
+from services.feedback.consents import Consents
+from services.feedback.data_keys import DataKeys
 from services.feedback.database import HEAD, connect, migrate, open_database, revision
+from services.feedback.dead_letters import empty_hourly
 from services.feedback.drain import Drain, Flusher
+from services.feedback.erasure_metrics import keep_counting
+from services.feedback.erasures import Erasures
 from services.feedback.events import Stream
 from services.feedback.experiment_metrics import ExperimentMetrics, keep_looking
 from services.feedback.frames import Entry, Record
 from services.feedback.ledger import Ledger
 from services.feedback.log import Log, LogView
+from services.feedback.master_key import MasterKey, MasterKeyError
 from services.feedback.object_store import Directory, ObjectRefusedError, ObjectStore, ObjectStoreError
+from services.feedback.principal_servicer import Principals
+from services.feedback.sealer import Sealer
 from services.feedback.servicer import FeedbackLogServicer
 from services.feedback.settings import FeedbackSettings
-from services.feedback.sink import FlushLimits, Fold, Format, Sink
+from services.feedback.sink import EventT, FlushLimits, Fold, Format, Sink
 from services.feedback.spool import Spool
 from services.feedback.spool_folder import inspect
 from services.feedback.store_commands import add_orphan_options, collect_orphans, make_bucket
@@ -47,13 +56,13 @@ NAME = "thumbwheel.feedback.v1.FeedbackLogService"
 FEEDBACK = Format(Stream.FEEDBACK, codec.decode_feedback, parquet.feedback_row, parquet.encode_feedback)
 TURNS = Format(Stream.TURNS, codec.decode_turn, parquet.turn_row, parquet.encode_turns)
 REPLAY_BYTES = 4 * 1024 * 1024
-EventT = TypeVar("EventT")
+DAY_SECONDS = 86_400.0
 
 log = logging.getLogger(__name__)
 
 
 # Session's relay and training ask again by themselves; a thumb waits for its ack.
-BATCH = frozenset({"AppendTurns", "ListSegments", "CountThumbs"})
+BATCH = frozenset({"AppendTurns", "ListSegments", "CountThumbs", "GetDataKeys", "ListErasures"})
 
 
 @asynccontextmanager
@@ -61,20 +70,30 @@ async def wiring(
     settings: FeedbackSettings, shown: ExperimentMetrics | None = None
 ) -> AsyncIterator[Sequence[Registration]]:
     """Open stores and both streams; close them in reverse. `shown`: where Prometheus finds the experiments."""
-    engine = open_database(settings.database_url)
+    engine, master = open_database(settings.database_url), MasterKey(settings.master_key.get_secret_value())
+    keys = DataKeys(engine, master)
+    keys.check()
     stores = Stores(Ledger(engine), await asyncio.to_thread(_tried_store, settings))
     thumbs.catch_up(stores.ledger, stores.objects, Stream.FEEDBACK)
     experiments.catch_up(stores.ledger, stores.objects, Stream.TURNS)
     ways = _one_process() if engine.dialect.name == "sqlite" else _many(engine)
+    said = Accepting(ways.claims[0], Sealer(FeedbackEvent, codec.take_feedback_texts, keys, master))
+    done = Accepting(ways.claims[1], Sealer(TurnEvent, codec.take_turn_texts, keys, master))
     async with (
-        _sweeping(ways.claims, settings.claim_days),
-        _stream(settings, FEEDBACK, stores, thumbs.fold, ways.claims[0], ways.on_stored, ways.on_committed) as feedback,
-        _stream(settings, TURNS, stores, experiments.fold, ways.claims[1], _nothing, _nothing) as turns,
+        _stream(settings, FEEDBACK, stores, thumbs.fold, said, ways.on_stored, ways.on_committed) as feedback,
+        _stream(settings, TURNS, stores, experiments.fold, done, _nothing, _nothing) as turns,
     ):
         key, pending = settings.principal_key.get_secret_value(), thumbs.Thumbs(engine, ways.pending)
-        figures = experiments.Experiments(engine, pending)
-        servicer = FeedbackLogServicer(key, feedback, turns, Catalogue(stores.ledger), pending, figures)
-        async with _looking(figures, shown or ExperimentMetrics()):
+        figures, erasures = experiments.Experiments(engine, pending), Erasures(engine)
+        consents = Consents(engine, settings.training_consent_default)
+        principals = Principals(keys, consents, erasures, ways.on_erased)
+        servicer = FeedbackLogServicer(key, feedback, turns, Catalogue(stores.ledger), pending, figures, principals)
+        async with _beside(
+            *(sweep_hourly(claims, settings.claim_days * DAY_SECONDS) for claims in ways.claims),
+            empty_hourly(engine, settings.dead_letter_days * DAY_SECONDS),
+            keep_looking(figures, shown or ExperimentMetrics()),
+            keep_counting(erasures),
+        ):
             yield [Registration(NAME, add_FeedbackLogServiceServicer_to_server, servicer, batch=BATCH)]
     engine.dispose()
 
@@ -88,6 +107,14 @@ class Stores:
 
 
 @dataclass(frozen=True)
+class Accepting:
+    """How a stream's events are accepted."""
+
+    claims: Claims
+    sealing: Sealing
+
+
+@dataclass(frozen=True)
 class Ways:
     """What differs between one process and many: who came first, and where thumbs are that no segment has yet."""
 
@@ -95,11 +122,12 @@ class Ways:
     pending: thumbs.Pending
     on_stored: Callable[[Sequence[Record]], None]
     on_committed: Callable[[int], None]
+    on_erased: Callable[[str], None]
 
 
 def _one_process() -> Ways:
     overlay = thumbs.Overlay(codec.decode_feedback)
-    return Ways((NoClaims(), NoClaims()), overlay, overlay.take, overlay.trim)
+    return Ways((NoClaims(), NoClaims()), overlay, overlay.take, overlay.trim, overlay.forget)
 
 
 def _many(engine: Engine) -> Ways:
@@ -108,7 +136,7 @@ def _many(engine: Engine) -> Ways:
 
     feedback = PostgresClaims(engine, Stream.FEEDBACK, change_of)
     turns = PostgresClaims(engine, Stream.TURNS, lambda entry: None)
-    return Ways((feedback, turns), feedback, _nothing, _nothing)
+    return Ways((feedback, turns), feedback, _nothing, _nothing, _nothing)
 
 
 def _nothing(_argument: object) -> None:
@@ -116,21 +144,14 @@ def _nothing(_argument: object) -> None:
 
 
 @asynccontextmanager
-async def _sweeping(claims: Sequence[Claims], days: float) -> AsyncIterator[None]:
-    sweeps = [asyncio.create_task(sweep_hourly(some, days * 86_400)) for some in claims]
-    yield
-    for sweep in sweeps:
-        sweep.cancel()
-
-
-@asynccontextmanager
-async def _looking(figures: experiments.Experiments, shown: ExperimentMetrics) -> AsyncIterator[None]:
+async def _beside(*work: Coroutine[None, None, None]) -> AsyncIterator[None]:
     """As long as the block runs."""
-    looking = asyncio.create_task(keep_looking(figures, shown))
+    tasks = [asyncio.create_task(each) for each in work]
     try:
         yield
     finally:
-        looking.cancel()
+        for task in tasks:
+            task.cancel()
 
 
 @asynccontextmanager
@@ -139,7 +160,7 @@ async def _stream(
     form: Format[EventT],
     stores: Stores,
     fold: Fold[EventT],
-    claims: Claims,
+    accepting: Accepting,
     on_stored: Callable[[Sequence[Record]], None],
     on_committed: Callable[[int], None],
 ) -> AsyncIterator[GroupCommit]:
@@ -149,7 +170,7 @@ async def _stream(
     )
     metrics.SPOOLED_BYTES.labels(form.stream).set_function(lambda: spool.bytes_used)
     metrics.SPOOL_LIMIT_BYTES.labels(form.stream).set(settings.max_spool_bytes)
-    acceptance = Acceptance(form.stream, spool, stores.ledger, claims)
+    acceptance = Acceptance(form.stream, spool, stores.ledger, accepting.claims, accepting.sealing)
     limits = FlushLimits(settings.flush_rows, settings.flush_bytes)
 
     def sink_of(log: Log) -> Sink[EventT]:
@@ -326,6 +347,9 @@ def main() -> int:
         return COMMANDS[options.command or "serve"][0](settings)
     except ObjectStoreError as error:
         print(f"object store: {error}", file=sys.stderr)
+        return 1
+    except MasterKeyError as error:
+        print(f"master_key: {error}", file=sys.stderr)
         return 1
 
 

@@ -1,4 +1,4 @@
-"""The way to the ack: decide whether an event is new, claim it, then one write and one sync for all who wait.
+"""The way to the ack: decide whether an event is new, claim it, seal it, then one write and one sync for all who wait.
 
 One thread decides and writes, so two calls with the same event_id can never both be new here; two replicas may both store one,
 with the same content and the same place in the order: the sink keeps the first.
@@ -72,6 +72,20 @@ class NoClaims:
         return 0
 
 
+class Sealing(Protocol):
+    """Makes of a plain entry what may be written down."""
+
+    @property
+    def most_bytes_added(self) -> int:
+        """By how much an entry grows at most."""
+
+    def fingerprint(self, digest: bytes) -> bytes:
+        """What is written down of an event's content, in place of its digest."""
+
+    def seal(self, entries: Sequence[Entry]) -> list[Entry]:
+        """The entries, their texts sealed under keys that stand now. Raises: UnavailableError."""
+
+
 class Journal(Protocol):
     """Where accepted events become durable."""
 
@@ -93,20 +107,24 @@ class Stored:
 class Acceptance:
     """Idempotency by event id, over what the journal still holds and what the ledger has. One thread calls `store`."""
 
-    def __init__(self, stream: str, journal: Journal, committed: CommittedIds, claims: Claims) -> None:
-        self._stream, self._journal, self._committed, self._claims = stream, journal, committed, claims
+    def __init__(
+        self, stream: str, journal: Journal, committed: CommittedIds, claims: Claims, sealing: Sealing
+    ) -> None:
+        self._stream, self._journal, self._committed = stream, journal, committed
+        self._claims, self._sealing = claims, sealing
         self._waiting: OrderedDict[str, tuple[int, bytes]] = OrderedDict()
         self._mutex = threading.Lock()
 
     def store(self, calls: Sequence[Sequence[Entry]]) -> Stored:
         """Store the new events of many calls; each call's events are stored all or not at all."""
+        calls = [[replace(e, fingerprint=self._sealing.fingerprint(e.fingerprint)) for e in call] for call in calls]
         try:
             known = self._known([entry.event_id for call in calls for entry in call])
             results, group = self._decide(calls, known)
             claims = self._claims.claim(list(group.values())) if group else {}
         except UnavailableError as error:
             return Stored([error] * len(calls), [])
-        results, new = _claimed(calls, results, claims)
+        results, new = self._claimed(calls, results, claims)
         return self._append(calls, results, new, group)
 
     def remember(self, records: Sequence[Record]) -> None:
@@ -137,8 +155,8 @@ class Acceptance:
         group_bytes = 0
         for call in calls:
             try:
-                new = _new(call, known, group)
-                new_bytes = sum(map(frame_bytes, new.values()))
+                new = self._new(call, known, group)
+                new_bytes = sum(frame_bytes(entry) + self._sealing.most_bytes_added for entry in new.values())
                 self._journal.check_room(group_bytes + new_bytes)
             except ServiceError as error:
                 results.append(error)
@@ -159,7 +177,7 @@ class Acceptance:
         stored = set(new)
         try:
             if new:
-                records = self._journal.append(list(new.values()))
+                records = self._journal.append(self._sealing.seal(list(new.values())))
         except UnavailableError as error:
             touched = [any(entry.event_id in new for entry in call) for call in calls]
             results = [error if hit else result for hit, result in zip(touched, results, strict=True)]
@@ -176,42 +194,44 @@ class Acceptance:
         except UnavailableError:
             log.warning("claims were not released", extra=fields(stream=self._stream, events=len(event_ids)))
 
+    def _claimed(
+        self, calls: Sequence[Sequence[Entry]], results: Sequence[Receipt | ServiceError], claims: Mapping[str, Claim]
+    ) -> tuple[list[Receipt | ServiceError], dict[str, Entry]]:
+        """The results as all processes know them, and the events to store, with their place in the order."""
+        found: list[Receipt | ServiceError] = []
+        new: dict[str, Entry] = {}
+        for call, result in zip(calls, results, strict=True):
+            mine = [] if isinstance(result, ServiceError) else [entry for entry in call if entry.event_id in claims]
+            if not all(self._is_same(claims[entry.event_id].fingerprint, entry) for entry in mine):
+                found.append(_mismatch())
+                continue
+            before = len(new)
+            for entry in mine:
+                claim = claims[entry.event_id]
+                if not claim.committed:
+                    new.setdefault(entry.event_id, replace(entry, accept_order=claim.accept_order))
+            found.append(result if isinstance(result, ServiceError) else len(new) - before)
+        return found, new
 
-def _claimed(
-    calls: Sequence[Sequence[Entry]], results: Sequence[Receipt | ServiceError], claims: Mapping[str, Claim]
-) -> tuple[list[Receipt | ServiceError], dict[str, Entry]]:
-    """The results as all processes know them, and the events to store, with their place in the order."""
-    found: list[Receipt | ServiceError] = []
-    new: dict[str, Entry] = {}
-    for call, result in zip(calls, results, strict=True):
-        mine = [] if isinstance(result, ServiceError) else [entry for entry in call if entry.event_id in claims]
-        if any(claims[entry.event_id].fingerprint != entry.fingerprint for entry in mine):
-            found.append(_mismatch())
-            continue
-        before = len(new)
-        for entry in mine:
-            claim = claims[entry.event_id]
-            if not claim.committed:
-                new.setdefault(entry.event_id, replace(entry, accept_order=claim.accept_order))
-        found.append(result if isinstance(result, ServiceError) else len(new) - before)
-    return found, new
+    def _new(self, call: Sequence[Entry], known: Mapping[str, bytes], group: Mapping[str, Entry]) -> dict[str, Entry]:
+        """The call's events that nobody sent before.
 
+        Raises:
+            AlreadyExistsError: an id is known with another content. The first stands.
+        """
+        new: dict[str, Entry] = {}
+        for entry in call:
+            earlier = new.get(entry.event_id) or group.get(entry.event_id)
+            first = earlier.fingerprint if earlier else known.get(entry.event_id)
+            if first is None:
+                new[entry.event_id] = entry
+            elif not self._is_same(first, entry):
+                raise _mismatch()
+        return new
 
-def _new(call: Sequence[Entry], known: Mapping[str, bytes], group: Mapping[str, Entry]) -> dict[str, Entry]:
-    """The call's events that nobody sent before.
-
-    Raises:
-        AlreadyExistsError: an id is known with another content. The first stands.
-    """
-    new: dict[str, Entry] = {}
-    for entry in call:
-        earlier = new.get(entry.event_id) or group.get(entry.event_id)
-        first = earlier.fingerprint if earlier else known.get(entry.event_id)
-        if first is None:
-            new[entry.event_id] = entry
-        elif first != entry.fingerprint:
-            raise _mismatch()
-    return new
+    def _is_same(self, known: bytes, entry: Entry) -> bool:
+        # The first version wrote the bare digest down; a retry may cross the upgrade.
+        return entry.fingerprint in (known, self._sealing.fingerprint(known))
 
 
 def _mismatch() -> AlreadyExistsError:

@@ -46,6 +46,29 @@ def turn_entry(message: events_pb2.TurnEvent, traceparent: str = "") -> Entry:
     return _entry(message, message, traceparent)
 
 
+def take_feedback_texts(event: events_pb2.FeedbackEvent) -> events_pb2.FeedbackEvent:
+    """Move what the user wrote out of an event, into one that holds nothing else. Fields of a newer writer stay: nobody knows them."""
+    texts = events_pb2.FeedbackEvent()
+    kind = event.WhichOneof("value")
+    if kind == "correction":
+        texts.correction.text = event.correction.text
+        event.correction.ClearField("text")
+    elif kind == "thumb" and (event.thumb.reasons or event.thumb.comment):
+        texts.thumb.reasons.extend(event.thumb.reasons)
+        texts.thumb.comment = event.thumb.comment
+        event.thumb.ClearField("reasons")
+        event.thumb.ClearField("comment")
+    return texts
+
+
+def take_turn_texts(event: events_pb2.TurnEvent) -> events_pb2.TurnEvent:
+    """The same of a turn: what the model was given, what the user typed, what was answered."""
+    texts = events_pb2.TurnEvent(context=event.context, original_text=event.original_text, answer=event.answer)
+    for name in ("context", "original_text", "answer"):
+        event.ClearField(name)
+    return texts
+
+
 def decode_feedback(record: Record) -> FeedbackEvent:
     """Raises: UndecodableError."""
     return _decode(record, events_pb2.FeedbackEvent, feedback_from, check_feedback)
@@ -68,6 +91,7 @@ def feedback_from(message: events_pb2.FeedbackEvent) -> FeedbackEvent:
         arm=message.arm,
         accept_us=_microseconds(message.accept_time),
         value=_value(message),
+        sealed=message.sealed,
         unknown_bytes=_unknown(message),
     )
 
@@ -98,6 +122,7 @@ def turn_from(message: events_pb2.TurnEvent) -> TurnEvent:
         finish_us=_microseconds(message.finish_time),
         erased=message.erased,
         cached=message.cached,
+        sealed=message.sealed,
         unknown_bytes=_unknown(message),
     )
 

@@ -1,5 +1,6 @@
 """What can be said about an answer, and what a finished turn is; with the limits of both.
 
+An event comes in with plain texts; from the spool on they are in `sealed` (sealing.py), and empty beside it.
 Times are microseconds since 1970 in UTC: they are data, never an order. Order is the order of acceptance.
 """
 
@@ -9,12 +10,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from services.chassis.errors import InvalidArgumentError
+from services.feedback.sealing import is_sealed
 
 MAX_REASONS = 8
 MAX_REASON_CHARACTERS = 64
 MAX_COMMENT_CHARACTERS = 2_000
 MAX_CORRECTION_CHARACTERS = 8_192
 MAX_NAME_CHARACTERS = 128
+MAX_POSITION = 2**63 - 1
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _PRINCIPAL = re.compile(r"[0-9a-f]{64}")
 
@@ -69,6 +72,7 @@ class FeedbackEvent:
     arm: str
     accept_us: int
     value: Thumb | Correction | Retraction | None
+    sealed: bytes = b""
     unknown_bytes: bytes = b""
 
 
@@ -107,6 +111,7 @@ class TurnEvent:
     finish_us: int
     erased: bool
     cached: bool = False
+    sealed: bytes = b""
     unknown_bytes: bytes = b""
 
 
@@ -116,12 +121,15 @@ def check_feedback(event: FeedbackEvent, path: str = "event") -> None:
     if event.accept_us <= 0:
         raise _wrong(f"{path}.accept_time", "a time after 1970")
     match event.value:
-        case Thumb():
-            _check_thumb(event.value, f"{path}.thumb")
+        case Thumb() as thumb:
+            _check_thumb(thumb, f"{path}.thumb")
+            _check_seal(event.sealed, f"{path}.sealed", bool(thumb.reasons or thumb.comment))
         case Correction(text):
-            if not 1 <= len(text) <= MAX_CORRECTION_CHARACTERS:
+            _check_seal(event.sealed, f"{path}.sealed", bool(text))
+            if not event.sealed and not 1 <= len(text) <= MAX_CORRECTION_CHARACTERS:
                 raise _wrong(f"{path}.correction.text", f"1 to {MAX_CORRECTION_CHARACTERS:,} characters")
         case Retraction(subject):
+            _check_seal(event.sealed, f"{path}.sealed", False)
             if subject not in list(Subject):
                 raise _wrong(f"{path}.retraction.kind", " or ".join(f'"{kind}"' for kind in Subject))
         case None:
@@ -131,18 +139,30 @@ def check_feedback(event: FeedbackEvent, path: str = "event") -> None:
 def check_turn(event: TurnEvent, path: str = "turn") -> None:
     """Raises: InvalidArgumentError naming field and limit."""
     _check_common(event, path)
-    _check_uuid(event.user_message_id, f"{path}.user_message_id")
-    if event.erased and (event.context or event.answer or event.original_text):
+    check_uuid(event.user_message_id, f"{path}.user_message_id")
+    has_texts = bool(event.context or event.answer or event.original_text)
+    _check_seal(event.sealed, f"{path}.sealed", has_texts)
+    if event.erased and has_texts:
         raise _wrong(f"{path}.erased", "an erased turn has no context, original_text and answer")
+
+
+def check_unsealed(event: FeedbackEvent | TurnEvent, path: str = "event") -> None:
+    """Nobody else seals: what comes in is plain. Raises: InvalidArgumentError naming field and limit."""
+    if event.sealed:
+        raise _wrong(f"{path}.sealed", "empty")
+
+
+def _check_seal(sealed: bytes, field: str, has_texts: bool) -> None:
+    if sealed and (has_texts or not is_sealed(sealed)):
+        raise _wrong(field, "of a known form, with no texts beside it")
 
 
 def _check_common(event: FeedbackEvent | TurnEvent, path: str) -> None:
     for name in ("event_id", "conversation_id", "message_id"):
-        _check_uuid(getattr(event, name), f"{path}.{name}")
+        check_uuid(getattr(event, name), f"{path}.{name}")
     if not event.tenant:
         raise _wrong(f"{path}.tenant", f"1 to {MAX_NAME_CHARACTERS} characters")
-    if not _PRINCIPAL.fullmatch(event.principal):
-        raise _wrong(f"{path}.principal", "64 hexadecimal digits, lower case")
+    _check_principal(event.principal, f"{path}.principal")
     for name in ("tenant", "model_version", "arm"):
         # Postgres takes no NUL: accepted, such an event would stop the sink for ever.
         if len(getattr(event, name)) > MAX_NAME_CHARACTERS or "\0" in getattr(event, name):
@@ -163,10 +183,30 @@ def check_message_ids(message_ids: Sequence[str], limit: int) -> None:
     if not 1 <= len(message_ids) <= limit:
         raise _wrong("message_ids", f"1 to {limit:,}")
     for number, message_id in enumerate(message_ids):
-        _check_uuid(message_id, f"message_ids[{number}]")
+        check_uuid(message_id, f"message_ids[{number}]")
 
 
-def _check_uuid(text: str, field: str) -> None:
+def check_principals(principals: Sequence[str], limit: int) -> None:
+    """Raises: InvalidArgumentError naming field and limit."""
+    if not 1 <= len(principals) <= limit:
+        raise _wrong("principals", f"1 to {limit:,}")
+    for number, principal in enumerate(principals):
+        _check_principal(principal, f"principals[{number}]")
+
+
+def check_position(position: int, field: str) -> None:
+    """A place in a ledger, of which the protocol allows more than the database. Raises: InvalidArgumentError naming field and limit."""
+    if position > MAX_POSITION:
+        raise _wrong(field, f"at most {MAX_POSITION:,}")
+
+
+def _check_principal(text: str, field: str) -> None:
+    if not _PRINCIPAL.fullmatch(text):
+        raise _wrong(field, "64 hexadecimal digits, lower case")
+
+
+def check_uuid(text: str, field: str) -> None:
+    """Raises: InvalidArgumentError naming field and limit."""
     if not _UUID.fullmatch(text):
         raise _wrong(field, "a UUID, lower case")
 

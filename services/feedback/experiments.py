@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sqlalchemy import Connection, Engine, delete, func, insert, select, tuple_
-from sqlalchemy.exc import SQLAlchemyError
 
 from services.feedback import parquet, tables
 from services.feedback.confidence import Interval, interval
 from services.feedback.events import TurnEvent
 from services.feedback.frames import Record
-from services.feedback.ledger import Ledger, LedgerUnavailableError
+from services.feedback.ledger import Ledger, transaction
 from services.feedback.object_store import ObjectStore
-from services.feedback.projection import Projection, portions, stand
+from services.feedback.portions import portions
+from services.feedback.projection import Projection, stand
 from services.feedback.projection import catch_up as rebuild
 from services.feedback.sink import Position
 from services.feedback.thumbs import ThumbCount
@@ -54,7 +54,7 @@ class ThumbCounter(Protocol):
     """Standing thumbs."""
 
     async def count(self, since_us: int) -> list[ThumbCount]:
-        """By version and arm."""
+        """By version and arm. Raises: LedgerUnavailableError."""
 
 
 class Experiments:
@@ -69,11 +69,8 @@ class Experiments:
         Raises:
             LedgerUnavailableError: the database does not answer.
         """
-        try:
-            counts = {(count.model_version, count.arm): count for count in await self._thumbs.count(since_us)}
-            met = await asyncio.to_thread(self._met, since_us)
-        except SQLAlchemyError as error:
-            raise LedgerUnavailableError("the feedback ledger does not answer") from error
+        counts = {(count.model_version, count.arm): count for count in await self._thumbs.count(since_us)}
+        met = await asyncio.to_thread(self._met, since_us)
         figures = [
             ArmFigures(version, arm, users, first_us, *_said(counts.get((version, arm))))
             for (version, arm), (users, first_us) in met.items()
@@ -94,13 +91,13 @@ class Experiments:
             .where(table.first_us >= since_us)
             .group_by(table.model_version, table.arm)
         )
-        with self._engine.begin() as connection:
+        with transaction(self._engine) as connection:
             return {(version, arm): (users, first) for version, arm, users, first in connection.execute(query)}
 
 
 def fold(connection: Connection, position: Position, kept: Sequence[tuple[Record, TurnEvent]]) -> None:
     """Move the exposures by one batch, inside the ledger's transaction."""
-    _move(connection, ((_key(vars(event)), event.finish_us) for _, event in kept))
+    _move(connection, ((_key(vars(event)), event.finish_us) for _, event in kept if not event.erased))
     stand(connection, tables.exposure_positions, position)
 
 
@@ -110,7 +107,7 @@ def catch_up(ledger: Ledger, store: ObjectStore, stream: str) -> bool:
 
 
 def _move_rows(connection: Connection, rows: Sequence[parquet.Row]) -> None:
-    _move(connection, ((_key(row), int(str(row["finish_time"]))) for row in rows))
+    _move(connection, ((_key(row), int(str(row["finish_time"]))) for row in rows if not row["erased"]))
 
 
 def _key(turn: Mapping[str, object]) -> Key:
@@ -118,7 +115,7 @@ def _key(turn: Mapping[str, object]) -> Key:
 
 
 def _move(connection: Connection, turns: Iterable[tuple[Key, int]]) -> None:
-    """What no version answered (a question that the guard refused) exposes nobody to anything."""
+    """What no version answered (a question that the guard refused) exposes nobody to anything, nor does a turn that is taken back."""
     first: dict[Key, int] = {}
     for key, finish_us in turns:
         if key[1]:

@@ -16,12 +16,17 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from services.chassis.errors import UnavailableError
 from services.feedback import tables
+from services.feedback.gone import Owner, erased_among
 
 IDS_A_QUERY = 500
 
 
 class FencedError(Exception):
     """Another writer has the partition, or has moved its end: discard what is buffered and take a new lease."""
+
+
+class ErasedMeanwhileError(FencedError):
+    """What a batch would write was erased since it was composed: compose it anew."""
 
 
 class LedgerUnavailableError(UnavailableError):
@@ -72,7 +77,7 @@ class DeadLetter:
 class Batch:
     """What becomes of the offsets from the lease's end to before `end_offset`: rows, dead letters, the rest tombstones.
 
-    `event_ids` are those of all its records: none of them is on its way any more.
+    `event_ids` are those of all its records: none of them is on its way any more. `owners` are those of its rows.
     """
 
     end_offset: int
@@ -82,6 +87,7 @@ class Batch:
     dead_letters: Sequence[DeadLetter]
     fingerprints: Mapping[str, bytes]
     event_ids: Collection[str]
+    owners: Collection[Owner] = ()
 
 
 Within = Callable[[Connection], None]
@@ -110,13 +116,16 @@ class Ledger:
 
         Raises:
             FencedError: the lease is not the newest, or the end has moved.
+            ErasedMeanwhileError: an owner was erased; erasures take the stream's row too, so from here on none can come between.
             LedgerUnavailableError: it is not known whether it was committed; a new lease tells.
         """
         with self._transaction() as connection:
             segment = self._segment(lease, batch, _next_sequence(connection, lease.stream))
+            if erased_among(connection, batch.owners):
+                raise ErasedMeanwhileError("an owner of these rows was erased meanwhile")
             self._advance(connection, lease, batch.end_offset)
             connection.execute(insert(tables.segments).values(vars(segment)))
-            _account(connection, lease, batch)
+            _account(connection, segment, batch)
             settle(connection, lease.stream, batch.event_ids)
             within(connection)
         return replace(lease, end_offset=segment.end_offset), segment
@@ -152,6 +161,11 @@ class Ledger:
         """Those of the ids that are committed, with their fingerprints. Raises: LedgerUnavailableError."""
         with self._transaction() as connection:
             return committed_fingerprints(connection, stream, event_ids)
+
+    def erased(self, owners: Collection[Owner]) -> set[Owner]:
+        """Those of the owners whose events are gone. Raises: LedgerUnavailableError."""
+        with self._transaction() as connection:
+            return erased_among(connection, owners)
 
     def _segment(self, lease: Lease, batch: Batch, sequence: int) -> Segment:
         accounted = batch.rows + len(batch.dead_letters)
@@ -254,12 +268,13 @@ def _next_sequence(connection: Connection, stream: str) -> int:
     return sequence
 
 
-def _account(connection: Connection, lease: Lease, batch: Batch) -> None:
-    """The dead letters and the event ids of a segment."""
+def _account(connection: Connection, segment: Segment, batch: Batch) -> None:
+    """The dead letters and the event ids of a segment, and whether it holds plain texts."""
     letters = [
         {
-            "topic_id": lease.topic_id,
-            "partition": lease.partition,
+            "topic_id": segment.topic_id,
+            "partition": segment.partition,
+            "commit_us": segment.commit_us,
             "offset": letter.offset,
             "error": letter.error,
             "payload_base64": base64.b64encode(letter.payload).decode(),
@@ -267,12 +282,15 @@ def _account(connection: Connection, lease: Lease, batch: Batch) -> None:
         for letter in batch.dead_letters
     ]
     ids = [
-        {"stream": lease.stream, "event_id": event_id, "fingerprint": fingerprint}
+        {"stream": segment.stream, "event_id": event_id, "fingerprint": fingerprint}
         for event_id, fingerprint in batch.fingerprints.items()
     ]
     for table, rows in ((tables.dead_letters, letters), (tables.event_ids, ids)):
         if rows:
             connection.execute(insert(table), rows)
+    if any(not owner.key_id for owner in batch.owners):
+        mine = update(tables.streams).where(tables.streams.c.stream == segment.stream)
+        connection.execute(mine.values(plain_sequence=segment.sequence))
 
 
 def _segment(row: Row[Any]) -> Segment:

@@ -56,7 +56,24 @@ SINK_FAILURES = Counter(
 SEGMENTS = Counter("thumbwheel_feedback_segments_total", "Segments committed to the ledger.", ["stream"])
 ROWS = Counter("thumbwheel_feedback_rows_total", "Rows committed to Parquet.", ["stream"])
 DEAD_LETTERS = Counter("thumbwheel_feedback_dead_letters_total", "Records that could not be decoded.", ["stream"])
-TOMBSTONES = Counter("thumbwheel_feedback_tombstones_total", "Repeated events dropped by the sink.", ["stream"])
+TOMBSTONES = Counter(
+    "thumbwheel_feedback_tombstones_total", "Repeated or erased events dropped by the sink.", ["stream"]
+)
 THUMBS = Counter(
     "thumbwheel_feedback_thumbs_total", "Thumbs by the version that wrote the answer.", ["model_version", "value"]
+)
+# Fast on an idle database; a commit that is under way is waited for.
+SHRED_BUCKETS_SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+
+ERASURES = Counter("thumbwheel_feedback_erasures_total", "Erasures that shredded something; repeated calls do not.")
+SHRED_SECONDS = Histogram(
+    "thumbwheel_feedback_shred_seconds",
+    "From the call to the moment from which nothing said before can be read.",
+    buckets=SHRED_BUCKETS_SECONDS,
+)
+ERASURES_WAITING = Gauge(
+    "thumbwheel_feedback_erasures_waiting", "Erasures whose unreadable rows are not yet rewritten out of the objects."
+)
+ERASURE_OLDEST_SECONDS = Gauge(
+    "thumbwheel_feedback_erasure_oldest_waiting_seconds", "Time that the oldest of them has waited; 0 without any."
 )

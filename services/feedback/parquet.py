@@ -32,6 +32,8 @@ _COORDINATES = [
     pa.field("model_version", pa.string(), nullable=False),
     pa.field("arm", pa.string(), nullable=False),
 ]
+# The texts, under the principal's key (sealing.py); the columns for texts are empty then. Null in rows of the first version.
+_SEALED = pa.field("sealed", pa.binary())
 FEEDBACK_SCHEMA = pa.schema(
     [
         *_COORDINATES,
@@ -43,6 +45,7 @@ FEEDBACK_SCHEMA = pa.schema(
         pa.field("correction", pa.string()),  # the better answer
         pa.field("retracts", pa.string()),  # thumb or correction
         pa.field("unknown_bytes", pa.binary()),  # protobuf fields of a newer writer
+        _SEALED,
     ]
 )
 TURNS_SCHEMA = pa.schema(
@@ -67,6 +70,7 @@ TURNS_SCHEMA = pa.schema(
         ),  # forget every row of this message_id, this one's texts are empty
         pa.field("unknown_bytes", pa.binary()),
         pa.field("cached", pa.bool_()),  # shown again, written for an earlier turn; null in older files
+        _SEALED,
     ]
 )
 
@@ -127,7 +131,16 @@ def encode(schema: pa.Schema, rows: Sequence[Row]) -> bytes:
 
 def decode(data: bytes) -> list[Row]:
     """The rows of a file, as `encode` took them: times are microseconds since 1970."""
-    table = pq.read_table(BytesIO(data))
+    return to_rows(read(data))
+
+
+def read(data: bytes) -> pa.Table:
+    """The table of a file, with the columns that its writer had."""
+    return pq.read_table(BytesIO(data))
+
+
+def to_rows(table: pa.Table) -> list[Row]:
+    """The rows of a table; times are microseconds since 1970."""
     plain = [field.with_type(pa.int64()) if field.type == _TIME else field for field in table.schema]
     rows: list[Row] = table.cast(pa.schema(plain)).to_pylist()
     return rows
@@ -142,4 +155,5 @@ def _common(event: FeedbackEvent | TurnEvent) -> Row:
         "model_version": event.model_version,
         "arm": event.arm,
         "unknown_bytes": event.unknown_bytes or None,
+        "sealed": event.sealed or None,
     }

@@ -3,19 +3,18 @@
 A table made by a new release is behind on its first day, so it is filled from the committed objects then.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from sqlalchemy import Connection, Table, delete, insert, select
 
 from services.feedback import parquet
+from services.feedback.gone import gone_rows
 from services.feedback.ledger import Ledger, committed_segments
 from services.feedback.object_store import ObjectStore
 from services.feedback.sink import Position
-
-KEYS_A_QUERY = 500
-KeyT = TypeVar("KeyT", bound=tuple[str, ...])
 
 
 @dataclass(frozen=True)
@@ -36,10 +35,14 @@ def catch_up(projection: Projection, ledger: Ledger, store: ObjectStore, stream:
         reached = connection.execute(select(table.c.topic_id, table.c.partition, table.c.end_offset))
         if {(row.topic_id, row.partition): row.end_offset for row in reached} == ends:
             return False
+        gone = gone_rows(connection, stream)
         connection.execute(delete(projection.table))
         connection.execute(delete(table))
         for segment in segments:
-            projection.move(connection, parquet.decode(store.get(segment.object_key)) if segment.object_key else [])
+            if segment.object_key:
+                rows = parquet.read(store.get(segment.object_key))
+                rows = rows.append_column("sequence", pa.array([segment.sequence] * rows.num_rows, pa.int64()))
+                projection.move(connection, parquet.to_rows(rows.filter(pc.invert(gone.of(rows)))))
             stand(connection, table, Position(segment.topic_id, segment.partition, segment.end_offset))
     return True
 
@@ -49,10 +52,3 @@ def stand(connection: Connection, positions: Table, position: Position) -> None:
     here = (positions.c.topic_id == position.topic_id) & (positions.c.partition == position.partition)
     connection.execute(delete(positions).where(here))
     connection.execute(insert(positions).values(vars(position)))
-
-
-def portions(keys: Collection[KeyT]) -> Iterator[list[KeyT]]:
-    """So many that one query can name them."""
-    ordered = sorted(keys)
-    for at in range(0, len(ordered), KEYS_A_QUERY):
-        yield ordered[at : at + KEYS_A_QUERY]

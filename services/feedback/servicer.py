@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
+from thumbwheel.feedback.v1 import feedback_pb2
 
 from services.chassis.errors import InvalidArgumentError, PermissionDeniedError
 from services.chassis.identity import require_caller
@@ -13,11 +13,19 @@ from services.chassis.telemetry import trace_headers
 from services.feedback import codec, metrics
 from services.feedback.accept import GroupCommit
 from services.feedback.catalogue import Catalogue
-from services.feedback.events import Stream, Thumb, check_feedback, check_message_ids, check_turn
+from services.feedback.events import (
+    Stream,
+    Thumb,
+    check_feedback,
+    check_message_ids,
+    check_position,
+    check_turn,
+    check_unsealed,
+)
 from services.feedback.experiments import ArmFigures, Experiments
 from services.feedback.frames import Entry
 from services.feedback.ledger import Segment
-from services.feedback.principal import principal_of
+from services.feedback.principal_servicer import Principals, PrincipalServicer
 from services.feedback.thumbs import Thumbs
 
 MAX_TURNS = 500
@@ -26,7 +34,7 @@ MAX_MESSAGES = 1_000
 STREAMS = {feedback_pb2.STREAM_FEEDBACK: Stream.FEEDBACK, feedback_pb2.STREAM_TURNS: Stream.TURNS}
 
 
-class FeedbackLogServicer(feedback_pb2_grpc.FeedbackLogServiceServicer):
+class FeedbackLogServicer(PrincipalServicer):
     """Internal: called by gateway, session and training."""
 
     def __init__(
@@ -37,8 +45,9 @@ class FeedbackLogServicer(feedback_pb2_grpc.FeedbackLogServiceServicer):
         catalogue: Catalogue,
         thumbs: Thumbs,
         experiments: Experiments,
+        principals: Principals,
     ) -> None:
-        self._principal_key = principal_key
+        super().__init__(principal_key, principals)
         self._feedback, self._turns = feedback, turns
         self._catalogue, self._thumbs, self._experiments = catalogue, thumbs, experiments
 
@@ -47,8 +56,9 @@ class FeedbackLogServicer(feedback_pb2_grpc.FeedbackLogServiceServicer):
     ) -> feedback_pb2.RecordFeedbackResponse:
         event = codec.feedback_from(request.event)
         check_feedback(event)
+        check_unsealed(event)
         caller = require_caller()
-        if (event.tenant, event.principal) != (caller.tenant, principal_of(self._principal_key, caller)):
+        if (event.tenant, event.principal) != (caller.tenant, self._principal()):
             raise PermissionDeniedError("the event is not the caller's", field="event.principal")
         new = await _acknowledge(
             Stream.FEEDBACK,
@@ -67,7 +77,9 @@ class FeedbackLogServicer(feedback_pb2_grpc.FeedbackLogServiceServicer):
         if request.ByteSize() > MAX_TURN_BYTES:
             raise InvalidArgumentError("turns are too large", field="turns", limit=f"{MAX_TURN_BYTES:,} bytes")
         for number, turn in enumerate(request.turns):
-            check_turn(codec.turn_from(turn), f"turns[{number}]")
+            event = codec.turn_from(turn)
+            check_turn(event, f"turns[{number}]")
+            check_unsealed(event, f"turns[{number}]")
         trace = trace_headers().get("traceparent", "")
         await _acknowledge(Stream.TURNS, self._turns, [codec.turn_entry(turn, trace) for turn in request.turns])
         return feedback_pb2.AppendTurnsResponse()
@@ -77,6 +89,7 @@ class FeedbackLogServicer(feedback_pb2_grpc.FeedbackLogServiceServicer):
     ) -> feedback_pb2.ListSegmentsResponse:
         if request.stream not in STREAMS:
             raise InvalidArgumentError("stream is not known", field="stream", limit="STREAM_FEEDBACK or STREAM_TURNS")
+        check_position(request.after_sequence, "after_sequence")
         segments = await self._catalogue.after(STREAMS[request.stream], request.after_sequence)
         return feedback_pb2.ListSegmentsResponse(segments=[_segment(segment) for segment in segments])
 
@@ -99,8 +112,7 @@ class FeedbackLogServicer(feedback_pb2_grpc.FeedbackLogServiceServicer):
 
     async def GetThumbs(self, request: feedback_pb2.GetThumbsRequest, context: Any) -> feedback_pb2.GetThumbsResponse:
         check_message_ids(request.message_ids, MAX_MESSAGES)
-        principal = principal_of(self._principal_key, require_caller())
-        return feedback_pb2.GetThumbsResponse(thumbs=await self._thumbs.get(principal, request.message_ids))
+        return feedback_pb2.GetThumbsResponse(thumbs=await self._thumbs.get(self._principal(), request.message_ids))
 
 
 async def _acknowledge(stream: Stream, log: GroupCommit, entries: Sequence[Entry]) -> int:

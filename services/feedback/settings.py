@@ -1,5 +1,6 @@
 """What the feedback service can be told: TW_FEEDBACK_*."""
 
+import re
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,12 +17,19 @@ MIB = 1024 * 1024
 class FeedbackSettings(ServiceSettings):
     """Defaults are those of the embedded install, relative to the working directory."""
 
-    model_config = SettingsConfigDict(env_prefix="TW_FEEDBACK_", frozen=True, extra="forbid")
+    # An error would quote what it was given, keys too.
+    model_config = SettingsConfigDict(env_prefix="TW_FEEDBACK_", frozen=True, extra="forbid", hide_input_in_errors=True)
 
     port: int = Field(50056, ge=0, le=65535, description="gRPC port; 0 picks a free one")
     metrics_port: int = Field(51056, ge=0, le=65535, description="port of /metrics; 0 serves none")
     principal_key: SecretStr = Field(
         min_length=16, description="key of the HMAC that turns a user into a principal; the same in gateway and session"
+    )
+    master_key: SecretStr = Field(
+        description="64 hexadecimal digits, the same in all replicas: wraps the keys that seal texts; lost, they are lost too",
+    )
+    training_consent_default: bool = Field(
+        True, description="whether models may be trained on what users say who have not said yes or no"
     )
     spool_directory: Path = Field(
         Path(".state/feedback/spool"), description="one folder a stream; one process at a time"
@@ -93,6 +101,16 @@ class FeedbackSettings(ServiceSettings):
         32 * MIB, ge=1, description="a stream's fetched events over which nothing more is fetched"
     )
     claim_days: float = Field(7.0, gt=0, description="a claim whose event never came is forgotten after so long")
+
+    dead_letter_days: float = Field(
+        30.0, gt=0, description="what could not be decoded is emptied after so long: nobody knows what it holds"
+    )
+
+    @model_validator(mode="after")
+    def _master_key_is_hexadecimal(self) -> Self:
+        if not re.fullmatch("[0-9a-fA-F]{64}", self.master_key.get_secret_value()):
+            raise ValueError("master_key: 64 hexadecimal digits")
+        return self
 
     @model_validator(mode="after")
     def _keys_belong_to_the_endpoint(self) -> Self:

@@ -4,8 +4,8 @@ The ledger's commit is the moment when events exist for readers; a crash before 
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Generic, Protocol, TypeVar
 
@@ -13,12 +13,24 @@ from sqlalchemy import Connection
 
 from services.feedback.events import Stream
 from services.feedback.frames import Record
+from services.feedback.gone import Owner
 from services.feedback.ledger import Batch, DeadLetter, Lease, Segment, Within
 from services.feedback.log import Log
 from services.feedback.object_store import ObjectStore
 from services.feedback.parquet import Row
+from services.feedback.sealing import key_id_of
 
-EventT = TypeVar("EventT")
+
+class Owned(Protocol):
+    """What the sink looks at in an event of any stream."""
+
+    @property
+    def principal(self) -> str: ...
+    @property
+    def sealed(self) -> bytes: ...
+
+
+EventT = TypeVar("EventT", bound=Owned)
 
 
 class UndecodableError(Exception):
@@ -36,6 +48,9 @@ class CommitPoint(Protocol):
 
     def fingerprints(self, stream: str, event_ids: Sequence[str]) -> Mapping[str, bytes]:
         """Those of the ids that are committed. Raises: LedgerUnavailableError."""
+
+    def erased(self, owners: Collection[Owner]) -> set[Owner]:
+        """Those of the owners whose events are gone. Raises: LedgerUnavailableError."""
 
 
 class Step(StrEnum):
@@ -70,16 +85,17 @@ class Position:
 Fold = Callable[[Connection, Position, Sequence[tuple[Record, EventT]]], None]
 
 
-def no_projection(_connection: Connection, _position: Position, _kept: Sequence[tuple[Record, object]]) -> None:
+def no_projection(_connection: Connection, _position: Position, _kept: Sequence[tuple[Record, Owned]]) -> None:
     """For a stream whose events are only written."""
 
 
 @dataclass(frozen=True)
 class Sorted(Generic[EventT]):
-    """A batch of records by what becomes of each; those in neither list are duplicates: tombstones."""
+    """A batch of records by what becomes of each. Of those in no list, and of those that were erased, tombstones."""
 
     kept: list[tuple[Record, EventT]]
     dead_letters: list[DeadLetter]
+    erased: list[Record] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -128,7 +144,7 @@ class Sink(Generic[EventT]):
         """Sink one batch; None if nothing waits.
 
         Raises:
-            FencedError: assign again.
+            FencedError: assign again; also when what was to be written was erased meanwhile.
             ObjectStoreError, LedgerUnavailableError: nothing is lost; later again, and after the latter assign first.
         """
         lease = self._held()
@@ -167,13 +183,18 @@ class Sink(Generic[EventT]):
             sha256=digest,
             rows=len(found.kept),
             dead_letters=found.dead_letters,
-            fingerprints={record.entry.event_id: record.entry.fingerprint for record, _ in found.kept},
+            # An event that was erased on its way stays known: whoever sends it again does not bring it back.
+            fingerprints={
+                record.entry.event_id: record.entry.fingerprint
+                for record in [*(record for record, _ in found.kept), *found.erased]
+            },
             event_ids={record.entry.event_id for record in records},
+            owners={_owner(event) for _, event in found.kept},
         )
         return batch, found.kept
 
     def _sort(self, records: Sequence[Record]) -> Sorted[EventT]:
-        """The first of an event id becomes a row, a later one a tombstone, what cannot be read a dead letter."""
+        """The first of an event id becomes a row, a later or erased one a tombstone, what cannot be read a dead letter."""
         event_ids = [record.entry.event_id for record in records]
         seen = set(self._ledger.fingerprints(self._form.stream, event_ids))
         found: Sorted[EventT] = Sorted([], [])
@@ -186,6 +207,9 @@ class Sink(Generic[EventT]):
                 found.dead_letters.append(DeadLetter(record.offset, str(error), record.entry.payload))
             else:
                 seen.add(record.entry.event_id)
+        gone = self._ledger.erased({_owner(event) for _, event in found.kept})
+        found.erased[:] = [record for record, event in found.kept if _owner(event) in gone]
+        found.kept[:] = [pair for pair in found.kept if _owner(pair[1]) not in gone]
         return found
 
     def _row(self, lease: Lease, record: Record, event: EventT) -> Row:
@@ -198,6 +222,10 @@ class Sink(Generic[EventT]):
             "schema_version": record.entry.schema_major,
             "accept_order": record.entry.accept_order or None,
         }
+
+
+def _owner(event: Owned) -> Owner:
+    return Owner(event.principal, key_id_of(event.sealed))
 
 
 def object_key(lease: Lease, end: int, sha256: str) -> str:

@@ -36,6 +36,8 @@ streams = Table(
     metadata,
     Column("stream", String(32), primary_key=True),
     Column("sequence", BigInteger, nullable=False),
+    # The last segment that holds plain texts: 0 where all was sealed from the first day.
+    Column("plain_sequence", BigInteger, nullable=False, server_default="0"),
 )
 
 # The sequence goes on over topic ids too, so that readers can go on after a log was made anew.
@@ -65,7 +67,9 @@ dead_letters = Table(
     Column("partition", Integer, primary_key=True),
     Column("offset", BigInteger, primary_key=True),
     Column("error", Text, nullable=False),
+    # Empty after a while: what nobody could read may hold what somebody wrote.
     Column("payload_base64", Text, nullable=False),
+    Column("commit_us", BigInteger, nullable=False, server_default="0"),
 )
 
 event_ids = Table(
@@ -142,4 +146,52 @@ claims = Table(
     Column("accept_us", BigInteger),
     Index("claims_by_principal", "principal", "message_id"),
     Index("claims_by_age", "claim_us"),
+)
+
+# One key a principal, wrapped (master_key.py). Deleting the row makes unreadable what the principal said.
+data_keys = Table(
+    "data_keys",
+    metadata,
+    Column("principal", String(64), primary_key=True),
+    Column("tenant", String(128), nullable=False),
+    Column("key_id", LargeBinary(16), nullable=False),
+    Column("wrapped_key", LargeBinary, nullable=False),
+    Column("create_us", BigInteger, nullable=False),
+)
+
+# What principals said about training; of the others the operator's default stands.
+consents = Table(
+    "consents",
+    metadata,
+    Column("principal", String(64), primary_key=True),
+    Column("training", Boolean, nullable=False),
+    Column("update_us", BigInteger, nullable=False),
+)
+
+# The erasure ledger. `key_id` is that of the shredded key, null if there was none; `rewrite_us` is null until no object holds
+# sealed rows of it any more.
+erasures = Table(
+    "erasures",
+    metadata,
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("erasure_id", String(36), nullable=False),
+    Column("principal", String(64), nullable=False),
+    Column("tenant", String(128), nullable=False),
+    Column("key_id", LargeBinary(16)),
+    Column("request_us", BigInteger, nullable=False),
+    Column("shred_us", BigInteger, nullable=False),
+    Column("rewrite_us", BigInteger),
+    Index("erasures_by_id", "erasure_id", unique=True),
+    Index("erasures_by_principal", "principal"),
+    Index("erasures_by_key", "key_id"),
+)
+
+# How far an erasure reaches into each stream: the stream's last sequence at that moment, and when its objects were free of it.
+erasure_reaches = Table(
+    "erasure_reaches",
+    metadata,
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("stream", String(32), primary_key=True),
+    Column("sequence", BigInteger, nullable=False),
+    Column("rewrite_us", BigInteger),
 )

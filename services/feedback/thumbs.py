@@ -17,9 +17,10 @@ from sqlalchemy import ColumnElement, Connection, Engine, delete, func, insert, 
 from services.feedback import parquet, tables
 from services.feedback.events import FeedbackEvent, Retraction, Subject, Thumb
 from services.feedback.frames import Record
-from services.feedback.ledger import Ledger
+from services.feedback.ledger import Ledger, transaction
 from services.feedback.object_store import ObjectStore
-from services.feedback.projection import Projection, portions, stand
+from services.feedback.portions import portions
+from services.feedback.projection import Projection, stand
 from services.feedback.projection import catch_up as rebuild
 from services.feedback.sink import Position, UndecodableError
 
@@ -115,6 +116,11 @@ class Overlay:
                     self._waiting.pop(change.key, None)
                     self._waiting[change.key] = (record.offset, change.opinion)
 
+    def forget(self, principal: str) -> None:
+        """Drop what an erased principal said. What they say from now on may go with it: the table has it soon."""
+        for key in [key for key in self._waiting if key[0] == principal]:
+            del self._waiting[key]
+
     def trim(self, before: int) -> None:
         """Drop what the table has by now."""
         while self._waiting and next(iter(self._waiting.values()))[0] < before:
@@ -133,7 +139,7 @@ class Thumbs:
         self._engine, self._pending = engine, pending
 
     async def get(self, principal: str, message_ids: Sequence[str]) -> dict[str, bool]:
-        """Message id → up, for the messages on which the user's thumb stands."""
+        """Message id → up, for the messages on which the user's thumb stands. Raises: LedgerUnavailableError."""
         keys = {(principal, message_id) for message_id in message_ids}
         pending = await self._pending.opinions(keys)
         found = await asyncio.to_thread(self._committed, keys)
@@ -143,7 +149,7 @@ class Thumbs:
         return {message_id: opinion.up for (_, message_id), opinion in found.items() if opinion.up is not None}
 
     async def count(self, since_us: int) -> list[ThumbCount]:
-        """Standing thumbs given at or after a time, by version and arm."""
+        """Standing thumbs given at or after a time, by version and arm. Raises: LedgerUnavailableError."""
         pending = await self._pending.opinions(None)
         totals = await asyncio.to_thread(self._totals, pending, since_us)
         pairs = sorted({(version, arm) for version, arm, _ in totals})
@@ -151,7 +157,7 @@ class Thumbs:
         return [count for count in counts if count.up or count.down]
 
     def _committed(self, keys: set[Key]) -> dict[Key, Opinion]:
-        with self._engine.begin() as connection:
+        with transaction(self._engine) as connection:
             return _opinions(connection, keys)
 
     def _totals(self, pending: Mapping[Key, Opinion], since_us: int) -> Counter[tuple[str, str, bool]]:
@@ -162,7 +168,7 @@ class Thumbs:
             .group_by(table.model_version, table.arm, table.up)
         )
         totals: Counter[tuple[str, str, bool]] = Counter()
-        with self._engine.begin() as connection:
+        with transaction(self._engine) as connection:
             for version, arm, up, number in connection.execute(grouped):
                 totals[version, arm, bool(up)] = number
             before = _opinions(connection, set(pending))

@@ -9,19 +9,18 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from services.feedback import __main__ as service
 from services.feedback.kafka_producer import KafkaPublisher
 from services.feedback.object_store import Directory
-from services.feedback.sink import Sink, Step
+from services.feedback.sink import EventT, Sink, Step
 from services.feedback.spool import Spool
 
 APPENDED, PUBLISHED, PUTTING = "appended", "published", "putting"
 # What a frozen one has reached is told by a file of this name in its spool's folder.
 REACHED = "reached"
 FROZEN_FOR_SECONDS = 3.0
-EventT = TypeVar("EventT")
 
 
 def main(point: str, times: int) -> int:

@@ -38,7 +38,7 @@ from services.feedback.object_store import Directory
 from services.feedback.settings import FeedbackSettings
 from tests.servers import KafkaServer, PostgresServer
 from tests.services.feedback.history import History, Place, violations
-from tests.services.feedback.samples import ADA, KEY, name, thumb
+from tests.services.feedback.samples import ADA, KEY, MASTER, name, thumb
 
 Stub = feedback_pb2_grpc.FeedbackLogServiceStub
 IDENTITY = ((TENANT_KEY, ADA.tenant), (USER_KEY, ADA.user), (REQUEST_KEY, "r"))
@@ -73,6 +73,7 @@ class Stack:
         """The settings of one replica."""
         return {
             "principal_key": KEY,
+            "master_key": MASTER,
             "spool_directory": self.root / f"spool-{replica}",
             "object_directory": self.objects,
             "database_url": self.database_url,

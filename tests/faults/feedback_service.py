@@ -29,7 +29,7 @@ from services.feedback.s3_store import S3Place, S3Store
 from services.feedback.spool_folder import inspect
 from tests.servers import Bucket
 from tests.services.feedback.history import History, violations
-from tests.services.feedback.samples import KEY, correction, thumb
+from tests.services.feedback.samples import KEY, MASTER, correction, thumb
 
 PEOPLE = 4
 BOOT_SECONDS = 60
@@ -94,6 +94,7 @@ class FeedbackService:
             "PORT": self._port,
             "METRICS_PORT": 0,
             "PRINCIPAL_KEY": KEY,
+            "MASTER_KEY": MASTER,
             "SPOOL_DIRECTORY": self._root / "spool",
             "DATABASE_URL": self._database_url,
             "FLUSH_SECONDS": self._patience.flush_seconds,

@@ -112,6 +112,7 @@ def test_thumbs_and_turns_reach_parquet_and_every_offset_is_accounted_for(stack:
         "TW_FEEDBACK_OBJECT_DIRECTORY": str(stack.state / "objects"),
         "TW_FEEDBACK_DATABASE_URL": f"sqlite:///{stack.state / 'feedback' / 'ledger.db'}",
         "TW_FEEDBACK_PRINCIPAL_KEY": (stack.state / "principal.key").read_text(),
+        "TW_FEEDBACK_MASTER_KEY": (stack.state / "master.key").read_text(),
     }
     command = [sys.executable, "-m", "services.feedback", "audit"]
     done = subprocess.run(command, cwd=ROOT, env=settings, capture_output=True, text=True, check=False)

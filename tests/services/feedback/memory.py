@@ -12,6 +12,7 @@ from typing import Any
 from services.chassis.errors import UnavailableError
 from services.feedback.accept import Claim
 from services.feedback.frames import Entry, Record
+from services.feedback.gone import Owner
 from services.feedback.ledger import Batch, FencedError, Lease, LedgerUnavailableError, Segment, Within
 from services.feedback.log import OffsetOutOfRangeError, TopicReplacedError
 from services.feedback.object_store import ObjectMissingError, ObjectStoreError, StoredObject
@@ -206,6 +207,9 @@ class MemoryLedger:
 
     def segments(self, stream: str) -> list[Segment]:
         return self.committed
+
+    def erased(self, owners: Collection[Owner]) -> set[Owner]:
+        return set()
 
     def fingerprints(self, stream: str, event_ids: Sequence[str]) -> dict[str, bytes]:
         ids = self.ids

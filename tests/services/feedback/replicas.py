@@ -29,6 +29,7 @@ from tests.services.feedback.memory import (
     MemoryStore,
     MemoryTopic,
 )
+from tests.services.feedback.unsealed import Unsealed
 
 REPLICAS, PARTITIONS, CONVERSATIONS = 2, 2, 3
 ROOM = 1 << 20
@@ -78,7 +79,7 @@ class Replica:
 
     def start(self) -> None:
         world = self._world
-        self.acceptance = Acceptance("feedback", self.spool, world.ledger, world.claims_of())
+        self.acceptance = Acceptance("feedback", self.spool, world.ledger, world.claims_of(), Unsealed())
         self.acceptance.remember(self.spool.read(self.spool.start_offset, 1_000, ROOM))
         most = world.faults.random.randint(1, 5)
         self.relay = world.relay_kind("feedback", self.spool, world.publisher, most, ROOM, self.acceptance.forget)

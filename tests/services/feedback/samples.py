@@ -13,6 +13,7 @@ from services.feedback.principal import principal_of
 from services.feedback.sink import Format
 
 KEY = "a key of the tests' own"
+MASTER = "5e" * 32
 ADA = Caller("acme", "ada")
 FEEDBACK = Format(Stream.FEEDBACK, codec.decode_feedback, parquet.feedback_row, parquet.encode_feedback)
 TURNS = Format(Stream.TURNS, codec.decode_turn, parquet.turn_row, parquet.encode_turns)

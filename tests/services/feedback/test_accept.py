@@ -1,8 +1,10 @@
 """Idempotency at the ack, and group commit: one decision for each event id, one sync for all who wait."""
 
 import asyncio
+import hashlib
 import os
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from services.feedback.accept import Acceptance, Claim, GroupCommit, NoClaims
 from services.feedback.frames import Entry, Record, frame_bytes
 from services.feedback.spool import Device, Spool
 from tests.services.feedback.samples import entry
+from tests.services.feedback.unsealed import Unsealed
 
 ROOM = 1 << 20
 
@@ -33,7 +36,7 @@ def open_spool(directory: Path, max_bytes: int = ROOM, device: Device | None = N
 
 
 def accepting(spool: Spool, committed: Committed) -> Acceptance:
-    return Acceptance("feedback", spool, committed, NoClaims())
+    return Acceptance("feedback", spool, committed, NoClaims(), Unsealed())
 
 
 def stored_ids(spool: Spool) -> list[str]:
@@ -125,6 +128,7 @@ class Table:
 
     def __init__(self, **told: Claim) -> None:
         self.told, self.claimed, self.released = told, list[str](), set[str]()
+        self.fingerprints: list[bytes] = []
         self.is_away = False
 
     def claim(self, entries: Sequence[Entry]) -> dict[str, Claim]:
@@ -132,6 +136,7 @@ class Table:
             raise UnavailableError("away: nothing was stored")
         known = {entry(request).event_id: claim for request, claim in self.told.items()}
         self.claimed += [one.event_id for one in entries]
+        self.fingerprints += [one.fingerprint for one in entries]
         return {
             one.event_id: known.get(one.event_id, Claim(one.fingerprint, 10 + number))
             for number, one in enumerate(entries)
@@ -146,7 +151,7 @@ class Table:
 
 def test_new_events_are_stored_with_their_place_in_the_order_of_all_replicas(tmp_path: Path) -> None:
     spool, claims = open_spool(tmp_path), Table(b=Claim(entry("b").fingerprint, 3))
-    acceptance = Acceptance("feedback", spool, Committed(), claims)
+    acceptance = Acceptance("feedback", spool, Committed(), claims, Unsealed())
     assert acceptance.store([[entry("a")], [entry("b")], [entry("c")]]).results == [1, 1, 1]
     records = spool.read(0, 9, ROOM)
     assert [(record.entry.event_id, record.entry.accept_order) for record in records] == [
@@ -161,7 +166,7 @@ def test_new_events_are_stored_with_their_place_in_the_order_of_all_replicas(tmp
 def test_what_this_process_knows_is_not_claimed_again(tmp_path: Path) -> None:
     spool, claims = open_spool(tmp_path), Table()
     committed = Committed({entry("b").event_id: entry("b").fingerprint})
-    acceptance = Acceptance("feedback", spool, committed, claims)
+    acceptance = Acceptance("feedback", spool, committed, claims, Unsealed())
     acceptance.store([[entry("a")]])
     assert acceptance.store([[entry("a")], [entry("b")]]).results == [0, 0]
     assert claims.claimed == [entry("a").event_id]
@@ -170,7 +175,7 @@ def test_what_this_process_knows_is_not_claimed_again(tmp_path: Path) -> None:
 
 def test_another_replicas_content_stands_and_the_calls_other_events_are_given_back(tmp_path: Path) -> None:
     spool, claims = open_spool(tmp_path), Table(b=Claim(entry("b", up=False).fingerprint, 3))
-    acceptance = Acceptance("feedback", spool, Committed(), claims)
+    acceptance = Acceptance("feedback", spool, Committed(), claims, Unsealed())
     results = acceptance.store([[entry("a"), entry("b")], [entry("c")], [entry("a")]]).results
     assert isinstance(results[0], AlreadyExistsError)
     # What the refused call shared with another one is stored for that one.
@@ -182,7 +187,7 @@ def test_another_replicas_content_stands_and_the_calls_other_events_are_given_ba
 
 def test_an_event_that_was_committed_just_now_is_acknowledged_and_not_stored(tmp_path: Path) -> None:
     spool, claims = open_spool(tmp_path), Table(a=Claim(entry("a").fingerprint, 0, True))
-    assert Acceptance("feedback", spool, Committed(), claims).store([[entry("a")]]).results == [0]
+    assert Acceptance("feedback", spool, Committed(), claims, Unsealed()).store([[entry("a")]]).results == [0]
     assert spool.end_offset == 0
     spool.close()
 
@@ -190,7 +195,7 @@ def test_an_event_that_was_committed_just_now_is_acknowledged_and_not_stored(tmp
 def test_without_claims_nothing_is_stored(tmp_path: Path) -> None:
     spool, claims = open_spool(tmp_path), Table()
     claims.is_away = True
-    (result,) = Acceptance("feedback", spool, Committed(), claims).store([[entry("a")]]).results
+    (result,) = Acceptance("feedback", spool, Committed(), claims, Unsealed()).store([[entry("a")]]).results
     assert isinstance(result, UnavailableError)
     assert spool.end_offset == 0
     spool.close()
@@ -206,7 +211,7 @@ def test_claims_of_what_was_surely_not_stored_are_given_back(tmp_path: Path, is_
             raise OSError(5, "input/output error")
 
     spool, claims = open_spool(tmp_path, device=Device(write=write, sync=sync)), Table()
-    (result,) = Acceptance("feedback", spool, Committed(), claims).store([[entry("a")]]).results
+    (result,) = Acceptance("feedback", spool, Committed(), claims, Unsealed()).store([[entry("a")]]).results
     assert isinstance(result, UnavailableError)
     assert claims.released == released
     spool.close()
@@ -216,6 +221,74 @@ def test_without_the_ledger_nothing_is_stored_since_the_first_must_win(tmp_path:
     spool = open_spool(tmp_path)
     results = accepting(spool, Committed(away=True)).store([[entry("a")]]).results
     assert isinstance(results[0], UnavailableError)
+    assert spool.end_offset == 0
+    spool.close()
+
+
+class Tagged(Unsealed):
+    """Seals by a letter before the payload; fingerprints by turning the digest over."""
+
+    most_bytes_added = 9
+
+    def __init__(self, is_away: bool = False) -> None:
+        self.is_away = is_away
+
+    def fingerprint(self, digest: bytes) -> bytes:
+        return hashlib.sha256(digest).digest()
+
+    def seal(self, entries: Sequence[Entry]) -> list[Entry]:
+        if self.is_away:
+            raise UnavailableError("no keys")
+        return [replace(one, payload=b"sealed " + one.payload) for one in entries]
+
+
+def sealing(spool: Spool, committed: Committed, tagged: Tagged | None = None) -> Acceptance:
+    return Acceptance("feedback", spool, committed, NoClaims(), tagged or Tagged())
+
+
+def test_what_is_stored_is_sealed_and_has_no_bare_digest(tmp_path: Path) -> None:
+    spool, claims = open_spool(tmp_path), Table()
+    acceptance = Acceptance("feedback", spool, Committed(), claims, Tagged())
+    assert acceptance.store([[entry("a")], [entry("a")], [entry("a", up=False)]]).results[:2] == [1, 0]
+    (record,) = spool.read(0, 9, ROOM)
+    assert record.entry.payload == b"sealed " + entry("a").payload
+    assert record.entry.fingerprint == Tagged().fingerprint(entry("a").fingerprint)
+    assert claims.fingerprints == [record.entry.fingerprint]
+    assert acceptance.store([[entry("a")]]).results == [0]
+    spool.close()
+
+
+@pytest.mark.parametrize("is_former", [True, False])
+def test_a_retry_across_the_upgrade_is_the_same_and_another_content_is_not(tmp_path: Path, is_former: bool) -> None:
+    spool = open_spool(tmp_path)
+    known = entry("a").fingerprint if is_former else Tagged().fingerprint(entry("a").fingerprint)
+    acceptance = sealing(spool, Committed({entry("a").event_id: known}))
+    same, other = acceptance.store([[entry("a")], [entry("a", up=False)]]).results
+    assert (same, isinstance(other, AlreadyExistsError)) == (0, True)
+    assert spool.end_offset == 0
+    spool.close()
+
+
+def test_a_claim_of_a_replica_before_the_upgrade_is_the_same_content(tmp_path: Path) -> None:
+    spool, claims = open_spool(tmp_path), Table(a=Claim(entry("a").fingerprint, 3))
+    acceptance = Acceptance("feedback", spool, Committed(), claims, Tagged())
+    same, other = acceptance.store([[entry("a")], [entry("a", up=False)]]).results
+    assert (same, isinstance(other, AlreadyExistsError)) == (1, True)
+    spool.close()
+
+
+def test_without_keys_nothing_is_stored_and_claims_are_given_back(tmp_path: Path) -> None:
+    spool, claims = open_spool(tmp_path), Table()
+    (result,) = Acceptance("feedback", spool, Committed(), claims, Tagged(is_away=True)).store([[entry("a")]]).results
+    assert isinstance(result, UnavailableError)
+    assert (spool.end_offset, claims.released) == (0, {entry("a").event_id})
+    spool.close()
+
+
+def test_room_is_counted_for_what_sealing_adds(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path, max_bytes=frame_bytes(entry("a")) + Tagged.most_bytes_added - 1)
+    (result,) = sealing(spool, Committed()).store([[entry("a")]]).results
+    assert isinstance(result, UnavailableError)
     assert spool.end_offset == 0
     spool.close()
 

@@ -17,7 +17,7 @@ from services.feedback import parquet
 from services.feedback.__main__ import main
 from services.feedback.database import open_database
 from services.feedback.ledger import Ledger
-from tests.services.feedback.samples import KEY, name, thumb, turn
+from tests.services.feedback.samples import KEY, MASTER, name, thumb, turn
 
 IDENTITY = (("x-tw-tenant", "acme"), ("x-tw-user", "ada"))
 BOOT_SECONDS = 60
@@ -35,6 +35,7 @@ class Service:
             "PORT": self.port,
             "METRICS_PORT": 0,
             "PRINCIPAL_KEY": KEY,
+            "MASTER_KEY": MASTER,
             "SPOOL_DIRECTORY": self.root / "spool",
             "OBJECT_DIRECTORY": self.root / "objects",
             "DATABASE_URL": f"sqlite:///{self.root}/ledger.db",

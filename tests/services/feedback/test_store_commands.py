@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from services.feedback.__main__ import main
 from services.feedback.settings import FeedbackSettings
 from tests.s3_server import S3Server, serving
-from tests.services.feedback.samples import KEY
+from tests.services.feedback.samples import KEY, MASTER
 
 FOREIGN = "feedback/v1/notes.txt"
 Run = Callable[..., int]
@@ -21,6 +21,7 @@ Run = Callable[..., int]
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """`python -m services.feedback …` in this process, in a folder of its own; the exit status."""
     monkeypatch.setenv("TW_FEEDBACK_PRINCIPAL_KEY", KEY)
+    monkeypatch.setenv("TW_FEEDBACK_MASTER_KEY", MASTER)
     monkeypatch.setenv("TW_FEEDBACK_DATABASE_URL", f"sqlite:///{tmp_path}/ledger.db")
     monkeypatch.setenv("TW_FEEDBACK_OBJECT_DIRECTORY", str(tmp_path / "objects"))
 
@@ -91,6 +92,7 @@ def test_the_service_does_not_start_on_a_store_that_refuses(
         "PORT": "0",
         "METRICS_PORT": "0",
         "PRINCIPAL_KEY": KEY,
+        "MASTER_KEY": MASTER,
         "DATABASE_URL": f"sqlite:///{tmp_path}/ledger.db",
         "SPOOL_DIRECTORY": str(tmp_path / "spool"),
     }
@@ -120,11 +122,15 @@ def test_the_service_does_not_start_on_a_store_that_refuses(
 )
 def test_a_wrong_setting_is_named(wrong: dict[str, str], named: str) -> None:
     with pytest.raises(ValidationError, match=named):
-        FeedbackSettings(principal_key=KEY, **wrong)
+        FeedbackSettings(principal_key=KEY, master_key=MASTER, **wrong)
 
 
 def test_secrets_are_not_shown() -> None:
     settings = FeedbackSettings(
-        principal_key=KEY, s3_endpoint="a:1", s3_access_key="access", s3_secret_key="a secret of the tests"
+        principal_key=KEY,
+        master_key=MASTER,
+        s3_endpoint="a:1",
+        s3_access_key="access",
+        s3_secret_key="a secret of the tests",
     )
     assert "a secret of the tests" not in repr(settings)

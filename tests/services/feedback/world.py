@@ -8,9 +8,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from thumbwheel.feedback.v1 import events_pb2
+
 from services.chassis.errors import UnavailableError
 from services.feedback import codec
 from services.feedback.accept import Acceptance, NoClaims
+from services.feedback.data_keys import DataKeys
 from services.feedback.database import open_database
 from services.feedback.frames import Entry, Record
 from services.feedback.ledger import (
@@ -22,14 +25,16 @@ from services.feedback.ledger import (
     Segment,
     Within,
 )
+from services.feedback.master_key import MasterKey
 from services.feedback.object_store import ObjectStoreError
+from services.feedback.sealer import Sealer
 from services.feedback.sink import FlushLimits, Sink, Step
 from services.feedback.spool import Device, Spool
 from services.feedback.thumbs import fold
 from tests.services.feedback.faults import CrashError, Faults
 from tests.services.feedback.history import Catalogue, History, Place
 from tests.services.feedback.memory import MemoryStore
-from tests.services.feedback.samples import FEEDBACK, garbage, thumb
+from tests.services.feedback.samples import FEEDBACK, MASTER, garbage, thumb
 
 CONVERSATIONS = 4
 
@@ -99,6 +104,8 @@ class World:
         self.engine = open_database("sqlite://")
         self.ledger = self.ledger_kind(self.engine, now_us=lambda: 1)
         self.ledger.faults = self.faults
+        master = MasterKey(MASTER)
+        self.sealer = Sealer(events_pb2.FeedbackEvent, codec.take_feedback_texts, DataKeys(self.engine, master), master)
         self.history = History({f"c{number}": [] for number in range(CONVERSATIONS)})
         self._directory, self._numbers = directory, iter(range(1_000_000))
         self._waiting: dict[str, str] = {}
@@ -135,7 +142,7 @@ class World:
         )
         self._running = True
         self.sink = self._new_sink()
-        self.acceptance = Acceptance(FEEDBACK.stream, self.spool, self.ledger, NoClaims())
+        self.acceptance = Acceptance(FEEDBACK.stream, self.spool, self.ledger, NoClaims(), self.sealer)
         self.acceptance.remember(self.spool.read(self.sink.position, 1_000, 1 << 20))
 
     def _stop(self) -> None:
@@ -178,7 +185,7 @@ class World:
                 self.history.acknowledged.add(event.event_id)
                 del self._waiting[conversation]
 
-    def _event(self, conversation: str, request: str, at: int) -> codec.events_pb2.FeedbackEvent:
+    def _event(self, conversation: str, request: str, at: int) -> events_pb2.FeedbackEvent:
         return thumb(request, message=conversation, at=1_000 + at)
 
     def _pollute(self) -> None:

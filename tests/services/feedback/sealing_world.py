@@ -1,0 +1,81 @@
+"""Both streams from acceptance to ledger over one database, sealed as the service does it, and the erasures beside them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, Table, select
+from thumbwheel.feedback.v1 import events_pb2
+
+from services.feedback import codec, experiments, parquet, tables, thumbs
+from services.feedback.accept import Acceptance, NoClaims, Receipt
+from services.feedback.data_keys import DataKeys
+from services.feedback.erasures import Erasures
+from services.feedback.events import Stream
+from services.feedback.ledger import Ledger
+from services.feedback.master_key import MasterKey
+from services.feedback.object_store import Directory
+from services.feedback.sealer import Sealer
+from services.feedback.sink import FlushLimits, Sink, Step
+from services.feedback.spool import Spool
+from tests.services.feedback.samples import FEEDBACK, MASTER, TURNS
+
+ROOM = 1 << 22
+
+
+class SealingWorld:
+    """`at` is called at each step of either sink."""
+
+    def __init__(self, root: Path, engine: Engine) -> None:
+        self.root, self.engine = root, engine
+        self.ledger, self.store, self.erasures = Ledger(engine), Directory(root / "objects"), Erasures(engine)
+        master = MasterKey(MASTER)
+        self.keys = DataKeys(engine, master)
+        self.at: Callable[[Step], None] = lambda step: None
+        self.feedback, self.turns = self._spool("feedback"), self._spool("turns")
+        said = Sealer(events_pb2.FeedbackEvent, codec.take_feedback_texts, self.keys, master)
+        done = Sealer(events_pb2.TurnEvent, codec.take_turn_texts, self.keys, master)
+        self._said = Acceptance("feedback", self.feedback, self.ledger, NoClaims(), said)
+        self._done = Acceptance("turns", self.turns, self.ledger, NoClaims(), done)
+        limits = FlushLimits(100, ROOM)
+        self.sinks: tuple[Sink[Any], Sink[Any]] = (
+            Sink(FEEDBACK, self.feedback, self.store, self.ledger, limits, thumbs.fold, self._at),
+            Sink(TURNS, self.turns, self.store, self.ledger, limits, experiments.fold, self._at),
+        )
+
+    def _spool(self, name: str) -> Spool:
+        return Spool(self.root / "spool" / name, max_bytes=ROOM, segment_bytes=ROOM)
+
+    def _at(self, step: Step) -> None:
+        self.at(step)
+
+    def say(self, *events: events_pb2.FeedbackEvent) -> list[Receipt | Exception]:
+        """Each by a call of its own."""
+        return list(self._said.store([[codec.feedback_entry(event)] for event in events]).results)
+
+    def finish(self, *events: events_pb2.TurnEvent) -> list[Receipt | Exception]:
+        """Turns, each by a call of its own."""
+        return list(self._done.store([[codec.turn_entry(event)] for event in events]).results)
+
+    def sink(self) -> None:
+        """All that waits."""
+        for sink in self.sinks:
+            sink.assign()
+            while sink.flush():
+                pass
+
+    def rows(self, stream: Stream = Stream.FEEDBACK) -> list[parquet.Row]:
+        keys = [segment.object_key for segment in self.ledger.segments(stream) if segment.object_key]
+        return [row for key in keys for row in parquet.decode(self.store.get(key))]
+
+    def all_of(self, table: Table) -> list[dict[str, Any]]:
+        with self.engine.begin() as connection:
+            return [dict(row._mapping) for row in connection.execute(select(table))]
+
+    def standing(self) -> tuple[int, int]:
+        """Rows of thumbs and of exposures."""
+        return len(self.all_of(tables.thumbs)), len(self.all_of(tables.exposures))
+
+    def close(self) -> None:
+        self.feedback.close()
+        self.turns.close()
