@@ -138,7 +138,7 @@ def run_loop(recipe_name: str, recipe: Recipe, around: Surroundings) -> RunResul
             board.say(forgotten.text())
         if record and (reason := read_manifest(around.runs.snapshots / record.snapshot).erasure):
             give_up(record, reason, around)
-            board.say(f"{record.version} is given up and a new turn begins: {reason}")
+            board.say(f"a new turn begins instead of {record.version}: {reason}")
             record, board = None, _board(None, recipe_name, around)
         board.note_erased(erased_versions(around.descents()))
         turn = (
@@ -161,12 +161,14 @@ def run_loop(recipe_name: str, recipe: Recipe, around: Surroundings) -> RunResul
 def give_up(record: RunRecord, reason: str, around: Surroundings) -> None:
     """End a run whose snapshot is gone, and take its version off the users it was tried on. One that answers everybody already
     was promoted, whatever the run had not yet written."""
-    state = CandidateState.ABSENT if around.rollout is None else around.rollout.view().state_of(record.version)
-    promoted = state is CandidateState.STABLE
-    if around.rollout is not None and state not in (CandidateState.STABLE, CandidateState.ABSENT):
-        around.rollout.finish(record.version, Verdict.ROLL_BACK, reason)
-    around.registry.note(record.version, Stage.PROMOTED if promoted else Stage.ERASED, reason, record.version)
-    _end(record, "promoted" if promoted else "erased", reason, around)
+    rollout, version, stage = around.rollout, record.version, Stage.ERASED
+    state = rollout.view().state_of(version) if rollout else CandidateState.ABSENT
+    if state is CandidateState.STABLE:
+        stage = Stage.PROMOTED
+    elif rollout and state is not CandidateState.ABSENT:
+        rollout.finish(version, Verdict.ROLL_BACK, reason)
+    around.registry.note(version, stage, reason, version)
+    _end(record, stage.value, reason, around)
 
 
 def begin(version: str, name: str, recipe: Recipe, around: Surroundings, board: Board) -> Turn:

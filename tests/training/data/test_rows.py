@@ -1,21 +1,26 @@
 """The seam with the feedback service's sink: what it writes is what training reads."""
 
+import base64
+import json
 from dataclasses import replace
 from io import BytesIO
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from thumbwheel.feedback.v1 import events_pb2
 
-from services.feedback import parquet
+from services.feedback import codec, parquet
 from services.feedback.events import ContextMessage, Correction, FeedbackEvent, Retraction, Thumb, TurnEvent
 from tests.training.feedback_log import uid
 from training.data.catalogue import Segment
 from training.data.chat import Message
 from training.data.events import Finish, Kind
 from training.data.rows import RowError, feedback_rows, turn_rows
-from training.data.sealed import DataKey, Opening
+from training.data.sealed import DataKey, Opening, Texts
 
+GOLDEN = json.loads((Path(__file__).parents[2] / "services/feedback/golden/sealed_v1.json").read_text())
 SEGMENT = Segment(1, "topic", 0, 0, 10, "key", "sha", 3)
 OPENING = Opening({"a" * 64: DataKey(consent=True)}, set())
 PLACE = {"topic_id": "topic", "partition": 0, "ingest_time": 1, "schema_version": 1}
@@ -86,3 +91,20 @@ def test_rows_of_a_compacted_object_have_the_places_that_their_segments_gave_the
             list(feedback_rows(compacted, other, OPENING))
     with pytest.raises(RowError, match="sequence 0"):
         list(feedback_rows(compacted.drop_columns(["sequence"]), cover, OPENING))
+
+
+def test_golden_sealed_events_of_the_service_open_to_what_was_said() -> None:
+    for name in GOLDEN["events"]:
+        message = events_pb2.TurnEvent if name in ("turn", "erased") else events_pb2.FeedbackEvent
+        sealed, said = (message.FromString(base64.b64decode(GOLDEN[part][name])) for part in ("events", "said"))
+        key = DataKey(True, bytes.fromhex(GOLDEN["key_id"]), bytes.fromhex(GOLDEN["key"]))
+        opening = Opening({sealed.principal: key}, set())
+        if message is events_pb2.TurnEvent:
+            row = {**parquet.turn_row(codec.turn_from(sealed)), "event_id": sealed.event_id}
+            assert row["context"] == []
+            texts = opening.turn(row, SEGMENT)
+            assert [(m.role, m.content) for m in texts.context] == [("user", m.text) for m in said.context]
+            assert texts.answer == said.answer
+        else:
+            row = {**parquet.feedback_row(codec.feedback_from(sealed)), "event_id": sealed.event_id}
+            assert opening.feedback(row, SEGMENT) == Texts(correction=said.correction.text)

@@ -29,7 +29,7 @@ def test_a_turn_whose_snapshot_was_erased_starts_anew_and_says_so(kept: Kept) ->
     kept.log.erase("ann")
     with pytest.raises(NotEnoughFeedbackError, match="12 thumbs, 200 needed"):
         run_loop("nano", nano, kept.around())
-    assert f"nano-1 is given up and a new turn begins: {snapshot} was erased at 20" in kept.said.getvalue()
+    assert f"a new turn begins instead of nano-1: {snapshot} was erased at 20" in kept.said.getvalue()
     result = Runs(kept.loop).result("nano-1")
     assert result is not None
     assert result.result == "erased"
