@@ -76,8 +76,13 @@ class Gone:
 class Erasures:
     """Safe to call from several threads; every call blocks and raises LedgerUnavailableError."""
 
-    def __init__(self, engine: Engine, now_us: Callable[[], int] = lambda: time.time_ns() // 1_000) -> None:
-        self._engine, self._now_us = engine, now_us
+    def __init__(
+        self,
+        engine: Engine,
+        now_us: Callable[[], int] = lambda: time.time_ns() // 1_000,
+        page: int = ERASURES_A_PAGE,
+    ) -> None:
+        self._engine, self._now_us, self._page = engine, now_us, page
 
     def erase(self, principal: str, tenant: str) -> tuple[Erasure, bool]:
         """Make unreadable what the principal said until now; False beside it: nothing since the last erasure, which is returned."""
@@ -107,7 +112,7 @@ class Erasures:
     def after(self, number: int) -> list[Erasure]:
         """The next entries in order, at most a page."""
         table = tables.erasures.c
-        query = select(tables.erasures).where(table.number > number).order_by(table.number).limit(ERASURES_A_PAGE)
+        query = select(tables.erasures).where(table.number > number).order_by(table.number).limit(self._page)
         with transaction(self._engine) as connection:
             return [_erasure(row) for row in connection.execute(query)]
 

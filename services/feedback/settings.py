@@ -17,7 +17,8 @@ MIB = 1024 * 1024
 class FeedbackSettings(ServiceSettings):
     """Defaults are those of the embedded install, relative to the working directory."""
 
-    model_config = SettingsConfigDict(env_prefix="TW_FEEDBACK_", frozen=True, extra="forbid")
+    # An error would quote what it was given, keys too.
+    model_config = SettingsConfigDict(env_prefix="TW_FEEDBACK_", frozen=True, extra="forbid", hide_input_in_errors=True)
 
     port: int = Field(50056, ge=0, le=65535, description="gRPC port; 0 picks a free one")
     metrics_port: int = Field(51056, ge=0, le=65535, description="port of /metrics; 0 serves none")

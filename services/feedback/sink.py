@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 from services.feedback.events import Stream
 from services.feedback.frames import Record
 from services.feedback.gone import Owner
-from services.feedback.ledger import Batch, DeadLetter, Lease, Segment, Within
+from services.feedback.ledger import Batch, DeadLetter, ErasedMeanwhileError, Lease, Segment, Within
 from services.feedback.log import Log
 from services.feedback.object_store import ObjectStore
 from services.feedback.parquet import Row
@@ -144,7 +144,7 @@ class Sink(Generic[EventT]):
         """Sink one batch; None if nothing waits.
 
         Raises:
-            FencedError: assign again; also when what was to be written was erased meanwhile.
+            FencedError: assign again; also where one erasure after another comes between.
             ObjectStoreError, LedgerUnavailableError: nothing is lost; later again, and after the latter assign first.
         """
         lease = self._held()
@@ -152,12 +152,12 @@ class Sink(Generic[EventT]):
         self._at(Step.READ)
         if not records:
             return None
-        batch, kept = self._compose(lease, records)
-        end = batch.end_offset
-        position = Position(lease.topic_id, lease.partition, end)
-        self._lease, segment = self._ledger.commit(lease, batch, lambda c: self._fold(c, position, kept))
+        try:
+            segment = self._write(lease, records)
+        except ErasedMeanwhileError:
+            segment = self._write(lease, records)
         self._at(Step.COMMITTED)
-        self._log.trim(end)
+        self._log.trim(segment.end_offset)
         self._at(Step.TRIMMED)
         return segment
 
@@ -165,6 +165,12 @@ class Sink(Generic[EventT]):
         if self._lease is None:
             raise RuntimeError("assign comes first")
         return self._lease
+
+    def _write(self, lease: Lease, records: Sequence[Record]) -> Segment:
+        batch, kept = self._compose(lease, records)
+        position = Position(lease.topic_id, lease.partition, batch.end_offset)
+        self._lease, segment = self._ledger.commit(lease, batch, lambda c: self._fold(c, position, kept))
+        return segment
 
     def _compose(self, lease: Lease, records: Sequence[Record]) -> tuple[Batch, list[tuple[Record, EventT]]]:
         """Write the data object; until the ledger names it, it is an orphan that no reader sees."""

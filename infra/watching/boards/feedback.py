@@ -80,11 +80,11 @@ PARQUET = Row(
         ),
         Panel(
             "Dead letters and repeats",
-            "Dead letters could not be decoded; repeats are dropped, which is their purpose.",
+            "Dead letters could not be decoded; repeats and what was erased on its way are dropped, which is their purpose.",
             Unit.PER_SECOND,
             [
                 Query(rate(f"{FEEDBACK}_dead_letters_total", "stream"), "{{stream}} dead letters"),
-                Query(rate(f"{FEEDBACK}_tombstones_total", "stream"), "{{stream}} repeats"),
+                Query(rate(f"{FEEDBACK}_tombstones_total", "stream"), "{{stream}} repeats or erased"),
             ],
         ),
         Panel(
@@ -98,7 +98,39 @@ PARQUET = Row(
         ),
     ),
 )
+ERASURE = Row(
+    "Erasure",
+    (
+        Panel(
+            "Erasures",
+            "Users whose key was shredded: nothing they had said can be read since.",
+            Unit.COUNT,
+            [Query(f"sum(increase({FEEDBACK}_erasures_total[1h]))", "in an hour")],
+        ),
+        Panel(
+            "Time to shred",
+            "From the call; five seconds at most are promised.",
+            Unit.SECONDS,
+            quantiles(f"{FEEDBACK}_shred_seconds", of=(0.5, 0.99)),
+        ),
+        Panel(
+            "Unreadable and not yet rewritten",
+            "Their rows leave the objects with the next compaction. ErasureWaits fires after a day.",
+            Unit.COUNT,
+            [Query(f"max({FEEDBACK}_erasures_waiting)", "erasures")],
+        ),
+        Panel(
+            "The oldest of them",
+            "Since it was asked for.",
+            Unit.SECONDS,
+            [Query(f"max({FEEDBACK}_erasure_oldest_waiting_seconds)", "waits")],
+        ),
+    ),
+)
 
 BOARD = Dashboard(
-    "feedback", "feedback pipeline", "Is what people said durable, and how far is it on its way.", (ACKS, PARQUET)
+    "feedback",
+    "feedback pipeline",
+    "Is what people said durable, how far is it on its way, and gone where they want it gone.",
+    (ACKS, PARQUET, ERASURE),
 )

@@ -32,17 +32,32 @@ def test_free_ports_are_all_different() -> None:
     assert set(choose_ports(free_port(), free_port())) == set(ports)
 
 
-def test_every_service_has_settings_and_shares_one_principal_key(tmp_path: Path) -> None:
+def made(tmp_path: Path) -> tuple[Layout, Path]:
+    """A layout, and a model for it."""
     model = tmp_path / "model"
     model.mkdir()
     (model / "config.json").write_text(json.dumps({"max_position_embeddings": 256}))
     layout = Layout(tmp_path / "state", free_ports())
     layout.prepare()
+    return layout, model
+
+
+def test_every_service_has_settings_and_shares_one_principal_key(tmp_path: Path) -> None:
+    layout, model = made(tmp_path)
     settings = service_settings(layout, model)
     assert set(settings) == set(START_ORDER)
     keys = {settings[name]["principal_key"] for name in ("gateway", "session", "feedback")}
     assert len(keys) == 1
     assert (layout.state / "principal.key").stat().st_mode & 0o077 == 0
+
+
+def test_a_state_folder_of_yesterday_gets_a_master_key_once_and_only_feedback_has_it(tmp_path: Path) -> None:
+    layout, model = made(tmp_path)
+    first, again = (service_settings(layout, model) for _ in range(2))
+    assert first["feedback"]["master_key"] == again["feedback"]["master_key"]
+    assert len(bytes.fromhex(str(first["feedback"]["master_key"]))) == 32
+    assert [name for name, settings in first.items() if "master_key" in settings] == ["feedback"]
+    assert (layout.state / "master.key").stat().st_mode & 0o077 == 0
 
 
 def test_the_context_is_bounded_for_cpu(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ CONSUMER_LAG = 'thumbwheel_feedback_consumer_lag_events{{stream="turns",partitio
 STOPPED = 'thumbwheel_feedback_stopped_partitions{stream="turns",partition="2"}'
 LOST = 'thumbwheel_feedback_lost_offsets{stream="turns",partition="2"}'
 OUTBOX = "thumbwheel_session_outbox_turns"
+ERASURE = 'thumbwheel_feedback_erasure_oldest_waiting_seconds{{instance="{0}"}}'.format
 RESULT = 'thumbwheel_loop_turn_result{{recipe="small",result="{0}"}}'.format
 RUNNING, UPDATED = "thumbwheel_loop_running", "thumbwheel_loop_updated_time_seconds"
 GATEWAY_UP = {UP("gateway", "g1"): "1x60"}
@@ -271,6 +272,13 @@ FEEDBACK = (
         {"stream": "turns"},
     ),
     Case("DeadLetters", {'thumbwheel_feedback_dead_letters_total{stream="turns"}': "1x60"}, 30),
+    Case(
+        "ErasureWaits",
+        {ERASURE("a:1"): "90000x30", ERASURE("b:1"): "90015x30"},
+        20,
+        "an erasure has waited 1d 1h 0m 15s for its rows to leave the objects",
+    ),
+    Case("ErasureWaits", {ERASURE("a:1"): "80000x30", ERASURE("b:1"): "0x30"}, 20),
     Case("OutboxGrows", {OUTBOX: "600x20"}, 15, "600 turns wait in session's outbox"),
     Case("OutboxGrows", {OUTBOX: "600x5 3x20"}, 15),
     Case(

@@ -1,8 +1,10 @@
 """Idempotency at the ack, and group commit: one decision for each event id, one sync for all who wait."""
 
 import asyncio
+import hashlib
 import os
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -126,6 +128,7 @@ class Table:
 
     def __init__(self, **told: Claim) -> None:
         self.told, self.claimed, self.released = told, list[str](), set[str]()
+        self.fingerprints: list[bytes] = []
         self.is_away = False
 
     def claim(self, entries: Sequence[Entry]) -> dict[str, Claim]:
@@ -133,6 +136,7 @@ class Table:
             raise UnavailableError("away: nothing was stored")
         known = {entry(request).event_id: claim for request, claim in self.told.items()}
         self.claimed += [one.event_id for one in entries]
+        self.fingerprints += [one.fingerprint for one in entries]
         return {
             one.event_id: known.get(one.event_id, Claim(one.fingerprint, 10 + number))
             for number, one in enumerate(entries)
@@ -217,6 +221,74 @@ def test_without_the_ledger_nothing_is_stored_since_the_first_must_win(tmp_path:
     spool = open_spool(tmp_path)
     results = accepting(spool, Committed(away=True)).store([[entry("a")]]).results
     assert isinstance(results[0], UnavailableError)
+    assert spool.end_offset == 0
+    spool.close()
+
+
+class Tagged(Unsealed):
+    """Seals by a letter before the payload; fingerprints by turning the digest over."""
+
+    most_bytes_added = 9
+
+    def __init__(self, is_away: bool = False) -> None:
+        self.is_away = is_away
+
+    def fingerprint(self, digest: bytes) -> bytes:
+        return hashlib.sha256(digest).digest()
+
+    def seal(self, entries: Sequence[Entry]) -> list[Entry]:
+        if self.is_away:
+            raise UnavailableError("no keys")
+        return [replace(one, payload=b"sealed " + one.payload) for one in entries]
+
+
+def sealing(spool: Spool, committed: Committed, tagged: Tagged | None = None) -> Acceptance:
+    return Acceptance("feedback", spool, committed, NoClaims(), tagged or Tagged())
+
+
+def test_what_is_stored_is_sealed_and_has_no_bare_digest(tmp_path: Path) -> None:
+    spool, claims = open_spool(tmp_path), Table()
+    acceptance = Acceptance("feedback", spool, Committed(), claims, Tagged())
+    assert acceptance.store([[entry("a")], [entry("a")], [entry("a", up=False)]]).results[:2] == [1, 0]
+    (record,) = spool.read(0, 9, ROOM)
+    assert record.entry.payload == b"sealed " + entry("a").payload
+    assert record.entry.fingerprint == Tagged().fingerprint(entry("a").fingerprint)
+    assert claims.fingerprints == [record.entry.fingerprint]
+    assert acceptance.store([[entry("a")]]).results == [0]
+    spool.close()
+
+
+@pytest.mark.parametrize("is_former", [True, False])
+def test_a_retry_across_the_upgrade_is_the_same_and_another_content_is_not(tmp_path: Path, is_former: bool) -> None:
+    spool = open_spool(tmp_path)
+    known = entry("a").fingerprint if is_former else Tagged().fingerprint(entry("a").fingerprint)
+    acceptance = sealing(spool, Committed({entry("a").event_id: known}))
+    same, other = acceptance.store([[entry("a")], [entry("a", up=False)]]).results
+    assert (same, isinstance(other, AlreadyExistsError)) == (0, True)
+    assert spool.end_offset == 0
+    spool.close()
+
+
+def test_a_claim_of_a_replica_before_the_upgrade_is_the_same_content(tmp_path: Path) -> None:
+    spool, claims = open_spool(tmp_path), Table(a=Claim(entry("a").fingerprint, 3))
+    acceptance = Acceptance("feedback", spool, Committed(), claims, Tagged())
+    same, other = acceptance.store([[entry("a")], [entry("a", up=False)]]).results
+    assert (same, isinstance(other, AlreadyExistsError)) == (1, True)
+    spool.close()
+
+
+def test_without_keys_nothing_is_stored_and_claims_are_given_back(tmp_path: Path) -> None:
+    spool, claims = open_spool(tmp_path), Table()
+    (result,) = Acceptance("feedback", spool, Committed(), claims, Tagged(is_away=True)).store([[entry("a")]]).results
+    assert isinstance(result, UnavailableError)
+    assert (spool.end_offset, claims.released) == (0, {entry("a").event_id})
+    spool.close()
+
+
+def test_room_is_counted_for_what_sealing_adds(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path, max_bytes=frame_bytes(entry("a")) + Tagged.most_bytes_added - 1)
+    (result,) = sealing(spool, Committed()).store([[entry("a")]]).results
+    assert isinstance(result, UnavailableError)
     assert spool.end_offset == 0
     spool.close()
 

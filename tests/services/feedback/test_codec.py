@@ -105,6 +105,21 @@ def test_a_retry_at_another_time_is_the_same_content_and_another_thumb_is_not() 
     assert codec.turn_entry(turn("x")).fingerprint != codec.turn_entry(turn("y")).fingerprint
 
 
+def sealed(message: events_pb2.FeedbackEvent, with_bytes: bytes) -> events_pb2.FeedbackEvent:
+    message.sealed = with_bytes
+    return message
+
+
+@pytest.mark.parametrize("length", [44, 45])
+def test_sealed_bytes_that_cannot_be_whole_are_not_read(length: int) -> None:
+    message = sealed(retraction("a"), b"\x01" + bytes(length - 1))
+    if length == 45:
+        assert codec.decode_feedback(record(message)).sealed == message.sealed
+    else:
+        with pytest.raises(UndecodableError, match=r"invalid event\.sealed"):
+            codec.decode_feedback(record(message))
+
+
 @pytest.mark.parametrize(
     ("broken", "why"),
     [
@@ -115,6 +130,8 @@ def test_a_retry_at_another_time_is_the_same_content_and_another_thumb_is_not() 
         (record(thumb("a"), payload=thumb("b").SerializeToString()), "event_id of header and payload differ"),
         (record(thumb("a"), schema_major=2), "schema major 2 is not 1"),
         (record(correction("a", "x" * 8_193)), "invalid event.correction.text"),
+        (record(sealed(thumb("a"), b"\x02" + bytes(60))), "invalid event.sealed"),
+        (record(sealed(correction("a", "x"), b"\x01" + bytes(60))), "invalid event.sealed"),
     ],
 )
 def test_a_record_that_cannot_be_read_says_why_without_quoting_it(broken: Record, why: str) -> None:

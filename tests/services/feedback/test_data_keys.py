@@ -150,3 +150,10 @@ def test_a_master_key_of_another_form_is_refused_and_not_shown(digits: str) -> N
     with pytest.raises(ValueError, match="64 hexadecimal digits") as caught:
         FeedbackSettings(principal_key=KEY, master_key=digits)
     assert not digits or digits not in str(caught.value)
+
+
+def test_no_error_of_the_settings_quotes_a_key() -> None:
+    with pytest.raises(ValueError, match="kafka_bootstrap needs") as caught:
+        FeedbackSettings(master_key="ab" * 32, principal_key="0123456789abcdef", kafka_bootstrap="a:1")
+    assert "abab" not in str(caught.value)
+    assert "0123" not in str(caught.value)

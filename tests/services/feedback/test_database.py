@@ -13,6 +13,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
+from services.chassis.errors import AlreadyExistsError
 from services.feedback import codec, database, tables
 from services.feedback.audit import audit
 from services.feedback.database import HEAD, connect, migrate, open_database, revision
@@ -23,7 +24,8 @@ from services.feedback.sink import FlushLimits, Sink
 from services.feedback.spool import Spool
 from services.feedback.spool_folder import inspect
 from services.feedback.thumbs import Overlay, Thumbs, catch_up, fold
-from tests.services.feedback.samples import ADA, FEEDBACK, KEY, entry, name
+from tests.services.feedback.samples import ADA, FEEDBACK, KEY, entry, name, thumb
+from tests.services.feedback.sealing_world import SealingWorld
 
 STATE = Path(__file__).parent / "golden" / "state_v1"
 ROOM = 1 << 20
@@ -109,4 +111,32 @@ async def test_yesterdays_state_goes_on(tmp_path: Path) -> None:
     }
     spool.close()
     assert audit(ledger, store, lambda stream: inspect(root / "spool" / stream)).problems == []
+    engine.dispose()
+
+
+def test_yesterdays_state_is_taken_for_plain_and_is_erased_with_the_rest(tmp_path: Path) -> None:
+    root = yesterday(tmp_path)
+    engine = open_database(f"sqlite:///{root}/ledger.db")
+    with engine.begin() as connection:
+        streams = connection.execute(text("SELECT stream, sequence, plain_sequence FROM streams ORDER BY stream")).all()
+        dead = connection.execute(text("SELECT commit_us FROM dead_letters")).scalars().all()
+        segments = connection.execute(text("SELECT commit_us FROM segments WHERE dead_letters > 0")).scalars().all()
+    assert [tuple(row) for row in streams] == [("feedback", 2, 2), ("turns", 1, 1)]
+    assert dead == segments, "they age from the day of their segment"
+    world = SealingWorld(root, engine)
+    assert world.say(thumb("a")) == [0], "a retry across the upgrade"
+    assert isinstance(world.say(thumb("a", up=False))[0], AlreadyExistsError)
+
+    erasure, _ = world.erasures.erase(principal_of(KEY, ADA), "acme")
+    assert erasure.rewrite_us is None, "plain rows lie in objects"
+    world.sink()
+    assert len(world.rows()) == sum(segment.rows for segment in world.ledger.segments("feedback")[:2])
+    assert [segment.tombstones for segment in world.ledger.segments("feedback")][2:] == [2], "what waited in the spool"
+    assert world.standing() == (0, 0)
+    assert catch_up(world.ledger, world.store, "feedback") is False
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM thumb_positions"))
+    assert catch_up(world.ledger, world.store, "feedback") is True
+    assert world.standing() == (0, 0)
+    world.close()
     engine.dispose()

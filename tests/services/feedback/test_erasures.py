@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -78,22 +79,37 @@ def test_what_was_on_its_way_becomes_a_tombstone_and_what_is_said_after_lives(wo
 
 def test_an_erasure_between_object_and_commit_is_seen_by_the_commit(world: SealingWorld) -> None:
     world.say(thumb("a"), thumb("b", caller=BOB))
+    erasing = erase_when_stored(world, ME)
+    world.sink()
+    assert erasing == []
+    assert requests(world) == [thumb("b", caller=BOB).event_id]
+    assert world.standing() == (1, 0)
+    assert problems(world) == []
 
-    def erase(step: Step) -> None:
-        if step is Step.STORED:
-            world.at = lambda step: None
-            world.erasures.erase(ME, "acme")
 
-    world.at = erase
+def test_erasures_one_after_another_leave_the_batch_to_the_next_flush(world: SealingWorld) -> None:
+    world.say(thumb("a"), thumb("b", caller=BOB))
+    erasing = erase_when_stored(world, ME, OTHER)
     sink, _ = world.sinks
     sink.assign()
     with pytest.raises(ErasedMeanwhileError):
         sink.flush()
-    assert world.ledger.segments("feedback") == []
+    assert (world.ledger.segments("feedback"), erasing) == ([], [])
     world.sink()
-    assert requests(world) == [thumb("b", caller=BOB).event_id]
-    assert world.standing() == (1, 0)
-    assert problems(world) == []
+    assert [segment.tombstones for segment in world.ledger.segments("feedback")] == [2]
+    assert (world.rows(), world.standing(), problems(world)) == ([], (0, 0), [])
+
+
+def erase_when_stored(world: SealingWorld, *principals: str) -> list[str]:
+    """Whenever a sink has put its object, the next one is erased; returns who is not yet."""
+    waiting = list(principals)
+
+    def erase(step: Step) -> None:
+        if step is Step.STORED and waiting:
+            world.erasures.erase(waiting.pop(0), "acme")
+
+    world.at = erase
+    return waiting
 
 
 def test_sending_an_erased_event_again_does_not_bring_it_back(world: SealingWorld) -> None:
@@ -118,6 +134,18 @@ def test_an_erasure_with_nothing_new_is_the_last_one(world: SealingWorld) -> Non
     assert second.erasure_id != first.erasure_id
     assert [one.number for one in world.erasures.after(0)] == [1, 2]
     assert world.erasures.after(1) == [second]
+
+
+def test_erasures_made_at_once_are_numbered_without_gaps_and_read_in_pages(engine: Engine) -> None:
+    erasures = Erasures(engine, page=2)
+    with ThreadPoolExecutor(5) as pool:
+        made = list(pool.map(lambda number: erasures.erase(f"{number:064x}", "acme")[0], range(5)))
+    pages, after = [], 0
+    while page := erasures.after(after):
+        pages.append([one.number for one in page])
+        after = page[-1].number
+    assert pages == [[1, 2], [3, 4], [5]]
+    assert {one.principal for one in made} == {f"{number:064x}" for number in range(5)}
 
 
 def test_who_said_nothing_is_erased_and_rewritten_at_once(world: SealingWorld) -> None:

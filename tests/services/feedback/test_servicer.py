@@ -72,7 +72,7 @@ class Client:
                 if sum(segment.rows for segment in answer.segments) >= at_least:
                     break
                 await asyncio.sleep(0.02)
-        keys = [segment.object_key for segment in answer.segments]
+        keys = [segment.object_key for segment in answer.segments if segment.object_key]
         return [row for key in keys for row in parquet.decode((self._objects / key).read_bytes())]
 
 
@@ -211,6 +211,13 @@ def _untimed() -> events_pb2.FeedbackEvent:
     return event
 
 
+def _sealed() -> events_pb2.FeedbackEvent:
+    event = correction("a", "x")
+    event.correction.ClearField("text")
+    event.sealed = b"\x01" + bytes(60)
+    return event
+
+
 REFUSED: dict[str, tuple[events_pb2.FeedbackEvent, str]] = {
     "nothing": (events_pb2.FeedbackEvent(), "event.event_id"),
     "no value": (feedback("a"), "event.value"),
@@ -229,7 +236,12 @@ REFUSED: dict[str, tuple[events_pb2.FeedbackEvent, str]] = {
     "empty correction": (correction("a", ""), "event.correction.text"),
     "long correction": (correction("a", "x" * 8_193), "event.correction.text"),
     "retraction": (retraction("a", kind="vote"), "event.retraction.kind"),
+    "sealed by somebody else": (_sealed(), "event.sealed"),
 }
+
+
+def _after(sequence: int) -> feedback_pb2.ListSegmentsRequest:
+    return feedback_pb2.ListSegmentsRequest(stream=feedback_pb2.STREAM_FEEDBACK, after_sequence=sequence)
 
 
 def _many(count: int) -> list[events_pb2.TurnEvent]:
@@ -248,12 +260,19 @@ def _half_erased() -> events_pb2.TurnEvent:
     return event
 
 
+def _sealed_turn() -> events_pb2.TurnEvent:
+    event = erased()
+    event.sealed = b"\x01" + bytes(60)
+    return event
+
+
 TURNS_REFUSED: dict[str, tuple[Callable[[], list[events_pb2.TurnEvent]], str]] = {
     "none": (list, "turns"),
     "too many": (lambda: _many(501), "turns"),
     "too large": (lambda: [turn("x" * (2 * 1024 * 1024))], "turns"),
     "one is wrong": (lambda: [turn(), _bad_turn()], "turns[1].user_message_id"),
     "erased with text": (lambda: [_half_erased()], "turns[0].erased"),
+    "sealed by somebody else": (lambda: [_sealed_turn()], "turns[0].sealed"),
 }
 
 
@@ -265,6 +284,7 @@ async def test_what_is_wrong_is_refused_with_its_field_and_its_limit_and_nothing
             ("no ids", client.thumbs(), "message_ids"),
             ("too many ids", client.thumbs(*map(str, range(1_001))), "message_ids"),
             ("stream", client.call("ListSegments", feedback_pb2.ListSegmentsRequest(stream=9)), "stream"),
+            ("sequence", client.call("ListSegments", _after(2**63)), "after_sequence"),
         ]
         for case, call, field in calls:
             with pytest.raises(InvalidArgumentError) as caught:

@@ -5,7 +5,7 @@ lost acks of put and commit, failed puts, records twice in the log, records that
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from thumbwheel.feedback.v1 import events_pb2
@@ -97,6 +97,7 @@ class World:
     sink_kind: type[Sink] = Sink
     disk_kind: type[Disk] = Disk
     store_kind: type[MemoryStore] = MemoryStore
+    keys_kind: type[DataKeys] = DataKeys
 
     def __init__(self, seed: int, directory: Path) -> None:
         self.faults = Faults(seed)
@@ -105,7 +106,8 @@ class World:
         self.ledger = self.ledger_kind(self.engine, now_us=lambda: 1)
         self.ledger.faults = self.faults
         master = MasterKey(MASTER)
-        self.sealer = Sealer(events_pb2.FeedbackEvent, codec.take_feedback_texts, DataKeys(self.engine, master), master)
+        self.keys = self.keys_kind(self.engine, master)
+        self.sealer = Sealer(events_pb2.FeedbackEvent, codec.take_feedback_texts, self.keys, master)
         self.history = History({f"c{number}": [] for number in range(CONVERSATIONS)})
         self._directory, self._numbers = directory, iter(range(1_000_000))
         self._waiting: dict[str, str] = {}
@@ -116,7 +118,7 @@ class World:
         """Some steps with faults, then a last start without, and all that waits is sunk."""
         for _ in range(steps):
             try:
-                self.faults.random.choice([self._submit, self._submit, self._flush, self._pollute])()
+                self.faults.random.choice(self.moves())()
             except CrashError:
                 self._restart()
         self.faults.on = False
@@ -124,6 +126,10 @@ class World:
         for conversation in list(self._waiting):
             self._send([conversation])
         self._sink_all()
+
+    def moves(self) -> list[Callable[[], None]]:
+        """What happens, each as often as it is named."""
+        return [self._submit, self._submit, self._flush, self._pollute]
 
     def catalogue(self) -> Catalogue:
         """What readers go by."""

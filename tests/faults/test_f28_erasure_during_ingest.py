@@ -1,0 +1,227 @@
+"""F28: a user is erased again and again while they talk. What was acknowledged before an erasure never comes back to life, what is
+said after the last one lives, another user loses nothing, and no byte on the disk ever holds a word of any of it.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+from thumbwheel.feedback.v1 import events_pb2, feedback_pb2
+
+from services.chassis.identity import Caller
+from services.feedback import parquet, tables
+from services.feedback.audit import audit
+from services.feedback.database import connect
+from services.feedback.events import Stream
+from services.feedback.ledger import Ledger
+from services.feedback.object_store import Directory
+from services.feedback.principal import principal_of
+from services.feedback.sealing import key_id_of
+from services.feedback.spool_folder import inspect
+from tests.services.feedback.opened import opened
+from tests.services.feedback.samples import ADA, KEY, correction, thumb, turn
+from tests.services.feedback.test_servicer import BOB, Client, running
+
+WRITERS, ERASURES, EVENTS_AT_LEAST = 4, 12, 30
+# In every text, and nowhere else; and in what is no text, so that the search is known to find.
+CANARY, MARKER = "canary-7f3a", "version-of-the-test"
+ME, OTHER = principal_of(KEY, ADA), principal_of(KEY, BOB)
+Span = tuple[float, float]
+
+
+@dataclass
+class Story:
+    """When each event was sent and acknowledged, and each erasure asked for and answered."""
+
+    events: dict[str, Span] = field(default_factory=dict)
+    others: set[str] = field(default_factory=set)
+    erasures: list[Span] = field(default_factory=list)
+    wrapped: set[bytes] = field(default_factory=set)
+
+    def dead(self) -> set[str]:
+        """Acknowledged before an erasure was asked for."""
+        last = self.erasures[-1][0]
+        return {event_id for event_id, (_, acknowledged) in self.events.items() if acknowledged < last}
+
+    def alive(self) -> set[str]:
+        """Sent after the last was answered."""
+        last = self.erasures[-1][1]
+        return {event_id for event_id, (sent, _) in self.events.items() if sent > last}
+
+
+class Watch:
+    """Reads every byte under a folder, over and over; Parquet also as rows, since it is compressed."""
+
+    def __init__(self, root: Path) -> None:
+        self._root, self._stopped = root, threading.Event()
+        self.looks, self.marks, self.found = 0, 0, list[str]()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> "Watch":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self._thread.join()
+        self.look()
+
+    def _run(self) -> None:
+        while not self._stopped.wait(0.01):
+            self.look()
+
+    def look(self) -> None:
+        self.looks += 1
+        for path in [path for path in self._root.rglob("*") if path.is_file()]:
+            try:
+                data = path.read_bytes()
+            except FileNotFoundError:
+                continue
+            if path.suffix == ".parquet":
+                data += repr(parquet.decode(data)).encode()
+            self.marks += MARKER.encode() in data
+            if CANARY.encode() in data:
+                self.found.append(str(path.relative_to(self._root)))
+
+
+def said(number: int, caller: Caller) -> events_pb2.FeedbackEvent:
+    if number % 2:
+        event = correction(f"r{number}", f"{CANARY} {number}", f"m{number}", caller)
+    else:
+        event = thumb(f"r{number}", True, f"m{number}", caller)
+        event.thumb.comment, event.model_version = f"{CANARY} {number}", MARKER
+        event.thumb.reasons.append(CANARY)
+    return event
+
+
+def finished(number: int) -> events_pb2.TurnEvent:
+    event = turn(f"{CANARY} {number}", f"t{number}")
+    event.context[0].text = event.original_text = CANARY
+    return event
+
+
+async def talk(client: Client, story: Story, numbers: Callable[[], int], is_over: asyncio.Event) -> None:
+    """One tab of the user: everything in turn, with another user beside."""
+    while not is_over.is_set():
+        number = numbers()
+        event, done = said(number, ADA), finished(number)
+        for event_id, call in ((event.event_id, client.record(event)), (done.event_id, client.append(done))):
+            sent = time.monotonic()
+            await call
+            story.events[event_id] = (sent, time.monotonic())
+        other = said(number, BOB)
+        await client.record(other, BOB)
+        story.others.add(other.event_id)
+
+
+async def erase_often(client: Client, story: Story, root: Path) -> None:
+    engine = connect(f"sqlite:///{root}/ledger.db")
+    for number in range(ERASURES):
+        # By turns as soon as something was acknowledged, and when it has become a row.
+        await until_said(client, story, sunk=number % 2 == 1)
+        with engine.begin() as connection:
+            mine = select(tables.data_keys.c.wrapped_key).where(tables.data_keys.c.principal == ME)
+            story.wrapped.update(map(bytes, connection.execute(mine).scalars()))
+        asked = time.monotonic()
+        await client.call("ErasePrincipal", feedback_pb2.ErasePrincipalRequest())
+        story.erasures.append((asked, time.monotonic()))
+    engine.dispose()
+
+
+async def until_said(client: Client, story: Story, sunk: bool) -> None:
+    said = len(story.events)
+    while len(story.events) == said:
+        await asyncio.sleep(0.001)
+    if sunk:
+        before = await rows_of_turns(client)
+        while await rows_of_turns(client) == before:
+            await asyncio.sleep(0.01)
+
+
+async def rows_of_turns(client: Client) -> int:
+    """Committed ones; turns are this user's alone."""
+    request = feedback_pb2.ListSegmentsRequest(stream=feedback_pb2.STREAM_TURNS)
+    return sum(segment.rows for segment in (await client.call("ListSegments", request)).segments)
+
+
+async def ingest(root: Path) -> Story:
+    story, is_over, numbers = Story(), asyncio.Event(), iter(range(1_000_000))
+    async with running(root, flush_seconds=0.03) as client, asyncio.timeout(120):
+        talking = [asyncio.create_task(talk(client, story, numbers.__next__, is_over)) for _ in range(WRITERS)]
+        await erase_often(client, story, root)
+        while len(story.alive()) < EVENTS_AT_LEAST:
+            await asyncio.sleep(0.01)
+        is_over.set()
+        await asyncio.gather(*talking)
+    return story
+
+
+async def rows_and_keys(root: Path) -> tuple[dict[str, parquet.Row], dict[str, feedback_pb2.DataKey], int]:
+    """What a reader finds after a restart: rows by event, keys by principal, and how many thumbs of the user stand."""
+    async with running(root) as client:
+        found = [*await client.rows(feedback_pb2.STREAM_FEEDBACK, 1), *await client.rows(feedback_pb2.STREAM_TURNS, 1)]
+        request = feedback_pb2.GetDataKeysRequest(principals=[ME, OTHER])
+        keys = dict((await client.call("GetDataKeys", request)).keys)
+        counts = await client.call("CountThumbs", feedback_pb2.CountThumbsRequest(), None)
+    return {str(row["event_id"]): row for row in found}, keys, sum(count.up for count in counts.counts)
+
+
+def text_in(row: parquet.Row, key: bytes) -> str:
+    kind = events_pb2.TurnEvent if "answer" in row else events_pb2.FeedbackEvent
+    event = kind(event_id=row["event_id"], principal=row["principal"], sealed=row["sealed"])
+    whole = opened(event, key)
+    return whole.answer if isinstance(whole, events_pb2.TurnEvent) else whole.thumb.comment or whole.correction.text
+
+
+async def test_what_was_said_before_an_erasure_is_gone_while_the_user_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    with Watch(tmp_path) as watch:
+        story = await ingest(tmp_path)
+    rows, keys, standing = await rows_and_keys(tmp_path)
+    mine = keys[ME]
+    live = {event_id for event_id, row in rows.items() if key_id_of(bytes(row["sealed"])) == mine.key_id}
+
+    assert len(story.dead()) >= EVENTS_AT_LEAST, "too little was said before"
+    assert not story.dead() & live
+    assert story.alive() <= live
+    assert all(CANARY in text_in(rows[event_id], mine.key) for event_id in live)
+    assert story.others <= rows.keys(), "another user lost something"
+    assert all(CANARY in text_in(rows[event_id], keys[OTHER].key) for event_id in story.others)
+
+    thumbs = {event_id for event_id in live | story.others if rows[event_id].get("kind") == "thumb"}
+    assert standing == len(thumbs), "a thumb of an erased event stands, or one of a living event does not"
+    struck_on_the_way = [event_id for event_id in story.dead() if event_id not in rows]
+    assert struck_on_the_way, "no erasure met an event between its ack and its row"
+    assert [event_id for event_id in story.dead() if event_id in rows], "no erasure met an event that was a row"
+
+    assert (watch.found, watch.looks > 3, watch.marks > 3) == ([], True, True)
+    assert CANARY not in caplog.text
+    assert mine.key.hex() not in caplog.text
+    check_account(tmp_path, story)
+
+
+def check_account(root: Path, story: Story) -> None:
+    engine = connect(f"sqlite:///{root}/ledger.db")
+    report = audit(Ledger(engine), Directory(root / "objects"), lambda stream: inspect(root / "spool" / stream))
+    assert report.problems == []
+    with engine.begin() as connection:
+        found = connection.execute(select(tables.erasures).order_by(tables.erasures.c.number)).all()
+        exposed = connection.execute(select(tables.exposures.c.principal)).scalars().all()
+    engine.dispose()
+    assert [row.number for row in found] == list(range(1, len(found) + 1))
+    assert len(found) > ERASURES / 2, "erasures met nothing new"
+    assert exposed == [ME], "the turns after the last erasure"
+    # D7: five seconds.
+    assert max(row.shred_us - row.request_us for row in found) < 5_000_000
+    assert story.wrapped, "no key was seen"
+    files = [path.read_bytes() for path in root.iterdir() if path.name.startswith("ledger.db")]
+    assert not [wrapped for wrapped in story.wrapped if any(wrapped in data for data in files)]
+    assert sum(segment.tombstones for segment in Ledger(connect(f"sqlite:///{root}/ledger.db")).segments(Stream.TURNS))
