@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
+from sqlite3 import OperationalError as DriverError
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
@@ -42,7 +43,7 @@ class SqliteDatabase:
 
     async def erase(self, work: Work[ResultT]) -> ResultT:
         """See `database.Database`."""
-        return await asyncio.get_running_loop().run_in_executor(self._writing, _transaction, self._eraser, work)
+        return await asyncio.get_running_loop().run_in_executor(self._writing, _erasure, self._eraser, work)
 
     async def close(self) -> None:
         """Let running work end, then disconnect."""
@@ -88,12 +89,31 @@ def _engine(url: str, connections: int, begin: str, *pragmas: str) -> Engine:
     return engine
 
 
+def _erasure(engine: Engine, work: Work[ResultT]) -> ResultT:
+    """What was removed is taken out of the write-ahead log too, which keeps old pages otherwise until others take their place."""
+    done = _transaction(engine, work)
+    connection = engine.raw_connection()
+    try:
+        (busy, _, _) = connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    except DriverError as error:
+        raise _away() from error
+    finally:
+        connection.close()
+    if busy:
+        raise _away()
+    return done
+
+
 def _transaction(engine: Engine, work: Work[ResultT]) -> ResultT:
     """Locked for longer than busy_timeout, a full disk, a read-only file: whatever it was, nothing was stored."""
     try:
         with engine.begin() as connection:
             return work(connection)
     except OperationalError as error:
-        raise UnavailableError(
-            "the sessions database did not do it", reason="SESSION_DATABASE_AWAY", retry_seconds=RETRY_SECONDS
-        ) from error
+        raise _away() from error
+
+
+def _away() -> UnavailableError:
+    return UnavailableError(
+        "the sessions database did not do it", reason="SESSION_DATABASE_AWAY", retry_seconds=RETRY_SECONDS
+    )

@@ -39,7 +39,7 @@ class Stack:
     def owner_key(self) -> str:
         return (self.state / "owner.key").read_text().strip()
 
-    def make_keys(self, user: str, count: int = 1) -> list[str]:
+    def make_keys(self, user: str, count: int = 1, tenant: str = "default") -> list[str]:
         """API keys of new users, by the product's own command."""
         done = subprocess.run(
             [
@@ -50,7 +50,7 @@ class Stack:
                 "--database",
                 read_surroundings(self.state).keys_database,
             ]
-            + ["create", "--user", user, "--count", str(count)],
+            + ["create", "--tenant", tenant, "--user", user, "--count", str(count)],
             cwd=ROOT,
             capture_output=True,
             text=True,

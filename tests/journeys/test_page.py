@@ -1,13 +1,17 @@
 """The page in a real browser: a person asks, sees the answer come, corrects, rates, regenerates, edits, reloads."""
 
 import re
+import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
 from infra.install.tools import install_browser
+from tests.journeys.client import Client
 from tests.journeys.stack import Stack
+from tests.journeys.test_chat import wait_for_row
 
 # Without a GPU and without /dev/shm; the sandbox needs rights that tests do not have.
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-software-rasterizer", "--disable-dev-shm-usage"]
@@ -16,8 +20,21 @@ SIZES = {"desktop": (1280, 800), "phone": (390, 844)}
 
 @pytest.fixture(params=SIZES, ids=str)
 def page(request: pytest.FixtureRequest, stack: Stack) -> Iterator[Page]:
+    somebody_new = f"browser-{uuid.uuid4().hex[:8]}"
+    with opened(stack, SIZES[request.param], stack.make_keys(somebody_new)[0]) as page:
+        yield page
+
+
+@pytest.fixture(params=SIZES, ids=str)
+def operators_page(request: pytest.FixtureRequest, stack: Stack) -> Iterator[Page]:
+    with opened(stack, SIZES[request.param], stack.owner_key) as page:
+        yield page
+
+
+@contextmanager
+def opened(stack: Stack, size: tuple[int, int], key: str) -> Iterator[Page]:
     """A browser on the page; whatever it logs as an error or asks of another host fails the test."""
-    width, height = SIZES[request.param]
+    width, height = size
     troubles: list[str] = []
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=str(install_browser()), args=FLAGS)
@@ -25,10 +42,16 @@ def page(request: pytest.FixtureRequest, stack: Stack) -> Iterator[Page]:
         page.on("pageerror", lambda error: troubles.append(str(error)))
         page.on("console", lambda message: troubles.append(message.text) if message.type == "error" else None)
         page.on("request", lambda asked: troubles.append(asked.url) if stack.http not in asked.url else None)
-        page.goto(f"{stack.http}/#key={stack.make_keys('browser')[0]}")
+        page.goto(f"{stack.http}/#key={key}")
         yield page
         browser.close()
     assert not troubles
+
+
+def open_menu(page: Page) -> None:
+    """On a phone the side is a drawer."""
+    if (menu := page.get_by_label("Open the menu")).is_visible():
+        menu.click()
 
 
 def ask(page: Page, text: str) -> None:
@@ -79,3 +102,62 @@ def test_a_wrong_key_is_asked_for_again(page: Page) -> None:
     page.evaluate("localStorage.setItem('thumbwheel.key', '')")
     page.reload()
     expect(page.get_by_label("API key")).to_be_visible()
+
+
+def test_a_person_decides_about_training_and_deletes_what_they_said(page: Page) -> None:
+    ask(page, "hello")
+    expect(page.get_by_label("Good answer")).to_be_visible(timeout=30_000)
+    open_menu(page)
+    page.get_by_role("button", name="Your data").focus()
+    page.keyboard.press("Enter")
+    dialog = page.get_by_role("dialog", name="Your data")
+    expect(dialog).to_contain_text(re.compile(r"You are known here as browser-\w+ of default"))
+
+    switch = dialog.get_by_role("switch", name="Use my chats and thumbs to make the model better")
+    expect(switch).to_be_checked()
+    switch.focus()
+    page.keyboard.press("Space")
+    expect(switch).not_to_be_checked()
+    page.keyboard.press("Escape")
+    expect(dialog).not_to_be_visible()
+    expect(page.get_by_role("button", name="Your data")).to_be_focused()
+    expect(page.get_by_text("Your chats and thumbs train nothing.")).to_be_visible()
+    page.reload()
+    open_menu(page)
+    page.get_by_role("button", name="Your data").click()
+    expect(switch).not_to_be_checked()
+    switch.click()
+    expect(switch).to_be_checked()
+
+    dialog.get_by_role("button", name="Delete my data…").click()
+    expect(dialog.get_by_role("button", name="Keep it")).to_be_focused()
+    expect(dialog).to_contain_text("versions of the model that are trained already")
+    page.keyboard.press("Enter")
+    expect(dialog.get_by_role("button", name="Delete my data…")).to_be_focused()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(dialog.get_by_role("status")).to_contain_text("with 1 conversation", timeout=30_000)
+    expect(dialog.get_by_role("button", name="Delete my data…")).to_be_focused()
+    dialog.get_by_role("button", name="Close").click()
+    expect(page.get_by_text("What would you like to know?")).to_be_visible()
+
+    page.reload()
+    open_menu(page)
+    expect(page.get_by_text("No conversations yet.")).to_be_visible()
+    page.get_by_role("button", name="Your data").click()
+    expect(dialog.get_by_role("status")).to_contain_text("cannot be read any more")
+
+
+def test_an_operator_sees_what_people_think_of_the_versions(operators_page: Page, stack: Stack) -> None:
+    page, somebody = operators_page, Client(stack.http, stack.make_keys("rater")[0])
+    expect(page.get_by_text("Learning")).to_have_count(1)
+    answer = somebody.ask("hello")[0]
+    wait_for_row(stack, "message_id", answer["messageId"])
+    wait_for_row(stack, "event_id", somebody.thumb(answer["messageId"], True))
+    page.reload()
+    open_menu(page)
+    table = page.get_by_role("table", name="The newest versions")
+    expect(table.get_by_role("rowheader", name=answer["started"]["modelVersion"])).to_be_visible()
+    expect(table.locator(".interval").first).to_be_visible()
+    expect(table.locator(".interval").first).to_contain_text("%")

@@ -18,26 +18,27 @@ export function Deletion({ api, owner, erased }: Props) {
   const [removed, setRemoved] = useState<number | null>(null);
   const [id, setId] = useState(() => remembered(owner));
   const opener = useRef<HTMLButtonElement>(null);
+  const asked = useRef(false);
+
+  useEffect(() => {
+    // Whoever comes back from the question is where they were before it.
+    if (asked.current && !asking) opener.current?.focus();
+    asked.current = asking;
+  }, [asking]);
 
   function done(erasure: Erasure, conversations: number) {
     localStorage.setItem(LAST, JSON.stringify({ owner, id: erasure.erasureId }));
     setId(erasure.erasureId);
     setRemoved(conversations);
-    back();
-    erased();
-  }
-
-  function back() {
     setAsking(false);
-    // After the button is there again.
-    setTimeout(() => opener.current?.focus());
+    erased();
   }
 
   return (
     <section>
       <h3>Delete my data</h3>
       {asking ? (
-        <Confirmation api={api} done={done} keep={back} />
+        <Confirmation api={api} done={done} keep={() => setAsking(false)} />
       ) : (
         <>
           {id && <Progress key={id} api={api} id={id} removed={removed} />}

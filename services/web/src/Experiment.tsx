@@ -40,7 +40,7 @@ export function Experiment({ api }: { api: Api }) {
           <Arms arms={others} label="Earlier versions" />
         </details>
       )}
-      <p className="quiet">The bar: between which rates of thumbs up the truth lies, with 95 %, whenever you look.</p>
+      <p className="quiet">Bars: where the true rate of thumbs up lies, with 95 %.</p>
     </div>
   );
 }

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -67,6 +68,19 @@ async def test_a_users_conversations_go_and_nobody_elses(home: Home) -> None:
     assert {event.message_id for event in feedback.turns if event.erased} == {
         turn.assistant_message_id for turn in mine
     }
+
+
+async def test_no_byte_of_what_was_said_is_left_in_sqlite_or_its_log(tmp_path: Path) -> None:
+    def files_with_it() -> set[str]:
+        return {file.name for file in tmp_path.rglob("*.db*") if b"canary" in file.read_bytes()}
+
+    home = Home(tmp_path, f"sqlite:///{tmp_path}/sessions.db")
+    async with session_service(home) as stub:
+        for number in range(3):
+            await talk(stub, f"a canary, number {number}", "a canary too", request_id=f"r{number}")
+        assert "sessions.db-wal" in files_with_it()
+        await stub.EraseUser(ERASE, timeout=5, metadata=ADA)
+        assert files_with_it() == set()
 
 
 class CountingDatabase:

@@ -1,0 +1,84 @@
+"""What a user decides about their own data, from outside: consent that stands, and an erasure after which no byte of theirs is left."""
+
+import time
+import uuid
+from pathlib import Path
+
+from tests.journeys.client import Client
+from tests.journeys.stack import Stack
+from tests.journeys.test_chat import wait_for_row
+
+CANARY = "zanzibarquetzal"
+
+
+def user(stack: Stack, name: str) -> Client:
+    return Client(stack.http, stack.make_keys(name)[0])
+
+
+def files_with(stack: Stack, word: str) -> set[str]:
+    """Names of all files of the running system that hold a word: databases with their WAL, spool, objects, logs."""
+    found = set()
+    for file in stack.state.rglob("*"):
+        if file.is_file() and "models" not in file.relative_to(stack.state).parts and _holds(file, word):
+            found.add(file.name)
+    return found
+
+
+def _holds(file: Path, word: str) -> bool:
+    try:
+        return word.encode() in file.read_bytes()
+    except FileNotFoundError:
+        return False
+
+
+def test_consent_stands_once_it_is_given(stack: Stack) -> None:
+    ada = user(stack, "consenting")
+    status, found = ada.call("GET", "/api/consent")
+    assert (status, found) == (200, {"consent": {"training": True}})
+    for training in (False, True, False):
+        assert ada.call("PUT", "/api/consent", {"training": training})[0] == 200
+        status, found = ada.call("GET", "/api/consent")
+        assert (status, found["consent"]["training"]) == (200, training)
+    assert user(stack, "another").call("GET", "/api/consent")[1] == {"consent": {"training": True}}
+
+
+def test_after_an_erasure_no_byte_of_what_was_said_is_left(stack: Stack) -> None:
+    ada, bob = user(stack, "leaving"), user(stack, "staying")
+    mine, theirs = ada.ask(f"What is {CANARY}?", skipEnhancer=True), bob.ask("hello")
+    comment = {
+        "messageId": mine[0]["messageId"],
+        "requestId": str(uuid.uuid4()),
+        "thumb": {"up": False, "comment": CANARY},
+    }
+    status, said = ada.call("POST", "/api/feedback", comment)
+    assert status == 200, said
+    wait_for_row(stack, "event_id", said["eventId"])
+    wait_for_row(stack, "message_id", mine[0]["messageId"])
+    # Not in vain: it was there, and nowhere but with the conversations.
+    assert {name.partition(".db")[0] for name in files_with(stack, CANARY)} == {"sessions"}
+
+    status, erased = ada.call("POST", "/api/erasure")
+    assert (status, erased["removedConversations"]) == (200, 1)
+    assert files_with(stack, CANARY) == set()
+    assert ada.call("GET", f"/api/conversations/{mine[0]['started']['conversationId']}")[0] == 404
+    assert ada.call("GET", f"/api/messages/{mine[0]['messageId']}/events")[0] == 404
+    assert bob.conversation(theirs[0]["started"]["conversationId"])[-1]["text"]
+    status, found = ada.call("GET", f"/api/erasure/{erased['erasure']['erasureId']}")
+    assert (status, found["erasure"]["shredTime"]) == (200, erased["erasure"]["shredTime"])
+    assert bob.call("GET", f"/api/erasure/{erased['erasure']['erasureId']}")[0] == 404
+    assert ada.ask("hello again")[-1]["completed"]
+
+
+def test_it_is_unavailable_while_a_part_is_away_and_a_repetition_finishes_it(own_stack: Stack) -> None:
+    ada = Client(own_stack.http, own_stack.owner_key)
+    ada.ask("hello")
+    own_stack.kill("feedback")
+    statuses = []
+    end = time.monotonic() + 60
+    while not statuses or statuses[-1] != 200:
+        assert time.monotonic() < end, statuses
+        status, answer = ada.call("POST", "/api/erasure")
+        assert status == 200 or (status, answer["error"]["code"]) == (503, "erasure_unfinished"), answer
+        statuses.append(status)
+    assert statuses[0] == 503
+    assert ada.call("GET", "/api/conversations")[1]["conversations"] == []
