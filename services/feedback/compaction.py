@@ -51,8 +51,8 @@ class NoErasures:
     """Nobody is ever erased."""
 
     @property
-    def through(self) -> int:
-        return 0
+    def through(self) -> int | None:
+        return None
 
     def gone(self, stream: Stream) -> Gone:
         return self
@@ -195,10 +195,11 @@ class Compaction:
     def _pass(self, stream: Stream, lease: CompactionLease) -> Tally:
         tally, now_us = Tally(), self._compactors.now_us()
         gone = self._erasures.gone(stream)
+        waits, through = gone.through is not None, gone.through or 0
         cutoff_us = now_us - int(self._pace.keep_seconds * SECOND_US) if self._pace.keep_seconds else 0
 
         def suspect(item: Served) -> bool:
-            return item.first_sequence <= gone.through or (item.oldest_us or cutoff_us) < cutoff_us
+            return item.first_sequence <= through or (item.oldest_us or cutoff_us) < cutoff_us
 
         settled_us = now_us - int(self._pace.settle_seconds * SECOND_US)
         for run in choose_runs(self._served(stream), self._pace.limits, settled_us, suspect):
@@ -211,7 +212,6 @@ class Compaction:
                 log.error(
                     "object is damaged", extra=fields(stream=stream, sequence=run.items[0].sequence, why=str(error))
                 )
-        waits = gone.through > 0
         self._delete_retired(lease, None if waits else now_us - int(self._pace.retired_seconds * SECOND_US), tally)
         if waits and tally.whole:
             self._delete_dead_orphans(lease)
