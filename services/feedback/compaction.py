@@ -212,7 +212,7 @@ class Compaction:
                 log.error(
                     "object is damaged", extra=fields(stream=stream, sequence=run.items[0].sequence, why=str(error))
                 )
-        self._delete_retired(lease, None if waits else now_us - int(self._pace.retired_seconds * SECOND_US), tally)
+        self._delete_retired(lease, waits, tally)
         if waits and tally.whole:
             self._delete_dead_orphans(lease)
             gone.rewritten()
@@ -263,9 +263,10 @@ class Compaction:
             tally.dropped[reason] += rows
             metrics.DROPPED_ROWS.labels(stream, reason).inc(rows)
 
-    def _delete_retired(self, lease: CompactionLease, before_us: int | None, tally: Tally) -> None:
+    def _delete_retired(self, lease: CompactionLease, at_once: bool, tally: Tally) -> None:
         """Who has listed one of them and finds it gone lists again."""
-        keys = self._compactors.retired(lease.stream, before_us)
+        due_us = self._compactors.now_us() - int(self._pace.retired_seconds * SECOND_US)
+        keys = self._compactors.retired(lease.stream, None if at_once else due_us)
         for at in range(0, len(keys), DELETED_AT_ONCE):
             some = keys[at : at + DELETED_AT_ONCE]
             for key in some:
