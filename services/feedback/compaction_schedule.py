@@ -56,8 +56,6 @@ class CompactionSchedule:
     async def _look(self, stream: Stream) -> None:
         try:
             await asyncio.to_thread(self._compaction.run, stream, self._every_seconds)
-            if last_us := await asyncio.to_thread(self._compactors.last_pass_us, stream):
-                metrics.COMPACTION_TIME_SECONDS.labels(stream).set(last_us / 1_000_000)
         except FAILURES as error:
             metrics.COMPACTION_FAILURES.labels(stream, type(error).__name__).inc()
             log.warning(
@@ -65,6 +63,9 @@ class CompactionSchedule:
             )
         except StoppedError:
             return
+        with contextlib.suppress(LedgerUnavailableError):
+            if last_us := await asyncio.to_thread(self._compactors.last_pass_us, stream):
+                metrics.COMPACTION_TIME_SECONDS.labels(stream).set(last_us / 1_000_000)
 
 
 def compact_all(compaction: Compaction, say: Callable[[str], None] = print) -> int:
