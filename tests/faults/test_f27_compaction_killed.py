@@ -35,7 +35,7 @@ from tests.services.feedback.samples import ADA, KEY, name
 ROWS_A_SEGMENT = 3
 ROWS_AN_OBJECT = 30
 LEASE_SECONDS = 0.5
-PAUSE_SECONDS = 0.05
+PAUSE_SECONDS = 0.2
 PATIENCE_SECONDS = 60.0
 OFTEN = [Step.STORED, Step.PUBLISHED, Step.DELETED]
 
