@@ -26,7 +26,7 @@ from services.feedback.audit import audit
 from services.feedback.catalogue import Catalogue
 from services.feedback.claims import PostgresClaims, sweep_hourly
 from services.feedback.compaction import Compaction, NoErasures
-from services.feedback.compaction_schedule import CompactionSchedule, compact_all
+from services.feedback.compaction_schedule import compact_all, compacting
 from services.feedback.compactors import Compactors
 from services.feedback.database import HEAD, connect, migrate, open_database, revision
 from services.feedback.drain import Drain, Flusher
@@ -77,7 +77,8 @@ async def wiring(
         key, pending = settings.principal_key.get_secret_value(), thumbs.Thumbs(engine, ways.pending)
         figures = experiments.Experiments(engine, pending)
         servicer = FeedbackLogServicer(key, feedback, turns, Catalogue(stores.ledger), pending, figures)
-        async with _looking(figures, shown or ExperimentMetrics()), _compacting(settings, engine, stores):
+        compaction = compacting(_compaction(settings, engine, stores), settings.compaction_minutes * 60)
+        async with _looking(figures, shown or ExperimentMetrics()), compaction:
             yield [Registration(NAME, add_FeedbackLogServiceServicer_to_server, servicer, batch=BATCH)]
     engine.dispose()
 
@@ -134,22 +135,6 @@ async def _looking(figures: experiments.Experiments, shown: ExperimentMetrics) -
         yield
     finally:
         looking.cancel()
-
-
-@asynccontextmanager
-async def _compacting(settings: FeedbackSettings, engine: Engine, stores: Stores) -> AsyncIterator[None]:
-    """As long as the block runs, and until the step under way has ended."""
-    if not settings.compaction_minutes:
-        yield
-        return
-    compaction, compactors = _compaction(settings, engine, stores), Compactors(engine)
-    schedule = CompactionSchedule(compaction, compactors, settings.compaction_minutes * 60)
-    running = asyncio.create_task(schedule.run())
-    try:
-        yield
-    finally:
-        schedule.stop()
-        await running
 
 
 def _compaction(settings: FeedbackSettings, engine: Engine, stores: Stores) -> Compaction:

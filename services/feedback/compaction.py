@@ -20,6 +20,7 @@ import pyarrow as pa
 from services.chassis.telemetry import fields
 from services.feedback import metrics, parquet
 from services.feedback.compactors import CompactionLease, Compactors, Replacement
+from services.feedback.cover_draft import CoverDraft
 from services.feedback.covers import Served
 from services.feedback.events import Stream
 from services.feedback.ledger import FencedError, Ledger, LedgerUnavailableError
@@ -27,7 +28,7 @@ from services.feedback.object_store import ObjectStore
 from services.feedback.orphans import delete_orphans, find_orphans
 from services.feedback.runs import Run, RunLimits, choose_runs
 from services.feedback.served_object import DamagedObjectError, read_served
-from services.feedback.sifting import Gone, Sieve, Sifted
+from services.feedback.sifting import Gone, Sieve
 
 log = logging.getLogger(__name__)
 
@@ -98,49 +99,6 @@ class Tally:
     dropped: Counter[str] = field(default_factory=Counter)
 
 
-class _Making:
-    """The next cover, as far as it is read."""
-
-    def __init__(self) -> None:
-        self.items: list[Served] = []
-        self.sifted: list[Sifted] = []
-        self.rows = self.bytes = 0
-
-    def add(self, item: Served, sifted: Sifted) -> None:
-        self.items.append(item)
-        self.sifted.append(sifted)
-        self.rows += sifted.rows.num_rows
-        self.bytes += sifted.rows.nbytes
-
-    @property
-    def dropped(self) -> int:
-        return sum(sifted.dropped for sifted in self.sifted)
-
-    def is_worth_it(self, merge: bool) -> bool:
-        """A cover that nothing is merged with and nothing is taken from would become itself."""
-        return self.dropped > 0 or (merge and (len(self.items) > 1 or not self.items[0].is_cover))
-
-    def table(self) -> pa.Table:
-        """All rows in ledger order, columns united by name."""
-        return pa.concat_tables(
-            [sifted.rows for sifted in self.sifted if sifted.rows.num_rows], promote_options="default"
-        )
-
-    def replacement(self, object_key: str, sha256: str) -> Replacement:
-        oldest = [sifted.oldest_us for sifted in self.sifted if sifted.oldest_us is not None]
-        return Replacement(
-            replaced=self.items,
-            object_key=object_key,
-            sha256=sha256,
-            rows=self.rows,
-            duplicates=sum(sifted.duplicates for sifted in self.sifted),
-            erased=sum(sifted.erased for sifted in self.sifted),
-            expired=sum(sifted.expired for sifted in self.sifted),
-            bytes=self.bytes,
-            oldest_us=min(oldest, default=None),
-        )
-
-
 class Compaction:
     """Compacts streams one after another. `at` is called as each step is reached: tests crash there."""
 
@@ -192,6 +150,10 @@ class Compaction:
         )
         return tally
 
+    def last_pass_us(self, stream: Stream) -> int | None:
+        """When the last whole pass ended, whoever made it. Raises: LedgerUnavailableError."""
+        return self._compactors.last_pass_us(stream)
+
     def _pass(self, stream: Stream, lease: CompactionLease) -> Tally:
         tally, now_us = Tally(), self._compactors.now_us()
         gone = self._erasures.gone(stream)
@@ -203,15 +165,7 @@ class Compaction:
 
         settled_us = now_us - int(self._pace.settle_seconds * SECOND_US)
         for run in choose_runs(self._served(stream), self._pace.limits, settled_us, suspect):
-            try:
-                self._merge(lease, run, Sieve(gone, cutoff_us), tally)
-            except DamagedObjectError as error:
-                # Nothing may be published over it: what is left of it may still be mended.
-                tally.whole = False
-                metrics.COMPACTION_FAILURES.labels(stream, type(error).__name__).inc()
-                log.error(
-                    "object is damaged", extra=fields(stream=stream, sequence=run.items[0].sequence, why=str(error))
-                )
+            self._merge(lease, run, Sieve(gone, cutoff_us), tally)
         self._delete_retired(lease, waits, tally)
         if waits and tally.whole:
             self._delete_dead_orphans(lease)
@@ -227,30 +181,42 @@ class Compaction:
             after = page[-1].sequence
 
     def _merge(self, lease: CompactionLease, run: Run, sieve: Sieve, tally: Tally) -> None:
-        making = _Making()
+        draft = CoverDraft()
         for item in run.items:
             self._go_on(lease)
-            making.add(item, sieve.sift(read_served(self._store, item)))
+            try:
+                draft.add(item, sieve.sift(read_served(self._store, item)))
+            except DamagedObjectError as error:
+                # Nothing may be published over it: what is left of it may still be mended.
+                self._pass_by(lease, item, error, tally)
+                self._publish(lease, draft, run.merge, tally)
+                draft = CoverDraft()
             self._at(Step.READ)
-            if making.rows >= self._pace.limits.rows or making.bytes >= self._pace.limits.bytes:
-                self._publish(lease, making, run.merge, tally)
-                making = _Making()
-        if making.items:
-            self._publish(lease, making, run.merge, tally)
+            if draft.rows >= self._pace.limits.rows or draft.bytes >= self._pace.limits.bytes:
+                self._publish(lease, draft, run.merge, tally)
+                draft = CoverDraft()
+        self._publish(lease, draft, run.merge, tally)
 
-    def _publish(self, lease: CompactionLease, making: _Making, merge: bool, tally: Tally) -> None:
-        if not making.is_worth_it(merge):
+    def _pass_by(self, lease: CompactionLease, item: Served, error: DamagedObjectError, tally: Tally) -> None:
+        """Raises: FencedError: whoever has taken over may have deleted the object, and nothing is damaged."""
+        self._compactors.keep(lease, self._pace.lease_seconds)
+        tally.whole = False
+        metrics.COMPACTION_FAILURES.labels(lease.stream, type(error).__name__).inc()
+        log.error("object is damaged", extra=fields(stream=lease.stream, sequence=item.sequence, why=str(error)))
+
+    def _publish(self, lease: CompactionLease, draft: CoverDraft, merge: bool, tally: Tally) -> None:
+        if not draft.is_worth_it(merge):
             return
         key, digest = "", ""
-        if making.rows:
-            data = parquet.write(making.table())
+        if draft.rows:
+            data = parquet.write(draft.table())
             digest = hashlib.sha256(data).hexdigest()
-            key = object_key(lease, making.items, digest)
+            key = object_key(lease, draft.items, digest)
             self._at(Step.ENCODED)
             self._go_on(lease)
             self._store.put(key, data)
             self._at(Step.STORED)
-        made = making.replacement(key, digest)
+        made = draft.replacement(key, digest)
         self._compactors.publish(lease, made)
         self._at(Step.PUBLISHED)
         self._count(lease.stream, made, tally)

@@ -22,9 +22,10 @@ def main(name: str, step: str, times: int) -> int:
 
     class BrokenCompaction(Compaction):
         def __init__(self, *arguments: Any) -> None:
-            super().__init__(*arguments, at=at)
+            super().__init__(*arguments)
+            self._at = at
 
-    service.Compaction = BrokenCompaction  # type: ignore[misc]
+    setattr(service, "Compaction", BrokenCompaction)  # noqa: B010
     sys.argv[1:] = ["compact"]
     return service.main()
 
