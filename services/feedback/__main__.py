@@ -27,7 +27,7 @@ from services.feedback.audit import audit
 from services.feedback.catalogue import Catalogue
 from services.feedback.claims import PostgresClaims, sweep_hourly
 from services.feedback.compaction import Compaction
-from services.feedback.compaction_schedule import CompactionSchedule, compact_all
+from services.feedback.compaction_schedule import compact_all, compacting
 from services.feedback.compactors import Compactors
 from services.feedback.consents import Consents
 from services.feedback.data_keys import DataKeys
@@ -97,7 +97,8 @@ async def wiring(
             keep_looking(figures, shown or ExperimentMetrics()),
             keep_counting(erasures),
         )
-        async with beside, _compacting(settings, engine, stores):
+        compaction = compacting(_compaction(settings, engine, stores), settings.compaction_minutes * 60)
+        async with beside, compaction:
             yield [Registration(NAME, add_FeedbackLogServiceServicer_to_server, servicer, batch=BATCH)]
     engine.dispose()
 
@@ -156,22 +157,6 @@ async def _beside(*work: Coroutine[None, None, None]) -> AsyncIterator[None]:
     finally:
         for task in tasks:
             task.cancel()
-
-
-@asynccontextmanager
-async def _compacting(settings: FeedbackSettings, engine: Engine, stores: Stores) -> AsyncIterator[None]:
-    """As long as the block runs, and until the step under way has ended."""
-    if not settings.compaction_minutes:
-        yield
-        return
-    compaction, compactors = _compaction(settings, engine, stores), Compactors(engine)
-    schedule = CompactionSchedule(compaction, compactors, settings.compaction_minutes * 60)
-    running = asyncio.create_task(schedule.run())
-    try:
-        yield
-    finally:
-        schedule.stop()
-        await running
 
 
 def _compaction(settings: FeedbackSettings, engine: Engine, stores: Stores) -> Compaction:

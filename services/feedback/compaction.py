@@ -20,6 +20,7 @@ import pyarrow as pa
 from services.chassis.telemetry import fields
 from services.feedback import metrics, parquet
 from services.feedback.compactors import CompactionLease, Compactors, Replacement
+from services.feedback.cover_draft import CoverDraft
 from services.feedback.covers import Served
 from services.feedback.events import Stream
 from services.feedback.ledger import FencedError, Ledger, LedgerUnavailableError
@@ -27,7 +28,7 @@ from services.feedback.object_store import ObjectStore
 from services.feedback.orphans import delete_orphans, find_orphans
 from services.feedback.runs import Run, RunLimits, choose_runs
 from services.feedback.served_object import DamagedObjectError, read_served
-from services.feedback.sifting import Gone, Sieve, Sifted
+from services.feedback.sifting import Gone, Sieve
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +52,8 @@ class NoErasures:
     """Nobody is ever erased."""
 
     @property
-    def through(self) -> int:
-        return 0
+    def through(self) -> int | None:
+        return None
 
     def gone(self, stream: Stream) -> Gone:
         return self
@@ -96,49 +97,6 @@ class Tally:
     covers: int = 0
     deleted: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
-
-
-class _Making:
-    """The next cover, as far as it is read."""
-
-    def __init__(self) -> None:
-        self.items: list[Served] = []
-        self.sifted: list[Sifted] = []
-        self.rows = self.bytes = 0
-
-    def add(self, item: Served, sifted: Sifted) -> None:
-        self.items.append(item)
-        self.sifted.append(sifted)
-        self.rows += sifted.rows.num_rows
-        self.bytes += sifted.rows.nbytes
-
-    @property
-    def dropped(self) -> int:
-        return sum(sifted.dropped for sifted in self.sifted)
-
-    def is_worth_it(self, merge: bool) -> bool:
-        """A cover that nothing is merged with and nothing is taken from would become itself."""
-        return self.dropped > 0 or (merge and (len(self.items) > 1 or not self.items[0].is_cover))
-
-    def table(self) -> pa.Table:
-        """All rows in ledger order, columns united by name."""
-        return pa.concat_tables(
-            [sifted.rows for sifted in self.sifted if sifted.rows.num_rows], promote_options="default"
-        )
-
-    def replacement(self, object_key: str, sha256: str) -> Replacement:
-        oldest = [sifted.oldest_us for sifted in self.sifted if sifted.oldest_us is not None]
-        return Replacement(
-            replaced=self.items,
-            object_key=object_key,
-            sha256=sha256,
-            rows=self.rows,
-            duplicates=sum(sifted.duplicates for sifted in self.sifted),
-            erased=sum(sifted.erased for sifted in self.sifted),
-            expired=sum(sifted.expired for sifted in self.sifted),
-            bytes=self.bytes,
-            oldest_us=min(oldest, default=None),
-        )
 
 
 class Compaction:
@@ -192,27 +150,23 @@ class Compaction:
         )
         return tally
 
+    def last_pass_us(self, stream: Stream) -> int | None:
+        """When the last whole pass ended, whoever made it. Raises: LedgerUnavailableError."""
+        return self._compactors.last_pass_us(stream)
+
     def _pass(self, stream: Stream, lease: CompactionLease) -> Tally:
         tally, now_us = Tally(), self._compactors.now_us()
         gone = self._erasures.gone(stream)
+        waits, through = gone.through is not None, gone.through or 0
         cutoff_us = now_us - int(self._pace.keep_seconds * SECOND_US) if self._pace.keep_seconds else 0
 
         def suspect(item: Served) -> bool:
-            return item.first_sequence <= gone.through or (item.oldest_us or cutoff_us) < cutoff_us
+            return item.first_sequence <= through or (item.oldest_us or cutoff_us) < cutoff_us
 
         settled_us = now_us - int(self._pace.settle_seconds * SECOND_US)
         for run in choose_runs(self._served(stream), self._pace.limits, settled_us, suspect):
-            try:
-                self._merge(lease, run, Sieve(gone, cutoff_us), tally)
-            except DamagedObjectError as error:
-                # Nothing may be published over it: what is left of it may still be mended.
-                tally.whole = False
-                metrics.COMPACTION_FAILURES.labels(stream, type(error).__name__).inc()
-                log.error(
-                    "object is damaged", extra=fields(stream=stream, sequence=run.items[0].sequence, why=str(error))
-                )
-        waits = gone.through > 0
-        self._delete_retired(lease, None if waits else now_us - int(self._pace.retired_seconds * SECOND_US), tally)
+            self._merge(lease, run, Sieve(gone, cutoff_us), tally)
+        self._delete_retired(lease, waits, tally)
         if waits and tally.whole:
             self._delete_dead_orphans(lease)
             gone.rewritten()
@@ -227,30 +181,42 @@ class Compaction:
             after = page[-1].sequence
 
     def _merge(self, lease: CompactionLease, run: Run, sieve: Sieve, tally: Tally) -> None:
-        making = _Making()
+        draft = CoverDraft()
         for item in run.items:
             self._go_on(lease)
-            making.add(item, sieve.sift(read_served(self._store, item)))
+            try:
+                draft.add(item, sieve.sift(read_served(self._store, item)))
+            except DamagedObjectError as error:
+                # Nothing may be published over it: what is left of it may still be mended.
+                self._pass_by(lease, item, error, tally)
+                self._publish(lease, draft, run.merge, tally)
+                draft = CoverDraft()
             self._at(Step.READ)
-            if making.rows >= self._pace.limits.rows or making.bytes >= self._pace.limits.bytes:
-                self._publish(lease, making, run.merge, tally)
-                making = _Making()
-        if making.items:
-            self._publish(lease, making, run.merge, tally)
+            if draft.rows >= self._pace.limits.rows or draft.bytes >= self._pace.limits.bytes:
+                self._publish(lease, draft, run.merge, tally)
+                draft = CoverDraft()
+        self._publish(lease, draft, run.merge, tally)
 
-    def _publish(self, lease: CompactionLease, making: _Making, merge: bool, tally: Tally) -> None:
-        if not making.is_worth_it(merge):
+    def _pass_by(self, lease: CompactionLease, item: Served, error: DamagedObjectError, tally: Tally) -> None:
+        """Raises: FencedError: whoever has taken over may have deleted the object, and nothing is damaged."""
+        self._compactors.keep(lease, self._pace.lease_seconds)
+        tally.whole = False
+        metrics.COMPACTION_FAILURES.labels(lease.stream, type(error).__name__).inc()
+        log.error("object is damaged", extra=fields(stream=lease.stream, sequence=item.sequence, why=str(error)))
+
+    def _publish(self, lease: CompactionLease, draft: CoverDraft, merge: bool, tally: Tally) -> None:
+        if not draft.is_worth_it(merge):
             return
         key, digest = "", ""
-        if making.rows:
-            data = parquet.write(making.table())
+        if draft.rows:
+            data = parquet.write(draft.table())
             digest = hashlib.sha256(data).hexdigest()
-            key = object_key(lease, making.items, digest)
+            key = object_key(lease, draft.items, digest)
             self._at(Step.ENCODED)
             self._go_on(lease)
             self._store.put(key, data)
             self._at(Step.STORED)
-        made = making.replacement(key, digest)
+        made = draft.replacement(key, digest)
         self._compactors.publish(lease, made)
         self._at(Step.PUBLISHED)
         self._count(lease.stream, made, tally)
@@ -263,9 +229,10 @@ class Compaction:
             tally.dropped[reason] += rows
             metrics.DROPPED_ROWS.labels(stream, reason).inc(rows)
 
-    def _delete_retired(self, lease: CompactionLease, before_us: int | None, tally: Tally) -> None:
+    def _delete_retired(self, lease: CompactionLease, at_once: bool, tally: Tally) -> None:
         """Who has listed one of them and finds it gone lists again."""
-        keys = self._compactors.retired(lease.stream, before_us)
+        due_us = self._compactors.now_us() - int(self._pace.retired_seconds * SECOND_US)
+        keys = self._compactors.retired(lease.stream, None if at_once else due_us)
         for at in range(0, len(keys), DELETED_AT_ONCE):
             some = keys[at : at + DELETED_AT_ONCE]
             for key in some:

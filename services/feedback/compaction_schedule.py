@@ -6,12 +6,12 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 from services.chassis.telemetry import fields
 from services.feedback import metrics
 from services.feedback.compaction import Compaction, StoppedError
-from services.feedback.compactors import Compactors
 from services.feedback.events import Stream
 from services.feedback.ledger import FencedError, LedgerUnavailableError
 from services.feedback.object_store import ObjectStoreError
@@ -25,14 +25,8 @@ FAILURES = (FencedError, LedgerUnavailableError, ObjectStoreError)
 class CompactionSchedule:
     """One pass of each stream every `every_seconds`, counted from the end of the last whole one, over all replicas."""
 
-    def __init__(
-        self,
-        compaction: Compaction,
-        compactors: Compactors,
-        every_seconds: float,
-        look_seconds: float = LOOK_SECONDS,
-    ) -> None:
-        self._compaction, self._compactors = compaction, compactors
+    def __init__(self, compaction: Compaction, every_seconds: float, look_seconds: float = LOOK_SECONDS) -> None:
+        self._compaction = compaction
         self._every_seconds, self._look_seconds = every_seconds, min(look_seconds, every_seconds)
         self._stopped = asyncio.Event()
 
@@ -56,8 +50,6 @@ class CompactionSchedule:
     async def _look(self, stream: Stream) -> None:
         try:
             await asyncio.to_thread(self._compaction.run, stream, self._every_seconds)
-            if last_us := await asyncio.to_thread(self._compactors.last_pass_us, stream):
-                metrics.COMPACTION_TIME_SECONDS.labels(stream).set(last_us / 1_000_000)
         except FAILURES as error:
             metrics.COMPACTION_FAILURES.labels(stream, type(error).__name__).inc()
             log.warning(
@@ -65,6 +57,24 @@ class CompactionSchedule:
             )
         except StoppedError:
             return
+        with contextlib.suppress(LedgerUnavailableError):
+            if last_us := await asyncio.to_thread(self._compaction.last_pass_us, stream):
+                metrics.COMPACTION_TIME_SECONDS.labels(stream).set(last_us / 1_000_000)
+
+
+@asynccontextmanager
+async def compacting(compaction: Compaction, every_seconds: float) -> AsyncIterator[None]:
+    """As long as the block runs, and until the step under way has ended; `every_seconds` 0: never."""
+    if not every_seconds:
+        yield
+        return
+    schedule = CompactionSchedule(compaction, every_seconds)
+    running = asyncio.create_task(schedule.run())
+    try:
+        yield
+    finally:
+        schedule.stop()
+        await running
 
 
 def compact_all(compaction: Compaction, say: Callable[[str], None] = print) -> int:

@@ -18,8 +18,8 @@ class Gone(Protocol):
     """What was erased up to a moment. Later erasures are the next pass's."""
 
     @property
-    def through(self) -> int:
-        """Rows of sequences up to this one may be gone and still be stored; 0: none."""
+    def through(self) -> int | None:
+        """Rows of sequences up to this one may be gone and still be stored; None: nobody waits for a rewriting."""
 
     def of(self, rows: pa.Table) -> pa.BooleanArray:
         """True where a row is gone. `rows` has the columns of its files and `sequence`; it may have no other and no rows."""

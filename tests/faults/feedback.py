@@ -85,6 +85,8 @@ class Stack:
             "flush_seconds": 0.2,
             "flush_rows": 50,
             "drain_seconds": 2,
+            # The history is checked segment by segment; F27 is compaction's.
+            "compaction_minutes": 0,
             **changes,
         }
 

@@ -127,10 +127,36 @@ ERASURE = Row(
         ),
     ),
 )
+COMPACTION = Row(
+    "Kept small and clean",
+    (
+        Panel(
+            "Since the last pass of compaction",
+            "CompactionStands fires at three periods.",
+            Unit.SECONDS,
+            [Query(f"time() - max by (stream) ({FEEDBACK}_compaction_time_seconds)", "{{stream}}")],
+        ),
+        Panel(
+            "Rows left out",
+            "Erased by their people, past their days, or there twice.",
+            Unit.PER_SECOND,
+            [Query(rate(f"{FEEDBACK}_dropped_rows_total", "stream, reason"), "{{stream}} {{reason}}")],
+        ),
+        Panel(
+            "Compacted objects, and what failed",
+            "By error: the object store, the ledger, another compactor, a damaged object.",
+            Unit.PER_SECOND,
+            [
+                Query(rate(f"{FEEDBACK}_covers_total", "stream"), "{{stream}} published"),
+                Query(rate(f"{FEEDBACK}_compaction_failures_total", "stream, error"), "{{stream}} {{error}}"),
+            ],
+        ),
+    ),
+)
 
 BOARD = Dashboard(
     "feedback",
     "feedback pipeline",
     "Is what people said durable, how far is it on its way, and gone where they want it gone.",
-    (ACKS, PARQUET, ERASURE),
+    (ACKS, PARQUET, COMPACTION, ERASURE),
 )

@@ -35,6 +35,8 @@ RELAY_LAG = 'thumbwheel_feedback_relay_lag_seconds{stream="turns",instance="f1"}
 CONSUMER_LAG = 'thumbwheel_feedback_consumer_lag_events{{stream="turns",partition="{0}"}}'.format
 STOPPED = 'thumbwheel_feedback_stopped_partitions{stream="turns",partition="2"}'
 LOST = 'thumbwheel_feedback_lost_offsets{stream="turns",partition="2"}'
+COMPACTED = 'thumbwheel_feedback_compaction_time_seconds{{stream="turns",instance="{0}"}}'.format
+COMPACTION_PERIOD = 'thumbwheel_feedback_compaction_period_seconds{instance="f1"}'
 OUTBOX = "thumbwheel_session_outbox_turns"
 ERASURE = 'thumbwheel_feedback_erasure_oldest_waiting_seconds{{instance="{0}"}}'.format
 RESULT = 'thumbwheel_loop_turn_result{{recipe="small",result="{0}"}}'.format
@@ -279,6 +281,19 @@ FEEDBACK = (
         "an erasure has waited 1d 1h 0m 15s for its rows to leave the objects",
     ),
     Case("ErasureWaits", {ERASURE("a:1"): "80000x30", ERASURE("b:1"): "0x30"}, 20),
+    Case(
+        "CompactionStands",
+        {COMPACTED("f1"): "0x240", COMPACTED("f2"): "0x240", COMPACTION_PERIOD: "3600x240"},
+        200,
+        "turns has not been compacted for 3h 20m 0s",
+        {"stream": "turns"},
+    ),
+    Case("CompactionStands", {COMPACTED("f1"): "0x240", COMPACTION_PERIOD: "3600x240"}, 170),
+    Case(
+        "CompactionStands",
+        {COMPACTED("f1"): "0x240", COMPACTED("f2"): "0x60 3600x180", COMPACTION_PERIOD: "3600x240"},
+        200,
+    ),
     Case("OutboxGrows", {OUTBOX: "600x20"}, 15, "600 turns wait in session's outbox"),
     Case("OutboxGrows", {OUTBOX: "600x5 3x20"}, 15),
     Case(

@@ -77,8 +77,8 @@ class GoneNow:
     waiting: set[str]
 
     @property
-    def through(self) -> int:
-        return max((self.principals[one] for one in self.waiting), default=0)
+    def through(self) -> int | None:
+        return max((self.principals[one] for one in self.waiting), default=None)
 
     def of(self, rows: pa.Table) -> pa.BooleanArray:
         mask = pa.array([False] * rows.num_rows, pa.bool_())

@@ -171,6 +171,20 @@ async def test_segments_are_listed_after_a_sequence(tmp_path: Path) -> None:
         assert segment.commit_time.seconds > 1_600_000_000
 
 
+async def test_what_the_service_compacts_is_listed_whole_after_any_sequence_in_it(tmp_path: Path) -> None:
+    async with running(tmp_path, compaction_minutes=0.001, compaction_settle_minutes=0) as client:
+        for number, request in enumerate("ab", start=1):
+            await client.record(thumb(request))
+            await client.rows(feedback_pb2.STREAM_FEEDBACK, number)
+        request = feedback_pb2.ListSegmentsRequest(stream=feedback_pb2.STREAM_FEEDBACK, after_sequence=1)
+        async with asyncio.timeout(30):
+            while (segment := (await client.call("ListSegments", request)).segments[0]).first_sequence != 1:
+                await asyncio.sleep(0.02)
+        assert (segment.sequence, segment.topic_id, segment.end_offset, segment.rows) == (2, "", 0, 2)
+        ids = [row["event_id"] for row in await client.rows(feedback_pb2.STREAM_FEEDBACK, 2)]
+        assert ids == [thumb("a").event_id, thumb("b").event_id]
+
+
 async def test_an_orphan_object_is_never_listed(tmp_path: Path) -> None:
     async with running(tmp_path) as client:
         await client.record(thumb("a"))

@@ -1,0 +1,34 @@
+"""The command `compact`, broken: `python -m tests.faults.broken_compactor SIGNAL STEP TIME` sends itself the signal at a step, the
+TIMEth time that it is reached. SIGKILL ends it there; SIGSTOP freezes it until somebody sends SIGCONT.
+"""
+
+import os
+import signal
+import sys
+from typing import Any
+
+from services.feedback import __main__ as service
+from services.feedback.compaction import Compaction, Step
+
+
+def main(name: str, step: str, times: int) -> int:
+    """Break at the step, and be the command otherwise."""
+    left = [times]
+
+    def at(reached: Step) -> None:
+        left[0] -= reached == step
+        if reached == step and not left[0]:
+            os.kill(os.getpid(), signal.Signals[name])
+
+    class BrokenCompaction(Compaction):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            self._at = at
+
+    setattr(service, "Compaction", BrokenCompaction)  # noqa: B010
+    sys.argv[1:] = ["compact"]
+    return service.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))

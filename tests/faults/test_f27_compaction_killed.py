@@ -1,0 +1,245 @@
+"""F27: compaction is killed at each step, frozen and overtaken, while events come in and somebody reads: the reader finds the old
+objects or the new one, never a mix, and no row twice or not at all.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, select
+
+from services.feedback import parquet, tables
+from services.feedback.audit import audit
+from services.feedback.compaction import Compaction, CompactionPace, NoErasures, Step, Tally
+from services.feedback.compactors import Compactors
+from services.feedback.database import connect, migrate, open_database
+from services.feedback.events import Stream
+from services.feedback.object_store import Directory, ObjectStore
+from services.feedback.orphans import find_orphans
+from services.feedback.runs import RunLimits
+from services.feedback.s3_store import S3Store
+from services.feedback.served_object import DamagedObjectError, read_served
+from tests.servers import PostgresServer, S3Server
+from tests.services.feedback.compacted import CompactedLog
+from tests.services.feedback.s3_stores import place
+from tests.services.feedback.samples import ADA, KEY, name
+
+ROWS_A_SEGMENT = 3
+ROWS_AN_OBJECT = 30
+LEASE_SECONDS = 0.5
+PAUSE_SECONDS = 0.2
+PATIENCE_SECONDS = 60.0
+OFTEN = [Step.STORED, Step.PUBLISHED, Step.DELETED]
+
+
+@dataclass
+class Scenario:
+    """One log, whose events have numbers in the order of the ledger; what the reader and the writer did."""
+
+    engine: Engine
+    store: ObjectStore
+    environment: Mapping[str, str]
+    readings: int = 0
+    listed_again: int = 0
+    written: int = 0
+    log: CompactedLog = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.log = CompactedLog(self.engine, self.store, partitions=2)
+        limits = RunLimits(ROWS_AN_OBJECT, 1 << 20)
+        self._compaction = Compaction(
+            self.log.ledger,
+            Compactors(self.engine),
+            self.store,
+            NoErasures(),
+            CompactionPace(limits, 0, 0, 0, LEASE_SECONDS),
+        )
+
+    def write(self) -> None:
+        """A segment."""
+        self.log.thumbs(ROWS_A_SEGMENT, partition=self.written % 2)
+        self.written += 1
+
+    def read(self) -> None:
+        """As a reader should: what was deleted since the listing is listed again. What it finds must be all, once, in order."""
+        while True:
+            served = self.log.served()
+            try:
+                rows = [row for item in served for row in parquet.to_rows(read_served(self.store, item))]
+                break
+            except DamagedObjectError:
+                self.listed_again += 1
+        assert [item.first_sequence for item in served] == [1, *(item.sequence + 1 for item in served[:-1])]
+        number = ROWS_A_SEGMENT * served[-1].sequence
+        assert [row["event_id"] for row in rows] == [name(f"{ADA.key}/r{n}") for n in range(number)]
+        self.readings += 1
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """A writer and a reader, as long as the block runs; both have done something in it."""
+        done, failed = threading.Event(), []
+        before = (self.written, self.readings)
+
+        def repeat(work: Callable[[], None]) -> None:
+            try:
+                while not done.wait(PAUSE_SECONDS):
+                    work()
+            except BaseException as error:
+                failed.append(error)
+                raise
+
+        threads = [threading.Thread(target=repeat, args=(work,)) for work in (self.write, self.read)]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+            self.until(lambda: failed or (self.written > before[0] and self.readings > before[1]))
+        finally:
+            done.set()
+            for thread in threads:
+                thread.join()
+        assert not failed, failed
+
+    def start(self, *broken: object) -> subprocess.Popen[bytes]:
+        """The command in a process of its own, broken as broken_compactor says."""
+        command = [sys.executable, "-m", "tests.faults.broken_compactor", *map(str, broken)]
+        return subprocess.Popen(command, env=os.environ | self.environment, stdout=subprocess.PIPE)
+
+    def compact(self) -> Tally:
+        """As soon as the lease of whoever had it is over."""
+        found: list[Tally] = []
+
+        def did() -> bool:
+            found.extend([tally] if (tally := self._compaction.run(Stream.FEEDBACK)) else [])
+            return bool(found)
+
+        self.until(did)
+        return found[0]
+
+    def is_leased(self) -> bool:
+        """By somebody who has not given it back, alive or not."""
+        with self.engine.begin() as connection:
+            query = select(tables.compactors.c.lease_us).where(tables.compactors.c.stream == "feedback")
+            return bool(connection.execute(query).scalar())
+
+    def until(self, condition: Callable[[], object]) -> None:
+        end = time.monotonic() + PATIENCE_SECONDS
+        while not condition():
+            assert time.monotonic() < end, "waited too long"
+            time.sleep(0.05)
+
+    def check(self) -> None:
+        """At the end: everything is there, the audit is content, and what lies in the store is named or dead."""
+        self.compact()
+        self.read()
+        logs = self.log.logs
+        assert audit(self.log.ledger, self.store, lambda stream: logs if stream == "feedback" else []).problems == []
+        assert all(orphan.dead for orphan in find_orphans(self.log.ledger, self.store, "feedback"))
+
+
+def settings(**values: object) -> dict[str, str]:
+    ours = {
+        "principal_key": KEY,
+        "compaction_settle_minutes": 0,
+        "compaction_rows": ROWS_AN_OBJECT,
+        "compaction_lease_seconds": LEASE_SECONDS,
+        "retired_minutes": 0,
+    }
+    return {f"TW_FEEDBACK_{key.upper()}": str(value) for key, value in (ours | values).items()}
+
+
+@pytest.fixture
+def embedded(tmp_path: Path) -> Iterator[Scenario]:
+    """SQLite and a directory."""
+    url, objects = f"sqlite:///{tmp_path}/ledger.db", tmp_path / "objects"
+    engine = open_database(url)
+    yield Scenario(engine, Directory(objects), settings(database_url=url, object_directory=objects))
+    engine.dispose()
+
+
+@pytest.fixture
+def real(postgres: PostgresServer, s3: S3Server) -> Iterator[Scenario]:
+    """Postgres and SeaweedFS."""
+    url, bucket = postgres.database().url("postgresql+pg8000"), s3.bucket()
+    engine = connect(url)
+    migrate(engine)
+    port = int(bucket.endpoint.rpartition(":")[2])
+    there = place(port, bucket=bucket.name)
+    values = settings(
+        database_url=url,
+        s3_endpoint=bucket.endpoint,
+        s3_bucket=bucket.name,
+        s3_secure="false",
+        s3_access_key=bucket.access_key,
+        s3_secret_key=bucket.secret_key,
+    )
+    yield Scenario(engine, S3Store(replace(there, access_key=bucket.access_key, secret_key=bucket.secret_key)), values)
+    engine.dispose()
+
+
+def killed_at(it: Scenario, step: Step, times: int) -> None:
+    """Killed there, in the midst of writing and reading; then another one takes over and does it."""
+    for _ in range(2 * ROWS_AN_OBJECT // ROWS_A_SEGMENT):
+        it.write()
+    with it.at_work():
+        killed = it.start("SIGKILL", step, times)
+        killed.communicate(timeout=PATIENCE_SECONDS)
+        assert killed.returncode == -signal.SIGKILL, f"{step} was never reached"
+        assert it.is_leased()
+        it.compact()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "steps", [OFTEN, pytest.param(list(Step), marks=pytest.mark.faults)], ids=["around the publishing", "everywhere"]
+)
+def test_f27_compaction_is_killed_and_a_reader_finds_all_rows_once(embedded: Scenario, steps: list[Step]) -> None:
+    for number, step in enumerate(steps):
+        killed_at(embedded, step, 1 + number % 2)
+    embedded.check()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "steps",
+    [OFTEN[:2], pytest.param(list(Step), marks=pytest.mark.faults)],
+    ids=["around the publishing", "everywhere"],
+)
+def test_f27_compaction_is_killed_on_real_servers(real: Scenario, steps: list[Step]) -> None:
+    for step in steps:
+        killed_at(real, step, 1)
+    real.check()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [Step.STORED, pytest.param(Step.DELETED, marks=pytest.mark.faults)])
+def test_f27_one_that_was_frozen_and_overtaken_publishes_nothing_and_deletes_nothing_that_counts(
+    embedded: Scenario, step: Step
+) -> None:
+    for _ in range(20):
+        embedded.write()
+    with embedded.at_work():
+        frozen = embedded.start("SIGSTOP", step, 1)
+        try:
+            embedded.until(lambda: state_of(frozen.pid) == "T")
+            overtaken = embedded.compact()
+            assert overtaken.whole
+        finally:
+            frozen.send_signal(signal.SIGCONT)
+        out, _ = frozen.communicate(timeout=PATIENCE_SECONDS)
+    assert frozen.returncode == 1
+    assert b"feedback: not finished: epoch 1" in out
+    embedded.check()
+
+
+def state_of(pid: int) -> str:
+    """T: stopped."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
