@@ -56,7 +56,7 @@ class Forgotten:
 def forget(ledger: ErasureLedger, loop_directory: Path, registry: Registry) -> Forgotten:
     """Apply what was erased since the last time. The caller holds the loop's lock: a run at work reads what goes here."""
     runs = Runs(loop_directory)
-    due = ledger.erasures(_applied(loop_directory))
+    due = _due(ledger, loop_directory / APPLIED)
     if not due:
         return Forgotten(0)
     concerned = []
@@ -66,7 +66,7 @@ def forget(ledger: ErasureLedger, loop_directory: Path, registry: Registry) -> F
         elif _erase_snapshot(directory, due, runs):
             concerned.append(directory.name)
     _write_reports(runs, registry)
-    write_json(loop_directory / APPLIED, {"number": due[-1].number})
+    write_json(loop_directory / APPLIED, {"number": due[-1].number, "id": due[-1].id})
     return Forgotten(len(due), tuple(concerned))
 
 
@@ -119,6 +119,11 @@ def _hashed(directory: Path, principal: str) -> str:
     return hashlib.sha256(f"{directory.name}/{principal}".encode()).hexdigest()
 
 
-def _applied(loop_directory: Path) -> int:
-    path = loop_directory / APPLIED
-    return int(json.loads(path.read_text())["number"]) if path.exists() else 0
+def _due(ledger: ErasureLedger, applied: Path) -> Sequence[Erasure]:
+    """What came since the last time; everything, if the ledger is another one now: brought back from a backup, it numbers anew."""
+    if applied.exists():
+        last = json.loads(applied.read_text())
+        since = ledger.erasures(last["number"] - 1)
+        if since and since[0].id == last["id"]:
+            return since[1:]
+    return ledger.erasures(0)

@@ -113,8 +113,8 @@ def read_manifest(directory: Path) -> Manifest:
         raise ManifestError(f"{MANIFEST}: missing, so {directory.name} is not finished") from error
     except json.JSONDecodeError as error:
         raise ManifestError(f"{MANIFEST}: not JSON at line {error.lineno}") from error
-    known = {f.name for f in dataclasses.fields(Manifest)} - {"erased"}
-    if not isinstance(fields, dict) or {*fields} - {"erased"} != known:
+    known = {f.name for f in dataclasses.fields(Manifest)}
+    if not isinstance(fields, dict) or {*fields, "erased"} != known:
         raise ManifestError(f"{MANIFEST}: fields must be exactly {', '.join(sorted(known))}")
     if fields["format"] != FORMAT:
         raise ManifestError(f"format: {fields['format']!r}, only {FORMAT} is known")

@@ -156,7 +156,7 @@ class FeedbackLog:
     def _erasures(self, after: int) -> list[Erasure]:
         request = feedback_pb2.ListErasuresRequest(after_number=after)
         reply = self._call(lambda: self._stub.ListErasures(request, timeout=CALL_SECONDS))
-        return [Erasure(entry.number, entry.principal) for entry in reply.erasures]
+        return [Erasure(entry.number, entry.principal, entry.erasure.erasure_id) for entry in reply.erasures]
 
     def _call(self, call: Callable[[], Any]) -> Any:
         return _translated("feedback", self._target, call)

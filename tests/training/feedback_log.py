@@ -94,7 +94,7 @@ class FeedbackLog:
     def erase(self, user: str) -> None:
         """Shreds the user's key. Their rows stay where they are, as they do until a compaction."""
         self._keys.pop(principal_of(user), None)
-        self.ledger.append(Erasure(len(self.ledger) + 1, principal_of(user)))
+        self.ledger.append(Erasure(len(self.ledger) + 1, principal_of(user), str(uuid.uuid4())))
 
     def replace_sealed(self, stream: str, sealed: bytes) -> None:
         """Other bytes in the row that was said last and is not committed yet."""

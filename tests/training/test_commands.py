@@ -34,7 +34,12 @@ class LogService(feedback_pb2_grpc.FeedbackLogServiceServicer):
         return feedback_pb2.GetDataKeysResponse(keys={n: feedback_pb2.DataKey(**vars(k)) for n, k in keys.items()})
 
     def ListErasures(self, request, context):
-        entries = [feedback_pb2.ErasedPrincipal(**vars(e)) for e in self._log.erasures(request.after_number)]
+        entries = [
+            feedback_pb2.ErasedPrincipal(
+                number=e.number, principal=e.principal, erasure=feedback_pb2.Erasure(erasure_id=e.id)
+            )
+            for e in self._log.erasures(request.after_number)
+        ]
         return feedback_pb2.ListErasuresResponse(erasures=entries)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from training.manifest import ManifestError, hash_file, read_manifest, verify_manifest, write_manifest
+from training.manifest import ManifestError, hash_file, mark_erased, read_manifest, verify_manifest, write_manifest
 
 FIELDS = {
     "format", "kind", "version", "created", "parents", "files", "config", "code_commit", "seeds", "data", "report", "licence",
@@ -88,3 +88,15 @@ def test_another_format_is_refused(artifact: Path) -> None:
     (artifact / "manifest.json").write_text(json.dumps({**written, "format": 2}))
     with pytest.raises(ManifestError, match="format: 2"):
         read_manifest(artifact)
+
+
+def test_erasures_are_noted_once_each_and_the_artifact_is_whole_no_more(artifact: Path) -> None:
+    mark_erased(artifact, [3, 1])
+    first = read_manifest(artifact)
+    mark_erased(artifact, [3, 4])
+    marked = read_manifest(artifact)
+    assert [erasure["number"] for erasure in marked.erased] == [1, 3, 4]
+    assert marked.erased[:2] == first.erased
+    assert set(json.loads((artifact / "manifest.json").read_text())) == {*FIELDS, "erased"}
+    with pytest.raises(ManifestError, match=r"v2 was erased at 20.*Z \(erasure 4\)"):
+        verify_manifest(artifact)

@@ -70,7 +70,10 @@ class Log(feedback_pb2_grpc.FeedbackLogServiceServicer):
     def ListErasures(self, request, context):
         self.asked.append(request)
         numbers = range(request.after_number + 1, min(request.after_number + 2, 5) + 1)  # a page of two, five in all
-        entries = [feedback_pb2.ErasedPrincipal(number=n, principal=f"p{n}") for n in numbers]
+        entries = [
+            feedback_pb2.ErasedPrincipal(number=n, principal=f"p{n}", erasure=feedback_pb2.Erasure(erasure_id=f"e{n}"))
+            for n in numbers
+        ]
         return feedback_pb2.ListErasuresResponse(erasures=entries)
 
 
@@ -146,7 +149,7 @@ def test_keys_are_asked_for_a_thousand_principals_at_a_time(servers) -> None:
 def test_all_pages_of_erasures_are_listed_after_a_number(servers) -> None:
     target, log, _ = servers
     client = FeedbackLog(target)
-    assert client.erasures(1) == [Erasure(number, f"p{number}") for number in (2, 3, 4, 5)]
+    assert client.erasures(1) == [Erasure(number, f"p{number}", f"e{number}") for number in (2, 3, 4, 5)]
     assert [request.after_number for request in log.asked] == [1, 3, 5]
     client.close()
 

@@ -43,10 +43,11 @@ class Closed(StrEnum):
 
 @dataclass(frozen=True)
 class Erasure:
-    """A user's data is gone. Numbers count up from 1."""
+    """A user's data is gone. Numbers count up from 1; ids are unique for ever."""
 
     number: int
     principal: str
+    id: str
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,7 @@ def assert_forgets(log: FeedbackLog, state: Path) -> None:
     """After the erasure of one of the people no file of the whole turn holds what anybody said in it."""
     (snapshot,) = (state / "loop" / "snapshots").glob("snapshot-*")
     rows = [json.loads(line) for line in (snapshot / "judgements.jsonl").read_text().splitlines()]
-    log.ledger.append(Erasure(1, rows[0]["principal"]))
+    log.ledger.append(Erasure(1, rows[0]["principal"], "erasure"))
     kept = [state / "loop", state / "models" / "nano-1"]
     forget(log, state / "loop", Registry(state / "models"))
     for folder in kept:
