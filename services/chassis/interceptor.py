@@ -171,7 +171,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
 
 async def _fail(context: Context, error: ServiceError, again: str | None) -> None:
-    trailers = [(DETAILS_KEY, status_details(error))]
+    trailers: list[tuple[str, str | bytes]] = [(DETAILS_KEY, status_details(error))]
     if found := trace_id():
         trailers.append((TRACE_KEY, found))
     if again:
