@@ -5,7 +5,20 @@ One statement reads both, so that nobody is ever given an object and the cover o
 
 from dataclasses import dataclass
 
-from sqlalchemy import BigInteger, Connection, Select, String, cast, func, literal, null, select, union_all
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Select,
+    String,
+    Subquery,
+    case,
+    cast,
+    func,
+    literal,
+    null,
+    select,
+    union_all,
+)
 
 from services.feedback import tables
 
@@ -83,16 +96,7 @@ def _covers(stream: str, after_sequence: int, limit: int | None) -> Select[tuple
 
 def _uncovered(stream: str, after_sequence: int, limit: int | None) -> Select[tuple[object, ...]]:
     """The segments in the gaps between covers, which are few: nearly all of the newest ones, and hardly any before."""
-    cover, segment = tables.covers.c, tables.segments.c
-    after = literal(after_sequence, BigInteger)
-    edges = union_all(
-        select(after.label("first"), after.label("last")),
-        select(cover.first_sequence, cover.last_sequence).where(
-            cover.stream == stream, cover.last_sequence > after_sequence
-        ),
-    ).subquery()
-    following = func.coalesce(func.lead(edges.c.first).over(order_by=edges.c.last), MOST)
-    gaps = select(edges.c.last.label("low"), following.label("high")).subquery()
+    segment, gaps = tables.segments.c, _gaps(stream, after_sequence, limit)
     return (
         select(
             segment.stream,
@@ -114,7 +118,28 @@ def _uncovered(stream: str, after_sequence: int, limit: int | None) -> Select[tu
             segment.commit_us,
         )
         .join_from(gaps, tables.segments, (segment.sequence > gaps.c.low) & (segment.sequence < gaps.c.high))
-        .where(segment.stream == stream, gaps.c.high > gaps.c.low + 1)
-        .order_by(segment.sequence)
-        .limit(limit)
+        .where(segment.stream == stream)
     )
+
+
+def _gaps(stream: str, after_sequence: int, limit: int | None) -> Subquery:
+    """Between which sequences, both exclusive, no cover lies. Sequences have no holes, so a limit is applied here already: without
+    that Postgres would sort all segments that follow for the sake of a page.
+    """
+    cover, after = tables.covers.c, literal(after_sequence, BigInteger)
+    edges = union_all(
+        select(after.label("first"), after.label("last")),
+        select(cover.first_sequence, cover.last_sequence).where(
+            cover.stream == stream, cover.last_sequence > after_sequence
+        ),
+    ).subquery()
+    following = func.coalesce(func.lead(edges.c.first).over(order_by=edges.c.last), MOST)
+    every = select(edges.c.last.label("low"), following.label("high")).subquery()
+    gaps = select(every).where(every.c.high > every.c.low + 1).subquery()
+    if limit is None:
+        return gaps
+    before = func.sum(gaps.c.high - gaps.c.low - 1).over(order_by=gaps.c.low, rows=(None, -1))
+    counted = select(gaps, func.coalesce(cast(before, BigInteger), NO_NUMBER).label("before")).subquery()
+    cut = counted.c.low + 1 + limit - counted.c.before
+    high = case((counted.c.high < cut, counted.c.high), else_=cut)
+    return select(counted.c.low, high.label("high")).where(counted.c.before < limit).subquery()

@@ -198,6 +198,7 @@ def killed_at(it: Scenario, step: Step, times: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "steps", [OFTEN, pytest.param(list(Step), marks=pytest.mark.faults)], ids=["around the publishing", "everywhere"]
 )
@@ -208,6 +209,7 @@ def test_f27_compaction_is_killed_and_a_reader_finds_all_rows_once(embedded: Sce
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "steps",
     [OFTEN[:2], pytest.param(list(Step), marks=pytest.mark.faults)],

@@ -10,7 +10,7 @@ from services.chassis.identity import Caller
 from services.feedback import tables, thumbs
 from services.feedback.audit import Report, audit
 from services.feedback.codec import feedback_entry, turn_entry
-from services.feedback.compaction import StoppedError
+from services.feedback.compaction import Step, StoppedError
 from services.feedback.compaction_schedule import compact_all
 from services.feedback.experiments import catch_up as rebuild_exposures
 from services.feedback.ledger import FencedError
@@ -286,6 +286,20 @@ def test_whoever_stood_still_too_long_publishes_nothing(log: CompactedLog) -> No
     assert orphan.dead
     assert orphan.key != cover.object_key
     assert audited(log).problems == []
+
+
+def test_an_object_that_may_still_be_published_is_no_dead_orphan(log: CompactedLog) -> None:
+    found: list[bool] = []
+
+    def at(step: Step) -> None:
+        if step is Step.STORED:
+            found.extend(orphan.dead for orphan in find_orphans(log.ledger, log.store, "feedback"))
+        if step is Step.PUBLISHED:
+            assert find_orphans(log.ledger, log.store, "feedback") == []
+
+    log.thumbs(1)
+    log.compaction(at=at).run(log.stream)
+    assert found == [False]
 
 
 def test_a_pass_that_is_stopped_ends_at_its_next_step(log: CompactedLog) -> None:
