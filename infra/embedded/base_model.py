@@ -8,7 +8,9 @@ import shutil
 from pathlib import Path
 
 from infra.embedded.layout import ROOT, Layout
+from infra.install.environment import filled_whole
 from infra.small_model.resolve import resolve_model
+from infra.supervision.kept import kept
 
 NANO = "nano"
 NANO_VERSION = "nano-0"
@@ -34,7 +36,8 @@ def install_base(layout: Layout, spec: str) -> Path:
                 f"{layout.state} was begun with {base}, not {directory.name}; "
                 f"give this model a folder of its own: make up MODEL={spec} STATE=.state-{directory.name}"
             )
-    file.write_text(json.dumps({"base": directory.name}))
+    else:
+        kept(file, lambda: json.dumps({"base": directory.name}))
     return directory
 
 
@@ -42,5 +45,6 @@ def _install_nano(layout: Layout) -> Path:
     target = layout.models / NANO_VERSION
     if not (target / "manifest.json").exists():
         shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(ROOT / "models" / NANO, target)
+        with filled_whole(target) as folder:
+            shutil.copytree(ROOT / "models" / NANO, folder, dirs_exist_ok=True)
     return target
