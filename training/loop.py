@@ -21,7 +21,7 @@ from training.evaluation.comparison import compare, measure_health
 from training.evaluation.gate import Check, Decision, check_candidate, check_labels, check_reward_model, decide
 from training.evaluation.trial import Clock, Rollout, ThumbCounter, TrialEnd, run_trial
 from training.manifest import MANIFEST, Manifest, plain, write_manifest
-from training.progress import Board, Display, StepState
+from training.progress import FAILED, FIGURE_GAP, Board, Display, StepState
 from training.recipes.recipe import LoopConfig, Plan, Recipe
 from training.registry import Registry, RegistryError, Stage
 from training.report import REPORT, write_report
@@ -132,7 +132,7 @@ def run_loop(recipe_name: str, recipe: Recipe, around: Surroundings) -> RunResul
         board.finish("not_enough_feedback", str(error), None)
         raise
     except BaseException as error:
-        board.finish("failed", f"{type(error).__name__}: {error}", None)
+        board.finish(FAILED, f"{type(error).__name__}: {error}", None)
         raise
     board.finish(result.result, result.reason, f"runs/{version}/{REPORT}")
     return result
@@ -184,9 +184,9 @@ class _StagesOnBoard:
         self.board.begin(name)
 
     def move(self, name: str, progress: Progress) -> None:
-        figures = "  ".join(f"{key} {progress.metrics[key]:.3g}" for key in SHOWN if key in progress.metrics)
+        figures = FIGURE_GAP.join(f"{key} {progress.metrics[key]:.3g}" for key in SHOWN if key in progress.metrics)
         where = f"{progress.step}/{progress.total_steps}"
-        self.board.move(name, progress.step / max(progress.total_steps, 1), f"{where}  {figures}")
+        self.board.move(name, progress.step / max(progress.total_steps, 1), f"{where}{FIGURE_GAP}{figures}")
 
     def end(self, name: str) -> None:
         self.board.end(name)
@@ -301,7 +301,7 @@ def _check_size(config: LoopConfig) -> None:
     if size > config.max_model_bytes:
         raise ConfigError(
             f"recipe {config.name}: {incumbent.name} has {size >> 20} MiB of weights, "
-            f"this recipe takes at most {config.max_model_bytes >> 20} MiB"
+            f"this recipe takes at most {config.max_model_bytes >> 20} MiB: use RECIPE=small, or make up MODEL=nano"
         )
 
 
