@@ -40,8 +40,7 @@ def main() -> None:
     except EXPECTED_ERRORS as error:
         sys.exit(f"==> {error}")
     except KeyboardInterrupt:
-        print("==> stopped")
-        sys.exit(interruption.STATUS)
+        interruption.leave()
 
 
 def parse(words: list[str]) -> argparse.Namespace:

@@ -10,7 +10,6 @@ from pathlib import Path
 from infra.embedded.layout import ROOT, Layout
 from infra.install.environment import filled_whole
 from infra.small_model.resolve import resolve_model
-from infra.supervision.kept import kept
 
 NANO = "nano"
 NANO_VERSION = "nano-0"
@@ -36,8 +35,10 @@ def install_base(layout: Layout, spec: str) -> Path:
                 f"{layout.state} was begun with {base}, not {directory.name}; "
                 f"give this model a folder of its own: make up MODEL={spec} STATE=.state-{directory.name}"
             )
-    else:
-        kept(file, lambda: json.dumps({"base": directory.name}))
+        return directory
+    partial = file.with_name(f"{file.name}.partial")
+    partial.write_text(json.dumps({"base": directory.name}))
+    partial.replace(file)
     return directory
 
 

@@ -31,8 +31,7 @@ def main() -> None:
     except (ServerError, ChildFailedError, AlreadyRunningError) as error:
         sys.exit(f"==> {error}")
     except KeyboardInterrupt:
-        print("==> stopped")
-        sys.exit(interruption.STATUS)
+        interruption.leave()
 
 
 def parse(words: list[str]) -> argparse.Namespace:

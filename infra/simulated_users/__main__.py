@@ -47,8 +47,7 @@ def main() -> None:
             raise
         sys.exit("\n".join(f"==> {error}" for error in _leaves(expected)))
     except KeyboardInterrupt:
-        say("stopped")
-        sys.exit(interruption.STATUS)
+        interruption.leave()
     sys.exit(0 if holds else 1)
 
 

@@ -5,16 +5,24 @@ Before there is a loop the signals raise KeyboardInterrupt, so steps that block 
 
 import asyncio
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-STATUS = 130
+STATUS = 128 + signal.SIGINT
 
 
 def stop_like_ctrl_c() -> None:
     """SIGTERM does what SIGINT does, from here on: unwinds what was begun, rather than end the process on the spot."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def leave() -> NoReturn:
+    """The end after KeyboardInterrupt."""
+    print("==> stopped", flush=True)
+    sys.exit(STATUS)
 
 
 @contextmanager
