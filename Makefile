@@ -18,7 +18,8 @@ help: ## show this
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
 
 up: ## run everything here and print one URL (MODEL=small|nano|DIR|HUB_ID  PORT=  STATE=  LOOP_EVERY=6h)
-	@$(PYTHON) infra/install/environment.py services predictor $(if $(LOOP_EVERY),training)
+	@$(PYTHON) infra/install/environment.py services predictor
+	@$(if $(LOOP_EVERY),$(VENV) -m infra.embedded check --recipe $(RECIPE) && $(PYTHON) infra/install/environment.py training)
 	@$(VENV) -m infra.embedded up --model $(MODEL) --recipe $(RECIPE) --port $(PORT) --grpc-port $(GRPC_PORT) \
 	  --state $(STATE) $(if $(LOOP_EVERY),--loop-every $(LOOP_EVERY))
 
@@ -42,12 +43,16 @@ check: ## formatting, lint, types, house rules, protos, generated code, the page
 	@$(PYTHON) infra/install/environment.py dev
 	@$(VENV) -m infra.check
 
-loop: ## one turn of training on the running system's thumbs (RECIPE=small|nano  STATE=)
-	@$(PYTHON) infra/install/environment.py services predictor training
+loop: ## one turn of training on the running system's thumbs (RECIPE=small|nano  STATE=; of the stack: STATE=.state/stack)
+	@$(PYTHON) infra/install/environment.py services predictor
+	@$(VENV) -m infra.embedded check --recipe $(RECIPE) --state $(STATE)
+	@$(PYTHON) infra/install/environment.py training
 	@$(VENV) -m infra.embedded loop --recipe $(RECIPE) --state $(STATE)
 
 demo: ## simulated people chat and rate, then the loop runs, and the result is judged (RECIPE=nano|small)
-	@$(PYTHON) infra/install/environment.py services predictor training
+	@$(PYTHON) infra/install/environment.py services predictor
+	@$(VENV) -m infra.embedded check --recipe $(RECIPE)
+	@$(PYTHON) infra/install/environment.py training
 	@$(VENV) -m infra.simulated_users demo --recipe $(RECIPE)
 
 bench: ## the measured claims, one file each

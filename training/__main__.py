@@ -30,7 +30,7 @@ from training.forgetting import Forgotten, forget
 from training.lineage import Descent, erased_versions, trace
 from training.loop import NotEnoughFeedbackError, Surroundings, reading_text, run_loop
 from training.manifest import ManifestError
-from training.progress import Bars, Display, Lines, Step, note_erased
+from training.progress import FAILED, Bars, Display, Lines, Step, note_erased
 from training.recipes.nano import nano
 from training.recipes.nano_world.brought_up import bring_up, write_texts
 from training.recipes.recipe import TEXTS, LoopConfig, Plan, Recipe
@@ -44,7 +44,7 @@ from training.stages.context import ConfigError, Progress
 RECIPES: dict[str, Recipe] = {"nano": nano, "small": small}
 NANO = Path(__file__).parent.parent / "models" / "nano"
 REFUSALS = (ConfigError, RegistryError, CatalogueError, RowError, ManifestError, RemoteError, ValueError)
-LOCKED, TOO_LITTLE = 3, 4
+LOCKED, TOO_LITTLE, STOPPED = 3, 4, 130
 SAY_EVERY_STEPS = 20
 NICENESS = 10  # people who chat come first
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -60,8 +60,11 @@ def main(arguments: Sequence[str]) -> int:
         print(error, file=sys.stderr)
         return LOCKED
     except REFUSALS as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        print(f"{FAILED}: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on where it was", file=sys.stderr)
+        return STOPPED
 
 
 def loop(options: argparse.Namespace) -> int:
@@ -194,10 +197,11 @@ def _one_turn(options: argparse.Namespace) -> int:
             run_loop(options.recipe, _recipe(options), around)
         except NotEnoughFeedbackError:
             return TOO_LITTLE
-        except REFUSALS:
+        except REFUSALS as error:
             if options.every is None:
                 raise
-            return 1  # said on the board; the next turn may find a service that is back
+            display.say(f"{FAILED}: {error}")
+            return 1  # the next turn may find a service that is back
     return 0
 
 

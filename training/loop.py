@@ -23,7 +23,7 @@ from training.evaluation.trial import CandidateState, Clock, Rollout, ThumbCount
 from training.forgetting import forget
 from training.lineage import Descent, erased_versions, trace
 from training.manifest import MANIFEST, Manifest, plain, read_manifest, write_manifest
-from training.progress import Board, Display, StepState
+from training.progress import FAILED, FIGURE_GAP, Board, Display, StepState
 from training.recipes.recipe import LoopConfig, Plan, Recipe
 from training.registry import Registry, RegistryError, Stage
 from training.report import REPORT, write_report
@@ -152,7 +152,7 @@ def run_loop(recipe_name: str, recipe: Recipe, around: Surroundings) -> RunResul
         board.finish("not_enough_feedback", str(error), None)
         raise
     except BaseException as error:
-        board.finish("failed", f"{type(error).__name__}: {error}", None)
+        board.finish(FAILED, f"{type(error).__name__}: {error}", None)
         raise
     board.finish(result.result, result.reason, f"runs/{turn.record.version}/{REPORT}")
     return result
@@ -215,9 +215,9 @@ class _StagesOnBoard:
         self.board.begin(name)
 
     def move(self, name: str, progress: Progress) -> None:
-        figures = "  ".join(f"{key} {progress.metrics[key]:.3g}" for key in SHOWN if key in progress.metrics)
+        figures = FIGURE_GAP.join(f"{key} {progress.metrics[key]:.3g}" for key in SHOWN if key in progress.metrics)
         where = f"{progress.step}/{progress.total_steps}"
-        self.board.move(name, progress.step / max(progress.total_steps, 1), f"{where}  {figures}")
+        self.board.move(name, progress.step / max(progress.total_steps, 1), f"{where}{FIGURE_GAP}{figures}")
 
     def end(self, name: str) -> None:
         self.board.end(name)
@@ -344,7 +344,7 @@ def _check_size(config: LoopConfig) -> None:
     if size > config.max_model_bytes:
         raise ConfigError(
             f"recipe {config.name}: {incumbent.name} has {size >> 20} MiB of weights, "
-            f"this recipe takes at most {config.max_model_bytes >> 20} MiB"
+            f"this recipe takes at most {config.max_model_bytes >> 20} MiB: use RECIPE=small, or make up MODEL=nano"
         )
 
 

@@ -16,11 +16,16 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 STATUS = "status.json"
+FAILED = "failed"
 WRITE_EVERY_SECONDS = 0.5
 SAY_EVERY_SECONDS = 10.0
+BAR_CELLS = 30
+FIGURE_GAP = "  "
+# Name, bar, share and time, with a cell between.
+CELLS_BESIDE_DETAIL = 13 + 1 + BAR_CELLS + 1 + 4 + 1 + 7 + 1
 
 
 class StepState(StrEnum):
@@ -129,7 +134,7 @@ class Board:
             self._write()
 
     def finish(self, result: str, reason: str, report: str | None) -> None:
-        """The end of the turn. What still runs then has failed."""
+        """The end of the turn. What still runs then has failed. A failure is shown here and told by who catches it: once is enough."""
         self.skip_waiting()
         for step in self.status.steps:
             if step.state is StepState.RUNNING:
@@ -137,7 +142,9 @@ class Board:
         with self._lock:
             self.status.step, self.status.result, self.status.reason, self.status.report = "", result, reason, report
             self._write()
-        self._display.say(f"{result}: {reason}")
+        if result != FAILED:
+            words = result.replace("_", " ")
+            self._display.say(reason if reason.startswith(words) else f"{words}: {reason}")
 
     def say(self, text: str) -> None:
         self._display.say(text)
@@ -188,16 +195,16 @@ class Lines:
 
 
 class Bars:
-    """A progress bar a step. Use as a context manager."""
+    """A progress bar a step; of its figures as many as the line has room for. Use as a context manager."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._bars = Progress(
             TextColumn("{task.fields[name]:<13}"),
-            BarColumn(bar_width=30),
-            TaskProgressColumn(),
+            BarColumn(bar_width=BAR_CELLS),
+            TextColumn("{task.fields[share]:>4}"),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[detail]}"),
+            TextColumn("{task.fields[detail]}", markup=False),
             console=console,
         )
         self._tasks: dict[str, TaskID] = {}
@@ -210,18 +217,35 @@ class Bars:
         self._bars.stop()
 
     def begin(self, step: Step) -> None:
-        self._tasks[step.name] = self._bars.add_task("", name=step.name, total=1.0, detail="")
+        """A step without a length yet: its bar only shows that it runs."""
+        self._tasks[step.name] = self._bars.add_task("", name=step.name, total=None, share="", detail="starting")
 
     def move(self, step: Step) -> None:
-        self._bars.update(self._tasks[step.name], completed=step.progress, detail=step.detail)
+        self._show(step, step.detail)
 
     def end(self, step: Step) -> None:
-        task = self._tasks[step.name]
-        self._bars.update(task, completed=step.progress, detail=f"{step.state} {step.detail}".strip())
-        self._bars.stop_task(task)
+        self._show(step, f"{step.state} {step.detail}".strip())
+        self._bars.stop_task(self._tasks[step.name])
 
     def say(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False)
+
+    def _show(self, step: Step, detail: str) -> None:
+        self._bars.update(
+            self._tasks[step.name],
+            total=1.0,
+            completed=step.progress,
+            share=f"{step.progress:.0%}",
+            detail=fitting(detail, self._console.width - CELLS_BESIDE_DETAIL),
+        )
+
+
+def fitting(detail: str, cells: int) -> str:
+    """As many of its figures, which two spaces part, as there is room for; a text that is one figure is cut."""
+    kept = detail
+    while len(kept) > cells and FIGURE_GAP in kept:
+        kept = kept.rpartition(FIGURE_GAP)[0].rstrip()
+    return kept if len(kept) <= cells else f"{kept[: max(cells - 1, 0)]}…"
 
 
 def note_erased(directory: Path, versions: Sequence[Mapping[str, object]]) -> None:

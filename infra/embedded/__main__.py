@@ -2,35 +2,45 @@
 
 import argparse
 import asyncio
-import contextlib
-import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 from infra.embedded.base_model import WrongBaseError, install_base
 from infra.embedded.layout import PUBLIC_PORTS, ROOT, Layout, PortTakenError, choose_ports, programs
 from infra.embedded.readiness import wait_for_model
+from infra.embedded.running import UnknownRecipeError, check_recipe, find_ports, refuse_second
 from infra.embedded.surroundings import loop_environment
 from infra.small_model.errors import ModelError
+from infra.supervision import interruption
 from infra.supervision.child import Child, ChildFailedError, Program
-from infra.supervision.supervisor import AlreadyRunningError, NotRunningError, read_ports, supervised
+from infra.supervision.interruption import interruptible
+from infra.supervision.supervisor import AlreadyRunningError, NotRunningError, supervised
 from infra.supervision.terminal import SUPERVISOR, Terminal
 
-EXPECTED_ERRORS = (PortTakenError, WrongBaseError, ModelError, AlreadyRunningError, NotRunningError, ChildFailedError)
+EXPECTED_ERRORS = (
+    *(PortTakenError, WrongBaseError, ModelError, AlreadyRunningError, NotRunningError, ChildFailedError),
+    UnknownRecipeError,
+)
 
 
 def main() -> None:
     arguments = parse(sys.argv[1:])
+    interruption.stop_like_ctrl_c()
     try:
+        check_recipe(arguments.recipe)
         if arguments.command == "up":
-            asyncio.run(up(arguments))
-        else:
+            layout, model = prepare(arguments)
+            asyncio.run(up(arguments, layout, model))
+        elif arguments.command == "loop":
             sys.exit(run_loop(arguments))
+        elif arguments.state:
+            find_ports(arguments.state.resolve())
     except EXPECTED_ERRORS as error:
         sys.exit(f"==> {error}")
     except KeyboardInterrupt:
-        sys.exit(130)
+        interruption.leave()
 
 
 def parse(words: list[str]) -> argparse.Namespace:
@@ -42,42 +52,39 @@ def parse(words: list[str]) -> argparse.Namespace:
     start.add_argument("--grpc-port", type=int, default=PUBLIC_PORTS["gateway"], help="gRPC port; 0 picks a free one")
     start.add_argument("--loop-every", default="", help="run the loop again and again, for example every 6h")
     once = commands.add_parser("loop", help="one turn: from thumbs to a promoted or refused version")
+    check = commands.add_parser("check", help="whether a turn can begin: asked before what it needs is installed")
+    check.add_argument("--state", type=Path, help="folder in which a system must run")
     for command in (start, once):
         command.add_argument("--state", type=Path, default=ROOT / ".state", help="folder of everything that is kept")
+    for command in (start, once, check):
         command.add_argument("--recipe", default="small", help="training recipe")
     once.add_argument("rest", nargs="*", help="further arguments for python -m training loop, after --")
     return parser.parse_args(words)
 
 
-async def up(arguments: argparse.Namespace) -> None:
-    """Install the model, start the services, print the URL, run until SIGINT or SIGTERM."""
-    terminal = Terminal()
-    layout = Layout(arguments.state.resolve(), choose_ports(arguments.port, arguments.grpc_port))
-    layout.prepare()
+def prepare(arguments: argparse.Namespace) -> tuple[Layout, Path]:
+    """Where it will run, and the model that answers first; the state folder is made once the model is there."""
+    state = arguments.state.resolve()
+    refuse_second(state)
+    layout = Layout(state, choose_ports(arguments.port, arguments.grpc_port))
     model = install_base(layout, arguments.model)
-    wanted = programs(layout, model)
-    terminal.say(SUPERVISOR, f"starting {len(wanted)} services; their logs are in {layout.logs}")
-    stopped = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    async with supervised(layout.state, layout.ports, wanted, terminal.say) as children:
-        await wait_for_model(f"http://{layout.target('predictor')}", terminal.say)
-        terminal.say(
-            SUPERVISOR, f"chat at {page_url(layout)}  (gRPC at {layout.target('gateway')}; Ctrl-C stops everything)"
-        )
-        if arguments.loop_every:
-            children["loop"] = periodic_loop(layout, arguments, terminal)
-        await stopped.wait()
-        terminal.say(SUPERVISOR, "stopping; running answers are finished first")
-    terminal.say(SUPERVISOR, "stopped")
+    layout.prepare()
+    return layout, model
 
 
-def page_url(layout: Layout) -> str:
-    """The page with the owner's key behind the '#': browsers do not send that part to any server."""
-    key = layout.state / "owner.key"
-    with contextlib.suppress(FileNotFoundError):
-        return f"{layout.url}/#key={key.read_text().strip()}"
-    return layout.url
+async def up(arguments: argparse.Namespace, layout: Layout, model: Path) -> None:
+    """Start the services, print the URL, run until SIGINT or SIGTERM."""
+    terminal = Terminal()
+    say = partial(terminal.say, SUPERVISOR)
+    wanted, converts = programs(layout, model), not layout.has_graphs
+    say(f"starting {len(wanted)} services; their logs are in {layout.logs}")
+    with interruptible(say):
+        async with supervised(layout.state, layout.ports, wanted, terminal.say) as children:
+            await wait_for_model(f"http://{layout.target('predictor')}", converts, terminal.say)
+            say(f"chat at {layout.page_url}  (gRPC at {layout.target('gateway')}; Ctrl-C stops everything)")
+            if arguments.loop_every:
+                children["loop"] = periodic_loop(layout, arguments, terminal)
+            await asyncio.Event().wait()
 
 
 def loop_command(layout: Layout, arguments: argparse.Namespace) -> list[str]:
@@ -91,16 +98,15 @@ def loop_command(layout: Layout, arguments: argparse.Namespace) -> list[str]:
 def periodic_loop(layout: Layout, arguments: argparse.Namespace, terminal: Terminal) -> Child:
     """The loop as one more supervised program."""
     command = (*loop_command(layout, arguments), "--every", arguments.loop_every)
-    child = Child(
-        Program("loop", command, loop_environment(layout.state), port=0), terminal.say, layout.logs / "loop.log"
-    )
+    program = Program("loop", command, loop_environment(layout.state), port=0, stops_first=True)
+    child = Child(program, terminal.say, layout.logs / "loop.log")
     child.start()
     return child
 
 
 def run_loop(arguments: argparse.Namespace) -> int:
     """Run one turn in this terminal; its exit status is the loop's."""
-    layout = Layout(arguments.state.resolve(), read_ports(arguments.state.resolve()))
+    layout = Layout(arguments.state.resolve(), find_ports(arguments.state.resolve()))
     command = [*loop_command(layout, arguments), *arguments.rest]
     return subprocess.run(command, cwd=ROOT, env=loop_environment(layout.state), check=False).returncode
 

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 from infra.embedded.layout import ROOT, Layout
+from infra.install.environment import filled_whole
 from infra.small_model.resolve import resolve_model
 
 NANO = "nano"
@@ -34,7 +35,10 @@ def install_base(layout: Layout, spec: str) -> Path:
                 f"{layout.state} was begun with {base}, not {directory.name}; "
                 f"give this model a folder of its own: make up MODEL={spec} STATE=.state-{directory.name}"
             )
-    file.write_text(json.dumps({"base": directory.name}))
+        return directory
+    partial = file.with_name(f"{file.name}.partial")
+    partial.write_text(json.dumps({"base": directory.name}))
+    partial.replace(file)
     return directory
 
 
@@ -42,5 +46,6 @@ def _install_nano(layout: Layout) -> Path:
     target = layout.models / NANO_VERSION
     if not (target / "manifest.json").exists():
         shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(ROOT / "models" / NANO, target)
+        with filled_whole(target) as folder:
+            shutil.copytree(ROOT / "models" / NANO, folder, dirs_exist_ok=True)
     return target

@@ -1,5 +1,6 @@
 """Where everything of an embedded run is: folders under one state folder, ports on loopback, the settings of each service."""
 
+import contextlib
 import json
 import sys
 from collections.abc import Mapping
@@ -25,7 +26,7 @@ INNER_PORTS = {
 METRICS_OFFSET = 1000
 # A context longer than this makes a 270 M model on two cores slow to answer and no better.
 MOST_CONTEXT_TOKENS = 2048
-# `make up` starts them in this order and stops them in the reverse.
+# `make up` starts them in this order.
 START_ORDER = ("predictor", "guardrail", "enhancer", "feedback", "session", "generator", "gateway")
 
 
@@ -53,6 +54,15 @@ class Layout:
         return self.state / "loop"
 
     @property
+    def predictor(self) -> Path:
+        return self.state / "predictor"
+
+    @property
+    def has_graphs(self) -> bool:
+        """Whether the model server converted a model for this processor before."""
+        return any(not graph.name.startswith("unfinished-") for graph in (self.predictor / "graphs").glob("*"))
+
+    @property
     def logs(self) -> Path:
         return self.state / LOGS
 
@@ -65,6 +75,13 @@ class Layout:
     @property
     def url(self) -> str:
         return f"http://{HOST}:{self.ports['http']}"
+
+    @property
+    def page_url(self) -> str:
+        """The page with the owner's key behind the '#': browsers do not send that part to any server."""
+        with contextlib.suppress(FileNotFoundError):
+            return f"{self.url}/#key={(self.state / 'owner.key').read_text().strip()}"
+        return self.url
 
     def prepare(self) -> None:
         """Make the folders."""
@@ -142,7 +159,8 @@ def program(service: str, settings: Mapping[str, object], name: str) -> Program:
     """A service with its settings as its environment."""
     environment = {f"TW_{service.upper()}_{key.upper()}": str(value) for key, value in settings.items()}
     port = int(str(settings.get("http_port") or settings["port"]))
-    return Program(name, (sys.executable, "-m", f"services.{service}"), environment, port)
+    command = (sys.executable, "-m", f"services.{service}")
+    return Program(name, command, environment, port, stops_first=service == "gateway")
 
 
 def service_settings(layout: Layout, model: Path) -> dict[str, dict[str, object]]:
@@ -151,7 +169,7 @@ def service_settings(layout: Layout, model: Path) -> dict[str, dict[str, object]
     reply = min(512, context // 4)
     state = layout.state
     return {
-        "predictor": {"port": layout.ports["predictor"], "cache_directory": state / "predictor", "kv_blocks": 256},
+        "predictor": {"port": layout.ports["predictor"], "cache_directory": layout.predictor, "kv_blocks": 256},
         "guardrail": _grpc(layout, "guardrail"),
         "enhancer": _grpc(layout, "enhancer"),
         "feedback": {

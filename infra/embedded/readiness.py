@@ -14,8 +14,11 @@ POLL_SECONDS = 0.3
 SAY_AFTER_SECONDS = 5.0
 
 
-async def wait_for_model(predictor_url: str, say: Callable[[str, str], None]) -> None:
+async def wait_for_model(predictor_url: str, converts: bool, say: Callable[[str, str], None]) -> None:
     """Poll KServe's repository index until a version is ready, saying so if it takes long.
+
+    Args:
+        converts: no model was converted before, so it takes longer.
 
     Raises:
         ChildFailedError: a version could not be loaded, with the model server's reason, or the time is over.
@@ -29,7 +32,8 @@ async def wait_for_model(predictor_url: str, say: Callable[[str, str], None]) ->
             raise ChildFailedError(f"the model could not be loaded: {'; '.join(reasons)}")
         if waited > SAY_AFTER_SECONDS and not said:
             said = True
-            say(SUPERVISOR, "the model is being loaded; the first time it is converted for this processor")
+            first_time = " and, this first time, converted for this processor" if converts else ""
+            say(SUPERVISOR, f"the model is being loaded{first_time}")
         await asyncio.sleep(POLL_SECONDS)
     raise ChildFailedError(f"the model was not ready within {MODEL_SECONDS:.0f} s; see the predictor's log")
 

@@ -1,7 +1,7 @@
 """Puts dependency groups into .venv: `python3 infra/install/environment.py services predictor`.
 
 Runs on the system's Python with its standard library alone. Packages are downloaded once into a cache outside the clone
-(THUMBWHEEL_CACHE, default ~/.cache/thumbwheel) and hard-linked from there; a group whose lock has not changed costs nothing.
+(THUMBWHEEL_CACHE, else thumbwheel in XDG_CACHE_HOME or ~/.cache) and hard-linked from there; an unchanged group costs nothing.
 """
 
 import contextlib
@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -19,11 +20,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 VENV = ROOT / ".venv"
 GROUPS = {
-    "services": "the gRPC services (60 MB to download)",
+    "services": "the gRPC services (125 MB to download)",
     "predictor": "the model server (120 MB to download)",
     "training": "torch and ray (3 GB to download, 6 GB on disk)",
     "dev": "everything, with test tools (3.3 GB to download, 6.6 GB on disk)",
 }
+# Of a step that Ctrl-C ended: it reaches the whole terminal, and the step may die before we hear of it.
+STOPPED = (-signal.SIGINT, -signal.SIGTERM, 128 + signal.SIGINT, 128 + signal.SIGTERM)
 LOWEST_PYTHON, FIRST_UNTRIED_PYTHON = (3, 11), (3, 14)
 
 
@@ -76,7 +79,8 @@ def _put_clone_on_path() -> None:
 
 def cache() -> Path:
     """Where downloads stay, outside of any clone."""
-    return Path(os.environ.get("THUMBWHEEL_CACHE") or Path.home() / ".cache" / "thumbwheel")
+    usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "thumbwheel"
+    return Path(os.environ.get("THUMBWHEEL_CACHE") or usual)
 
 
 def find_uv() -> str:
@@ -115,7 +119,7 @@ def filled_whole(home: Path) -> Iterator[Path]:
 
 
 def run(command: list[str]) -> None:
-    """Run a step, its output shown; a failure names the step and ends the installation."""
+    """Run a step, its output shown; a failure names the step and ends the installation, Ctrl-C is no failure."""
     environment = dict(os.environ)
     environment.setdefault("UV_CACHE_DIR", str(cache() / "uv"))
     environment.setdefault("UV_LINK_MODE", "hardlink" if _same_disk() else "copy")
@@ -124,6 +128,8 @@ def run(command: list[str]) -> None:
         if name in environment:
             environment.setdefault(twin, environment[name])
     done = subprocess.run(command, env=environment, check=False)
+    if done.returncode in STOPPED:
+        raise KeyboardInterrupt
     if done.returncode:
         sys.exit(f"environment: this step failed with {done.returncode}: {' '.join(command)}")
 
@@ -134,4 +140,8 @@ def _same_disk() -> bool:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except KeyboardInterrupt:
+        print("==> stopped")
+        sys.exit(STOPPED[2])

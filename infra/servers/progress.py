@@ -10,14 +10,17 @@ SAY_EVERY_SECONDS = 5.0
 
 
 @contextmanager
-def told(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Say every few seconds how large the folder is, until the block ends."""
+def told(folder: Path | None, say: Callable[[str], None]) -> Iterator[None]:
+    """Say every few seconds how large the folder is in which the download arrives, until the block ends; only how long it takes
+    where nothing is downloaded.
+    """
     ended = threading.Event()
     started = time.monotonic()
 
     def tell() -> None:
         while not ended.wait(SAY_EVERY_SECONDS):
-            say(f"  {_megabytes(folder):.0f} MB after {time.monotonic() - started:.0f} s")
+            arrived = f"{_megabytes(folder):.0f} MB after" if folder else "at it for"
+            say(f"  {arrived} {time.monotonic() - started:.0f} s")
 
     teller = threading.Thread(target=tell, daemon=True)
     teller.start()

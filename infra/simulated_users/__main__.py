@@ -5,7 +5,6 @@ Exit status: 0 everything that is claimed is so, 1 something is not or could not
 
 import argparse
 import asyncio
-import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,28 +12,33 @@ from pathlib import Path
 
 from infra.embedded.base_model import WrongBaseError
 from infra.embedded.layout import ROOT, Layout, PortTakenError
+from infra.embedded.running import RECIPES, UnknownRecipeError, check_recipe
 from infra.simulated_users.bounds import CrowdError
-from infra.simulated_users.client import open_client
+from infra.simulated_users.client import CallFailedError, open_client
 from infra.simulated_users.demo import Demonstration
 from infra.simulated_users.settings import PLANS, Control, Settings
-from infra.simulated_users.system import NotCommittedError, System, forget, running_system
+from infra.simulated_users.system import NotCommittedError, System, find_system, forget, running_system
 from infra.simulated_users.terminal import say
 from infra.simulated_users.training_loop import LoopFailedError
 from infra.small_model.errors import ModelError
+from infra.supervision import interruption
 from infra.supervision.child import ChildFailedError
+from infra.supervision.interruption import interruptible
 from infra.supervision.supervisor import AlreadyRunningError, NotRunningError, read_ports
 
 EXPECTED_ERRORS = (
     *(AlreadyRunningError, ChildFailedError, CrowdError, LoopFailedError, ModelError, NotCommittedError),
-    *(NotRunningError, PortTakenError, WrongBaseError, ValueError),
+    *(NotRunningError, PortTakenError, WrongBaseError, UnknownRecipeError, CallFailedError, ValueError),
 )
 
 
 def main() -> None:
     options = _parser().parse_args()
+    interruption.stop_like_ctrl_c()
     try:
+        check_recipe(options.recipe)
         settings = _settings(options)
-        holds = asyncio.run(demo(settings) if options.command == "demo" else people(settings))
+        holds = asyncio.run(demo(settings, *find(settings)) if options.command == "demo" else people(settings))
     except EXPECTED_ERRORS as error:
         sys.exit(f"==> {error}")
     except ExceptionGroup as group:
@@ -43,23 +47,30 @@ def main() -> None:
             raise
         sys.exit("\n".join(f"==> {error}" for error in _leaves(expected)))
     except KeyboardInterrupt:
-        sys.exit(130)
+        interruption.leave()
     sys.exit(0 if holds else 1)
 
 
-async def demo(settings: Settings) -> bool:
-    """The story, in a system of its own or in the one that runs in the state folder."""
+def find(settings: Settings) -> tuple[Layout, Path | None]:
+    """A system of its own, or the one that runs in the state folder."""
     if settings.fresh:
         forget(settings.state, say)
-    model, ports = settings.plan.model, (settings.http_port, settings.grpc_port)
-    async with (
-        running_system(settings.state, model, *ports, say) as system,
-        open_client(system.gateway, settings.plan.manner) as client,
-    ):
-        demonstration = Demonstration(settings, system, client)
-        holds = await (demonstration.run_worse() if settings.control.worse else demonstration.run())
-        if settings.keep:
-            await _until_stopped(system)
+    return find_system(settings.state, settings.plan.model, settings.http_port, settings.grpc_port, say)
+
+
+async def demo(settings: Settings, layout: Layout, first: Path | None) -> bool:
+    """The story. Stopped before its end it shows nothing that holds."""
+    holds = False
+    with interruptible(say):
+        async with (
+            running_system(layout, first, say) as system,
+            open_client(system.gateway, settings.plan.manner) as client,
+        ):
+            demonstration = Demonstration(settings, system, client)
+            holds = await (demonstration.run_worse() if settings.control.worse else demonstration.run())
+            if settings.keep:
+                say(f"still running: chat, and the loop's report, at {layout.page_url}  (Ctrl-C stops)")
+                await asyncio.Event().wait()
     return holds
 
 
@@ -72,22 +83,13 @@ async def people(settings: Settings) -> bool:
     return counts.thumbs == settings.plan.thumbs
 
 
-async def _until_stopped(system: System) -> None:
-    stopped = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    key = (system.layout.state / "owner.key").read_text().strip()
-    say(f"still running: chat, and the loop's report, at {system.layout.url}/#key={key}  (Ctrl-C stops)")
-    await stopped.wait()
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m infra.simulated_users", description="People who chat and rate.")
     commands = parser.add_subparsers(dest="command", required=True)
     whole = commands.add_parser("demo", help="people, then the loop, then the judgement")
     part = commands.add_parser("people", help="chat and rate in a system that runs")
     for command, state in ((whole, "demo-RECIPE"), (part, "")):
-        command.add_argument("--recipe", choices=sorted(PLANS), default="small")
+        command.add_argument("--recipe", default="small", help=f"{' or '.join(RECIPES)} (default small)")
         command.add_argument("--state", type=Path, help=f"folder of the system (default .state/{state})")
         command.add_argument("--thumbs", type=int, help="thumbs to give, exactly")
         command.add_argument("--seconds", type=float, help="longest time for these thumbs")

@@ -6,9 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
-import grpc
-
-from infra.simulated_users.client import Answer
+from infra.simulated_users.client import Answer, CallFailedError
 
 # So many visits in a row that end in an error are no accident: the crowd stops and says so.
 MOST_ERRORS_IN_A_ROW = 20
@@ -100,7 +98,7 @@ class Run:
         self._promised += 1
         try:
             yield True
-        except grpc.aio.AioRpcError:
+        except CallFailedError:
             self._promised -= 1
             raise
         self.counts.up += up
@@ -112,14 +110,12 @@ class Run:
         self._watch(self.counts)
         await self._rest(self._bounds.pause_seconds)
 
-    async def failed(self, error: grpc.aio.AioRpcError) -> None:
+    async def failed(self, error: CallFailedError) -> None:
         """A visit ended in an error. Raises: CrowdError, if that goes on and on."""
         self.counts.errors += 1
         self._errors_in_a_row += 1
         if self._errors_in_a_row >= MOST_ERRORS_IN_A_ROW:
-            raise CrowdError(
-                f"{MOST_ERRORS_IN_A_ROW} calls in a row failed; the last: {error.code().name}: {error.details()}"
-            )
+            raise CrowdError(f"{MOST_ERRORS_IN_A_ROW} calls in a row failed; the last: {error}")
         await self._rest(lambda: ERROR_PAUSE_SECONDS)
 
     async def _rest(self, seconds: Callable[[], float]) -> None:

@@ -1,9 +1,11 @@
 """The public gRPC API as a person uses it. Nothing here knows a port or a word of the system's inside.
 
-Every call may be repeated: a turn and a thumb carry a request id, so a restart in between costs a wait and nothing twice.
+Every call may be repeated: a turn and a thumb carry a request id, so a restart in between costs a wait and nothing twice. What a
+call comes to in the end is an answer or a CallFailedError.
 """
 
 import asyncio
+import random
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,14 +14,28 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import grpc
+from google.rpc import error_details_pb2, status_pb2
 from thumbwheel.chat.v1 import chat_pb2, chat_pb2_grpc
 from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 from thumbwheel.feedback.v1.events_pb2 import Correction, Thumb
 
 TURN_SECONDS, RATE_SECONDS = 120.0, 20.0
-ATTEMPTS, FIRST_WAIT_SECONDS = 6, 0.3
+DETAILS_KEY = "grpc-status-details-bin"
 PASSING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
 Result = TypeVar("Result")
+
+
+class CallFailedError(RuntimeError):
+    """A call failed for good; the text is for the person at the terminal."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long "not now" is taken for an answer: `seconds` in all, with waits that double between the two others."""
+
+    seconds: float = 120.0
+    first_wait_seconds: float = 0.3
+    longest_wait_seconds: float = 10.0
 
 
 @dataclass(frozen=True)
@@ -61,13 +77,13 @@ class Answer:
 class Client:
     """One channel for all people; each call carries the key of the person who makes it."""
 
-    def __init__(self, channel: grpc.aio.Channel, manner: Manner) -> None:
+    def __init__(self, channel: grpc.aio.Channel, manner: Manner, patience: Patience) -> None:
         self._chat = chat_pb2_grpc.ChatServiceStub(channel)
         self._feedback = feedback_pb2_grpc.FeedbackServiceStub(channel)
-        self._manner = manner
+        self._manner, self._patience = manner, patience
 
     async def ask(self, key: str, text: str, place: Place | None = None, model: str = "") -> Answer:
-        """Send a message and read the whole answer. Raises: grpc.aio.AioRpcError."""
+        """Send a message and read the whole answer. Raises: CallFailedError."""
         where = place or Place()
         request = self._request(model)
         request.conversation_id, request.parent_message_id = where.conversation_id, where.parent_message_id
@@ -75,18 +91,18 @@ class Client:
         return await self._turn(key, request)
 
     async def ask_again(self, key: str, answer: Answer) -> Answer:
-        """Another answer to the same message. Raises: grpc.aio.AioRpcError."""
+        """Another answer to the same message. Raises: CallFailedError."""
         request = self._request("")
         request.conversation_id = answer.conversation_id
         request.regenerate.message_id = answer.user_message_id
         return await self._turn(key, request)
 
     async def rate(self, key: str, message_id: str, up: bool) -> None:
-        """A thumb; returns once it is acknowledged. Raises: grpc.aio.AioRpcError."""
+        """A thumb; returns once it is acknowledged. Raises: CallFailedError."""
         await self._say(key, feedback_pb2.SubmitFeedbackRequest(message_id=message_id, thumb=Thumb(up=up)))
 
     async def correct(self, key: str, message_id: str, text: str) -> None:
-        """A better answer; returns once it is acknowledged. Raises: grpc.aio.AioRpcError."""
+        """A better answer; returns once it is acknowledged. Raises: CallFailedError."""
         await self._say(
             key, feedback_pb2.SubmitFeedbackRequest(message_id=message_id, correction=Correction(text=text))
         )
@@ -98,7 +114,7 @@ class Client:
         return request
 
     async def _turn(self, key: str, request: chat_pb2.SendMessageRequest) -> Answer:
-        return await _patiently(lambda: self._read(key, request))
+        return await _patiently(lambda: self._read(key, request), self._patience)
 
     async def _read(self, key: str, request: chat_pb2.SendMessageRequest) -> Answer:
         began, started, text, message_id = time.monotonic(), chat_pb2.Started(), "", ""
@@ -128,28 +144,51 @@ class Client:
         async def submit() -> None:
             await self._feedback.SubmitFeedback(request, metadata=_metadata(key), timeout=RATE_SECONDS)
 
-        await _patiently(submit)
+        await _patiently(submit, self._patience)
 
 
 @asynccontextmanager
-async def open_client(target: str, manner: Manner) -> AsyncIterator[Client]:
+async def open_client(target: str, manner: Manner, patience: Patience | None = None) -> AsyncIterator[Client]:
     """A client of the gateway at host:port."""
     async with grpc.aio.insecure_channel(target) as channel:
-        yield Client(channel, manner)
+        yield Client(channel, manner, patience or Patience())
 
 
-async def _patiently(call: Callable[[], Awaitable[Result]]) -> Result:
-    """Call again, a little later each time, while the system says that it cannot now."""
-    wait = FIRST_WAIT_SECONDS
-    for _ in range(ATTEMPTS - 1):
+def describe(error: grpc.aio.AioRpcError) -> str:
+    """In one line."""
+    return f"{error.code().name}: {error.details()}"
+
+
+async def _patiently(call: Callable[[], Awaitable[Result]], patience: Patience) -> Result:
+    """Call again while the system says that it cannot now: when it says, or a little later each time, and not all at once.
+
+    Raises:
+        CallFailedError: it says something else, or still the same when patience is at its end.
+    """
+    began, backoff, attempts = time.monotonic(), patience.first_wait_seconds, 0
+    while True:
         try:
             return await call()
         except grpc.aio.AioRpcError as error:
+            attempts += 1
             if error.code() not in PASSING:
-                raise
+                raise CallFailedError(describe(error)) from error
+            wait = _retry_seconds(error) + backoff * random.uniform(0.5, 1.0)
+            if (waited := time.monotonic() - began) + wait > patience.seconds:
+                tried = f"asked {attempts} times in {waited:.0f} s"
+                raise CallFailedError(f"{describe(error)} ({tried})") from error
         await asyncio.sleep(wait)
-        wait *= 2
-    return await call()
+        backoff = min(2 * backoff, patience.longest_wait_seconds)
+
+
+def _retry_seconds(error: grpc.aio.AioRpcError) -> float:
+    """When the system wants to be asked again (google.rpc.RetryInfo); 0 where it does not say."""
+    retry = error_details_pb2.RetryInfo()
+    for key, value in error.trailing_metadata() or ():
+        if key == DETAILS_KEY and isinstance(value, bytes):
+            for detail in status_pb2.Status.FromString(value).details:
+                detail.Unpack(retry)
+    return float(retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9)
 
 
 def _metadata(key: str) -> tuple[tuple[str, str], ...]:

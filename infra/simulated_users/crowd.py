@@ -6,10 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import grpc
-
 from infra.simulated_users.bounds import Bounds, Counts, Run
-from infra.simulated_users.client import Answer, Place
+from infra.simulated_users.client import Answer, CallFailedError, Place
 from infra.simulated_users.questions import Question
 from infra.simulated_users.rating import Rater
 
@@ -68,7 +66,7 @@ class Crowd:
             self._visits += 1
             try:
                 await self._visit(run, random.Random(f"{self._seed} {self._visits}"))
-            except grpc.aio.AioRpcError as error:
+            except CallFailedError as error:
                 await run.failed(error)
             else:
                 await run.visited()

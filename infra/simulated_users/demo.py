@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from infra.simulated_users.bounds import Bounds, Counts
-from infra.simulated_users.client import Client
+from infra.simulated_users.client import CallFailedError, Client
 from infra.simulated_users.crowd import Crowd
 from infra.simulated_users.judgement import Contest, WinRate, judge
 from infra.simulated_users.preference import PREFERENCES
@@ -48,10 +48,12 @@ class Demonstration:
         turn = read_turn(self._system.layout)
 
         with self._timed("judgement"):
-            win_rate = await self._judge(turn) if turn.promoted else None
+            win_rate, failure = await self._judge(turn) if turn.promoted else (None, "")
         served = (await self._system.rollout()).stable.version
-        claims = (*self._said(counts, committed, turn), *self._learned(turn, served, win_rate))
-        outcome = Outcome(counts, companions, turn, served, win_rate, self._minutes, claims)
+        claims = [*self._said(counts, committed, turn), *self._learned(turn, served, win_rate)]
+        if failure:
+            claims.append(Claim("the new version was judged", False, failure))
+        outcome = Outcome(counts, companions, turn, served, win_rate, self._minutes, tuple(claims))
         write_summary(outcome, self._system.layout.state)
         for line in lines(outcome):
             print(line)
@@ -126,23 +128,29 @@ class Demonstration:
         )
         return await crowd.run(bounds, lambda _: None, ended)
 
-    async def _judge(self, turn: Turn) -> WinRate:
-        """The first version is put beside the new one once more, and both are asked what nobody has asked before."""
+    async def _judge(self, turn: Turn) -> tuple[WinRate | None, str]:
+        """The first version is put beside the new one once more, and both are asked what nobody has asked before; or why that failed:
+        the rest is known and can be shown.
+        """
         plan, meter = self._settings.plan, Meter("judgement")
         (key,) = await self._system.make_keys("judge", 1)
-        contest = Contest(turn.incumbent, turn.version, plan.samples, plan.concurrency)
-        async with self._system.also_serving(turn.incumbent):
-            try:
-                return await judge(
-                    self._client,
-                    key,
-                    self._questions.held_out,
-                    PREFERENCES[self._settings.recipe],
-                    contest,
-                    lambda done, total: meter.show(done, total, "held-out questions"),
-                )
-            finally:
-                meter.end()
+        contest = Contest(turn.incumbent, turn.version, plan.samples, plan.judged_at_once)
+        questions, preference = self._questions.held_out, PREFERENCES[self._settings.recipe]
+        try:
+            async with self._system.also_serving(turn.incumbent):
+                try:
+                    return await judge(
+                        self._client,
+                        key,
+                        questions,
+                        preference,
+                        contest,
+                        lambda done, total: meter.show(done, total, "answers to held-out questions"),
+                    ), ""
+                finally:
+                    meter.end()
+        except CallFailedError as error:
+            return None, str(error)
 
     def _said(self, counts: Counts, committed: Rows, turn: Turn) -> tuple[Claim, ...]:
         plan, snapshot = self._settings.plan, turn.snapshot
@@ -170,7 +178,7 @@ class Demonstration:
             return (*claims, Claim("shuffled thumbs promote nothing", not turn.promoted, turn.reason))
         goal = self._settings.plan.goal
         if goal is not None:
-            seen = win_rate.text() if win_rate else turn.reason
+            seen = win_rate.text() if win_rate else "it was not judged"
             claims.append(Claim("a new version was promoted", turn.promoted, turn.result))
             claims.append(
                 Claim(f"people prefer it in at least {goal:.0%}", bool(win_rate and win_rate.rate >= goal), seen)

@@ -5,12 +5,15 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from infra.simulated_users.client import CallFailedError
 from infra.simulated_users.crowd import Chat
 from infra.simulated_users.preference import Preference
 from infra.simulated_users.questions import Question
 
 RESAMPLES = 2000
 QUANTILE = 0.025
+# If calls of more than this share of the questions fail, it is no accident.
+MOST_UNANSWERED = 0.05
 
 
 @dataclass(frozen=True)
@@ -55,30 +58,42 @@ async def judge(
     contest: Contest,
     watch: Callable[[int, int], None],
 ) -> WinRate:
-    """Ask both versions all questions and compare their answers one by one."""
+    """Ask both versions all questions and compare their answers one by one. A question of which a call failed is left out.
+
+    Raises:
+        CallFailedError: that happened too often.
+    """
     room, done = asyncio.Semaphore(contest.concurrency), 0
     total = 2 * contest.samples * len(questions)
+    failed: list[CallFailedError] = []
 
     async def answers(question: Question, version: str) -> list[str]:
         nonlocal done
         found = []
         for _ in range(contest.samples):
             async with room:
+                if len(failed) > MOST_UNANSWERED * len(questions):
+                    raise failed[-1]
                 found.append((await client.ask(key, question.text, model=version)).text)
             done += 1
             watch(done, total)
         return found
 
-    async def pair(question: Question) -> tuple[list[str], list[str]]:
-        return await answers(question, contest.before), await answers(question, contest.after)
+    async def pair(question: Question) -> tuple[Question, list[str], list[str]] | None:
+        try:
+            return question, await answers(question, contest.before), await answers(question, contest.after)
+        except CallFailedError as error:
+            failed.append(error)
+            return None
 
-    both = await asyncio.gather(*(pair(question) for question in questions))
+    pairs = [found for found in await asyncio.gather(*map(pair, questions)) if found]
+    if len(failed) > MOST_UNANSWERED * len(questions):
+        raise failed[0]
     wins = [
         [_win(preference(question, old), preference(question, new)) for old, new in zip(before, after, strict=True)]
-        for question, (before, after) in zip(questions, both, strict=True)
+        for question, before, after in pairs
     ]
-    samples = tuple(Sample(q.text, old[0], new[0]) for q, (old, new) in zip(questions, both, strict=True))
-    return win_rate(wins, samples)
+    return win_rate(wins, tuple(Sample(question.text, old[0], new[0]) for question, old, new in pairs))
 
 
 def win_rate(wins: Sequence[Sequence[float]], samples: tuple[Sample, ...] = ()) -> WinRate:

@@ -16,7 +16,8 @@ class Plan:
 
     `questions`: how many different ones are asked, so that answers to the same one can be compared. During training each of the
     `concurrency` rests for `pause_seconds` after a visit, until a canary wants thumbs, for `canary_seconds` at most. `samples`:
-    answers of each version to a held-out question. `goal`: the win rate that is claimed; None claims none.
+    answers of each version to a held-out question, `judged_at_once` asked at a time: fewer than people ask, since one that fails
+    leaves a question out. `goal`: the win rate that is claimed; None claims none.
     """
 
     model: str
@@ -31,6 +32,7 @@ class Plan:
     pause_seconds: float
     canary_seconds: float
     samples: int
+    judged_at_once: int
     goal: float | None
 
 
@@ -49,6 +51,7 @@ PLANS = {
         pause_seconds=16.0,
         canary_seconds=240.0,
         samples=2,
+        judged_at_once=4,
         goal=0.65,
     ),
     # A slip makes pairs of what all liked: with one in ten, two of five pairs on a few hundred thumbs are a coin's toss.
@@ -66,6 +69,7 @@ PLANS = {
         pause_seconds=120.0,
         canary_seconds=1200.0,
         samples=1,
+        judged_at_once=2,
         goal=None,
     ),
 }

@@ -48,7 +48,7 @@ def lines(outcome: Outcome) -> Iterable[str]:
         *_turn_rows(outcome.turn),
         ("result", f"{outcome.turn.result}: {outcome.turn.reason}"),
         ("served now", outcome.served),
-        ("win rate", outcome.win_rate.text() if outcome.win_rate else "not asked: nothing was promoted"),
+        ("win rate", _win_rate(outcome)),
         ("minutes", _minutes(outcome.minutes)),
         ("the loop's steps", ", ".join(f"{name} {s:.0f} s" for name, s in outcome.turn.step_seconds.items())),
         ("report", f"{outcome.turn.report}"),
@@ -105,6 +105,12 @@ def _sample_lines(win_rate: WinRate | None) -> Iterable[str]:
         yield f"  asked   {sample.question}"
         yield f"  before  {sample.before}"
         yield f"  after   {sample.after}"
+
+
+def _win_rate(outcome: Outcome) -> str:
+    if outcome.win_rate:
+        return outcome.win_rate.text()
+    return "unknown: the judgement broke off" if outcome.turn.promoted else "not asked: nothing was promoted"
 
 
 def _waits(counts: Counts) -> str:

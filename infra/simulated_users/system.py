@@ -6,8 +6,8 @@ Beside the public API it looks at two inner things: whether the sink has committ
 import asyncio
 import shutil
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,8 @@ from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
 from infra.embedded.base_model import install_base
 from infra.embedded.layout import ROOT, Layout, free_ports, programs, public_ports
 from infra.embedded.surroundings import read_surroundings
-from infra.supervision.supervisor import NotRunningError, read_ports, supervised
+from infra.simulated_users.client import CallFailedError, describe
+from infra.supervision.supervisor import find_running, supervised
 from infra.supervision.terminal import SUPERVISOR
 
 CALL_SECONDS, LOAD_SECONDS = 20.0, 300.0
@@ -70,7 +71,8 @@ class System:
             found = []
             for stream in (feedback_pb2.STREAM_FEEDBACK, feedback_pb2.STREAM_TURNS):
                 request = feedback_pb2.ListSegmentsRequest(stream=stream)
-                reply = await log.ListSegments(request, timeout=CALL_SECONDS)
+                with _failing_plainly():
+                    reply = await log.ListSegments(request, timeout=CALL_SECONDS)
                 found.append(sum(segment.rows + segment.dead_letters for segment in reply.segments))
         return Rows(*found)
 
@@ -87,7 +89,8 @@ class System:
         """Which versions answer, and how that came about."""
         async with grpc.aio.insecure_channel(self.layout.target("generator")) as channel:
             rollout = generator_pb2_grpc.RolloutServiceStub(channel)
-            return await rollout.GetRollout(generator_pb2.GetRolloutRequest(), timeout=CALL_SECONDS)
+            with _failing_plainly():
+                return await rollout.GetRollout(generator_pb2.GetRolloutRequest(), timeout=CALL_SECONDS)
 
     @asynccontextmanager
     async def also_serving(self, version: str) -> AsyncIterator[None]:
@@ -100,47 +103,60 @@ class System:
                 share=JUDGEMENT_SHARE,
                 lease=Duration(seconds=JUDGEMENT_SECONDS),
             )
-            await rollout.StartCanary(request, timeout=LOAD_SECONDS)
+            with _failing_plainly():
+                await rollout.StartCanary(request, timeout=LOAD_SECONDS)
             try:
                 yield
             finally:
                 taken_off = generator_pb2.RollBackCanaryRequest(version=version, reason="it served a comparison alone")
-                await rollout.RollBackCanary(taken_off, timeout=CALL_SECONDS)
+                with _failing_plainly():
+                    await rollout.RollBackCanary(taken_off, timeout=CALL_SECONDS)
+
+
+@contextmanager
+def _failing_plainly() -> Iterator[None]:
+    """Raises: CallFailedError."""
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        raise CallFailedError(describe(error)) from error
 
 
 def forget(state: Path, say: Say) -> None:
     """Remove an earlier demonstration, unless its system runs."""
-    try:
-        read_ports(state)
-    except NotRunningError:
-        if state.exists():
-            say(f"starting afresh: the earlier demonstration in {state} is removed")
-            shutil.rmtree(state)
+    if state.exists() and find_running(state) is None:
+        say(f"starting afresh: the earlier demonstration in {state} is removed")
+        shutil.rmtree(state)
 
 
-@asynccontextmanager
-async def running_system(state: Path, model: str, http_port: int, grpc_port: int, say: Say) -> AsyncIterator[System]:
-    """The system of a state folder; started if none runs there, and then stopped at the end.
+def find_system(state: Path, model: str, http_port: int, grpc_port: int, say: Say) -> tuple[Layout, Path | None]:
+    """The system that runs in a state folder; if none does, one that only has to be started, and its first version.
 
     Args:
         http_port: with grpc_port, used only if it is started; 0 picks a free one.
     """
-    try:
-        layout = Layout(state, read_ports(state))
-    except NotRunningError:
-        # None of the usual inner ports: another system may be starting beside this one.
-        layout = Layout(state, {**free_ports(), **public_ports(http_port, grpc_port)})
-    else:
+    if running := find_running(state):
         say(f"the system that runs in {state} is used")
+        return Layout(state, running.ports), None
+    # None of the usual inner ports: another system may be starting beside this one.
+    layout = Layout(state, {**free_ports(), **public_ports(http_port, grpc_port)})
+    first = install_base(layout, model)
+    layout.prepare()
+    return layout, first
+
+
+@asynccontextmanager
+async def running_system(layout: Layout, first: Path | None, say: Say) -> AsyncIterator[System]:
+    """What was found; started if it has to be, and then stopped at the end."""
+    if first is None:
         yield System(layout)
         return
-    layout.prepare()
-    first = install_base(layout, model)
-    say(f"starting the system in {state}; logs are in {layout.logs}")
+    say(f"starting the system in {layout.state}; logs are in {layout.logs}")
 
     def supervise(source: str, text: str) -> None:
         if source == SUPERVISOR:
             say(text)
 
     async with supervised(layout.state, layout.ports, programs(layout, first), supervise):
+        say(f"chat with it meanwhile: {layout.page_url}")
         yield System(layout)

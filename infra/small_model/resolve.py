@@ -109,6 +109,6 @@ def _download(hub_id: str, say: Say) -> Path:
         folder = snapshot_download(hub_id, cache_dir=cache() / "hub", allow_patterns=list(_TAKEN))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
-            f"MODEL={hub_id}: the hub did not give it ({type(error).__name__}); check the name and the network, {by_hand}"
+            f"MODEL={hub_id}: the hub did not give it: check the name and the network, {by_hand}"
         ) from error
     return Path(folder)

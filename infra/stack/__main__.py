@@ -2,23 +2,26 @@
 
 import argparse
 import asyncio
-import signal
 import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from infra.embedded.__main__ import page_url
 from infra.embedded.base_model import WrongBaseError, install_base
 from infra.embedded.layout import PUBLIC_PORTS, ROOT, Layout, PortTakenError, check_free
 from infra.embedded.readiness import wait_for_model
+from infra.embedded.running import STACK_STATE, refuse_second
 from infra.embedded.surroundings import write_surroundings
 from infra.servers.errors import ServerError
 from infra.servers.fleet import assemble, choose_ports
-from infra.servers.installation import Binaries, install
+from infra.servers.installation import install
 from infra.small_model.errors import ModelError
 from infra.stack.layout import StackLayout, metrics_targets, stack_ports
 from infra.stack.preparation import prepare_stores
-from infra.supervision.child import ChildFailedError
+from infra.supervision import interruption
+from infra.supervision.child import ChildFailedError, Program
+from infra.supervision.interruption import interruptible
 from infra.supervision.ports import HOST
 from infra.supervision.supervisor import AlreadyRunningError, supervised
 from infra.supervision.terminal import SUPERVISOR, Terminal
@@ -29,13 +32,13 @@ EXPECTED_ERRORS = (PortTakenError, WrongBaseError, ModelError, AlreadyRunningErr
 def main() -> None:
     arguments = parse(sys.argv[1:])
     terminal = Terminal()
+    interruption.stop_like_ctrl_c()
     try:
-        binaries = install(partial(terminal.say, SUPERVISOR))
-        asyncio.run(up(arguments, binaries, terminal))
+        asyncio.run(up(prepare(arguments, partial(terminal.say, SUPERVISOR)), terminal))
     except EXPECTED_ERRORS as error:
         sys.exit(f"==> {error}")
     except KeyboardInterrupt:
-        sys.exit(130)
+        interruption.leave()
 
 
 def parse(words: list[str]) -> argparse.Namespace:
@@ -46,47 +49,64 @@ def parse(words: list[str]) -> argparse.Namespace:
     start.add_argument("--brokers", type=int, choices=(1, 3), default=1, help="of Kafka; three keep three copies")
     start.add_argument("--port", type=int, default=PUBLIC_PORTS["http"], help="HTTP ports: this and the next; 0: any")
     start.add_argument("--grpc-port", type=int, default=PUBLIC_PORTS["gateway"], help="gRPC ports, likewise")
-    start.add_argument(
-        "--state", type=Path, default=ROOT / ".state" / "stack", help="folder of everything that is kept"
-    )
+    start.add_argument("--state", type=Path, default=STACK_STATE, help="folder of everything that is kept")
     return parser.parse_args(words)
 
 
-async def up(arguments: argparse.Namespace, binaries: Binaries, terminal: Terminal) -> None:
-    """Servers first, then their stores are made ready, then two replicas of everything; until SIGINT or SIGTERM."""
+@dataclass(frozen=True)
+class Prepared:
+    """A stack that only has to be started."""
+
+    layout: StackLayout
+    model: Path
+    servers: Sequence[Program]
+    server_ports: Mapping[str, int]
+
+
+def prepare(arguments: argparse.Namespace, say: Callable[[str], None]) -> Prepared:
+    """What blocks and has an end: the installation, the first model, the servers' folders."""
+    state = arguments.state.resolve()
+    refuse_second(state)
     check_free(arguments.port, arguments.grpc_port)
-    run = Layout(arguments.state.resolve(), stack_ports(arguments.port, arguments.grpc_port))
-    run.prepare()
+    binaries = install(say)
+    run = Layout(state, stack_ports(arguments.port, arguments.grpc_port))
     model = install_base(run, arguments.model)
-    folder = run.state / "servers"
+    run.prepare()
+    folder = state / "servers"
     server_ports = choose_ports(folder, arguments.brokers, usual=bool(arguments.port))
     stack = StackLayout(run, assemble(folder, server_ports, metrics_targets(run.ports)))
-    stopped = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-
-    servers = stack.fleet.prepare(binaries)
-    terminal.say(SUPERVISOR, f"starting {len(servers)} servers; their logs are in {folder / 'logs'}")
-    async with supervised(folder, server_ports, servers, Terminal(with_children=False).say):
-        await prepare_stores(stack, model, partial(terminal.say, SUPERVISOR))
-        write_surroundings(run.state, stack.surroundings())
-        services = stack.programs(model)
-        terminal.say(SUPERVISOR, f"starting {len(services)} services; their logs are in {run.logs}")
-        async with supervised(run.state, run.ports, services, terminal.say):
-            await wait_for_model(f"http://{run.target('predictor')}", terminal.say)
-            _say_where(stack, terminal)
-            await stopped.wait()
-            terminal.say(SUPERVISOR, "stopping; running answers are finished first")
-    terminal.say(SUPERVISOR, "stopped")
+    return Prepared(stack, model, stack.fleet.prepare(binaries), server_ports)
 
 
-def _say_where(stack: StackLayout, terminal: Terminal) -> None:
+async def up(prepared: Prepared, terminal: Terminal) -> None:
+    """Servers first, then their stores are made ready, then two replicas of everything; until SIGINT or SIGTERM."""
+    stack, run, say = prepared.layout, prepared.layout.run, partial(terminal.say, SUPERVISOR)
+    folder, quiet = run.state / "servers", Terminal(with_children=False)
+    converts = not run.has_graphs
+    say(f"starting {len(prepared.servers)} servers; their logs are in {folder / 'logs'}")
+    with interruptible(say):
+        async with supervised(folder, prepared.server_ports, prepared.servers, quiet.say):
+            await prepare_stores(stack, prepared.model, say)
+            write_surroundings(run.state, stack.surroundings())
+            services = stack.programs(prepared.model)
+            say(f"starting {len(services)} services; their logs are in {run.logs}")
+            async with supervised(run.state, run.ports, services, terminal.say):
+                await wait_for_model(f"http://{run.target('predictor')}", converts, terminal.say)
+                _say_where(stack, say)
+                await asyncio.Event().wait()
+
+
+def _say_where(stack: StackLayout, say: Callable[[str], None]) -> None:
     run = stack.run
-    terminal.say(SUPERVISOR, f"chat at {page_url(run)}")
-    terminal.say(
-        SUPERVISOR, f"the second gateway at http://{HOST}:{run.ports['http_2']}; gRPC at {run.target('gateway')}"
-    )
-    terminal.say(SUPERVISOR, f"Prometheus at {stack.fleet.prometheus.url}; Ctrl-C stops everything")
+    say(f"chat at {run.page_url}")
+    say(f"the second gateway at http://{HOST}:{run.ports['http_2']}; gRPC at {run.target('gateway')}")
+    say(f"the key is in {_typed(run.state / 'owner.key')}; in another terminal: make loop STATE={_typed(run.state)}")
+    say(f"Prometheus at {stack.fleet.prometheus.url}; Ctrl-C stops everything")
+
+
+def _typed(path: Path) -> str:
+    """As somebody in the clone would type it."""
+    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
 
 if __name__ == "__main__":

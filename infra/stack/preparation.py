@@ -63,6 +63,11 @@ async def _run_all(service: str, commands: Sequence[str], environment: Mapping[s
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
-        out, _ = await process.communicate()
+        try:
+            out, _ = await process.communicate()
+        finally:
+            if process.returncode is None:  # Ctrl-C
+                process.kill()
+                await process.wait()
         if process.returncode:
             raise ServerError(f"python -m services.{service} {command} failed: {out.decode()[-2000:].strip()}")

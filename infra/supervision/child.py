@@ -27,6 +27,7 @@ class Program:
     """What to run. It is ready when `port` answers connections and its own check, if it has one, says so too.
 
     Args:
+        stops_first: what it still has to end needs the others: they are stopped when it is gone.
         litter: files that the program leaves behind and that nobody else removes.
     """
 
@@ -36,6 +37,7 @@ class Program:
     port: int
     stop_seconds: float = 15.0
     stop_signal: signal.Signals = signal.SIGTERM
+    stops_first: bool = False
     ready: Callable[[], Awaitable[bool]] | None = None
     litter: tuple[Path, ...] = ()
 
@@ -116,6 +118,12 @@ class Child:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._keeper
         self.program.clean()
+
+    async def kill(self) -> None:
+        """Without time to drain."""
+        if self._process and self._process.returncode is None:
+            self._process.kill()
+        await self.stop()
 
     async def _keep(self) -> None:
         backoff = FIRST_BACKOFF_SECONDS

@@ -66,6 +66,7 @@ class Sets:
     noise: LabelNoise
     judges_are: str
     dropped: Mapping[str, int]
+    anchors: int = 0  # of the pairs
 
     @property
     def held_out_ceiling(self) -> float | None:
@@ -90,9 +91,10 @@ class Sets:
 
     def missing(self, config: SetsConfig, thumbs: int) -> list[str]:
         """What is too little for a turn, in words; empty when there is enough."""
+        own = f" ({self.anchors} of them the recipe's own, which every turn learns too)" if self.anchors else ""
         wanted = [
             ("thumbs", thumbs, config.min_thumbs),
-            ("preference pairs", len(self.pairs), config.min_pairs),
+            (f"preference pairs{own}", len(self.pairs), config.min_pairs),
             ("preference pairs of judges", len(self.judge_pairs), config.min_pairs // 2),
             ("preference pairs on held-out prompts", len(self.held_out_pairs), config.min_held_out_pairs),
         ]
@@ -126,6 +128,7 @@ def cut(judgements: Sequence[Judgement], config: SetsConfig) -> Sets:
         noise=noise,
         judges_are=judges_are,
         dropped=dict(dropped),
+        anchors=len(anchors),
     )
 
 

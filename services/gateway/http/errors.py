@@ -64,10 +64,11 @@ def status_and_type(error: ServiceError) -> tuple[int, str]:
 
 
 def error_body(error: ServiceError) -> dict[str, Any]:
-    """`{"error": {message, type, param, code}}`; the message names the limit too."""
+    """`{"error": {message, type, param, code}}`; the message also says what the limit is, or what would be right."""
     text = error.text
     if error.limit and error.limit not in text:
-        text = f"{text} (limit: {error.limit})"
+        word = "limit" if isinstance(error, ResourceExhaustedError | DeadlineExceededError) else "expected"
+        text = f"{text} ({word}: {error.limit})"
     kind = status_and_type(error)[1]
     return {"error": {"message": text, "type": kind, "param": error.field or None, "code": error.reason.lower()}}
 

@@ -1,14 +1,16 @@
 """What is missing or wrong is said before anything runs, with what to do; and half an installation is never found."""
 
+import queue
 from pathlib import Path
 
 import pytest
 
 from infra.install.environment import filled_whole
-from infra.servers import installation
+from infra.servers import installation, progress
 from infra.servers.debian import unpack_package
 from infra.servers.errors import ServerError
 from infra.servers.jars import check_jars, fetch_jars
+from infra.servers.progress import told
 from infra.servers.steps import run_steps
 
 
@@ -71,3 +73,15 @@ def test_a_step_that_fails_shows_what_it_said(tmp_path: Path) -> None:
 def test_a_step_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     with pytest.raises(ServerError, match="took longer"):
         run_steps("fetching", [["sleep", "60"]], tmp_path, within_seconds=0.1)
+
+
+@pytest.mark.parametrize(("arrives", "said"), [("repository", "  0 MB after 0 s"), (None, "  at it for 0 s")])
+def test_what_is_said_meanwhile_counts_what_arrives_and_nothing_where_nothing_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arrives: str | None, said: str
+) -> None:
+    monkeypatch.setattr(progress, "SAY_EVERY_SECONDS", 0.01)
+    (tmp_path / "copied").write_bytes(bytes(2_000_000))
+    part = installation.Part(tmp_path, "something", lambda _: None, arrives)
+    lines: queue.Queue[str] = queue.Queue()
+    with told(part.arrives_in(tmp_path), lines.put):
+        assert lines.get(timeout=20) == said

@@ -3,10 +3,9 @@
 import asyncio
 from collections.abc import Callable
 
-import grpc
 from thumbwheel.chat.v1 import chat_pb2
 
-from infra.simulated_users.client import Answer, Place
+from infra.simulated_users.client import Answer, CallFailedError, Place
 
 
 class FakeChat:
@@ -52,6 +51,4 @@ class FakeChat:
         await asyncio.sleep(0)
         if self.failures > 0:
             self.failures -= 1
-            raise grpc.aio.AioRpcError(
-                grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata(), "the model server is away"
-            )
+            raise CallFailedError("UNAVAILABLE: the model server is away")

@@ -1,15 +1,20 @@
 """People over a real channel: what they send, what they read, and that a passing failure costs a wait and nothing twice."""
 
+import time
 from collections.abc import AsyncIterator
+from itertools import pairwise
 from typing import Any
 
 import grpc
 import pytest
+from google.protobuf import duration_pb2
+from google.rpc import error_details_pb2, status_pb2
 from thumbwheel.chat.v1 import chat_pb2, chat_pb2_grpc
 from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 
-from infra.simulated_users import client as client_module
-from infra.simulated_users.client import Client, Manner, Place
+from infra.simulated_users.client import CallFailedError, Client, Manner, Patience, Place, open_client
+
+PATIENCE = Patience(seconds=3.0, first_wait_seconds=0.01, longest_wait_seconds=0.02)
 
 
 class Gateway(chat_pb2_grpc.ChatServiceServicer, feedback_pb2_grpc.FeedbackServiceServicer):
@@ -20,6 +25,8 @@ class Gateway(chat_pb2_grpc.ChatServiceServicer, feedback_pb2_grpc.FeedbackServi
         self.said: list[feedback_pb2.SubmitFeedbackRequest] = []
         self.keys: set[str] = set()
         self.failures: list[grpc.StatusCode] = []
+        self.retry_seconds = 0.0
+        self.asked_at: list[float] = []
 
     async def SendMessage(
         self, request: chat_pb2.SendMessageRequest, context: Any
@@ -43,11 +50,18 @@ class Gateway(chat_pb2_grpc.ChatServiceServicer, feedback_pb2_grpc.FeedbackServi
         return feedback_pb2.SubmitFeedbackResponse()
 
     def _note(self, context: Any) -> None:
+        self.asked_at.append(time.monotonic())
         self.keys.add(dict(context.invocation_metadata())["authorization"])
 
     async def _perhaps_fail(self, context: Any) -> None:
         if self.failures:
-            await context.abort(self.failures.pop(), "not now")
+            code = self.failures.pop()
+            status = status_pb2.Status(code=code.value[0], message="not now")
+            status.details.add().Pack(error_details_pb2.ErrorInfo(reason="OVERLOADED", domain="thumbwheel"))
+            if self.retry_seconds:
+                delay = duration_pb2.Duration(nanos=int(self.retry_seconds * 1e9))
+                status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
+            await context.abort(code, "not now", (("grpc-status-details-bin", status.SerializeToString()),))
 
 
 @pytest.fixture
@@ -58,7 +72,7 @@ async def gateway() -> AsyncIterator[tuple[Gateway, Client]]:
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     manner = Manner(task=chat_pb2.TASK_CHAT, temperature=0.5)
-    async with client_module.open_client(f"127.0.0.1:{port}", manner) as client:
+    async with open_client(f"127.0.0.1:{port}", manner, PATIENCE) as client:
         yield servicer, client
     await server.stop(None)
 
@@ -93,9 +107,8 @@ async def test_thumbs_and_corrections_name_the_answer(gateway: tuple[Gateway, Cl
 
 
 async def test_what_passes_is_waited_out_under_the_same_request_id(
-    gateway: tuple[Gateway, Client], monkeypatch: pytest.MonkeyPatch
+    gateway: tuple[Gateway, Client],
 ) -> None:
-    monkeypatch.setattr(client_module, "FIRST_WAIT_SECONDS", 0.0)
     servicer, client = gateway
     servicer.failures = [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED]
     assert (await client.ask("secret", "Hello?")).text == "Hello there."
@@ -110,6 +123,23 @@ async def test_what_passes_is_waited_out_under_the_same_request_id(
 async def test_what_does_not_pass_is_raised_at_once(gateway: tuple[Gateway, Client]) -> None:
     servicer, client = gateway
     servicer.failures = [grpc.StatusCode.INVALID_ARGUMENT]
-    with pytest.raises(grpc.aio.AioRpcError):
+    with pytest.raises(CallFailedError, match=r"^INVALID_ARGUMENT: not now$"):
         await client.ask("secret", "Hello?")
     assert len(servicer.turns) == 1
+
+
+async def test_who_is_told_when_to_come_back_comes_no_sooner(gateway: tuple[Gateway, Client]) -> None:
+    servicer, client = gateway
+    servicer.retry_seconds, servicer.failures = 0.4, [grpc.StatusCode.RESOURCE_EXHAUSTED] * 2
+    await client.rate("secret", "m", up=True)
+    waits = [later - sooner for sooner, later in pairwise(servicer.asked_at)]
+    assert len(waits) == 2
+    assert min(waits) >= 0.4
+
+
+async def test_patience_ends_and_the_error_says_how_long_it_was(gateway: tuple[Gateway, Client]) -> None:
+    servicer, client = gateway
+    servicer.retry_seconds, servicer.failures = 0.9, [grpc.StatusCode.RESOURCE_EXHAUSTED] * 100
+    with pytest.raises(CallFailedError, match=r"^RESOURCE_EXHAUSTED: not now \(asked \d+ times in \d+ s\)$"):
+        await client.rate("secret", "m", up=True)
+    assert 1 < len(servicer.said) <= PATIENCE.seconds / servicer.retry_seconds + 1

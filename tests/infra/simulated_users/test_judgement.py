@@ -2,6 +2,7 @@
 
 import pytest
 
+from infra.simulated_users.client import CallFailedError
 from infra.simulated_users.judgement import Contest, judge, win_rate
 from infra.simulated_users.questions import Question
 from tests.infra.simulated_users.fakes import FakeChat
@@ -31,6 +32,22 @@ async def test_each_version_answers_every_question_so_many_times() -> None:
 async def test_versions_that_are_alike_win_half() -> None:
     won = await judge(FakeChat(), "key", QUESTIONS, lambda *_: 0.5, Contest("old", "new", 2, 4), lambda *_: None)
     assert (won.rate, won.low, won.high) == (0.5, 0.5, 0.5)
+
+
+async def test_a_question_of_which_a_call_failed_is_left_out() -> None:
+    chat = FakeChat(lambda text, model: f"{model} answers {text}")
+    chat.failures = 1
+    questions = QUESTIONS * 3
+    won = await judge(chat, "key", questions, lambda *_: 0.5, Contest("old", "new", 1, 4), lambda *_: None)
+    assert (won.questions, won.comparisons) == (29, 29)
+
+
+async def test_a_system_that_answers_no_more_ends_the_judgement_and_is_not_asked_on() -> None:
+    chat = FakeChat()
+    chat.failures = 1000
+    with pytest.raises(CallFailedError, match="the model server is away"):
+        await judge(chat, "key", QUESTIONS, lambda *_: 0.5, Contest("old", "new", 2, 2), lambda *_: None)
+    assert 1000 - chat.failures <= 3
 
 
 def test_the_interval_is_as_wide_as_so_few_questions_make_it() -> None:

@@ -15,12 +15,12 @@ from infra.supervision.ports import free_port
 
 LISTEN = """
 import signal, socket, sys, time
-door = socket.create_server(("127.0.0.1", int(sys.argv[1])))
 def leave(*_):
     print("drained", flush=True)
     sys.exit(0)
-signal.signal(signal.SIGTERM, leave)
 print("ready", flush=True)
+signal.signal(signal.SIGTERM, leave)
+door = socket.create_server(("127.0.0.1", int(sys.argv[1])))
 while True:
     door.accept()[0].close()
 """

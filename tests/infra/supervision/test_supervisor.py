@@ -1,20 +1,41 @@
 """Programs of one state folder: started together, stopped together, found by others."""
 
+import asyncio
+import os
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 
 from infra.supervision.child import ChildFailedError, Program
+from infra.supervision.interruption import interruptible
 from infra.supervision.ports import free_port
-from infra.supervision.supervisor import NotRunningError, read_ports, supervised
+from infra.supervision.supervisor import NotRunningError, find_running, read_ports, supervised
 
 LISTEN = "import socket, sys; door = socket.create_server(('127.0.0.1', int(sys.argv[1])))\nwhile True: door.accept()[0].close()"
+NEVER_READY = "import time; time.sleep(600)"
+# Stops when all files that it is told of are there; says so by a file of its own.
+STOP_AFTER = """
+import pathlib, signal, socket, sys, time
+door = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+mine, *awaited = map(pathlib.Path, sys.argv[2:])
+def leave(*_):
+    mine.touch()
+    while not all(file.exists() for file in awaited):
+        time.sleep(0.01)
+    mine.with_suffix(".gone").touch()
+    sys.exit(0)
+signal.signal(signal.SIGTERM, leave)
+while True:
+    door.accept()[0].close()
+"""
 
 
-def program(name: str, code: str) -> Program:
+def program(name: str, code: str, *words: Path, stops_first: bool = False) -> Program:
     port = free_port()
-    return Program(name, (sys.executable, "-c", code, str(port)), {}, port)
+    command = (sys.executable, "-c", code, str(port), *map(str, words))
+    return Program(name, command, {}, port, stops_first=stops_first)
 
 
 def ignore(source: str, text: str) -> None:
@@ -42,3 +63,59 @@ async def test_when_one_does_not_start_the_others_are_stopped(tmp_path: Path) ->
         async with supervised(tmp_path, {}, [well, dying], ignore):
             pytest.fail("nothing was to start")
     assert not await well.is_ready()
+
+
+async def test_the_door_stops_first_and_then_the_rest_side_by_side(tmp_path: Path) -> None:
+    one, other, door = (tmp_path / name for name in ("one", "other", "door"))
+    programs = [
+        program("one", STOP_AFTER, one, door.with_suffix(".gone"), other),
+        program("other", STOP_AFTER, other, door.with_suffix(".gone"), one),
+        program("door", STOP_AFTER, door, stops_first=True),
+    ]
+    lines: list[str] = []
+    async with supervised(tmp_path / "state", {}, programs, lambda _, text: lines.append(text)):
+        pass
+    assert all(file.with_suffix(".gone").exists() for file in (one, other, door))
+    assert not [line for line in lines if "killed" in line], "one waited for the other in vain"
+
+
+async def test_ctrl_c_ends_a_start_that_waits_and_leaves_no_note_of_it(tmp_path: Path) -> None:
+    said: list[str] = []
+
+    def see(source: str, text: str) -> None:
+        """The first line of the program: it runs, and will never be ready."""
+        os.kill(os.getpid(), signal.SIGINT)
+
+    slow = program("slow", "print('here', flush=True); " + NEVER_READY)
+    with interruptible(said.append):
+        async with supervised(tmp_path, {}, [slow], see):
+            pytest.fail("it was never ready")
+    assert (said[0].split(";")[0], said[-1]) == ("stopping", "stopped")
+    assert find_running(tmp_path) is None
+    task = asyncio.current_task()
+    assert task
+    assert not task.cancelling(), "who comes after it is not stopped too"
+
+
+async def test_a_second_ctrl_c_kills_what_does_not_stop_in_every_system_around(tmp_path: Path) -> None:
+    said: list[str] = []
+    never = tmp_path / "never"
+    inner, outer = tmp_path / "inner", tmp_path / "outer"
+
+    async def press_again() -> None:
+        while not inner.exists():
+            await asyncio.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with interruptible(said.append):
+        async with (
+            supervised(tmp_path / "servers", {}, [program("outer", STOP_AFTER, outer, never)], ignore),
+            supervised(tmp_path / "state", {}, [program("inner", STOP_AFTER, inner, never)], ignore),
+        ):
+            pressing = asyncio.create_task(press_again())
+            os.kill(os.getpid(), signal.SIGINT)
+            await asyncio.Event().wait()
+    await pressing
+    assert [line.split(";")[0].split(":")[0] for line in said] == ["stopping", "stopping at once", "stopped"]
+    assert not outer.exists(), "it was killed, not asked"
+    assert find_running(tmp_path / "servers") is None

@@ -23,6 +23,7 @@ from tests.services.feedback.memory import MemoryStore
 from tests.services.feedback.samples import garbage, thumb
 from training.data.catalogue import Segment
 from training.data.rows import feedback_rows
+from training.data.sealed import Opening
 
 # Without a long search for the smallest example: a case that fails is seen, and can be run again by its seed.
 PHASES = [Phase.explicit, Phase.generate]
@@ -31,6 +32,8 @@ CALLERS = [Caller("acme", user) for user in ("ann", "bob", "cyd")]
 PEOPLE = [thumb("x", caller=caller).principal for caller in CALLERS]
 KEEP_DAYS = 10
 SETTLE_SECONDS = 600
+# Places are the same whether texts are opened or not.
+NOBODY = Opening({}, set())
 
 
 @dataclass(frozen=True)
@@ -250,7 +253,7 @@ def test_training_orders_rows_of_covers_as_it_did_those_of_segments(one_engine: 
         return {
             event.event_id: event.place
             for item in log.served()
-            for event in feedback_rows(parquet.read(log.store.get(item.object_key)), as_training_lists(item))
+            for event in feedback_rows(parquet.read(log.store.get(item.object_key)), as_training_lists(item), NOBODY)
         }
 
     before = places()

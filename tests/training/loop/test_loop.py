@@ -37,7 +37,11 @@ def test_too_little_feedback_is_said_in_numbers_and_no_run_is_begun(tmp_path: Pa
         log.turn(f"a{number}", "ann", "hi", f"hello {number}")
         log.thumb(f"a{number}", "ann", number % 2 == 0)
     log.commit()
-    with pytest.raises(NotEnoughFeedbackError, match=r"^not enough feedback: 7 thumbs, 200 needed; "):
+    wanted = (
+        r"^not enough feedback: 7 thumbs, 200 needed; "
+        r"18 preference pairs \(18 of them the recipe's own, which every turn learns too\), 60 needed; "
+    )
+    with pytest.raises(NotEnoughFeedbackError, match=wanted):
         turn(tmp_path, log)
     assert status(tmp_path)["result"] == "not_enough_feedback"
     assert Runs(tmp_path / "loop").names() == []
@@ -63,7 +67,8 @@ def test_a_recipe_refuses_a_model_that_it_is_not_made_for(tmp_path: Path, log: F
         opened.truncate(65 << 20)
     write_manifest(large, kind="model", version="large-0")
     Registry(tmp_path / "models").admit(large, "large-0")
-    with pytest.raises(ConfigError, match="recipe nano: large-0 has 65 MiB of weights, this recipe takes at most 64"):
+    said = "recipe nano: large-0 has 65 MiB of weights, this recipe takes at most 64 MiB: use RECIPE=small, or make up MODEL=nano"
+    with pytest.raises(ConfigError, match=f"^{said}$"):
         turn(tmp_path, log, FakeRollout(FakeClock(), stable="large-0"))
 
 

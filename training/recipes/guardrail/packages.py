@@ -37,4 +37,5 @@ def installed(lock: Path) -> Path:
 
 
 def _cache() -> Path:
-    return Path(os.environ.get("THUMBWHEEL_CACHE") or Path.home() / ".cache" / "thumbwheel")
+    usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "thumbwheel"
+    return Path(os.environ.get("THUMBWHEEL_CACHE") or usual)

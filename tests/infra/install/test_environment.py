@@ -1,0 +1,29 @@
+"""Where downloads are kept, and that a step which somebody stopped is no step that failed."""
+
+from pathlib import Path
+
+import pytest
+
+from infra.install.environment import cache, run
+
+
+def test_downloads_are_kept_where_the_user_keeps_such_things(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("THUMBWHEEL_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache() == tmp_path / "xdg" / "thumbwheel"
+    monkeypatch.setenv("THUMBWHEEL_CACHE", str(tmp_path / "own"))
+    assert cache() == tmp_path / "own"
+    for name in ("THUMBWHEEL_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache() == tmp_path / ".cache" / "thumbwheel"
+
+
+def test_a_step_that_fails_is_named_and_one_that_ctrl_c_ended_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("THUMBWHEEL_CACHE", str(tmp_path))
+    with pytest.raises(SystemExit, match="this step failed with 3: sh -c exit 3"):
+        run(["sh", "-c", "exit 3"])
+    with pytest.raises(KeyboardInterrupt):
+        run(["sh", "-c", "kill -INT $$"])

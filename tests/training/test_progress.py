@@ -1,0 +1,60 @@
+"""What a person at the terminal sees of a turn: whole figures at any width, and each thing once."""
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from training.progress import Bars, Board, Lines, Step, fitting
+
+FIGURES = "20/60  loss 0.693  kl 1.25  score 0.11  response_tokens 40"
+
+
+@pytest.mark.parametrize(
+    ("detail", "cells", "shown"),
+    [
+        (FIGURES, 80, FIGURES),
+        (FIGURES, 30, "20/60  loss 0.693  kl 1.25"),
+        (FIGURES, 25, "20/60  loss 0.693"),
+        ("candidate 12/30 up, incumbent", 10, "candidate…"),
+        ("anything", 0, "…"),
+    ],
+)
+def test_figures_that_have_no_room_are_left_out_whole(detail: str, cells: int, shown: str) -> None:
+    assert fitting(detail, cells) == shown
+
+
+def screen(width: int, *, moved: bool) -> str:
+    """What stands on a terminal of this width."""
+    out = io.StringIO()
+    with Bars(Console(file=out, width=width, force_terminal=True, color_system=None)) as bars:
+        bars.begin(Step("reward_model"))
+        if moved:
+            bars.move(Step("reward_model", progress=1 / 3, detail=FIGURES))
+    return "reward_model" + out.getvalue().rpartition("reward_model")[2].splitlines()[0]
+
+
+def test_on_a_narrow_terminal_bar_share_and_time_stand_before_the_figures() -> None:
+    line = screen(80, moved=True)
+    assert " 33% 0:00:0" in line
+    assert "━" * 9 in line
+    assert line.rstrip().endswith("20/60  loss 0.693")
+    assert screen(120, moved=True).rstrip().endswith(FIGURES)
+
+
+def test_a_step_that_has_not_moved_yet_is_starting_and_not_at_nothing() -> None:
+    line = screen(80, moved=False)
+    assert "starting" in line
+    assert "%" not in line
+
+
+def test_the_end_is_said_once_and_in_words_and_a_failure_by_who_catches_it(tmp_path: Path) -> None:
+    out = io.StringIO()
+    Board(tmp_path, Lines(out), "nano-1", "nano", ()).finish(
+        "not_enough_feedback", "not enough feedback: 3 thumbs", None
+    )
+    Board(tmp_path, Lines(out), "nano-1", "nano", ()).finish("rolled back", "fewer thumbs up", None)
+    Board(tmp_path, Lines(out), "nano-1", "nano", ()).finish("failed", "ConfigError: no such thing", None)
+    said = [line.split(" ", 1)[1] for line in out.getvalue().splitlines()]
+    assert said == ["not enough feedback: 3 thumbs", "rolled back: fewer thumbs up"]
