@@ -186,6 +186,17 @@ def test_erased_rows_go_at_once_from_every_object_readers_have_or_not(log: Compa
     assert audited(log).problems == []
 
 
+def test_a_full_cover_that_reaches_over_the_sequence_of_an_erasure_is_looked_into(log: CompactedLog) -> None:
+    """A pass that began before the erasure has published it afterwards."""
+    full = replace(PACE, limits=RunLimits(2, 1 << 20))
+    log.thumbs(1)
+    bob = log.thumbs(1, caller=BOB)
+    log.compaction(full).run(log.stream)
+    log.erased.erase(thumb("x").principal, through=1)
+    log.compaction(full).run(log.stream)
+    assert (log.shape(), log.ids()) == ([(1, 2, 1)], bob)
+
+
 def test_an_erasure_waits_while_an_object_cannot_be_looked_into(log: CompactedLog, store: Directory) -> None:
     log.thumbs(1)
     for _ in range(2):
