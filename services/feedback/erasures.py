@@ -59,8 +59,8 @@ class Gone:
     """What was erased by now, for whoever rewrites the objects of one stream."""
 
     rows: GoneRows
-    # Segments up to this sequence may hold gone rows; 0: none does.
-    through: int
+    # Segments up to this sequence may hold gone rows; None: none does.
+    through: int | None
     _number: int
     _rewritten: Callable[[int], None]
 
@@ -130,7 +130,7 @@ class Erasures:
         with transaction(self._engine) as connection:
             # First: an erasure that comes between these queries is in what they find, and is not said to be done.
             number = _newest(connection)
-            through = connection.execute(furthest).scalar() or 0
+            through = connection.execute(furthest).scalar()
             return Gone(gone_rows(connection, stream), through, number, partial(self._rewritten, stream))
 
     def _rewritten(self, stream: str, number: int) -> None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import select
@@ -180,7 +181,7 @@ def text_in(row: parquet.Row, key: bytes) -> str:
 
 
 async def test_what_was_said_before_an_erasure_is_gone_while_the_user_goes_on(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, record_property: Any
 ) -> None:
     caplog.set_level(logging.INFO)
     with Watch(tmp_path) as watch:
@@ -205,23 +206,27 @@ async def test_what_was_said_before_an_erasure_is_gone_while_the_user_goes_on(
     assert (watch.found, watch.looks > 3, watch.marks > 3) == ([], True, True)
     assert CANARY not in caplog.text
     assert mine.key.hex() not in caplog.text
-    check_account(tmp_path, story)
+    record_property("fired", len(story.erasures))
+    record_property("struck_between_ack_and_row", len(struck_on_the_way))
+    record_property("shred_seconds_worst", round(check_account(tmp_path, story), 3))
 
 
-def check_account(root: Path, story: Story) -> None:
+def check_account(root: Path, story: Story) -> float:
+    """Every offset, every erasure, every byte of a key; returns the longest time from request to shred."""
     engine = connect(f"sqlite:///{root}/ledger.db")
     report = audit(Ledger(engine), Directory(root / "objects"), lambda stream: inspect(root / "spool" / stream))
     assert report.problems == []
     with engine.begin() as connection:
         found = connection.execute(select(tables.erasures).order_by(tables.erasures.c.number)).all()
         exposed = connection.execute(select(tables.exposures.c.principal)).scalars().all()
+    assert sum(segment.tombstones for segment in Ledger(engine).segments(Stream.TURNS))
     engine.dispose()
     assert [row.number for row in found] == list(range(1, len(found) + 1))
     assert len(found) > ERASURES / 2, "erasures met nothing new"
     assert exposed == [ME], "the turns after the last erasure"
-    # D7: five seconds.
-    assert max(row.shred_us - row.request_us for row in found) < 5_000_000
+    worst_us: int = max(row.shred_us - row.request_us for row in found)
+    assert worst_us < 5_000_000, "D7"
     assert story.wrapped, "no key was seen"
     files = [path.read_bytes() for path in root.iterdir() if path.name.startswith("ledger.db")]
     assert not [wrapped for wrapped in story.wrapped if any(wrapped in data for data in files)]
-    assert sum(segment.tombstones for segment in Ledger(connect(f"sqlite:///{root}/ledger.db")).segments(Stream.TURNS))
+    return worst_us / 1_000_000
