@@ -7,7 +7,7 @@ from google.protobuf.message import Message
 from thumbwheel.feedback.v1 import events_pb2, feedback_pb2, feedback_pb2_grpc
 
 from services.chassis.channel import call_unary
-from services.chassis.errors import AlreadyExistsError, UnavailableError
+from services.chassis.errors import AlreadyExistsError, NotFoundError, UnavailableError
 from services.gateway.feedback import Correction, Durability, FeedbackEvent, Retraction, Thumb
 from services.gateway.own_data import Consent, Erasure
 
@@ -73,7 +73,10 @@ class FeedbackPeer:
     async def erasure(self, erasure_id: str) -> Erasure:
         """See `own_data.OwnLog`."""
         request = feedback_pb2.GetPrincipalErasureRequest(erasure_id=erasure_id)
-        return _erasure(await self._call(self._stub.GetPrincipalErasure, request))
+        try:
+            return _erasure(await self._call(self._stub.GetPrincipalErasure, request))
+        except NotFoundError as error:
+            raise NotFoundError("there is no such erasure", field="erasure_id") from error
 
     async def _call(self, method: Any, request: Message) -> Any:
         return await call_unary(PEER, method, request, within_seconds=self._within_seconds)

@@ -336,7 +336,7 @@ class FakeFeedback(feedback_pb2_grpc.FeedbackLogServiceServicer, Switch):
         self.check()
         owner, erasure = self.erasures.get(request.erasure_id, ("", None))
         if owner != require_caller().key:
-            raise NotFoundError("there is no such erasure", field="erasure_id")
+            raise NotFoundError("no such erasure of the caller")
         return feedback_pb2.GetPrincipalErasureResponse(erasure=erasure)
 
 
