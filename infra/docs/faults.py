@@ -21,14 +21,16 @@ PAGE, LINES = ROOT / "docs" / "faults.md", ROOT / "docs" / "faults.jsonl"
 SUBJECT = re.compile(r"((?:[DFR]\d+(?:, | and )?)+): (.+)", re.DOTALL)
 # Of a docstring: the clause of the first sentence that says what breaks.
 SENTENCE = re.compile(r"(?<=[.?!])\s")
-HEAD = (
-    "# What breaks, and what then happens\n\nWritten by `make faults` from docs/faults.jsonl, where every passed test of `tests/faults` leaves a "
-    "line: how often its fault struck, and what\nit measured. A range spans the forms and runs of a scenario. An empty cell was not measured, a "
-    "test that failed has no line. Every scenario asserts\nthat its fault did strike, and what is promised meanwhile; the feedback ones let the "
-    "history checker compare what clients were told with what\nthe public reader finds: nothing lost, nothing twice, every offset accounted "
-    "for, nothing that nobody sent, each conversation in its order.\n\nNot here: F26 (old bytes: tests/services/feedback/golden) and what is "
-    "Kubernetes' own (F45, F49 and F50 in the cluster).\n"
-)
+HEAD = """# What breaks, and what then happens
+
+Written by `make faults` from docs/faults.jsonl, where every passed test of `tests/faults` leaves a line: how often its fault
+struck, and what it measured. A range spans the forms and runs of a scenario. An empty cell was not measured; a test that failed
+has no line. Every scenario asserts that its fault did strike, and what is promised meanwhile. Those of feedback let the history
+checker compare what clients were told with what the public reader finds: nothing lost, nothing twice, every offset accounted
+for, nothing that nobody sent, each conversation in its order.
+
+Not here: F26 (old bytes: tests/services/feedback/golden), and what is Kubernetes' own (F45, F49, F50 in the cluster).
+"""
 Value = int | float | str | list[float]
 
 

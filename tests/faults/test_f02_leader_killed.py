@@ -32,9 +32,8 @@ async def test_f02_a_leader_that_is_killed_is_followed_by_another_and_nothing_is
                     leader = await asyncio.to_thread(kafka_of_three.leader, stack.topics["feedback"])
                     killed.add(leader.program.name)
                     await asyncio.to_thread(leader.kill)
-                    relayed = counted("relayed_total", stream="feedback")
-                    acks = lambda: counted("relayed_total", stream="feedback")  # noqa: E731
-                    unavailable.append(await until(lambda n=relayed: acks() > n, "another leader"))
+                    relayed = relayed_events()
+                    unavailable.append(await until(lambda n=relayed: relayed_events() > n, "another leader"))
                     await asyncio.sleep(max(0.0, EVERY_SECONDS - unavailable[-1]))
                     await asyncio.to_thread(kafka_of_three.start)
             await settled(stack, clients.history)
@@ -46,3 +45,7 @@ async def test_f02_a_leader_that_is_killed_is_followed_by_another_and_nothing_is
     record_property("fired", KILLS)
     record_property("acknowledged", len(clients.history.acknowledged))
     record_property("without_a_leader_seconds", [round(seconds, 1) for seconds in unavailable])
+
+
+def relayed_events() -> float:
+    return counted("relayed_total", stream="feedback")
