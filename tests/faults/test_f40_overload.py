@@ -88,11 +88,13 @@ async def test_f40_an_overloaded_service_serves_what_it_can_and_refuses_the_rest
     phases: tuple[Phase, ...], goals: Goals, record_property: Any
 ) -> None:
     chance = random.Random(40)
-    async with replica(servers=SERVERS, sure_concurrent_rpcs=SERVERS // 2) as process:
-        async with grpc.aio.insecure_channel(process.target) as channel:
-            stub = enhancer_pb2_grpc.EnhancerServiceStub(channel)
-            await send(stub, Phase(0.3, 0.5), chance)
-            seen = [await send(stub, phase, chance) for phase in phases]
+    async with (
+        replica(servers=SERVERS, sure_concurrent_rpcs=SERVERS // 2) as process,
+        grpc.aio.insecure_channel(process.target) as channel,
+    ):
+        stub = enhancer_pb2_grpc.EnhancerServiceStub(channel)
+        await send(stub, Phase(0.3, 0.5), chance)
+        seen = [await send(stub, phase, chance) for phase in phases]
     calm, loaded = seen[0], seen[1]
     unloaded, goodput = calm.p99(calm.served), len(loaded.served) / (phases[1].seconds * CAPACITY)
     assert loaded.refused, "it was never full"
