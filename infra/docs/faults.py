@@ -99,7 +99,7 @@ def _row(name: str, outcomes: list[Outcome]) -> str:
     fired = sum(one.fired for one in outcomes)
     measured = "; ".join(_measured(outcomes))
     last = max(outcomes, key=lambda one: one.when)
-    when = f"{last.when[11:]}, {last.commit}"
+    when = f"{last.when}, {last.commit}"
     return f"| {name} | {what} | {len(outcomes)} | {f'{fired:,}' if fired else ''} | {measured} | {when} |\n"
 
 
