@@ -12,7 +12,7 @@ from pathlib import Path
 
 MIB = 1 << 20
 # `read` ends with the test, whose end of the pipe is closed then, however it ends.
-MOUNT = 'mount -t tmpfs -o size={size}m none "$1" && head -c {filler}M /dev/zero > "$1/filler" && echo ready && read _'
+MOUNT = 'mount -t tmpfs -o size={size}m none "$1" && echo ready && read _'
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ def disks_can_be_made(folder: Path) -> bool:
 
 
 @contextlib.contextmanager
-def small_disk(folder: Path, size_mib: int, filler_mib: int = 0) -> Iterator[SmallDisk]:
-    """A disk of which a file takes a part from the start."""
-    script = MOUNT.format(size=size_mib, filler=filler_mib)
+def small_disk(folder: Path, size_mib: int) -> Iterator[SmallDisk]:
+    """As long as the block runs."""
+    script = MOUNT.format(size=size_mib)
     command = ("unshare", "-r", "-m", "sh", "-c", script, "sh", str(folder))
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         try:
