@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from thumbwheel.chat.v1 import chat_pb2
 
@@ -22,13 +23,20 @@ MOST_MIB_AN_HOUR = 3.0
 MOST_LAG_SECONDS = 0.05
 
 
-async def leave_in_mid_answer(gateway: GatewayProcess, number: int) -> None:
+async def leave_in_mid_answer(gateway: GatewayProcess, number: int) -> bool:
+    """Whether there was an answer to leave."""
     cancel = chat_pb2.DISCONNECT_POLICY_CANCEL
     call = gateway.house.send("What is it?", request_id=f"r{number}", timeout=30, on_disconnect=cancel)
-    async for event in call:
-        if event.HasField("text_delta"):
-            break
-    call.cancel()
+    try:
+        async for event in call:
+            if event.HasField("text_delta"):
+                return True
+    except grpc.aio.AioRpcError as error:
+        # A machine that is busy elsewhere makes it careful.
+        assert error.code() in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.DEADLINE_EXCEEDED)
+    finally:
+        call.cancel()
+    return False
 
 
 class Looks:
@@ -72,28 +80,30 @@ async def test_r08_readers_who_leave_leave_nothing_behind(tmp_path: Path, second
             await asyncio.sleep(0.1)
 
         fakes.generator.gate = at_a_pace
-        looks, began, sent = Looks(gateway.process.pid), time.monotonic(), 0
-        running: set[asyncio.Task[None]] = set()
+        looks, began, sent, left = Looks(gateway.process.pid), time.monotonic(), 0, 0
+        running: set[asyncio.Task[bool]] = set()
         while (now := time.monotonic() - began) < seconds:
             running.add(asyncio.create_task(leave_in_mid_answer(gateway, sent)))
             sent += 1
-            running -= {task for task in running if task.done() and not task.exception()}
+            done = {task for task in running if task.done()}
+            left, running = left + sum(task.result() for task in done), running - done
             if not looks.seconds or now - looks.seconds[-1] > LOOK_SECONDS:
                 looks.look()
                 # The fakes remember everything, and they are not what is looked at.
                 forget(fakes)
             await asyncio.sleep(max(0.0, began + sent / STREAMS_A_SECOND - time.monotonic()))
-        await asyncio.gather(*running)
+        left += sum(await asyncio.gather(*running))
         lag = await loop_lag_p99(gateway)
     slope = looks.mib_an_hour()
-    record_property("fired", sent)
-    record_property("streams_left_a_second", round(sent / seconds, 1))
+    record_property("fired", left)
+    record_property("streams_left_a_second", round(left / seconds, 1))
+    record_property("refused", sent - left)
     record_property("resident_MiB", [round(looks.mib[0], 1), round(looks.mib[-1], 1)])
-    record_property("MiB_an_hour_for_one_a_second", round(slope / (sent / seconds), 2))
+    record_property("MiB_an_hour_for_one_a_second", round(slope / (left / seconds), 2))
     record_property("open_files", [looks.files[0], looks.files[-1]])
     record_property("loop_lag_p99_ms_at_most", round(lag * 1000))
     assert looks.files[-1] <= looks.files[1] + 10
-    assert slope / (sent / seconds) <= MOST_MIB_AN_HOUR
+    assert slope / (left / seconds) <= MOST_MIB_AN_HOUR
     assert lag <= MOST_LAG_SECONDS
 
 
