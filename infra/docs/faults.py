@@ -112,7 +112,7 @@ def _measured(outcomes: list[Outcome]) -> Iterator[str]:
     for name, values in figures.items():
         words = name.replace("_", " ")
         if all(isinstance(value, int | float) for value in values):
-            least, most = min(values), max(values)  # type: ignore[type-var]
+            least, most = min(values), max(values)
             yield f"{words} {_number(least)}" if least == most else f"{words} {_number(least)} to {_number(most)}"
         else:
             yield f"{words} {', '.join(dict.fromkeys(map(str, values)))}"
