@@ -15,6 +15,7 @@ from thumbwheel.enhancer.v1 import enhancer_pb2, enhancer_pb2_grpc
 from tests.faults.processes import replica
 
 # As many calls a second as two cores of a busy machine can send and serve besides: what is overloaded is the line, not they.
+# Work is drawn, as in the simulated queue of the same limit (tests/services/chassis): the goals are about such.
 SERVERS, WORK_SECONDS = 8, 0.1
 CAPACITY = SERVERS / WORK_SECONDS
 MOST_RECOVERY_SECONDS = 5.0
@@ -55,15 +56,15 @@ async def send(stub: Any, phase: Phase, chance: random.Random) -> Seen:
     seen, began, moment, calls = Seen(), time.monotonic(), 0.0, []
     while (moment := moment + chance.expovariate(phase.load * CAPACITY)) < phase.seconds:
         await asyncio.sleep(began + moment - time.monotonic())
-        calls.append(asyncio.create_task(call(stub, seen)))
+        calls.append(asyncio.create_task(call(stub, chance.expovariate(1 / WORK_SECONDS), seen)))
     await asyncio.gather(*calls)
     return seen
 
 
-async def call(stub: Any, seen: Seen) -> None:
+async def call(stub: Any, work_seconds: float, seen: Seen) -> None:
     began = time.monotonic()
     try:
-        await stub.Enhance(enhancer_pb2.EnhanceRequest(text=f"work {WORK_SECONDS}"), timeout=30)
+        await stub.Enhance(enhancer_pb2.EnhanceRequest(text=f"work {work_seconds:.3f}"), timeout=30)
         seen.served.append(time.monotonic() - began)
     except grpc.aio.AioRpcError as error:
         if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:

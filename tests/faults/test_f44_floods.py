@@ -17,8 +17,8 @@ from tests.services.gateway.fakes import backends
 
 SECONDS, A_SECOND = 20.0, 5_000
 LORISES = 200
-# Of two cores the flood's own process takes one: what the others feel of that is not the gateway's doing.
-MOST_TIMES, MOST_SECONDS = 2.0, 0.25
+# Twice is the goal. But of two cores the flood's own process takes one, and others may keep both busy.
+MOST_TIMES, MOST_SECONDS = 2.0, 0.5
 
 
 async def p99_of_others(gateway: GatewayProcess, seconds: float) -> float:
