@@ -34,10 +34,12 @@ test: ## install what tests need, and run them all but the long faults
 	@$(VENV) -m infra.servers install
 	@$(VENV) -m pytest -m "not faults" --numprocesses auto --maxprocesses 4 --dist loadgroup
 
-faults: ## the long forms of the fault scenarios (an hour)
+faults: ## all fault scenarios in all forms, then docs/faults.md (an hour)
 	@$(PYTHON) infra/install/environment.py dev
 	@$(VENV) -m infra.servers install
-	@$(VENV) -m pytest -m faults --dist no tests
+	@THUMBWHEEL_FAULTS=docs/faults.jsonl $(VENV) -m pytest --dist no tests/faults; passed=$$?; \
+	  $(VENV) -m infra.docs.faults && exit $$passed
+	@$(VENV) -m pytest -m faults --dist no --ignore tests/faults tests
 
 check: ## formatting, lint, types, house rules, protos, generated code, the page
 	@$(PYTHON) infra/install/environment.py dev

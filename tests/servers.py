@@ -115,7 +115,7 @@ class Process:
         self._signal_all(signal.SIGCONT)
 
     def _family(self) -> list[int]:
-        return [self.pid, *_descendants(self.pid)]
+        return [self.pid, *descendants(self.pid)]
 
     def _signal_all(self, number: signal.Signals) -> list[int]:
         assert self.is_running, f"{self.program.name} does not run: this fault would not be one"
@@ -281,7 +281,7 @@ def running(server: AnyServer) -> Iterator[AnyServer]:
         server.stop()
 
 
-def _descendants(pid: int) -> list[int]:
+def descendants(pid: int) -> list[int]:
     """Children first to last; a process that is gone has none."""
     try:
         children = [
@@ -291,7 +291,7 @@ def _descendants(pid: int) -> list[int]:
         ]
     except FileNotFoundError:
         return []
-    return list(itertools.chain.from_iterable([child, *_descendants(child)] for child in children))
+    return list(itertools.chain.from_iterable([child, *descendants(child)] for child in children))
 
 
 def _lives(pid: int) -> bool:

@@ -113,6 +113,8 @@ def read_manifest(directory: Path) -> Manifest:
         raise ManifestError(f"{MANIFEST}: missing, so {directory.name} is not finished") from error
     except json.JSONDecodeError as error:
         raise ManifestError(f"{MANIFEST}: not JSON at line {error.lineno}") from error
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{MANIFEST}: no text at byte {error.start}") from error
     known = {f.name for f in dataclasses.fields(Manifest)}
     if not isinstance(fields, dict) or {*fields, "erased"} != known:
         raise ManifestError(f"{MANIFEST}: fields must be exactly {', '.join(sorted(known))}")

@@ -106,6 +106,8 @@ class Kafka:
             # 50 each, else: the first consumer would wait for hundreds of files.
             **{f"{topic}.num.partitions": 4 for topic in _OWN_TOPICS},
             "group.initial.rebalance.delay.ms": 0,
+            # 6 s, else: a consumer that wants to be missed sooner may say so.
+            "group.min.session.timeout.ms": 1_000,
             # It waits five minutes for a majority of controllers, which the last of three to stop has not.
             "controlled.shutdown.enable": "false",
             # A killed broker may come back when its last session is over; 9 s, else.

@@ -1,6 +1,7 @@
-"""A replica that kills itself at a point, or is slow at one so that it can be frozen there: `python -m tests.faults.broken_replica`.
+"""A replica that kills itself at a point, is slow at one so that it can be frozen there, or has a wrong clock: `python -m
+tests.faults.broken_replica`.
 
-The first argument is the point, the second which time it is passed.
+The first argument is the point, the second which time it is passed; of a clock by how many seconds it is wrong, 0: it jumps.
 """
 
 import os
@@ -17,7 +18,8 @@ from services.feedback.object_store import Directory
 from services.feedback.sink import EventT, Sink, Step
 from services.feedback.spool import Spool
 
-APPENDED, PUBLISHED, PUTTING = "appended", "published", "putting"
+APPENDED, PUBLISHED, PUTTING, SKEWED = "appended", "published", "putting", "skewed"
+JUMP_SECONDS = 3_600
 # What a frozen one has reached is told by a file of this name in its spool's folder.
 REACHED = "reached"
 FROZEN_FOR_SECONDS = 3.0
@@ -45,10 +47,23 @@ def main(point: str, times: int) -> int:
             _after(KafkaPublisher, "publish", strike)
         case "putting":
             _after(Directory, "put", wait)
+        case "skewed":
+            _skew(times)
         case _:
             service.Sink = _breaking(lambda step: strike() if step is Step(point) else None)  # type: ignore[misc]
     sys.argv[1:] = []
     return service.main()
+
+
+def _skew(seconds: int) -> None:
+    """Not of the monotonic clock: that one never jumps on a real machine either."""
+    true = time.time
+
+    def skewed() -> float:
+        now = true()
+        return now + (seconds or JUMP_SECONDS * (int(now) % 2))
+
+    time.time, time.time_ns = skewed, lambda: int(skewed() * 1e9)
 
 
 def _breaking(at: Callable[[Step], None]) -> type[Sink[Any]]:

@@ -48,7 +48,9 @@ async def stream(channel: grpc.aio.Channel, wish: str) -> tuple[int, float]:
 
 
 @pytest.mark.slow
-async def test_a_stopped_server_is_noticed_before_the_first_answer_and_in_mid_stream(peer: Process) -> None:
+async def test_a_stopped_server_is_noticed_before_the_first_answer_and_in_mid_stream(
+    peer: Process, record_property: Any
+) -> None:
     async with open_channel(peer.target) as waiting, open_channel(peer.target) as reading:
         quiet = asyncio.create_task(silent_call(waiting))
         lively = asyncio.create_task(stream(reading, "1000 10 0.2"))
@@ -60,6 +62,8 @@ async def test_a_stopped_server_is_noticed_before_the_first_answer_and_in_mid_st
         came, noticed_in_stream = await lively
         noticed_in_silence = await quiet
     assert came > 0
+    record_property("fired", 1)
+    record_property("noticed_seconds", [round(at - stopped, 1) for at in (noticed_in_silence, noticed_in_stream)])
     assert noticed_in_silence - stopped <= NOTICED_SECONDS
     assert noticed_in_stream - stopped <= NOTICED_SECONDS
 
@@ -79,7 +83,9 @@ async def test_a_server_notices_a_stopped_client_and_frees_what_works_for_it(pee
 
 
 @pytest.mark.slow
-async def test_a_cut_that_nobody_is_told_of_is_noticed_and_nothing_is_stuck_after_it_heals(peer: Process) -> None:
+async def test_a_cut_that_nobody_is_told_of_is_noticed_and_nothing_is_stuck_after_it_heals(
+    peer: Process, record_property: Any
+) -> None:
     with TcpProxy(peer.port) as cut:
         async with open_channel(f"127.0.0.1:{cut.port}", enhancer_pb2.DESCRIPTOR) as channel:
             stub = enhancer_pb2_grpc.EnhancerServiceStub(channel)
@@ -87,6 +93,8 @@ async def test_a_cut_that_nobody_is_told_of_is_noticed_and_nothing_is_stuck_afte
             await stub.Enhance(ask, timeout=5)
             cut.faults, parted = TcpFaults(silent=True), time.monotonic()
             noticed = await silent_call(channel)
+            record_property("fired", 1)
+            record_property("noticed_seconds", round(noticed - parted, 1))
             assert noticed - parted <= NOTICED_SECONDS
             assert cut.counts[Fault.SILENCED] > 0
             cut.faults, healed = TcpFaults(), time.monotonic()

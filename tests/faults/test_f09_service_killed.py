@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+from typing import Any
 
 import grpc
 import pytest
@@ -14,7 +15,9 @@ from tests.services.feedback.samples import thumb
 
 @pytest.mark.slow
 @pytest.mark.parametrize("point", [APPENDED, PUBLISHED])
-async def test_f09_a_service_killed_around_its_acks_keeps_every_event_once(feedback_stack: Stack, point: str) -> None:
+async def test_f09_a_service_killed_around_its_acks_keeps_every_event_once(
+    feedback_stack: Stack, point: str, record_property: Any
+) -> None:
     event = thumb("a", message="m")
     broken = ReplicaProcess(feedback_stack, broken_at=(point, 1))
     async with broken.running() as stub:
@@ -36,3 +39,5 @@ async def test_f09_a_service_killed_around_its_acks_keeps_every_event_once(feedb
     copies = sum(feedback_stack.ends().values()) - len(feedback_stack.rows())
     assert copies >= (1 if point == PUBLISHED else 0), "what was relayed before the kill goes again"
     assert feedback_stack.problems(clients.history) == []
+    record_property("fired", 1)
+    record_property("copies_in_the_topic", copies)

@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import AsyncExitStack
+from typing import Any
 
 import grpc
 import pytest
@@ -14,7 +15,7 @@ KEYS = 20
 
 
 @pytest.mark.slow
-async def test_f11_f12_the_same_key_on_five_replicas(feedback_stack: Stack) -> None:
+async def test_f11_f12_the_same_key_on_five_replicas(feedback_stack: Stack, record_property: Any) -> None:
     tombstones = counted("tombstones_total", stream="feedback")
     async with AsyncExitStack() as running:
         stubs = [await running.enter_async_context(replica_here(feedback_stack, number)) for number in range(REPLICAS)]
@@ -26,6 +27,7 @@ async def test_f11_f12_the_same_key_on_five_replicas(feedback_stack: Stack) -> N
         for key in range(KEYS):
             assert await standing(stubs[key % REPLICAS], f"m{key}") == {f"m{key}": key % 2 == 0}
     assert feedback_stack.problems(clients.history) == []
+    record_property("fired", 2 * KEYS * REPLICAS)
     assert {row["message_id"]: row["up"] for row in feedback_stack.rows()} == {
         thumb("x", message=f"m{key}").message_id: key % 2 == 0 for key in range(KEYS)
     }

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 from thumbwheel.chat.v1 import chat_pb2
@@ -25,7 +26,9 @@ async def send_often(gateways: tuple[House, House], request_id: str, seed: int) 
 
 
 @pytest.mark.parametrize("seed", [1, 2, *(pytest.param(seed, marks=pytest.mark.faults) for seed in range(3, 20))])
-async def test_a_request_that_is_sent_five_times_is_one_turn(tmp_path: Path, valkey: ValkeyServer, seed: int) -> None:
+async def test_a_request_that_is_sent_five_times_is_one_turn(
+    tmp_path: Path, valkey: ValkeyServer, seed: int, record_property: Any
+) -> None:
     followed = counted("thumbwheel_gateway_claims_total", claim="elsewhere")
     async with two_gateways(tmp_path, valkey.database()) as both:
         fakes = both[0].fakes
@@ -36,6 +39,7 @@ async def test_a_request_that_is_sent_five_times_is_one_turn(tmp_path: Path, val
         fakes.generator.gate = at_its_pace
         requests = [f"request {number}" for number in range(12)]
         sent = await asyncio.gather(*(send_often(both, request_id, seed) for request_id in requests))
+    record_property("fired", 4 * len(requests))
     for answers in sent:
         assert all(answer == answers[0] for answer in answers)
         assert sequences(answers[0]) == list(range(1, len(answers[0]) + 1))

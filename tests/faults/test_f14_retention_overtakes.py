@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from typing import Any
 
 import pytest
 from kafka import TopicPartition
@@ -13,7 +14,7 @@ EVENTS_EACH = 20
 
 @pytest.mark.slow
 async def test_f14_what_retention_took_stops_its_partition_with_the_lost_range_exact(
-    feedback_stack: Stack, caplog: pytest.LogCaptureFixture
+    feedback_stack: Stack, caplog: pytest.LogCaptureFixture, record_property: Any
 ) -> None:
     async with replica_here(feedback_stack) as stub:
         clients = Clients([stub])
@@ -42,3 +43,5 @@ async def test_f14_what_retention_took_stops_its_partition_with_the_lost_range_e
         await until(lambda: others.items() <= feedback_stack.committed().items(), "the other partitions")
         await asyncio.sleep(1)
     assert feedback_stack.committed()[topic_id, partition] == start, "it jumped"
+    record_property("fired", 1)
+    record_property("lost_range_told", f"exact: {end - 3 - start} offsets")

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,10 @@ OFTEN = [Step.STORED, Step.COMMITTED]
 @pytest.mark.parametrize(
     "steps", [OFTEN, pytest.param(list(Step) * 2, marks=pytest.mark.faults)], ids=["around the commit", "everywhere"]
 )
-async def test_f15_a_sink_that_is_killed_loses_and_repeats_nothing(feedback_stack: Stack, steps: list[Step]) -> None:
+async def test_f15_a_sink_that_is_killed_loses_and_repeats_nothing(
+    feedback_stack: Stack, steps: list[Step], record_property: Any
+) -> None:
+    recovered = []
     clients = Clients([])
     for time, step in enumerate(steps):
         broken = ReplicaProcess(feedback_stack, broken_at=(step, 1 + time % 3))
@@ -30,5 +34,8 @@ async def test_f15_a_sink_that_is_killed_loses_and_repeats_nothing(feedback_stac
                 clients.stubs = [again]
                 await sending
                 took = await settled(feedback_stack, clients.history)
+        recovered.append(round(took, 1))
         assert took <= RECOVERY_SECONDS
     assert feedback_stack.problems(clients.history) == []
+    record_property("fired", len(steps))
+    record_property("recovered_seconds", recovered)

@@ -1,6 +1,7 @@
 """F16: a replica is frozen in the middle of a flush until another one has its partitions, then goes on as a zombie: it is fenced."""
 
 import signal
+from typing import Any
 
 import pytest
 
@@ -9,7 +10,7 @@ from tests.faults.feedback import Clients, ReplicaProcess, Stack, replica_here, 
 
 
 @pytest.mark.slow
-async def test_f16_a_zombie_is_fenced_and_commits_nothing(feedback_stack: Stack) -> None:
+async def test_f16_a_zombie_is_fenced_and_commits_nothing(feedback_stack: Stack, record_property: Any) -> None:
     zombie = ReplicaProcess(feedback_stack, broken_at=(PUTTING, 2))
     async with zombie.running() as stub:
         clients = Clients([stub])
@@ -21,10 +22,12 @@ async def test_f16_a_zombie_is_fenced_and_commits_nothing(feedback_stack: Stack)
         zombie.signal(signal.SIGSTOP)
         async with replica_here(feedback_stack, 1) as other:
             # Longer than the group waits for the frozen one.
-            await settled(feedback_stack, clients.history)
+            took_over = await settled(feedback_stack, clients.history)
             fenced = zombie_fenced(zombie)
             zombie.signal(signal.SIGCONT)
             await until(lambda: fenced() >= 1, "the fence")
+            record_property("fired", int(fenced()))
+            record_property("taken_over_seconds", round(took_over, 1))
             clients.stubs = [other]
             await clients.send(5)
             await settled(feedback_stack, clients.history)

@@ -3,19 +3,21 @@
 We send no multipart uploads, so there are no parts that could be left: an object is one PUT.
 """
 
+import asyncio
 import os
 import random
 import threading
-import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from infra.faults.tcp import TcpFaults, TcpProxy
 from services.feedback.object_store import ObjectMissingError, ObjectStoreError
 from services.feedback.s3_store import S3Place, S3Store
-from tests.faults.feedback_service import FeedbackService, port_of, wait_until
-from tests.servers import Bucket, S3Server
+from tests.faults.feedback import S3, Clients, port_of, replica_here, settled, stack_on, until
+from tests.servers import Bucket, KafkaServer, PostgresServer, S3Server
 
 MIB = 1 << 20
 KILLS = 5
@@ -41,7 +43,9 @@ def put_until_it_fails(store: S3Store, objects: dict[str, bytes], name: Callable
 
 
 @pytest.mark.faults
-def test_f20_of_an_object_that_was_on_its_way_when_the_store_was_killed_nothing_or_all_is_there(s3: S3Server) -> None:
+def test_f20_of_an_object_that_was_on_its_way_when_the_store_was_killed_nothing_or_all_is_there(
+    s3: S3Server, record_property: Any
+) -> None:
     bucket, chance = s3.bucket(), random.Random(20)
     objects: dict[str, bytes] = {}
     unsure: set[str] = set()
@@ -60,24 +64,33 @@ def test_f20_of_an_object_that_was_on_its_way_when_the_store_was_killed_nothing_
             assert store.get(key) == data, f"{key} is there in part"
         except ObjectMissingError:
             missing.add(key)
-    print(f"kills {KILLS}, acknowledged {len(objects) - len(unsure)}, of {len(unsure)} unsure {len(missing)} missing")
+    record_property("fired", KILLS)
+    record_property("objects_acknowledged", len(objects) - len(unsure))
+    record_property("unacknowledged_and_missing", len(missing))
     assert missing <= unsure, "what was acknowledged is there"
     assert {found.key for found in store.list("")} == set(objects) - missing
     assert len(unsure) == KILLS
 
 
 @pytest.mark.faults
-def test_f20_the_sink_goes_on_when_the_store_is_back(s3: S3Server, tmp_path) -> None:
-    bucket = s3.bucket()
-    with FeedbackService(tmp_path, bucket, port_of(bucket)) as service:
-        for _ in range(KILLS):
-            sunk = service.sunk()
-            with service.people_rate():
-                wait_until(lambda sunk=sunk: service.sunk() > sunk)
-                s3.kill()
-                time.sleep(1)
-            assert service.spool().end_offset > service.sunk(), "events wait for the store"
-            s3.start()
-            print(f"caught up {service.wait_until_sunk(seconds=60):.1f} s after the store was back")
-        assert service.violations() == []
-        assert service.audit().problems == []
+async def test_f20_the_sink_goes_on_when_the_store_is_back(
+    s3: S3Server, kafka: KafkaServer, postgres: PostgresServer, tmp_path: Path, record_property: Any
+) -> None:
+    bucket, caught_up = s3.bucket(), []
+    with stack_on(tmp_path, kafka, postgres, S3(bucket, port_of(bucket))) as stack:
+        async with replica_here(stack) as stub:
+            clients = Clients([stub])
+            for _ in range(KILLS):
+                sunk = sum(stack.committed().values())
+                async with clients.sending():
+                    await until(lambda sunk=sunk: sum(stack.committed().values()) > sunk, "the sink")
+                    s3.kill()
+                    await asyncio.sleep(1)
+                assert stack.waiting() > 0, "events wait for the store"
+                await asyncio.to_thread(s3.start)
+                caught_up.append(round(await settled(stack, clients.history), 1))
+        assert clients.retries == 0
+        assert stack.problems(clients.history) == []
+    record_property("fired", KILLS)
+    record_property("acknowledged", len(clients.history.acknowledged))
+    record_property("caught_up_seconds", caught_up)

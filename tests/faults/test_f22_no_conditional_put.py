@@ -6,6 +6,7 @@ Where commits lie in the store itself, such a store loses events in two of five 
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,7 +42,7 @@ def store(server: S3Server) -> Iterator[S3Store]:
 @pytest.mark.parametrize("other_rows", [2, 3], ids=["same batch", "other batch"])
 @pytest.mark.parametrize("paused_at", [Step.ENCODED, Step.STORED])
 def test_f22_a_paused_writer_that_overwrites_what_another_has_committed_changes_nothing(
-    server: S3Server, store: S3Store, tmp_path: Path, paused_at: Step, other_rows: int
+    server: S3Server, store: S3Store, tmp_path: Path, paused_at: Step, other_rows: int, record_property: Any
 ) -> None:
     engine = open_database(f"sqlite:///{tmp_path}/ledger.db")
     ledger, spool = Ledger(engine), Spool(tmp_path / "feedback", max_bytes=ROOM, segment_bytes=ROOM)
@@ -75,6 +76,8 @@ def test_f22_a_paused_writer_that_overwrites_what_another_has_committed_changes_
     assert (report.problems, report.orphans) == ([], 0 if other_rows == 2 else 1)
     assert (pauses, server.conditions) == (1, 0)
     assert server.overwritten == (1 if other_rows == 2 else 0)
+    record_property("fired", pauses)
+    record_property("objects_overwritten", server.overwritten)
     spool.close()
     engine.dispose()
 

@@ -1,6 +1,7 @@
 """F23: what others wrote into the topic becomes dead letters, each accounted for, and holds nobody up."""
 
 import os
+from typing import Any
 
 import pytest
 from kafka import KafkaProducer
@@ -32,7 +33,7 @@ def foreign() -> list[tuple[bytes | None, list[tuple[str, bytes]]]]:
 
 
 @pytest.mark.slow
-async def test_f23_every_foreign_record_is_a_dead_letter(feedback_stack: Stack) -> None:
+async def test_f23_every_foreign_record_is_a_dead_letter(feedback_stack: Stack, record_property: Any) -> None:
     before = counted("dead_letters_total", stream="feedback")
     async with replica_here(feedback_stack) as stub:
         clients = Clients([stub])
@@ -44,6 +45,8 @@ async def test_f23_every_foreign_record_is_a_dead_letter(feedback_stack: Stack) 
     letters = sum(segment.dead_letters for segment in feedback_stack.ledger.segments("feedback"))
     assert letters == len(foreign())
     assert feedback_stack.problems(clients.history) == []
+    record_property("fired", len(foreign()))
+    record_property("dead_letters", letters)
 
 
 def produce(feedback_stack: Stack) -> None:

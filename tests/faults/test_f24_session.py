@@ -157,12 +157,13 @@ EVERY_COMMIT = {(Break.LATE, new_conversation), (Break.LATE, another_turn)} | {
     ],
 )
 async def test_f24_a_connection_that_breaks_at_the_commit_changes_no_result(
-    postgres_home: Home, kind: Break, call: Callable[[Broken], Awaitable[None]]
+    postgres_home: Home, kind: Break, call: Callable[[Broken], Awaitable[None]], record_property: Any
 ) -> None:
     async with broken(postgres_home) as it:
         it.proxy.planned.extend([kind, kind])
         await call(it)
     assert it.proxy.counts[kind] >= 1
+    record_property("fired", it.proxy.counts[kind])
 
 
 async def test_f24_whoever_loses_a_deadlock_runs_again(postgres_home: Home) -> None:

@@ -30,7 +30,7 @@ from services.feedback.served_object import DamagedObjectError, read_served
 from tests.servers import PostgresServer, S3Server
 from tests.services.feedback.compacted import CompactedLog
 from tests.services.feedback.s3_stores import place
-from tests.services.feedback.samples import ADA, KEY, name
+from tests.services.feedback.samples import ADA, KEY, MASTER, name
 
 ROWS_A_SEGMENT = 3
 ROWS_AN_OBJECT = 30
@@ -148,6 +148,7 @@ class Scenario:
 def settings(**values: object) -> dict[str, str]:
     ours = {
         "principal_key": KEY,
+        "master_key": MASTER,
         "compaction_settle_minutes": 0,
         "compaction_rows": ROWS_AN_OBJECT,
         "compaction_lease_seconds": LEASE_SECONDS,

@@ -52,6 +52,7 @@ async def test_a_deadline_reaches_the_model_server_and_no_token_is_made_after_it
         await asyncio.sleep(2 * form.token_seconds)
         later = await server.counters()
     delays = [at - deadline for at, deadline in zip(sorted(ended["aborted_at"]), sorted(deadlines), strict=True)]
+    record_property("fired", form.clients)
     record_property("abort_ms", [round(delay * 1000) for delay in delays])
     assert statistics.median(delays) <= form.most_seconds
     assert 0 < later["words"] == ended["words"], "tokens went on for nobody"

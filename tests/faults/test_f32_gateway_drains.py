@@ -5,6 +5,7 @@ import time
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from thumbwheel.chat.v1 import chat_pb2, chat_pb2_grpc
@@ -36,7 +37,9 @@ def hold_streams(fakes: Backends) -> asyncio.Event:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("streams", [30, pytest.param(200, marks=pytest.mark.faults)])
-async def test_a_gateway_that_ends_hands_its_readers_over(tmp_path: Path, valkey: ValkeyServer, streams: int) -> None:
+async def test_a_gateway_that_ends_hands_its_readers_over(
+    tmp_path: Path, valkey: ValkeyServer, streams: int, record_property: Any
+) -> None:
     settings = valkey_settings(
         valkey.database(), max_turns_per_user=0, lame_duck_seconds=0.2, drain_seconds=20, http_drain_seconds=30
     )
@@ -67,7 +70,9 @@ async def test_a_gateway_that_ends_hands_its_readers_over(tmp_path: Path, valkey
         assert reader.events[-1].completed.finish_reason == chat_pb2.FINISH_REASON_STOP
         assert fakes.session.finished[reader.message_id].text == reader.text
     assert len(fakes.generator.requests) == streams
-    print(f"{streams} readers moved within {moved_seconds:.1f} s, the gateway ended after {drained_seconds:.1f} s")
+    record_property("fired", streams)
+    record_property("all_moved_seconds", round(moved_seconds, 1))
+    record_property("drained_seconds", round(drained_seconds, 1))
 
 
 async def _until_all_moved(readers: list[Reader]) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from thumbwheel.chat.v1 import chat_pb2
@@ -23,7 +24,7 @@ BEFORE_THE_KILL = "".join(DELTAS[:HELD_AT])
 
 @pytest.mark.slow
 async def test_after_a_kill_nothing_is_missing_nothing_twice_and_the_same_request_is_answered(
-    tmp_path: Path, valkey: ValkeyServer
+    tmp_path: Path, valkey: ValkeyServer, record_property: Any
 ) -> None:
     settings = valkey_settings(valkey.database(), max_turns_per_user=STREAMS, quota_lease_seconds=1.0)
     async with (
@@ -56,7 +57,8 @@ async def test_after_a_kill_nothing_is_missing_nothing_twice_and_the_same_reques
         assert not fakes.session.finished
         go.set()
         await _ask_again(staying, readers)
-    print(f"{2 * STREAMS} readers were told within {seconds:.1f} s")
+    record_property("fired", 2 * STREAMS)
+    record_property("all_told_seconds", round(seconds, 1))
 
 
 def _check_said_once(readers: list[Reader], errors: list[ServiceError | None]) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+from typing import Any
 
 from thumbwheel.session.v1 import session_pb2
 
@@ -12,7 +13,9 @@ from tests.services.session.service import ADA, FakeFeedback, Home, feedback_ser
 CLIENTS, TURNS = 10, 4
 
 
-async def test_f37_turns_of_ten_clients_over_two_replicas_have_one_order(postgres_home: Home) -> None:
+async def test_f37_turns_of_ten_clients_over_two_replicas_have_one_order(
+    postgres_home: Home, record_property: Any
+) -> None:
     feedback, history = FakeFeedback(), History()
     async with (
         feedback_service(feedback) as port,
@@ -32,6 +35,7 @@ async def test_f37_turns_of_ten_clients_over_two_replicas_have_one_order(postgre
             while len({event.event_id for event in feedback.turns}) < len(history.turns):
                 await asyncio.sleep(0.05)
 
+    record_property("fired", _overlapping(history.turns))
     assert _overlapping(history.turns) > CLIENTS, "the clients did not send at once: nothing was tried"
     ids = [message.id for message in stored]
     assert len(set(ids)) == 2 * (1 + CLIENTS * TURNS) == 2 * len(history.turns)

@@ -81,8 +81,8 @@ async def test_the_users_thumbs_take_a_bad_candidate_off_at_every_replica(
     assert end.verdict is Verdict.ROLL_BACK
     assert end.reason.startswith("users like it less: ")
     seconds = (datetime.fromisoformat(end.ended) - datetime.fromisoformat(end.started)).total_seconds()
+    record_property("fired", bad_answers)
     record_property("rollback_seconds", round(seconds, 1))
-    record_property("bad_answers", bad_answers)
     assert seconds <= 60
     assert [(state.stable.version, state.HasField("candidate")) for state in states] == [("v1", False)] * 2
     assert set(after) == {GOOD}

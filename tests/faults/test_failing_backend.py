@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import grpc
 from thumbwheel.enhancer.v1 import enhancer_pb2, enhancer_pb2_grpc
@@ -45,15 +46,19 @@ async def ask_often(stub: "Stub", text: str) -> None:
     await asyncio.gather(*(share() for _ in range(AT_ONCE)))
 
 
-async def test_a_backend_that_always_fails_gets_hardly_more_calls_than_were_made() -> None:
+async def test_a_backend_that_always_fails_gets_hardly_more_calls_than_were_made(record_property: Any) -> None:
     async with chain(1) as (stub, (last,)):
         await ask_often(stub, "away")
+        record_property("fired", last.calls["away"])
+        record_property("sent_for_each_call_one_hop", round(last.calls["away"] / CALLS, 3))
         assert CALLS < last.calls["away"] <= MOST_ONE_HOP * CALLS
 
 
-async def test_over_three_hops_the_tries_do_not_multiply() -> None:
+async def test_over_three_hops_the_tries_do_not_multiply(record_property: Any) -> None:
     async with chain(3) as (stub, (last, middle, first)):
         await ask_often(stub, "hop hop away")
+        record_property("fired", last.calls["away"])
+        record_property("sent_for_each_call_three_hops", round(last.calls["away"] / CALLS, 3))
         assert CALLS < last.calls["away"] <= MOST_THREE_HOPS * CALLS
         # It is tried again where it failed and nowhere above.
         assert middle.calls["hop"] == CALLS

@@ -75,10 +75,10 @@ def test_changed_and_missing_files_are_named(artifact: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "named"),
-    [("{", "not JSON"), ("[]", "fields"), ('{"format": 1}', "fields")],
+    [(b"{", "not JSON"), (b"\xa4\x19", "no text at byte 0"), (b"[]", "fields"), (b'{"format": 1}', "fields")],
 )
-def test_something_else_is_not_a_manifest(tmp_path: Path, text: str, named: str) -> None:
-    (tmp_path / "manifest.json").write_text(text)
+def test_something_else_is_not_a_manifest(tmp_path: Path, text: bytes, named: str) -> None:
+    (tmp_path / "manifest.json").write_bytes(text)
     with pytest.raises(ManifestError, match=named):
         read_manifest(tmp_path)
 

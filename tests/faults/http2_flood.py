@@ -1,0 +1,103 @@
+"""Floods of an HTTP/2 port on loopback, as a process of its own: `python -m tests.faults.http2_flood PORT KIND SECONDS A_SECOND`.
+
+Frames are made by hand (RFC 9113), since no client of good manners sends such. Prints how many it sent.
+"""
+
+import asyncio
+import contextlib
+import struct
+import sys
+import time
+from collections.abc import Callable, Iterator
+from enum import StrEnum
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+HEADERS, RST_STREAM, SETTINGS, PING = 1, 3, 4, 6
+END_STREAM, END_HEADERS = 1, 4
+CANCEL = struct.pack(">I", 8)
+PATH = b"/thumbwheel.chat.v1.ChatService/ListConversations"
+BATCH = 20
+
+
+class Kind(StrEnum):
+    RAPID_RESET = "rapid-reset"
+    PINGS = "pings"
+    STREAMS = "streams"
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
+
+
+def header(name: bytes, value: bytes) -> bytes:
+    """HPACK: a literal with a new name, not indexed (RFC 7541, 6.2.2)."""
+    return b"\0" + bytes([len(name)]) + name + bytes([len(value)]) + value
+
+
+BLOCK = b"".join(
+    header(name, value)
+    for name, value in (
+        (b":method", b"POST"),
+        (b":scheme", b"http"),
+        (b":path", PATH),
+        (b":authority", b"flood"),
+        (b"te", b"trailers"),
+        (b"content-type", b"application/grpc"),
+        (b"grpc-timeout", b"10S"),
+    )
+)
+
+
+def frames(kind: Kind) -> Iterator[bytes]:
+    """Without end, until the numbers of streams are used up."""
+    for stream in range(1, 1 << 30, 2):
+        match kind:
+            case Kind.RAPID_RESET:
+                yield frame(HEADERS, END_HEADERS, stream, BLOCK) + frame(RST_STREAM, 0, stream, CANCEL)
+            case Kind.PINGS:
+                yield frame(PING, 0, 0, struct.pack(">Q", stream))
+            case Kind.STREAMS:
+                yield frame(HEADERS, END_HEADERS, stream, BLOCK)
+
+
+async def flood(port: int, kind: Kind, seconds: float, a_second: float) -> tuple[int, int]:
+    """How many were sent, and how often the server ended the connection; then it goes on with another."""
+    end, sent, cut = time.monotonic() + seconds, 0, 0
+    while time.monotonic() < end:
+        more = await connection(port, frames(kind), end, a_second)
+        sent += more
+        cut += time.monotonic() < end
+    return sent, cut
+
+
+async def connection(port: int, of: Iterator[bytes], end: float, a_second: float) -> int:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    reading = asyncio.create_task(_read(reader))
+    writer.write(PREFACE + frame(SETTINGS, 0, 0))
+    sent, began = 0, time.monotonic()
+    with contextlib.suppress(ConnectionError):
+        while time.monotonic() < end and not reading.done():
+            writer.write(b"".join(next(of) for _ in range(BATCH)))
+            await writer.drain()
+            sent += BATCH
+            await asyncio.sleep(max(0.0, began + sent / a_second - time.monotonic()))
+    writer.close()
+    reading.cancel()
+    return sent
+
+
+async def _read(reader: asyncio.StreamReader) -> None:
+    """Whatever comes, so that the server is not held up by us; until it hangs up."""
+    with contextlib.suppress(ConnectionError):
+        while await reader.read(65_536):
+            pass
+
+
+def main(arguments: list[str], say: Callable[[str], None] = print) -> None:
+    port, kind, seconds, a_second = arguments
+    sent, cut = asyncio.run(flood(int(port), Kind(kind), float(seconds), float(a_second)))
+    say(f"{sent} {cut}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,56 @@
+"""A small disk of its own for a test, so that it can be full: a tmpfs in a user namespace, which needs no root but a kernel
+that allows it. A process that sleeps holds it; everybody reaches it through that process's root.
+"""
+
+import contextlib
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+MIB = 1 << 20
+# `read` ends with the test, whose end of the pipe is closed then, however it ends.
+MOUNT = 'mount -t tmpfs -o size={size}m none "$1" && echo ready && read _'
+
+
+@dataclass(frozen=True)
+class SmallDisk:
+    """`folder` lies on it."""
+
+    folder: Path
+
+    @property
+    def free_bytes(self) -> int:
+        status = os.statvfs(self.folder)
+        return status.f_bavail * status.f_frsize
+
+    def fill(self) -> None:
+        """To the last byte."""
+        with contextlib.suppress(OSError), (self.folder / "filler").open("ab", buffering=0) as filler:
+            while True:
+                filler.write(bytes(max(1, min(MIB, self.free_bytes))))
+
+    def make_room(self) -> None:
+        (self.folder / "filler").unlink()
+
+
+def disks_can_be_made(folder: Path) -> bool:
+    """Whether this machine's kernel lets us."""
+    command = ("unshare", "-r", "-m", "mount", "-t", "tmpfs", "none", str(folder))
+    return shutil.which("unshare") is not None and subprocess.run(command, check=False).returncode == 0
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size_mib: int) -> Iterator[SmallDisk]:
+    """As long as the block runs."""
+    script = MOUNT.format(size=size_mib)
+    command = ("unshare", "-r", "-m", "sh", "-c", script, "sh", str(folder))
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        try:
+            assert holder.stdout
+            assert holder.stdout.readline() == "ready\n", "the disk was not made"
+            yield SmallDisk(Path(f"/proc/{holder.pid}/root{folder}"))
+        finally:
+            holder.kill()

@@ -1,0 +1,68 @@
+"""F7: the broker's disk is full, so that it dies. Acks go on from the spool; with room again all of them reach the log, once."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.feedback import Clients, Stack, counted, replica_here, settled, stack_on, until
+from tests.faults.small_disk import SmallDisk, disks_can_be_made, small_disk
+from tests.servers import KafkaServer, PostgresServer, running
+
+DISK_MIB = 64
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    assert disks_can_be_made(folder), "this kernel lets nobody but root mount a tmpfs: nothing can be shown here"
+    with small_disk(folder, DISK_MIB) as disk:
+        yield disk
+
+
+@pytest.fixture
+def stack(disk: SmallDisk, tmp_path: Path, postgres: PostgresServer) -> Iterator[Stack]:
+    with (
+        running(KafkaServer(disk.folder / "kafka", brokers=1)) as kafka,
+        stack_on(tmp_path, kafka, postgres) as stack,
+    ):
+        yield stack
+
+
+@pytest.mark.faults
+async def test_f07_a_broker_without_room_makes_no_false_ack_and_takes_all_when_it_has_room(
+    disk: SmallDisk, stack: Stack, record_property: Any
+) -> None:
+    async with replica_here(stack, relay_watchdog_seconds=2) as stub:
+        clients = Clients([stub], pause_seconds=0.005, text_bytes=2_000)
+        await clients.send(20)
+        await settled(stack, clients.history)
+        failures = relay_failures()
+        async with clients.sending():
+            await asyncio.to_thread(disk.fill)
+            assert disk.free_bytes == 0
+            await until(lambda: relay_failures() > failures, "the full disk to be felt")
+            await asyncio.sleep(5)
+        struck, lives = relay_failures() - failures, stack.kafka.processes[0].is_running
+        waiting = counted("relay_lag_events", stream="feedback")
+        assert waiting > 0, "it had room after all"
+        disk.make_room()
+        if lives:
+            # It took its folder offline; a supervisor would see that it serves nobody.
+            await asyncio.to_thread(stack.kafka.kill)
+        await asyncio.to_thread(stack.kafka.start)
+        drained = await settled(stack, clients.history)
+    assert clients.retries == 0
+    assert stack.problems(clients.history) == []
+    record_property("fired", int(struck))
+    record_property("broker", "lived without its folder" if lives else "died")
+    record_property("acknowledged", len(clients.history.acknowledged))
+    record_property("waited_in_the_spool", int(waiting))
+    record_property("drained_seconds", round(drained, 1))
+
+
+def relay_failures() -> float:
+    return counted("relay_failures_total", stream="feedback")

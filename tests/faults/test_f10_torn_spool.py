@@ -1,0 +1,55 @@
+"""F10: the spool was torn in its last record, at any of its bytes. The replay ends before it, and what is before it is whole."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from services.feedback.spool import Spool
+from services.feedback.spool_folder import recover
+from tests.faults.feedback import Clients, Stack, record, replica_here, settled
+from tests.services.feedback.samples import thumb
+
+NOWHERE = "127.0.0.1:1"
+EVENTS = 6
+ROOM = 1 << 20
+
+
+async def test_f10_a_spool_torn_at_any_byte_of_its_last_record_replays_all_others(
+    feedback_stack: Stack, tmp_path: Path, record_property: Any
+) -> None:
+    events = [thumb(f"m-{number}", up=number % 2 == 0, message="m") for number in range(EVENTS)]
+    async with replica_here(feedback_stack, kafka_bootstrap=NOWHERE) as stub:
+        for event in events:
+            await record(stub, event)
+    folder = tmp_path / "spool-0" / "feedback"
+    file = recover(folder, repair=False)[-1]
+    cuts = range(file.positions[-1], file.size)
+    ids = [event.event_id for event in events]
+    assert [replayed(folder, file.path.name, cut, tmp_path / "torn") for cut in cuts] == [ids[:-1]] * len(cuts)
+    assert replayed(folder, file.path.name, file.size, tmp_path / "torn") == ids
+
+    with file.path.open("r+b") as torn:
+        torn.truncate(cuts[len(cuts) // 2])
+    async with replica_here(feedback_stack) as stub:
+        clients = Clients([stub])
+        clients.history.sent["m"], clients.history.acknowledged = ids, set(ids)
+        # Its caller was never told.
+        await record(stub, events[-1])
+        await settled(feedback_stack, clients.history)
+    assert feedback_stack.problems(clients.history) == []
+    record_property("fired", len(cuts))
+    record_property("bytes_tried", len(cuts))
+
+
+def replayed(folder: Path, name: str, size: int, to: Path) -> list[str]:
+    """Event ids that the spool gives back, and goes on after, when its last file is cut to a size."""
+    shutil.rmtree(to, ignore_errors=True)
+    shutil.copytree(folder, to)
+    with (to / name).open("r+b") as file:
+        file.truncate(size)
+    spool = Spool(to, max_bytes=ROOM, segment_bytes=ROOM)
+    found = spool.read(0, EVENTS + 1, ROOM)
+    (next_one,) = spool.append([found[0].entry])
+    assert next_one.offset == len(found)
+    spool.close()
+    return [record.entry.event_id for record in found]

@@ -1,0 +1,95 @@
+"""R6, F39: thousands of streams come at once. None ends with CANCELLED or UNAVAILABLE, and each costs the gateway little memory."""
+
+import asyncio
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from thumbwheel.chat.v1 import chat_pb2, chat_pb2_grpc
+
+from tests.faults.gateway_process import GatewayProcess, gateway_process
+from tests.services.gateway.fakes import Backends, backends
+from tests.services.gateway.house import text_of
+
+STREAMS_A_CHANNEL = 200
+SECONDS = 240.0
+
+
+def resident_kib(process: GatewayProcess) -> int:
+    status = Path(f"/proc/{process.process.pid}/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0])
+
+
+class Crowd:
+    """Turns at once, over as many connections as they need; each stays in mid-answer until it is let go."""
+
+    def __init__(self, gateway: GatewayProcess, fakes: Backends) -> None:
+        self._gateway, self._fakes, self.seen = gateway, fakes, Counter[str]()
+        self._go, self._waiting = asyncio.Event(), 0
+        fakes.generator.gate = self._gate
+
+    async def _gate(self, number: int) -> None:
+        if number == 1:
+            self._waiting += 1
+            await self._go.wait()
+
+    async def chat(self, streams: int, a_second: float) -> int:
+        """All of them, begun at that pace. What the gateway took of memory, in KiB, while all stood in mid-answer."""
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        target = self._gateway.house.grpc_target
+        channels = [grpc.aio.insecure_channel(target, options=options) for _ in range(0, streams, STREAMS_A_CHANNEL)]
+        before, running, began = resident_kib(self._gateway), [], time.monotonic()
+        for number in range(streams):
+            await asyncio.sleep(max(0.0, began + number / a_second - time.monotonic()) if a_second else 0)
+            running.append(asyncio.create_task(self._turn(channels[number // STREAMS_A_CHANNEL], number)))
+        async with asyncio.timeout(SECONDS):
+            while self._waiting + self.seen.total() < streams:
+                await asyncio.sleep(0.05)
+        taken = resident_kib(self._gateway) - before
+        self._go.set()
+        await asyncio.gather(*running)
+        await asyncio.gather(*(channel.close() for channel in channels))
+        return taken
+
+    async def _turn(self, channel: grpc.aio.Channel, number: int) -> None:
+        request = chat_pb2.SendMessageRequest(input=chat_pb2.UserInput(text="What is it?"), request_id=f"r{number}")
+        stub, metadata = chat_pb2_grpc.ChatServiceStub(channel), self._gateway.house.metadata()
+        try:
+            events = [e async for e in stub.SendMessage(request, timeout=SECONDS, metadata=metadata)]
+            self.seen["OK" if text_of(events) == "The answer is 42." else "cut short"] += 1
+        except grpc.aio.AioRpcError as error:
+            self.seen[error.code().name] += 1
+
+
+@pytest.mark.parametrize(
+    ("streams", "a_second"),
+    [
+        pytest.param(300, 0, id="burst of 300"),
+        pytest.param(1_000, 0, id="burst of 1,000", marks=pytest.mark.faults),
+        pytest.param(10_000, 200, id="ramp to 10,000", marks=pytest.mark.faults),
+    ],
+)
+@pytest.mark.timeout(900)
+async def test_f39_streams_that_come_in_their_thousands_are_all_served(
+    tmp_path: Path, streams: int, a_second: float, record_property: Any
+) -> None:
+    # What is tried is what the process can carry, not what the door lets in.
+    most = 2 * streams
+    settings = {"max_turns": most, "sure_turns": most, "max_turns_per_user": 0, "max_concurrent_rpcs": most}
+    settings |= {"sure_concurrent_rpcs": most, "first_text_seconds": SECONDS, "idle_seconds": SECONDS}
+    patient = dict.fromkeys(("guard_seconds", "session_seconds", "enhancer_seconds", "finish_seconds"), SECONDS)
+    async with (
+        backends() as (fakes, target),
+        gateway_process(tmp_path, fakes, target, **settings, **patient) as gateway,
+    ):
+        await gateway.house.ask("first")
+        crowd, began = Crowd(gateway, fakes), time.monotonic()
+        taken = await crowd.chat(streams, a_second)
+        seconds = time.monotonic() - began
+    record_property("fired", streams)
+    record_property("kB_a_stream", round(taken * 1.024 / streams, 1))
+    record_property("turns_a_second", round(streams / seconds))
+    assert crowd.seen == {"OK": streams}

@@ -1,0 +1,119 @@
+"""R3, F40: a service gets twice and five times the calls that it can serve. It serves as many as it can, nearly as quickly as
+ever, and refuses the others at once; when the load is gone, so is all of it.
+"""
+
+import asyncio
+import random
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import pytest
+from thumbwheel.enhancer.v1 import enhancer_pb2, enhancer_pb2_grpc
+
+from tests.faults.processes import replica
+
+# As many calls a second as two cores of a busy machine can send and serve besides: what is overloaded is the line, not they.
+# Work is drawn, as in the simulated queue of the same limit (tests/services/chassis): the goals are about such.
+SERVERS, WORK_SECONDS = 8, 0.1
+CAPACITY = SERVERS / WORK_SECONDS
+MOST_RECOVERY_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Phase:
+    """`load` is the share of what it can serve."""
+
+    load: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Goals:
+    """What must hold; loosely where the machine may be busy."""
+
+    goodput: float
+    slower: float
+    refused_seconds: float
+
+
+@dataclass
+class Seen:
+    """What the calls of one phase were told: seconds of each."""
+
+    served: list[float] = field(default_factory=list)
+    refused: list[float] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+    with_a_time: int = 0
+
+    def p99(self, seconds: list[float]) -> float:
+        return sorted(seconds)[int(0.99 * len(seconds))] if seconds else 0.0
+
+
+async def send(stub: Any, phase: Phase, chance: random.Random) -> Seen:
+    """Calls at their times, whether or not those before them have ended."""
+    seen, began, moment, calls = Seen(), time.monotonic(), 0.0, []
+    while (moment := moment + chance.expovariate(phase.load * CAPACITY)) < phase.seconds:
+        await asyncio.sleep(began + moment - time.monotonic())
+        calls.append(asyncio.create_task(call(stub, chance.expovariate(1 / WORK_SECONDS), seen)))
+    await asyncio.gather(*calls)
+    return seen
+
+
+async def call(stub: Any, work_seconds: float, seen: Seen) -> None:
+    began = time.monotonic()
+    try:
+        await stub.Enhance(enhancer_pb2.EnhanceRequest(text=f"work {work_seconds:.3f}"), timeout=30)
+        seen.served.append(time.monotonic() - began)
+    except grpc.aio.AioRpcError as error:
+        if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+            seen.refused.append(time.monotonic() - began)
+            seen.with_a_time += "retry" in str(error.trailing_metadata()).lower()
+        else:
+            seen.others.append(error.code().name)
+
+
+SHORT = (Phase(0.5, 2), Phase(2, 3))
+AN_HOUR_S_PART = (Phase(0.5, 20), Phase(2, 60), Phase(0.5, MOST_RECOVERY_SECONDS), Phase(0.5, 15), Phase(5, 60))
+
+
+@pytest.mark.parametrize(
+    ("phases", "goals"),
+    [
+        pytest.param(SHORT, Goals(0.5, 6, 1.0), id="short"),
+        pytest.param(AN_HOUR_S_PART, Goals(0.9, 2, 0.02), id="whole", marks=pytest.mark.faults),
+    ],
+)
+async def test_f40_an_overloaded_service_serves_what_it_can_and_refuses_the_rest_at_once(
+    phases: tuple[Phase, ...], goals: Goals, record_property: Any
+) -> None:
+    chance = random.Random(40)
+    async with (
+        replica(servers=SERVERS, sure_concurrent_rpcs=SERVERS // 2) as process,
+        grpc.aio.insecure_channel(process.target) as channel,
+    ):
+        stub = enhancer_pb2_grpc.EnhancerServiceStub(channel)
+        await send(stub, Phase(0.3, 0.5), chance)
+        seen = [await send(stub, phase, chance) for phase in phases]
+    calm, loaded = seen[0], seen[1]
+    unloaded, goodput = calm.p99(calm.served), len(loaded.served) / (phases[1].seconds * CAPACITY)
+    assert loaded.refused, "it was never full"
+    assert [phase.others for phase in seen] == [[]] * len(seen)
+    assert calm.refused == []
+    assert loaded.with_a_time == len(loaded.refused), "who is refused is told when to come back"
+    record_property("fired", sum(len(phase.refused) for phase in seen))
+    record_property("goodput_at_twice_the_load", round(goodput, 2))
+    record_property("p99_ms_unloaded", round(unloaded * 1000))
+    record_property("p99_ms_of_the_admitted", round(loaded.p99(loaded.served) * 1000))
+    record_property("p50_ms_of_refusals", round(sorted(loaded.refused)[len(loaded.refused) // 2] * 1000, 1))
+    if len(phases) > 2:
+        again, five = seen[3], seen[4]
+        record_property("goodput_at_five_times_the_load", round(len(five.served) / (phases[4].seconds * CAPACITY), 2))
+        record_property("p99_ms_five_seconds_after", round(again.p99(again.served) * 1000))
+        record_property("refused_five_seconds_after", len(again.refused))
+        assert again.refused == []
+        assert again.p99(again.served) <= 1.5 * unloaded
+    assert goodput >= goals.goodput
+    assert loaded.p99(loaded.served) <= goals.slower * unloaded
+    assert sorted(loaded.refused)[len(loaded.refused) // 2] <= goals.refused_seconds

@@ -1,0 +1,176 @@
+"""F43: what no client would send: messages too large, metadata without end, texts that are none, JSON without a bottom. Each is refused
+by a name that says what is wrong with it, over both doors, and the next call is served.
+"""
+
+import io
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import grpc
+import pytest
+from thumbwheel.chat.v1 import chat_pb2
+from thumbwheel.session.v1 import session_pb2
+
+from tests.services.gateway.house import House, house, text_of
+from tests.services.session.service import ADA, Home, begin, error_of, finish, session_service, talk
+
+SEND = "/thumbwheel.chat.v1.ChatService/SendMessage"
+REFUSED = {"INVALID_ARGUMENT", "RESOURCE_EXHAUSTED"}
+MIB = 1 << 20
+TURNS = 10_000
+
+
+def message(text: bytes) -> bytes:
+    """SendMessageRequest{input{text}} on the wire, whatever the bytes are."""
+    return field(b"\x1a", field(b"\x0a", text))
+
+
+def field(tag: bytes, value: bytes) -> bytes:
+    """A length-delimited one."""
+    length, size = b"", len(value)
+    while size > 0x7F:
+        length, size = length + bytes([size & 0x7F | 0x80]), size >> 7
+    return tag + length + bytes([size]) + value
+
+
+def user_input(text: str) -> bytes:
+    return chat_pb2.SendMessageRequest(input=chat_pb2.UserInput(text=text)).SerializeToString()
+
+
+def test_the_bytes_of_this_test_are_those_of_protobuf() -> None:
+    assert message(b"x" * 1_000) == user_input("x" * 1_000)
+
+
+@dataclass(frozen=True)
+class Sent:
+    """Bytes over gRPC with metadata. `served`: it is odd and right."""
+
+    data: bytes
+    metadata: tuple[tuple[str, str], ...] = ()
+    served: bool = False
+
+
+OVER_GRPC: Mapping[str, Callable[[], Sent]] = {
+    "4 MiB and a byte": lambda: Sent(message(b"x" * (4 * MIB - 9))),
+    "16 MiB": lambda: Sent(message(b"x" * (16 * MIB))),
+    "a million bytes of metadata": lambda: Sent(user_input("hello"), (("x-much", "y" * 1_000_000),)),
+    "ten thousand metadata": lambda: Sent(user_input("hello"), tuple((f"x-{n}", "y") for n in range(10_000))),
+    "invalid UTF-8": lambda: Sent(message(b"\xff\xfe")),
+    "a surrogate": lambda: Sent(message(b"a \xed\xa0\x80 b")),
+    "an overlong NUL": lambda: Sent(message(b"a \xc0\x80 b")),
+    "cut in the middle": lambda: Sent(user_input("hello")[:-2]),
+    "a length beyond the end": lambda: Sent(b"\x1a\xff\xff\xff\xff\x07"),
+    "groups in groups": lambda: Sent(b"\x0b" * 100_000),
+    "ten thousand turns before it": lambda: Sent(
+        chat_pb2.SendMessageRequest(
+            input=chat_pb2.UserInput(
+                text="a", history=[chat_pb2.HistoryMessage(role=chat_pb2.ROLE_USER, text="b")] * 20_000
+            )
+        ).SerializeToString()
+    ),
+    "right to left": lambda: Sent(user_input("\u202eשלום عليكم\u202c \u200f"), served=True),
+    "zero width and combining": lambda: Sent(user_input("e\u0301\u200d\u200b" + "\u0300" * 500), served=True),
+}
+OVER_HTTP: Mapping[str, bytes] = {
+    "4 MiB and a byte": b'{"input":{"text":"' + b"x" * (4 * MIB - 19) + b'"}}',
+    "no JSON": b"\xff\xfe",
+    "half a surrogate": b'{"input":{"text":"\\ud800"}}',
+    "a hundred thousand lists": b'{"input":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    "a hundred thousand objects": b'{"input":' * 100_000 + b"1" + b"}" * 100_000,
+    "a number without end": b'{"input":{"text":' + b"9" * 100_000 + b"}}",
+    "not a number": b'{"input":{"text":"a"},"sampling":{"temperature":NaN}}',
+    "twice the same key": b'{"input":{"text":"a"},"input":7}',
+}
+
+
+async def over_grpc(gateway: House, sent: Sent) -> str:
+    """The status of the call."""
+    metadata = gateway.metadata() + sent.metadata
+    # A channel of its own: what breaks one must not be excused by it.
+    async with grpc.aio.insecure_channel(gateway.grpc_target) as channel:
+        try:
+            async for _ in channel.unary_stream(SEND)(sent.data, timeout=20, metadata=metadata):  # type: ignore[attr-defined]
+                pass
+        except grpc.aio.AioRpcError as error:
+            assert "Traceback" not in str(error.details())
+            assert "_pb2" not in str(error.details())
+            return str(error.code().name)
+    return "OK"
+
+
+async def test_f43_over_grpc_all_is_refused_by_name_or_served(tmp_path: Path, record_property: Any) -> None:
+    async with house(tmp_path) as gateway:
+        ended = {name: (make(), await over_grpc(gateway, make())) for name, make in OVER_GRPC.items()}
+        assert text_of(await gateway.ask()) == "The answer is 42."
+    wrong = {
+        name: status for name, (sent, status) in ended.items() if status not in ({"OK"} if sent.served else REFUSED)
+    }
+    assert wrong == {}
+    record_property("fired", len(OVER_GRPC))
+
+
+async def test_f43_over_http_all_is_refused_by_name(tmp_path: Path, record_property: Any) -> None:
+    async with house(tmp_path) as gateway:
+        ended = {}
+        for name, body in OVER_HTTP.items():
+            async with gateway.http.post(
+                f"{gateway.url}/api/messages", data=io.BytesIO(body), headers=gateway.headers()
+            ) as answer:
+                assert answer.content_type == "application/json", name
+                ended[name] = answer.status, (await answer.json())["error"]["code"]
+        with pytest.raises(aiohttp.ClientError):
+            async with gateway.http.get(gateway.url, headers={"x-much": "y" * 1_000_000}):
+                pass
+        assert text_of(await gateway.ask()) == "The answer is 42."
+    assert {name: status for name, (status, _) in ended.items() if status not in (400, 413)} == {}
+    record_property("fired", len(OVER_HTTP) + 1)
+
+
+async def test_f43_a_character_that_no_database_stores_is_refused_or_replaced(
+    postgres_home: Home, record_property: Any
+) -> None:
+    async with session_service(postgres_home) as stub:
+        turn = await stub.BeginTurn(begin("hello"), timeout=5, metadata=ADA)
+        ended = [
+            await error_of(stub.BeginTurn(begin("a \0 b"), timeout=5, metadata=ADA)),
+            await error_of(stub.BeginTurn(begin("hello", request_id="a \0 b"), timeout=5, metadata=ADA)),
+        ]
+        # A model may say anything, and nobody could ask it again.
+        await stub.FinishTurn(finish(turn.assistant_message_id, "a \0 b"), timeout=5, metadata=ADA)
+        request = session_pb2.GetMessageRequest(message_id=turn.assistant_message_id)
+        stored = (await stub.GetMessage(request, timeout=5, metadata=ADA)).message
+    assert "\0" not in stored.text
+    assert [code.name for code, *_ in ended] == ["INVALID_ARGUMENT"] * len(ended)
+    record_property("fired", len(ended) + 1)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(900)
+async def test_f43_the_ten_thousandth_turn_of_a_conversation_is_as_good_as_the_tenth(
+    postgres_home: Home, record_property: Any
+) -> None:
+    async with session_service(postgres_home) as stub:
+        conversation_id, seconds = "", []
+        for number in range(TURNS):
+            began = time.monotonic()
+            turn = await talk(stub, f"question {number}", "an answer", conversation_id)
+            seconds.append(time.monotonic() - began)
+            conversation_id = turn.conversation_id
+        assert turn.context[-1].text == f"question {TURNS - 1}"
+        request = session_pb2.GetConversationRequest(conversation_id=conversation_id)
+        try:
+            status = f"{len((await stub.GetConversation(request, timeout=30, metadata=ADA)).messages):,} messages"
+        except grpc.aio.AioRpcError as error:
+            status = error.code().name
+            assert status in REFUSED
+    first, last = statistics.median(seconds[10:110]), statistics.median(seconds[-100:])
+    record_property("fired", TURNS)
+    record_property("turn_p50_ms_at_the_beginning", round(first * 1000, 1))
+    record_property("turn_p50_ms_at_the_end", round(last * 1000, 1))
+    record_property("the_whole_conversation", status)
+    assert last <= 3 * first

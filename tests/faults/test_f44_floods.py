@@ -1,0 +1,107 @@
+"""F44: streams opened and reset at once, pings, thousands of streams that say nothing, heads that never end. The others hardly feel it."""
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from thumbwheel.chat.v1 import chat_pb2
+
+from tests.faults.gateway_process import GatewayProcess, gateway_process
+from tests.faults.http2_flood import Kind
+from tests.services.gateway.fakes import backends
+
+SECONDS, A_SECOND = 20.0, 5_000
+LORISES = 200
+# Twice is the goal. But of two cores the flood's own process takes one, and others may keep both busy.
+MOST_TIMES, MOST_SECONDS = 2.0, 0.5
+
+
+async def p99_of_others(gateway: GatewayProcess, seconds: float) -> float:
+    """Somebody else asks meanwhile, now and then. Every call must be served."""
+    taken, end = [], time.monotonic() + seconds
+    while time.monotonic() < end:
+        began = time.monotonic()
+        request = chat_pb2.ListConversationsRequest()
+        await gateway.house.chat.ListConversations(request, timeout=10, metadata=gateway.house.metadata())
+        taken.append(time.monotonic() - began)
+        await asyncio.sleep(0.01)
+    return sorted(taken)[int(0.99 * len(taken))]
+
+
+@asynccontextmanager
+async def flooded(port: int, kind: Kind) -> AsyncIterator[list[int]]:
+    """Yields a list that has, after the block, how many frames were sent and how many connections the server ended."""
+    told: list[int] = []
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.faults.http2_flood"),
+        *(str(port), kind, str(SECONDS + 1), str(A_SECOND)),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    yield told
+    said, _ = await asyncio.wait_for(process.communicate(), 60)
+    told += map(int, said.split())
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("kind", list(Kind))
+async def test_f44_a_flood_on_one_connection_is_hardly_felt_on_another(
+    tmp_path: Path, kind: Kind, record_property: Any
+) -> None:
+    async with backends() as (fakes, target), gateway_process(tmp_path, fakes, target) as gateway:
+        await p99_of_others(gateway, 0.5)
+        calm = await p99_of_others(gateway, SECONDS)
+        port = int(gateway.house.grpc_target.rpartition(":")[2])
+        async with flooded(port, kind) as told:
+            meanwhile = await p99_of_others(gateway, SECONDS)
+        frames, ended = told
+        after = await p99_of_others(gateway, SECONDS / 2)
+    assert frames > 100, "it was no flood"
+    words = kind.replace("-", "_")
+    record_property("fired", frames)
+    record_property(f"{words}_p99_ms_calm", round(calm * 1000, 1))
+    record_property(f"{words}_p99_ms_meanwhile", round(meanwhile * 1000, 1))
+    record_property(f"{words}_connections_ended", ended)
+    assert meanwhile <= max(MOST_TIMES * calm, MOST_SECONDS)
+    assert after <= max(MOST_TIMES * calm, MOST_SECONDS)
+
+
+@pytest.mark.faults
+async def test_f44_heads_that_never_end_are_hung_up_on(tmp_path: Path, record_property: Any) -> None:
+    async with backends() as (fakes, target), gateway_process(tmp_path, fakes, target) as gateway:
+        port = int(gateway.house.url.rpartition(":")[2])
+        calm = await p99_of_others(gateway, 3)
+        began = time.monotonic()
+        lorises = asyncio.gather(*(loris(port) for _ in range(LORISES)))
+        meanwhile = await p99_of_others(gateway, 5)
+        async with gateway.house.http.get(f"{gateway.house.url}/v1/models", headers=gateway.house.headers()) as answer:
+            assert answer.status == 200
+        written = await asyncio.wait_for(lorises, 60)
+        seconds = time.monotonic() - began
+    assert all(written)
+    record_property("fired", LORISES)
+    record_property("lorises_hung_up_on_after_seconds", round(seconds, 1))
+    record_property("lorises_p99_ms_calm", round(calm * 1000, 1))
+    record_property("lorises_p99_ms_meanwhile", round(meanwhile * 1000, 1))
+    assert meanwhile <= max(MOST_TIMES * calm, MOST_SECONDS)
+
+
+async def loris(port: int) -> int:
+    """A byte of a head twice a second, until the server hangs up: how many it took."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    closed, taken = asyncio.create_task(reader.read()), 0
+    head = b"GET / HTTP/1.1\r\nx-slow: " + b"y" * 1_000
+    try:
+        for byte in head:
+            writer.write(bytes([byte]))
+            taken += 1
+            done, _ = await asyncio.wait({closed}, timeout=0.5)
+            if done:
+                return taken
+    finally:
+        writer.close()
+    raise AssertionError("nobody hung up")

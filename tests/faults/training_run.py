@@ -1,0 +1,81 @@
+"""What the training scenarios kill: `python -m tests.faults.training_run run DIRECTORY` trains under Ray, slowly enough to be struck in
+mid-run; `… save DIRECTORY` writes one checkpoint after another.
+"""
+
+import itertools
+import sys
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from training.cluster.runner import StageRun, run_stages
+from training.manifest import Manifest, write_manifest
+from training.optim.adam import OptimizerConfig
+from training.stages import sft
+from training.stages.context import Lineage, Machine, Progress, RunContext
+from training.stages.sft import SftConfig
+from training.stages.state import TENSORS, DirectoryCheckpoints
+
+STEPS, CHECKPOINT_EVERY, STEP_SECONDS = 10, 2, 0.4
+TENSOR_ELEMENTS = 1 << 20
+
+
+def sft_config(root: Path, output: str) -> SftConfig:
+    """Ten steps of a toy model that lies in the folder."""
+    return SftConfig(
+        model_directory=root / "first",
+        data_path=root / "sft.jsonl",
+        output_directory=root / output,
+        lineage=Lineage(output),
+        epochs=2,
+        batch_rows=8,
+        optimizer=OptimizerConfig(learning_rate=1e-2),
+        checkpoint_every_steps=CHECKPOINT_EVERY,
+        machine=Machine(threads=1),
+    )
+
+
+def run_slowly(config: SftConfig, context: RunContext) -> Manifest:
+    """As the stage does it, with time between steps."""
+
+    def progress(step: Progress) -> None:
+        context.progress(step)
+        time.sleep(STEP_SECONDS)
+
+    return sft.run(config, RunContext(context.checkpoints, progress, context.rank, context.world_size))
+
+
+class Nobody:
+    """Watches: the progress file says it all."""
+
+    def begin(self, name: str) -> None: ...
+
+    def move(self, name: str, progress: Progress) -> None: ...
+
+    def end(self, name: str) -> None: ...
+
+
+def save_for_ever(directory: Path) -> None:
+    """Checkpoints whose tensors all hold their step's number."""
+    checkpoints = DirectoryCheckpoints(directory)
+
+    def write(step: int, into: Path) -> None:
+        save_file({f"t{n}": torch.full((TENSOR_ELEMENTS,), float(step)) for n in range(4)}, into / TENSORS)
+        write_manifest(into, kind="training_state", version=into.name)
+
+    latest = checkpoints.latest()
+    first = int(latest.name.removeprefix("step-")) + 1 if latest else 1
+    for step in itertools.count(first):
+        checkpoints.save(step, lambda into, step=step: write(step, into))  # type: ignore[misc]
+
+
+def main(what: str, root: Path) -> None:
+    if what == "save":
+        save_for_ever(root)
+    run_stages([StageRun("killed", run_slowly, sft_config(root, "killed"))], root / "runs", 1, Nobody())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
