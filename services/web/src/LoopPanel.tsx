@@ -36,7 +36,9 @@ export function LoopPanel({ api }: { api: Api }) {
     return (
       <section className="loop">
         <h2>Learning</h2>
-        <p className="quiet">Press thumbs, then run <code>make loop</code>: a new version is trained from them.</p>
+        <p className="quiet">
+          Press thumbs, then run <code>make loop</code>: a new version is trained from them. It needs at least a hundred thumbs, up and down.
+        </p>
         <Experiment api={api} />
       </section>
     );
@@ -58,7 +60,13 @@ export function LoopPanel({ api }: { api: Api }) {
           {running.detail && <p className="quiet">{running.detail}</p>}
         </>
       )}
-      {status.result && <p className="result">{status.result}</p>}
+      {status.result && <p className="result">{status.result.replaceAll("_", " ")}</p>}
+      {status.reason && status.reason !== status.result && <p className="quiet">{status.reason}</p>}
+      {status.erased_versions && status.erased_versions.length > 0 && (
+        <p className="quiet">
+          Learned from what people have had deleted since: {status.erased_versions.map((each) => each.version).join(", ")}.
+        </p>
+      )}
       {status.report && <button className="link" onClick={() => api.openReport(status.run!)}>Open the report</button>}
       <Experiment api={api} />
     </section>

@@ -102,5 +102,9 @@ export interface LoopStatus {
   step?: string;
   steps?: LoopStep[];
   result?: string | null;
+  /** Why the turn ended so, in one sentence. */
+  reason?: string;
+  /** Versions that learned from what was erased since. */
+  erased_versions?: { version: string }[];
   report?: string | null;
 }
