@@ -44,7 +44,7 @@ from services.feedback.log import Log, LogView
 from services.feedback.master_key import MasterKey, MasterKeyError
 from services.feedback.object_store import Directory, ObjectRefusedError, ObjectStore, ObjectStoreError
 from services.feedback.principal_servicer import Principals
-from services.feedback.sealer import Sealer
+from services.feedback.sealer import Sealer, late_turns
 from services.feedback.servicer import FeedbackLogServicer
 from services.feedback.settings import FeedbackSettings
 from services.feedback.sink import EventT, FlushLimits, Fold, Format, Sink
@@ -76,18 +76,20 @@ async def wiring(
     engine, master = open_database(settings.database_url), MasterKey(settings.master_key.get_secret_value())
     keys = DataKeys(engine, master)
     keys.check()
+    erasures = Erasures(engine)
     stores = Stores(Ledger(engine), await asyncio.to_thread(_tried_store, settings))
     thumbs.catch_up(stores.ledger, stores.objects, Stream.FEEDBACK)
     experiments.catch_up(stores.ledger, stores.objects, Stream.TURNS)
     ways = _one_process() if engine.dialect.name == "sqlite" else _many(engine)
     said = Accepting(ways.claims[0], Sealer(FeedbackEvent, codec.take_feedback_texts, keys, master))
-    done = Accepting(ways.claims[1], Sealer(TurnEvent, codec.take_turn_texts, keys, master))
+    late = partial(late_turns, erasures.last)
+    done = Accepting(ways.claims[1], Sealer(TurnEvent, codec.take_turn_texts, keys, master, late=late))
     async with (
         _stream(settings, FEEDBACK, stores, thumbs.fold, said, ways.on_stored, ways.on_committed) as feedback,
         _stream(settings, TURNS, stores, experiments.fold, done, _nothing, _nothing) as turns,
     ):
         key, pending = settings.principal_key.get_secret_value(), thumbs.Thumbs(engine, ways.pending)
-        figures, erasures = experiments.Experiments(engine, pending), Erasures(engine)
+        figures = experiments.Experiments(engine, pending)
         consents = Consents(engine, settings.training_consent_default)
         principals = Principals(keys, consents, erasures, ways.on_erased)
         servicer = FeedbackLogServicer(key, feedback, turns, Catalogue(stores.ledger), pending, figures, principals)

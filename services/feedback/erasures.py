@@ -7,7 +7,7 @@ accepted before and is committed after is found by its key id. Numbers have no g
 import logging
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,6 +22,7 @@ from services.feedback.database import scrub
 from services.feedback.events import Stream
 from services.feedback.gone import GoneRows, gone_rows
 from services.feedback.ledger import transaction
+from services.feedback.portions import portions
 
 log = logging.getLogger(__name__)
 
@@ -115,6 +116,15 @@ class Erasures:
         query = select(tables.erasures).where(table.number > number).order_by(table.number).limit(self._page)
         with transaction(self._engine) as connection:
             return [_erasure(row) for row in connection.execute(query)]
+
+    def last(self, principals: Collection[str]) -> dict[str, int]:
+        """When those who were ever erased last asked for it, in microseconds since 1970."""
+        table, found = tables.erasures.c, {}
+        with transaction(self._engine) as connection:
+            for some in portions(principals):
+                query = select(table.principal, func.max(table.request_us)).where(table.principal.in_(some))
+                found.update({row[0]: row[1] for row in connection.execute(query.group_by(table.principal))})
+        return found
 
     def waiting(self) -> Waiting:
         """Those that are not rewritten yet."""

@@ -1,6 +1,7 @@
 """Both streams from acceptance to ledger over one database, sealed as the service does it, and the erasures beside them."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from services.feedback.events import Stream
 from services.feedback.ledger import Ledger
 from services.feedback.master_key import MasterKey
 from services.feedback.object_store import Directory
-from services.feedback.sealer import Sealer
+from services.feedback.sealer import Sealer, late_turns
 from services.feedback.sink import FlushLimits, Sink, Step
 from services.feedback.spool import Spool
 from tests.services.feedback.samples import FEEDBACK, MASTER, TURNS
@@ -34,7 +35,8 @@ class SealingWorld:
         self.at: Callable[[Step], None] = lambda step: None
         self.feedback, self.turns = self._spool("feedback"), self._spool("turns")
         said = Sealer(events_pb2.FeedbackEvent, codec.take_feedback_texts, self.keys, master)
-        done = Sealer(events_pb2.TurnEvent, codec.take_turn_texts, self.keys, master)
+        late = partial(late_turns, self.erasures.last)
+        done = Sealer(events_pb2.TurnEvent, codec.take_turn_texts, self.keys, master, late=late)
         self._said = Acceptance("feedback", self.feedback, self.ledger, NoClaims(), said)
         self._done = Acceptance("turns", self.turns, self.ledger, NoClaims(), done)
         limits = FlushLimits(100, ROOM)

@@ -24,7 +24,7 @@ from services.feedback.sealing import key_id_of
 from services.feedback.sink import Step
 from services.feedback.spool_folder import inspect
 from tests.services.feedback.samples import ADA, KEY, correction, erased, name, retraction, thumb, turn
-from tests.services.feedback.sealing_world import SealingWorld
+from tests.services.feedback.sealing_world import ROOM, SealingWorld
 
 BOB = Caller("acme", "bob")
 ME, OTHER = principal_of(KEY, ADA), principal_of(KEY, BOB)
@@ -122,6 +122,25 @@ def test_sending_an_erased_event_again_does_not_bring_it_back(world: SealingWorl
     assert world.finish(turn(message="m")) == [0]
     world.sink()
     assert (world.rows(), world.rows(Stream.TURNS), world.standing()) == ([], [], (0, 0))
+
+
+@pytest.mark.parametrize("said_before", [True, False])
+def test_a_turn_that_session_sends_after_the_erasure_comes_without_its_texts(
+    world: SealingWorld, said_before: bool
+) -> None:
+    if said_before:
+        world.say(thumb("a"))
+    erasure, _ = world.erasures.erase(ME, "acme")
+    overtaken, later = turn("canary", message="m"), turn(message="n")
+    overtaken.finish_time.FromMicroseconds(erasure.request_us)
+    later.finish_time.FromMicroseconds(erasure.request_us + 1)
+    assert world.finish(overtaken, later, erased("m")) == [1, 1, 1]
+    spooled = b"".join(record.entry.payload for record in world.turns.read(0, 10, ROOM))
+    assert b"canary" not in spooled
+    world.sink()
+    found = [(row["message_id"], row["erased"], bool(row["sealed"])) for row in world.rows(Stream.TURNS)]
+    assert found == [(later.message_id, False, True), (overtaken.message_id, True, True)]
+    assert world.finish(overtaken) == [0]
 
 
 def test_an_erasure_with_nothing_new_is_the_last_one(world: SealingWorld) -> None:
