@@ -36,7 +36,9 @@ Value = int | float | str | list[float]
 
 @dataclass(frozen=True)
 class Outcome:
-    """One test that passed. `fired`: how often its fault struck, 0 where the test only asserts that it did."""
+    """One test that passed. `fired`: how often its fault struck, 0 where the test only asserts that it did. `load`: how many
+    processes wanted a core, over the last minute; 0 was not looked at.
+    """
 
     scenarios: tuple[str, ...]
     what: str
@@ -47,6 +49,7 @@ class Outcome:
     when: str
     commit: str
     machine: str
+    load: float = 0.0
 
 
 def subject(docstring: str) -> tuple[tuple[str, ...], str] | None:
@@ -65,7 +68,9 @@ def outcome(docstring: str, test: str, properties: Iterable[tuple[str, object]],
     figures = dict(properties)
     fired = int(str(figures.pop("fired", 0)))
     when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M")
-    return Outcome(*about, test, fired, figures, round(seconds, 1), when, _commit(), machine())  # type: ignore[arg-type]
+    return Outcome(
+        *about, test, fired, figures, round(seconds, 1), when, _commit(), machine(), round(os.getloadavg()[0], 1)
+    )  # type: ignore[arg-type]
 
 
 def add(one: Outcome, file: Path) -> None:
@@ -78,7 +83,7 @@ def read(file: Path) -> list[Outcome]:
     """The last outcome of every test."""
     found = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     last = {line["test"]: Outcome(**line | {"scenarios": tuple(line["scenarios"])}) for line in found}
-    return list(last.values())
+    return sorted(last.values(), key=lambda one: one.test)
 
 
 def page(outcomes: list[Outcome]) -> str:
@@ -99,7 +104,7 @@ def _row(name: str, outcomes: list[Outcome]) -> str:
     fired = sum(one.fired for one in outcomes)
     measured = "; ".join(_measured(outcomes))
     last = max(outcomes, key=lambda one: one.when)
-    when = f"{last.when}, {last.commit}"
+    when = f"{last.when}, {last.commit}{f', load {last.load:g}' if last.load else ''}"
     return f"| {name} | {what} | {len(outcomes)} | {f'{fired:,}' if fired else ''} | {measured} | {when} |\n"
 
 
@@ -139,7 +144,7 @@ def main() -> None:
     text = page(outcomes)
     if "--check" not in sys.argv[1:]:
         LINES.unlink(missing_ok=True)
-        for one in sorted(outcomes, key=lambda one: one.test):
+        for one in outcomes:
             add(one, LINES)
         PAGE.write_text(text)
     elif PAGE.read_text() != text:

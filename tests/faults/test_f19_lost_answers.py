@@ -54,7 +54,7 @@ async def test_f19_a_put_whose_answer_is_lost_makes_no_duplicate_and_its_orphan_
 
 
 @pytest.mark.faults
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 async def test_f19_ten_thousand_events_while_every_other_answer_is_lost(
     kafka: KafkaServer, postgres: PostgresServer, s3: S3Server, tmp_path: Path, record_property: Any
 ) -> None:
@@ -64,7 +64,7 @@ async def test_f19_ten_thousand_events_while_every_other_answer_is_lost(
             clients = Clients([stub], pause_seconds=0)
             proxy.faults = (HttpFault(Kind.ANSWER_LOST, Chance(0.5, seed=19)),)
             async with clients.sending():
-                await until(lambda: len(clients.history.acknowledged) >= 10_000, "ten thousand acks", seconds=300)
+                await until(lambda: len(clients.history.acknowledged) >= 10_000, "ten thousand acks", seconds=600)
             proxy.faults = ()
             await settled(stack, clients.history)
         assert proxy.counts[Kind.ANSWER_LOST] >= 10

@@ -385,12 +385,10 @@ class Backends:
 
 
 @asynccontextmanager
-async def backends() -> AsyncIterator[tuple[Backends, str]]:
-    """The fakes and the target at which they serve."""
-    fakes = Backends()
-    async with serving(
-        ServiceSettings.model_validate({"port": 0, "drain_seconds": 1, "lame_duck_seconds": 0}), fakes.registrations()
-    ) as port:
+async def backends(**changes: object) -> AsyncIterator[tuple[Backends, str]]:
+    """The fakes and the target at which they serve; `changes` are settings."""
+    fakes, given = Backends(), {"port": 0, "drain_seconds": 1, "lame_duck_seconds": 0, **changes}
+    async with serving(ServiceSettings.model_validate(given), fakes.registrations()) as port:
         yield fakes, f"127.0.0.1:{port}"
 
 
