@@ -60,7 +60,7 @@ def subject(docstring: str) -> tuple[tuple[str, ...], str] | None:
     return tuple(re.findall(r"[DFR]\d+", found[1])), SENTENCE.split(found[2])[0]
 
 
-def outcome(docstring: str, test: str, properties: Iterable[tuple[str, object]], seconds: float) -> Outcome | None:
+def outcome(docstring: str, test: str, properties: Iterable[tuple[str, Value]], seconds: float) -> Outcome | None:
     """Of a test that passed just now, here."""
     about = subject(docstring)
     if about is None:
@@ -68,9 +68,8 @@ def outcome(docstring: str, test: str, properties: Iterable[tuple[str, object]],
     figures = dict(properties)
     fired = int(str(figures.pop("fired", 0)))
     when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M")
-    return Outcome(
-        *about, test, fired, figures, round(seconds, 1), when, _commit(), machine(), round(os.getloadavg()[0], 1)
-    )  # type: ignore[arg-type]
+    load = round(os.getloadavg()[0], 1)
+    return Outcome(*about, test, fired, figures, round(seconds, 1), when, _commit(), machine(), load)
 
 
 def add(one: Outcome, file: Path) -> None:
