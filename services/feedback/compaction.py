@@ -225,7 +225,7 @@ class Compaction:
         tally.covers += 1
         tally.replaced += len(made.replaced)
         metrics.COVERS.labels(stream).inc()
-        for reason, rows in (("duplicate", made.duplicates), ("erased", made.erased), ("expired", made.expired)):
+        for reason, rows in zip(metrics.DROPPED_REASONS, (made.duplicates, made.erased, made.expired), strict=True):
             tally.dropped[reason] += rows
             metrics.DROPPED_ROWS.labels(stream, reason).inc(rows)
 

@@ -35,6 +35,9 @@ class CompactionSchedule:
         metrics.COMPACTION_PERIOD_SECONDS.set(self._every_seconds)
         for stream in Stream:
             metrics.COMPACTION_TIME_SECONDS.labels(stream).set(time.time())
+            metrics.COVERS.labels(stream)
+            for reason in metrics.DROPPED_REASONS:
+                metrics.DROPPED_ROWS.labels(stream, reason)
         while not self._stopped.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopped.wait(), self._look_seconds)

@@ -71,6 +71,7 @@ COMPACTION_FAILURES = Counter(
     "thumbwheel_feedback_compaction_failures_total", "What a pass of compaction could not do.", ["stream", "error"]
 )
 COVERS = Counter("thumbwheel_feedback_covers_total", "Compacted objects published.", ["stream"])
+DROPPED_REASONS = ("duplicate", "erased", "expired")
 DROPPED_ROWS = Counter(
     "thumbwheel_feedback_dropped_rows_total",
     "Rows that compaction left out: duplicate, erased, expired.",

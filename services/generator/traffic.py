@@ -5,6 +5,7 @@ While the store is away the last known rollout goes on answering, its leases sti
 
 import asyncio
 import logging
+import random
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 STORE_AWAY = "ROLLOUT_STORE_UNAVAILABLE"
 # Each collision is somebody else's success, so this many in a row means that something is wrong.
 ATTEMPTS = 20
+LONGEST_PAUSE_SECONDS = 0.2
 LOOK_SECONDS = 1.0
 
 
@@ -109,7 +111,7 @@ class Traffic:
 
     async def _change(self, transition: Callable[[Rollout], Rollout]) -> Rollout:
         async with self._changing:
-            for _ in range(ATTEMPTS):
+            for attempt in range(ATTEMPTS):
                 stored = await self._load()
                 rollout = transition(stored.rollout.expire(self.now_us()))
                 if rollout == stored.rollout:
@@ -118,6 +120,8 @@ class Traffic:
                     self._adopt(Stored(rollout, stored.serial + 1))
                     self._tell()
                     return rollout
+                # Two who go on at once, at the same pace, could let one lose for ever.
+                await asyncio.sleep(random.uniform(0, LONGEST_PAUSE_SECONDS * attempt / ATTEMPTS))
         raise UnavailableError("others keep changing the rollout", reason="ROLLOUT_BUSY")
 
     async def _load(self) -> Stored:

@@ -104,6 +104,7 @@ def said(number: int, caller: Caller) -> events_pb2.FeedbackEvent:
 def finished(number: int) -> events_pb2.TurnEvent:
     event = turn(f"{CANARY} {number}", f"t{number}")
     event.context[0].text = event.original_text = CANARY
+    event.finish_time.GetCurrentTime()
     return event
 
 
@@ -111,11 +112,13 @@ async def talk(client: Client, story: Story, numbers: Callable[[], int], is_over
     """One tab of the user: everything in turn, with another user beside."""
     while not is_over.is_set():
         number = numbers()
-        event, done = said(number, ADA), finished(number)
-        for event_id, call in ((event.event_id, client.record(event)), (done.event_id, client.append(done))):
-            sent = time.monotonic()
-            await call
-            story.events[event_id] = (sent, time.monotonic())
+        event = said(number, ADA)
+        sent = time.monotonic()
+        await client.record(event)
+        story.events[event.event_id] = (sent, time.monotonic())
+        sent, done = time.monotonic(), finished(number)
+        await client.append(done)
+        story.events[done.event_id] = (sent, time.monotonic())
         other = said(number, BOB)
         await client.record(other, BOB)
         story.others.add(other.event_id)

@@ -37,6 +37,7 @@ EXCUSED = {
     "thumbwheel_session_work_run_again_total": POSTGRES,
     "thumbwheel_session_work_failed_total": POSTGRES,
     "thumbwheel_feedback_sink_failures_total": "the store never failed",
+    "thumbwheel_feedback_compaction_failures_total": "no compaction failed",
     "thumbwheel_issuer_fetches_total": "nobody signs in by an issuer",
     'reason="output_blocked"': "the model says nothing that must be blocked",
     'decision="refused"': "nobody meets a limit",

@@ -113,7 +113,7 @@ def test_bytes_that_do_not_open_end_the_command_with_their_place_alone(
     kept.log.commit()
     assert main(["snapshot", *options]) == 1
     key = kept.log.turn_segments()[-1].object_key
-    assert capsys.readouterr().err == f"SealError: sealed: {key} cannot be opened at offset 12\n"
+    assert capsys.readouterr().err == f"failed: sealed: {key} cannot be opened at offset 12\n"
 
 
 def test_without_the_log_nothing_is_written_down(

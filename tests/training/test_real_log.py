@@ -64,6 +64,7 @@ class Service:
         """A turn and a correction of its answer, read back as committed."""
         said = turn(f"answer to {words}", message=words)
         said.principal = principal_of(KEY, caller)
+        said.finish_time.GetCurrentTime()
         said.context[0].text = f"question about {words}"
         better = correction(words, f"better: {words}", words, caller)
         self._stub.AppendTurns(feedback_pb2.AppendTurnsRequest(turns=[said]), timeout=CALL_SECONDS)
