@@ -25,7 +25,8 @@ class Client:
             with self._open(method, path, body) as response:
                 return response.status, json.loads(response.read() or b"{}")
         except urllib.error.HTTPError as error:
-            return error.code, json.loads(error.read())
+            with error:
+                return error.code, json.loads(error.read())
 
     def events(self, method: str, path: str, body: object = None) -> Iterator[dict[str, Any]]:
         """Events of a turn; an error event raises."""

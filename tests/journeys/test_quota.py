@@ -30,6 +30,7 @@ def test_http_says_429_which_limit_and_when_to_come_back(stack: Stack) -> None:
     client = used_up(stack, "frugal-http")
     with pytest.raises(urllib.error.HTTPError) as caught:
         client._open("POST", "/api/messages", {"input": {"text": "hello"}})
+    caught.value.close()
     assert caught.value.code == 429
     assert LONGEST_SECONDS >= int(caught.value.headers["retry-after"]) > 50 - (time.monotonic() - began)
     status, body = client.call("POST", "/api/messages", {"input": {"text": "hello"}})
