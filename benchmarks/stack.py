@@ -48,6 +48,7 @@ GOAL_P50_MS, GOAL_P99_MS = 10.0, 20.0
 GOAL_READABLE_SECONDS = 60.0
 THUMBS_AT_ONCE = 16
 POLL_SECONDS = 0.1
+AGAIN_SECONDS = 1.0
 LONGEST_WAIT_SECONDS = 120.0
 
 
@@ -98,12 +99,14 @@ def benchmarked(program: Program, run: Layout, token_seconds: float) -> Program:
         return replace(program, command=(*words, "--token-seconds", str(token_seconds)))
     service = program.name.partition("-")[0].upper()
     environment = {**program.environment, f"TW_{service}_OTLP_ENDPOINT": f"http://{run.target('traces')}"}
+    if service == "GATEWAY":
+        environment["TW_GATEWAY_MAX_TURNS_PER_USER"] = "0"  # one user's clients stand for many users
     return replace(program, environment=environment)
 
 
 @asynccontextmanager
-async def ways(run: Layout) -> AsyncIterator[Mapping[str, Turn]]:
-    """To the first text through the gateways by turns, and through the generators alone."""
+async def ways(run: Layout, refused: list[str]) -> AsyncIterator[Mapping[str, Turn]]:
+    """To the first text through the gateways by turns, and through the generators alone. Turns that are refused are begun again."""
     sampling = chat_pb2.SamplingOverrides(max_tokens=LONG_TOKENS)
     asked = chat_pb2.SendMessageRequest(input=chat_pb2.UserInput(text=QUESTION), sampling=sampling)
     words = [chat_pb2.HistoryMessage(role=chat_pb2.ROLE_USER, text=QUESTION)]
@@ -121,7 +124,14 @@ async def ways(run: Layout) -> AsyncIterator[Mapping[str, Turn]]:
         inner = (("x-tw-tenant", "bench"), ("x-tw-user", "user"))
 
         async def whole() -> float:
-            return await first_text(next(chats).SendMessage(asked, timeout=120, metadata=key_of(run)))
+            while True:
+                try:
+                    return await first_text(next(chats).SendMessage(asked, timeout=120, metadata=key_of(run)))
+                except grpc.aio.AioRpcError as error:
+                    if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+                        raise
+                    refused.append(error.details() or "")
+                    await asyncio.sleep(AGAIN_SECONDS)
 
         async def alone() -> float:
             return await first_text(next(directs).Generate(generated, timeout=120, metadata=inner))
@@ -218,11 +228,13 @@ async def measure(folder: Path, options: argparse.Namespace) -> None:
         place = bucket_place(stack.surroundings().loop_environment)
         assert place
         print_readable(*await readable_after(stack.run, Bucket(place), options.thumbs))
-        async with ways(stack.run) as way:
+        refused: list[str] = []
+        async with ways(stack.run, refused) as way:
             for turn in way.values():
                 await turn()
             alone = await many(way["generator"])
             print_added(options.streams, await many(way["gateway"]), alone)
+    print(f"  refused and begun again: {len(refused)}")
     print(f"\n{int((folder / SPANS).read_text()):,} spans were sent")
 
 
