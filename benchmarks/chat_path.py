@@ -289,13 +289,7 @@ async def measure(layout: Layout, processes: Processes, streams: int, options: a
 def print_row(streams: int, whole: Figures, alone: Figures, before: Meters, after: Meters) -> None:
     turns = len(whole.waits)
     print(f"\n{streams} stream{'s' * (streams > 1)}, {turns} turns")
-    for share, name, goal in ((0.5, "p50", GOAL_P50_MS), (0.99, "p99", GOAL_P99_MS)):
-        total, model = whole.quantile_ms(share), alone.quantile_ms(share)
-        verdict = "reached" if total - model <= goal else "missed"
-        print(
-            f"  {name}: first text {total:7.2f} ms, generator alone {model:7.2f} ms,"
-            f" added {total - model:7.2f} ms (goal {goal:g}: {verdict})"
-        )
+    print_added(whole, alone, GOAL_P50_MS, GOAL_P99_MS)
     means = []
     for stage in STAGES:
         seconds, count = (after.stages[stage][part] - before.stages[stage][part] for part in (0, 1))
@@ -304,6 +298,16 @@ def print_row(streams: int, whole: Figures, alone: Figures, before: Meters, afte
     spent = {name: 1000 * (after.cpu[name] - before.cpu[name]) / turns for name in after.cpu}
     costs = ", ".join(f"{name} {ms:.1f}" for name, ms in sorted(spent.items(), key=lambda cost: -cost[1]))
     print(f"  processor ms a turn:    {costs}")
+
+
+def print_added(whole: Figures, alone: Figures, goal_p50_ms: float, goal_p99_ms: float) -> None:
+    for share, name, goal in ((0.5, "p50", goal_p50_ms), (0.99, "p99", goal_p99_ms)):
+        total, model = whole.quantile_ms(share), alone.quantile_ms(share)
+        verdict = "reached" if total - model <= goal else "missed"
+        print(
+            f"  {name}: first text {total:7.2f} ms, generator alone {model:7.2f} ms,"
+            f" added {total - model:7.2f} ms (goal {goal:g}: {verdict})"
+        )
 
 
 def print_environment() -> None:

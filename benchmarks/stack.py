@@ -121,12 +121,13 @@ async def ways(run: Layout, refused: list[str]) -> AsyncIterator[Mapping[str, Tu
         directs = itertools.cycle(
             [generator_pb2_grpc.GeneratorServiceStub(channel) for channel in await channels("generator")]
         )
+        mine = key_of(run)
         inner = (("x-tw-tenant", "bench"), ("x-tw-user", "user"))
 
         async def whole() -> float:
             while True:
                 try:
-                    return await first_text(next(chats).SendMessage(asked, timeout=120, metadata=key_of(run)))
+                    return await first_text(next(chats).SendMessage(asked, timeout=120, metadata=mine))
                 except grpc.aio.AioRpcError as error:
                     if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
                         raise
@@ -143,24 +144,14 @@ def key_of(run: Layout) -> tuple[tuple[str, str], ...]:
     return (("authorization", f"Bearer {(run.state / 'owner.key').read_text().strip()}"),)
 
 
-def print_added(streams: int, whole: Figures, alone: Figures) -> None:
-    print(f"\n{streams} streams on two gateways, {len(whole.waits)} turns")
-    for share, name, goal in ((0.5, "p50", GOAL_P50_MS), (0.99, "p99", GOAL_P99_MS)):
-        total, model = whole.quantile_ms(share), alone.quantile_ms(share)
-        verdict = "reached" if total - model <= goal else "missed"
-        print(
-            f"  {name}: first text {total:7.2f} ms, generators alone {model:7.2f} ms,"
-            f" added {total - model:7.2f} ms (goal {goal:g}: {verdict})"
-        )
-
-
 async def readable_after(run: Layout, objects: Objects, thumbs: int) -> tuple[Figures, Figures]:
     """Waits for the ack, and from the ack until a reader finds the event in a committed object; through the public door."""
     async with (
         grpc.aio.insecure_channel(f"{HOST}:{run.ports['gateway']}") as gateway,
         grpc.aio.insecure_channel(f"{HOST}:{run.ports['feedback']}") as log,
     ):
-        answer = await an_answer(chat_pb2_grpc.ChatServiceStub(gateway), key_of(run))
+        mine = key_of(run)
+        answer = await an_answer(chat_pb2_grpc.ChatServiceStub(gateway), mine)
         acked: dict[str, float] = {}
         waits: list[float] = []
         door = feedback_pb2_grpc.FeedbackServiceStub(gateway)
@@ -170,7 +161,7 @@ async def readable_after(run: Layout, objects: Objects, thumbs: int) -> tuple[Fi
                 asked = feedback_pb2.SubmitFeedbackRequest(message_id=answer, request_id=str(uuid.uuid4()))
                 asked.thumb.up = True
                 started = time.perf_counter()
-                reply = await door.SubmitFeedback(asked, timeout=60, metadata=key_of(run))
+                reply = await door.SubmitFeedback(asked, timeout=60, metadata=mine)
                 acked[reply.event_id] = time.perf_counter()
                 waits.append(acked[reply.event_id] - started)
 
@@ -233,7 +224,9 @@ async def measure(folder: Path, options: argparse.Namespace) -> None:
             for turn in way.values():
                 await turn()
             alone = await many(way["generator"])
-            print_added(options.streams, await many(way["gateway"]), alone)
+            whole = await many(way["gateway"])
+        print(f"\n{options.streams} streams on two gateways, {len(whole.waits)} turns")
+        chat_path.print_added(whole, alone, GOAL_P50_MS, GOAL_P99_MS)
     print(f"  refused and begun again: {len(refused)}")
     print(f"\n{int((folder / SPANS).read_text()):,} spans were sent")
 

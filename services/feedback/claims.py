@@ -16,7 +16,8 @@ from services.chassis.telemetry import fields
 from services.feedback import tables
 from services.feedback.accept import Claim, Claims
 from services.feedback.frames import Entry
-from services.feedback.ledger import IDS_A_QUERY, committed_fingerprints, settle, transaction
+from services.feedback.ledger import committed_fingerprints, settle, transaction
+from services.feedback.portions import portions
 from services.feedback.thumbs import Change, Key, Opinion
 
 log = logging.getLogger(__name__)
@@ -69,10 +70,10 @@ class PostgresClaims:
 
     def release(self, event_ids: Collection[str]) -> None:
         """Give back claims whose events were not stored, unless somebody else has claimed the same. Raises: UnavailableError."""
-        table, ordered = tables.claims.c, sorted(event_ids)
+        table = tables.claims.c
         with transaction(self._engine) as connection:
-            for at in range(0, len(ordered), IDS_A_QUERY):
-                these = (table.stream == self._stream) & table.event_id.in_(ordered[at : at + IDS_A_QUERY])
+            for some in portions(event_ids):
+                these = (table.stream == self._stream) & table.event_id.in_(some)
                 connection.execute(delete(tables.claims).where(these, table.holders == 1))
 
     def sweep(self, older_than_seconds: float) -> int:

@@ -15,8 +15,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-import pyarrow as pa
-
 from services.chassis.telemetry import fields
 from services.feedback import metrics, parquet
 from services.feedback.compactors import CompactionLease, Compactors, Replacement
@@ -46,23 +44,6 @@ class Erasures(Protocol):
 
     def gone(self, stream: Stream) -> Gone:
         """As of now. Raises: LedgerUnavailableError."""
-
-
-class NoErasures:
-    """Nobody is ever erased."""
-
-    @property
-    def through(self) -> int | None:
-        return None
-
-    def gone(self, stream: Stream) -> Gone:
-        return self
-
-    def of(self, rows: pa.Table) -> pa.BooleanArray:
-        return pa.array([False] * rows.num_rows, pa.bool_())
-
-    def rewritten(self) -> None:
-        """Nothing waits for it."""
 
 
 class Step(StrEnum):

@@ -18,8 +18,7 @@ from services.chassis.errors import UnavailableError
 from services.feedback import tables
 from services.feedback.covers import Served, served
 from services.feedback.gone import Owner, erased_among
-
-IDS_A_QUERY = 500
+from services.feedback.portions import portions
 
 
 class FencedError(Exception):
@@ -244,9 +243,9 @@ def transaction(engine: Engine) -> Iterator[Connection]:
 def committed_fingerprints(connection: Connection, stream: str, event_ids: Sequence[str]) -> dict[str, bytes]:
     """Those of the ids that are committed."""
     table, found = tables.event_ids, {}
-    for at in range(0, len(event_ids), IDS_A_QUERY):
+    for some in portions(event_ids):
         query = select(table.c.event_id, table.c.fingerprint).where(
-            table.c.stream == stream, table.c.event_id.in_(event_ids[at : at + IDS_A_QUERY])
+            table.c.stream == stream, table.c.event_id.in_(some)
         )
         found.update({row.event_id: bytes(row.fingerprint) for row in connection.execute(query)})
     return found
@@ -254,9 +253,9 @@ def committed_fingerprints(connection: Connection, stream: str, event_ids: Seque
 
 def settle(connection: Connection, stream: str, event_ids: Collection[str]) -> None:
     """Delete the claims of events that are committed. In the order of their ids, as they are taken: no deadlock."""
-    table, ordered = tables.claims.c, sorted(event_ids)
-    for at in range(0, len(ordered), IDS_A_QUERY):
-        these = (table.stream == stream) & table.event_id.in_(ordered[at : at + IDS_A_QUERY])
+    table = tables.claims.c
+    for some in portions(event_ids):
+        these = (table.stream == stream) & table.event_id.in_(some)
         locked = select(table.event_id).where(these).order_by(table.event_id).with_for_update()
         if connection.execute(locked).first():
             connection.execute(delete(tables.claims).where(these))

@@ -18,9 +18,10 @@ from sqlalchemy import Engine, select
 
 from services.feedback import parquet, tables
 from services.feedback.audit import audit
-from services.feedback.compaction import Compaction, CompactionPace, NoErasures, Step, Tally
+from services.feedback.compaction import Compaction, CompactionPace, Step, Tally
 from services.feedback.compactors import Compactors
 from services.feedback.database import connect, migrate, open_database
+from services.feedback.erasures import Erasures
 from services.feedback.events import Stream
 from services.feedback.object_store import Directory, ObjectStore
 from services.feedback.orphans import find_orphans
@@ -59,7 +60,7 @@ class Scenario:
             self.log.ledger,
             Compactors(self.engine),
             self.store,
-            NoErasures(),
+            Erasures(self.engine),
             CompactionPace(limits, 0, 0, 0, LEASE_SECONDS),
         )
 
