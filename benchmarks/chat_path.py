@@ -21,7 +21,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -166,14 +166,20 @@ def running(layout: Layout, model: Path) -> Iterator[Processes]:
         yield started
 
 
-def cpu_seconds(processes: Processes) -> Mapping[str, float]:
-    """Processor time so far by service, from Linux' /proc."""
+def cpu_seconds(pids: Mapping[str, int]) -> Mapping[str, float]:
+    """Processor time so far by name, children that still run included, from Linux' /proc."""
     ticks = os.sysconf("SC_CLK_TCK")
-    found = {}
-    for name, process in processes.items():
-        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-        found[name] = (int(fields[11]) + int(fields[12])) / ticks
-    return found
+    parents, spent = {}, {}
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            fields = entry.read_text().rpartition(")")[2].split()
+            parents[int(entry.parent.name)] = int(fields[1])
+            spent[int(entry.parent.name)] = (int(fields[11]) + int(fields[12])) / ticks
+
+    def of(pid: int) -> float:
+        return spent.get(pid, 0.0) + sum(of(child) for child, parent in parents.items() if parent == pid)
+
+    return {name: of(pid) for name, pid in pids.items()}
 
 
 async def ready(ports: Sequence[int]) -> None:
@@ -271,7 +277,7 @@ async def measure(layout: Layout, processes: Processes, streams: int, options: a
         return await one_after_another(turn, options.turns)
 
     def meters() -> Meters:
-        return Meters(stage_totals(layout), cpu_seconds(processes))
+        return Meters(stage_totals(layout), cpu_seconds({name: process.pid for name, process in processes.items()}))
 
     async with calls(layout, SHORT_TOKENS if streams == 1 else LONG_TOKENS) as ways:
         for turn in ways.values():
@@ -295,7 +301,11 @@ def print_row(streams: int, whole: Figures, alone: Figures, before: Meters, afte
         seconds, count = (after.stages[stage][part] - before.stages[stage][part] for part in (0, 1))
         means.append(f"{stage} {1000 * seconds / max(count, 1):.2f}")
     print(f"  mean wait, ms:          {', '.join(means)}")
-    spent = {name: 1000 * (after.cpu[name] - before.cpu[name]) / turns for name in after.cpu}
+    print_costs(before.cpu, after.cpu, turns)
+
+
+def print_costs(before: Mapping[str, float], after: Mapping[str, float], turns: int) -> None:
+    spent = {name: 1000 * (after[name] - before[name]) / turns for name in after}
     costs = ", ".join(f"{name} {ms:.1f}" for name, ms in sorted(spent.items(), key=lambda cost: -cost[1]))
     print(f"  processor ms a turn:    {costs}")
 

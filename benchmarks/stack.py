@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import io
 import itertools
+import os
 import sys
 import tempfile
 import time
@@ -44,6 +45,7 @@ from training.data.catalogue import Objects
 
 TOKENS_A_SECOND = 1_000
 SPANS = "spans.txt"
+Pids = Mapping[str, int]
 GOAL_P50_MS, GOAL_P99_MS = 10.0, 20.0
 GOAL_READABLE_SECONDS = 60.0
 THUMBS_AT_ONCE = 16
@@ -75,7 +77,7 @@ def collect(port: int, count: Path) -> None:
 
 
 @asynccontextmanager
-async def running_stack(folder: Path, token_seconds: float, brokers: int) -> AsyncIterator[StackLayout]:
+async def running_stack(folder: Path, token_seconds: float, brokers: int) -> AsyncIterator[tuple[StackLayout, Pids]]:
     """Servers and services as `make stack` starts them, with the instant model server and a collector of traces."""
     run = Layout(folder, {**stack_ports(0, 0), "traces": free_port()})
     run.prepare()
@@ -83,13 +85,15 @@ async def running_stack(folder: Path, token_seconds: float, brokers: int) -> Asy
     ports = choose_ports(folder / "servers", brokers, usual=False)
     stack = StackLayout(run, assemble(folder / "servers", ports, metrics_targets(run.ports)))
     silent: Callable[[str, str], None] = lambda name, line: None  # noqa: E731 - nobody reads along
-    async with supervised(folder / "servers", ports, stack.fleet.prepare(install(partial(silent, ""))), silent):
+    fleet = stack.fleet.prepare(install(partial(silent, "")))
+    async with supervised(folder / "servers", ports, fleet, silent) as servers:
         await prepare_stores(stack, model, lambda line: None)
         words = (sys.executable, __file__, "--collect", str(run.ports["traces"]), "--count", str(folder / SPANS))
         traces = Program("traces", words, {}, run.ports["traces"])
         services = [benchmarked(program, run, token_seconds) for program in stack.programs(model)]
-        async with supervised(run.state, run.ports, [traces, *services], silent):
-            yield stack
+        async with supervised(run.state, run.ports, [traces, *services], silent) as others:
+            children = {**servers, **others}
+            yield stack, {"clients": os.getpid()} | {name: child.pid or 0 for name, child in children.items()}
 
 
 def benchmarked(program: Program, run: Layout, token_seconds: float) -> Program:
@@ -208,6 +212,17 @@ def print_readable(acks: Figures, readable: Figures) -> None:
     print(f"  readable: p50 {p50:.1f} s, p99 {p99:.1f} s after the ack (goal {GOAL_READABLE_SECONDS:g} s: {verdict})")
 
 
+def spent(pids: Pids) -> Mapping[str, float]:
+    """Processor seconds so far; both replicas of a service together, and this process without those that it started."""
+    found = chat_path.cpu_seconds(pids)
+    own = {**found, "clients": found["clients"] - sum(spent for name, spent in found.items() if name != "clients")}
+    by_kind: dict[str, float] = {}
+    for name, seconds in own.items():
+        kind = name.partition("-")[0].partition("_")[0]
+        by_kind[kind] = by_kind.get(kind, 0.0) + seconds
+    return by_kind
+
+
 async def measure(folder: Path, options: argparse.Namespace) -> None:
     """Start, measure, print."""
     token_seconds = options.streams / TOKENS_A_SECOND
@@ -215,7 +230,7 @@ async def measure(folder: Path, options: argparse.Namespace) -> None:
     async def many(turn: Turn) -> Figures:
         return await many_at_once(turn, options.streams, options.seconds, token_seconds)
 
-    async with running_stack(folder, token_seconds, options.brokers) as stack:
+    async with running_stack(folder, token_seconds, options.brokers) as (stack, pids):
         place = bucket_place(stack.surroundings().loop_environment)
         assert place
         print_readable(*await readable_after(stack.run, Bucket(place), options.thumbs))
@@ -224,9 +239,14 @@ async def measure(folder: Path, options: argparse.Namespace) -> None:
             for turn in way.values():
                 await turn()
             alone = await many(way["generator"])
+            before, started = spent(pids), time.perf_counter()
             whole = await many(way["gateway"])
+            after, seconds = spent(pids), time.perf_counter() - started
         print(f"\n{options.streams} streams on two gateways, {len(whole.waits)} turns")
         chat_path.print_added(whole, alone, GOAL_P50_MS, GOAL_P99_MS)
+        chat_path.print_costs(before, after, len(whole.waits))
+        cores = sum(after[name] - before[name] for name in after) / seconds
+        print(f"  cores busy, of {os.cpu_count()}:        {cores:.2f}")
     print(f"  refused and begun again: {len(refused)}")
     print(f"\n{int((folder / SPANS).read_text()):,} spans were sent")
 

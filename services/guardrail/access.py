@@ -7,4 +7,5 @@ GATEWAY = frozenset({"gateway"})
 CALLERS: Mapping[str, frozenset[str]] = {
     "thumbwheel.guardrail.v1.GuardrailService.CheckInput": GATEWAY,
     "thumbwheel.guardrail.v1.GuardrailService.CheckOutput": GATEWAY,
+    "thumbwheel.guardrail.v1.GuardrailService.CheckOutputs": GATEWAY,
 }

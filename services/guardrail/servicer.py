@@ -1,6 +1,7 @@
 """Translates between the protocol and the policy. Texts beyond a few thousand characters are judged in a thread."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ MAX_TEXTS = 202
 MAX_TEXT_CHARACTERS = 131_072
 MAX_TAIL_CHARACTERS = 2_000
 MAX_PENDING_CHARACTERS = 32_768
+MAX_CHECKS = 64
 # About 5 ms of work: below, the hop to a thread costs more than the loop would wait.
 INLINE_CHARACTERS = 8_192
 
@@ -26,11 +28,13 @@ ACTIONS = {
     Action.BLOCK: guardrail_pb2.ACTION_BLOCK,
 }
 
+log = logging.getLogger(__name__)
+
 ResultT = TypeVar("ResultT")
 
 
 class GuardrailServicer(guardrail_pb2_grpc.GuardrailServiceServicer):
-    """Both methods check the limits of the protocol, ask the policy, and put its answer in a message."""
+    """All methods check the limits of the protocol, ask the policy, and put its answer in a message."""
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
@@ -53,19 +57,38 @@ class GuardrailServicer(guardrail_pb2_grpc.GuardrailServiceServicer):
     async def CheckOutput(
         self, request: guardrail_pb2.CheckOutputRequest, context: Any
     ) -> guardrail_pb2.CheckOutputResponse:
-        _check_length("prompt", request.prompt, MAX_TEXT_CHARACTERS)
-        _check_length("released_tail", request.released_tail, MAX_TAIL_CHARACTERS)
-        _check_length("pending", request.pending, MAX_PENDING_CHARACTERS)
-        release = await _judge(
-            len(request.prompt) + len(request.pending),
-            lambda: self._policy.judge_output(request.prompt, request.released_tail, request.pending, request.final),
-        )
+        _check_part(request)
+        return await _judge(_size(request), lambda: self._output(request))
+
+    async def CheckOutputs(
+        self, request: guardrail_pb2.CheckOutputsRequest, context: Any
+    ) -> guardrail_pb2.CheckOutputsResponse:
+        checks = list(request.checks)
+        if not 1 <= len(checks) <= MAX_CHECKS:
+            raise InvalidArgumentError(
+                f"checks holds {len(checks)} parts", field="checks", limit=f"1 to {MAX_CHECKS} parts"
+            )
+        for check in checks:
+            _check_part(check)
+        results = await _judge(sum(map(_size, checks)), lambda: [self._output_if_it_can(check) for check in checks])
+        return guardrail_pb2.CheckOutputsResponse(results=results)
+
+    def _output(self, request: guardrail_pb2.CheckOutputRequest) -> guardrail_pb2.CheckOutputResponse:
+        release = self._policy.judge_output(request.prompt, request.released_tail, request.pending, request.final)
         return guardrail_pb2.CheckOutputResponse(
             verdict=self._message(release.verdict),
             release=release.text,
             held_characters=release.held_characters,
             rejection_text=_rejection(release.verdict),
         )
+
+    def _output_if_it_can(self, request: guardrail_pb2.CheckOutputRequest) -> guardrail_pb2.CheckOutputResponse:
+        """A text that the policy stumbles over costs its own answer, and not those that are judged beside it."""
+        try:
+            return self._output(request)
+        except Exception:
+            log.exception("a part of an answer could not be judged")
+            return guardrail_pb2.CheckOutputResponse()
 
     def _message(self, verdict: Verdict) -> guardrail_pb2.Verdict:
         return guardrail_pb2.Verdict(
@@ -74,6 +97,16 @@ class GuardrailServicer(guardrail_pb2_grpc.GuardrailServiceServicer):
             score=verdict.score,
             policy_version=self._policy.version,
         )
+
+
+def _check_part(request: guardrail_pb2.CheckOutputRequest) -> None:
+    _check_length("prompt", request.prompt, MAX_TEXT_CHARACTERS)
+    _check_length("released_tail", request.released_tail, MAX_TAIL_CHARACTERS)
+    _check_length("pending", request.pending, MAX_PENDING_CHARACTERS)
+
+
+def _size(request: guardrail_pb2.CheckOutputRequest) -> int:
+    return len(request.prompt) + len(request.pending)
 
 
 async def _judge(characters: int, work: Callable[[], ResultT]) -> ResultT:

@@ -1,10 +1,13 @@
 """The guardrail service."""
 
+from collections.abc import Sequence
+
 from thumbwheel.guardrail.v1 import guardrail_pb2, guardrail_pb2_grpc
 
 from services.chassis.channel import call_unary
 from services.chassis.errors import UnavailableError
 from services.gateway.guard import Action, InputRuling, OutputRuling
+from services.gateway.peers.output_checks import Check, OutputChecks, Result
 
 PEER = "guardrail"
 ACTIONS = {
@@ -19,6 +22,7 @@ class GuardrailPeer:
 
     def __init__(self, stub: guardrail_pb2_grpc.GuardrailServiceStub, within_seconds: float) -> None:
         self._stub, self._within_seconds = stub, within_seconds
+        self._outputs = OutputChecks(self._check_one, self._check_many)
 
     async def check_input(self, texts: tuple[str, ...]) -> InputRuling:
         """See `guard.Guard`."""
@@ -33,10 +37,9 @@ class GuardrailPeer:
 
     async def check_output(self, prompt: str, released_tail: str, pending: str, *, final: bool) -> OutputRuling:
         """See `guard.OutputGuard`."""
-        request = guardrail_pb2.CheckOutputRequest(
-            prompt=prompt, released_tail=released_tail, pending=pending, final=final
+        response = await self._outputs.check(
+            Check(prompt=prompt, released_tail=released_tail, pending=pending, final=final)
         )
-        response = await call_unary(PEER, self._stub.CheckOutput, request, within_seconds=self._within_seconds)
         return OutputRuling(
             _action(response.verdict),
             response.verdict.category,
@@ -44,6 +47,16 @@ class GuardrailPeer:
             response.held_characters,
             response.rejection_text,
         )
+
+    async def _check_one(self, check: Check) -> Result:
+        result: Result = await call_unary(PEER, self._stub.CheckOutput, check, within_seconds=self._within_seconds)
+        return result
+
+    async def _check_many(self, checks: Sequence[Check]) -> Sequence[Result]:
+        request = guardrail_pb2.CheckOutputsRequest(checks=checks)
+        response = await call_unary(PEER, self._stub.CheckOutputs, request, within_seconds=self._within_seconds)
+        results: Sequence[Result] = response.results
+        return results
 
 
 def _action(verdict: guardrail_pb2.Verdict) -> Action:

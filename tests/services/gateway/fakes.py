@@ -76,6 +76,10 @@ class FakeGuardrail(guardrail_pb2_grpc.GuardrailServiceServicer, Switch):
             held_characters=held,
         )
 
+    async def CheckOutputs(self, request: Any, context: Any) -> guardrail_pb2.CheckOutputsResponse:
+        results = await asyncio.gather(*(self.CheckOutput(check, context) for check in request.checks))
+        return guardrail_pb2.CheckOutputsResponse(results=results)
+
     def _verdict(self, action: str, category: str) -> guardrail_pb2.Verdict:
         if not self.gives_verdicts:
             return guardrail_pb2.Verdict()

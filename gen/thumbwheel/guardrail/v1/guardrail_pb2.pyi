@@ -204,3 +204,51 @@ class CheckOutputResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CheckOutputResponse: _TypeAlias = CheckOutputResponse  # noqa: Y015
+
+@_typing.final
+class CheckOutputsRequest(_message.Message):
+    """Parts of many answers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECKS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def checks(self) -> _containers.RepeatedCompositeFieldContainer[Global___CheckOutputRequest]:
+        """1 to 64 parts, each within the limits of CheckOutput."""
+
+    def __init__(
+        self,
+        *,
+        checks: _abc.Iterable[Global___CheckOutputRequest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checks", b"checks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckOutputsRequest: _TypeAlias = CheckOutputsRequest  # noqa: Y015
+
+@_typing.final
+class CheckOutputsResponse(_message.Message):
+    """The decisions on them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___CheckOutputResponse]:
+        """One for each part, in their order. Where the verdict's action is ACTION_UNSPECIFIED that part could not be judged, the others could."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___CheckOutputResponse] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckOutputsResponse: _TypeAlias = CheckOutputsResponse  # noqa: Y015

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class GuardrailServiceStub:
-    """Decides on texts. Stateless; both calls are unary and idempotent. Fail closed: a caller that gets no verdict shows no text.
+    """Decides on texts. Stateless; all calls are unary and idempotent. Fail closed: a caller that gets no verdict shows no text.
     """
 
     def __init__(self, channel):
@@ -45,10 +45,15 @@ class GuardrailServiceStub:
                 request_serializer=thumbwheel_dot_guardrail_dot_v1_dot_guardrail__pb2.CheckOutputRequest.SerializeToString,
                 response_deserializer=thumbwheel_dot_guardrail_dot_v1_dot_guardrail__pb2.CheckOutputResponse.FromString,
                 _registered_method=True)
+        self.CheckOutputs = channel.unary_unary(
+                '/thumbwheel.guardrail.v1.GuardrailService/CheckOutputs',
+                request_serializer=thumbwheel_dot_guardrail_dot_v1_dot_guardrail__pb2.CheckOutputsRequest.SerializeToString,
+                response_deserializer=thumbwheel_dot_guardrail_dot_v1_dot_guardrail__pb2.CheckOutputsResponse.FromString,
+                _registered_method=True)
 
 
 class GuardrailServiceServicer:
-    """Decides on texts. Stateless; both calls are unary and idempotent. Fail closed: a caller that gets no verdict shows no text.
+    """Decides on texts. Stateless; all calls are unary and idempotent. Fail closed: a caller that gets no verdict shows no text.
     """
 
     def CheckInput(self, request, context):
@@ -60,6 +65,13 @@ class GuardrailServiceServicer:
 
     def CheckOutput(self, request, context):
         """Judges the part of an answer that was not shown yet, and says how much of it may be.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CheckOutputs(self, request, context):
+        """The same for parts of many answers, which need not be of one user: a call costs far more than a judgement.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -78,6 +90,11 @@ def add_GuardrailServiceServicer_to_server(servicer, server):
                     request_deserializer=thumbwheel_dot_guardrail_dot_v1_dot_guardrail__pb2.CheckOutputRequest.FromString,
                     response_serializer=thumbwheel_dot_guardrail_dot_v1_dot_guardrail__pb2.CheckOutputResponse.SerializeToString,
             ),
+            'CheckOutputs': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckOutputs,
+                    request_deserializer=thumbwheel_dot_guardrail_dot_v1_dot_guardrail__pb2.CheckOutputsRequest.FromString,
+                    response_serializer=thumbwheel_dot_guardrail_dot_v1_dot_guardrail__pb2.CheckOutputsResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'thumbwheel.guardrail.v1.GuardrailService', rpc_method_handlers)
@@ -87,7 +104,7 @@ def add_GuardrailServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class GuardrailService:
-    """Decides on texts. Stateless; both calls are unary and idempotent. Fail closed: a caller that gets no verdict shows no text.
+    """Decides on texts. Stateless; all calls are unary and idempotent. Fail closed: a caller that gets no verdict shows no text.
     """
 
     @staticmethod
@@ -134,6 +151,33 @@ class GuardrailService:
             '/thumbwheel.guardrail.v1.GuardrailService/CheckOutput',
             thumbwheel_dot_guardrail_dot_v1_dot_guardrail__pb2.CheckOutputRequest.SerializeToString,
             thumbwheel_dot_guardrail_dot_v1_dot_guardrail__pb2.CheckOutputResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckOutputs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/thumbwheel.guardrail.v1.GuardrailService/CheckOutputs',
+            thumbwheel_dot_guardrail_dot_v1_dot_guardrail__pb2.CheckOutputsRequest.SerializeToString,
+            thumbwheel_dot_guardrail_dot_v1_dot_guardrail__pb2.CheckOutputsResponse.FromString,
             options,
             channel_credentials,
             insecure,

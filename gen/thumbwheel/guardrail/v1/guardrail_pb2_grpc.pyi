@@ -13,16 +13,18 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class GuardrailServiceStub:
-    """Decides on texts. Stateless; both calls are unary and idempotent. Fail closed: a caller that gets no verdict shows no text."""
+    """Decides on texts. Stateless; all calls are unary and idempotent. Fail closed: a caller that gets no verdict shows no text."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CheckInput: _aio.UnaryUnaryMultiCallable[_guardrail_pb2.CheckInputRequest, _guardrail_pb2.CheckInputResponse]
     """Judges a user's message before anything is generated. INVALID_ARGUMENT: no text, or more than 131,072 characters."""
     CheckOutput: _aio.UnaryUnaryMultiCallable[_guardrail_pb2.CheckOutputRequest, _guardrail_pb2.CheckOutputResponse]
     """Judges the part of an answer that was not shown yet, and says how much of it may be."""
+    CheckOutputs: _aio.UnaryUnaryMultiCallable[_guardrail_pb2.CheckOutputsRequest, _guardrail_pb2.CheckOutputsResponse]
+    """The same for parts of many answers, which need not be of one user: a call costs far more than a judgement."""
 
 class GuardrailServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Decides on texts. Stateless; both calls are unary and idempotent. Fail closed: a caller that gets no verdict shows no text."""
+    """Decides on texts. Stateless; all calls are unary and idempotent. Fail closed: a caller that gets no verdict shows no text."""
 
     @_abc_1.abstractmethod
     def CheckInput(
@@ -39,5 +41,13 @@ class GuardrailServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_guardrail_pb2.CheckOutputRequest, _abc.Awaitable[_guardrail_pb2.CheckOutputResponse]],
     ) -> _abc.Awaitable[_guardrail_pb2.CheckOutputResponse]:
         """Judges the part of an answer that was not shown yet, and says how much of it may be."""
+
+    @_abc_1.abstractmethod
+    def CheckOutputs(
+        self,
+        request: _guardrail_pb2.CheckOutputsRequest,
+        context: _aio.ServicerContext[_guardrail_pb2.CheckOutputsRequest, _abc.Awaitable[_guardrail_pb2.CheckOutputsResponse]],
+    ) -> _abc.Awaitable[_guardrail_pb2.CheckOutputsResponse]:
+        """The same for parts of many answers, which need not be of one user: a call costs far more than a judgement."""
 
 def add_GuardrailServiceServicer_to_server(servicer: GuardrailServiceServicer, server: _aio.Server) -> None: ...
