@@ -49,7 +49,7 @@ BOOT_SECONDS = 90.0
 WARM_UP_TURNS = 20
 PROBE_SECONDS = 0.05
 HOPS = 5
-STAGES = ("enhance", "begin", "guard_input", "generate", "guard_output")
+STAGES = ("enhance", "begin", "claim", "guard_input", "generate", "guard_output")
 
 Turn = Callable[[], Awaitable[float]]
 
@@ -296,12 +296,16 @@ def print_row(streams: int, whole: Figures, alone: Figures, before: Meters, afte
     turns = len(whole.waits)
     print(f"\n{streams} stream{'s' * (streams > 1)}, {turns} turns")
     print_added(whole, alone, GOAL_P50_MS, GOAL_P99_MS)
+    print_stages(before.stages, after.stages)
+    print_costs(before.cpu, after.cpu, turns)
+
+
+def print_stages(before: Mapping[str, tuple[float, float]], after: Mapping[str, tuple[float, float]]) -> None:
     means = []
     for stage in STAGES:
-        seconds, count = (after.stages[stage][part] - before.stages[stage][part] for part in (0, 1))
+        seconds, count = (after[stage][part] - before[stage][part] for part in (0, 1))
         means.append(f"{stage} {1000 * seconds / max(count, 1):.2f}")
     print(f"  mean wait, ms:          {', '.join(means)}")
-    print_costs(before.cpu, after.cpu, turns)
 
 
 def print_costs(before: Mapping[str, float], after: Mapping[str, float], turns: int) -> None:
