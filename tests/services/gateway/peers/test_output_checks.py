@@ -1,4 +1,4 @@
-"""Checks that wait go together, and what goes wrong with one call is told to those who asked in it."""
+"""Checks that can wait go together, and what goes wrong with one call is told to those who asked in it."""
 
 import asyncio
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ import pytest
 
 from services.chassis.errors import UnavailableError
 from services.chassis.identity import CallContext, Caller, bind_call, current_call
-from services.gateway.peers.output_checks import MOST_CALLS, MOST_CHECKS, Check, OutputChecks, Result
+from services.gateway.peers.output_checks import MOST_CHECKS, Check, OutputChecks, Result
 
 ADA = CallContext(Caller("acme", "ada"), "r1")
 
@@ -24,7 +24,9 @@ class Guard:
         self.leaves_out = 0
 
     async def ask(self, text: str) -> str:
-        return str((await self.checks.check(Check(pending=text))).release)
+        """Capitals begin an answer, and ! ends it."""
+        tail = "" if text.isupper() else "before"
+        return str((await self.checks.check(Check(released_tail=tail, pending=text, final=text.endswith("!")))).release)
 
     async def _one(self, check: Check) -> Result:
         return (await self._many([check]))[0]
@@ -38,7 +40,7 @@ class Guard:
         return [Result(release=check.pending) for check in checks][self.leaves_out :]
 
 
-async def asked(guard: Guard, texts: Sequence[str]) -> list["asyncio.Task[str]"]:
+async def asked(guard: Guard, *texts: str) -> list["asyncio.Task[str]"]:
     """Each by a turn of its own; returns when all stand in line."""
     tasks = [asyncio.create_task(guard.ask(text)) for text in texts]
     for _ in range(3):
@@ -46,61 +48,63 @@ async def asked(guard: Guard, texts: Sequence[str]) -> list["asyncio.Task[str]"]
     return tasks
 
 
-async def test_a_check_goes_at_once_and_those_that_come_meanwhile_go_together_each_to_its_own_answer() -> None:
-    guard = Guard()
-    texts = [str(number) for number in range(MOST_CALLS + MOST_CHECKS + 5)]
-    tasks = await asked(guard, texts)
-    assert guard.calls == [[text] for text in texts[:MOST_CALLS]]
+async def answered(guard: Guard, tasks: "Sequence[asyncio.Task[str]]") -> list[str | BaseException]:
+    """By a guard that answers now."""
     guard.open.set()
-    assert await asyncio.gather(*tasks) == texts
-    later = guard.calls[MOST_CALLS:]
-    assert [len(call) for call in later] == [MOST_CHECKS, 5]
-    assert [text for call in later for text in call] == texts[MOST_CALLS:]
+    return await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_what_begins_or_ends_an_answer_goes_at_once_and_takes_along_what_waits() -> None:
+    guard = Guard()
+    tasks = await asked(guard, "A", "b", "c", "D", "e", "f!", "g")
+    assert guard.calls == [["A"], ["b", "c", "D"], ["e", "f!"]]
+    assert await answered(guard, tasks) == ["A", "b", "c", "D", "e", "f!", "g"]
+    assert guard.calls[3:] == [["g"]]
+
+
+async def test_the_middle_of_many_answers_goes_together_and_each_gets_its_own_verdict() -> None:
+    guard = Guard()
+    texts = [f"t{number}" for number in range(1 + MOST_CHECKS + 5)]
+    tasks = await asked(guard, *texts)
+    assert guard.calls == [texts[:1]]
+    assert await answered(guard, tasks) == texts
+    assert [len(call) for call in guard.calls] == [1, MOST_CHECKS, 5]
 
 
 async def test_alone_it_is_asked_for_its_user_and_in_company_for_nobody() -> None:
     guard = Guard()
     bind_call(ADA)
-    tasks = await asked(guard, [str(number) for number in range(MOST_CALLS + 2)])
-    guard.open.set()
-    await asyncio.gather(*tasks)
-    assert guard.callers == [ADA.caller] * MOST_CALLS + [Caller()]
+    await answered(guard, await asked(guard, "A", "b", "c"))
+    assert guard.callers == [ADA.caller, Caller()]
 
 
 async def test_a_call_that_fails_is_told_to_all_who_asked_in_it_and_to_no_other() -> None:
     guard = Guard()
-    tasks = await asked(guard, ["a", "b", *"cdefg", "bad"])
-    guard.open.set()
-    answers = await asyncio.gather(*tasks, return_exceptions=True)
-    assert answers[:MOST_CALLS] == ["a", "b"]
-    assert [getattr(error, "reason", "") for error in answers[MOST_CALLS:]] == ["AWAY"] * 6
-    assert await guard.ask("h") == "h"
+    answers = await answered(guard, await asked(guard, "A", "b", "c", "bad"))
+    assert answers[0] == "A"
+    assert [getattr(error, "reason", "") for error in answers[1:]] == ["AWAY"] * 3
+    assert await guard.ask("H") == "H"
 
 
 async def test_an_answer_that_is_too_short_is_no_answer() -> None:
     guard = Guard()
     guard.leaves_out = 1
-    tasks = await asked(guard, [*"abcd"])
-    guard.open.set()
-    answers = await asyncio.gather(*tasks, return_exceptions=True)
-    assert [getattr(error, "reason", "") for error in answers[MOST_CALLS:]] == ["GUARDRAIL_UNAVAILABLE"] * 2
+    answers = await answered(guard, await asked(guard, "A", "b", "c"))
+    assert [getattr(error, "reason", "") for error in answers[1:]] == ["GUARDRAIL_UNAVAILABLE"] * 2
 
 
 async def test_a_turn_that_was_stopped_is_not_asked_for() -> None:
     guard = Guard()
-    tasks = await asked(guard, [*"abcde"])
-    tasks[3].cancel()
+    tasks = await asked(guard, "A", "b", "c", "d")
+    tasks[2].cancel()
     with suppress(asyncio.CancelledError):
-        await tasks[3]
-    guard.open.set()
-    assert await asyncio.gather(*tasks[:3], tasks[4]) == [*"abce"]
-    assert guard.calls[MOST_CALLS:] == [["c", "e"]]
+        await tasks[2]
+    assert (await answered(guard, tasks))[3] == "d"
+    assert guard.calls == [["A"], ["b", "d"]]
 
 
 @pytest.mark.parametrize("long", [9_000, 32_768])
 async def test_a_long_text_goes_alone(long: int) -> None:
     guard = Guard()
-    tasks = await asked(guard, ["a", "b", "c", "d" * long, "e"])
-    guard.open.set()
-    await asyncio.gather(*tasks)
-    assert [[len(text) for text in call] for call in guard.calls[MOST_CALLS:]] == [[1], [long], [1]]
+    await answered(guard, await asked(guard, "A", "b", "c" * long, "d"))
+    assert [[len(text) for text in call] for call in guard.calls] == [[1], [1], [long], [1]]
