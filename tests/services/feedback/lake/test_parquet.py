@@ -57,6 +57,6 @@ def test_turns_come_back_as_they_were_and_erased_ones_are_rows_too() -> None:
 
 
 def test_another_process_writes_the_same_bytes() -> None:
-    program = "from tests.services.feedback.test_parquet import digest; print(digest())"
+    program = "from tests.services.feedback.lake.test_parquet import digest; print(digest())"
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == digest()

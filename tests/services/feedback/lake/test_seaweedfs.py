@@ -3,16 +3,16 @@
 from dataclasses import replace
 
 import pytest
-from tests.services.feedback.test_object_store import (
+
+from services.feedback.lake.object_store import ObjectRefusedError
+from services.feedback.lake.s3_store import S3Place, S3Store
+from tests.servers import S3Server
+from tests.services.feedback.lake.test_object_store import (
     test_a_key_is_kept_as_given,
     test_a_second_put_replaces_the_whole_object,
     test_what_is_deleted_is_gone_and_may_be_deleted_again,
     test_what_was_put_is_got_and_listed_by_prefix,
 )
-
-from services.feedback.lake.object_store import ObjectRefusedError
-from services.feedback.lake.s3_store import S3Place, S3Store
-from tests.servers import S3Server
 
 __all__ = [
     "test_a_key_is_kept_as_given",
