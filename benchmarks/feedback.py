@@ -24,13 +24,13 @@ import grpc
 from thumbwheel.feedback.v1 import events_pb2, feedback_pb2, feedback_pb2_grpc
 
 from services.chassis.identity import Caller
-from services.feedback.accept import Acceptance, GroupCommit, NoClaims
 from services.feedback.codec import feedback_entry, take_feedback_texts
-from services.feedback.master_key import MasterKey
-from services.feedback.principal import principal_of
-from services.feedback.sealer import Sealer
-from services.feedback.sealing import DataKey
-from services.feedback.spool import Spool
+from services.feedback.principals.master_key import MasterKey
+from services.feedback.principals.principal import principal_of
+from services.feedback.principals.sealing import DataKey
+from services.feedback.spool.accept import Acceptance, GroupCommit, NoClaims
+from services.feedback.spool.sealer import Sealer
+from services.feedback.spool.spool import Spool
 
 CLIENTS = 64
 ROUNDS = 3

@@ -23,8 +23,8 @@ from services.feedback.events import (
     check_feedback,
     check_turn,
 )
-from services.feedback.frames import Entry, Record
-from services.feedback.sink import UndecodableError
+from services.feedback.sink.sink import UndecodableError
+from services.feedback.spool.frames import Entry, Record
 
 SCHEMA_MAJOR = 1
 EventT = TypeVar("EventT", FeedbackEvent, TurnEvent)

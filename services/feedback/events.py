@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from services.chassis.errors import InvalidArgumentError
-from services.feedback.sealing import is_sealed
+from services.feedback.principals.sealing import is_sealed
 
 MAX_REASONS = 8
 MAX_REASON_CHARACTERS = 64

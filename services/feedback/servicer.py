@@ -11,9 +11,6 @@ from services.chassis.errors import InvalidArgumentError, PermissionDeniedError
 from services.chassis.identity import require_caller
 from services.chassis.telemetry import trace_headers
 from services.feedback import codec, metrics
-from services.feedback.accept import GroupCommit
-from services.feedback.catalogue import Catalogue
-from services.feedback.covers import Served
 from services.feedback.events import (
     Stream,
     Thumb,
@@ -23,10 +20,13 @@ from services.feedback.events import (
     check_turn,
     check_unsealed,
 )
-from services.feedback.experiments import ArmFigures, Experiments
-from services.feedback.frames import Entry
-from services.feedback.principal_servicer import Principals, PrincipalServicer
-from services.feedback.thumbs import Thumbs
+from services.feedback.lake.catalogue import Catalogue
+from services.feedback.lake.covers import Served
+from services.feedback.principals.servicer import Principals, PrincipalServicer
+from services.feedback.spool.accept import GroupCommit
+from services.feedback.spool.frames import Entry
+from services.feedback.standing.experiments import ArmFigures, Experiments
+from services.feedback.standing.thumbs import Thumbs
 
 MAX_TURNS = 500
 MAX_TURN_BYTES = 2 * 1024 * 1024

@@ -8,10 +8,10 @@ from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from services.chassis.settings import ServiceSettings
-from services.feedback.compaction import CompactionPace
+from services.feedback.compaction.compaction import CompactionPace
+from services.feedback.compaction.runs import RunLimits
 from services.feedback.events import Stream
-from services.feedback.kafka_cluster import Cluster
-from services.feedback.runs import RunLimits
+from services.feedback.kafka.cluster import Cluster
 
 MIB = 1024 * 1024
 

@@ -8,7 +8,8 @@ import sys
 from typing import Any
 
 from services.feedback import __main__ as service
-from services.feedback.compaction import Compaction, Step
+from services.feedback import commands
+from services.feedback.compaction.compaction import Compaction, Step
 
 
 def main(name: str, step: str, times: int) -> int:
@@ -25,7 +26,7 @@ def main(name: str, step: str, times: int) -> int:
             super().__init__(*arguments)
             self._at = at
 
-    setattr(service, "Compaction", BrokenCompaction)  # noqa: B010
+    setattr(commands, "Compaction", BrokenCompaction)  # noqa: B010
     sys.argv[1:] = ["compact"]
     return service.main()
 

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from services.feedback import __main__ as service
-from services.feedback.kafka_producer import KafkaPublisher
-from services.feedback.object_store import Directory
-from services.feedback.sink import EventT, Sink, Step
-from services.feedback.spool import Spool
+from services.feedback import streams
+from services.feedback.kafka.producer import KafkaPublisher
+from services.feedback.lake.object_store import Directory
+from services.feedback.sink.sink import EventT, Sink, Step
+from services.feedback.spool.spool import Spool
 
 APPENDED, PUBLISHED, PUTTING, SKEWED = "appended", "published", "putting", "skewed"
 JUMP_SECONDS = 3_600
@@ -50,7 +51,7 @@ def main(point: str, times: int) -> int:
         case "skewed":
             _skew(times)
         case _:
-            service.Sink = _breaking(lambda step: strike() if step is Step(point) else None)  # type: ignore[misc]
+            streams.Sink = _breaking(lambda step: strike() if step is Step(point) else None)  # type: ignore[misc]
     sys.argv[1:] = []
     return service.main()
 

@@ -29,15 +29,15 @@ from infra.supervision.ports import HOST, free_port
 from services.chassis.errors import from_rpc
 from services.chassis.identity import REQUEST_KEY, TENANT_KEY, USER_KEY
 from services.chassis.server import serving
-from services.feedback import parquet
 from services.feedback.__main__ import wiring
-from services.feedback.audit import Report, audit
 from services.feedback.database import connect, migrate
-from services.feedback.kafka_cluster import MAX_MESSAGE_BYTES, Cluster
-from services.feedback.kafka_topic import look_at
-from services.feedback.ledger import Ledger
-from services.feedback.object_store import Directory, ObjectStore
-from services.feedback.s3_store import S3Place, S3Store
+from services.feedback.kafka.cluster import MAX_MESSAGE_BYTES, Cluster
+from services.feedback.kafka.topic import look_at
+from services.feedback.lake import parquet
+from services.feedback.lake.audit import Report, audit
+from services.feedback.lake.ledger import Ledger
+from services.feedback.lake.object_store import Directory, ObjectStore
+from services.feedback.lake.s3_store import S3Place, S3Store
 from services.feedback.settings import FeedbackSettings
 from tests.servers import Bucket, KafkaServer, PostgresServer
 from tests.services.feedback.history import History, Place, violations

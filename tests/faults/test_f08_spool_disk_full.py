@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from services.chassis.errors import from_rpc
-from services.feedback.spool_folder import inspect
+from services.feedback.spool.folder import inspect
 from tests.faults.feedback import Clients, Stack, record, replica_here, settled, until
 from tests.faults.small_disk import MIB, SmallDisk, disks_can_be_made, small_disk
 from tests.services.feedback.samples import correction

@@ -4,8 +4,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from services.feedback.spool import Spool
-from services.feedback.spool_folder import recover
+from services.feedback.spool.folder import recover
+from services.feedback.spool.spool import Spool
 from tests.faults.feedback import Clients, Stack, record, replica_here, settled
 from tests.services.feedback.samples import thumb
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from services.feedback.sink import Step
+from services.feedback.sink.sink import Step
 from tests.faults.feedback import Clients, ReplicaProcess, Stack, settled
 
 RECOVERY_SECONDS = 15.0

@@ -11,7 +11,7 @@ import pytest
 
 from infra.faults.chance import Chance
 from infra.faults.http import HttpFault, HttpProxy, Kind
-from services.feedback.orphans import delete_orphans, find_orphans
+from services.feedback.lake.orphans import delete_orphans, find_orphans
 from tests.faults.feedback import S3, Clients, Stack, port_of, replica_here, settled, stack_on, until, variables
 from tests.servers import KafkaServer, PostgresServer, S3Server
 

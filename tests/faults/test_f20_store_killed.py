@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from infra.faults.tcp import TcpFaults, TcpProxy
-from services.feedback.object_store import ObjectMissingError, ObjectStoreError
-from services.feedback.s3_store import S3Place, S3Store
+from services.feedback.lake.object_store import ObjectMissingError, ObjectStoreError
+from services.feedback.lake.s3_store import S3Place, S3Store
 from tests.faults.feedback import S3, Clients, port_of, replica_here, settled, stack_on, until
 from tests.servers import Bucket, KafkaServer, PostgresServer, S3Server
 

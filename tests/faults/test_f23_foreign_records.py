@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from kafka import KafkaProducer
 
-from services.feedback.kafka_cluster import MAX_MESSAGE_BYTES
-from services.feedback.kafka_record import headers_of
+from services.feedback.kafka.cluster import MAX_MESSAGE_BYTES
+from services.feedback.kafka.record import headers_of
 from tests.faults.feedback import Clients, Stack, counted, replica_here, settled
 from tests.services.feedback.samples import entry, thumb
 

@@ -16,18 +16,19 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, select
 
-from services.feedback import parquet, tables
-from services.feedback.audit import audit
-from services.feedback.compaction import Compaction, CompactionPace, Step, Tally
-from services.feedback.compactors import Compactors
+from services.feedback import tables
+from services.feedback.compaction.compaction import Compaction, CompactionPace, Step, Tally
+from services.feedback.compaction.compactors import Compactors
+from services.feedback.compaction.runs import RunLimits
 from services.feedback.database import connect, migrate, open_database
-from services.feedback.erasures import Erasures
 from services.feedback.events import Stream
-from services.feedback.object_store import Directory, ObjectStore
-from services.feedback.orphans import find_orphans
-from services.feedback.runs import RunLimits
-from services.feedback.s3_store import S3Store
-from services.feedback.served_object import DamagedObjectError, read_served
+from services.feedback.lake import parquet
+from services.feedback.lake.audit import audit
+from services.feedback.lake.object_store import Directory, ObjectStore
+from services.feedback.lake.orphans import find_orphans
+from services.feedback.lake.s3_store import S3Store
+from services.feedback.lake.served_object import DamagedObjectError, read_served
+from services.feedback.principals.erasures import Erasures
 from tests.servers import PostgresServer, S3Server
 from tests.services.feedback.compacted import CompactedLog
 from tests.services.feedback.s3_stores import place

@@ -16,15 +16,16 @@ from sqlalchemy import select
 from thumbwheel.feedback.v1 import events_pb2, feedback_pb2
 
 from services.chassis.identity import Caller
-from services.feedback import parquet, tables
-from services.feedback.audit import audit
+from services.feedback import tables
 from services.feedback.database import connect
 from services.feedback.events import Stream
-from services.feedback.ledger import Ledger
-from services.feedback.object_store import Directory
-from services.feedback.principal import principal_of
-from services.feedback.sealing import key_id_of
-from services.feedback.spool_folder import inspect
+from services.feedback.lake import parquet
+from services.feedback.lake.audit import audit
+from services.feedback.lake.ledger import Ledger
+from services.feedback.lake.object_store import Directory
+from services.feedback.principals.principal import principal_of
+from services.feedback.principals.sealing import key_id_of
+from services.feedback.spool.folder import inspect
 from tests.services.feedback.opened import opened
 from tests.services.feedback.samples import ADA, KEY, correction, thumb, turn
 from tests.services.feedback.test_servicer import BOB, Client, running

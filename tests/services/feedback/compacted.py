@@ -7,19 +7,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from sqlalchemy import Engine
 
-from services.feedback import parquet
 from services.feedback.codec import feedback_entry, turn_entry
-from services.feedback.compaction import Compaction, CompactionPace, Step
-from services.feedback.compactors import Compactors
-from services.feedback.covers import Served
+from services.feedback.compaction.compaction import Compaction, CompactionPace, Step
+from services.feedback.compaction.compactors import Compactors
+from services.feedback.compaction.runs import RunLimits
 from services.feedback.events import Stream
-from services.feedback.frames import Entry, Record
-from services.feedback.ledger import Ledger
-from services.feedback.object_store import ObjectStore
-from services.feedback.runs import RunLimits
-from services.feedback.served_object import read_served
-from services.feedback.sink import FlushLimits, Format, Sink
-from services.feedback.thumbs import fold
+from services.feedback.lake import parquet
+from services.feedback.lake.covers import Served
+from services.feedback.lake.ledger import Ledger
+from services.feedback.lake.object_store import ObjectStore
+from services.feedback.lake.served_object import read_served
+from services.feedback.sink.sink import FlushLimits, Format, Sink
+from services.feedback.spool.frames import Entry, Record
+from services.feedback.standing.thumbs import fold
 from tests.services.feedback.samples import FEEDBACK, TURNS, thumb, turn
 
 DAY = 86_400

@@ -5,11 +5,11 @@ import signal
 from pathlib import Path
 
 from services.feedback.database import open_database
-from services.feedback.ledger import Ledger
-from services.feedback.object_store import Directory
-from services.feedback.sink import FlushLimits, Sink, Step
-from services.feedback.spool import Spool
-from services.feedback.thumbs import fold
+from services.feedback.lake.ledger import Ledger
+from services.feedback.lake.object_store import Directory
+from services.feedback.sink.sink import FlushLimits, Sink, Step
+from services.feedback.spool.spool import Spool
+from services.feedback.standing.thumbs import fold
 from tests.services.feedback.samples import FEEDBACK
 
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from services.feedback import parquet
-from services.feedback.ledger import Segment
+from services.feedback.lake import parquet
+from services.feedback.lake.ledger import Segment
 
 Place = tuple[str, int]
 """Topic id and partition."""

@@ -10,13 +10,13 @@ from dataclasses import replace
 from typing import Any
 
 from services.chassis.errors import UnavailableError
-from services.feedback.accept import Claim
-from services.feedback.frames import Entry, Record
-from services.feedback.gone import Owner
-from services.feedback.ledger import Batch, FencedError, Lease, LedgerUnavailableError, Segment, Within
-from services.feedback.log import OffsetOutOfRangeError, TopicReplacedError
-from services.feedback.object_store import ObjectMissingError, ObjectStoreError, StoredObject
-from services.feedback.relay import PublishError
+from services.feedback.kafka.relay import PublishError
+from services.feedback.lake.ledger import Batch, FencedError, Lease, LedgerUnavailableError, Segment, Within
+from services.feedback.lake.object_store import ObjectMissingError, ObjectStoreError, StoredObject
+from services.feedback.principals.gone import Owner
+from services.feedback.spool.accept import Claim
+from services.feedback.spool.frames import Entry, Record
+from services.feedback.spool.log import OffsetOutOfRangeError, TopicReplacedError
 from tests.services.feedback.faults import CrashError, Faults
 
 RECORDS_A_FILE = 4

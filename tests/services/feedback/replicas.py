@@ -8,17 +8,17 @@ anew.
 from collections.abc import Callable, Sequence
 
 from services.chassis.errors import AlreadyExistsError
-from services.feedback.accept import Acceptance, Claims
 from services.feedback.events import FeedbackEvent, Stream, Thumb
-from services.feedback.frames import Entry, Record
-from services.feedback.kafka_log import KafkaLog
-from services.feedback.ledger import FencedError, LedgerUnavailableError
-from services.feedback.log import OffsetOutOfRangeError, TopicReplacedError
-from services.feedback.object_store import ObjectStoreError
-from services.feedback.parquet import Row
-from services.feedback.relay import PublishError, Relay
-from services.feedback.sink import FlushLimits, Format, Position, Sink, Step, UndecodableError
-from services.feedback.thumbs import Opinion, change_of
+from services.feedback.kafka.partition_log import KafkaLog
+from services.feedback.kafka.relay import PublishError, Relay
+from services.feedback.lake.ledger import FencedError, LedgerUnavailableError
+from services.feedback.lake.object_store import ObjectStoreError
+from services.feedback.lake.parquet import Row
+from services.feedback.sink.sink import FlushLimits, Format, Position, Sink, Step, UndecodableError
+from services.feedback.spool.accept import Acceptance, Claims
+from services.feedback.spool.frames import Entry, Record
+from services.feedback.spool.log import OffsetOutOfRangeError, TopicReplacedError
+from services.feedback.standing.thumbs import Opinion, change_of
 from tests.services.feedback.faults import CrashError, Faults
 from tests.services.feedback.history import Catalogue, History, Place, violations
 from tests.services.feedback.memory import (

@@ -1,6 +1,6 @@
 """S3 stores as tests make them: on loopback, with patience as they need it."""
 
-from services.feedback.s3_store import S3Place, S3Store
+from services.feedback.lake.s3_store import S3Place, S3Store
 
 
 def place(port: int, request_seconds: float = 10.0, bucket: str = "thumbs") -> S3Place:

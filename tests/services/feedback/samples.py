@@ -6,11 +6,12 @@ from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.feedback.v1 import events_pb2
 
 from services.chassis.identity import Caller
-from services.feedback import codec, parquet
+from services.feedback import codec
 from services.feedback.events import Stream
-from services.feedback.frames import Entry
-from services.feedback.principal import principal_of
-from services.feedback.sink import Format
+from services.feedback.lake import parquet
+from services.feedback.principals.principal import principal_of
+from services.feedback.sink.sink import Format
+from services.feedback.spool.frames import Entry
 
 KEY = "a key of the tests' own"
 MASTER = "5e" * 32

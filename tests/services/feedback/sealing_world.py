@@ -8,17 +8,19 @@ from typing import Any
 from sqlalchemy import Engine, Table, select
 from thumbwheel.feedback.v1 import events_pb2
 
-from services.feedback import codec, experiments, parquet, tables, thumbs
-from services.feedback.accept import Acceptance, NoClaims, Receipt
-from services.feedback.data_keys import DataKeys
-from services.feedback.erasures import Erasures
+from services.feedback import codec, tables
 from services.feedback.events import Stream
-from services.feedback.ledger import Ledger
-from services.feedback.master_key import MasterKey
-from services.feedback.object_store import Directory
-from services.feedback.sealer import Sealer, late_turns
-from services.feedback.sink import FlushLimits, Sink, Step
-from services.feedback.spool import Spool
+from services.feedback.lake import parquet
+from services.feedback.lake.ledger import Ledger
+from services.feedback.lake.object_store import Directory
+from services.feedback.principals.data_keys import DataKeys
+from services.feedback.principals.erasures import Erasures
+from services.feedback.principals.master_key import MasterKey
+from services.feedback.sink.sink import FlushLimits, Sink, Step
+from services.feedback.spool.accept import Acceptance, NoClaims, Receipt
+from services.feedback.spool.sealer import Sealer, late_turns
+from services.feedback.spool.spool import Spool
+from services.feedback.standing import experiments, thumbs
 from tests.services.feedback.samples import FEEDBACK, MASTER, TURNS
 
 ROOM = 1 << 22

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from thumbwheel.feedback.v1 import events_pb2
 
-from services.feedback import codec, parquet
+from services.feedback import codec
 from services.feedback.events import ContextMessage, Correction, Retraction, Thumb
-from services.feedback.frames import Entry, Record
-from services.feedback.principal import principal_of
-from services.feedback.sink import UndecodableError
+from services.feedback.lake import parquet
+from services.feedback.principals.principal import principal_of
+from services.feedback.sink.sink import UndecodableError
+from services.feedback.spool.frames import Entry, Record
 from tests.services.feedback.samples import ADA, KEY, correction, erased, name, retraction, thumb, turn
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -15,15 +15,15 @@ from sqlalchemy import text
 
 from services.chassis.errors import AlreadyExistsError
 from services.feedback import codec, database, tables
-from services.feedback.audit import audit
 from services.feedback.database import HEAD, connect, migrate, open_database, revision
-from services.feedback.ledger import Ledger
-from services.feedback.object_store import Directory
-from services.feedback.principal import principal_of
-from services.feedback.sink import FlushLimits, Sink
-from services.feedback.spool import Spool
-from services.feedback.spool_folder import inspect
-from services.feedback.thumbs import Overlay, Thumbs, catch_up, fold
+from services.feedback.lake.audit import audit
+from services.feedback.lake.ledger import Ledger
+from services.feedback.lake.object_store import Directory
+from services.feedback.principals.principal import principal_of
+from services.feedback.sink.sink import FlushLimits, Sink
+from services.feedback.spool.folder import inspect
+from services.feedback.spool.spool import Spool
+from services.feedback.standing.thumbs import Overlay, Thumbs, catch_up, fold
 from tests.services.feedback.samples import ADA, FEEDBACK, KEY, entry, name, thumb
 from tests.services.feedback.sealing_world import SealingWorld
 

@@ -13,10 +13,10 @@ import pytest
 from thumbwheel.feedback.v1 import events_pb2, feedback_pb2, feedback_pb2_grpc
 
 from infra.supervision.ports import free_port
-from services.feedback import parquet
 from services.feedback.__main__ import main
 from services.feedback.database import open_database
-from services.feedback.ledger import Ledger
+from services.feedback.lake import parquet
+from services.feedback.lake.ledger import Ledger
 from tests.services.feedback.samples import KEY, MASTER, name, thumb, turn
 
 IDENTITY = (("x-tw-tenant", "acme"), ("x-tw-user", "ada"))

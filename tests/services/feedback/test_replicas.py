@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import pytest
 
-from services.feedback.accept import Claim, Claims, NoClaims
-from services.feedback.frames import Entry
-from services.feedback.ledger import Batch, Lease, Segment
-from services.feedback.log import LogError
-from services.feedback.relay import PublishError, Relay
-from services.feedback.sink import Step
+from services.feedback.kafka.relay import PublishError, Relay
+from services.feedback.lake.ledger import Batch, Lease, Segment
+from services.feedback.sink.sink import Step
+from services.feedback.spool.accept import Claim, Claims, NoClaims
+from services.feedback.spool.frames import Entry
+from services.feedback.spool.log import LogError
 from tests.services.feedback.memory import MemoryLedger, MemoryStore
 from tests.services.feedback.replicas import Replicas, read
 

@@ -22,11 +22,11 @@ from services.chassis.errors import (
 )
 from services.chassis.identity import NOBODY, CallContext, Caller, bind_call
 from services.chassis.server import serving
-from services.feedback import parquet
 from services.feedback.__main__ import wiring
 from services.feedback.database import open_database
-from services.feedback.log import OffsetOutOfRangeError
+from services.feedback.lake import parquet
 from services.feedback.settings import FeedbackSettings
+from services.feedback.spool.log import OffsetOutOfRangeError
 from services.feedback.tables import partitions
 from tests.services.feedback.samples import (
     ADA,

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, update
 
-from services.feedback import parquet, tables
-from services.feedback.frames import Record
-from services.feedback.ledger import Lease, Segment
-from services.feedback.log import LogError
-from services.feedback.sink import Sink, Step
+from services.feedback import tables
+from services.feedback.lake import parquet
+from services.feedback.lake.ledger import Lease, Segment
+from services.feedback.sink.sink import Sink, Step
+from services.feedback.spool.frames import Record
+from services.feedback.spool.log import LogError
 from tests.services.feedback.history import violations
 from tests.services.feedback.memory import MemoryStore
 from tests.services.feedback.world import Disk, ForgetfulLedger, World

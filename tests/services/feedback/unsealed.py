@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from services.feedback.frames import Entry
+from services.feedback.spool.frames import Entry
 
 
 class Unsealed:

@@ -12,11 +12,8 @@ from thumbwheel.feedback.v1 import events_pb2
 
 from services.chassis.errors import UnavailableError
 from services.feedback import codec
-from services.feedback.accept import Acceptance, NoClaims
-from services.feedback.data_keys import DataKeys
 from services.feedback.database import open_database
-from services.feedback.frames import Entry, Record
-from services.feedback.ledger import (
+from services.feedback.lake.ledger import (
     Batch,
     FencedError,
     Lease,
@@ -25,12 +22,15 @@ from services.feedback.ledger import (
     Segment,
     Within,
 )
-from services.feedback.master_key import MasterKey
-from services.feedback.object_store import ObjectStoreError
-from services.feedback.sealer import Sealer
-from services.feedback.sink import FlushLimits, Sink, Step
-from services.feedback.spool import Device, Spool
-from services.feedback.thumbs import fold
+from services.feedback.lake.object_store import ObjectStoreError
+from services.feedback.principals.data_keys import DataKeys
+from services.feedback.principals.master_key import MasterKey
+from services.feedback.sink.sink import FlushLimits, Sink, Step
+from services.feedback.spool.accept import Acceptance, NoClaims
+from services.feedback.spool.frames import Entry, Record
+from services.feedback.spool.sealer import Sealer
+from services.feedback.spool.spool import Device, Spool
+from services.feedback.standing.thumbs import fold
 from tests.services.feedback.faults import CrashError, Faults
 from tests.services.feedback.history import Catalogue, History, Place
 from tests.services.feedback.memory import MemoryStore

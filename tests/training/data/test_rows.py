@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from thumbwheel.feedback.v1 import events_pb2
 
-from services.feedback import codec, parquet
+from services.feedback import codec
 from services.feedback.events import ContextMessage, Correction, FeedbackEvent, Retraction, Thumb, TurnEvent
+from services.feedback.lake import parquet
 from tests.training.feedback_log import uid
 from training.data.catalogue import Segment
 from training.data.chat import Message

@@ -1,0 +1,101 @@
+"""What people do beside serving: move the schema, make topics and the bucket, tend the store, and prove that nothing is lost."""
+
+import sys
+from argparse import ArgumentParser, Namespace
+
+from sqlalchemy import Engine
+
+from services.feedback.compaction.compaction import Compaction
+from services.feedback.compaction.compactors import Compactors
+from services.feedback.compaction.schedule import compact_all
+from services.feedback.database import HEAD, connect, migrate, open_database, revision
+from services.feedback.events import Stream
+from services.feedback.lake.audit import audit
+from services.feedback.lake.ledger import Ledger
+from services.feedback.lake.place import bucket, object_store
+from services.feedback.lake.store_commands import add_orphan_options, collect_orphans, make_bucket
+from services.feedback.principals.erasures import Erasures
+from services.feedback.settings import FeedbackSettings
+from services.feedback.spool.folder import inspect
+from services.feedback.spool.log import LogView
+from services.feedback.streams import Stores
+
+
+def _audit(settings: FeedbackSettings, _options: Namespace) -> int:
+    ledger = Ledger(open_database(settings.database_url))
+    report = audit(ledger, object_store(settings), lambda stream: _log_views(settings, stream))
+    print("\n".join(report.lines()))
+    return 1 if report.problems else 0
+
+
+def _compact(settings: FeedbackSettings, _options: Namespace) -> int:
+    engine = open_database(settings.database_url)
+    return compact_all(compaction_of(settings, engine, Stores(Ledger(engine), object_store(settings))))
+
+
+def _log_views(settings: FeedbackSettings, stream: Stream) -> list[LogView]:
+    if settings.kafka_bootstrap:
+        from services.feedback.kafka.topic import look_at
+
+        return look_at(settings.cluster(), settings.topic(stream))
+    return inspect(settings.spool_directory / stream)
+
+
+def _bucket(settings: FeedbackSettings, _options: Namespace) -> int:
+    if not settings.s3_endpoint:
+        print("s3_endpoint: is empty, so objects lie in a directory, which needs no bucket", file=sys.stderr)
+        return 2
+    make_bucket(bucket(settings), settings.s3_bucket)
+    return 0
+
+
+def _migrate(settings: FeedbackSettings, _options: Namespace) -> int:
+    engine = connect(settings.database_url)
+    before = revision(engine)
+    migrate(engine)
+    print(f"feedback database: revision {before or 'none'} → {HEAD}")
+    return 0
+
+
+def _topics(settings: FeedbackSettings, _options: Namespace) -> int:
+    from services.feedback.kafka.topic import open_admin
+    from services.feedback.kafka.topics import Plan, make_topics
+
+    plan = Plan(settings.partitions, settings.replication_factor, settings.min_insync_replicas, settings.retention_days)
+    with open_admin(settings.cluster()) as admin:
+        print("\n".join(make_topics(admin, [settings.topic(stream) for stream in Stream], plan)))
+    return 0
+
+
+def _orphans(settings: FeedbackSettings, options: Namespace) -> int:
+    ledger = Ledger(open_database(settings.database_url))
+    collect_orphans(ledger, object_store(settings), options.older_than, options.delete)
+    return 0
+
+
+COMMANDS = {
+    "audit": (_audit, "prove from store, ledger and log that nothing is lost or twice"),
+    "compact": (_compact, "merge small objects and leave out what must go: one pass now"),
+    "migrate": (_migrate, "bring the database's tables up to date"),
+    "topics": (_topics, "make Kafka's topics, or say how they are"),
+    "bucket": (_bucket, "make the S3 bucket, and try it"),
+    "orphans": (_orphans, "list objects that no ledger row names; with --delete, delete"),
+}
+
+
+def add_commands(parser: ArgumentParser) -> None:
+    """Describe them."""
+    commands = parser.add_subparsers(dest="command")
+    commands.add_parser("serve", help="the default")
+    described = {name: commands.add_parser(name, help=what) for name, (_, what) in COMMANDS.items()}
+    add_orphan_options(described["orphans"])
+
+
+def run_command(settings: FeedbackSettings, options: Namespace) -> int:
+    """Its exit status."""
+    return COMMANDS[options.command][0](settings, options)
+
+
+def compaction_of(settings: FeedbackSettings, engine: Engine, stores: Stores) -> Compaction:
+    """The same for the command and for the schedule beside the service."""
+    return Compaction(stores.ledger, Compactors(engine), stores.objects, Erasures(engine), settings.compaction_pace())

@@ -1,0 +1,104 @@
+"""When compaction runs: as a command now, and beside the service, where every replica looks now and then whether a pass is due and
+one of them makes it.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from services.chassis.telemetry import fields
+from services.feedback import metrics
+from services.feedback.compaction.compaction import Compaction, StoppedError
+from services.feedback.events import Stream
+from services.feedback.lake.ledger import FencedError, LedgerUnavailableError
+from services.feedback.lake.object_store import ObjectStoreError
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 30.0
+FAILURES = (FencedError, LedgerUnavailableError, ObjectStoreError)
+
+
+class CompactionSchedule:
+    """One pass of each stream every `every_seconds`, counted from the end of the last whole one, over all replicas."""
+
+    def __init__(self, compaction: Compaction, every_seconds: float, look_seconds: float = LOOK_SECONDS) -> None:
+        self._compaction = compaction
+        self._every_seconds, self._look_seconds = every_seconds, min(look_seconds, every_seconds)
+        self._stopped = asyncio.Event()
+
+    async def run(self) -> None:
+        """Until `stop`. What fails is tried again at the next look."""
+        metrics.COMPACTION_PERIOD_SECONDS.set(self._every_seconds)
+        for stream in Stream:
+            metrics.COMPACTION_TIME_SECONDS.labels(stream).set(time.time())
+            metrics.COVERS.labels(stream)
+            for reason in metrics.DROPPED_REASONS:
+                metrics.DROPPED_ROWS.labels(stream, reason)
+        while not self._stopped.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopped.wait(), self._look_seconds)
+            for stream in Stream:
+                if not self._stopped.is_set():
+                    await self._look(stream)
+
+    def stop(self) -> None:
+        """Let `run` end after the step that is under way."""
+        self._stopped.set()
+        self._compaction.stop()
+
+    async def _look(self, stream: Stream) -> None:
+        try:
+            await asyncio.to_thread(self._compaction.run, stream, self._every_seconds)
+        except FAILURES as error:
+            metrics.COMPACTION_FAILURES.labels(stream, type(error).__name__).inc()
+            log.warning(
+                "compaction ended early, will be tried again", extra=fields(stream=stream, error=type(error).__name__)
+            )
+        except StoppedError:
+            return
+        with contextlib.suppress(LedgerUnavailableError):
+            if last_us := await asyncio.to_thread(self._compaction.last_pass_us, stream):
+                metrics.COMPACTION_TIME_SECONDS.labels(stream).set(last_us / 1_000_000)
+
+
+@asynccontextmanager
+async def compacting(compaction: Compaction, every_seconds: float) -> AsyncIterator[None]:
+    """As long as the block runs, and until the step under way has ended; `every_seconds` 0: never."""
+    if not every_seconds:
+        yield
+        return
+    schedule = CompactionSchedule(compaction, every_seconds)
+    running = asyncio.create_task(schedule.run())
+    try:
+        yield
+    finally:
+        schedule.stop()
+        await running
+
+
+def compact_all(compaction: Compaction, say: Callable[[str], None] = print) -> int:
+    """One pass of every stream, now; the exit status: 1 if something was left undone.
+
+    Raises:
+        ObjectStoreError: the store is away.
+    """
+    undone = 0
+    for stream in Stream:
+        try:
+            tally = compaction.run(stream)
+        except (FencedError, LedgerUnavailableError) as error:
+            say(f"{stream}: not finished: {error}")
+            undone += 1
+            continue
+        if tally is None:
+            say(f"{stream}: another process compacts it")
+            undone += 1
+            continue
+        left_out = " ".join(f"{reason}={rows}" for reason, rows in sorted(tally.dropped.items()))
+        say(f"{stream}: replaced={tally.replaced} covers={tally.covers} deleted={tally.deleted} {left_out}".rstrip())
+        undone += not tally.whole
+    return 1 if undone else 0

@@ -1,0 +1,145 @@
+"""A sink for each partition of a topic that this process holds: started when the group gives it, stopped when it takes it back.
+
+The ledger fences: what was lost may still be flushing here, and its lease is not the newest any more. A partition whose records are
+gone stops for good, loudly; the others go on.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Collection
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+from services.chassis.telemetry import fields
+from services.feedback import metrics
+from services.feedback.kafka.partition_log import KafkaLog
+from services.feedback.sink.drain import FAILURES, FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS, Drain, Flusher
+from services.feedback.spool.log import LogError, TopicReplacedError
+
+log = logging.getLogger(__name__)
+
+ResultT = TypeVar("ResultT")
+
+
+class Topic(Protocol):
+    """The topic behind its name."""
+
+    def current(self) -> str:
+        """Its id now. Raises: LogUnavailableError."""
+
+    def require(self, topic_id: str) -> None:
+        """Raises: TopicReplacedError, LogUnavailableError."""
+
+
+class Source(Protocol):
+    """What fills the logs."""
+
+    def attach(self, kafka_log: KafkaLog) -> None:
+        """Fill this one."""
+
+    def restart(self) -> None:
+        """The topic was made anew."""
+
+
+@dataclass
+class _Holding:
+    """One partition from taken to lost."""
+
+    released: asyncio.Event = field(default_factory=asyncio.Event)
+    drain: Drain | None = None
+
+    def release(self) -> None:
+        self.released.set()
+        if self.drain:
+            self.drain.stop()
+
+
+class PartitionSinks:
+    """`took` and `lost` come from the consumer's threads. All that blocks runs in `executor`."""
+
+    def __init__(
+        self,
+        stream: str,
+        topic: Topic,
+        make_sink: Callable[[KafkaLog], Flusher],
+        executor: Executor,
+        flush_rows: int,
+        flush_seconds: float,
+    ) -> None:
+        self._stream, self._topic, self._make_sink, self._executor = stream, topic, make_sink, executor
+        self._flush_rows, self._flush_seconds = flush_rows, flush_seconds
+        self._loop = asyncio.get_running_loop()
+        self._held: dict[int, _Holding] = {}
+        self._given: asyncio.Queue[int | None] = asyncio.Queue()
+
+    def took(self, partitions: Collection[int]) -> None:
+        """These are ours now."""
+        self._loop.call_soon_threadsafe(self._take, list(partitions))
+
+    def lost(self, partitions: Collection[int]) -> None:
+        """These are not any more."""
+        self._loop.call_soon_threadsafe(self._release, list(partitions))
+
+    async def run(self, source: Source) -> None:
+        """Until `stop`, and until the last flush has ended."""
+        async with asyncio.TaskGroup() as tasks:
+            while (partition := await self._given.get()) is not None:
+                tasks.create_task(self._hold(partition, self._held[partition], source))
+            self._release(list(self._held))
+
+    def stop(self) -> None:
+        """Let `run` end."""
+        self._given.put_nowait(None)
+
+    def _take(self, partitions: Collection[int]) -> None:
+        self._release(partitions)
+        for partition in partitions:
+            self._held[partition] = _Holding()
+            self._given.put_nowait(partition)
+
+    def _release(self, partitions: Collection[int]) -> None:
+        for partition in partitions:
+            if holding := self._held.pop(partition, None):
+                holding.release()
+        metrics.PARTITIONS.labels(self._stream).set(len(self._held))
+
+    async def _hold(self, partition: int, holding: _Holding, source: Source) -> None:
+        topic_id = await self._insist(holding, self._topic.current)
+        if topic_id is None:
+            return
+        kafka_log = KafkaLog(topic_id, partition, lambda: self._topic.require(topic_id))
+        sink = self._make_sink(kafka_log)
+        await self._insist(holding, sink.assign)
+        if holding.released.is_set():
+            return
+        holding.drain = Drain(
+            self._stream, kafka_log, sink, self._flush_rows, self._flush_seconds, executor=self._executor
+        )
+        metrics.PARTITIONS.labels(self._stream).set(len(self._held))
+        metrics.STOPPED.labels(self._stream, str(partition)).set(0)
+        source.attach(kafka_log)
+        try:
+            await holding.drain.run()
+        except TopicReplacedError as error:
+            log.warning("topic was made anew", extra=fields(stream=self._stream, partition=partition, why=str(error)))
+            source.restart()
+        except LogError as error:
+            metrics.STOPPED.labels(self._stream, str(partition)).set(1)
+            log.error("partition stopped", extra=fields(stream=self._stream, partition=partition, why=str(error)))
+
+    async def _insist(self, holding: _Holding, call: Callable[[], ResultT]) -> ResultT | None:
+        """The call's result, however often it takes; None if the partition is lost meanwhile."""
+        wait_seconds = FIRST_RETRY_SECONDS
+        while not holding.released.is_set():
+            try:
+                return await self._loop.run_in_executor(self._executor, call)
+            except FAILURES as error:
+                log.warning(
+                    "partition waits", extra=fields(stream=self._stream, error=type(error).__name__, why=str(error))
+                )
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(holding.released.wait(), wait_seconds)
+            wait_seconds = min(2 * wait_seconds, LAST_RETRY_SECONDS)
+        return None

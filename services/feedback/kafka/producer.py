@@ -1,0 +1,93 @@
+"""Publishes to a topic by kafka-python: acks=all, not idempotent, one request in flight, and a watchdog over it all.
+
+Why so: this client's idempotent producer wedges for ever after an outage longer than its delivery timeout, its `close()` does not
+close while something waits, and its timeouts are per batch. So: own deadlines; and a producer that fell silent is thrown away.
+"""
+
+import contextlib
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from kafka import KafkaProducer
+from kafka.errors import KafkaError
+
+from services.chassis.telemetry import fields
+from services.feedback import metrics
+from services.feedback.kafka.client import build
+from services.feedback.kafka.cluster import MAX_MESSAGE_BYTES, REQUEST_MS, Cluster
+from services.feedback.kafka.record import headers_of
+from services.feedback.kafka.relay import PublishError
+from services.feedback.spool.frames import Record
+
+log = logging.getLogger(__name__)
+
+CLOSE_SECONDS = 2.0
+
+
+class KafkaPublisher:
+    """One topic. One thread calls; the producer is built when something is to be sent, and again after it failed."""
+
+    def __init__(self, cluster: Cluster, topic: str, watchdog_seconds: float) -> None:
+        self._cluster, self._topic, self._watchdog_seconds = cluster, topic, watchdog_seconds
+        self._producer: KafkaProducer | None = None
+
+    def publish(self, records: Sequence[Record]) -> None:
+        """As `Publisher`; ends at the latest when nothing was acknowledged for the watchdog's seconds, after the build."""
+        try:
+            producer = self._producer = self._producer or self._built()
+            self._await([self._send(producer, record) for record in records])
+        except (KafkaError, OSError) as error:
+            self._abandon()
+            # The type alone: a client's text may quote a record.
+            raise PublishError(type(error).__name__) from error
+
+    def close(self) -> None:
+        """Nothing is in flight between two calls of `publish`."""
+        self._abandon()
+
+    def _built(self) -> KafkaProducer:
+        milliseconds = int(self._watchdog_seconds * 1_000)
+        producer = build(
+            KafkaProducer,
+            **self._cluster.options(),
+            acks="all",
+            enable_idempotence=False,
+            max_in_flight_requests_per_connection=1,
+            allow_auto_create_topics=False,
+            max_request_size=MAX_MESSAGE_BYTES,
+            request_timeout_ms=min(REQUEST_MS, milliseconds),
+            delivery_timeout_ms=milliseconds,
+            max_block_ms=milliseconds,
+        )
+        metrics.PRODUCER_BUILDS.labels(self._topic).inc()
+        log.info("producer built", extra=fields(topic=self._topic))
+        return producer
+
+    def _send(self, producer: KafkaProducer, record: Record) -> Any:
+        return producer.send(
+            self._topic,
+            key=record.entry.key.encode(),
+            value=record.entry.payload,
+            headers=headers_of(record.entry),
+            timestamp_ms=record.append_us // 1_000,
+        )
+
+    def _await(self, futures: Sequence[Any]) -> None:
+        """Each ack gives the next one the watchdog's whole time."""
+        for future in futures:
+            future.get(timeout=self._watchdog_seconds)
+
+    def _abandon(self) -> None:
+        """Throw the producer away, also one that will never end by itself."""
+        producer, self._producer = self._producer, None
+        if producer is None:
+            return
+        started = time.monotonic()
+        # `close()` flushes first, and so never comes to an end: the private way is the only one. Pinned and tested.
+        producer._sender.force_close()
+        producer._sender.join(CLOSE_SECONDS)
+        with contextlib.suppress(KafkaError):
+            producer.close(timeout=0)
+        log.info("producer closed", extra=fields(topic=self._topic, seconds=round(time.monotonic() - started, 1)))

@@ -1,0 +1,75 @@
+"""The way of one stream through Kafka in one process: the relay from its spool at one end, the consumer and its sinks at the other.
+
+The two ends do not know each other: what this process relays, another one may sink.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+
+from services.feedback.events import Stream
+from services.feedback.kafka.consumer import Membership, TopicConsumer
+from services.feedback.kafka.partition_log import KafkaLog
+from services.feedback.kafka.partition_sinks import PartitionSinks
+from services.feedback.kafka.producer import KafkaPublisher
+from services.feedback.kafka.relay import Relay
+from services.feedback.kafka.topic import NamedTopic
+from services.feedback.settings import FeedbackSettings
+from services.feedback.sink.drain import Flusher
+from services.feedback.spool.spool import Spool
+
+# Flushes of one stream take turns at the ledger, so more threads would only wait there.
+SINK_THREADS = 2
+
+
+@asynccontextmanager
+async def relaying(
+    settings: FeedbackSettings, stream: Stream, spool: Spool, on_relayed: Callable[[int], None]
+) -> AsyncIterator[None]:
+    """Relay until the block ends, then what waits, as long as the broker takes it."""
+    publisher = KafkaPublisher(settings.cluster(), settings.topic(stream), settings.relay_watchdog_seconds)
+    relay = Relay(stream, spool, publisher, settings.relay_events, settings.relay_bytes, on_relayed)
+    with ThreadPoolExecutor(1, f"relay-{stream}") as executor:
+        loop = asyncio.get_running_loop()
+        async with asyncio.TaskGroup() as tasks:
+            # A spool that cannot be read ends the process: the group cancels the service around it.
+            tasks.create_task(_in_thread(executor, relay.run, relay.stop))
+            yield
+            relay.stop()
+        await loop.run_in_executor(executor, relay.finish, settings.drain_seconds)
+
+
+@asynccontextmanager
+async def sinking(
+    settings: FeedbackSettings, stream: Stream, make_sink: Callable[[KafkaLog], Flusher]
+) -> AsyncIterator[None]:
+    """Sink the partitions that the group gives this process, until the block ends."""
+    cluster, name = settings.cluster(), settings.topic(stream)
+    membership = Membership(
+        f"{settings.consumer_group}.{stream}", settings.consumer_session_seconds, settings.consumer_bytes
+    )
+    topic = NamedTopic(cluster, name)
+    with (
+        ThreadPoolExecutor(1, f"consume-{stream}") as reader,
+        ThreadPoolExecutor(SINK_THREADS, f"sink-{stream}") as writers,
+    ):
+        sinks = PartitionSinks(stream, topic, make_sink, writers, settings.flush_rows, settings.flush_seconds)
+        consumer = TopicConsumer(cluster, name, stream, membership, sinks)
+        async with asyncio.TaskGroup() as tasks:
+            consuming = tasks.create_task(_in_thread(reader, consumer.run, consumer.stop))
+            sunk = tasks.create_task(sinks.run(consumer))
+            yield
+            consumer.stop()
+            await consuming
+            sinks.stop()
+            await sunk
+        topic.close()
+
+
+async def _in_thread(executor: ThreadPoolExecutor, run: Callable[[], None], stop: Callable[[], None]) -> None:
+    """A thread cannot be cancelled, only asked to stop."""
+    try:
+        await asyncio.get_running_loop().run_in_executor(executor, run)
+    finally:
+        stop()

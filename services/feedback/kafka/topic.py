@@ -1,0 +1,72 @@
+"""Which topic stands behind a name now.
+
+A name says nothing: a topic that is deleted and made again has the same name, another id, and offsets that begin at 0. The client
+fetches by name, so whoever reads asks for the id after each read (`NamedTopic.require`), before anything is committed.
+"""
+
+import threading
+from contextlib import closing
+
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka.errors import KafkaError
+
+from services.feedback.kafka.client import build
+from services.feedback.kafka.cluster import REQUEST_MS, Cluster
+from services.feedback.spool.log import LogUnavailableError, LogView, TopicReplacedError
+
+
+class NamedTopic:
+    """Asks Kafka which topic has a name now. Safe to call from several threads; every call blocks."""
+
+    def __init__(self, cluster: Cluster, name: str) -> None:
+        self._cluster, self._name = cluster, name
+        self._mutex = threading.Lock()
+        self._admin: KafkaAdminClient | None = None
+
+    def current(self) -> str:
+        """The topic's id. Raises: LogUnavailableError: Kafka is away, or has no such topic."""
+        with self._mutex:
+            try:
+                self._admin = self._admin or open_admin(self._cluster)
+                (found,) = self._admin.describe_topics([self._name])
+            except (KafkaError, OSError) as error:
+                self._let_go()
+                raise LogUnavailableError("kafka does not answer") from error
+        if found["error_code"]:
+            raise LogUnavailableError(f"there is no topic {self._name}: run `python -m services.feedback topics`")
+        return str(found["topic_id"])
+
+    def require(self, topic_id: str) -> None:
+        """Raises: TopicReplacedError: the name belongs to another topic by now. LogUnavailableError."""
+        if self.current() != topic_id:
+            raise TopicReplacedError(f"topic {self._name} was made anew: {topic_id} is gone")
+
+    def close(self) -> None:
+        """Let go of Kafka."""
+        with self._mutex:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        admin, self._admin = self._admin, None
+        if admin is not None:
+            admin.close()
+
+
+def open_admin(cluster: Cluster) -> KafkaAdminClient:
+    """Blocks; the caller closes it. Raises: KafkaError."""
+    return build(KafkaAdminClient, **cluster.options(), request_timeout_ms=REQUEST_MS)
+
+
+def look_at(cluster: Cluster, name: str) -> list[LogView]:
+    """What each partition of a topic holds now. Blocks. Raises: LogUnavailableError."""
+    try:
+        with closing(open_admin(cluster)) as admin:
+            (found,) = admin.describe_topics([name])
+        if found["error_code"]:
+            raise LogUnavailableError(f"there is no topic {name}: run `python -m services.feedback topics`")
+        places = [TopicPartition(name, partition["partition_index"]) for partition in found["partitions"]]
+        with closing(build(KafkaConsumer, **cluster.options())) as consumer:
+            starts, ends = consumer.beginning_offsets(places), consumer.end_offsets(places)
+    except (KafkaError, OSError) as error:
+        raise LogUnavailableError("kafka does not answer") from error
+    return [LogView(str(found["topic_id"]), place.partition, starts[place], ends[place]) for place in places]

@@ -1,0 +1,67 @@
+"""The topics: made if they are missing, described if they are there. Kafka's durability lies in their settings, not in a disk's sync."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kafka import KafkaAdminClient
+from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.errors import TopicAlreadyExistsError
+
+from services.feedback.kafka.cluster import MAX_MESSAGE_BYTES
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a topic should be."""
+
+    partitions: int
+    replication_factor: int
+    min_insync_replicas: int
+    retention_days: float
+
+    def configs(self) -> dict[str, str]:
+        """Kafka's names for it."""
+        return {
+            "min.insync.replicas": str(self.min_insync_replicas),
+            # A replica that missed acknowledged events must not become the leader.
+            "unclean.leader.election.enable": "false",
+            "retention.ms": str(int(self.retention_days * 86_400_000)),
+            "cleanup.policy": "delete",
+            "max.message.bytes": str(MAX_MESSAGE_BYTES),
+            # By the relays' clocks, what waited long in a spool would be too old to be kept until it is sunk.
+            "message.timestamp.type": "LogAppendTime",
+        }
+
+
+def make_topics(admin: KafkaAdminClient, names: Sequence[str], plan: Plan) -> list[str]:
+    """Create what is missing, change nothing that is there. Returns lines for people. Raises: KafkaError."""
+    lines = []
+    for name in names:
+        wanted = {
+            "num_partitions": plan.partitions,
+            "replication_factor": plan.replication_factor,
+            "configs": plan.configs(),
+        }
+        try:
+            admin.create_topics({name: wanted})
+            admin.wait_for_topics([name])
+            made = "made"
+        except TopicAlreadyExistsError:
+            made = "there"
+        lines += _described(admin, name, plan, made)
+    return lines
+
+
+def _described(admin: KafkaAdminClient, name: str, plan: Plan, made: str) -> list[str]:
+    (topic,) = admin.describe_topics([name])
+    replicas = sorted({len(partition["replica_nodes"]) for partition in topic["partitions"]})
+    resource = ConfigResource(ConfigResourceType.TOPIC, name)
+    configs = admin.describe_configs([resource], config_filter="all")["topic"][name]
+    wanted = plan.configs() | {"partitions": str(plan.partitions), "replicas": str([plan.replication_factor])}
+    found = {key: str(configs[key]["value"]) for key in plan.configs()}
+    found |= {"partitions": str(len(topic["partitions"])), "replicas": str(replicas)}
+    lines = [f"{name}: {made}, id {topic['topic_id']}"]
+    for key, value in found.items():
+        differs = "" if value == wanted[key] else f"  (settings say {wanted[key]})"
+        lines.append(f"  {key} = {value}{differs}")
+    return lines

@@ -1,0 +1,219 @@
+"""Proves from store, ledger and log that every offset is accounted for and no event is there twice.
+
+Trusts none of the three: objects are fetched, hashed and read. May run beside the service.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from services.feedback.events import Stream
+from services.feedback.lake import parquet
+from services.feedback.lake.covers import Served
+from services.feedback.lake.ledger import Ledger, Segment
+from services.feedback.lake.object_store import ObjectStore
+from services.feedback.lake.orphans import find_orphans
+from services.feedback.lake.served_object import DamagedObjectError, read_served
+from services.feedback.spool.log import LogView
+
+# Compaction may delete what was listed before it was read: then the stream is listed again.
+TRIES = 3
+Place = tuple[str, int]
+"""Topic id and partition."""
+
+
+@dataclass
+class Figures:
+    """What was counted in one partition of one topic."""
+
+    stream: str
+    topic_id: str
+    partition: int
+    segments: int = 0
+    end_offset: int = 0
+    rows: int = 0
+    dead_letters: int = 0
+    tombstones: int = 0
+    waiting: int = 0
+
+
+@dataclass
+class CoverFigures:
+    """What became of the rows of a stream's covered segments."""
+
+    stream: str
+    covers: int = 0
+    segments: int = 0
+    rows: int = 0
+    duplicates: int = 0
+    erased: int = 0
+    expired: int = 0
+
+
+@dataclass
+class Report:
+    """Figures, and what is wrong; sound if nothing is."""
+
+    figures: list[Figures] = field(default_factory=list)
+    covers: list[CoverFigures] = field(default_factory=list)
+    orphans: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """For people."""
+        lines = [
+            f"{f.stream} topic={f.topic_id} partition={f.partition} segments={f.segments} offsets=0-{f.end_offset} "
+            f"rows={f.rows} dead_letters={f.dead_letters} tombstones={f.tombstones} waiting={f.waiting}"
+            for f in self.figures
+        ]
+        lines += [
+            f"{c.stream} covers={c.covers} segments={c.segments} rows={c.rows} duplicates={c.duplicates} "
+            f"erased={c.erased} expired={c.expired}"
+            for c in self.covers
+            if c.covers
+        ]
+        verdict = f"{len(self.problems)} problems" if self.problems else "every offset is accounted for"
+        return [*lines, *self.problems, f"orphans={self.orphans} {verdict}"]
+
+
+def audit(ledger: Ledger, store: ObjectStore, look: Callable[[Stream], Iterable[LogView]]) -> Report:
+    """Check all streams; `look` tells of each partition of a stream's log, that is, of its topic, or of the spool where there is none.
+
+    The log between ledger and ledger: a service that runs meanwhile may append, commit, trim and compact.
+    """
+    report = Report()
+    for stream in Stream:
+        for _ in range(TRIES):
+            checked = _StreamAudit(stream, ledger, store)
+            checked.run()
+            if not checked.is_outdated():
+                break
+        report.problems += checked.problems
+        for log in look(stream):
+            _check_log(stream, log, checked.figures, ledger, report)
+        report.figures += checked.figures.values()
+        report.covers.append(checked.cover_figures)
+        report.orphans += len(find_orphans(ledger, store, stream))
+    return report
+
+
+class _StreamAudit:
+    """One stream: its segments by what the ledger says of them, and what readers are given by what is in it."""
+
+    def __init__(self, stream: Stream, ledger: Ledger, store: ObjectStore) -> None:
+        self._stream, self._ledger, self._store = stream, ledger, store
+        self.problems: list[str] = []
+        self.figures: dict[Place, Figures] = {}
+        self.cover_figures = CoverFigures(stream)
+        self._dead: dict[Place, set[int]] = {}
+        self._unread: set[str] = set()
+        self._seen: set[str] = set()
+
+    def run(self) -> None:
+        """Once."""
+        # The covers first: segments that are committed in between have none.
+        served = self._ledger.served(self._stream)
+        segments = self._ledger.segments(self._stream)
+        self._dead = {place: self._ledger.dead_letter_offsets(*place) for place in {_place(s) for s in segments}}
+        for expected, segment in enumerate(segments, start=1):
+            if segment.sequence != expected:
+                self.problems.append(f"{self._stream}: sequence {segment.sequence} stands where {expected} should")
+            self._check_segment(segment)
+        by_sequence = {segment.sequence: segment for segment in segments}
+        for item in served:
+            self._check_served(item, by_sequence)
+        self._check_ranges(served)
+
+    def is_outdated(self) -> bool:
+        """An object could not be read that nobody is given any more."""
+        return bool(self._unread) and not self._unread <= {
+            item.object_key for item in self._ledger.served(self._stream)
+        }
+
+    def _check_segment(self, segment: Segment) -> None:
+        name, found = _name(segment), self.figures.setdefault(_place(segment), Figures(self._stream, *_place(segment)))
+        if segment.start_offset != found.end_offset:
+            self.problems.append(f"{name}: begins at {segment.start_offset}, the ledger was at {found.end_offset}")
+        offsets = range(segment.start_offset, segment.end_offset)
+        dead = self._dead[_place(segment)] & set(offsets)
+        if len(dead) != segment.dead_letters:
+            self.problems.append(f"{name}: {len(dead)} dead letters are not what the ledger says")
+        if segment.rows + segment.dead_letters + segment.tombstones != len(offsets):
+            self.problems.append(f"{name}: rows, dead letters and tombstones are not its {len(offsets)} offsets")
+        found.segments, found.end_offset = found.segments + 1, segment.end_offset
+        found.rows += segment.rows
+        found.dead_letters += len(dead)
+        found.tombstones += segment.tombstones
+
+    def _check_served(self, item: Served, by_sequence: dict[int, Segment]) -> None:
+        below = [by_sequence[n] for n in range(item.first_sequence, item.sequence + 1) if n in by_sequence]
+        rows = self._rows(item)
+        if rows is None:
+            return
+        where = [(int(str(row["sequence"])), int(str(row["offset"]))) for row in rows]
+        if where != sorted(set(where)) or not all(self._is_in_place(row, below) for row in rows):
+            self.problems.append(f"{_name(item)}: rows are out of range, out of order, twice, or dead letters too")
+        if len(rows) != item.rows:
+            self.problems.append(f"{_name(item)}: {len(rows)} rows are not what the ledger says")
+        if item.rows + item.duplicates + item.erased + item.expired != sum(segment.rows for segment in below):
+            self.problems.append(f"{_name(item)}: its rows and those left out are not those of its segments")
+        event_ids = {str(row["event_id"]) for row in rows}
+        if len(event_ids) != len(rows) or not self._seen.isdisjoint(event_ids):
+            self.problems.append(f"{_name(item)}: an event is there twice")
+        self._seen |= event_ids
+        if item.is_cover:
+            self._count(item, len(below))
+
+    def _is_in_place(self, row: parquet.Row, below: Sequence[Segment]) -> bool:
+        """Its sequence, topic, partition and offset are those of one of the segments."""
+        at = int(str(row["sequence"])) - below[0].sequence if below else -1
+        if not 0 <= at < len(below):
+            return False
+        segment, offset = below[at], int(str(row["offset"]))
+        is_there = segment.start_offset <= offset < segment.end_offset and offset not in self._dead[_place(segment)]
+        return is_there and (row["topic_id"], row["partition"]) == _place(segment)
+
+    def _rows(self, item: Served) -> list[parquet.Row] | None:
+        try:
+            return parquet.to_rows(read_served(self._store, item))
+        except DamagedObjectError as error:
+            self._unread.add(item.object_key)
+            self.problems.append(f"{_name(item)}: {error}")
+            return None
+
+    def _check_ranges(self, served: Sequence[Served]) -> None:
+        """What readers are given is every sequence once."""
+        reached = 0
+        for item in served:
+            if item.first_sequence != reached + 1 or item.sequence < item.first_sequence:
+                self.problems.append(f"{_name(item)}: begins at {item.first_sequence}, readers were at {reached}")
+            reached = item.sequence
+
+    def _count(self, cover: Served, segments: int) -> None:
+        found = self.cover_figures
+        found.covers += 1
+        found.segments += segments
+        found.rows += cover.rows
+        found.duplicates += cover.duplicates
+        found.erased += cover.erased
+        found.expired += cover.expired
+
+
+def _check_log(stream: str, log: LogView, figures: dict[Place, Figures], ledger: Ledger, report: Report) -> None:
+    place = (log.topic_id, log.partition)
+    found = figures.setdefault(place, Figures(stream, *place))
+    committed = ledger.end_offset(*place)
+    if log.start_offset > committed:
+        report.problems.append(f"{stream}: offsets {committed} to {log.start_offset} are neither in ledger nor log")
+    if log.end_offset < found.end_offset:
+        report.problems.append(f"{stream}: the log ends at {log.end_offset}, before the ledger's {found.end_offset}")
+    found.waiting = max(0, log.end_offset - found.end_offset)
+
+
+def _place(segment: Segment) -> Place:
+    return segment.topic_id, segment.partition
+
+
+def _name(item: Segment | Served) -> str:
+    if isinstance(item, Served) and item.is_cover:
+        return f"{item.stream} cover of {item.first_sequence} to {item.sequence}"
+    return f"{item.stream} segment {item.sequence}"

@@ -1,0 +1,302 @@
+"""The commit point: a contiguous list of segments in a database. What is not in here does not exist for readers.
+
+A writer holds a lease with an epoch; a commit moves the partition's end from exactly the lease's end, in one transaction,
+and the transactions of a stream go one after another: their sequence is the order in which readers see them.
+"""
+
+import base64
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Row, delete, insert, select, update
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+
+from services.chassis.errors import UnavailableError
+from services.feedback import tables
+from services.feedback.lake.covers import Served, served
+from services.feedback.portions import portions
+from services.feedback.principals.gone import Owner, erased_among
+
+
+class FencedError(Exception):
+    """Another writer has the partition, or has moved its end: discard what is buffered and take a new lease."""
+
+
+class ErasedMeanwhileError(FencedError):
+    """What a batch would write was erased since it was composed: compose it anew."""
+
+
+class LedgerUnavailableError(UnavailableError):
+    """The database did not do it, or it is not known whether it did."""
+
+    reason = "FEEDBACK_LEDGER_UNAVAILABLE"
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right to write one partition, until the next lease. `end_offset` is exclusive: the next segment starts there."""
+
+    stream: str
+    topic_id: str
+    partition: int
+    epoch: int
+    end_offset: int
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One committed range of offsets, `start_offset` to before `end_offset`."""
+
+    stream: str
+    topic_id: str
+    partition: int
+    sequence: int
+    start_offset: int
+    end_offset: int
+    object_key: str
+    sha256: str
+    rows: int
+    dead_letters: int
+    tombstones: int
+    commit_us: int
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """A record that could not be decoded."""
+
+    offset: int
+    error: str
+    payload: bytes
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What becomes of the offsets from the lease's end to before `end_offset`: rows, dead letters, the rest tombstones.
+
+    `event_ids` are those of all its records: none of them is on its way any more. `owners` are those of its rows.
+    """
+
+    end_offset: int
+    object_key: str
+    sha256: str
+    rows: int
+    dead_letters: Sequence[DeadLetter]
+    fingerprints: Mapping[str, bytes]
+    event_ids: Collection[str]
+    owners: Collection[Owner] = ()
+
+
+Within = Callable[[Connection], None]
+
+
+class Ledger:
+    """Safe to call from several threads; every call blocks."""
+
+    def __init__(self, engine: Engine, now_us: Callable[[], int] = lambda: time.time_ns() // 1_000) -> None:
+        self._engine, self._now_us = engine, now_us
+
+    def lease(self, stream: str, topic_id: str, partition: int) -> Lease:
+        """Take the partition over; whoever held it is fenced from now on. Raises: LedgerUnavailableError."""
+        table = tables.partitions
+        mine = (table.c.topic_id == topic_id) & (table.c.partition == partition)
+        with self._transaction() as connection:
+            taken = connection.execute(update(table).where(mine).values(epoch=table.c.epoch + 1))
+            if not taken.rowcount:
+                row = {"topic_id": topic_id, "partition": partition, "stream": stream, "epoch": 1, "end_offset": 0}
+                connection.execute(insert(table).values(row))
+            found = connection.execute(select(table.c.epoch, table.c.end_offset).where(mine)).one()
+        return Lease(stream, topic_id, partition, found.epoch, found.end_offset)
+
+    def commit(self, lease: Lease, batch: Batch, within: Within) -> tuple[Lease, Segment]:
+        """Append one segment. `within` writes what must be in step with it, in the same transaction.
+
+        Raises:
+            FencedError: the lease is not the newest, or the end has moved.
+            ErasedMeanwhileError: an owner was erased; erasures take the stream's row too, so from here on none can come between.
+            LedgerUnavailableError: it is not known whether it was committed; a new lease tells.
+        """
+        with self._transaction() as connection:
+            segment = self._segment(lease, batch, _next_sequence(connection, lease.stream))
+            if erased_among(connection, batch.owners):
+                raise ErasedMeanwhileError("an owner of these rows was erased meanwhile")
+            self._advance(connection, lease, batch.end_offset)
+            connection.execute(insert(tables.segments).values(vars(segment)))
+            _account(connection, segment, batch)
+            settle(connection, lease.stream, batch.event_ids)
+            within(connection)
+        return replace(lease, end_offset=segment.end_offset), segment
+
+    @contextmanager
+    def between_commits(self, stream: str) -> Iterator[Connection]:
+        """A transaction during which nobody commits to the stream. Raises: LedgerUnavailableError."""
+        table = tables.streams
+        with self._transaction() as connection:
+            connection.execute(update(table).where(table.c.stream == stream).values(sequence=table.c.sequence))
+            yield connection
+
+    def segments(self, stream: str, after_sequence: int = 0, limit: int | None = None) -> list[Segment]:
+        """Committed segments in order, also those under covers. Raises: LedgerUnavailableError."""
+        table = tables.segments
+        query = select(table).where(table.c.stream == stream, table.c.sequence > after_sequence)
+        with self._transaction() as connection:
+            return [_segment(row) for row in connection.execute(query.order_by(table.c.sequence).limit(limit))]
+
+    def served(self, stream: str, after_sequence: int = 0, limit: int | None = None) -> list[Served]:
+        """What readers are given, in order: covers, and segments without one. Raises: LedgerUnavailableError."""
+        with self._transaction() as connection:
+            return served(connection, stream, after_sequence, limit)
+
+    def compaction_epoch(self, stream: str) -> int:
+        """Objects that compactors of earlier epochs have made are published by now, or never. Raises: LedgerUnavailableError."""
+        table = tables.compactors.c
+        with self._transaction() as connection:
+            return connection.execute(select(table.epoch).where(table.stream == stream)).scalar() or 0
+
+    def retired_keys(self, stream: str) -> set[str]:
+        """Of objects that were replaced and are not deleted yet. Raises: LedgerUnavailableError."""
+        table = tables.retired_objects.c
+        with self._transaction() as connection:
+            return set(connection.execute(select(table.object_key).where(table.stream == stream)).scalars())
+
+    def end_offset(self, topic_id: str, partition: int) -> int:
+        """One past the last committed offset. Raises: LedgerUnavailableError."""
+        table = tables.partitions
+        query = select(table.c.end_offset).where(table.c.topic_id == topic_id, table.c.partition == partition)
+        with self._transaction() as connection:
+            return connection.execute(query).scalar() or 0
+
+    def dead_letter_offsets(self, topic_id: str, partition: int) -> set[int]:
+        """Raises: LedgerUnavailableError."""
+        table = tables.dead_letters
+        query = select(table.c.offset).where(table.c.topic_id == topic_id, table.c.partition == partition)
+        with self._transaction() as connection:
+            return set(connection.execute(query).scalars())
+
+    def fingerprints(self, stream: str, event_ids: Sequence[str]) -> dict[str, bytes]:
+        """Those of the ids that are committed, with their fingerprints. Raises: LedgerUnavailableError."""
+        with self._transaction() as connection:
+            return committed_fingerprints(connection, stream, event_ids)
+
+    def erased(self, owners: Collection[Owner]) -> set[Owner]:
+        """Those of the owners whose events are gone. Raises: LedgerUnavailableError."""
+        with self._transaction() as connection:
+            return erased_among(connection, owners)
+
+    def _segment(self, lease: Lease, batch: Batch, sequence: int) -> Segment:
+        accounted = batch.rows + len(batch.dead_letters)
+        return Segment(
+            stream=lease.stream,
+            topic_id=lease.topic_id,
+            partition=lease.partition,
+            sequence=sequence,
+            start_offset=lease.end_offset,
+            end_offset=batch.end_offset,
+            object_key=batch.object_key,
+            sha256=batch.sha256,
+            rows=batch.rows,
+            dead_letters=len(batch.dead_letters),
+            tombstones=batch.end_offset - lease.end_offset - accounted,
+            commit_us=self._now_us(),
+        )
+
+    def _advance(self, connection: Connection, lease: Lease, end_offset: int) -> None:
+        """Fails unless the end is where the lease says, and the lease is the newest."""
+        table = tables.partitions
+        moved = connection.execute(
+            update(table)
+            .where(
+                table.c.topic_id == lease.topic_id,
+                table.c.partition == lease.partition,
+                table.c.epoch == lease.epoch,
+                table.c.end_offset == lease.end_offset,
+            )
+            .values(end_offset=end_offset)
+        )
+        if moved.rowcount != 1:
+            raise FencedError(f"epoch {lease.epoch} of topic {lease.topic_id} is not the newest, or its end has moved")
+
+    def _transaction(self) -> AbstractContextManager[Connection]:
+        return transaction(self._engine)
+
+
+@contextmanager
+def transaction(engine: Engine) -> Iterator[Connection]:
+    """One transaction; what the database says is translated.
+
+    Raises:
+        FencedError: a row was there already.
+        LedgerUnavailableError: anything else that went wrong in the database.
+    """
+    try:
+        with engine.begin() as connection:
+            yield connection
+    except IntegrityError as error:
+        raise FencedError("another writer has committed the same segment or event") from error
+    except SQLAlchemyError as error:
+        raise LedgerUnavailableError("the feedback ledger does not answer: nothing was stored") from error
+
+
+def committed_fingerprints(connection: Connection, stream: str, event_ids: Sequence[str]) -> dict[str, bytes]:
+    """Those of the ids that are committed."""
+    table, found = tables.event_ids, {}
+    for some in portions(event_ids):
+        query = select(table.c.event_id, table.c.fingerprint).where(
+            table.c.stream == stream, table.c.event_id.in_(some)
+        )
+        found.update({row.event_id: bytes(row.fingerprint) for row in connection.execute(query)})
+    return found
+
+
+def settle(connection: Connection, stream: str, event_ids: Collection[str]) -> None:
+    """Delete the claims of events that are committed. In the order of their ids, as they are taken: no deadlock."""
+    table = tables.claims.c
+    for some in portions(event_ids):
+        these = (table.stream == stream) & table.event_id.in_(some)
+        locked = select(table.event_id).where(these).order_by(table.event_id).with_for_update()
+        if connection.execute(locked).first():
+            connection.execute(delete(tables.claims).where(these))
+
+
+def _next_sequence(connection: Connection, stream: str) -> int:
+    """The first statement of a commit: takes the stream's row, and with it the turn. The first commit of all makes the row."""
+    table = tables.streams
+    mine = update(table).where(table.c.stream == stream)
+    taken = connection.execute(mine.values(sequence=table.c.sequence + 1).returning(table.c.sequence))
+    sequence: int | None = taken.scalar()
+    if sequence is None:
+        sequence = 1
+        connection.execute(insert(table).values(stream=stream, sequence=sequence))
+    return sequence
+
+
+def _account(connection: Connection, segment: Segment, batch: Batch) -> None:
+    """The dead letters and the event ids of a segment, and whether it holds plain texts."""
+    letters = [
+        {
+            "topic_id": segment.topic_id,
+            "partition": segment.partition,
+            "commit_us": segment.commit_us,
+            "offset": letter.offset,
+            "error": letter.error,
+            "payload_base64": base64.b64encode(letter.payload).decode(),
+        }
+        for letter in batch.dead_letters
+    ]
+    ids = [
+        {"stream": segment.stream, "event_id": event_id, "fingerprint": fingerprint}
+        for event_id, fingerprint in batch.fingerprints.items()
+    ]
+    for table, rows in ((tables.dead_letters, letters), (tables.event_ids, ids)):
+        if rows:
+            connection.execute(insert(table), rows)
+    if any(not owner.key_id for owner in batch.owners):
+        mine = update(tables.streams).where(tables.streams.c.stream == segment.stream)
+        connection.execute(mine.values(plain_sequence=segment.sequence))
+
+
+def _segment(row: Row[Any]) -> Segment:
+    return Segment(**row._mapping)

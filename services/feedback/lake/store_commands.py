@@ -1,0 +1,66 @@
+"""`python -m services.feedback bucket|orphans`: what people do with the object store."""
+
+import re
+import time
+from argparse import ArgumentParser, ArgumentTypeError
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Protocol
+
+from services.feedback.events import Stream
+from services.feedback.lake.ledger import Ledger
+from services.feedback.lake.object_store import ObjectStore
+from services.feedback.lake.orphans import Orphan, delete_orphans, find_orphans
+
+UNIT_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+
+
+class BucketStore(Protocol):
+    """A store whose bucket may have to be made."""
+
+    def make_bucket(self) -> bool:
+        """False: it was there. Raises: ObjectStoreError."""
+
+    def check(self) -> None:
+        """That it can be used. Raises: ObjectStoreError."""
+
+
+def make_bucket(store: BucketStore, bucket: str, say: Callable[[str], None] = print) -> None:
+    """Make the bucket if it is not there, and try it. Raises: ObjectStoreError."""
+    made = store.make_bucket()
+    store.check()
+    say(f"bucket {bucket} {'is made' if made else 'was there'}: it can be listed, written, read and deleted from")
+
+
+def add_orphan_options(parser: ArgumentParser) -> None:
+    """Describe the command."""
+    parser.add_argument("--delete", action="store_true", help="delete those that are dead and older than --older-than")
+    parser.add_argument("--older-than", type=_seconds, default="24h", metavar="24h", help="default 24h")
+
+
+def collect_orphans(
+    ledger: Ledger, store: ObjectStore, older_than_seconds: float, delete: bool, say: Callable[[str], None] = print
+) -> None:
+    """List all orphans, one a line; delete the old dead ones if told to. Raises: ObjectStoreError, LedgerUnavailableError."""
+    orphans = [orphan for stream in Stream for orphan in find_orphans(ledger, store, stream)]
+    for orphan in orphans:
+        say(_line(orphan))
+    deleted = 0
+    if delete:
+        before_us = time.time_ns() // 1_000 - int(older_than_seconds * 1_000_000)
+        deleted = sum(1 for _ in delete_orphans(store, orphans, before_us))
+    say(f"orphans={len(orphans)} dead={sum(orphan.dead for orphan in orphans)} deleted={deleted}")
+
+
+def _line(orphan: Orphan) -> str:
+    modified = datetime.fromtimestamp(orphan.modified_us / 1_000_000, UTC)
+    # Kept, however old: its log may still commit it, or nobody here has put it there.
+    state = "dead" if orphan.dead else "kept"
+    return f"{modified:%Y-%m-%dT%H:%M:%SZ} {state} {orphan.key}"
+
+
+def _seconds(text: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text)
+    if match is None:
+        raise ArgumentTypeError(f"{text!r} is not a time such as 30m, 24h or 7d")
+    return float(match[1]) * UNIT_SECONDS[match[2]]

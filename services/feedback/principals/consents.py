@@ -1,0 +1,49 @@
+"""Whether models may be trained on what a principal says: their own word, else the operator's default. It outlives an erasure."""
+
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from sqlalchemy import Engine, select, text
+
+from services.feedback import tables
+from services.feedback.lake.ledger import transaction
+from services.feedback.portions import portions
+
+_SAY = text("""
+    INSERT INTO consents (principal, training, update_us) VALUES (:principal, :training, :update_us)
+    ON CONFLICT (principal) DO UPDATE SET training = excluded.training, update_us = excluded.update_us
+""")
+
+
+@dataclass(frozen=True)
+class Consent:
+    """What stands. `update_us` is None where the operator's default does."""
+
+    training: bool
+    update_us: int | None = None
+
+
+class Consents:
+    """Safe to call from several threads; every call blocks and raises LedgerUnavailableError."""
+
+    def __init__(
+        self, engine: Engine, training_default: bool, now_us: Callable[[], int] = lambda: time.time_ns() // 1_000
+    ) -> None:
+        self._engine, self._default, self._now_us = engine, Consent(training_default), now_us
+
+    def get(self, principals: Collection[str]) -> dict[str, Consent]:
+        """What stands for each."""
+        table, found = tables.consents.c, dict.fromkeys(principals, self._default)
+        with transaction(self._engine) as connection:
+            for some in portions(principals):
+                for row in connection.execute(select(tables.consents).where(table.principal.in_(some))):
+                    found[row.principal] = Consent(bool(row.training), row.update_us)
+        return found
+
+    def set(self, principal: str, training: bool) -> Consent:
+        """Write it down; returns what stands now."""
+        said = Consent(training, self._now_us())
+        with transaction(self._engine) as connection:
+            connection.execute(_SAY, {"principal": principal, **vars(said)})
+        return said

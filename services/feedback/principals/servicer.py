@@ -1,0 +1,125 @@
+"""What principals decide about what they said, and who may open it: the part of FeedbackLogService that has nothing to do with logs."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
+
+from services.chassis.errors import InvalidArgumentError
+from services.chassis.identity import require_caller
+from services.feedback import metrics
+from services.feedback.events import check_position, check_principals, check_uuid
+from services.feedback.principals.consents import Consent, Consents
+from services.feedback.principals.data_keys import DataKeys
+from services.feedback.principals.erasures import Erasure, Erasures
+from services.feedback.principals.principal import principal_of
+
+MAX_PRINCIPALS = 1_000
+
+
+@dataclass(frozen=True)
+class Principals:
+    """What is kept of principals. `forget` is told of an erased one: for what lies over the tables in memory."""
+
+    keys: DataKeys
+    consents: Consents
+    erasures: Erasures
+    forget: Callable[[str], None]
+
+
+class PrincipalServicer(feedback_pb2_grpc.FeedbackLogServiceServicer):
+    """Called by gateway and training."""
+
+    def __init__(self, principal_key: str, principals: Principals) -> None:
+        self._principal_key, self._principals = principal_key, principals
+
+    def _principal(self) -> str:
+        """The caller's. Raises: UnauthenticatedError."""
+        return principal_of(self._principal_key, require_caller())
+
+    async def GetPrincipalConsent(
+        self, request: feedback_pb2.GetPrincipalConsentRequest, context: Any
+    ) -> feedback_pb2.GetPrincipalConsentResponse:
+        principal = self._principal()
+        found = await asyncio.to_thread(self._principals.consents.get, [principal])
+        return feedback_pb2.GetPrincipalConsentResponse(consent=_consent(found[principal]))
+
+    async def SetPrincipalConsent(
+        self, request: feedback_pb2.SetPrincipalConsentRequest, context: Any
+    ) -> feedback_pb2.SetPrincipalConsentResponse:
+        principal = self._principal()
+        if not request.HasField("training"):
+            raise InvalidArgumentError("training must be set", field="training", limit="true or false")
+        said = await asyncio.to_thread(self._principals.consents.set, principal, request.training)
+        return feedback_pb2.SetPrincipalConsentResponse(consent=_consent(said))
+
+    async def ErasePrincipal(
+        self, request: feedback_pb2.ErasePrincipalRequest, context: Any
+    ) -> feedback_pb2.ErasePrincipalResponse:
+        started, principal = time.perf_counter(), self._principal()
+        erasure, is_new = await asyncio.to_thread(self._principals.erasures.erase, principal, require_caller().tenant)
+        if is_new:
+            self._principals.forget(principal)
+            metrics.ERASURES.inc()
+            metrics.SHRED_SECONDS.observe(time.perf_counter() - started)
+        return feedback_pb2.ErasePrincipalResponse(erasure=_erasure(erasure))
+
+    async def GetPrincipalErasure(
+        self, request: feedback_pb2.GetPrincipalErasureRequest, context: Any
+    ) -> feedback_pb2.GetPrincipalErasureResponse:
+        principal = self._principal()
+        check_uuid(request.erasure_id, "erasure_id")
+        found = await asyncio.to_thread(self._principals.erasures.get, principal, request.erasure_id)
+        return feedback_pb2.GetPrincipalErasureResponse(erasure=_erasure(found))
+
+    async def GetDataKeys(
+        self, request: feedback_pb2.GetDataKeysRequest, context: Any
+    ) -> feedback_pb2.GetDataKeysResponse:
+        check_principals(request.principals, MAX_PRINCIPALS)
+        principals = self._principals
+        consents = await asyncio.to_thread(principals.consents.get, request.principals)
+        allowed = [principal for principal, consent in consents.items() if consent.training]
+        keys = await asyncio.to_thread(principals.keys.known, allowed)
+        answer = feedback_pb2.GetDataKeysResponse()
+        for principal, consent in consents.items():
+            answer.keys[principal].consent = consent.training
+            if key := keys.get(principal):
+                answer.keys[principal].key_id, answer.keys[principal].key = key.key_id, key.key
+        return answer
+
+    async def ListErasures(
+        self, request: feedback_pb2.ListErasuresRequest, context: Any
+    ) -> feedback_pb2.ListErasuresResponse:
+        check_position(request.after_number, "after_number")
+        found = await asyncio.to_thread(self._principals.erasures.after, request.after_number)
+        return feedback_pb2.ListErasuresResponse(
+            erasures=[
+                feedback_pb2.ErasedPrincipal(number=one.number, principal=one.principal, erasure=_erasure(one))
+                for one in found
+            ]
+        )
+
+
+def _consent(consent: Consent) -> feedback_pb2.Consent:
+    return feedback_pb2.Consent(training=consent.training, update_time=_stamp(consent.update_us))
+
+
+def _erasure(erasure: Erasure) -> feedback_pb2.Erasure:
+    return feedback_pb2.Erasure(
+        erasure_id=erasure.erasure_id,
+        request_time=_stamp(erasure.request_us),
+        shred_time=_stamp(erasure.shred_us),
+        rewrite_time=_stamp(erasure.rewrite_us),
+    )
+
+
+def _stamp(microseconds: int | None) -> Timestamp | None:
+    if microseconds is None:
+        return None
+    stamp = Timestamp()
+    stamp.FromMicroseconds(microseconds)
+    return stamp

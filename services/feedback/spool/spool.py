@@ -1,0 +1,221 @@
+"""The log on the local disk whose fdatasync is the ack: append, read, trim; survives kill -9 and power loss.
+
+A folder a stream: `lock` (one process), `topic_id` (made once: a folder made anew is another log) and files of frames
+named by their first offset. Only whole files are deleted, and only below what the sink has committed.
+"""
+
+import os
+import threading
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.chassis.errors import UnavailableError
+from services.feedback.durable import make_directory
+from services.feedback.spool import frames
+from services.feedback.spool.folder import (
+    SpoolDamagedError,
+    create_file,
+    file_path,
+    lock_folder,
+    read_topic_id,
+    recover,
+)
+from services.feedback.spool.frames import Entry, Record
+from services.feedback.spool.log import OffsetOutOfRangeError
+
+RETRY_SECONDS = 5.0
+BROKEN = "FEEDBACK_SPOOL_BROKEN"
+
+
+@dataclass(frozen=True)
+class Device:
+    """The system calls that can fail with a full or broken disk."""
+
+    write: Callable[[int, memoryview, int], int] = os.pwrite
+    sync: Callable[[int], None] = os.fdatasync
+
+
+class Spool:
+    """Appends are serial and each is durable when it returns; reads and trims may come from other threads."""
+
+    partition = 0
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        max_bytes: int,
+        segment_bytes: int,
+        device: Device | None = None,
+        now_us: Callable[[], int] = lambda: time.time_ns() // 1_000,
+    ) -> None:
+        self._directory, self._max_bytes, self._segment_bytes = directory, max_bytes, segment_bytes
+        self._device, self._now_us = device or Device(), now_us
+        self._mutex = threading.Lock()
+        self._broken = False
+        make_directory(directory)
+        self._lock_descriptor = lock_folder(directory)
+        self.topic_id = read_topic_id(directory)
+        self._files = recover(directory)
+        self._descriptor = os.open(self._files[-1].path, os.O_RDWR)
+
+    def close(self) -> None:
+        """Release the folder."""
+        os.close(self._descriptor)
+        os.close(self._lock_descriptor)
+
+    @property
+    def start_offset(self) -> int:
+        """The first offset that can be read."""
+        return self._files[0].base
+
+    @property
+    def end_offset(self) -> int:
+        """One past the last durable record."""
+        return self._files[-1].end
+
+    @property
+    def bytes_used(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self._files)
+
+    def check_room(self, new_bytes: int) -> None:
+        """Raises: UnavailableError if so many more bytes would pass the limit."""
+        if self.bytes_used + new_bytes > self._max_bytes:
+            raise _nothing_stored("the spool is full", "FEEDBACK_SPOOL_FULL")
+
+    def append(self, entries: Sequence[Entry]) -> list[Record]:
+        """Store all entries durably, or none.
+
+        Raises:
+            UnavailableError: full spool, full disk: nothing was stored. Broken disk: unknown until the next start.
+        """
+        with self._mutex:
+            if self._broken:
+                raise _nothing_stored("the spool's disk failed earlier", BROKEN)
+            self.check_room(sum(map(frames.frame_bytes, entries)))
+            try:
+                self._rotate_if(self._files[-1].size >= self._segment_bytes)
+                return self._write(entries)
+            except OSError as error:
+                raise self._roll_back() from error
+
+    def read(self, start: int, max_records: int, max_bytes: int) -> list[Record]:
+        """Records from an offset on, at least one if there is any.
+
+        Raises:
+            OffsetOutOfRangeError: the offset was trimmed, or was never written.
+            SpoolDamagedError: a record that was durable cannot be read.
+        """
+        records: list[Record] = []
+        room = max_bytes
+        while room > 0 and len(records) < max_records:
+            place = self._place(start + len(records), max_records - len(records), room)
+            if place is None:
+                break
+            path, first, last = place
+            found = _read_frames(path, first, last)
+            records += found
+            room -= last - first
+        return records
+
+    def trim(self, before: int) -> None:
+        """Delete whole files below an offset. A file that is consumed to its end goes too: it may hold users' text."""
+        with self._mutex:
+            # First what makes room: a full disk may not let us begin a new file.
+            self._delete(before)
+            self._rotate_if(before >= self.end_offset and self._files[-1].size > 0)
+            self._delete(before)
+
+    def _delete(self, before: int) -> None:
+        done = [file for file in self._files[:-1] if file.end <= before]
+        self._files = self._files[len(done) :]
+        for file in done:
+            file.path.unlink()
+
+    def _write(self, entries: Sequence[Entry]) -> list[Record]:
+        file, stamp = self._files[-1], self._now_us()
+        records = [Record(file.end + i, stamp, entry) for i, entry in enumerate(entries)]
+        encoded = [frames.encode(record, file.size) for record in records]
+        data = memoryview(b"".join(encoded))
+        written = 0
+        while written < len(data):
+            written += self._device.write(self._descriptor, data[written:], file.size + written)
+        self._device.sync(self._descriptor)
+        for frame in encoded:
+            file.positions.append(file.size)
+            file.size += len(frame)
+        return records
+
+    def _roll_back(self) -> UnavailableError:
+        """Cut off what was not acknowledged. Where even that fails, take nothing more: what lies there is unknown."""
+        try:
+            os.ftruncate(self._descriptor, self._files[-1].size)
+            self._device.sync(self._descriptor)
+        except OSError:
+            self._broken = True
+            return UnavailableError(
+                "the spool's disk failed: send it again with the same request_id to learn whether it was stored",
+                reason=BROKEN,
+                retry_seconds=RETRY_SECONDS,
+            )
+        return _nothing_stored("the spool's disk takes no more", "FEEDBACK_SPOOL_DISK")
+
+    def _rotate_if(self, due: bool) -> None:
+        if not due:
+            return
+        path = file_path(self._directory, self.end_offset)
+        try:
+            file = create_file(path)
+            descriptor = os.open(path, os.O_RDWR)
+        except OSError:
+            # Left behind, it would contradict what is appended to the present file.
+            path.unlink(missing_ok=True)
+            raise
+        os.close(self._descriptor)
+        self._descriptor = descriptor
+        self._files = [*self._files, file]
+
+    def _place(self, offset: int, max_records: int, max_bytes: int) -> tuple[Path, int, int] | None:
+        """File, first and last byte of a run of records; None at the end of the log."""
+        with self._mutex:
+            if not self.start_offset <= offset <= self.end_offset:
+                raise OffsetOutOfRangeError(
+                    f"offset {offset} of topic {self.topic_id} was asked for; "
+                    f"the spool has {self.start_offset} to {self.end_offset}"
+                )
+            if offset == self.end_offset:
+                return None
+            file = self._files[bisect_right(self._files, offset, key=lambda file: file.base) - 1]
+            first = offset - file.base
+            bounds = [*file.positions[first + 1 : first + max_records], file.size]
+            if first + max_records < len(file.positions):
+                bounds[-1] = file.positions[first + max_records]
+            start = file.positions[first]
+            fitting = bisect_right(bounds, start + max_bytes)
+            return file.path, start, bounds[max(0, fitting - 1)]
+
+
+def _nothing_stored(why: str, reason: str) -> UnavailableError:
+    return UnavailableError(
+        f"{why}: nothing was stored; send it again with the same request_id",
+        reason=reason,
+        retry_seconds=RETRY_SECONDS,
+    )
+
+
+def _read_frames(path: Path, first: int, last: int) -> list[Record]:
+    with path.open("rb") as file:
+        file.seek(first)
+        data = file.read(last - first)
+    records, position = [], 0
+    while position < last - first:
+        frame = frames.decode(data, position)
+        if frame is None:
+            raise SpoolDamagedError(f"{path.name} is damaged at byte {first + position}")
+        records.append(frame.record)
+        position = frame.end
+    return records

@@ -1,0 +1,220 @@
+"""Which thumb stands: the last of a user on a message, in the order of acceptance; a retraction removes it.
+
+What the sink committed is a table, moved in the ledger's own transaction; what is still on its way lies over it. So an
+acknowledged thumb is seen at once, also after a kill. Logs of several replicas may arrive in any order: each opinion carries its
+place in the order of acceptance, and an older one never replaces a newer one.
+"""
+
+import asyncio
+import contextlib
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from sqlalchemy import ColumnElement, Connection, Engine, delete, func, insert, select, tuple_
+
+from services.feedback import tables
+from services.feedback.events import FeedbackEvent, Retraction, Subject, Thumb
+from services.feedback.lake import parquet
+from services.feedback.lake.ledger import Ledger, transaction
+from services.feedback.lake.object_store import ObjectStore
+from services.feedback.portions import portions
+from services.feedback.sink.sink import Position, UndecodableError
+from services.feedback.spool.frames import Record
+from services.feedback.standing.projection import Projection, stand
+from services.feedback.standing.projection import catch_up as rebuild
+
+Key = tuple[str, str]
+"""Principal and message id."""
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """What a user said last about a message: a thumb, or that there is none any more (`up` is None)."""
+
+    up: bool | None
+    model_version: str
+    arm: str
+    accept_us: int
+    accept_order: int = 0
+
+    def replaces(self, other: "Opinion | None") -> bool:
+        """Of two in the order of one log, whether this later one counts. Without an order of acceptance the log's decides."""
+        return other is None or self.accept_order >= other.accept_order
+
+
+@dataclass(frozen=True)
+class Change:
+    """What an event does to the thumb of one user on one message."""
+
+    key: Key
+    opinion: Opinion
+
+
+@dataclass(frozen=True)
+class ThumbCount:
+    """Standing thumbs of one version under one arm."""
+
+    model_version: str
+    arm: str
+    up: int
+    down: int
+
+
+def change_of(event: FeedbackEvent, accept_order: int) -> Change | None:
+    """None: the event does not touch thumbs."""
+    match event.value:
+        case Thumb(up=up):
+            said: bool | None = up
+        case Retraction(subject=Subject.THUMB):
+            said = None
+        case _:
+            return None
+    opinion = Opinion(said, event.model_version, event.arm, event.accept_us, accept_order)
+    return Change((event.principal, event.message_id), opinion)
+
+
+def change_of_row(row: parquet.Row) -> Change | None:
+    """The same, of an event that is a row by now."""
+    if row["kind"] != "thumb" and row["retracts"] != Subject.THUMB:
+        return None
+    # Files of the first version have no order of acceptance.
+    accept_us, accept_order = row["accept_time"], row.get("accept_order") or 0
+    assert isinstance(accept_us, int)
+    assert isinstance(accept_order, int)
+    up = bool(row["up"]) if row["kind"] == "thumb" else None
+    opinion = Opinion(up, str(row["model_version"]), str(row["arm"]), accept_us, accept_order)
+    return Change((str(row["principal"]), str(row["message_id"])), opinion)
+
+
+def fold(connection: Connection, position: Position, kept: Sequence[tuple[Record, FeedbackEvent]]) -> None:
+    """Move the table by one batch, inside the ledger's transaction."""
+    changes = (change_of(event, record.entry.accept_order) for record, event in kept)
+    _move(connection, [change for change in changes if change])
+    stand(connection, tables.thumb_positions, position)
+
+
+class Pending(Protocol):
+    """Opinions that the table may not have yet."""
+
+    async def opinions(self, keys: Collection[Key] | None) -> Mapping[Key, Opinion]:
+        """Those about some keys, or all. Ask before reading the table: one may be in both, never in neither."""
+
+
+class Overlay:
+    """What waits in the only spool there is, in the order of the log. Lives on the event loop."""
+
+    def __init__(self, decode: Callable[[Record], FeedbackEvent]) -> None:
+        self._decode = decode
+        self._waiting: OrderedDict[Key, tuple[int, Opinion]] = OrderedDict()
+
+    def take(self, records: Iterable[Record]) -> None:
+        """Records as they were stored, in order; what cannot be decoded will be a dead letter and counts for nothing."""
+        for record in records:
+            with contextlib.suppress(UndecodableError):
+                if change := change_of(self._decode(record), record.entry.accept_order):
+                    self._waiting.pop(change.key, None)
+                    self._waiting[change.key] = (record.offset, change.opinion)
+
+    def forget(self, principal: str) -> None:
+        """Drop what an erased principal said. What they say from now on may go with it: the table has it soon."""
+        for key in [key for key in self._waiting if key[0] == principal]:
+            del self._waiting[key]
+
+    def trim(self, before: int) -> None:
+        """Drop what the table has by now."""
+        while self._waiting and next(iter(self._waiting.values()))[0] < before:
+            self._waiting.popitem(last=False)
+
+    async def opinions(self, keys: Collection[Key] | None) -> Mapping[Key, Opinion]:
+        """As of now."""
+        wanted = self._waiting if keys is None else [key for key in keys if key in self._waiting]
+        return {key: self._waiting[key][1] for key in wanted}
+
+
+class Thumbs:
+    """Answers from the table and what is pending, together."""
+
+    def __init__(self, engine: Engine, pending: Pending) -> None:
+        self._engine, self._pending = engine, pending
+
+    async def get(self, principal: str, message_ids: Sequence[str]) -> dict[str, bool]:
+        """Message id → up, for the messages on which the user's thumb stands. Raises: LedgerUnavailableError."""
+        keys = {(principal, message_id) for message_id in message_ids}
+        pending = await self._pending.opinions(keys)
+        found = await asyncio.to_thread(self._committed, keys)
+        for key, opinion in pending.items():
+            if opinion.replaces(found.get(key)):
+                found[key] = opinion
+        return {message_id: opinion.up for (_, message_id), opinion in found.items() if opinion.up is not None}
+
+    async def count(self, since_us: int) -> list[ThumbCount]:
+        """Standing thumbs given at or after a time, by version and arm. Raises: LedgerUnavailableError."""
+        pending = await self._pending.opinions(None)
+        totals = await asyncio.to_thread(self._totals, pending, since_us)
+        pairs = sorted({(version, arm) for version, arm, _ in totals})
+        counts = [ThumbCount(v, a, totals[v, a, True], totals[v, a, False]) for v, a in pairs]
+        return [count for count in counts if count.up or count.down]
+
+    def _committed(self, keys: set[Key]) -> dict[Key, Opinion]:
+        with transaction(self._engine) as connection:
+            return _opinions(connection, keys)
+
+    def _totals(self, pending: Mapping[Key, Opinion], since_us: int) -> Counter[tuple[str, str, bool]]:
+        table = tables.thumbs.c
+        grouped = (
+            select(table.model_version, table.arm, table.up, func.count())
+            .where(table.accept_us >= since_us, table.up.is_not(None))
+            .group_by(table.model_version, table.arm, table.up)
+        )
+        totals: Counter[tuple[str, str, bool]] = Counter()
+        with transaction(self._engine) as connection:
+            for version, arm, up, number in connection.execute(grouped):
+                totals[version, arm, bool(up)] = number
+            before = _opinions(connection, set(pending))
+        moved = {key: opinion for key, opinion in pending.items() if opinion.replaces(before.get(key))}
+        replaced = [before[key] for key in moved if key in before]
+        for sign, opinions in ((-1, replaced), (1, list(moved.values()))):
+            for opinion in opinions:
+                if opinion.up is not None and opinion.accept_us >= since_us:
+                    totals[opinion.model_version, opinion.arm, opinion.up] += sign
+        return totals
+
+
+def catch_up(ledger: Ledger, store: ObjectStore, stream: str) -> bool:
+    """Rebuild the thumbs if they do not stand where the ledger does. True if they were rebuilt."""
+    return rebuild(Projection(tables.thumbs, tables.thumb_positions, _move_rows), ledger, store, stream)
+
+
+def _move_rows(connection: Connection, rows: Sequence[parquet.Row]) -> None:
+    _move(connection, [change for row in rows if (change := change_of_row(row))])
+
+
+def _move(connection: Connection, changes: Iterable[Change]) -> None:
+    last: dict[Key, Opinion] = {}
+    for change in changes:
+        if change.opinion.replaces(last.get(change.key)):
+            last[change.key] = change.opinion
+    before = _opinions(connection, set(last))
+    moved = {key: opinion for key, opinion in last.items() if opinion.replaces(before.get(key))}
+    for some in portions(moved.keys() & before.keys()):
+        connection.execute(delete(tables.thumbs).where(_among(some)))
+    if moved:
+        rows = [{"principal": key[0], "message_id": key[1], **vars(opinion)} for key, opinion in moved.items()]
+        connection.execute(insert(tables.thumbs), rows)
+
+
+def _opinions(connection: Connection, keys: Collection[Key]) -> dict[Key, Opinion]:
+    found = {}
+    for some in portions(keys):
+        for row in connection.execute(select(tables.thumbs).where(_among(some))):
+            up = None if row.up is None else bool(row.up)
+            opinion = Opinion(up, row.model_version, row.arm, row.accept_us, row.accept_order)
+            found[row.principal, row.message_id] = opinion
+    return found
+
+
+def _among(keys: Sequence[Key]) -> ColumnElement[bool]:
+    table = tables.thumbs.c
+    return tuple_(table.principal, table.message_id).in_(keys)

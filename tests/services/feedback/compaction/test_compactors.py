@@ -1,0 +1,113 @@
+"""Who may compact: one at a time, until its time is over; and whoever has not the newest epoch writes nothing."""
+
+import time
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+
+from services.feedback.compaction.compactors import Compactors, Replacement, database_clock_us
+from services.feedback.lake.ledger import FencedError
+from services.feedback.lake.object_store import Directory
+from tests.services.feedback.compacted import CompactedLog
+
+STREAM = "feedback"
+
+
+class Clock:
+    """The database's, as the test says."""
+
+    now_us = 1_000_000_000_000
+
+    def __call__(self, _connection: object) -> int:
+        return self.now_us
+
+    def pass_seconds(self, seconds: float) -> None:
+        self.now_us += int(seconds * 1_000_000)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def compactors(engine: Engine, clock: Clock) -> Compactors:
+    return Compactors(engine, clock)
+
+
+def test_one_leads_until_its_time_is_over_and_a_sign_of_life_prolongs_it(compactors: Compactors, clock: Clock) -> None:
+    first = compactors.take(STREAM, 60, 0)
+    assert first
+    assert compactors.take(STREAM, 60, 0) is None
+    assert compactors.take("turns", 60, 0), "each stream has its own"
+    clock.pass_seconds(59)
+    compactors.keep(first, 60)
+    clock.pass_seconds(59)
+    assert compactors.take(STREAM, 60, 0) is None
+    clock.pass_seconds(1)
+    second = compactors.take(STREAM, 60, 0)
+    assert second
+    assert second.epoch == first.epoch + 1
+
+
+def test_a_lease_that_is_given_back_is_free_and_a_pass_is_due_a_period_after_a_whole_one(
+    compactors: Compactors, clock: Clock
+) -> None:
+    for whole, due in ((False, True), (True, False)):
+        lease = compactors.take(STREAM, 60, 3_600)
+        assert lease
+        compactors.release(lease, whole)
+        assert (compactors.last_pass_us(STREAM) is None) is due
+    assert compactors.last_pass_us(STREAM) == clock.now_us
+    assert compactors.take(STREAM, 60, 3_600) is None
+    clock.pass_seconds(3_600)
+    assert compactors.take(STREAM, 60, 3_600)
+
+
+def test_whoever_is_overtaken_writes_nothing_although_nothing_has_changed(
+    engine: Engine, compactors: Compactors, clock: Clock, tmp_path: Path
+) -> None:
+    log = CompactedLog(engine, Directory(tmp_path))
+    log.thumbs(1)
+    before = log.served()
+    old = compactors.take(STREAM, 60, 0)
+    clock.pass_seconds(60)
+    new = compactors.take(STREAM, 60, 0)
+    assert old
+    assert new
+    made = Replacement(before, "key", "hash", 1, 0, 0, 0, 1, 1)
+    for write in (
+        lambda: compactors.keep(old, 60),
+        lambda: compactors.release(old, True),
+        lambda: compactors.publish(old, made),
+    ):
+        with pytest.raises(FencedError, match=f"epoch {old.epoch} of the compaction of feedback"):
+            write()
+    assert (log.served(), compactors.retired(STREAM, None), compactors.last_pass_us(STREAM)) == (before, [], None)
+    compactors.publish(new, made)
+    assert [item.object_key for item in log.served()] == ["key"]
+    assert compactors.retired(STREAM, None) == [before[0].object_key]
+    with pytest.raises(FencedError, match="not those that were read"):
+        compactors.publish(new, made)
+
+
+def test_what_is_retired_is_told_by_its_age_until_it_is_forgotten(
+    engine: Engine, compactors: Compactors, clock: Clock, tmp_path: Path
+) -> None:
+    log = CompactedLog(engine, Directory(tmp_path))
+    log.thumbs(1)
+    (segment,) = log.served()
+    lease = compactors.take(STREAM, 60, 0)
+    assert lease
+    compactors.publish(lease, Replacement([segment], "key", "hash", 1, 0, 0, 0, 1, 1))
+    assert compactors.retired(STREAM, clock.now_us - 1) == []
+    assert compactors.retired(STREAM, clock.now_us) == [segment.object_key]
+    assert log.ledger.retired_keys(STREAM) == {segment.object_key}
+    compactors.forget([segment.object_key])
+    assert compactors.retired(STREAM, None) == []
+
+
+def test_the_databases_clock_is_about_this_machines(engine: Engine) -> None:
+    with engine.begin() as connection:
+        assert abs(database_clock_us(connection) - time.time_ns() // 1_000) < 60_000_000

@@ -1,0 +1,173 @@
+"""A sink for each partition that is held: when it starts, when it stops, and what stops it for good."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+
+import pytest
+from prometheus_client import REGISTRY
+
+from services.feedback.kafka.partition_log import KafkaLog
+from services.feedback.kafka.partition_sinks import PartitionSinks
+from services.feedback.lake.ledger import LedgerUnavailableError, Segment
+from services.feedback.spool.frames import Record
+from services.feedback.spool.log import LogUnavailableError, OffsetOutOfRangeError, TopicReplacedError
+from tests.services.feedback.samples import entry
+
+
+class Topic:
+    """Kafka's answer to the question for the id."""
+
+    def __init__(self) -> None:
+        self.topic_id, self.silences = "first", 0
+
+    def current(self) -> str:
+        if self.silences:
+            self.silences -= 1
+            raise LogUnavailableError("away")
+        return self.topic_id
+
+    def require(self, topic_id: str) -> None:
+        if topic_id != self.topic_id:
+            raise TopicReplacedError(topic_id)
+
+
+class Source:
+    """The consumer's side."""
+
+    def __init__(self) -> None:
+        self.logs: list[KafkaLog] = []
+        self.restarts = 0
+
+    def attach(self, kafka_log: KafkaLog) -> None:
+        self.logs.append(kafka_log)
+
+    def restart(self) -> None:
+        self.restarts += 1
+
+    def fetch(self, log: KafkaLog, end: int) -> None:
+        start = log.take_wish() or 0
+        log.offer([Record(offset, 1, entry(f"r{offset}")) for offset in range(start, end)])
+
+
+class FakeSink:
+    """Sinks all that its log has."""
+
+    def __init__(self, log: KafkaLog, failures: int = 0) -> None:
+        self._log, self._failures = log, failures
+        self.position, self.assigns = 0, 0
+
+    def assign(self) -> None:
+        self.assigns += 1
+        if self.assigns <= self._failures:
+            raise LedgerUnavailableError("away")
+        self._log.read(self.position, 1, 1)
+
+    def flush(self) -> Segment | None:
+        records = self._log.read(self.position, 100, 1 << 20)
+        start, self.position = self.position, self.position + len(records)
+        self._log.trim(self.position)
+        return Segment("feedback", "t", 0, 1, start, self.position, "key", "hash", len(records), 0, 0, 1)
+
+
+class House:
+    """All of it, wired."""
+
+    def __init__(self, executor: ThreadPoolExecutor) -> None:
+        self.topic, self.source, self.made = Topic(), Source(), list[FakeSink]()
+        self.assign_failures = 0
+        self.sinks = PartitionSinks("feedback", self.topic, self._make, executor, 100, 0.01)
+
+    def _make(self, log: KafkaLog) -> FakeSink:
+        self.made.append(FakeSink(log, self.assign_failures))
+        return self.made[-1]
+
+
+@asynccontextmanager
+async def running() -> AsyncIterator[House]:
+    with ThreadPoolExecutor(2) as executor:
+        house = House(executor)
+        task = asyncio.ensure_future(house.sinks.run(house.source))
+        yield house
+        house.sinks.stop()
+        async with asyncio.timeout(20):
+            await task
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def gauge(name: str, **labels: str) -> float | None:
+    return REGISTRY.get_sample_value(f"thumbwheel_feedback_{name}", {"stream": "feedback"} | labels)
+
+
+async def test_a_partition_that_was_taken_is_assigned_filled_and_sunk() -> None:
+    async with running() as house:
+        house.sinks.took([4, 5])
+        await until(lambda: len(house.source.logs) == 2)
+        assert sorted((log.topic_id, log.partition) for log in house.source.logs) == [("first", 4), ("first", 5)]
+        assert gauge("partitions") == 2
+        log = house.source.logs[0]
+        house.source.fetch(log, 3)
+        await until(lambda: log.sunk == 3)
+    assert gauge("partitions") == 0
+
+
+async def test_what_was_lost_is_sunk_no_more_and_taken_again_it_has_a_new_log() -> None:
+    async with running() as house:
+        house.sinks.took([0])
+        await until(lambda: house.source.logs)
+        house.sinks.lost([0])
+        await until(lambda: gauge("partitions") == 0)
+        house.source.fetch(house.source.logs[0], 3)
+        house.sinks.took([0])
+        await until(lambda: len(house.source.logs) == 2)
+        assert (house.source.logs[0].sunk, house.made[0].position) == (0, 0)
+
+
+async def test_kafka_and_the_ledger_may_be_away_at_first() -> None:
+    async with running() as house:
+        house.topic.silences, house.assign_failures = 1, 1
+        house.sinks.took([0])
+        await until(lambda: house.source.logs)
+        assert house.made[0].assigns == 2
+
+
+async def test_a_partition_that_is_lost_while_kafka_is_away_is_not_waited_for() -> None:
+    async with running() as house:
+        house.topic.silences = 1_000
+        house.sinks.took([0])
+        await until(lambda: house.topic.silences < 1_000)
+        house.sinks.lost([0])
+    assert house.made == []
+
+
+async def test_a_topic_made_anew_restarts_the_source() -> None:
+    async with running() as house:
+        house.sinks.took([0])
+        await until(lambda: house.source.logs)
+        house.topic.topic_id = "second"
+        house.source.fetch(house.source.logs[0], 3)
+        await until(lambda: house.source.restarts == 1)
+        assert house.made[0].position == 0
+
+
+async def test_a_partition_whose_records_are_gone_stops_loudly_and_alone(caplog: pytest.LogCaptureFixture) -> None:
+    async with running() as house:
+        house.sinks.took([0, 1])
+        await until(lambda: len(house.source.logs) == 2)
+        lost, sound = sorted(house.source.logs, key=lambda log: log.partition)
+        house.source.fetch(lost, 2)
+        await until(lambda: lost.sunk == 2)
+        lost.fail(OffsetOutOfRangeError("2 to 9 are lost"))
+        house.source.fetch(sound, 1)
+        await until(lambda: gauge("stopped_partitions", partition="0") == 1)
+        await until(lambda: sound.sunk == 1)
+        assert gauge("stopped_partitions", partition="1") == 0
+        assert [record.fields["why"] for record in caplog.records if record.message == "partition stopped"] == [
+            "2 to 9 are lost"
+        ]

@@ -1,0 +1,128 @@
+"""From spool to broker: nothing is let go before it is acknowledged, and everything else is sent again."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from services.feedback.kafka.relay import PublishError, Relay
+from services.feedback.spool.folder import SpoolDamagedError
+from services.feedback.spool.frames import Record, frame_bytes
+from services.feedback.spool.spool import Spool
+from tests.services.feedback.samples import entry
+
+ROOM = 1 << 20
+
+
+class Broker:
+    """Refuses as often as it is told to."""
+
+    def __init__(self, refusals: int = 0) -> None:
+        self.refusals, self.batches, self.is_closed = refusals, [], False
+
+    def publish(self, records: Sequence[Record]) -> None:
+        self.batches.append([record.offset for record in records])
+        if self.refusals:
+            self.refusals -= 1
+            raise PublishError("away")
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Iterator[Spool]:
+    spool = Spool(tmp_path / "spool", max_bytes=ROOM, segment_bytes=ROOM)
+    yield spool
+    spool.close()
+
+
+def relay_of(spool: Spool, broker: Broker, relayed: list[int], events: int = 100, size: int = ROOM) -> Relay:
+    return Relay("feedback", spool, broker, events, size, relayed.append)
+
+
+def test_what_is_acknowledged_leaves_the_spool(spool: Spool) -> None:
+    broker, relayed = Broker(), []
+    relay = relay_of(spool, broker, relayed)
+    spool.append([entry("a"), entry("b")])
+    assert relay.step()
+    assert (broker.batches, relayed, spool.start_offset, relay.waiting) == ([[0, 1]], [2], 2, 0)
+    assert not relay.step()
+
+
+def test_what_is_not_acknowledged_stays_and_is_sent_again_with_what_came_since(spool: Spool) -> None:
+    broker, relayed = Broker(refusals=1), []
+    relay = relay_of(spool, broker, relayed)
+    spool.append([entry("a")])
+    with pytest.raises(PublishError):
+        relay.step()
+    assert (relayed, spool.start_offset, relay.waiting) == ([], 0, 1)
+    spool.append([entry("b")])
+    relay.step()
+    assert (broker.batches, relayed) == ([[0], [0, 1]], [2])
+
+
+def test_a_batch_is_bounded_in_events_and_bytes(spool: Spool) -> None:
+    by_events, by_bytes = Broker(), Broker()
+    spool.append([entry(name) for name in "abcde"])
+    relay_of(spool, by_events, [], events=2).step()
+    relay_of(spool, by_bytes, [], size=3 * frame_bytes(entry("a"))).step()
+    assert (by_events.batches, by_bytes.batches) == ([[0, 1]], [[0, 1, 2]])
+
+
+def test_after_a_crash_all_that_the_spool_holds_goes_again(spool: Spool) -> None:
+    spool.append([entry("a"), entry("b")])
+    relay_of(spool, Broker(), [], events=1).step()
+    broker = Broker()
+    relay_of(spool, broker, []).step()
+    assert broker.batches == [[0, 1]]
+
+
+def test_a_relay_goes_on_until_the_broker_is_back(spool: Spool) -> None:
+    broker, relayed, done = Broker(refusals=2), [], threading.Event()
+
+    def on_relayed(end: int) -> None:
+        relayed.append(end)
+        done.set()
+
+    relay = Relay("feedback", spool, broker, 100, ROOM, on_relayed)
+    spool.append([entry("a")])
+    thread = threading.Thread(target=relay.run)
+    thread.start()
+    assert done.wait(20)
+    relay.stop()
+    thread.join(20)
+    assert (len(broker.batches), relayed) == (3, [1])
+
+
+def test_finishing_relays_what_waits_and_lets_go_of_the_broker(spool: Spool) -> None:
+    broker = Broker()
+    relay = relay_of(spool, broker, [], events=1)
+    spool.append([entry("a"), entry("b")])
+    relay.finish(seconds=20)
+    assert (relay.waiting, broker.is_closed) == (0, True)
+
+
+def test_finishing_asks_no_broker_that_failed_just_now(spool: Spool) -> None:
+    broker = Broker(refusals=9)
+    relay = relay_of(spool, broker, [])
+    spool.append([entry("a")])
+    thread = threading.Thread(target=relay.run)
+    thread.start()
+    while not broker.batches:
+        thread.join(0.01)
+    relay.stop()
+    thread.join(20)
+    tried = len(broker.batches)
+    relay.finish(seconds=20)
+    assert (len(broker.batches), relay.waiting, broker.is_closed) == (tried, 1, True)
+
+
+def test_a_spool_that_cannot_be_read_ends_the_relay(spool: Spool, tmp_path: Path) -> None:
+    relay = relay_of(spool, Broker(), [])
+    spool.append([entry("a")])
+    (path,) = (tmp_path / "spool").glob("*.log")
+    path.write_bytes(bytes(path.stat().st_size))
+    with pytest.raises(SpoolDamagedError):
+        relay.run()

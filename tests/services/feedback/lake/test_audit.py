@@ -1,0 +1,132 @@
+"""The audit finds nothing in a sound log, and finds each kind of damage that is planted."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from sqlalchemy import delete, insert, update
+
+from services.feedback.database import open_database
+from services.feedback.lake import parquet
+from services.feedback.lake.audit import Report, audit
+from services.feedback.lake.ledger import Ledger
+from services.feedback.lake.object_store import Directory
+from services.feedback.sink.sink import FlushLimits, Sink
+from services.feedback.spool.folder import inspect
+from services.feedback.spool.spool import Spool
+from services.feedback.tables import dead_letters, event_ids, partitions, segments
+from tests.services.feedback.samples import FEEDBACK, entry, garbage
+
+ROOM = 1 << 20
+
+
+@dataclass
+class Log:
+    """Three segments of two, one dead letter, one repeated event, one event still in the spool."""
+
+    root: Path
+
+    def __post_init__(self) -> None:
+        self.engine = open_database(f"sqlite:///{self.root}/ledger.db")
+        self.ledger, self.store = Ledger(self.engine), Directory(self.root / "objects")
+        self.spool = Spool(self.root / "spool" / "feedback", max_bytes=ROOM, segment_bytes=1)
+        sink = Sink(FEEDBACK, self.spool, self.store, self.ledger, FlushLimits(2, ROOM))
+        sink.assign()
+        for item in (entry("a"), entry("b"), garbage("x"), entry("c"), entry("a"), entry("d"), entry("waits")):
+            self.spool.append([item])
+        for _ in range(3):
+            sink.flush()
+
+    def audit(self) -> Report:
+        return audit(self.ledger, self.store, lambda stream: inspect(self.root / "spool" / stream))
+
+    def objects(self) -> list[Path]:
+        return sorted((self.root / "objects").rglob("*.parquet"))
+
+    def change(self, statement) -> None:
+        with self.engine.begin() as connection:
+            connection.execute(statement)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[Log]:
+    log = Log(tmp_path)
+    yield log
+    log.spool.close()
+    log.engine.dispose()
+
+
+def test_a_sound_log_has_figures_and_no_problem(log: Log) -> None:
+    (log.root / "objects/feedback/v1/orphan.parquet").write_bytes(b"")
+    report = log.audit()
+    (figures,) = report.figures
+    assert report.problems == []
+    assert (figures.segments, figures.end_offset, figures.rows) == (3, 6, 4)
+    assert (figures.dead_letters, figures.tombstones, figures.waiting, report.orphans) == (1, 1, 1, 1)
+    assert "every offset is accounted for" in report.lines()[-1]
+
+
+def _swap(log: Log) -> None:
+    first, second, _ = log.objects()
+    first.write_bytes(second.read_bytes())
+
+
+def _rewrite(log: Log) -> None:
+    """A row fewer, with a hash that fits."""
+    path = log.objects()[0]
+    data = parquet.encode_feedback(parquet.decode(path.read_bytes())[:1])
+    path.write_bytes(data)
+    log.change(update(segments).where(segments.c.sequence == 1).values(sha256=hashlib.sha256(data).hexdigest()))
+
+
+DAMAGE: dict[str, tuple[Callable[[Log], None], str]] = {
+    "object missing": (lambda log: log.objects()[1].unlink(), "segment 2: its object is missing"),
+    "object replaced": (_swap, "segment 1: its object is not what was committed"),
+    "row missing": (_rewrite, "segment 1: 1 rows are not what the ledger says"),
+    "segment missing": (
+        lambda log: log.change(delete(segments).where(segments.c.sequence == 2)),
+        "segment 3: begins at 4, the ledger was at 2",
+    ),
+    "dead letter missing": (
+        lambda log: log.change(delete(dead_letters)),
+        "segment 2: 0 dead letters are not what the ledger says",
+    ),
+    "dead letter that is a row": (
+        lambda log: log.change(
+            insert(dead_letters).values(topic_id=log.spool.topic_id, partition=0, offset=0, error="", payload_base64="")
+        ),
+        "segment 1: rows are out of range",
+    ),
+    "accounts wrong": (
+        lambda log: log.change(update(segments).where(segments.c.sequence == 3).values(tombstones=0)),
+        "segment 3: rows, dead letters and tombstones are not its 2 offsets",
+    ),
+    "spool deleted": (
+        lambda log: [path.unlink() for path in (log.root / "spool/feedback").glob("*.log")],
+        "the log ends at 0, before the ledger's 6",
+    ),
+    "ledger behind": (
+        lambda log: log.change(update(partitions).values(end_offset=1)),
+        "offsets 1 to 6 are neither in ledger nor log",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_planted_damage_is_found(log: Log, name: str) -> None:
+    damage, expected = DAMAGE[name]
+    damage(log)
+    report = log.audit()
+    assert any(expected in problem for problem in report.problems), report.problems
+    assert "problems" in report.lines()[-1]
+
+
+def test_an_event_that_is_there_twice_is_found(log: Log) -> None:
+    sink = Sink(FEEDBACK, log.spool, log.store, log.ledger, FlushLimits(2, ROOM))
+    log.change(delete(event_ids))
+    sink.assign()
+    log.spool.append([entry("a")])
+    sink.flush()
+    assert any("an event is there twice" in problem for problem in log.audit().problems)

@@ -1,0 +1,88 @@
+"""What every object store promises: whole or not there, under keys that stay inside. The directory, and S3."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from services.feedback.lake.object_store import Directory, ObjectMissingError, ObjectStore, ObjectStoreError
+from tests.s3_server import S3Server, serving
+from tests.services.feedback.s3_stores import store_at
+
+
+@pytest.fixture(params=["directory", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ObjectStore]:
+    if request.param == "directory":
+        yield Directory(tmp_path / "root")
+        return
+    server = S3Server()
+    server.buckets["thumbs"] = {}
+    with serving(server) as port:
+        yield store_at(port)
+
+
+def keys(store: ObjectStore, prefix: str = "") -> list[str]:
+    return sorted(found.key for found in store.list(prefix))
+
+
+def test_what_was_put_is_got_and_listed_by_prefix(store: ObjectStore) -> None:
+    store.put("a/v1/two", b"2")
+    store.put("a/v1/one", b"1")
+    store.put("b/one", b"3")
+    assert store.get("a/v1/one") == b"1"
+    assert keys(store, "a/") == ["a/v1/one", "a/v1/two"]
+    assert keys(store, "a/v1/t") == ["a/v1/two"]
+
+
+@pytest.mark.parametrize("key", ["topic_id=7/partition=0/1-2.parquet", "a b+c%41&d?e#f", "größe/ü", "~!*'()"])
+def test_a_key_is_kept_as_given(store: ObjectStore, key: str) -> None:
+    store.put(key, b"1")
+    assert store.get(key) == b"1"
+    assert keys(store) == [key]
+
+
+def test_a_second_put_replaces_the_whole_object(store: ObjectStore) -> None:
+    store.put("key", b"long content")
+    store.put("key", b"short")
+    store.put("empty", b"")
+    assert (store.get("key"), store.get("empty")) == (b"short", b"")
+
+
+def test_what_is_deleted_is_gone_and_may_be_deleted_again(store: ObjectStore) -> None:
+    store.put("a/one", b"1")
+    store.put("a/two", b"2")
+    for _ in range(2):
+        store.delete("a/one")
+    with pytest.raises(ObjectMissingError):
+        store.get("a/one")
+    assert keys(store) == ["a/two"]
+
+
+@pytest.mark.parametrize("key", ["", "/etc/passwd", "../out", "a/../../out", ".", "a//b", "a/./b", "a/"])
+def test_a_key_cannot_leave_the_store(store: ObjectStore, key: str) -> None:
+    for call in (lambda: store.put(key, b""), lambda: store.get(key), lambda: store.delete(key)):
+        with pytest.raises(ObjectStoreError, match="plain relative path"):
+            call()
+
+
+def test_a_directory_tells_when_an_object_was_written(tmp_path: Path) -> None:
+    store, before_us = Directory(tmp_path), time.time_ns() // 1_000
+    store.put("a", b"")
+    (found,) = store.list("")
+    assert before_us - 1_000_000 <= found.modified_us <= time.time_ns() // 1_000
+
+
+def test_a_missing_object_is_told_from_a_directory_that_fails(tmp_path: Path) -> None:
+    with pytest.raises(ObjectMissingError):
+        Directory(tmp_path).get("nothing")
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(ObjectStoreError) as caught:
+        Directory(tmp_path).put("file/below", b"")
+    assert not isinstance(caught.value, ObjectMissingError)
+
+
+def test_the_draft_of_a_killed_put_is_not_an_object(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / ".draft-0123").write_bytes(b"half")
+    assert list(Directory(tmp_path).list("a")) == []

@@ -1,0 +1,204 @@
+"""The S3 store: what is tried again and what is not, how long anything takes, and which setting an error names."""
+
+import re
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from infra.faults.chance import Chance
+from infra.faults.http import HttpFault, HttpProxy, Kind
+from infra.faults.tcp import Fault, TcpFaults, TcpProxy
+from services.feedback.lake.object_store import ObjectMissingError, ObjectRefusedError, ObjectStoreError
+from services.feedback.lake.s3_store import TRIES, S3Store
+from tests.s3_server import S3Server, serving
+from tests.services.feedback.s3_stores import place, store_at
+
+BODY = bytes(range(256)) * 1_000
+
+
+@pytest.fixture
+def server() -> S3Server:
+    server = S3Server()
+    server.buckets["thumbs"] = {}
+    return server
+
+
+@pytest.fixture
+def port(server: S3Server) -> Iterator[int]:
+    with serving(server) as port:
+        yield port
+
+
+@pytest.fixture
+def store(port: int) -> S3Store:
+    return store_at(port)
+
+
+@pytest.fixture
+def proxy(port: int) -> Iterator[HttpProxy]:
+    with HttpProxy(port) as proxy:
+        yield proxy
+
+
+def test_a_listing_goes_over_all_its_pages(store: S3Store) -> None:
+    keys = [f"feedback/v1/{number}" for number in range(7)]
+    for key in [*keys, "turns/v1/0"]:
+        store.put(key, b"")
+    assert [found.key for found in store.list("feedback/")] == keys
+    assert {found.modified_us for found in store.list("")} == {1_795_597_200_000_000}
+
+
+@pytest.mark.parametrize("code", ["SlowDown", "InternalError", "TooManyRequests"])
+def test_a_store_that_is_busy_for_a_moment_is_asked_again(server: S3Server, store: S3Store, code: str) -> None:
+    server.refusals = [code] * (TRIES - 1)
+    store.put("a", b"1")
+    assert server.requests["PUT"] == TRIES
+    assert store.get("a") == b"1"
+
+
+def test_a_store_that_stays_busy_is_left_alone_soon(server: S3Server, store: S3Store) -> None:
+    server.refusals = ["SlowDown"] * 10
+    with pytest.raises(ObjectStoreError, match="could not put a: SlowDown") as caught:
+        store.put("a", b"1")
+    assert not isinstance(caught.value, ObjectRefusedError)
+    assert server.requests["PUT"] == TRIES
+
+
+def test_a_store_may_ask_for_a_pause_but_not_for_an_hour(server: S3Server, store: S3Store) -> None:
+    server.refusals, server.headers = ["SlowDown"], {"Retry-After": "3600"}
+    began = time.monotonic()
+    store.put("a", b"1")
+    assert 2.0 <= time.monotonic() - began < 60
+    assert server.requests["PUT"] == 2
+
+
+def test_an_answer_that_is_lost_costs_a_second_put_of_the_same(server: S3Server, proxy: HttpProxy) -> None:
+    proxy.faults = (HttpFault(Kind.ANSWER_LOST, Chance(times=1)),)
+    store_at(proxy.port).put("a", BODY)
+    assert (server.requests["PUT"], server.buckets["thumbs"]) == (2, {"a": BODY})
+    assert proxy.counts[Kind.ANSWER_LOST] == 1
+
+
+def test_an_object_that_breaks_off_is_read_again_and_never_given_in_part(server: S3Server, proxy: HttpProxy) -> None:
+    server.buckets["thumbs"]["a"] = BODY
+    store = store_at(proxy.port)
+    proxy.faults = (HttpFault(Kind.ANSWER_RESET, Chance(times=TRIES - 1), body_bytes=100_000),)
+    assert store.get("a") == BODY
+    proxy.faults = (HttpFault(Kind.ANSWER_RESET, body_bytes=100_000),)
+    with pytest.raises(ObjectStoreError):
+        store.get("a")
+    assert proxy.counts[Kind.ANSWER_RESET] == 2 * TRIES - 1
+
+
+@pytest.mark.parametrize("operation", ["put", "get", "delete", "list"])
+def test_a_hang_is_waited_for_once(proxy: HttpProxy, operation: str) -> None:
+    store = store_at(proxy.port, request_seconds=0.3)
+    proxy.faults = (HttpFault(Kind.HANG),)
+    calls = {
+        "put": lambda: store.put("a", BODY),
+        "get": lambda: store.get("a"),
+        "delete": lambda: store.delete("a"),
+        "list": lambda: list(store.list("")),
+    }
+    with pytest.raises(ObjectStoreError, match="ReadTimeoutError"):
+        calls[operation]()
+    assert proxy.counts[Kind.HANG] == 1
+
+
+def test_an_object_that_comes_too_slowly_is_given_up(server: S3Server, port: int) -> None:
+    server.buckets["thumbs"]["a"] = BODY
+    with TcpProxy(port) as proxy:
+        proxy.faults = TcpFaults(bytes_per_second=50_000)
+        with pytest.raises(ObjectStoreError, match="TimeoutError"):
+            store_at(proxy.port, request_seconds=0.5).get("a")
+        assert proxy.counts[Fault.PACED] > 3
+
+
+def test_an_object_that_goes_too_slowly_is_given_up(server: S3Server, port: int) -> None:
+    with TcpProxy(port) as proxy:
+        proxy.faults = TcpFaults(bytes_per_second=100_000)
+        with pytest.raises(ObjectStoreError):
+            # More than the sockets between hold.
+            store_at(proxy.port, request_seconds=0.5).put("a", bytes(32 << 20))
+        assert proxy.counts[Fault.PACED]
+    assert server.buckets["thumbs"] == {}
+
+
+def test_a_store_that_is_away_is_no_refusal(port: int) -> None:
+    with HttpProxy(1) as away:
+        for gone in (store_at(1), store_at(away.port)):
+            with pytest.raises(ObjectStoreError, match=r"s3_endpoint: 127\.0\.0\.1:\d+ did not answer") as caught:
+                gone.check()
+            assert not isinstance(caught.value, ObjectRefusedError)
+
+
+def test_the_self_test_leaves_nothing(server: S3Server, store: S3Store) -> None:
+    store.check()
+    assert server.buckets["thumbs"] == {}
+    assert server.requests == {"GET": 3, "PUT": 1, "DELETE": 1}
+
+
+@pytest.mark.parametrize(
+    ("code", "setting"),
+    [
+        ("InvalidAccessKeyId", "s3_access_key"),
+        ("AccessDenied", "s3_access_key"),
+        ("SignatureDoesNotMatch", "s3_secret_key"),
+        ("PermanentRedirect", "s3_region"),
+        ("RequestTimeTooSkewed", "s3_endpoint"),
+    ],
+)
+def test_a_refusal_names_the_setting_and_is_not_repeated(
+    server: S3Server, store: S3Store, code: str, setting: str
+) -> None:
+    server.refusals = [code]
+    with pytest.raises(ObjectRefusedError, match=re.escape(f"{setting}: ") + f".*{code}"):
+        store.check()
+    assert server.requests.total() == 1
+
+
+def test_a_missing_bucket_is_told_and_not_made(server: S3Server, port: int) -> None:
+    with pytest.raises(ObjectRefusedError, match=r"s3_bucket: .* NoSuchBucket .*in bucket nowhere"):
+        store_at(port, bucket="nowhere").check()
+    assert set(server.buckets) == {"thumbs"}
+    with pytest.raises(ObjectRefusedError):
+        store_at(port, bucket="nowhere").get("a")
+
+
+def test_a_store_that_garbles_or_keeps_what_was_deleted_is_refused(server: S3Server, store: S3Store) -> None:
+    server.keeps_deleted = True
+    with pytest.raises(ObjectRefusedError, match="what was deleted can still be got"):
+        store.check()
+    server.garbles = True
+    with pytest.raises(ObjectRefusedError, match="what was put is not what was got"):
+        store.check()
+
+
+def test_a_bucket_is_made_once(server: S3Server, port: int) -> None:
+    store = store_at(port, bucket="new")
+    assert store.make_bucket()
+    store.put("a", b"1")
+    assert not store.make_bucket()
+    assert server.buckets["new"] == {"a": b"1"}
+
+
+def test_the_secret_is_in_no_text(store: S3Store) -> None:
+    assert "a secret of the tests" not in repr(place(1))
+
+
+def test_connections_are_used_again(server: S3Server, store: S3Store) -> None:
+    for number in range(5):
+        store.put(f"{number}", BODY)
+        assert store.get(f"{number}") == BODY
+    with pytest.raises(ObjectMissingError):
+        store.get("9")
+    assert server.connections == 1
+
+
+def test_connections_of_several_threads_are_used_again(server: S3Server, store: S3Store) -> None:
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda number: store.put(f"{number}", BODY), range(40)))
+    assert len(server.buckets["thumbs"]) == 40
+    assert server.connections <= 4

@@ -1,0 +1,61 @@
+"""A real S3 server holds what every object store promises, and what is said of SeaweedFS in docs/decisions is so."""
+
+from dataclasses import replace
+
+import pytest
+
+from services.feedback.lake.object_store import ObjectRefusedError
+from services.feedback.lake.s3_store import S3Place, S3Store
+from tests.servers import S3Server
+from tests.services.feedback.lake.test_object_store import (
+    test_a_key_is_kept_as_given,
+    test_a_second_put_replaces_the_whole_object,
+    test_what_is_deleted_is_gone_and_may_be_deleted_again,
+    test_what_was_put_is_got_and_listed_by_prefix,
+)
+
+__all__ = [
+    "test_a_key_is_kept_as_given",
+    "test_a_second_put_replaces_the_whole_object",
+    "test_what_is_deleted_is_gone_and_may_be_deleted_again",
+    "test_what_was_put_is_got_and_listed_by_prefix",
+]
+
+
+@pytest.fixture
+def place(s3: S3Server) -> S3Place:
+    bucket = s3.bucket()
+    return S3Place(bucket.endpoint, bucket.name, "us-east-1", False, bucket.access_key, bucket.secret_key, 3.0, 20.0)
+
+
+@pytest.fixture
+def store(place: S3Place) -> S3Store:
+    return S3Store(place)
+
+
+def test_the_self_test_passes_and_leaves_nothing(store: S3Store) -> None:
+    store.check()
+    assert list(store.list("")) == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "setting"),
+    [
+        ({"bucket": "nowhere"}, "s3_bucket"),
+        ({"access_key": "nobody"}, "s3_access_key"),
+        ({"secret_key": "wrong"}, "s3_secret_key"),
+    ],
+)
+def test_the_self_test_names_the_wrong_setting(place: S3Place, wrong: dict[str, str], setting: str) -> None:
+    with pytest.raises(ObjectRefusedError, match=f"{setting}: "):
+        S3Store(replace(place, **wrong)).check()
+
+
+def test_a_missing_bucket_is_made_by_a_put_but_not_by_us(place: S3Place) -> None:
+    missing = S3Store(replace(place, bucket=f"{place.bucket}-missing"))
+    with pytest.raises(ObjectRefusedError):
+        missing.check()
+    assert missing.make_bucket(), "the self-test has not made it"
+    other = S3Store(replace(place, bucket=f"{place.bucket}-other"))
+    other.put("a", b"1")
+    assert not other.make_bucket(), "a put has: that is why the self-test lists first"

@@ -1,0 +1,51 @@
+"""What Prometheus is told of erasures, also while the database is away."""
+
+import asyncio
+import time
+
+from prometheus_client import REGISTRY
+
+from services.chassis.errors import UnavailableError
+from services.feedback.principals.erasure_metrics import keep_counting
+from services.feedback.principals.erasures import Waiting
+
+
+class Ledger:
+    """Answers in turn; an error is raised."""
+
+    def __init__(self, *answers: Waiting | UnavailableError) -> None:
+        self._answers, self.asked = list(answers), 0
+
+    def waiting(self) -> Waiting:
+        self.asked += 1
+        answer = self._answers[min(self.asked, len(self._answers)) - 1]
+        if isinstance(answer, UnavailableError):
+            raise answer
+        return answer
+
+
+def shown() -> tuple[float | None, float]:
+    names = ("erasures_waiting", "erasure_oldest_waiting_seconds")
+    waiting, oldest = (REGISTRY.get_sample_value(f"thumbwheel_feedback_{name}") for name in names)
+    return waiting, oldest or 0.0
+
+
+async def counted(ledger: Ledger, times: int) -> None:
+    counting = asyncio.create_task(keep_counting(ledger, seconds=0.001))
+    async with asyncio.timeout(10):
+        while ledger.asked < times:
+            await asyncio.sleep(0.001)
+    counting.cancel()
+
+
+async def test_the_oldest_that_waits_grows_older_also_while_the_database_is_away() -> None:
+    since_us = time.time_ns() // 1_000 - 90_000_000
+    await counted(Ledger(Waiting(2, since_us), UnavailableError("away")), 5)
+    waiting, oldest = shown()
+    assert waiting == 2
+    assert 90 <= oldest < 150
+
+
+async def test_without_any_that_waits_nothing_is_old() -> None:
+    await counted(Ledger(Waiting(1, 1), Waiting(0, None)), 3)
+    assert shown() == (0, 0)

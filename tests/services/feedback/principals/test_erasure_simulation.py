@@ -1,0 +1,168 @@
+"""Seeded crashes, zombies and lost acks with erasures in between, at every step of the sink too: what was acknowledged before an
+erasure is never a readable row or a standing thumb, what was sent after it is never lost; and every planted mutant is found.
+"""
+
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+from thumbwheel.feedback.v1 import events_pb2
+
+from services.chassis.identity import Caller
+from services.feedback import codec, tables
+from services.feedback.lake import parquet
+from services.feedback.lake.ledger import Batch, Lease, Segment, Within
+from services.feedback.principals.data_keys import DataKeys
+from services.feedback.principals.erasures import Erasures
+from services.feedback.principals.principal import principal_of
+from services.feedback.principals.sealing import DataKey, key_id_of
+from services.feedback.sink.sink import Step
+from services.feedback.spool.log import LogError
+from tests.services.feedback.history import violations
+from tests.services.feedback.samples import KEY, thumb
+from tests.services.feedback.world import ForgetfulLedger, World
+
+SEEDS, MUTANT_SEEDS, STEPS = 15, 40, 60
+FAULTS = {
+    "erased",
+    "crash before reply",
+    "commit ack lost",
+    *(f"erased at {step}" for step in (Step.READ, Step.ENCODED, Step.STORED)),
+}
+
+
+@pytest.fixture
+def fast_directory(tmp_path: Path) -> Iterator[Path]:
+    """In memory where there is such a folder: what is durable is decided by the simulated disk."""
+    shm = Path("/dev/shm")
+    root = Path(tempfile.mkdtemp(dir=shm if shm.is_dir() else tmp_path))
+    yield root
+    shutil.rmtree(root)
+
+
+class ErasingWorld(World):
+    """Each conversation is a user's own, who is erased now and then."""
+
+    def __init__(self, seed: int, directory: Path) -> None:
+        # Acknowledged at any time; of these before an erasure; and all that was sent before one.
+        self.told, self.dead, self.before = set[str](), set[str](), set[str]()
+        self._said: dict[str, events_pb2.FeedbackEvent] = {}
+        super().__init__(seed, directory)
+        self.erasures = Erasures(self.engine)
+
+    def moves(self):
+        return [*super().moves(), self._erase, self._send_again]
+
+    def problems(self) -> list[str]:
+        found = violations(self.history, self.catalogue(), self.store, "feedback", self.ends())
+        with self.engine.begin() as connection:
+            keys = {bytes(key_id) for key_id in connection.execute(select(tables.data_keys.c.key_id)).scalars()}
+            standing = {row.message_id for row in connection.execute(select(tables.thumbs))}
+        rows = [
+            row
+            for segment in self.ledger.segments("feedback")
+            if segment.object_key
+            for row in parquet.decode(self.store.get(segment.object_key))
+        ]
+        live = {str(row["event_id"]): str(row["message_id"]) for row in rows if key_id_of(row["sealed"]) in keys}
+        found += [f"F: {event_id} was erased and is readable" for event_id in self.dead & live.keys()]
+        if standing != set(live.values()):
+            found.append("F: the thumbs that stand are not those of living rows")
+        return found
+
+    def _event(self, conversation: str, request: str, at: int) -> events_pb2.FeedbackEvent:
+        event = thumb(request, message=conversation, caller=Caller("acme", conversation), at=1_000 + at)
+        return self._said.setdefault(event.event_id, event)
+
+    def _erase(self) -> None:
+        conversation = self.faults.random.choice(sorted(self.history.sent))
+        self.erasures.erase(principal_of(KEY, Caller("acme", conversation)), "acme")
+        self.faults.counts["erased"] += 1
+        self.before.update(self.history.sent[conversation])
+        self.dead |= self.told.intersection(self.history.sent[conversation])
+        self.history.acknowledged -= self.before
+
+    def _send_again(self) -> None:
+        """A client sends what was acknowledged once more, long afterwards."""
+        if self.told:
+            event = self._said[self.faults.random.choice(sorted(self.told))]
+            self.acceptance.store([[codec.feedback_entry(event)]])
+
+    def _send(self, conversations: Sequence[str]) -> None:
+        super()._send(conversations)
+        self.told |= self.history.acknowledged
+        # What was sent before an erasure and is acknowledged after it may be there or not.
+        self.history.acknowledged -= self.before
+
+    def _at(self, step: Step) -> None:
+        if step is not Step.TRIMMED and self.faults.strike(f"erased at {step}", 0.1):
+            self._erase()
+        super()._at(step)
+
+
+def run(kind: type[ErasingWorld], seed: int, root: Path) -> tuple[list[str], Counter[str]]:
+    world = kind(seed, root / f"{kind.__name__}-{seed}")
+    try:
+        world.run(STEPS)
+        found = world.problems()
+    except LogError as error:
+        found = [f"stopped: {error}"]
+    finally:
+        world.close()
+    return found, world.faults.counts
+
+
+def test_what_was_erased_stays_erased_and_nothing_else_is_lost(fast_directory: Path) -> None:
+    totals: Counter[str] = Counter()
+    for seed in range(SEEDS):
+        found, counts = run(ErasingWorld, seed, fast_directory)
+        assert found == [], f"seed {seed}"
+        totals += counts
+    assert {name for name in FAULTS if not totals[name]} == set(), "a fault never happened"
+
+
+class HastyLedger(ForgetfulLedger):
+    """Does not look for erasures that came since the batch was composed."""
+
+    def commit(self, lease: Lease, batch: Batch, within: Within) -> tuple[Lease, Segment]:
+        return super().commit(lease, replace(batch, owners=()), within)
+
+
+class HastyWorld(ErasingWorld):
+    ledger_kind = HastyLedger
+
+
+class CachingKeys(DataKeys):
+    """Remembers keys from one group to the next."""
+
+    def of(self, tenants: Mapping[str, str]) -> dict[str, DataKey]:
+        self.cache: dict[str, DataKey] = getattr(self, "cache", {})
+        self.cache |= super().of({name: tenant for name, tenant in tenants.items() if name not in self.cache})
+        return {name: self.cache[name] for name in tenants}
+
+
+class CachingWorld(ErasingWorld):
+    keys_kind = CachingKeys
+
+
+class ForgetfulErasedLedger(ForgetfulLedger):
+    """Keeps the ids of rows alone: who sends an erased event again brings it back."""
+
+    def commit(self, lease: Lease, batch: Batch, within: Within) -> tuple[Lease, Segment]:
+        kept = dict(list(batch.fingerprints.items())[: batch.rows])
+        return super().commit(lease, replace(batch, fingerprints=kept), within)
+
+
+class ForgetfulErasedWorld(ErasingWorld):
+    ledger_kind = ForgetfulErasedLedger
+
+
+@pytest.mark.parametrize(("kind", "caught"), [(HastyWorld, "F"), (CachingWorld, "A"), (ForgetfulErasedWorld, "F")])
+def test_a_planted_mutant_is_caught(kind: type[ErasingWorld], caught: str, fast_directory: Path) -> None:
+    found = (run(kind, seed, fast_directory)[0] for seed in range(MUTANT_SEEDS))
+    assert any(violation.startswith(f"{caught}:") for violations in found for violation in violations)

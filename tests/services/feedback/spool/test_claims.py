@@ -1,0 +1,165 @@
+"""Claims in Postgres: one order over all replicas, the first content stands, and nothing is left when an event is a row."""
+
+import threading
+from dataclasses import replace
+
+import pytest
+from sqlalchemy import Engine, select, text, update
+
+from services.feedback import codec, tables
+from services.feedback.lake.ledger import Batch, Ledger, LedgerUnavailableError
+from services.feedback.principals.principal import principal_of
+from services.feedback.spool.accept import Claim
+from services.feedback.spool.claims import PostgresClaims
+from services.feedback.spool.frames import Entry, Record
+from services.feedback.standing.thumbs import Change, Opinion, change_of
+from tests.services.feedback.samples import ADA, KEY, correction, entry, name, retraction, thumb
+
+
+def change(said: Entry) -> Change | None:
+    return change_of(codec.decode_feedback(Record(0, 0, said)), 0)
+
+
+def claims_on(engine: Engine) -> PostgresClaims:
+    return PostgresClaims(engine, "feedback", change)
+
+
+def commit(engine: Engine, *entries: Entry) -> None:
+    """As the sink does with a batch of them."""
+    ledger = Ledger(engine)
+    lease = ledger.lease("feedback", "topic", 0)
+    fingerprints = {said.event_id: said.fingerprint for said in entries}
+    end = lease.end_offset + len(entries)
+    ledger.commit(lease, Batch(end, "key", "hash", len(entries), [], fingerprints, list(fingerprints)), lambda c: None)
+
+
+def held(engine: Engine) -> list[str]:
+    with engine.begin() as connection:
+        return sorted(connection.execute(select(tables.claims.c.event_id)).scalars())
+
+
+@pytest.fixture
+def claims(postgres_engine: Engine) -> PostgresClaims:
+    return claims_on(postgres_engine)
+
+
+def test_events_are_ordered_as_they_came_and_over_replicas(claims: PostgresClaims, postgres_engine: Engine) -> None:
+    first = [entry(f"r{number}") for number in range(20)]
+    taken = claims.claim(first)
+    orders = [taken[said.event_id].accept_order for said in first]
+    assert orders == sorted(orders)
+    other = claims_on(postgres_engine).claim([entry("later")])
+    assert other[entry("later").event_id].accept_order > orders[-1]
+
+
+def test_the_same_event_keeps_its_place_and_its_first_content(claims: PostgresClaims, postgres_engine: Engine) -> None:
+    event_id = entry("a").event_id
+    first = claims.claim([entry("a")])[event_id]
+    again = claims_on(postgres_engine).claim([entry("a", up=False)])[event_id]
+    assert first == again == Claim(entry("a").fingerprint, first.accept_order)
+
+
+def test_a_committed_event_is_known_and_its_claim_is_gone(claims: PostgresClaims, postgres_engine: Engine) -> None:
+    claims.claim([entry("a"), entry("b")])
+    commit(postgres_engine, entry("a"))
+    assert held(postgres_engine) == [entry("b").event_id]
+    found = claims.claim([entry("a", up=False)])
+    assert found[entry("a").event_id] == Claim(entry("a").fingerprint, 0, True)
+    assert held(postgres_engine) == [entry("b").event_id], "claiming it again left nothing"
+
+
+def test_a_claim_that_waits_for_a_commit_sees_what_was_committed(
+    claims: PostgresClaims, postgres_engine: Engine
+) -> None:
+    claims.claim([entry("a")])
+    found: list[Claim] = []
+    lying = entry("a", up=False)
+    ledger = Ledger(postgres_engine)
+    lease = ledger.lease("feedback", "topic", 0)
+    fingerprints = {lying.event_id: entry("a").fingerprint}
+    thread = threading.Thread(target=lambda: found.append(claims.claim([lying])[lying.event_id]))
+
+    def meanwhile(_connection: object) -> None:
+        # The claim's row is deleted here and not yet committed: whoever claims it again now must wait.
+        thread.start()
+        thread.join(0.5)
+        assert thread.is_alive()
+
+    ledger.commit(lease, Batch(1, "key", "hash", 1, [], fingerprints, list(fingerprints)), meanwhile)
+    thread.join(20)
+    assert found == [Claim(entry("a").fingerprint, 0, True)]
+
+
+def test_only_a_claim_that_nobody_else_has_is_released(claims: PostgresClaims, postgres_engine: Engine) -> None:
+    claims.claim([entry("mine"), entry("shared")])
+    claims_on(postgres_engine).claim([entry("shared")])
+    claims.release([entry("mine").event_id, entry("shared").event_id, entry("never").event_id])
+    assert held(postgres_engine) == [entry("shared").event_id]
+
+
+def test_what_never_came_is_swept_by_the_databases_own_clock(claims: PostgresClaims, postgres_engine: Engine) -> None:
+    claims.claim([entry("old"), entry("new")])
+    with postgres_engine.begin() as connection:
+        table = tables.claims
+        old = update(table).where(table.c.event_id == entry("old").event_id)
+        connection.execute(old.values(claim_us=table.c.claim_us - 10_000_000))
+    assert claims.sweep(5.0) == 1
+    assert held(postgres_engine) == [entry("new").event_id]
+
+
+def test_many_replicas_that_claim_the_same_never_wait_in_a_ring(postgres_engine: Engine) -> None:
+    events = [entry(f"r{number}") for number in range(60)]
+    orders: list[list[int]] = []
+    failures: list[Exception] = []
+
+    def claim(step: int) -> None:
+        mine = claims_on(postgres_engine)
+        for turn in range(5):
+            some = [*events[(step * turn) % 60 :], *events[: (step * turn) % 60]]
+            try:
+                taken = mine.claim(some)
+            except LedgerUnavailableError as error:
+                failures.append(error)
+            else:
+                orders.append([taken[said.event_id].accept_order for said in events])
+
+    threads = [threading.Thread(target=claim, args=(step,)) for step in (7, 11, 13, 17)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (failures, len(orders)) == ([], 20)
+    assert all(order == orders[0] for order in orders)
+
+
+async def test_the_newest_opinion_of_each_user_on_each_message_is_told(claims: PostgresClaims) -> None:
+    said = [thumb("a"), thumb("b", up=False), thumb("c", message="n"), retraction("d", message="n"), correction("e")]
+    taken = claims.claim([codec.feedback_entry(event) for event in said])
+    principal = principal_of(KEY, ADA)
+    m, n = (principal, name("m")), (principal, name("n"))
+    orders = [taken[event.event_id].accept_order for event in said]
+    expected = {
+        m: Opinion(False, "v1", "stable", 1_000_000_000, orders[1]),
+        n: Opinion(None, "v1", "stable", 1_000_000_000, orders[3]),
+    }
+    assert await claims.opinions(None) == expected
+    assert await claims.opinions({m}) == {m: expected[m]}
+    assert await claims.opinions({(principal, name("other"))}) == {}
+
+
+def test_streams_do_not_meet(claims: PostgresClaims, postgres_engine: Engine) -> None:
+    turns = PostgresClaims(postgres_engine, "turns", lambda said: None)
+    claims.claim([entry("a")])
+    other = replace(entry("a"), fingerprint=bytes(32))
+    assert turns.claim([other])[other.event_id].fingerprint == bytes(32)
+
+
+def test_without_the_database_nothing_is_claimed(claims: PostgresClaims, postgres_engine: Engine) -> None:
+    with postgres_engine.begin() as connection:
+        connection.execute(text("ALTER TABLE claims RENAME TO elsewhere"))
+    try:
+        with pytest.raises(LedgerUnavailableError, match="nothing was stored"):
+            claims.claim([entry("a")])
+    finally:
+        with postgres_engine.begin() as connection:
+            connection.execute(text("ALTER TABLE elsewhere RENAME TO claims"))

@@ -1,0 +1,138 @@
+"""What reaches the spool: no text outside `sealed`, everything else as it was, and it opens to what was said."""
+
+import base64
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.exceptions import InvalidTag
+from thumbwheel.feedback.v1 import events_pb2
+
+from services.feedback import codec
+from services.feedback.principals.master_key import MasterKey
+from services.feedback.principals.sealing import DataKey, key_id_of
+from services.feedback.spool.frames import Entry, Record, frame_bytes
+from services.feedback.spool.sealer import Sealer
+from tests.services.feedback.opened import opened
+from tests.services.feedback.samples import MASTER, correction, erased, retraction, thumb, turn
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "sealed_v1.json").read_text())
+KEY = DataKey(bytes.fromhex(GOLDEN["key_id"]), bytes.fromhex(GOLDEN["key"]))
+
+
+class OneKey:
+    """Everybody has the same; counts how often it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[dict[str, str]] = []
+
+    def of(self, tenants: Mapping[str, str]) -> dict[str, DataKey]:
+        self.asked.append(dict(tenants))
+        return dict.fromkeys(tenants, KEY)
+
+
+def feedback_sealer(keys: OneKey, random_bytes: Any = bytes) -> Sealer[events_pb2.FeedbackEvent]:
+    return Sealer(events_pb2.FeedbackEvent, codec.take_feedback_texts, keys, MasterKey(MASTER), random_bytes)
+
+
+def turn_sealer(keys: OneKey, random_bytes: Any = bytes) -> Sealer[events_pb2.TurnEvent]:
+    return Sealer(events_pb2.TurnEvent, codec.take_turn_texts, keys, MasterKey(MASTER), random_bytes)
+
+
+def loud(request: str = "golden") -> events_pb2.FeedbackEvent:
+    event = thumb(request, up=False)
+    event.thumb.reasons.extend(["wrong", "too long"])
+    event.thumb.comment = "Stimmt nicht: 7 × 8 = 56 😀"
+    return event
+
+
+SAID: dict[str, events_pb2.FeedbackEvent | events_pb2.TurnEvent] = {
+    "thumb": loud(),
+    "silent": thumb("golden"),
+    "correction": correction("golden", "fifty-six"),
+    "retraction": retraction("golden"),
+    "turn": turn("fifty-four"),
+    "erased": erased(),
+}
+
+
+def sealed_entry(said: events_pb2.FeedbackEvent | events_pb2.TurnEvent) -> Entry:
+    """With a nonce of zeros."""
+    if isinstance(said, events_pb2.TurnEvent):
+        (entry,) = turn_sealer(OneKey()).seal([codec.turn_entry(said)])
+    else:
+        (entry,) = feedback_sealer(OneKey()).seal([codec.feedback_entry(said)])
+    return entry
+
+
+@pytest.mark.parametrize("kind", SAID)
+def test_the_bytes_written_today_are_those_of_the_golden_file(kind: str) -> None:
+    assert sealed_entry(SAID[kind]).payload == base64.b64decode(GOLDEN["events"][kind])
+
+
+@pytest.mark.parametrize("kind", SAID)
+def test_golden_bytes_open_to_what_was_said(kind: str) -> None:
+    event = type(SAID[kind]).FromString(base64.b64decode(GOLDEN["events"][kind]))
+    assert event.sealed.startswith(b"\x01" + KEY.key_id)
+    assert opened(event, KEY.key) == SAID[kind]
+
+
+@pytest.mark.parametrize("text", ["Stimmt nicht", "too long", "fifty-six", "fifty-four", "what is it?", "wat is it"])
+def test_no_text_is_left_outside(text: str) -> None:
+    said = [one.SerializeToString() for one in SAID.values()]
+    sealed = [sealed_entry(one) for one in SAID.values()]
+    assert any(text.encode() in one for one in said)
+    assert not any(text.encode() in b"".join((one.payload, one.fingerprint)) for one in sealed)
+
+
+def test_what_the_sink_needs_stays_outside() -> None:
+    event = codec.decode_feedback(Record(0, 0, sealed_entry(loud())))
+    assert (event.value, key_id_of(event.sealed)) == (codec.Thumb(up=False), KEY.key_id)
+    assert codec.decode_feedback(Record(0, 0, sealed_entry(SAID["correction"]))).value == codec.Correction("")
+    shown = codec.decode_turn(Record(0, 0, sealed_entry(SAID["turn"])))
+    assert (shown.context, shown.original_text, shown.answer) == ((), "", "")
+    assert (shown.model_version, shown.completion_tokens, shown.finish_us) == ("v1", 3, 2_000_000_000)
+
+
+def test_bytes_moved_to_another_event_do_not_open() -> None:
+    first, second = (events_pb2.FeedbackEvent.FromString(sealed_entry(loud(request)).payload) for request in "ab")
+    second.sealed = first.sealed
+    with pytest.raises(InvalidTag):
+        opened(second, KEY.key)
+
+
+def test_a_group_looks_at_the_keys_once_and_never_takes_a_nonce_twice() -> None:
+    keys, nonces = OneKey(), iter(range(1, 9))
+    entries = feedback_sealer(keys, lambda size: next(nonces).to_bytes(size, "big")).seal(
+        [codec.feedback_entry(loud(request)) for request in "ab"]
+    )
+    assert keys.asked == [{loud().principal: "acme"}]
+    assert len({codec.decode_feedback(Record(0, 0, entry)).sealed[17:29] for entry in entries}) == 2
+
+
+@pytest.mark.parametrize("kind", SAID)
+def test_the_room_that_is_reserved_is_enough(kind: str) -> None:
+    said, keys = SAID[kind], OneKey()
+    plain = codec.turn_entry(said) if isinstance(said, events_pb2.TurnEvent) else codec.feedback_entry(said)
+    assert frame_bytes(sealed_entry(said)) <= frame_bytes(plain) + feedback_sealer(keys).most_bytes_added
+
+
+def test_the_longest_texts_fit_into_the_room_that_is_reserved() -> None:
+    said = [turn("x" * 1_900_000), correction("a", "ü" * 8_192)]
+    for one, plain in zip(said, (codec.turn_entry(said[0]), codec.feedback_entry(said[1])), strict=True):
+        assert frame_bytes(sealed_entry(one)) <= frame_bytes(plain) + feedback_sealer(OneKey()).most_bytes_added
+
+
+def test_a_fingerprint_is_no_plain_hash_and_depends_on_the_master_key() -> None:
+    plain = codec.feedback_entry(loud()).fingerprint
+    keyed = feedback_sealer(OneKey()).fingerprint(plain)
+    assert keyed != plain
+    assert len(keyed) == len(plain)
+    assert MasterKey("0" * 64).fingerprint(plain) != keyed
+
+
+def test_keys_do_not_show_when_they_are_printed() -> None:
+    assert KEY.key.hex() not in repr(KEY)
+    assert repr(KEY.key) not in repr(KEY)
