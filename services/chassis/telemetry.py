@@ -6,6 +6,7 @@ import logging
 import sys
 import time
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from opentelemetry import trace
@@ -93,8 +94,9 @@ async def watch_event_loop(interval_seconds: float = 0.25) -> None:
         LOOP_LAG_SECONDS.observe(max(0.0, time.perf_counter() - before - interval_seconds))
 
 
+@cache
 def tracer() -> Any:
-    """The tracer of Thumbwheel's spans."""
+    """The tracer of Thumbwheel's spans. Finding it costs as much as a span, and one found early follows the provider that comes later."""
     return trace.get_tracer("thumbwheel")
 
 
