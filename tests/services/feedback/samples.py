@@ -1,6 +1,7 @@
 """Events as the gateway and session send them, with ids that tests can read."""
 
 import uuid
+from collections.abc import Sequence
 
 from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.feedback.v1 import events_pb2
@@ -11,6 +12,7 @@ from services.feedback.events import Stream
 from services.feedback.frames import Entry
 from services.feedback.principal import principal_of
 from services.feedback.sink import Format
+from services.feedback.thumbs import Thumbs
 
 KEY = "a key of the tests' own"
 MASTER = "5e" * 32
@@ -59,6 +61,11 @@ def correction(
     event = feedback(request, message, caller)
     event.correction.text = text
     return event
+
+
+async def ups(thumbs: Thumbs, principal: str, message_ids: Sequence[str]) -> dict[str, bool | None]:
+    """Message id → up, where a thumb stands."""
+    return {key: opinion.up for key, opinion in (await thumbs.standing(principal, message_ids)).items()}
 
 
 def entry(request: str, up: bool = True, message: str = "m") -> Entry:

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Engine, Table, select
 from thumbwheel.feedback.v1 import events_pb2
 
-from services.feedback import codec, experiments, parquet, tables, thumbs
+from services.feedback import codec, experiments, parquet, said, tables
 from services.feedback.accept import Acceptance, NoClaims, Receipt
 from services.feedback.data_keys import DataKeys
 from services.feedback.erasures import Erasures
@@ -34,14 +34,14 @@ class SealingWorld:
         self.keys = DataKeys(engine, master)
         self.at: Callable[[Step], None] = lambda step: None
         self.feedback, self.turns = self._spool("feedback"), self._spool("turns")
-        said = Sealer(events_pb2.FeedbackEvent, codec.take_feedback_texts, self.keys, master)
+        spoken = Sealer(events_pb2.FeedbackEvent, codec.take_feedback_texts, self.keys, master)
         late = partial(late_turns, self.erasures.last)
         done = Sealer(events_pb2.TurnEvent, codec.take_turn_texts, self.keys, master, late=late)
-        self._said = Acceptance("feedback", self.feedback, self.ledger, NoClaims(), said)
+        self._said = Acceptance("feedback", self.feedback, self.ledger, NoClaims(), spoken)
         self._done = Acceptance("turns", self.turns, self.ledger, NoClaims(), done)
         limits = FlushLimits(100, ROOM)
         self.sinks: tuple[Sink[Any], Sink[Any]] = (
-            Sink(FEEDBACK, self.feedback, self.store, self.ledger, limits, thumbs.fold, self._at),
+            Sink(FEEDBACK, self.feedback, self.store, self.ledger, limits, said.fold, self._at),
             Sink(TURNS, self.turns, self.store, self.ledger, limits, experiments.fold, self._at),
         )
 
