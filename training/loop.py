@@ -178,6 +178,8 @@ def begin(version: str, name: str, recipe: Recipe, around: Surroundings, board: 
     plan = Plan(version, runs.directory(version), around.registry.directory(incumbent))
     config = recipe(plan)
     _check_size(config)
+    last = runs.last(name)
+    board.note_thumbs(config.sets.min_thumbs, last.started if last else "")
     with board.step("snapshot") as step:
         snapshot = take_snapshot(around.feedback, around.objects, config.snapshot, runs.snapshots, around.code_commit)
         sets = cut(read_judgements(snapshot), config.sets)
@@ -313,6 +315,7 @@ def _open(
 ) -> Turn:
     config = config.pinned(snapshot.id, snapshot.sha256, around.code_commit)
     directory = config.plan.directory("sets")
+    board.note_thumbs(config.sets.min_thumbs, record.started)
     if not (directory / MANIFEST).exists():
         write_sets(sets, directory)
         write_manifest(

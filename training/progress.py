@@ -54,7 +54,8 @@ class Step:
 @dataclass
 class Status:
     """What status.json holds. `result` is None while the turn runs; `report` is relative to the loop's directory;
-    `erased_versions` are those that learned from what is gone now, each with its snapshot and the number of erasures."""
+    `erased_versions` are those that learned from what is gone now, each with its snapshot and the number of erasures;
+    `needed_thumbs` is what a turn of the recipe needs, `learned_until` when the last one that had enough began, or empty."""
 
     run: str
     recipe: str
@@ -66,6 +67,8 @@ class Status:
     report: str | None = None
     updated: str = ""
     erased_versions: list[Mapping[str, object]] = field(default_factory=list)
+    needed_thumbs: int = 0
+    learned_until: str = ""
 
 
 class Display(Protocol):
@@ -153,6 +156,12 @@ class Board:
         """Which versions learned from what is gone now."""
         with self._lock:
             self.status.erased_versions = list(versions)
+            self._write()
+
+    def note_thumbs(self, needed: int, learned_until: str) -> None:
+        """How many thumbs a turn needs, and until when thumbs have been learned from."""
+        with self._lock:
+            self.status.needed_thumbs, self.status.learned_until = needed, learned_until
             self._write()
 
     def _end(self, step: Step, state: StepState) -> None:

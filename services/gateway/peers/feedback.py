@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 from thumbwheel.feedback.v1 import events_pb2, feedback_pb2, feedback_pb2_grpc
 
 from services.chassis.channel import call_unary
@@ -53,6 +54,13 @@ class FeedbackPeer:
         """How the newest versions do."""
         found: feedback_pb2.GetExperimentResponse = await self._call(
             self._stub.GetExperiment, feedback_pb2.GetExperimentRequest()
+        )
+        return found
+
+    async def count_thumbs(self, since: Timestamp | None) -> feedback_pb2.CountThumbsResponse:
+        """Standing thumbs of everybody, by version; those given since a time, or all."""
+        found: feedback_pb2.CountThumbsResponse = await self._call(
+            self._stub.CountThumbs, feedback_pb2.CountThumbsRequest(since=since)
         )
         return found
 

@@ -44,6 +44,7 @@ def test_too_little_feedback_is_said_in_numbers_and_no_run_is_begun(tmp_path: Pa
     with pytest.raises(NotEnoughFeedbackError, match=wanted):
         turn(tmp_path, log)
     assert status(tmp_path)["result"] == "not_enough_feedback"
+    assert (status(tmp_path)["needed_thumbs"], status(tmp_path)["learned_until"]) == (200, "")
     assert Runs(tmp_path / "loop").names() == []
 
 
