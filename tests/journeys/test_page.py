@@ -86,6 +86,7 @@ def test_a_person_chats_rates_and_goes_back(page: Page) -> None:
     page.get_by_label("Edit your message").fill("good morning")
     page.get_by_role("button", name="Ask again").click()
     expect(page.locator(".bubble")).to_have_text(re.compile("Good morning"), timeout=30_000)
+    expect(page.locator(".conversation .open").first).to_have_text(re.compile("Good morning"))
     expect(page.get_by_label("Good answer")).to_be_visible(timeout=30_000)
 
     for _ in range(4):

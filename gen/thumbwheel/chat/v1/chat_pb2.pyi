@@ -804,7 +804,7 @@ class Conversation(_message.Message):
     id: _builtins.str
     """UUIDv7."""
     title: _builtins.str
-    """First words of the first message, at most 80 characters."""
+    """First words of the first message of the branch that was written to last, at most 80 characters."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was made."""
