@@ -23,7 +23,7 @@ from training.evaluation.trial import CandidateState, Clock, Rollout, ThumbCount
 from training.forgetting import forget
 from training.lineage import Descent, erased_versions, trace
 from training.manifest import MANIFEST, Manifest, plain, read_manifest, write_manifest
-from training.progress import FAILED, FIGURE_GAP, Board, Display, StepState
+from training.progress import FAILED, FIGURE_GAP, STOPPED, Board, Display, StepState
 from training.recipes.recipe import LoopConfig, Plan, Recipe
 from training.registry import Registry, RegistryError, Stage
 from training.report import REPORT, write_report
@@ -150,6 +150,9 @@ def run_loop(recipe_name: str, recipe: Recipe, around: Surroundings) -> RunResul
         board.note_erased(erased_versions(around.descents()))
     except NotEnoughFeedbackError as error:
         board.finish("not_enough_feedback", str(error), None)
+        raise
+    except KeyboardInterrupt:
+        board.finish(STOPPED, "by hand; the same command goes on where it was", None)
         raise
     except BaseException as error:
         board.finish(FAILED, f"{type(error).__name__}: {error}", None)

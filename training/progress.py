@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 STATUS = "status.json"
-FAILED = "failed"
+FAILED, STOPPED = "failed", "stopped"
 WRITE_EVERY_SECONDS = 0.5
 SAY_EVERY_SECONDS = 10.0
 BAR_CELLS = 30
@@ -96,12 +96,12 @@ class Board:
 
     @contextmanager
     def step(self, name: str) -> Iterator[Step]:
-        """Run the block as this step. An exception marks it failed and goes on."""
+        """Run the block as this step. An exception marks it failed and goes on; stopped by hand it waits to be done again."""
         step = self.begin(name)
         try:
             yield step
-        except BaseException:
-            self._end(step, StepState.FAILED)
+        except BaseException as error:
+            self._end(step, StepState.WAITING if isinstance(error, KeyboardInterrupt) else StepState.FAILED)
             raise
         self.end(name)
 
@@ -137,15 +137,18 @@ class Board:
             self._write()
 
     def finish(self, result: str, reason: str, report: str | None) -> None:
-        """The end of the turn. What still runs then has failed. A failure is shown here and told by who catches it: once is enough."""
-        self.skip_waiting()
+        """The end of the turn. What still runs then has failed, or waits for the next call if somebody stopped it. A failure or a
+        stop is shown here and told by who catches it.
+        """
+        if result != STOPPED:
+            self.skip_waiting()
         for step in self.status.steps:
             if step.state is StepState.RUNNING:
-                self._end(step, StepState.FAILED)
+                self._end(step, StepState.WAITING if result == STOPPED else StepState.FAILED)
         with self._lock:
             self.status.step, self.status.result, self.status.reason, self.status.report = "", result, reason, report
             self._write()
-        if result != FAILED:
+        if result not in (FAILED, STOPPED):
             words = result.replace("_", " ")
             self._display.say(reason if reason.startswith(words) else f"{words}: {reason}")
 
