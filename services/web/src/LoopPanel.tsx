@@ -64,7 +64,8 @@ export function LoopPanel({ api }: { api: Api }) {
       )}
       {status.result && <p className="result">{status.result.replaceAll("_", " ")}</p>}
       {status.reason && status.reason !== status.result && <p className="quiet">{status.reason}</p>}
-      {status.result && <ThumbsSoFar api={api} needed={status.needed_thumbs ?? 0} since={status.learned_until ?? ""} />}
+      {/* A stopped turn goes on with the thumbs that it has. */}
+      {status.result && status.result !== "stopped" && <ThumbsSoFar api={api} needed={status.needed_thumbs ?? 0} since={status.learned_until ?? ""} />}
       {status.erased_versions && status.erased_versions.length > 0 && (
         <p className="quiet">
           Learned from what people have had deleted since: {status.erased_versions.map((each) => each.version).join(", ")}.
