@@ -9,13 +9,12 @@ import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 
 from infra.embedded.layout import ROOT
 from infra.supervision.child import die_with_parent
 
-# Small's checkpoints are half a minute apart on two cores.
+# About as long as a person waits before they press again; a checkpoint that comes later is not near.
 NEAR_SECONDS = 30.0
 # Ray takes its workers down in two to five seconds.
 LEAVE_SECONDS = 15.0
@@ -41,13 +40,19 @@ async def attend(
         cwd=ROOT,
         env=environment,
         start_new_session=True,
-        preexec_fn=partial(die_with_parent, signal.SIGINT),
+        preexec_fn=_begin,
     )
     try:
         return await process.wait()
     finally:
         if process.returncode is None:
             await _end(process, loop, say, near_seconds)
+
+
+def _begin() -> None:
+    """Whoever was started in the background ignores Ctrl-C, and training would with them. Without us it is to stop too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    die_with_parent(signal.SIGINT)
 
 
 async def _end(

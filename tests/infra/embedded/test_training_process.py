@@ -123,6 +123,26 @@ async def test_what_does_not_listen_is_killed_and_that_is_said(tmp_path: Path, m
     assert any("training is killed; what it has written is kept" in line for line in run.said)
 
 
+async def test_training_listens_where_its_starter_was_told_to_ignore_ctrl_c(tmp_path: Path) -> None:
+    said: list[str] = []
+    # As a shell does to what it starts in the background.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        here = "import pathlib, sys, time; pathlib.Path(sys.argv[1]).touch(); time.sleep(60)"
+        task = asyncio.create_task(
+            attend([sys.executable, "-c", here, str(tmp_path / "here")], os.environ, tmp_path, said.append)
+        )
+        async with asyncio.timeout(30):
+            while not (tmp_path / "here").exists():
+                await asyncio.sleep(0.01)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert said == [], "it was not killed"
+
+
 async def test_the_exit_status_is_trainings(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "raise SystemExit(4)"]
     assert await attend(command, os.environ, tmp_path, lambda _: None) == 4
