@@ -68,5 +68,5 @@ page: ## build the page from services/web
 	@$(PYTHON) infra/install/environment.py dev
 	@$(VENV) -m infra.install.tools page
 
-clean: ## remove the environment; state and caches stay
-	rm -rf .venv
+clean: ## remove .venv; ALL=1: this clone's state folders too (downloads stay: other clones use them; it says where)
+	@$(PYTHON) -m infra.install.clean $(if $(ALL),--all)

@@ -23,7 +23,7 @@ from training.evaluation.trial import CandidateState, Clock, Rollout, ThumbCount
 from training.forgetting import forget
 from training.lineage import Descent, erased_versions, trace
 from training.manifest import MANIFEST, Manifest, plain, read_manifest, write_manifest
-from training.progress import FAILED, FIGURE_GAP, Board, Display, StepState
+from training.progress import FAILED, FIGURE_GAP, STOPPED, Board, Display, StepState
 from training.recipes.recipe import LoopConfig, Plan, Recipe
 from training.registry import Registry, RegistryError, Stage
 from training.report import REPORT, write_report
@@ -151,6 +151,9 @@ def run_loop(recipe_name: str, recipe: Recipe, around: Surroundings) -> RunResul
     except NotEnoughFeedbackError as error:
         board.finish("not_enough_feedback", str(error), None)
         raise
+    except KeyboardInterrupt:
+        board.finish(STOPPED, "by hand; the same command goes on where it was", None)
+        raise
     except BaseException as error:
         board.finish(FAILED, f"{type(error).__name__}: {error}", None)
         raise
@@ -178,6 +181,8 @@ def begin(version: str, name: str, recipe: Recipe, around: Surroundings, board: 
     plan = Plan(version, runs.directory(version), around.registry.directory(incumbent))
     config = recipe(plan)
     _check_size(config)
+    last = runs.last(name)
+    board.note_thumbs(config.sets.min_thumbs, last.started if last else "")
     with board.step("snapshot") as step:
         snapshot = take_snapshot(around.feedback, around.objects, config.snapshot, runs.snapshots, around.code_commit)
         sets = cut(read_judgements(snapshot), config.sets)
@@ -313,6 +318,7 @@ def _open(
 ) -> Turn:
     config = config.pinned(snapshot.id, snapshot.sha256, around.code_commit)
     directory = config.plan.directory("sets")
+    board.note_thumbs(config.sets.min_thumbs, record.started)
     if not (directory / MANIFEST).exists():
         write_sets(sets, directory)
         write_manifest(

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 STATUS = "status.json"
-FAILED = "failed"
+FAILED, STOPPED = "failed", "stopped"
 WRITE_EVERY_SECONDS = 0.5
 SAY_EVERY_SECONDS = 10.0
 BAR_CELLS = 30
@@ -54,7 +54,8 @@ class Step:
 @dataclass
 class Status:
     """What status.json holds. `result` is None while the turn runs; `report` is relative to the loop's directory;
-    `erased_versions` are those that learned from what is gone now, each with its snapshot and the number of erasures."""
+    `erased_versions` are those that learned from what is gone now, each with its snapshot and the number of erasures;
+    `needed_thumbs` is what a turn of the recipe needs, `learned_until` when the last one that had enough began, or empty."""
 
     run: str
     recipe: str
@@ -66,6 +67,8 @@ class Status:
     report: str | None = None
     updated: str = ""
     erased_versions: list[Mapping[str, object]] = field(default_factory=list)
+    needed_thumbs: int = 0
+    learned_until: str = ""
 
 
 class Display(Protocol):
@@ -93,12 +96,12 @@ class Board:
 
     @contextmanager
     def step(self, name: str) -> Iterator[Step]:
-        """Run the block as this step. An exception marks it failed and goes on."""
+        """Run the block as this step. An exception marks it failed and goes on; stopped by hand it waits to be done again."""
         step = self.begin(name)
         try:
             yield step
-        except BaseException:
-            self._end(step, StepState.FAILED)
+        except BaseException as error:
+            self._end(step, StepState.WAITING if isinstance(error, KeyboardInterrupt) else StepState.FAILED)
             raise
         self.end(name)
 
@@ -134,15 +137,18 @@ class Board:
             self._write()
 
     def finish(self, result: str, reason: str, report: str | None) -> None:
-        """The end of the turn. What still runs then has failed. A failure is shown here and told by who catches it: once is enough."""
-        self.skip_waiting()
+        """The end of the turn. What still runs then has failed, or waits for the next call if somebody stopped it. A failure or a
+        stop is shown here and told by who catches it.
+        """
+        if result != STOPPED:
+            self.skip_waiting()
         for step in self.status.steps:
             if step.state is StepState.RUNNING:
-                self._end(step, StepState.FAILED)
+                self._end(step, StepState.WAITING if result == STOPPED else StepState.FAILED)
         with self._lock:
             self.status.step, self.status.result, self.status.reason, self.status.report = "", result, reason, report
             self._write()
-        if result != FAILED:
+        if result not in (FAILED, STOPPED):
             words = result.replace("_", " ")
             self._display.say(reason if reason.startswith(words) else f"{words}: {reason}")
 
@@ -153,6 +159,12 @@ class Board:
         """Which versions learned from what is gone now."""
         with self._lock:
             self.status.erased_versions = list(versions)
+            self._write()
+
+    def note_thumbs(self, needed: int, learned_until: str) -> None:
+        """How many thumbs a turn needs, and until when thumbs have been learned from."""
+        with self._lock:
+            self.status.needed_thumbs, self.status.learned_until = needed, learned_until
             self._write()
 
     def _end(self, step: Step, state: StepState) -> None:

@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ from infra.embedded.layout import PUBLIC_PORTS, ROOT, Layout, PortTakenError, ch
 from infra.embedded.readiness import wait_for_model
 from infra.embedded.running import UnknownRecipeError, check_recipe, find_ports, refuse_second
 from infra.embedded.surroundings import loop_environment
+from infra.embedded.training_process import attend
 from infra.small_model.errors import ModelError
 from infra.supervision import interruption
 from infra.supervision.child import Child, ChildFailedError, Program
@@ -34,7 +34,7 @@ def main() -> None:
             layout, model = prepare(arguments)
             asyncio.run(up(arguments, layout, model))
         elif arguments.command == "loop":
-            sys.exit(run_loop(arguments))
+            sys.exit(asyncio.run(run_loop(arguments)))
         elif arguments.state:
             find_ports(arguments.state.resolve())
     except EXPECTED_ERRORS as error:
@@ -104,11 +104,14 @@ def periodic_loop(layout: Layout, arguments: argparse.Namespace, terminal: Termi
     return child
 
 
-def run_loop(arguments: argparse.Namespace) -> int:
+async def run_loop(arguments: argparse.Namespace) -> int:
     """Run one turn in this terminal; its exit status is the loop's."""
     layout = Layout(arguments.state.resolve(), find_ports(arguments.state.resolve()))
     command = [*loop_command(layout, arguments), *arguments.rest]
-    return subprocess.run(command, cwd=ROOT, env=loop_environment(layout.state), check=False).returncode
+    say = partial(Terminal().say, SUPERVISOR)
+    with interruptible(say, "what training has done is kept"):
+        return await attend(command, loop_environment(layout.state), layout.loop, say)
+    return interruption.STATUS
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def find(settings: Settings) -> tuple[Layout, Path | None]:
 
 async def demo(settings: Settings, layout: Layout, first: Path | None) -> bool:
     """The story. Stopped before its end it shows nothing that holds."""
-    holds = False
+    holds = ended = False
     with interruptible(say):
         async with (
             running_system(layout, first, say) as system,
@@ -68,10 +68,19 @@ async def demo(settings: Settings, layout: Layout, first: Path | None) -> bool:
         ):
             demonstration = Demonstration(settings, system, client)
             holds = await (demonstration.run_worse() if settings.control.worse else demonstration.run())
+            ended = True
             if settings.keep:
                 say(f"still running: chat, and the loop's report, at {layout.page_url}  (Ctrl-C stops)")
                 await asyncio.Event().wait()
+    if not ended:
+        say(_go_on(settings))
     return holds
+
+
+def _go_on(settings: Settings) -> str:
+    """How a demonstration that was stopped is taken up: by itself it begins anew."""
+    command = ".venv/bin/python -m infra.simulated_users demo --go-on"
+    return f"to go on where this one was: {command} --recipe {settings.recipe} --state {settings.state}"
 
 
 async def people(settings: Settings) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 
+from infra.embedded.training_process import running_step
 from infra.simulated_users.bounds import Bounds, Counts
 from infra.simulated_users.client import CallFailedError, Client
 from infra.simulated_users.crowd import Crowd
@@ -18,7 +19,7 @@ from infra.simulated_users.settings import Settings
 from infra.simulated_users.summary import Claim, Outcome, claim_lines, lines, write_summary
 from infra.simulated_users.system import Rows, System
 from infra.simulated_users.terminal import Meter, say
-from infra.simulated_users.training_loop import Turn, read_turn, run_training, running_step
+from infra.simulated_users.training_loop import Turn, read_turn, run_training
 from infra.simulated_users.worse import make_worse
 
 # People go on as long as training needs them; these bounds are for a loop that hangs.
@@ -117,14 +118,14 @@ class Demonstration:
     async def _accompany(self, crowd: Crowd, ended: asyncio.Event, *, at_once: bool) -> Counts:
         """What they say before the snapshot is frozen would be in it: so they begin when it is."""
         layout, plan = self._system.layout, self._settings.plan
-        while not at_once and not ended.is_set() and running_step(layout) in ("", "snapshot"):
+        while not at_once and not ended.is_set() and running_step(layout.loop) in ("", "snapshot"):
             with suppress(TimeoutError):
                 await asyncio.wait_for(ended.wait(), STEP_POLL_SECONDS)
         bounds = Bounds(
             MOST_COMPANION_THUMBS,
             MOST_COMPANION_SECONDS,
             plan.concurrency,
-            lambda: 0.0 if at_once or running_step(layout) == "canary" else plan.pause_seconds,
+            lambda: 0.0 if at_once or running_step(layout.loop) == "canary" else plan.pause_seconds,
         )
         return await crowd.run(bounds, lambda _: None, ended)
 

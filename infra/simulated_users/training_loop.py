@@ -1,6 +1,5 @@
 """Training's command line as the demonstration runs it, and what a turn leaves on disk for people to read."""
 
-import asyncio
 import json
 import sys
 from collections.abc import Sequence
@@ -9,8 +8,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from infra.embedded.layout import ROOT, Layout
+from infra.embedded.layout import Layout
 from infra.embedded.surroundings import loop_environment
+from infra.embedded.training_process import attend
+from infra.simulated_users.terminal import say
 
 
 class LoopFailedError(RuntimeError):
@@ -44,26 +45,17 @@ async def run_training(layout: Layout, command: str, arguments: Sequence[str]) -
     Raises:
         LoopFailedError: it ended with another status than 0.
     """
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "training", command, "--state", str(layout.state), *arguments),
-        *("--feedback", layout.target("feedback"), "--generator", layout.target("generator")),
-        cwd=ROOT,
-        env=loop_environment(layout.state),
+    status = await attend(
+        [
+            *(sys.executable, "-m", "training", command, "--state", str(layout.state), *arguments),
+            *("--feedback", layout.target("feedback"), "--generator", layout.target("generator")),
+        ],
+        loop_environment(layout.state),
+        layout.loop,
+        say,
     )
-    try:
-        status = await process.wait()
-    finally:
-        if process.returncode is None:
-            process.terminate()
-            await process.wait()
     if status:
         raise LoopFailedError(f"python -m training {command} ended with status {status}")
-
-
-def running_step(layout: Layout) -> str:
-    """The step that a turn is at; empty when none runs."""
-    file = layout.loop / "status.json"
-    return str(json.loads(file.read_text())["step"]) if file.exists() else ""
 
 
 def read_turn(layout: Layout) -> Turn:

@@ -4,12 +4,11 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from infra.install.environment import cache
 from infra.small_model.errors import ModelError
+from infra.small_model.hub import TAKEN, from_hub, missing_files
 from infra.small_model.installation import install_small, link_or_copy
 from infra.small_model.packages import Say
 from training.manifest import MANIFEST, write_manifest
@@ -17,8 +16,6 @@ from training.manifest import MANIFEST, write_manifest
 SMALL = "small"
 # The families of which the trainer and the model server build the decoder.
 FAMILIES = ("llama", "qwen2", "qwen3", "gemma3_text")
-_NEEDED = ("config.json", "tokenizer.json", "tokenizer_config.json")
-_TAKEN = ("*.json", "*.safetensors", "*.jinja", "LICENSE*", "NOTICE*")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -40,7 +37,7 @@ def resolve_model(spec: str, models: Path, say: Say = announce) -> Path:
         return _adopt(folder, models / version_of(folder.name), str(folder.name), say)
     if _HUB_ID.fullmatch(spec):
         target = models / version_of(spec)
-        return target if (target / MANIFEST).exists() else _adopt(_download(spec, say), target, spec, say)
+        return target if (target / MANIFEST).exists() else _adopt(from_hub(spec, say), target, spec, say)
     raise ModelError(f"MODEL={spec}: no such directory, and not a hub id (owner/name); MODEL={SMALL} is the default")
 
 
@@ -51,10 +48,7 @@ def version_of(name: str) -> str:
 
 def check_directory(folder: Path) -> Mapping[str, Any]:
     """config.json of a directory that we can serve. Raises ModelError naming the file or the field."""
-    missing = [name for name in _NEEDED if not (folder / name).is_file()]
-    if not list(folder.glob("*.safetensors")):
-        missing.append("*.safetensors")
-    if missing:
+    if missing := missing_files(folder):
         raise ModelError(f"{folder}: {', '.join(missing)} missing; a Hugging Face model in safetensors is needed")
     config: Mapping[str, Any] = json.loads((folder / "config.json").read_text())
     if config.get("model_type") not in FAMILIES:
@@ -74,7 +68,7 @@ def _adopt(folder: Path, target: Path, name: str, say: Say) -> Path:
     say(f"taking {name} ({config['model_type']}) as {target.name}")
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
-    for pattern in _TAKEN:
+    for pattern in TAKEN:
         for file in folder.glob(pattern):
             if file.name not in (MANIFEST, "tokenizer_config.json"):
                 link_or_copy(file.resolve(), target / file.name)
@@ -93,22 +87,3 @@ def _chat_template(folder: Path) -> str | None:
     if not isinstance(template, str) and file.exists():
         return file.read_text()
     return template if isinstance(template, str) else None
-
-
-def _download(hub_id: str, say: Say) -> Path:
-    by_hand = f"or download it yourself and give its folder: MODEL=/path/to/{hub_id.split('/')[1]}"
-    if find_spec("huggingface_hub") is None:
-        raise ModelError(
-            f"MODEL={hub_id}: huggingface_hub is not installed (uv pip install huggingface_hub), {by_hand}"
-        )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    say(f"downloading {hub_id} from its hub")
-    try:
-        folder = snapshot_download(hub_id, cache_dir=cache() / "hub", allow_patterns=list(_TAKEN))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ModelError(
-            f"MODEL={hub_id}: the hub did not give it: check the name and the network, {by_hand}"
-        ) from error
-    return Path(folder)

@@ -149,7 +149,7 @@ class Child:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C reaches the supervisor alone, which stops its children in order
-            preexec_fn=partial(_die_with_parent, self.program.stop_signal) if sys.platform == "linux" else None,
+            preexec_fn=partial(die_with_parent, self.program.stop_signal) if sys.platform == "linux" else None,
         )
         assert self._process.stdout
         with self._log_file.open("ab") as log:
@@ -174,6 +174,6 @@ def describe_exit(code: int) -> str:
     return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit {code}"
 
 
-def _die_with_parent(number: signal.Signals) -> None:
+def die_with_parent(number: signal.Signals) -> None:
     """Linux sends the child its stop signal when the supervisor is gone, so that nothing is left over after a kill -9."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)

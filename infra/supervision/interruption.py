@@ -26,9 +26,9 @@ def leave() -> NoReturn:
 
 
 @contextmanager
-def interruptible(say: Callable[[str], None]) -> Iterator[None]:
+def interruptible(say: Callable[[str], None], first: str = "running answers are finished first") -> Iterator[None]:
     """The first signal cancels this task inside the block, and the block ends well once everything in it is cleaned up. A second
-    one cancels what cleans up: supervised() kills then.
+    one cancels what cleans up: supervised() kills then. `first`: what is waited for, said with the first.
     """
     task, loop = asyncio.current_task(), asyncio.get_running_loop()
     assert task
@@ -37,7 +37,7 @@ def interruptible(say: Callable[[str], None]) -> Iterator[None]:
         if task.cancelling():
             say("stopping at once: what still runs is killed")
         else:
-            say("stopping; running answers are finished first (Ctrl-C again: at once)")
+            say(f"stopping; {first} (Ctrl-C again: at once)")
         task.cancel()
 
     for number in SIGNALS:

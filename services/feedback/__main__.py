@@ -40,8 +40,9 @@ from services.feedback.spool.accept import Claims, NoClaims
 from services.feedback.spool.claims import PostgresClaims, sweep_hourly
 from services.feedback.spool.frames import Entry, Record
 from services.feedback.spool.sealer import Sealer, late_turns
-from services.feedback.standing import experiments, thumbs
+from services.feedback.standing import experiments, remarks, said, thumbs
 from services.feedback.standing.experiment_metrics import ExperimentMetrics, keep_looking
+from services.feedback.standing.overlay import Overlay
 from services.feedback.streams import FEEDBACK, TURNS, Accepting, Stores, open_stream
 
 NAME = "thumbwheel.feedback.v1.FeedbackLogService"
@@ -60,26 +61,29 @@ async def wiring(
     keys.check()
     erasures = Erasures(engine)
     stores = Stores(Ledger(engine), await asyncio.to_thread(tried_store, settings))
-    thumbs.catch_up(stores.ledger, stores.objects, Stream.FEEDBACK)
+    said.catch_up(stores.ledger, stores.objects, Stream.FEEDBACK)
     experiments.catch_up(stores.ledger, stores.objects, Stream.TURNS)
     ways = _one_process() if engine.dialect.name == "sqlite" else _many(engine)
-    said = Accepting(ways.claims[0], Sealer(FeedbackEvent, codec.take_feedback_texts, keys, master))
+    spoken = Accepting(ways.claims[0], Sealer(FeedbackEvent, codec.take_feedback_texts, keys, master))
     late = partial(late_turns, erasures.last)
     done = Accepting(ways.claims[1], Sealer(TurnEvent, codec.take_turn_texts, keys, master, late=late))
     async with (
-        open_stream(settings, FEEDBACK, stores, thumbs.fold, said, ways.on_stored, ways.on_committed) as feedback,
+        open_stream(settings, FEEDBACK, stores, said.fold, spoken, ways.on_stored, ways.on_committed) as feedback,
         open_stream(settings, TURNS, stores, experiments.fold, done, _nothing, _nothing) as turns,
     ):
         key, pending = settings.principal_key.get_secret_value(), thumbs.Thumbs(engine, ways.pending)
         figures = experiments.Experiments(engine, pending)
         consents = Consents(engine, settings.training_consent_default)
         principals = Principals(keys, consents, erasures, ways.on_erased)
-        servicer = FeedbackLogServicer(key, feedback, turns, Catalogue(stores.ledger), pending, figures, principals)
+        words = remarks.Remarks(engine, ways.words, keys, codec.words_from)
+        standing = said.Said(pending, words)
+        servicer = FeedbackLogServicer(key, feedback, turns, Catalogue(stores.ledger), standing, figures, principals)
         beside = _beside(
             *(sweep_hourly(claims, settings.claim_days * DAY_SECONDS) for claims in ways.claims),
             empty_hourly(engine, settings.dead_letter_days * DAY_SECONDS),
             keep_looking(figures, shown or ExperimentMetrics()),
             keep_counting(erasures),
+            *([remarks.expire_hourly(engine, settings.keep_days * DAY_SECONDS)] if settings.keep_days else []),
         )
         compaction = compacting(compaction_of(settings, engine, stores), settings.compaction_minutes * 60)
         async with beside, compaction:
@@ -89,18 +93,32 @@ async def wiring(
 
 @dataclass(frozen=True)
 class Ways:
-    """What differs between one process and many: who came first, and where thumbs are that no segment has yet."""
+    """What differs between one process and many: who came first, and where thumbs and words are that no segment has yet."""
 
     claims: tuple[Claims, Claims]
     pending: thumbs.Pending
+    words: remarks.Pending
     on_stored: Callable[[Sequence[Record]], None]
     on_committed: Callable[[int], None]
     on_erased: Callable[[str], None]
 
 
 def _one_process() -> Ways:
-    overlay = thumbs.Overlay(codec.decode_feedback)
-    return Ways((NoClaims(), NoClaims()), overlay, overlay.take, overlay.trim, overlay.forget)
+    rated, worded = Overlay(codec.decode_feedback, thumbs.change_of), Overlay(codec.decode_feedback, remarks.change_of)
+
+    def take(records: Sequence[Record]) -> None:
+        rated.take(records)
+        worded.take(records)
+
+    def trim(before: int) -> None:
+        rated.trim(before)
+        worded.trim(before)
+
+    def forget(principal: str) -> None:
+        rated.forget(principal)
+        worded.forget(principal)
+
+    return Ways((NoClaims(), NoClaims()), rated, worded, take, trim, forget)
 
 
 def _many(engine: Engine) -> Ways:
@@ -109,7 +127,7 @@ def _many(engine: Engine) -> Ways:
 
     feedback = PostgresClaims(engine, Stream.FEEDBACK, change_of)
     turns = PostgresClaims(engine, Stream.TURNS, lambda entry: None)
-    return Ways((feedback, turns), feedback, _nothing, _nothing, _nothing)
+    return Ways((feedback, turns), feedback, remarks.NonePending(), _nothing, _nothing, _nothing)
 
 
 def _nothing(_argument: object) -> None:

@@ -10,7 +10,7 @@ CALLERS: Mapping[str, frozenset[str]] = {
     "thumbwheel.feedback.v1.FeedbackLogService.RecordFeedback": GATEWAY,
     "thumbwheel.feedback.v1.FeedbackLogService.AppendTurns": SESSION,
     "thumbwheel.feedback.v1.FeedbackLogService.ListSegments": LOOP,
-    "thumbwheel.feedback.v1.FeedbackLogService.CountThumbs": LOOP,
+    "thumbwheel.feedback.v1.FeedbackLogService.CountThumbs": LOOP | GATEWAY,
     "thumbwheel.feedback.v1.FeedbackLogService.GetExperiment": LOOP | GATEWAY,
     "thumbwheel.feedback.v1.FeedbackLogService.GetThumbs": GATEWAY,
     "thumbwheel.feedback.v1.FeedbackLogService.GetPrincipalConsent": GATEWAY,

@@ -20,6 +20,7 @@ from services.feedback.events import (
     Retraction,
     Thumb,
     TurnEvent,
+    Words,
     check_feedback,
     check_turn,
 )
@@ -59,6 +60,12 @@ def take_feedback_texts(event: events_pb2.FeedbackEvent) -> events_pb2.FeedbackE
         event.thumb.ClearField("reasons")
         event.thumb.ClearField("comment")
     return texts
+
+
+def words_from(texts: bytes) -> Words:
+    """What a user wrote, out of the bytes that were sealed."""
+    message = events_pb2.FeedbackEvent.FromString(texts)
+    return Words(tuple(message.thumb.reasons), message.thumb.comment, message.correction.text)
 
 
 def take_turn_texts(event: events_pb2.TurnEvent) -> events_pb2.TurnEvent:

@@ -53,6 +53,15 @@ class Correction:
 
 
 @dataclass(frozen=True)
+class Words:
+    """What a user said in words about an answer, taken together."""
+
+    reasons: tuple[str, ...] = ()
+    comment: str = ""
+    correction: str = ""
+
+
+@dataclass(frozen=True)
 class Retraction:
     """Takes back the user's thumb or correction."""
 

@@ -26,7 +26,7 @@ from services.feedback.principals.servicer import Principals, PrincipalServicer
 from services.feedback.spool.accept import GroupCommit
 from services.feedback.spool.frames import Entry
 from services.feedback.standing.experiments import ArmFigures, Experiments
-from services.feedback.standing.thumbs import Thumbs
+from services.feedback.standing.said import Said
 
 MAX_TURNS = 500
 MAX_TURN_BYTES = 2 * 1024 * 1024
@@ -43,13 +43,13 @@ class FeedbackLogServicer(PrincipalServicer):
         feedback: GroupCommit,
         turns: GroupCommit,
         catalogue: Catalogue,
-        thumbs: Thumbs,
+        said: Said,
         experiments: Experiments,
         principals: Principals,
     ) -> None:
         super().__init__(principal_key, principals)
         self._feedback, self._turns = feedback, turns
-        self._catalogue, self._thumbs, self._experiments = catalogue, thumbs, experiments
+        self._catalogue, self._said, self._experiments = catalogue, said, experiments
 
     async def RecordFeedback(
         self, request: feedback_pb2.RecordFeedbackRequest, context: Any
@@ -96,7 +96,7 @@ class FeedbackLogServicer(PrincipalServicer):
     async def CountThumbs(
         self, request: feedback_pb2.CountThumbsRequest, context: Any
     ) -> feedback_pb2.CountThumbsResponse:
-        counts = await self._thumbs.count(request.since.ToMicroseconds())
+        counts = await self._said.thumbs.count(request.since.ToMicroseconds())
         return feedback_pb2.CountThumbsResponse(
             counts=[
                 feedback_pb2.ThumbCount(model_version=count.model_version, arm=count.arm, up=count.up, down=count.down)
@@ -112,7 +112,11 @@ class FeedbackLogServicer(PrincipalServicer):
 
     async def GetThumbs(self, request: feedback_pb2.GetThumbsRequest, context: Any) -> feedback_pb2.GetThumbsResponse:
         check_message_ids(request.message_ids, MAX_MESSAGES)
-        return feedback_pb2.GetThumbsResponse(thumbs=await self._thumbs.get(self._principal(), request.message_ids))
+        thumbs, words = await self._said.by(self._principal(), request.message_ids)
+        return feedback_pb2.GetThumbsResponse(
+            thumbs=thumbs,
+            words={message_id: feedback_pb2.Words(**vars(said)) for message_id, said in words.items()},
+        )
 
 
 async def _acknowledge(stream: Stream, log: GroupCommit, entries: Sequence[Entry]) -> int:

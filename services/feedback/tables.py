@@ -146,6 +146,31 @@ thumb_positions = Table(
     Column("end_offset", BigInteger, nullable=False),
 )
 
+# The last words of a user on a message, by subject: with a thumb, or a correction. Sealed as in the log; empty where the last event
+# had none. As of thumbs, the row stays.
+remarks = Table(
+    "remarks",
+    metadata,
+    Column("principal", String(64), nullable=False),
+    Column("message_id", String(36), nullable=False),
+    Column("subject", String(16), nullable=False),
+    Column("event_id", String(64), nullable=False),
+    Column("sealed", LargeBinary, nullable=False),
+    Column("accept_us", BigInteger, nullable=False),
+    Column("accept_order", BigInteger, nullable=False, server_default="0"),
+    PrimaryKeyConstraint("principal", "message_id", "subject", name="remarks_by_principal"),
+    Index("remarks_by_time", "accept_us"),
+)
+
+# How far the remarks reach into each log.
+remark_positions = Table(
+    "remark_positions",
+    metadata,
+    Column("topic_id", String(36), primary_key=True),
+    Column("partition", Integer, primary_key=True),
+    Column("end_offset", BigInteger, nullable=False),
+)
+
 # The first turn of a user with a version under an arm, whichever log it came by.
 exposures = Table(
     "exposures",

@@ -68,6 +68,7 @@ ROUTES: Mapping[str, Rule] = {
     "GET /api/erasure/{erasure_id}": ACCOUNT,
     "GET /api/rollout": OPERATE,
     "GET /api/experiment": OPERATE,
+    "GET /api/thumbs": OPERATE,
     "GET /api/loop": OPERATE,
     "GET /api/loop/report/{run}": Rule(Scope.OPERATE, cookie=True),
 }

@@ -13,7 +13,7 @@ from prometheus_client import Metric
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-RESULTS = ("promoted", "rolled_back", "refused", "passed", "not_enough_feedback", "failed")
+RESULTS = ("promoted", "rolled_back", "refused", "passed", "not_enough_feedback", "failed", "stopped")
 # A check's value is written for people, its number first: "0.812 ± 0.021 on 90 pairs".
 _NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?")
 _RUN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")

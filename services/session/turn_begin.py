@@ -82,7 +82,8 @@ class TurnBeginner:
         question, conversation = growth.path[-1], growth.conversation
         answer = open_answer(growth, request, chosen.messages, mint, now)
         rows.add_messages([*growth.new, answer])
-        title = conversation.title or title_of(growth.path)
+        # Of the branch that is on the screen: an edit of the first message renames, and so does going on beside it.
+        title = title_of(growth.path) or conversation.title
         rows.replace_conversation(replace(conversation, title=title, update_us=now, next_position=answer.position + 1))
         stored = StoredTurn(digest, conversation.id, question.id, answer.id, chosen.tokens, chosen.dropped)
         if request.request_id:

@@ -86,6 +86,7 @@ def test_a_person_chats_rates_and_goes_back(page: Page) -> None:
     page.get_by_label("Edit your message").fill("good morning")
     page.get_by_role("button", name="Ask again").click()
     expect(page.locator(".bubble")).to_have_text(re.compile("Good morning"), timeout=30_000)
+    expect(page.locator(".conversation .open").first).to_have_text(re.compile("Good morning"))
     expect(page.get_by_label("Good answer")).to_be_visible(timeout=30_000)
 
     for _ in range(4):
@@ -96,6 +97,47 @@ def test_a_person_chats_rates_and_goes_back(page: Page) -> None:
     answer = page.locator(".answer .text").last.inner_text()
     page.reload()
     expect(page.locator(".answer .text").last).to_have_text(re.compile(re.escape(answer.strip())), timeout=30_000)
+
+
+def test_what_a_person_said_stays_in_sight_and_can_be_changed_and_taken_back(page: Page) -> None:
+    ask(page, "hello")
+    page.get_by_label("Bad answer").click(timeout=30_000)
+    page.get_by_role("button", name="too short").click()
+    page.get_by_label("Comment").fill("and rude, naïve too")
+    page.locator(".panel").get_by_role("button", name="Send").click()
+    page.get_by_role("button", name="A better answer would be…").click()
+    page.get_by_label("A better answer", exact=True).fill("Hello, you!\nHow are you?")
+    page.locator(".panel").get_by_role("button", name="Send").click()
+    words = page.locator(".own-words")
+    for _ in range(2):
+        expect(words).to_contain_text("You said: too short · “and rude, naïve too”")
+        expect(words.locator("q")).to_have_text("Hello, you!\nHow are you?")
+        page.reload()
+
+    words.get_by_role("button", name="Change").click()
+    expect(page.get_by_label("Comment")).to_have_value("and rude, naïve too")
+    page.get_by_role("button", name="wrong").click()
+    page.locator(".panel").get_by_role("button", name="Send").click()
+    page.get_by_role("button", name="Change your better answer…").click()
+    page.get_by_label("A better answer", exact=True).fill("Good day.")
+    page.locator(".panel").get_by_role("button", name="Send").click()
+    for _ in range(2):
+        expect(words).to_contain_text("You said: too short, wrong · “and rude, naïve too”")
+        expect(words.locator("q")).to_have_text("Good day.")
+        page.reload()
+
+    page.get_by_role("button", name="Take back your better answer").click()
+    expect(page.get_by_role("status")).to_have_text("Taken back.")
+    page.get_by_role("button", name="Take back what you said").click()
+    expect(page.get_by_role("status")).to_have_text("Thank you: noted.")
+    for _ in range(2):
+        expect(page.get_by_label("Bad answer")).to_have_attribute("aria-pressed", "true")
+        expect(words).to_have_count(0)
+        page.reload()
+    page.get_by_label("Bad answer").click()
+    for _ in range(2):
+        expect(page.get_by_label("Bad answer")).to_have_attribute("aria-pressed", "false")
+        page.reload()
 
 
 def test_a_wrong_key_is_asked_for_again(page: Page) -> None:
@@ -157,6 +199,7 @@ def test_an_operator_sees_what_people_think_of_the_versions(operators_page: Page
     wait_for_row(stack, "event_id", somebody.thumb(answer["messageId"], True))
     page.reload()
     open_menu(page)
+    expect(page.get_by_text(re.compile(r"\d+ thumbs? so far"))).to_be_visible()
     table = page.get_by_role("table", name="The newest versions")
     expect(table.get_by_role("rowheader", name=answer["started"]["modelVersion"])).to_be_visible()
     expect(table.locator(".interval").first).to_be_visible()

@@ -1,6 +1,7 @@
 """What a person at the terminal sees of a turn: whole figures at any width, and each thing once."""
 
 import io
+import json
 from pathlib import Path
 
 import pytest
@@ -58,3 +59,15 @@ def test_the_end_is_said_once_and_in_words_and_a_failure_by_who_catches_it(tmp_p
     Board(tmp_path, Lines(out), "nano-1", "nano", ()).finish("failed", "ConfigError: no such thing", None)
     said = [line.split(" ", 1)[1] for line in out.getvalue().splitlines()]
     assert said == ["not enough feedback: 3 thumbs", "rolled back: fewer thumbs up"]
+
+
+def test_what_somebody_stopped_waits_and_has_not_failed(tmp_path: Path) -> None:
+    out = io.StringIO()
+    board = Board(tmp_path, Lines(out), "nano-1", "nano", ("sft", "ppo", "gate"))
+    board.begin("sft")
+    board.end("sft")
+    board.begin("ppo")
+    board.finish("stopped", "by hand", None)
+    steps = json.loads((tmp_path / "status.json").read_text())["steps"]
+    assert [step["state"] for step in steps] == ["done", "waiting", "waiting"]
+    assert "failed" not in out.getvalue()

@@ -169,9 +169,18 @@ def _run_under_ray(task: _Task, num_workers: int, max_failures: int) -> None:
         ),
     )
     with local_cluster(num_workers):
-        refusal = trainer.fit().return_value
+        refusal = _fit(trainer)
     if refusal is not None:
         raise StageRefusedError(refusal)
+
+
+def _fit(trainer: TorchTrainer) -> str | None:
+    """Raises: KeyboardInterrupt on Ctrl-C, of which Ray makes an exit of the whole process."""
+    try:
+        refusal: str | None = trainer.fit().return_value
+    except SystemExit as error:
+        raise KeyboardInterrupt from error
+    return refusal
 
 
 def _work(parameters: dict[str, _Task]) -> str | None:

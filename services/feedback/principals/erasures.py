@@ -198,8 +198,8 @@ def _last(connection: Connection, principal: str) -> Erasure | None:
 
 
 def _remove_standing(connection: Connection, principal: str) -> None:
-    """Thumbs, exposures, and the thumbs of claims. Claims are locked in the order in which everybody locks them."""
-    for table in (tables.thumbs, tables.exposures):
+    """Thumbs, words, exposures, and the thumbs of claims. Claims are locked in the order in which everybody locks them."""
+    for table in (tables.thumbs, tables.remarks, tables.exposures):
         connection.execute(delete(table).where(table.c.principal == principal))
     claims = tables.claims
     mine = claims.c.principal == principal

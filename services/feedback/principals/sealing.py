@@ -33,6 +33,14 @@ def seal(texts: bytes, key: DataKey, event_id: str, principal: str, nonce: bytes
     return VERSION + key.key_id + nonce + found
 
 
+def unseal(sealed: bytes, key: DataKey, event_id: str, principal: str) -> bytes | None:
+    """The texts; None where another key sealed them: that one was shredded."""
+    if key_id_of(sealed) != key.key_id:
+        return None
+    nonce, found = sealed[KEY_ID_PLACE[1] :][:NONCE_BYTES], sealed[KEY_ID_PLACE[1] + NONCE_BYTES :]
+    return AESGCM(key.key).decrypt(nonce, found, f"{event_id}/{principal}".encode())
+
+
 def is_sealed(sealed: bytes) -> bool:
     """Whether bytes can be what `seal` made."""
     return sealed.startswith(VERSION) and len(sealed) >= LEAST_BYTES

@@ -87,12 +87,13 @@ class PostgresClaims:
 
     def _take(self, connection: Connection, entries: Sequence[Entry]) -> dict[str, Claim]:
         changes = [self._change_of(entry) for entry in entries]
-        opinions = [change.opinion if change else None for change in changes]
+        keys = [change[0] if change else None for change in changes]
+        opinions = [change[1] if change else None for change in changes]
         columns = {
             "event_id": [entry.event_id for entry in entries],
             "fingerprint": [entry.fingerprint for entry in entries],
-            "principal": [change.key[0] if change else None for change in changes],
-            "message_id": [change.key[1] if change else None for change in changes],
+            "principal": [key[0] if key else None for key in keys],
+            "message_id": [key[1] if key else None for key in keys],
             "up": [opinion.up if opinion else None for opinion in opinions],
             "model_version": [opinion.model_version if opinion else None for opinion in opinions],
             "arm": [opinion.arm if opinion else None for opinion in opinions],

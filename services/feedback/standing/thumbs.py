@@ -6,9 +6,8 @@ place in the order of acceptance, and an older one never replaces a newer one.
 """
 
 import asyncio
-import contextlib
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,7 +19,7 @@ from services.feedback.lake import parquet
 from services.feedback.lake.ledger import Ledger, transaction
 from services.feedback.lake.object_store import ObjectStore
 from services.feedback.portions import portions
-from services.feedback.sink.sink import Position, UndecodableError
+from services.feedback.sink.sink import Position
 from services.feedback.spool.frames import Record
 from services.feedback.standing.projection import Projection, stand
 from services.feedback.standing.projection import catch_up as rebuild
@@ -44,12 +43,8 @@ class Opinion:
         return other is None or self.accept_order >= other.accept_order
 
 
-@dataclass(frozen=True)
-class Change:
-    """What an event does to the thumb of one user on one message."""
-
-    key: Key
-    opinion: Opinion
+Change = tuple[Key, Opinion]
+"""What an event does to the thumb of one user on one message."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +67,7 @@ def change_of(event: FeedbackEvent, accept_order: int) -> Change | None:
         case _:
             return None
     opinion = Opinion(said, event.model_version, event.arm, event.accept_us, accept_order)
-    return Change((event.principal, event.message_id), opinion)
+    return (event.principal, event.message_id), opinion
 
 
 def change_of_row(row: parquet.Row) -> Change | None:
@@ -85,7 +80,7 @@ def change_of_row(row: parquet.Row) -> Change | None:
     assert isinstance(accept_order, int)
     up = bool(row["up"]) if row["kind"] == "thumb" else None
     opinion = Opinion(up, str(row["model_version"]), str(row["arm"]), accept_us, accept_order)
-    return Change((str(row["principal"]), str(row["message_id"])), opinion)
+    return (str(row["principal"]), str(row["message_id"])), opinion
 
 
 def fold(connection: Connection, position: Position, kept: Sequence[tuple[Record, FeedbackEvent]]) -> None:
@@ -102,52 +97,21 @@ class Pending(Protocol):
         """Those about some keys, or all. Ask before reading the table: one may be in both, never in neither."""
 
 
-class Overlay:
-    """What waits in the only spool there is, in the order of the log. Lives on the event loop."""
-
-    def __init__(self, decode: Callable[[Record], FeedbackEvent]) -> None:
-        self._decode = decode
-        self._waiting: OrderedDict[Key, tuple[int, Opinion]] = OrderedDict()
-
-    def take(self, records: Iterable[Record]) -> None:
-        """Records as they were stored, in order; what cannot be decoded will be a dead letter and counts for nothing."""
-        for record in records:
-            with contextlib.suppress(UndecodableError):
-                if change := change_of(self._decode(record), record.entry.accept_order):
-                    self._waiting.pop(change.key, None)
-                    self._waiting[change.key] = (record.offset, change.opinion)
-
-    def forget(self, principal: str) -> None:
-        """Drop what an erased principal said. What they say from now on may go with it: the table has it soon."""
-        for key in [key for key in self._waiting if key[0] == principal]:
-            del self._waiting[key]
-
-    def trim(self, before: int) -> None:
-        """Drop what the table has by now."""
-        while self._waiting and next(iter(self._waiting.values()))[0] < before:
-            self._waiting.popitem(last=False)
-
-    async def opinions(self, keys: Collection[Key] | None) -> Mapping[Key, Opinion]:
-        """As of now."""
-        wanted = self._waiting if keys is None else [key for key in keys if key in self._waiting]
-        return {key: self._waiting[key][1] for key in wanted}
-
-
 class Thumbs:
     """Answers from the table and what is pending, together."""
 
     def __init__(self, engine: Engine, pending: Pending) -> None:
         self._engine, self._pending = engine, pending
 
-    async def get(self, principal: str, message_ids: Sequence[str]) -> dict[str, bool]:
-        """Message id → up, for the messages on which the user's thumb stands. Raises: LedgerUnavailableError."""
+    async def standing(self, principal: str, message_ids: Sequence[str]) -> dict[str, Opinion]:
+        """Message id → opinion, for the messages on which the user's thumb stands. Raises: LedgerUnavailableError."""
         keys = {(principal, message_id) for message_id in message_ids}
         pending = await self._pending.opinions(keys)
         found = await asyncio.to_thread(self._committed, keys)
         for key, opinion in pending.items():
             if opinion.replaces(found.get(key)):
                 found[key] = opinion
-        return {message_id: opinion.up for (_, message_id), opinion in found.items() if opinion.up is not None}
+        return {message_id: opinion for (_, message_id), opinion in found.items() if opinion.up is not None}
 
     async def count(self, since_us: int) -> list[ThumbCount]:
         """Standing thumbs given at or after a time, by version and arm. Raises: LedgerUnavailableError."""
@@ -193,9 +157,9 @@ def _move_rows(connection: Connection, rows: Sequence[parquet.Row]) -> None:
 
 def _move(connection: Connection, changes: Iterable[Change]) -> None:
     last: dict[Key, Opinion] = {}
-    for change in changes:
-        if change.opinion.replaces(last.get(change.key)):
-            last[change.key] = change.opinion
+    for key, opinion in changes:
+        if opinion.replaces(last.get(key)):
+            last[key] = opinion
     before = _opinions(connection, set(last))
     moved = {key: opinion for key, opinion in last.items() if opinion.replaces(before.get(key))}
     for some in portions(moved.keys() & before.keys()):

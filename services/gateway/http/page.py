@@ -6,6 +6,7 @@ from contextlib import aclosing
 from typing import Any
 
 from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from thumbwheel.chat.v1 import chat_pb2
@@ -52,6 +53,7 @@ class PageApi:
             door.route("GET /api/erasure/{erasure_id}", self.erasure),
             door.route("GET /api/rollout", self.rollout),
             door.route("GET /api/experiment", self.experiment),
+            door.route("GET /api/thumbs", self.thumbs),
         ]
 
     async def send(self, request: Request) -> Response:
@@ -112,6 +114,9 @@ class PageApi:
     async def experiment(self, request: Request) -> Response:
         return _json(await self._feedback_log.experiment())
 
+    async def thumbs(self, request: Request) -> Response:
+        return _json(await self._feedback_log.count_thumbs(_time(request.query_params.get("since", ""))))
+
     async def rollout(self, request: Request) -> Response:
         return _json(await self._generator.rollout())
 
@@ -138,6 +143,18 @@ def _event(event: chat_pb2.ChatEvent) -> bytes:
 
 def _json(message: Message) -> Response:
     return JSONResponse(to_json(message))
+
+
+def _time(text: str) -> Timestamp | None:
+    """None: no time is given."""
+    stamp = Timestamp()
+    try:
+        stamp.FromJsonString(text)
+    except ValueError as error:
+        if text:
+            raise wrong("since", "a time as of RFC 3339") from error
+        return None
+    return stamp
 
 
 def _sequence(text: str) -> int:

@@ -1,4 +1,4 @@
-"""The caller's stored conversations: session's messages are the public ones, with the caller's thumbs added."""
+"""The caller's stored conversations: session's messages are the public ones, with what the caller said about them added."""
 
 import logging
 
@@ -20,8 +20,10 @@ MAX_PAGE_SIZE = 100
 class ConversationsPeer:
     """Reads and removes conversations. Ownership is checked where the rows are read: in session."""
 
-    def __init__(self, stub: session_pb2_grpc.SessionServiceStub, thumbs: FeedbackPeer, within_seconds: float) -> None:
-        self._stub, self._thumbs, self._within_seconds = stub, thumbs, within_seconds
+    def __init__(
+        self, stub: session_pb2_grpc.SessionServiceStub, feedback: FeedbackPeer, within_seconds: float
+    ) -> None:
+        self._stub, self._feedback, self._within_seconds = stub, feedback, within_seconds
 
     async def get(self, request: chat_pb2.GetConversationRequest) -> chat_pb2.GetConversationResponse:
         """One conversation with all messages. Raises: NotFoundError."""
@@ -29,7 +31,7 @@ class ConversationsPeer:
         asked = session_pb2.GetConversationRequest(conversation_id=request.conversation_id)
         found = await call_unary(PEER, self._stub.GetConversation, asked, within_seconds=self._within_seconds)
         response = chat_pb2.GetConversationResponse(conversation=found.conversation, messages=found.messages)
-        await self._add_thumbs(response)
+        await self._add_said(response)
         return response
 
     async def list_page(self, request: chat_pb2.ListConversationsRequest) -> chat_pb2.ListConversationsResponse:
@@ -56,16 +58,21 @@ class ConversationsPeer:
         await call_unary(PEER, self._stub.DeleteConversation, asked, within_seconds=self._within_seconds)
         return chat_pb2.DeleteConversationResponse()
 
-    async def _add_thumbs(self, response: chat_pb2.GetConversationResponse) -> None:
+    async def _add_said(self, response: chat_pb2.GetConversationResponse) -> None:
         answers = {message.id: message for message in response.messages if message.role == chat_pb2.ROLE_ASSISTANT}
         if not answers:
             return
         try:
-            thumbs = await self._thumbs.thumbs(list(answers))
+            said = await self._feedback.said(list(answers))
         except AWAY as error:
             # What was said matters more than how it was rated.
             log.warning("thumbs not shown", extra=fields(reason=error.reason))
             return
-        for message_id, up in thumbs.items():
+        for message_id, up in said.thumbs.items():
             if message_id in answers:
                 answers[message_id].thumb_up = up
+        for message_id, words in said.words.items():
+            if message_id in answers:
+                answers[message_id].thumb_reasons.extend(words.reasons)
+                answers[message_id].thumb_comment = words.comment
+                answers[message_id].correction = words.correction

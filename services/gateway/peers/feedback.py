@@ -1,9 +1,10 @@
 """The feedback service's log."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 from thumbwheel.feedback.v1 import events_pb2, feedback_pb2, feedback_pb2_grpc
 
 from services.chassis.channel import call_unary
@@ -13,8 +14,8 @@ from services.gateway.own_data import Consent, Erasure
 
 PEER = "feedback"
 DURABILITIES = {feedback_pb2.DURABILITY_SPOOL: Durability.SPOOL}
-# Limit of GetThumbsRequest.
-MAX_THUMBS_A_CALL = 1_000
+# So many that an answer fits into a message, 4 MiB, though all words on all of them are as long as they may be: 43 KB.
+MAX_THUMBS_A_CALL = 90
 
 
 class FeedbackPeer:
@@ -41,19 +42,25 @@ class FeedbackPeer:
             )
         return DURABILITIES[response.durability]
 
-    async def thumbs(self, message_ids: Sequence[str]) -> Mapping[str, bool]:
-        """The caller's standing thumbs: message id → up."""
-        found: dict[str, bool] = {}
+    async def said(self, message_ids: Sequence[str]) -> feedback_pb2.GetThumbsResponse:
+        """What the caller said about messages, as it stands."""
+        found = feedback_pb2.GetThumbsResponse()
         for start in range(0, len(message_ids), MAX_THUMBS_A_CALL):
             request = feedback_pb2.GetThumbsRequest(message_ids=message_ids[start : start + MAX_THUMBS_A_CALL])
-            response = await self._call(self._stub.GetThumbs, request)
-            found.update(response.thumbs)
+            found.MergeFrom(await self._call(self._stub.GetThumbs, request))
         return found
 
     async def experiment(self) -> feedback_pb2.GetExperimentResponse:
         """How the newest versions do."""
         found: feedback_pb2.GetExperimentResponse = await self._call(
             self._stub.GetExperiment, feedback_pb2.GetExperimentRequest()
+        )
+        return found
+
+    async def count_thumbs(self, since: Timestamp | None) -> feedback_pb2.CountThumbsResponse:
+        """Standing thumbs of everybody, by version; those given since a time, or all."""
+        found: feedback_pb2.CountThumbsResponse = await self._call(
+            self._stub.CountThumbs, feedback_pb2.CountThumbsRequest(since=since)
         )
         return found
 

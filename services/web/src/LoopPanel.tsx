@@ -2,6 +2,7 @@
 import { useEffect, useState } from "react";
 import type { Api } from "./api";
 import { Experiment } from "./Experiment";
+import { ThumbsSoFar } from "./ThumbsSoFar";
 import type { LoopStatus } from "./wire";
 
 const BUSY_MS = 3_000;
@@ -39,6 +40,7 @@ export function LoopPanel({ api }: { api: Api }) {
         <p className="quiet">
           Press thumbs, then run <code>make loop</code>: a new version is trained from them. It needs at least a hundred thumbs, up and down.
         </p>
+        <ThumbsSoFar api={api} needed={0} since="" />
         <Experiment api={api} />
       </section>
     );
@@ -62,6 +64,8 @@ export function LoopPanel({ api }: { api: Api }) {
       )}
       {status.result && <p className="result">{status.result.replaceAll("_", " ")}</p>}
       {status.reason && status.reason !== status.result && <p className="quiet">{status.reason}</p>}
+      {/* A stopped turn goes on with the thumbs that it has. */}
+      {status.result && status.result !== "stopped" && <ThumbsSoFar api={api} needed={status.needed_thumbs ?? 0} since={status.learned_until ?? ""} />}
       {status.erased_versions && status.erased_versions.length > 0 && (
         <p className="quiet">
           Learned from what people have had deleted since: {status.erased_versions.map((each) => each.version).join(", ")}.

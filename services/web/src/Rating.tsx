@@ -1,5 +1,6 @@
-// Thumbs, reasons, and "a better answer would be…". A thumb counts at once; what follows it is optional.
+// Thumbs, reasons, and "a better answer would be…". A thumb counts at once; what follows it is optional. What was said stays in sight.
 import { useState } from "react";
+import { OwnWords } from "./OwnWords";
 import type { FeedbackValue, Message } from "./wire";
 
 const REASONS = ["wrong", "unclear", "too long", "too short", "rude", "not what I asked"];
@@ -8,58 +9,66 @@ export function Rating({ message, rate }: { message: Message; rate: (value: Feed
   const [panel, setPanel] = useState<"" | "reasons" | "better">("");
   const [thanks, setThanks] = useState("");
 
-  async function thumb(up: boolean) {
-    if (message.thumbUp === up && !panel) return;
-    if (!(await rate({ thumb: { up } }))) return;
-    setPanel(up ? "" : "reasons");
-    setThanks("Thank you: noted.");
+  async function tell(value: FeedbackValue, next: "" | "reasons" = "") {
+    if (!(await rate(value))) return;
+    setPanel(next);
+    setThanks("retraction" in value ? "Taken back." : "Thank you: noted.");
   }
 
-  async function tell(value: FeedbackValue) {
-    if (!(await rate(value))) return;
-    setPanel("");
-    setThanks("Thank you: noted.");
+  function thumb(up: boolean) {
+    if (message.thumbUp === up) return tell({ retraction: { kind: "thumb" } });
+    return tell({ thumb: { up } }, up ? "" : "reasons");
   }
 
   return (
     <>
-      <button className={message.thumbUp === true ? "thumb on" : "thumb"} aria-label="Good answer" aria-pressed={message.thumbUp === true} onClick={() => void thumb(true)}>
-        <ThumbIcon />
+      <Thumb up={true} stands={message.thumbUp === true} press={() => void thumb(true)} />
+      <Thumb up={false} stands={message.thumbUp === false} press={() => void thumb(false)} />
+      <button className="link" onClick={() => setPanel(panel === "better" ? "" : "better")}>
+        {message.correction ? "Change your better answer…" : "A better answer would be…"}
       </button>
-      <button className={message.thumbUp === false ? "thumb on" : "thumb"} aria-label="Bad answer" aria-pressed={message.thumbUp === false} onClick={() => void thumb(false)}>
-        <ThumbIcon down />
-      </button>
-      <button className="link" onClick={() => setPanel(panel === "better" ? "" : "better")}>A better answer would be…</button>
       {thanks && !panel && <span className="quiet" role="status">{thanks}</span>}
-      {panel === "reasons" && <Reasons tell={tell} skip={() => setPanel("")} />}
-      {panel === "better" && <Better tell={tell} skip={() => setPanel("")} />}
+      {panel === "reasons" && <Reasons message={message} tell={tell} skip={() => setPanel("")} />}
+      {panel === "better" && <Better was={message.correction ?? ""} tell={tell} skip={() => setPanel("")} />}
+      {!panel && <OwnWords message={message} tell={tell} changeReasons={() => setPanel("reasons")} />}
     </>
   );
 }
 
-/** Drawn, because not every machine has a font with emoji. */
-function ThumbIcon({ down = false }: { down?: boolean }) {
+function Thumb({ up, stands, press }: { up: boolean; stands: boolean; press: () => void }) {
+  const name = up ? "Good answer" : "Bad answer";
   return (
-    <svg viewBox="0 0 24 24" width="18" height="18" aria-hidden="true" className={down ? "icon down" : "icon"}>
-      <path d="M7.500 11v9H4v-9zM7.500 11l4-8c1.400 0 2.500 1.100 2.500 2.500V9.500h4.700c1.200 0 2.100 1.100 1.900 2.300l-1.100 6.400c-.2 1-1.100 1.800-2.100 1.800H7.500" />
-    </svg>
+    <button className={stands ? "thumb on" : "thumb"} aria-label={name} aria-pressed={stands} title={stands ? "Press again to take it back" : name} onClick={press}>
+      {/* Drawn, because not every machine has a font with emoji. */}
+      <svg viewBox="0 0 24 24" width="18" height="18" aria-hidden="true" className={up ? "icon" : "icon down"}>
+        <path d="M7.500 11v9H4v-9zM7.500 11l4-8c1.400 0 2.500 1.100 2.500 2.500V9.500h4.700c1.200 0 2.100 1.100 1.900 2.300l-1.100 6.400c-.2 1-1.100 1.800-2.100 1.800H7.500" />
+      </svg>
+    </button>
   );
 }
 
-function Reasons({ tell, skip }: { tell: (value: FeedbackValue) => Promise<void>; skip: () => void }) {
-  const [chosen, setChosen] = useState<string[]>([]);
-  const [comment, setComment] = useState("");
+interface PanelProps {
+  tell: (value: FeedbackValue) => Promise<void>;
+  skip: () => void;
+}
+
+function Reasons({ message, tell, skip }: PanelProps & { message: Message }) {
+  const up = message.thumbUp ?? false;
+  const [chosen, setChosen] = useState(message.thumbReasons ?? []);
+  const [comment, setComment] = useState(message.thumbComment ?? "");
+  // Another client may have given reasons of its own.
+  const offered = [...new Set([...(up ? [] : REASONS), ...(message.thumbReasons ?? [])])];
   return (
     <form
       className="panel"
       onSubmit={(event) => {
         event.preventDefault();
-        void tell({ thumb: { up: false, reasons: chosen, comment } });
+        void tell({ thumb: { up, reasons: chosen, comment } });
       }}
     >
-      <p>What was wrong with it?</p>
+      <p>{up ? "What was good about it?" : "What was wrong with it?"}</p>
       <div className="chips">
-        {REASONS.map((reason) => (
+        {offered.map((reason) => (
           <button
             key={reason}
             type="button"
@@ -80,8 +89,8 @@ function Reasons({ tell, skip }: { tell: (value: FeedbackValue) => Promise<void>
   );
 }
 
-function Better({ tell, skip }: { tell: (value: FeedbackValue) => Promise<void>; skip: () => void }) {
-  const [text, setText] = useState("");
+function Better({ was, tell, skip }: PanelProps & { was: string }) {
+  const [text, setText] = useState(was);
   return (
     <form
       className="panel"
@@ -93,7 +102,7 @@ function Better({ tell, skip }: { tell: (value: FeedbackValue) => Promise<void>;
       <p>A better answer would be…</p>
       <textarea aria-label="A better answer" rows={3} maxLength={8192} value={text} onChange={(event) => setText(event.target.value)} autoFocus />
       <div className="actions">
-        <button type="submit" disabled={!text.trim()}>Send</button>
+        <button type="submit" disabled={!text.trim() || text === was}>Send</button>
         <button type="button" onClick={skip}>Close</button>
       </div>
     </form>

@@ -11,6 +11,7 @@ import type {
   LoopStatus,
   Message,
   SendRequest,
+  ThumbCount,
 } from "./wire";
 
 export class ApiError extends Error {
@@ -63,6 +64,13 @@ export class Api {
 
   async experiment(): Promise<ExperimentArm[]> {
     return ((await (await this.call("GET", "/api/experiment")).json()) as { arms?: ExperimentArm[] }).arms ?? [];
+  }
+
+  /** How many thumbs stand; given since a time, or ever. */
+  async countThumbs(since = ""): Promise<number> {
+    const path = since ? `/api/thumbs?since=${encodeURIComponent(since)}` : "/api/thumbs";
+    const { counts = [] } = (await (await this.call("GET", path)).json()) as { counts?: ThumbCount[] };
+    return counts.reduce((sum, { up, down }) => sum + Number(up) + Number(down), 0);
   }
 
   async conversations(): Promise<Conversation[]> {

@@ -1,5 +1,5 @@
 // A conversation is a tree: an edit is a sibling of the user's message, a regeneration a sibling of the answer.
-import type { ChatEvent, Message } from "./wire";
+import type { ChatEvent, FeedbackValue, Message } from "./wire";
 
 export interface Tree {
   messages: Message[];
@@ -41,6 +41,14 @@ export function choose(tree: Tree, message: Message): Tree {
 
 export function change(tree: Tree, id: string, part: Partial<Message>): Tree {
   return { ...tree, messages: tree.messages.map((message) => (message.id === id ? { ...message, ...part } : message)) };
+}
+
+/** What an answer shows once something was said about it. A thumb replaces the one before, with its words. */
+export function noted(value: FeedbackValue): Partial<Message> {
+  if ("correction" in value) return { correction: value.correction.text };
+  if ("retraction" in value && value.retraction.kind === "correction") return { correction: "" };
+  const thumb = "thumb" in value ? value.thumb : undefined;
+  return { thumbUp: thumb?.up, thumbReasons: thumb?.reasons ?? [], thumbComment: thumb?.comment ?? "" };
 }
 
 function put(tree: Tree, message: Message): Tree {

@@ -1,7 +1,7 @@
 // State of one conversation: its tree, the turn that runs, and what people can do with it.
 import { useCallback, useEffect, useRef, useState } from "react";
 import type { Api } from "./api";
-import { EMPTY, apply, branch, change, choose, isOpen, type Asked } from "./tree";
+import { EMPTY, apply, branch, change, choose, isOpen, noted, type Asked } from "./tree";
 import type { ChatEvent, FeedbackValue, Message, SendRequest } from "./wire";
 
 const RECONNECTS = 3;
@@ -85,7 +85,7 @@ export function useConversation(api: Api, conversationId: string, named: (id: st
   async function rate(answer: Message, value: FeedbackValue) {
     try {
       await api.feedback(answer.id, value);
-      if ("thumb" in value) setTree((now) => change(now, answer.id, { thumbUp: value.thumb.up }));
+      setTree((now) => change(now, answer.id, noted(value)));
       return true;
     } catch (error) {
       setProblem(error instanceof Error ? error.message : "Your feedback was not stored.");

@@ -37,7 +37,11 @@ export interface Message {
   modelVersion?: string;
   arm?: string;
   finishReason?: FinishReason;
-  thumbUp?: boolean;
+  /** What the user said about it, as it stands. */
+  thumbUp?: boolean | undefined;
+  thumbReasons?: string[];
+  thumbComment?: string;
+  correction?: string;
 }
 
 export interface Conversation {
@@ -107,4 +111,13 @@ export interface LoopStatus {
   /** Versions that learned from what was erased since. */
   erased_versions?: { version: string }[];
   report?: string | null;
+  /** How many thumbs a turn of the recipe needs; absent before the first. */
+  needed_thumbs?: number;
+  /** When the last turn that had enough began. */
+  learned_until?: string;
+}
+
+export interface ThumbCount {
+  up: string;
+  down: string;
 }

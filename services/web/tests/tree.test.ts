@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
-import { EMPTY, apply, branch, choose, siblings, type Tree } from "../src/tree";
-import type { ChatEvent } from "../src/wire";
+import { EMPTY, apply, branch, change, choose, noted, siblings, type Tree } from "../src/tree";
+import type { ChatEvent, FeedbackValue } from "../src/wire";
 
 function turn(tree: Tree, user: string, answer: string, text: string, parentId = "", asked = true): Tree {
   const events: Omit<ChatEvent, "sequence">[] = [
@@ -49,5 +49,16 @@ describe("the tree of a conversation", () => {
       enhanced: { originalText: "hw", text: "How", edits: [{ end: 2, replacement: "How", kind: "spelling" }] },
     });
     expect(branch(tree)[0]).toMatchObject({ originalText: "hw", text: "How" });
+  });
+
+  it("shows what was said last about an answer, until it is taken back", () => {
+    const said = (values: FeedbackValue[]) =>
+      branch(values.reduce((now, value) => change(now, "a1", noted(value)), turn(EMPTY, "u1", "a1", "x"))).at(-1)!;
+    const down: FeedbackValue = { thumb: { up: false, reasons: ["wrong"], comment: "no" } };
+    const better: FeedbackValue = { correction: { text: "Paris." } };
+    expect(said([down, better])).toMatchObject({ thumbUp: false, thumbReasons: ["wrong"], thumbComment: "no", correction: "Paris." });
+    expect(said([down, better, { thumb: { up: true } }])).toMatchObject({ thumbUp: true, thumbReasons: [], thumbComment: "", correction: "Paris." });
+    expect(said([down, better, { retraction: { kind: "thumb" } }])).toMatchObject({ thumbUp: undefined, thumbReasons: [], correction: "Paris." });
+    expect(said([down, better, { retraction: { kind: "correction" } }])).toMatchObject({ thumbUp: false, correction: "" });
   });
 });

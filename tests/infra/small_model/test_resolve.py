@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from infra.small_model import resolve
 from infra.small_model.errors import ModelError
 from infra.small_model.resolve import resolve_model, version_of
 from training.manifest import verify_manifest
@@ -83,22 +82,6 @@ def test_a_directory_that_cannot_be_served_is_refused_by_name(
 def test_a_word_that_is_neither_a_directory_nor_an_id_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no such directory, and not a hub id"):
         resolve_model("nowhere", tmp_path, silent)
-
-
-def test_a_hub_id_without_the_hubs_client_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def find_nothing(_: str) -> None:
-        """As in an environment of services and predictor alone."""
-
-    monkeypatch.setattr(resolve, "find_spec", find_nothing)
-    with pytest.raises(ModelError, match=r"uv pip install huggingface_hub.*MODEL=/path/to/Qwen3-0.6B"):
-        resolve_model("Qwen/Qwen3-0.6B", tmp_path, silent)
-
-
-def test_a_hub_that_does_not_answer_is_said_with_a_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("THUMBWHEEL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ModelError, match=r"the hub did not give it: check the name and the network, or download"):
-        resolve_model("Qwen/Qwen3-0.6B", tmp_path, silent)
 
 
 @pytest.mark.parametrize(

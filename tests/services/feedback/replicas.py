@@ -192,8 +192,8 @@ class Replicas:
         """As the table of thumbs is moved."""
         for record, event in kept:
             change = change_of(event, record.entry.accept_order)
-            if change and change.opinion.replaces(self.standing.get(event.conversation_id)):
-                self.standing[event.conversation_id] = change.opinion
+            if change and change[1].replaces(self.standing.get(event.conversation_id)):
+                self.standing[event.conversation_id] = change[1]
 
     def at(self, step: Step) -> None:
         if self.faults.strike(f"crash at {step}", 0.03):

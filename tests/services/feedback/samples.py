@@ -1,6 +1,7 @@
 """Events as the gateway and session send them, with ids that tests can read."""
 
 import uuid
+from collections.abc import Sequence
 
 from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.feedback.v1 import events_pb2
@@ -12,6 +13,7 @@ from services.feedback.lake import parquet
 from services.feedback.principals.principal import principal_of
 from services.feedback.sink.sink import Format
 from services.feedback.spool.frames import Entry
+from services.feedback.standing.thumbs import Thumbs
 
 KEY = "a key of the tests' own"
 MASTER = "5e" * 32
@@ -60,6 +62,11 @@ def correction(
     event = feedback(request, message, caller)
     event.correction.text = text
     return event
+
+
+async def ups(thumbs: Thumbs, principal: str, message_ids: Sequence[str]) -> dict[str, bool | None]:
+    """Message id → up, where a thumb stands."""
+    return {key: opinion.up for key, opinion in (await thumbs.standing(principal, message_ids)).items()}
 
 
 def entry(request: str, up: bool = True, message: str = "m") -> Entry:

@@ -20,7 +20,7 @@ from services.feedback.sink.sink import FlushLimits, Sink, Step
 from services.feedback.spool.accept import Acceptance, NoClaims, Receipt
 from services.feedback.spool.sealer import Sealer, late_turns
 from services.feedback.spool.spool import Spool
-from services.feedback.standing import experiments, thumbs
+from services.feedback.standing import experiments, said
 from tests.services.feedback.samples import FEEDBACK, MASTER, TURNS
 
 ROOM = 1 << 22
@@ -36,14 +36,14 @@ class SealingWorld:
         self.keys = DataKeys(engine, master)
         self.at: Callable[[Step], None] = lambda step: None
         self.feedback, self.turns = self._spool("feedback"), self._spool("turns")
-        said = Sealer(events_pb2.FeedbackEvent, codec.take_feedback_texts, self.keys, master)
+        spoken = Sealer(events_pb2.FeedbackEvent, codec.take_feedback_texts, self.keys, master)
         late = partial(late_turns, self.erasures.last)
         done = Sealer(events_pb2.TurnEvent, codec.take_turn_texts, self.keys, master, late=late)
-        self._said = Acceptance("feedback", self.feedback, self.ledger, NoClaims(), said)
+        self._said = Acceptance("feedback", self.feedback, self.ledger, NoClaims(), spoken)
         self._done = Acceptance("turns", self.turns, self.ledger, NoClaims(), done)
         limits = FlushLimits(100, ROOM)
         self.sinks: tuple[Sink[Any], Sink[Any]] = (
-            Sink(FEEDBACK, self.feedback, self.store, self.ledger, limits, thumbs.fold, self._at),
+            Sink(FEEDBACK, self.feedback, self.store, self.ledger, limits, said.fold, self._at),
             Sink(TURNS, self.turns, self.store, self.ledger, limits, experiments.fold, self._at),
         )
 

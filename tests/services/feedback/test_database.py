@@ -23,8 +23,9 @@ from services.feedback.principals.principal import principal_of
 from services.feedback.sink.sink import FlushLimits, Sink
 from services.feedback.spool.folder import inspect
 from services.feedback.spool.spool import Spool
-from services.feedback.standing.thumbs import Overlay, Thumbs, catch_up, fold
-from tests.services.feedback.samples import ADA, FEEDBACK, KEY, entry, name, thumb
+from services.feedback.standing.overlay import Overlay
+from services.feedback.standing.thumbs import Thumbs, catch_up, change_of, fold
+from tests.services.feedback.samples import ADA, FEEDBACK, KEY, entry, name, thumb, ups
 from tests.services.feedback.sealing_world import SealingWorld
 
 STATE = Path(__file__).parent / "golden" / "state_v1"
@@ -85,11 +86,11 @@ async def test_yesterdays_state_goes_on(tmp_path: Path) -> None:
     spool = Spool(root / "spool" / "feedback", max_bytes=ROOM, segment_bytes=ROOM)
     sink = Sink(FEEDBACK, spool, store, ledger, FlushLimits(100, ROOM), fold)
     sink.assign()
-    overlay = Overlay(codec.decode_feedback)
+    overlay = Overlay(codec.decode_feedback, change_of)
     overlay.take(spool.read(sink.position, 100, ROOM))
     thumbs, principal = Thumbs(engine, overlay), principal_of(KEY, ADA)
     messages = {text: name(text) for text in "mnop"}
-    standing = await thumbs.get(principal, list(messages.values()))
+    standing = await ups(thumbs, principal, list(messages.values()))
     assert standing == {messages["m"]: False, messages["n"]: False, messages["p"]: True}
 
     overlay.take(spool.append([entry("new", message="n")]))
@@ -99,12 +100,12 @@ async def test_yesterdays_state_goes_on(tmp_path: Path) -> None:
     sink.flush()
     overlay.trim(sink.position)
     assert [segment.sequence for segment in ledger.segments("feedback")] == [1, 2, 3]
-    assert (await thumbs.get(principal, list(messages.values())))[messages["n"]] is True
+    assert (await ups(thumbs, principal, list(messages.values())))[messages["n"]] is True
     assert catch_up(ledger, store, "feedback") is False
     with engine.begin() as connection:
         connection.execute(text("DELETE FROM thumb_positions"))
     assert catch_up(ledger, store, "feedback") is True, "from objects of both versions"
-    assert (await thumbs.get(principal, list(messages.values()))) == {
+    assert (await ups(thumbs, principal, list(messages.values()))) == {
         messages["m"]: False,
         messages["n"]: True,
         messages["p"]: True,

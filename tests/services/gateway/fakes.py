@@ -271,7 +271,10 @@ class FakeGenerator(generator_pb2_grpc.GeneratorServiceServicer, generator_pb2_g
 
 
 class FakeFeedback(feedback_pb2_grpc.FeedbackLogServiceServicer, Switch):
-    """Keeps events; the last thumb stands. An erasure takes the caller's, and is the answer until they say something again."""
+    """Keeps events; the last thumb and the last correction stand.
+
+    An erasure takes the caller's, and is the answer until they say something again.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -301,7 +304,21 @@ class FakeFeedback(feedback_pb2_grpc.FeedbackLogServiceServicer, Switch):
             for event in self.events.values()
             if event.HasField("thumb") and event.message_id in request.message_ids
         }
-        return feedback_pb2.GetThumbsResponse(thumbs=thumbs)
+        words: dict[str, feedback_pb2.Words] = {}
+        for event in self.events.values():
+            said = words.setdefault(event.message_id, feedback_pb2.Words())
+            said.MergeFrom(feedback_pb2.Words(reasons=event.thumb.reasons, comment=event.thumb.comment))
+            said.correction = event.correction.text or said.correction
+        return feedback_pb2.GetThumbsResponse(thumbs=thumbs, words=words)
+
+    async def CountThumbs(self, request: Any, context: Any) -> feedback_pb2.CountThumbsResponse:
+        """Of whom is not looked at."""
+        self.check()
+        said = [e for e in self.events.values() if e.accept_time.ToMicroseconds() >= request.since.ToMicroseconds()]
+        up = sum(event.thumb.up for event in said)
+        down = sum(event.HasField("thumb") for event in said) - up
+        count = feedback_pb2.ThumbCount(model_version=STABLE, arm="stable", up=up, down=down)
+        return feedback_pb2.CountThumbsResponse(counts=[count])
 
     async def GetExperiment(self, request: Any, context: Any) -> feedback_pb2.GetExperimentResponse:
         self.check()

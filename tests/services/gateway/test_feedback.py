@@ -85,3 +85,15 @@ async def test_a_conversation_shows_the_callers_thumbs_and_is_readable_without_t
         found = await gateway.chat.GetConversation(request, timeout=10, metadata=gateway.metadata())
         assert [message.thumb_up for message in found.messages if message.HasField("thumb_up")] == expected
         assert len(found.messages) == 2
+
+
+async def test_a_conversation_shows_what_the_caller_said_in_words(gateway: House) -> None:
+    turn = await gateway.ask()
+    thumb = events_pb2.Thumb(up=False, reasons=["wrong"], comment="no")
+    await submit(gateway, turn[0].message_id, "r1", thumb=thumb)
+    await submit(gateway, turn[0].message_id, "r2", correction=events_pb2.Correction(text="Better."))
+    request = chat_pb2.GetConversationRequest(conversation_id=turn[0].started.conversation_id)
+    found = await gateway.chat.GetConversation(request, timeout=10, metadata=gateway.metadata())
+    question, answer = found.messages
+    assert (list(answer.thumb_reasons), answer.thumb_comment, answer.correction) == (["wrong"], "no", "Better.")
+    assert (list(question.thumb_reasons), question.thumb_comment, question.correction) == ([], "", "")

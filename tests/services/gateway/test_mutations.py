@@ -98,8 +98,8 @@ class Behind:
     async def drop(self, tenant: str) -> None:
         """As the cache's."""
 
-    async def thumbs(self, message_ids: Any) -> dict[str, bool]:
-        return {}
+    async def said(self, message_ids: Any) -> Any:
+        return feedback_pb2.GetThumbsResponse()
 
     def __getattr__(self, method: str) -> Any:
         async def answer(request: Any, timeout: float, metadata: Any) -> Any:

@@ -245,3 +245,14 @@ async def test_the_experiment_is_shown_to_operators(gateway: House) -> None:
     assert (arm["upRateLow"], arm["upRateHigh"]) == (0.2, 1.0)
     gateway.fakes.feedback.away = True
     assert (await over_http(gateway, "GET /api/experiment"))[0] == 503
+
+
+async def test_thumbs_are_counted_for_operators_all_or_those_since_a_time(gateway: House) -> None:
+    await thumb(gateway, (await gateway.ask())[0].message_id)
+    for since, up in (("", "1"), ("?since=2024-01-01T00:00:00%2B00:00", "1"), ("?since=2124-01-01T00:00:00Z", "0")):
+        status, found = await over_http(gateway, f"GET /api/thumbs{since}")
+        assert (status, [(row["up"], row["down"]) for row in found["counts"]]) == (200, [(up, "0")])
+    status, found = await over_http(gateway, "GET /api/thumbs?since=yesterday")
+    assert (status, found["error"]["param"]) == (400, "since")
+    gateway.fakes.feedback.away = True
+    assert (await over_http(gateway, "GET /api/thumbs"))[0] == 503

@@ -127,6 +127,28 @@ async def test_the_title_is_the_first_words_cut_between_words(home: Home) -> Non
     assert titles == ["a word " * 11 + "a", "x" * 80]
 
 
+async def test_the_title_follows_an_edit_of_the_first_message_and_the_branch_that_is_gone_on_with(home: Home) -> None:
+    titles: list[str] = []
+    async with session_service(home) as stub:
+        first = await talk(stub, "tpyo", "well")
+        within = first.conversation_id
+
+        async def title() -> None:
+            titles.append((await conversation(stub, within)).conversation.title)
+
+        await title()
+        await talk(stub, "typo", "well", within, parent_message_id=within)
+        await title()
+        second = await talk(stub, "more of it", "well", within)
+        await title()
+        await talk(stub, "less of it", "well", within, parent_message_id=first.assistant_message_id)
+        await title()
+        again = begin(conversation_id=within, regenerate_message_id=second.user_message_id)
+        await stub.BeginTurn(again, timeout=5, metadata=ADA)
+        await title()
+    assert titles == ["tpyo", "typo", "typo", "tpyo", "typo"]
+
+
 async def test_an_answer_with_u0000_is_stored_without_it(home: Home) -> None:
     async with session_service(home) as stub:
         turn = await talk(stub, "hello", "h\0i")

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from tests.training.toys import ProgressList, sft_rows, toy_model, write_lines
 from training.cluster.progress_log import ProgressLog, read_progress
-from training.cluster.runner import StageRefusedError, StageRun, local_cluster, run_stage, run_stages
+from training.cluster.runner import StageRefusedError, StageRun, _fit, local_cluster, run_stage, run_stages
 from training.manifest import Manifest, verify_manifest
 from training.optim.adam import OptimizerConfig
 from training.stages import sft
@@ -180,3 +180,15 @@ def test_ray_is_started_again_only_where_it_was_too_slow(
     with pytest.raises(Exception, match=message), local_cluster(1):
         pass
     assert len(calls) == tries
+
+
+class Interrupted:
+    """A trainer in whose run somebody pressed Ctrl-C, as Ray shows it."""
+
+    def fit(self) -> None:
+        raise SystemExit(1)
+
+
+def test_what_ray_makes_of_ctrl_c_is_ctrl_c_again() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        _fit(Interrupted())

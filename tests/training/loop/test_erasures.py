@@ -25,7 +25,9 @@ def status(kept: Kept) -> dict[str, object]:
 
 def test_a_turn_whose_snapshot_was_erased_starts_anew_and_says_so(kept: Kept) -> None:
     kept.chat("ann", "bob")
-    snapshot = kept.begin("nano-1").snapshot.id
+    begun = kept.begin("nano-1")
+    snapshot, began = begun.snapshot.id, begun.record.started
+    assert (status(kept)["needed_thumbs"], status(kept)["learned_until"]) == (1, began)
     kept.log.erase("ann")
     with pytest.raises(NotEnoughFeedbackError, match="12 thumbs, 200 needed"):
         run_loop("nano", nano, kept.around())
@@ -36,6 +38,7 @@ def test_a_turn_whose_snapshot_was_erased_starts_anew_and_says_so(kept: Kept) ->
     assert "erased" in (kept.loop / "runs" / "nano-1" / "report.html").read_text()
     assert kept.registry.history()[-1].stage is Stage.ERASED
     assert (status(kept)["run"], status(kept)["result"]) == ("nano-2", "not_enough_feedback")
+    assert (status(kept)["needed_thumbs"], status(kept)["learned_until"]) == (200, began)
     told = {"version": "nano-1", "snapshot": snapshot, "erasures": 1, "through": []}
     assert status(kept)["erased_versions"] == [told]
     assert holding(kept.loop, question("ann")) == []

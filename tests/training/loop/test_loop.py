@@ -44,7 +44,21 @@ def test_too_little_feedback_is_said_in_numbers_and_no_run_is_begun(tmp_path: Pa
     with pytest.raises(NotEnoughFeedbackError, match=wanted):
         turn(tmp_path, log)
     assert status(tmp_path)["result"] == "not_enough_feedback"
+    assert (status(tmp_path)["needed_thumbs"], status(tmp_path)["learned_until"]) == (200, "")
     assert Runs(tmp_path / "loop").names() == []
+
+
+def test_a_turn_that_is_stopped_by_hand_says_so_and_not_that_it_failed(
+    tmp_path: Path, log: FeedbackLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def press(after: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(log, "erasures", press)
+    with pytest.raises(KeyboardInterrupt):
+        turn(tmp_path, log)
+    told = "by hand; the same command goes on where it was"
+    assert (status(tmp_path)["result"], status(tmp_path)["reason"]) == ("stopped", told)
 
 
 def test_an_incumbent_that_is_not_in_the_registry_is_named(tmp_path: Path, log: FeedbackLog) -> None:

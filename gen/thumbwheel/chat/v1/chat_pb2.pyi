@@ -720,6 +720,9 @@ class Message(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     THUMB_UP_FIELD_NUMBER: _builtins.int
     TASK_FIELD_NUMBER: _builtins.int
+    THUMB_REASONS_FIELD_NUMBER: _builtins.int
+    THUMB_COMMENT_FIELD_NUMBER: _builtins.int
+    CORRECTION_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """UUIDv7."""
     conversation_id: _builtins.str
@@ -742,6 +745,10 @@ class Message(_message.Message):
     """The caller's own thumb on an answer, if any."""
     task: Global___Task.ValueType
     """The task of the turn."""
+    thumb_comment: _builtins.str
+    """Comment of the caller's own thumb."""
+    correction: _builtins.str
+    """The caller's own better answer, if any."""
     @_builtins.property
     def edits(self) -> _containers.RepeatedCompositeFieldContainer[Global___TextEdit]:
         """Of a user's message: the changes between the two."""
@@ -749,6 +756,10 @@ class Message(_message.Message):
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was stored."""
+
+    @_builtins.property
+    def thumb_reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Reasons of the caller's own thumb."""
 
     def __init__(
         self,
@@ -766,10 +777,13 @@ class Message(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         thumb_up: _builtins.bool | None = ...,
         task: Global___Task.ValueType = ...,
+        thumb_reasons: _abc.Iterable[_builtins.str] | None = ...,
+        thumb_comment: _builtins.str = ...,
+        correction: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_thumb_up", b"_thumb_up", "create_time", b"create_time", "thumb_up", b"thumb_up"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_thumb_up", b"_thumb_up", "arm", b"arm", "conversation_id", b"conversation_id", "create_time", b"create_time", "edits", b"edits", "finish_reason", b"finish_reason", "id", b"id", "model_version", b"model_version", "original_text", b"original_text", "parent_id", b"parent_id", "role", b"role", "task", b"task", "text", b"text", "thumb_up", b"thumb_up"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_thumb_up", b"_thumb_up", "arm", b"arm", "conversation_id", b"conversation_id", "correction", b"correction", "create_time", b"create_time", "edits", b"edits", "finish_reason", b"finish_reason", "id", b"id", "model_version", b"model_version", "original_text", b"original_text", "parent_id", b"parent_id", "role", b"role", "task", b"task", "text", b"text", "thumb_comment", b"thumb_comment", "thumb_reasons", b"thumb_reasons", "thumb_up", b"thumb_up"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__thumb_up: _TypeAlias = _typing.Literal["thumb_up"]  # noqa: Y015
     _WhichOneofArgType__thumb_up: _TypeAlias = _typing.Literal["_thumb_up", b"_thumb_up"]  # noqa: Y015
@@ -790,7 +804,7 @@ class Conversation(_message.Message):
     id: _builtins.str
     """UUIDv7."""
     title: _builtins.str
-    """First words of the first message, at most 80 characters."""
+    """First words of the first message of the branch that was written to last, at most 80 characters."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was made."""

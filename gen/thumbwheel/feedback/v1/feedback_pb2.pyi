@@ -822,23 +822,84 @@ class GetThumbsResponse(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class WordsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> Global___Words: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___Words | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     THUMBS_FIELD_NUMBER: _builtins.int
+    WORDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def thumbs(self) -> _containers.ScalarMap[_builtins.str, _builtins.bool]:
         """message id → true for up. Messages without a standing thumb are absent."""
+
+    @_builtins.property
+    def words(self) -> _containers.MessageMap[_builtins.str, Global___Words]:
+        """message id → what the caller said in words. Where several replicas accept, words stand here once they are in a segment: seconds
+        later than their thumb. Messages without words are absent, and so are words that were accepted before texts were sealed.
+        """
 
     def __init__(
         self,
         *,
         thumbs: _abc.Mapping[_builtins.str, _builtins.bool] | None = ...,
+        words: _abc.Mapping[_builtins.str, Global___Words] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["thumbs", b"thumbs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["thumbs", b"thumbs", "words", b"words"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetThumbsResponse: _TypeAlias = GetThumbsResponse  # noqa: Y015
+
+@_typing.final
+class Words(_message.Message):
+    """What the caller said in words about one answer, as it stands."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASONS_FIELD_NUMBER: _builtins.int
+    COMMENT_FIELD_NUMBER: _builtins.int
+    CORRECTION_FIELD_NUMBER: _builtins.int
+    comment: _builtins.str
+    """Comment of the standing thumb."""
+    correction: _builtins.str
+    """The better answer; empty: none, or taken back."""
+    @_builtins.property
+    def reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Reasons of the standing thumb."""
+
+    def __init__(
+        self,
+        *,
+        reasons: _abc.Iterable[_builtins.str] | None = ...,
+        comment: _builtins.str = ...,
+        correction: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["comment", b"comment", "correction", b"correction", "reasons", b"reasons"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Words: _TypeAlias = Words  # noqa: Y015
 
 @_typing.final
 class GetPrincipalConsentRequest(_message.Message):

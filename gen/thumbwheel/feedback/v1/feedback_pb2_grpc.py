@@ -392,7 +392,7 @@ class FeedbackLogServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetThumbs(self, request, context):
-        """The caller's standing thumbs on some messages.
+        """The caller's standing thumbs on some messages, and what else they said about them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

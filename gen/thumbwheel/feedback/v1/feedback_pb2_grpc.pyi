@@ -97,7 +97,7 @@ class FeedbackLogServiceStub:
     GetExperiment: _aio.UnaryUnaryMultiCallable[_feedback_pb2.GetExperimentRequest, _feedback_pb2.GetExperimentResponse]
     """How each version does under each arm: who met it, what they think, and between which rates that lies at whatever time one asks."""
     GetThumbs: _aio.UnaryUnaryMultiCallable[_feedback_pb2.GetThumbsRequest, _feedback_pb2.GetThumbsResponse]
-    """The caller's standing thumbs on some messages."""
+    """The caller's standing thumbs on some messages, and what else they said about them."""
     GetPrincipalConsent: _aio.UnaryUnaryMultiCallable[_feedback_pb2.GetPrincipalConsentRequest, _feedback_pb2.GetPrincipalConsentResponse]
     """The caller's consent."""
     SetPrincipalConsent: _aio.UnaryUnaryMultiCallable[_feedback_pb2.SetPrincipalConsentRequest, _feedback_pb2.SetPrincipalConsentResponse]
@@ -162,7 +162,7 @@ class FeedbackLogServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _feedback_pb2.GetThumbsRequest,
         context: _aio.ServicerContext[_feedback_pb2.GetThumbsRequest, _abc.Awaitable[_feedback_pb2.GetThumbsResponse]],
     ) -> _abc.Awaitable[_feedback_pb2.GetThumbsResponse]:
-        """The caller's standing thumbs on some messages."""
+        """The caller's standing thumbs on some messages, and what else they said about them."""
 
     @_abc_1.abstractmethod
     def GetPrincipalConsent(

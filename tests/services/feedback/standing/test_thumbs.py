@@ -15,8 +15,9 @@ from services.feedback.lake.object_store import Directory
 from services.feedback.principals.principal import principal_of
 from services.feedback.sink.sink import FlushLimits, Sink
 from services.feedback.spool.spool import Spool
-from services.feedback.standing.thumbs import Overlay, ThumbCount, Thumbs, catch_up, fold
-from tests.services.feedback.samples import ADA, FEEDBACK, KEY, correction, garbage, name, retraction, thumb
+from services.feedback.standing.overlay import Overlay
+from services.feedback.standing.thumbs import ThumbCount, Thumbs, catch_up, change_of, fold
+from tests.services.feedback.samples import ADA, FEEDBACK, KEY, correction, garbage, name, retraction, thumb, ups
 
 BOB = Caller("acme", "bob")
 ROOM = 1 << 20
@@ -32,7 +33,7 @@ class Service:
         self.rebuilt = catch_up(self.ledger, self.store, "feedback")
         self.sink = Sink(FEEDBACK, self.spool, self.store, self.ledger, FlushLimits(100, ROOM), fold)
         self.sink.assign()
-        self.overlay = Overlay(codec.decode_feedback)
+        self.overlay = Overlay(codec.decode_feedback, change_of)
         self.overlay.take(self.spool.read(self.sink.position, 1_000, ROOM))
         self.thumbs = Thumbs(self.engine, self.overlay)
 
@@ -45,7 +46,7 @@ class Service:
             self.overlay.trim(self.sink.position)
 
     async def standing(self, *messages: str, caller: Caller = ADA) -> dict[str, bool]:
-        found = await self.thumbs.get(principal_of(KEY, caller), [name(message) for message in messages])
+        found = await ups(self.thumbs, principal_of(KEY, caller), [name(message) for message in messages])
         return {message: found[name(message)] for message in messages if name(message) in found}
 
     def close(self) -> None:

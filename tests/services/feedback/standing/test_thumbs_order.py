@@ -16,12 +16,13 @@ from services.feedback.principals.principal import principal_of
 from services.feedback.sink.sink import FlushLimits, Sink
 from services.feedback.spool.claims import PostgresClaims
 from services.feedback.spool.frames import Entry, Record
-from services.feedback.standing.thumbs import Overlay, ThumbCount, Thumbs, catch_up, change_of, fold
-from tests.services.feedback.samples import ADA, FEEDBACK, KEY, name, retraction, thumb
+from services.feedback.standing.overlay import Overlay
+from services.feedback.standing.thumbs import ThumbCount, Thumbs, catch_up, change_of, fold
+from tests.services.feedback.samples import ADA, FEEDBACK, KEY, name, retraction, thumb, ups
 
 PRINCIPAL = principal_of(KEY, ADA)
 M = name("m")
-NOBODY_WAITS = Overlay(codec.decode_feedback)
+NOBODY_WAITS = Overlay(codec.decode_feedback, change_of)
 
 
 class Partition:
@@ -69,20 +70,20 @@ async def test_the_last_that_was_accepted_stands_whatever_the_order_of_arrival(
     entries = [said(f"m{number}")[place] for number, order in enumerate(orders) for place in order]
     sink_all(sqlite_engine, tmp_path, Partition(0, entries), rows=rows)
     messages = [name(f"m{number}") for number in range(len(orders))]
-    assert await Thumbs(sqlite_engine, NOBODY_WAITS).get(PRINCIPAL, messages) == dict.fromkeys(messages, True)
+    assert await ups(Thumbs(sqlite_engine, NOBODY_WAITS), PRINCIPAL, messages) == dict.fromkeys(messages, True)
 
 
 async def test_over_partitions_and_rebuilt_from_the_objects_the_same_stands(engine: Engine, tmp_path: Path) -> None:
     sink_all(engine, tmp_path, Partition(0, said()[2:3]), Partition(1, said()[:2]))
     thumbs = Thumbs(engine, NOBODY_WAITS)
-    assert await thumbs.get(PRINCIPAL, [M]) == {}
+    assert await ups(thumbs, PRINCIPAL, [M]) == {}
     assert await thumbs.count(0) == []
     with engine.begin() as connection:
         connection.execute(delete(tables.thumb_positions))
     assert catch_up(Ledger(engine), Directory(tmp_path), "feedback")
-    assert await thumbs.get(PRINCIPAL, [M]) == {}
+    assert await ups(thumbs, PRINCIPAL, [M]) == {}
     sink_all(engine, tmp_path, Partition(2, said()[3:]))
-    assert await thumbs.get(PRINCIPAL, [M]) == {M: True}
+    assert await ups(thumbs, PRINCIPAL, [M]) == {M: True}
     assert await thumbs.count(0) == [ThumbCount("v1", "stable", 1, 0)]
     assert not catch_up(Ledger(engine), Directory(tmp_path), "feedback")
 
@@ -98,19 +99,19 @@ async def test_what_another_replica_acknowledged_is_seen_before_it_is_sunk(
     thumbs = Thumbs(postgres_engine, here)
     first, last = codec.feedback_entry(thumb("a")), codec.feedback_entry(thumb("b", up=False))
     first_order = there.claim([first])[first.event_id].accept_order
-    assert await thumbs.get(PRINCIPAL, [M]) == {M: True}
+    assert await ups(thumbs, PRINCIPAL, [M]) == {M: True}
     last_order = there.claim([last])[last.event_id].accept_order
-    assert await thumbs.get(PRINCIPAL, [M]) == {M: False}
+    assert await ups(thumbs, PRINCIPAL, [M]) == {M: False}
     assert await thumbs.count(0) == [ThumbCount("v1", "stable", 0, 1)]
 
     # The second is sunk first: the first's claim is older than the table, and stays without a word.
     sink_all(postgres_engine, tmp_path, Partition(0, [replace(last, accept_order=last_order)]))
-    assert await thumbs.get(PRINCIPAL, [M]) == {M: False}
+    assert await ups(thumbs, PRINCIPAL, [M]) == {M: False}
     assert await thumbs.count(0) == [ThumbCount("v1", "stable", 0, 1)]
     sink_all(postgres_engine, tmp_path, Partition(1, [replace(first, accept_order=first_order)]))
-    assert await thumbs.get(PRINCIPAL, [M]) == {M: False}
+    assert await ups(thumbs, PRINCIPAL, [M]) == {M: False}
 
     gone = codec.feedback_entry(retraction("c"))
     there.claim([gone])
-    assert await thumbs.get(PRINCIPAL, [M]) == {}
+    assert await ups(thumbs, PRINCIPAL, [M]) == {}
     assert await thumbs.count(0) == []

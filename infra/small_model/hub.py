@@ -1,0 +1,123 @@
+"""A model from the hub of Hugging Face: a copy that is on this machine, or else a download; what is missing is said, and soon.
+
+The hub's client waits long and says little where the network is away, so the hub is asked first, in a time that we bound.
+"""
+
+import json
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from http.client import HTTPException
+from importlib.util import find_spec
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+from infra.install.environment import cache
+from infra.small_model.errors import ModelError
+from infra.small_model.packages import Say
+
+NEEDED = ("config.json", "tokenizer.json", "tokenizer_config.json")
+TAKEN = ("*.json", "*.safetensors", "*.jinja", "LICENSE*", "NOTICE*")
+TRIES, TRY_SECONDS = 2, 10.0
+NOT_ALLOWED, NOT_FOUND, BROKEN = (401, 403), 404, 500
+
+
+def from_hub(hub_id: str, say: Say, try_seconds: float = TRY_SECONDS) -> Path:
+    """The folder of a model. Raises: ModelError, which says why it cannot be had and how else."""
+    if find_spec("huggingface_hub") is None:
+        raise _refusal(hub_id, "huggingface_hub is not installed (uv pip install huggingface_hub)")
+    say(f"MODEL={hub_id}: looking for a copy on this machine")
+    if kept := _kept(hub_id):
+        say(f"{hub_id} is here already: {kept}")
+        return kept
+    _ask(hub_id, say, try_seconds)
+    return _download(hub_id, say)
+
+
+def missing_files(folder: Path) -> list[str]:
+    """What a model directory lacks; shards that its index names are looked for too."""
+    missing = [name for name in NEEDED if not (folder / name).is_file()]
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        shards = set(json.loads(index.read_text())["weight_map"].values())
+        missing += sorted(shard for shard in shards if not (folder / shard).is_file())
+    elif not list(folder.glob("*.safetensors")):
+        missing.append("*.safetensors")
+    return missing
+
+
+def _kept(hub_id: str) -> Path | None:
+    """A whole copy in our cache or in that of the hub's client."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    for place in (cache() / "hub", None):
+        with suppress(LocalEntryNotFoundError, HFValidationError, OSError):
+            folder = Path(snapshot_download(hub_id, cache_dir=place, local_files_only=True))
+            if not missing_files(folder):
+                return folder
+    return None
+
+
+def _ask(hub_id: str, say: Say, try_seconds: float) -> None:
+    """Return if the hub has it and gives it."""
+    # Not the client's own headers: to build them it asks the hub something else first.
+    from huggingface_hub import constants, get_token
+
+    endpoint, token = constants.ENDPOINT, get_token()
+    headers = {"authorization": f"Bearer {token}"} if token else {}
+    request = Request(f"{endpoint}/api/models/{hub_id}", headers=headers)  # noqa: S310 - the user's HF_ENDPOINT
+    why = ""
+    for number in range(1, TRIES + 1):
+        say(f"asking {endpoint} for {hub_id}: {try_seconds:g} s at most (try {number} of {TRIES})")
+        status, why = _within(try_seconds, lambda: _status(request))
+        if status == NOT_FOUND or status in NOT_ALLOWED:
+            raise _refusal(hub_id, f"{endpoint} does not give it (status {status}): check the name; some need HF_TOKEN")
+        if 0 < status < BROKEN:
+            return
+    raise _refusal(hub_id, f"{endpoint} cannot be reached ({why})")
+
+
+def _status(request: Request) -> tuple[int, str]:
+    """The status, or 0 and why there is none."""
+    try:
+        with urlopen(request, timeout=TRY_SECONDS) as answer:  # noqa: S310 - as above
+            return int(answer.status), ""
+    except HTTPError as error:
+        error.close()
+        return error.code, f"status {error.code}"
+    except (OSError, HTTPException, ValueError) as error:
+        return 0, str(error) or type(error).__name__
+
+
+def _within(seconds: float, ask: Callable[[], tuple[int, str]]) -> tuple[int, str]:
+    """A name that does not resolve, or several addresses that are silent, take longer than any socket's own limit."""
+    answers: SimpleQueue[tuple[int, str]] = SimpleQueue()
+    threading.Thread(target=lambda: answers.put(ask()), daemon=True).start()
+    try:
+        return answers.get(timeout=seconds)
+    except Empty:
+        return 0, f"no answer in {seconds:g} s"
+
+
+def _download(hub_id: str, say: Say) -> Path:
+    from httpx2 import HTTPError as ClientError
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    say(f"downloading {hub_id}")
+    try:
+        return Path(snapshot_download(hub_id, cache_dir=cache() / "hub", allow_patterns=list(TAKEN)))
+    except (HfHubHTTPError, ClientError, OSError, ValueError) as error:
+        said = f"the download ended early ({type(error).__name__}): what is there is kept, so run it again"
+        raise _refusal(hub_id, said) from error
+
+
+def _refusal(hub_id: str, why: str) -> ModelError:
+    name = hub_id.split("/")[1]
+    return ModelError(
+        f"MODEL={hub_id}: {why}; or get it elsewhere and give its folder (MODEL=/path/to/{name}: "
+        f"{', '.join(NEEDED)}, *.safetensors), or bring a copy of the hub's cache (HF_HOME=/path/to/huggingface)"
+    )

@@ -1,0 +1,148 @@
+"""Ctrl-C while training runs: it ends at its next checkpoint, at once if one asks again, and is killed only if it does not listen."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from infra.embedded import training_process
+from infra.embedded.training_process import attend
+from infra.supervision.interruption import interruptible
+
+# Stands for training: takes its next checkpoint when it is let go, and writes down how many there were when it was interrupted.
+TRAINING = """
+import pathlib, signal, sys, time
+loop = pathlib.Path(sys.argv[1])
+stage = loop / "runs" / "nano-1" / "stages" / "sft"
+def stop(*_):
+    (loop / "interrupted").write_text(str(len(list(stage.glob("step-*")))))
+    if sys.argv[2] == "listens":
+        sys.exit(130)
+signal.signal(signal.SIGINT, stop)
+(stage / "step-000010").mkdir(parents=True)
+(loop / "runs" / "here").touch()
+while True:
+    time.sleep(0.02)
+    if (loop / "go").exists():
+        (stage / "step-000020").mkdir(exist_ok=True)
+"""
+
+
+class Run:
+    """One run of `attend`, with what was said."""
+
+    def __init__(self, loop: Path, step: str = "sft", listens: str = "listens") -> None:
+        self.loop, self.said = loop, list[str]()
+        self._command = [sys.executable, "-c", TRAINING, str(loop), listens]
+        (loop / "status.json").write_text(json.dumps({"step": step}))
+
+    async def stopped(self) -> None:
+        """Run until Ctrl-C has ended it."""
+        with interruptible(self._hear):
+            await attend(self._command, os.environ, self.loop, self._hear, near_seconds=60)
+            pytest.fail("it ended by itself")
+
+    def _hear(self, text: str) -> None:
+        self.said.append(text)
+
+    async def begun(self) -> None:
+        while not (self.loop / "runs" / "here").exists():
+            await asyncio.sleep(0.01)
+
+    async def heard(self, words: str) -> None:
+        while not any(words in line for line in self.said):
+            await asyncio.sleep(0.01)
+
+    @property
+    def checkpoints_when_interrupted(self) -> int:
+        return int((self.loop / "interrupted").read_text())
+
+
+def press() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+async def test_ctrl_c_waits_for_the_next_checkpoint(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+
+    async def person() -> None:
+        await run.begun()
+        press()
+        await run.heard("sft stops at its next checkpoint, in 60 s at the latest")
+        assert not (tmp_path / "interrupted").exists()
+        (tmp_path / "go").touch()
+
+    async with asyncio.timeout(30):
+        await asyncio.gather(asyncio.create_task(person()), run.stopped())
+    assert run.checkpoints_when_interrupted == 2
+    assert run.said[-1] == "stopped"
+
+
+async def test_a_second_ctrl_c_waits_for_none(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+
+    async def person() -> None:
+        await run.begun()
+        press()
+        await run.heard("sft stops at its next checkpoint")
+        press()
+
+    async with asyncio.timeout(30):
+        await asyncio.gather(asyncio.create_task(person()), run.stopped())
+    assert run.checkpoints_when_interrupted == 1
+
+
+async def test_where_nothing_would_be_lost_it_ends_at_once(tmp_path: Path) -> None:
+    run = Run(tmp_path, step="canary")
+
+    async def person() -> None:
+        await run.begun()
+        press()
+
+    async with asyncio.timeout(30):
+        await asyncio.gather(asyncio.create_task(person()), run.stopped())
+    assert run.checkpoints_when_interrupted == 1
+    assert not [line for line in run.said if "checkpoint" in line]
+
+
+async def test_what_does_not_listen_is_killed_and_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_process, "LEAVE_SECONDS", 0.2)
+    run = Run(tmp_path, step="canary", listens="does not")
+
+    async def person() -> None:
+        await run.begun()
+        press()
+
+    async with asyncio.timeout(30):
+        await asyncio.gather(asyncio.create_task(person()), run.stopped())
+    assert run.checkpoints_when_interrupted == 1
+    assert any("training is killed; what it has written is kept" in line for line in run.said)
+
+
+async def test_training_listens_where_its_starter_was_told_to_ignore_ctrl_c(tmp_path: Path) -> None:
+    said: list[str] = []
+    # As a shell does to what it starts in the background.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        here = "import pathlib, sys, time; pathlib.Path(sys.argv[1]).touch(); time.sleep(60)"
+        task = asyncio.create_task(
+            attend([sys.executable, "-c", here, str(tmp_path / "here")], os.environ, tmp_path, said.append)
+        )
+        async with asyncio.timeout(30):
+            while not (tmp_path / "here").exists():
+                await asyncio.sleep(0.01)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert said == [], "it was not killed"
+
+
+async def test_the_exit_status_is_trainings(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "raise SystemExit(4)"]
+    assert await attend(command, os.environ, tmp_path, lambda _: None) == 4

@@ -1,0 +1,161 @@
+"""MODEL=owner/name: a copy that is here is taken, and a hub that is away, silent or without it is said in bounded time."""
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.small_model import hub
+from infra.small_model.errors import ModelError
+from infra.small_model.hub import from_hub, missing_files
+
+ID = "Qwen/Qwen3-0.6B"
+WAYS_OUT = r"MODEL=/path/to/Qwen3-0.6B: config.json, .*\*\.safetensors.*HF_HOME=/path/to/huggingface"
+
+
+class Heard:
+    """What is said, and when."""
+
+    def __init__(self) -> None:
+        self.began, self.lines, self.seconds = time.monotonic(), list[str](), list[float]()
+
+    def __call__(self, text: str) -> None:
+        self.lines.append(text)
+        self.seconds.append(time.monotonic() - self.began)
+
+
+class StandIn(ThreadingHTTPServer):
+    """A hub on loopback that answers everything with one status."""
+
+    def __init__(self, status: int) -> None:
+        asked: list[str] = []
+
+        class Answer(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                asked.append(self.path)
+                self.send_response(status)
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: Any) -> None:
+                """Quiet."""
+
+            do_HEAD = do_GET
+
+        super().__init__(("127.0.0.1", 0), Answer)
+        self.asked, self.url = asked, f"http://127.0.0.1:{self.server_address[1]}"
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("THUMBWHEEL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "home" / "hub"))
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def stand_in(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
+    server = StandIn(request.param)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def copy_in(cache: Path, *, whole: bool = True) -> Path:
+    """As the hub's client leaves a download."""
+    repo = cache / "models--Qwen--Qwen3-0.6B"
+    folder = repo / "snapshots" / ("0" * 40)
+    folder.mkdir(parents=True)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text("0" * 40)
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_text("{}")
+    if whole:
+        (folder / "model.safetensors").write_bytes(b"")
+    return folder
+
+
+@pytest.mark.parametrize("place", ["cache/hub", "home/hub"])
+def test_a_copy_that_is_here_is_taken_and_nobody_is_asked(
+    tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, heard = copy_in(tmp_path / place), Heard()
+    monkeypatch.setattr(hub, "_ask", lambda *_: pytest.fail("the hub was asked"))
+    assert from_hub(ID, heard) == folder
+    assert str(folder) in heard.lines[-1]
+
+
+@pytest.mark.parametrize("stand_in", [404], indirect=True)
+def test_a_copy_that_is_not_whole_is_none(tmp_path: Path, stand_in: StandIn) -> None:
+    copy_in(tmp_path / "cache" / "hub", whole=False)
+    with pytest.raises(ModelError):
+        from_hub(ID, Heard())
+    assert stand_in.asked == [f"/api/models/{ID}"]
+
+
+@pytest.mark.parametrize("stand_in", [401, 404], indirect=True)
+def test_a_model_that_the_hub_does_not_give_is_said_at_once(stand_in: StandIn) -> None:
+    with pytest.raises(ModelError, match=rf"does not give it \(status 40[14]\): check the name.*{WAYS_OUT}"):
+        from_hub(ID, Heard())
+    assert len(stand_in.asked) == 1
+
+
+@pytest.mark.parametrize("stand_in", [503], indirect=True)
+def test_a_broken_hub_is_asked_once_more(stand_in: StandIn) -> None:
+    with pytest.raises(ModelError, match=rf"cannot be reached \(status 503\).*{WAYS_OUT}"):
+        from_hub(ID, Heard())
+    assert len(stand_in.asked) == 2
+
+
+def test_a_silent_hub_is_left_after_two_tries_and_the_person_knows_from_the_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    heard = Heard()
+    # It takes connections and never answers.
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(ModelError, match=rf"cannot be reached \(no answer in 0.3 s\).*{WAYS_OUT}"):
+            from_hub(ID, heard, try_seconds=0.3)
+    assert heard.lines[0] == f"MODEL={ID}: looking for a copy on this machine"
+    assert [line.rpartition("(")[2] for line in heard.lines[1:]] == ["try 1 of 2)", "try 2 of 2)"]
+    assert heard.seconds[0] < 2
+
+
+def test_a_hub_that_is_away_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(ModelError, match=rf"cannot be reached \(.*refused.*\).*{WAYS_OUT}"):
+        from_hub(ID, Heard())
+
+
+@pytest.mark.parametrize("stand_in", [200], indirect=True)
+def test_a_download_that_breaks_is_said_without_a_traceback(stand_in: StandIn) -> None:
+    with pytest.raises(ModelError, match=rf"the download ended early.*{WAYS_OUT}"):
+        from_hub(ID, Heard())
+
+
+def test_without_the_hubs_client_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def find_nothing(_: str) -> None:
+        """As in an environment that lacks it."""
+
+    monkeypatch.setattr(hub, "find_spec", find_nothing)
+    with pytest.raises(ModelError, match=rf"uv pip install huggingface_hub.*{WAYS_OUT}"):
+        from_hub(ID, Heard())
+
+
+def test_a_shard_that_is_named_and_missing_is_missing(tmp_path: Path) -> None:
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "a.safetensors"):
+        (tmp_path / name).write_text("{}")
+    index = {"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert missing_files(tmp_path) == ["b.safetensors"]
