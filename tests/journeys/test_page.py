@@ -146,7 +146,7 @@ def test_an_ack_that_comes_late_closes_nothing_and_a_conversation_is_loaded_once
     loads: list[str] = []
     page.on("request", lambda asked: loads.append(asked.url) if "/api/conversations/" in asked.url else None)
     held: list[Route] = []
-    page.route("**/api/feedback", held.append)
+    page.route("**/api/feedback", lambda route: held.append(route))
     page.reload()
     page.get_by_label("Good answer").click()
     page.get_by_role("button", name="A better answer would be…").click()
