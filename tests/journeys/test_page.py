@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, Route, expect, sync_playwright
 
 from infra.install.tools import install_browser
 from tests.journeys.client import Client
@@ -138,6 +138,24 @@ def test_what_a_person_said_stays_in_sight_and_can_be_changed_and_taken_back(pag
     for _ in range(2):
         expect(page.get_by_label("Bad answer")).to_have_attribute("aria-pressed", "false")
         page.reload()
+
+
+def test_an_ack_that_comes_late_closes_nothing_and_a_conversation_is_loaded_once(page: Page) -> None:
+    ask(page, "hello")
+    expect(page.get_by_label("Good answer")).to_be_visible(timeout=30_000)
+    loads: list[str] = []
+    page.on("request", lambda asked: loads.append(asked.url) if "/api/conversations/" in asked.url else None)
+    held: list[Route] = []
+    page.route("**/api/feedback", lambda route: held.append(route))
+    page.reload()
+    page.get_by_label("Good answer").click()
+    page.get_by_role("button", name="A better answer would be…").click()
+    page.get_by_label("A better answer", exact=True).fill("Hello, you!")
+    held[0].continue_()
+    expect(page.get_by_label("Good answer")).to_have_attribute("aria-pressed", "true")
+    expect(page.get_by_label("A better answer", exact=True)).to_have_value("Hello, you!")
+    # A second load would bring back what was so before the thumb.
+    assert len(loads) == 1
 
 
 def test_a_wrong_key_is_asked_for_again(page: Page) -> None:

@@ -48,10 +48,14 @@ export function App({ initialKey, keepKey }: { initialKey: string; keepKey: (key
     setDrawer(false);
   }
 
-  function named(id: string) {
-    sessionStorage.setItem(OPEN, id);
-    void refresh();
-  }
+  // Always the same function: with another one the conversation is loaded again, and what was old comes over what was just said.
+  const named = useCallback(
+    (id: string) => {
+      sessionStorage.setItem(OPEN, id);
+      void refresh();
+    },
+    [refresh],
+  );
 
   async function remove(id: string) {
     await api.remove(id);

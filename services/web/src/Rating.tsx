@@ -11,7 +11,8 @@ export function Rating({ message, rate }: { message: Message; rate: (value: Feed
 
   async function tell(value: FeedbackValue, next: "" | "reasons" = "") {
     if (!(await rate(value))) return;
-    setPanel(next);
+    // Not what was opened while this was on its way.
+    setPanel((now) => (now === panel ? next : now));
     setThanks("retraction" in value ? "Taken back." : "Thank you: noted.");
   }
 
