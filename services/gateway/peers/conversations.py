@@ -6,9 +6,9 @@ from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.session.v1 import session_pb2, session_pb2_grpc
 
 from services.chassis.channel import call_unary
+from services.chassis.errors import ServiceError
 from services.chassis.telemetry import fields
 from services.gateway.peers.feedback import FeedbackPeer
-from services.gateway.prompts import AWAY
 from services.gateway.request import check_uuid, wrong
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class ConversationsPeer:
             return
         try:
             said = await self._feedback.said(list(answers))
-        except AWAY as error:
+        except ServiceError as error:
             # What was said matters more than how it was rated.
             log.warning("thumbs not shown", extra=fields(reason=error.reason))
             return

@@ -283,6 +283,7 @@ class FakeFeedback(feedback_pb2_grpc.FeedbackLogServiceServicer, Switch):
         self.consents: dict[str, feedback_pb2.Consent] = {}
         self.erasures: dict[str, tuple[str, feedback_pb2.Erasure]] = {}
         self.lost_erasures = 0
+        self.broken_seal = False
         self.arms = [
             feedback_pb2.ExperimentArm(
                 model_version=CANDIDATE, arm="candidate", exposed_users=3, up=2, up_rate_low=0.2, up_rate_high=1
@@ -299,6 +300,8 @@ class FakeFeedback(feedback_pb2_grpc.FeedbackLogServiceServicer, Switch):
 
     async def GetThumbs(self, request: Any, context: Any) -> feedback_pb2.GetThumbsResponse:
         self.check()
+        if self.broken_seal:
+            raise ValueError("what was sealed cannot be opened")
         thumbs = {
             event.message_id: event.thumb.up
             for event in self.events.values()

@@ -80,8 +80,8 @@ async def test_a_conversation_shows_the_callers_thumbs_and_is_readable_without_t
     turn = await gateway.ask()
     await submit(gateway, turn[0].message_id)
     request = chat_pb2.GetConversationRequest(conversation_id=turn[0].started.conversation_id)
-    for away, expected in ((False, [True]), (True, [])):
-        gateway.fakes.feedback.away = away
+    for away, broken, expected in ((False, False, [True]), (True, False, []), (False, True, [])):
+        gateway.fakes.feedback.away, gateway.fakes.feedback.broken_seal = away, broken
         found = await gateway.chat.GetConversation(request, timeout=10, metadata=gateway.metadata())
         assert [message.thumb_up for message in found.messages if message.HasField("thumb_up")] == expected
         assert len(found.messages) == 2
