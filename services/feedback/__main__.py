@@ -43,6 +43,7 @@ from services.feedback.spool.sealer import Sealer, late_turns
 from services.feedback.standing import experiments, remarks, said, thumbs
 from services.feedback.standing.experiment_metrics import ExperimentMetrics, keep_looking
 from services.feedback.standing.overlay import Overlay
+from services.feedback.standing.projection import caught_up_often
 from services.feedback.streams import FEEDBACK, TURNS, Accepting, Stores, open_stream
 
 NAME = "thumbwheel.feedback.v1.FeedbackLogService"
@@ -61,8 +62,7 @@ async def wiring(
     keys.check()
     erasures = Erasures(engine)
     stores = Stores(Ledger(engine), await asyncio.to_thread(tried_store, settings))
-    said.catch_up(stores.ledger, stores.objects, Stream.FEEDBACK)
-    experiments.catch_up(stores.ledger, stores.objects, Stream.TURNS)
+    _catch_up(stores)
     ways = _one_process() if engine.dialect.name == "sqlite" else _many(engine)
     spoken = Accepting(ways.claims[0], Sealer(FeedbackEvent, codec.take_feedback_texts, keys, master))
     late = partial(late_turns, erasures.last)
@@ -83,12 +83,18 @@ async def wiring(
             empty_hourly(engine, settings.dead_letter_days * DAY_SECONDS),
             keep_looking(figures, shown or ExperimentMetrics()),
             keep_counting(erasures),
+            caught_up_often(partial(_catch_up, stores)),
             *([remarks.expire_hourly(engine, settings.keep_days * DAY_SECONDS)] if settings.keep_days else []),
         )
         compaction = compacting(compaction_of(settings, engine, stores), settings.compaction_minutes * 60)
         async with beside, compaction:
             yield [Registration(NAME, add_FeedbackLogServiceServicer_to_server, servicer, batch=BATCH)]
     engine.dispose()
+
+
+def _catch_up(stores: Stores) -> None:
+    said.catch_up(stores.ledger, stores.objects, Stream.FEEDBACK)
+    experiments.catch_up(stores.ledger, stores.objects, Stream.TURNS)
 
 
 @dataclass(frozen=True)

@@ -138,6 +138,12 @@ class Ledger:
             connection.execute(update(table).where(table.c.stream == stream).values(sequence=table.c.sequence))
             yield connection
 
+    @contextmanager
+    def looking(self) -> Iterator[Connection]:
+        """A transaction that holds nobody up. Raises: LedgerUnavailableError."""
+        with self._transaction() as connection:
+            yield connection
+
     def segments(self, stream: str, after_sequence: int = 0, limit: int | None = None) -> list[Segment]:
         """Committed segments in order, also those under covers. Raises: LedgerUnavailableError."""
         table = tables.segments

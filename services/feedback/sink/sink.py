@@ -75,10 +75,11 @@ class Format(Generic[EventT]):
 
 @dataclass(frozen=True)
 class Position:
-    """Where a projection stands after a batch."""
+    """Where a projection stands after a batch that began at `start_offset`."""
 
     topic_id: str
     partition: int
+    start_offset: int
     end_offset: int
 
 
@@ -168,7 +169,7 @@ class Sink(Generic[EventT]):
 
     def _write(self, lease: Lease, records: Sequence[Record]) -> Segment:
         batch, kept = self._compose(lease, records)
-        position = Position(lease.topic_id, lease.partition, batch.end_offset)
+        position = Position(lease.topic_id, lease.partition, lease.end_offset, batch.end_offset)
         self._lease, segment = self._ledger.commit(lease, batch, lambda c: self._fold(c, position, kept))
         return segment
 

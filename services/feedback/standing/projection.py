@@ -1,8 +1,11 @@
 """Tables that stand where the ledger does: each commit moves them in its own transaction; where they lag they are rebuilt.
 
-A table made by a new release is behind on its first day, so it is filled from the committed objects then.
+A table made by a new release is behind on its first day, so it is filled from the committed objects then; and as long as replicas of
+the old one commit without moving it, it is behind again, says so, and is rebuilt.
 """
 
+import asyncio
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,14 +13,19 @@ from typing import Any
 import pyarrow.compute as pc
 from sqlalchemy import Connection, Row, Table, delete, func, insert, select
 
+from services.chassis.telemetry import fields
 from services.feedback import tables
 from services.feedback.lake import parquet
 from services.feedback.lake.covers import served
-from services.feedback.lake.ledger import Ledger
-from services.feedback.lake.object_store import ObjectStore
-from services.feedback.lake.served_object import read_served
+from services.feedback.lake.ledger import Ledger, LedgerUnavailableError
+from services.feedback.lake.object_store import ObjectStore, ObjectStoreError
+from services.feedback.lake.served_object import DamagedObjectError, read_served
 from services.feedback.principals.gone import gone_rows
 from services.feedback.sink.sink import Position
+
+LOOK_SECONDS = 300.0
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,25 +45,52 @@ def catch_up(projection: Projection, ledger: Ledger, store: ObjectStore, stream:
     Raises:
         DamagedObjectError, ObjectStoreError, LedgerUnavailableError
     """
+    if _stands(projection, ledger, stream):
+        return False
     with ledger.between_commits(stream) as connection:
-        segments = tables.segments.c
-        committed = select(
-            segments.topic_id, segments.partition, func.max(segments.end_offset).label("end_offset")
-        ).where(segments.stream == stream)
-        ends = _ends(connection.execute(committed.group_by(segments.topic_id, segments.partition)))
-        table = projection.positions
-        if _ends(connection.execute(select(table.c.topic_id, table.c.partition, table.c.end_offset))) == ends:
+        ends = _committed(connection, stream)
+        if _reached(connection, projection) == ends:
             return False
         gone = gone_rows(connection, stream)
         connection.execute(delete(projection.table))
-        connection.execute(delete(table))
+        connection.execute(delete(projection.positions))
         # Nobody publishes a cover meanwhile, so nothing that is listed here is deleted before it is read.
         for item in served(connection, stream):
             rows = read_served(store, item)
             projection.move(connection, parquet.to_rows(rows.filter(pc.invert(gone.of(rows)))))
         for (topic_id, partition), end_offset in ends.items():
-            stand(connection, table, Position(topic_id, partition, end_offset))
+            _write(connection, projection.positions, topic_id, partition, end_offset)
+    log.info("table rebuilt from objects", extra=fields(table=projection.table.name))
     return True
+
+
+async def caught_up_often(catch_ups: Callable[[], object], every_seconds: float = LOOK_SECONDS) -> None:
+    """For ever; what fails is done next time."""
+    while True:
+        await asyncio.sleep(every_seconds)
+        try:
+            await asyncio.to_thread(catch_ups)
+        except (DamagedObjectError, ObjectStoreError, LedgerUnavailableError) as error:
+            log.warning("tables could not be compared with the ledger", extra=fields(error=type(error).__name__))
+
+
+def _stands(projection: Projection, ledger: Ledger, stream: str) -> bool:
+    """A look that holds nobody up."""
+    with ledger.looking() as connection:
+        return _reached(connection, projection) == _committed(connection, stream)
+
+
+def _committed(connection: Connection, stream: str) -> dict[tuple[str, int], int]:
+    segments = tables.segments.c
+    ends = select(segments.topic_id, segments.partition, func.max(segments.end_offset).label("end_offset"))
+    return _ends(
+        connection.execute(ends.where(segments.stream == stream).group_by(segments.topic_id, segments.partition))
+    )
+
+
+def _reached(connection: Connection, projection: Projection) -> dict[tuple[str, int], int]:
+    table = projection.positions.c
+    return _ends(connection.execute(select(table.topic_id, table.partition, table.end_offset)))
 
 
 def _ends(rows: Iterable[Row[Any]]) -> dict[tuple[str, int], int]:
@@ -63,7 +98,14 @@ def _ends(rows: Iterable[Row[Any]]) -> dict[tuple[str, int], int]:
 
 
 def stand(connection: Connection, positions: Table, position: Position) -> None:
-    """Write down how far the table reaches now."""
+    """Write down how far the table reaches now. Where it did not reach to the batch, it goes on saying so, and waits to be rebuilt."""
     here = (positions.c.topic_id == position.topic_id) & (positions.c.partition == position.partition)
-    connection.execute(delete(positions).where(here))
-    connection.execute(insert(positions).values(vars(position)))
+    # The ledger of a partition begins at 0.
+    reached = connection.execute(select(positions.c.end_offset).where(here)).scalar() or 0
+    if reached == position.start_offset:
+        connection.execute(delete(positions).where(here))
+        _write(connection, positions, position.topic_id, position.partition, position.end_offset)
+
+
+def _write(connection: Connection, positions: Table, topic_id: str, partition: int, end_offset: int) -> None:
+    connection.execute(insert(positions).values(topic_id=topic_id, partition=partition, end_offset=end_offset))

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, create_engine, delete, select
@@ -12,7 +13,7 @@ from services.feedback import codec, tables
 from services.feedback.lake.ledger import Ledger, LedgerUnavailableError
 from services.feedback.lake.object_store import Directory
 from services.feedback.principals.principal import principal_of
-from services.feedback.sink.sink import FlushLimits, Sink
+from services.feedback.sink.sink import FlushLimits, Fold, Sink, no_projection
 from services.feedback.spool.spool import Spool
 from services.feedback.standing.confidence import interval
 from services.feedback.standing.experiments import NEWEST_VERSIONS, Experiments, catch_up, fold
@@ -51,14 +52,16 @@ class World:
         self.experiments = Experiments(engine, self.said)
         self.spools: list[Spool] = []
 
-    def sink(self, *turns: events_pb2.TurnEvent) -> None:
-        """By a log of its own, as another partition would bring them."""
-        spool = Spool(self.root / f"spool-{len(self.spools)}", max_bytes=ROOM, segment_bytes=ROOM)
-        self.spools.append(spool)
+    def sink(self, *turns: events_pb2.TurnEvent, by: Fold[Any] = fold, on: Spool | None = None) -> Spool:
+        """By a log of its own, as another partition would bring them, or on one that there is."""
+        spool = on or Spool(self.root / f"spool-{len(self.spools)}", max_bytes=ROOM, segment_bytes=ROOM)
+        if not on:
+            self.spools.append(spool)
         spool.append([codec.turn_entry(turn) for turn in turns])
-        sink = Sink(TURNS, spool, self.store, self.ledger, FlushLimits(100, ROOM), fold)
+        sink = Sink(TURNS, spool, self.store, self.ledger, FlushLimits(100, ROOM), by)
         sink.assign()
         sink.flush()
+        return spool
 
     def rows(self) -> set[tuple[str, str, str, int]]:
         with self.engine.begin() as connection:
@@ -108,6 +111,17 @@ def test_exposures_are_rebuilt_from_the_objects_and_only_then(world: World) -> N
         connection.execute(delete(tables.exposure_positions))
     assert catch_up(world.ledger, world.store, "turns")
     assert world.rows() == before
+    assert not catch_up(world.ledger, world.store, "turns")
+
+
+@pytest.mark.parametrize("first", [fold, no_projection], ids=["in between", "from the beginning"])
+def test_what_a_replica_of_an_older_release_committed_is_missed_and_made_good(world: World, first: Fold[Any]) -> None:
+    log = world.sink(met("a", "v1", at=1), by=first)
+    world.sink(met("b", "v2", at=2), by=no_projection, on=log)
+    world.sink(met("c", "v3", at=3), on=log)
+    assert catch_up(world.ledger, world.store, "turns")
+    assert world.rows() == {exposed(ADA, "v1", 1), exposed(ADA, "v2", 2), exposed(ADA, "v3", 3)}
+    world.sink(met("d", "v4", at=4), on=log)
     assert not catch_up(world.ledger, world.store, "turns")
 
 
