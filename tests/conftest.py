@@ -13,19 +13,24 @@ import pytest
 if TYPE_CHECKING:
     from tests.servers import KafkaServer, PostgresServer, S3Server, ValkeyServer
 
-# What costs to start and is shared by a worker's tests: the whole system, and the real servers.
+# What costs seconds to start and is shared by a worker's tests: the real servers (not Valkey, which is there at once), whole systems.
 SHARED = {
+    **dict.fromkeys(("kafka", "kafka_of_three", "postgres", "s3"), "servers"),
     "stack": "stack",
-    **dict.fromkeys(("kafka", "kafka_of_three", "postgres", "valkey", "s3"), "servers"),
+    "system": "watched",
 }
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The long ones begin, so that no worker ends with one; what shares something that runs stays on one worker."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    if not config.getoption("loadgroup", False):
+        return
     for item in items:
-        for group in {SHARED[name] for name in getattr(item, "fixturenames", ()) if name in SHARED}:
-            item.add_marker(pytest.mark.xdist_group(group))
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if group := next((group for name, group in SHARED.items() if name in fixtures), ""):
+            # What xdist does with its own mark, which under pytest 9.2 groups nothing and says nothing (pytest-xdist, issue 1386).
+            item._id = type(item.id).parse(f"{item.nodeid}@{group}")
 
 
 @pytest.fixture(scope="session")

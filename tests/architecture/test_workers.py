@@ -1,0 +1,29 @@
+"""Who keeps company under `make test`: what shares a running system or server is one group, and the workers are told of it."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+CONFTEST = Path(__file__).parents[1] / "conftest.py"
+TESTS = """
+import pytest
+
+@pytest.fixture
+def postgres(): ...
+
+def test_alone(): ...
+
+def test_shared(postgres): ...
+"""
+
+
+def test_tests_that_share_a_server_stay_on_one_worker(tmp_path: Path) -> None:
+    shutil.copy(CONFTEST, tmp_path)
+    (tmp_path / "test_some.py").write_text(TESTS)
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = slow\n")
+    command = [sys.executable, "-m", "pytest", "-v", "-n", "1", "--dist", "loadgroup", "--rootdir", str(tmp_path)]
+    done = subprocess.run([*command, str(tmp_path)], cwd=tmp_path, capture_output=True, text=True, check=True)
+    # The suffix is how the scheduler sees a group.
+    assert "test_shared@servers" in done.stdout
+    assert "test_alone@" not in done.stdout
