@@ -21,9 +21,15 @@ SHARED = {
 }
 
 
+def turn(item: pytest.Item) -> tuple[bool, float]:
+    """The slow begin, and of them who may take longest: those keep all cores busy while the servers' tests wait for timeouts."""
+    limit = item.get_closest_marker("timeout")
+    return (False, -limit.args[0] if limit else 0) if item.get_closest_marker("slow") else (True, 0)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The long ones begin, so that no worker ends with one; what shares something that runs stays on one worker."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    items.sort(key=turn)
     if not config.getoption("loadgroup", False):
         return
     for item in items:
