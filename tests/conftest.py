@@ -27,13 +27,19 @@ def turn(item: pytest.Item) -> tuple[bool, float]:
     return (False, -limit.args[0] if limit else 0) if item.get_closest_marker("slow") else (True, 0)
 
 
+def fixtures_of(item: pytest.Item) -> set[str]:
+    """By name; also those that a parameter names, for a fixture that chooses while it runs."""
+    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    return {*getattr(item, "fixturenames", ()), *(value for value in parameters if isinstance(value, str))}
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The long ones begin, so that no worker ends with one; what shares something that runs stays on one worker."""
     items.sort(key=turn)
     if not config.getoption("loadgroup", False):
         return
     for item in items:
-        fixtures = set(getattr(item, "fixturenames", ()))
+        fixtures = fixtures_of(item)
         if group := next((group for name, group in SHARED.items() if name in fixtures), ""):
             # What xdist does with its own mark, which under pytest 9.2 groups nothing and says nothing (pytest-xdist, issue 1386).
             item._id = type(item.id).parse(f"{item.nodeid}@{group}")

@@ -15,6 +15,11 @@ def postgres(): ...
 def test_alone(): ...
 
 def test_shared(postgres): ...
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def home(request): ...
+
+def test_chosen(home): ...
 """
 
 
@@ -25,5 +30,7 @@ def test_tests_that_share_a_server_stay_on_one_worker(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-v", "-n", "1", "--dist", "loadgroup", "--rootdir", str(tmp_path)]
     done = subprocess.run([*command, str(tmp_path)], cwd=tmp_path, capture_output=True, text=True, check=True)
     # The suffix is how the scheduler sees a group.
-    assert "test_shared@servers" in done.stdout
-    assert "test_alone@" not in done.stdout
+    for name in ("test_shared@servers", "test_chosen[postgres]@servers"):
+        assert name in done.stdout
+    for name in ("test_alone@", "test_chosen[sqlite]@"):
+        assert name not in done.stdout
