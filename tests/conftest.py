@@ -13,19 +13,36 @@ import pytest
 if TYPE_CHECKING:
     from tests.servers import KafkaServer, PostgresServer, S3Server, ValkeyServer
 
-# What costs to start and is shared by a worker's tests: the whole system, and the real servers.
+# What costs seconds to start and is shared by a worker's tests: the real servers (not Valkey, which is there at once), whole systems.
 SHARED = {
+    **dict.fromkeys(("kafka", "kafka_of_three", "postgres", "s3"), "servers"),
     "stack": "stack",
-    **dict.fromkeys(("kafka", "kafka_of_three", "postgres", "valkey", "s3"), "servers"),
+    "system": "watched",
 }
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def turn(item: pytest.Item) -> tuple[bool, float]:
+    """The slow begin, and of them who may take longest: those keep all cores busy while the servers' tests wait for timeouts."""
+    limit = item.get_closest_marker("timeout")
+    return (False, -limit.args[0] if limit else 0) if item.get_closest_marker("slow") else (True, 0)
+
+
+def fixtures_of(item: pytest.Item) -> set[str]:
+    """By name; also those that a parameter names, for a fixture that chooses while it runs."""
+    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    return {*getattr(item, "fixturenames", ()), *(value for value in parameters if isinstance(value, str))}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The long ones begin, so that no worker ends with one; what shares something that runs stays on one worker."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    items.sort(key=turn)
+    if not config.getoption("loadgroup", False):
+        return
     for item in items:
-        for group in {SHARED[name] for name in getattr(item, "fixturenames", ()) if name in SHARED}:
-            item.add_marker(pytest.mark.xdist_group(group))
+        fixtures = fixtures_of(item)
+        if group := next((group for name, group in SHARED.items() if name in fixtures), ""):
+            # What xdist does with its own mark, which under pytest 9.2 groups nothing and says nothing (pytest-xdist, issue 1386).
+            item._id = type(item.id).parse(f"{item.nodeid}@{group}")
 
 
 @pytest.fixture(scope="session")

@@ -68,8 +68,9 @@ def _answers(client: Client) -> bool:
         return False
 
 
-def test_without_the_model_server_people_are_told_at_once(own_stack: Stack) -> None:
-    stack, ada = own_stack, Client(own_stack.http, own_stack.owner_key)
+def test_without_the_model_server_people_are_told_at_once(stack: Stack) -> None:
+    """On the system of all journeys: it is whole again before the test ends."""
+    ada = Client(stack.http, stack.owner_key)
     os.kill(stack.pid_of("predictor"), signal.SIGKILL)
     status, body = ada.call(
         "POST", "/v1/chat/completions", {"model": "thumbwheel", "messages": [{"role": "user", "content": "hi"}]}

@@ -69,10 +69,11 @@ def test_after_an_erasure_no_byte_of_what_was_said_is_left(stack: Stack) -> None
     assert ada.ask("hello again")[-1]["completed"]
 
 
-def test_it_is_unavailable_while_a_part_is_away_and_a_repetition_finishes_it(own_stack: Stack) -> None:
-    ada = Client(own_stack.http, own_stack.owner_key)
+def test_it_is_unavailable_while_a_part_is_away_and_a_repetition_finishes_it(stack: Stack) -> None:
+    """On the system of all journeys: it is whole again before the test ends."""
+    ada = user(stack, "unlucky")
     ada.ask("hello")
-    own_stack.kill("feedback")
+    stack.kill("feedback")
     statuses = []
     end = time.monotonic() + 60
     while not statuses or statuses[-1] != 200:

@@ -2,6 +2,7 @@
 
 One worker group runs several stages one after another: to start one costs half a minute of a laptop's two cores. A checkpoint
 counts when its manifest agrees with its files, whatever Ray knows: its controller polls, and would miss the last one before a kill.
+Ray is imported where it is used: that costs seconds, and `snapshot`, `forget` or a turn that has too little feedback need none of it.
 """
 
 from __future__ import annotations
@@ -13,11 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
-
-import ray
-import ray.train
-from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
 
 from training.cluster.progress_log import PROGRESS, Followed, ProgressLog, Watcher, follow
 from training.data.chat import ChatError
@@ -94,6 +90,8 @@ class _SharedCheckpoints(DirectoryCheckpoints):
 
     def save(self, step: int, write: Callable[[Path], None]) -> None:
         """ray.train.report is a barrier."""
+        import ray.train
+
         if ray.train.get_context().get_world_rank() == 0:
             super().save(step, write)
         ray.train.report({"step": step})
@@ -157,6 +155,9 @@ def _run_here(stage: StageRun[Any], storage: Path) -> None:
 
 
 def _run_under_ray(task: _Task, num_workers: int, max_failures: int) -> None:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
     trainer = TorchTrainer(
         _work,
         train_loop_config={"task": task},
@@ -185,6 +186,8 @@ def _fit(trainer: TorchTrainer) -> str | None:
 
 def _work(parameters: dict[str, _Task]) -> str | None:
     """Runs in each worker. Returns why a stage refused its input, so that Ray does not try the same input again."""
+    import ray.train
+
     task = parameters["task"]
     where = ray.train.get_context()
     for stage in task.stages:
@@ -213,7 +216,12 @@ def local_cluster(num_workers: int) -> Iterator[None]:
 
     Starting Ray costs tens of seconds on two busy cores: hold this open around several stages.
     """
-    if num_workers == 0 or ray.is_initialized():
+    if num_workers == 0:
+        yield
+        return
+    import ray
+
+    if ray.is_initialized():
         yield
         return
     for name, value in ENVIRONMENT.items():
@@ -227,6 +235,8 @@ def local_cluster(num_workers: int) -> Iterator[None]:
 
 def _start(num_cpus: int) -> None:
     """Ray gives its own start 30 seconds, by a constant; on a machine that others keep busy it gets more than one try."""
+    import ray
+
     for tries_left in reversed(range(START_TRIES)):
         try:
             ray.init(num_cpus=num_cpus, include_dashboard=False, log_to_driver=False, configure_logging=False)

@@ -19,7 +19,8 @@ HEADINGS = ("## What it means", "## Where to look", "## What to do", "## When to
 
 def promtool(*words: object) -> subprocess.CompletedProcess[str]:
     command = [str(find_installed().promtool), *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    # Five seconds of a processor, more than sixty where ten processes want it.
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
 
 
 def expected(case: Case) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.training.feedback_log import FeedbackLog
-from tests.training.loop.nano_turn import BASE, PROMPTS, prepare, turn
+from tests.training.loop.nano_turn import BASE, PROMPTS, UPDATES, prepare, turn
 from tests.training.people import Crowd, mean_liking, preferred_share, says
 from tests.training.rollouts import FakeClock, FakeRollout
 from training.cluster.progress_log import read_progress
@@ -78,7 +78,7 @@ def test_thumbs_make_a_better_version_even_if_the_loop_is_killed_in_ppo(tmp_path
 
     assert result.result == "promoted", result.reason
     assert rollout.stable == "nano-1"
-    assert before < 25  # it was in the middle of PPO
+    assert before < UPDATES  # it was in the middle of PPO
     assert (steps.parents[2] / "nano-1-sft" / "manifest.json").stat().st_mtime_ns == trained_before
     written = [json.loads(line)["step"] for line in steps.read_text().splitlines()]
     assert written[before] >= before - 4  # went on from the checkpoint of every fifth update
@@ -108,7 +108,7 @@ def assert_forgets(log: FeedbackLog, state: Path) -> None:
         assert [text for text in said if len(text) > 8 and text.encode() in everything] == []
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.faults) for seed in (2, 3))])
 def test_thumbs_that_say_nothing_promote_nothing(tmp_path: Path, seed: int) -> None:
     log = prepare(tmp_path, Crowd(seed=seed, shuffled=True))
     result = turn(tmp_path, log)
