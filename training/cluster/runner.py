@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from training.cluster.progress_log import PROGRESS, Followed, ProgressLog, Watcher, follow
 from training.data.chat import ChatError
@@ -26,6 +26,9 @@ from training.model.reward import RewardModelError
 from training.stages.artifact import finished
 from training.stages.context import ConfigError, Progress, RunContext
 from training.stages.state import DirectoryCheckpoints
+
+if TYPE_CHECKING:
+    from ray.train.torch import TorchTrainer
 
 BOOKKEEPING = "ray"
 START_TRIES, START_TOO_SLOW = 3, "timed out"
