@@ -1,4 +1,4 @@
-"""A client as it should be: it asks one gateway and goes on through another, and remembers what it saw."""
+"""A client as it should be: it asks one gateway and goes on through another, waits where it is told to, and remembers what it saw."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -7,33 +7,50 @@ from typing import Any
 import grpc
 from thumbwheel.chat.v1 import chat_pb2
 
-from services.chassis.errors import ServiceError, from_rpc
+from services.chassis.errors import ResourceExhaustedError, ServiceError, from_rpc
 from tests.services.gateway.calls import resuming
 from tests.services.gateway.house import House, text_of
+
+# A busy gateway says when to come back; one that says so for ever is not to be waited for.
+MOST_REFUSALS = 20
 
 
 @dataclass
 class Reader:
-    """One turn, as its client sees it. `moves`: why it went on elsewhere, each time."""
+    """One turn, as its client sees it. `moves`: why it went on elsewhere, each time; `refusals`: how often it was told to wait first."""
 
     request_id: str
     events: list[chat_pb2.ChatEvent] = field(default_factory=list)
     moves: list[str] = field(default_factory=list)
+    refusals: int = 0
     first_text: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def read(self, first: House, then: House) -> ServiceError | None:
         """To the end: the error that ended the turn, or None."""
-        call: Any = first.send(f"Question {self.request_id}", request_id=self.request_id, timeout=60)
+        call = self._begin(first)
         while True:
             try:
                 await self._take(call)
                 return None
             except grpc.aio.AioRpcError as rpc_error:
                 error = from_rpc(rpc_error, "gateway")
-            if not self.events or self.moves:
+            if isinstance(error, ResourceExhaustedError) and self.refusals < MOST_REFUSALS:
+                self.refusals += 1
+                await asyncio.sleep(error.retry_seconds or 1)
+            elif not self.events or self.moves:
                 return error
-            self.moves.append(error.reason)
-            call = resuming(then, self.message_id, self.events[-1].sequence)
+            else:
+                self.moves.append(error.reason)
+            call = self._go_on(first, then)
+
+    def _go_on(self, first: House, then: House) -> Any:
+        """The turn is begun where nothing is known of it; what was begun is read on, where its gateway sent us if it did."""
+        if not self.events:
+            return self._begin(first)
+        return resuming(then if self.moves else first, self.message_id, self.events[-1].sequence)
+
+    def _begin(self, first: House) -> Any:
+        return first.send(f"Question {self.request_id}", request_id=self.request_id, timeout=60)
 
     async def _take(self, call: Any) -> None:
         async for event in call:
