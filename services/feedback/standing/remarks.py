@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from sqlalchemy import ColumnElement, Connection, Engine, delete, insert, select, tuple_
+from sqlalchemy import Connection, Engine, delete, select
 
 from services.chassis.errors import UnavailableError
 from services.feedback import tables
@@ -23,9 +23,11 @@ from services.feedback.portions import portions
 from services.feedback.principals.sealing import LEAST_BYTES, DataKey, unseal
 from services.feedback.sink.sink import Position
 from services.feedback.spool.frames import Record
+from services.feedback.standing.latest import among, move, newer
 from services.feedback.standing.projection import Projection, stand
 from services.feedback.standing.projection import catch_up as rebuild
 
+KEY_COLUMNS = ("principal", "message_id", "subject")
 Key = tuple[str, str, str]
 """Principal, message id, subject."""
 SWEEP_SECONDS = 3_600.0
@@ -123,7 +125,7 @@ class Remarks:
         keys = {(principal, message_id, str(subject)) for message_id in message_ids for subject in Subject}
         pending = await self._pending.opinions(keys)
         remarks = await asyncio.to_thread(self._committed, keys)
-        remarks |= {key: remark for key, remark in pending.items() if remark.replaces(remarks.get(key))}
+        remarks |= newer(pending, remarks)
         told = {
             (message_id, subject): remark
             for (_, message_id, subject), remark in remarks.items()
@@ -176,29 +178,13 @@ def _move_rows(connection: Connection, rows: Sequence[parquet.Row]) -> None:
 
 
 def _move(connection: Connection, changes: Iterable[Change]) -> None:
-    last: dict[Key, Remark] = {}
-    for key, remark in changes:
-        if remark.replaces(last.get(key)):
-            last[key] = remark
-    before = _remarks(connection, set(last))
-    moved = {key: remark for key, remark in last.items() if remark.replaces(before.get(key))}
-    for some in portions(moved.keys() & before.keys()):
-        connection.execute(delete(tables.remarks).where(_among(some)))
-    if moved:
-        names = ("principal", "message_id", "subject")
-        rows = [dict(zip(names, key, strict=True)) | vars(remark) for key, remark in moved.items()]
-        connection.execute(insert(tables.remarks), rows)
+    move(connection, tables.remarks, KEY_COLUMNS, changes, _remarks)
 
 
 def _remarks(connection: Connection, keys: Collection[Key]) -> dict[Key, Remark]:
     found = {}
     for some in portions(keys):
-        for row in connection.execute(select(tables.remarks).where(_among(some))):
+        for row in connection.execute(select(tables.remarks).where(among(tables.remarks, KEY_COLUMNS, some))):
             remark = Remark(row.event_id, bytes(row.sealed), row.accept_us, row.accept_order)
             found[row.principal, row.message_id, row.subject] = remark
     return found
-
-
-def _among(keys: Sequence[Key]) -> ColumnElement[bool]:
-    table = tables.remarks.c
-    return tuple_(table.principal, table.message_id, table.subject).in_(keys)

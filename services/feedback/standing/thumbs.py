@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from sqlalchemy import ColumnElement, Connection, Engine, delete, func, insert, select, tuple_
+from sqlalchemy import Connection, Engine, func, select
 
 from services.feedback import tables
 from services.feedback.events import FeedbackEvent, Retraction, Subject, Thumb
@@ -21,9 +21,11 @@ from services.feedback.lake.object_store import ObjectStore
 from services.feedback.portions import portions
 from services.feedback.sink.sink import Position
 from services.feedback.spool.frames import Record
+from services.feedback.standing.latest import among, move, newer
 from services.feedback.standing.projection import Projection, stand
 from services.feedback.standing.projection import catch_up as rebuild
 
+KEY_COLUMNS = ("principal", "message_id")
 Key = tuple[str, str]
 """Principal and message id."""
 
@@ -108,9 +110,7 @@ class Thumbs:
         keys = {(principal, message_id) for message_id in message_ids}
         pending = await self._pending.opinions(keys)
         found = await asyncio.to_thread(self._committed, keys)
-        for key, opinion in pending.items():
-            if opinion.replaces(found.get(key)):
-                found[key] = opinion
+        found |= newer(pending, found)
         return {message_id: opinion for (_, message_id), opinion in found.items() if opinion.up is not None}
 
     async def count(self, since_us: int) -> list[ThumbCount]:
@@ -137,7 +137,7 @@ class Thumbs:
             for version, arm, up, number in connection.execute(grouped):
                 totals[version, arm, bool(up)] = number
             before = _opinions(connection, set(pending))
-        moved = {key: opinion for key, opinion in pending.items() if opinion.replaces(before.get(key))}
+        moved = newer(pending, before)
         replaced = [before[key] for key in moved if key in before]
         for sign, opinions in ((-1, replaced), (1, list(moved.values()))):
             for opinion in opinions:
@@ -156,29 +156,14 @@ def _move_rows(connection: Connection, rows: Sequence[parquet.Row]) -> None:
 
 
 def _move(connection: Connection, changes: Iterable[Change]) -> None:
-    last: dict[Key, Opinion] = {}
-    for key, opinion in changes:
-        if opinion.replaces(last.get(key)):
-            last[key] = opinion
-    before = _opinions(connection, set(last))
-    moved = {key: opinion for key, opinion in last.items() if opinion.replaces(before.get(key))}
-    for some in portions(moved.keys() & before.keys()):
-        connection.execute(delete(tables.thumbs).where(_among(some)))
-    if moved:
-        rows = [{"principal": key[0], "message_id": key[1], **vars(opinion)} for key, opinion in moved.items()]
-        connection.execute(insert(tables.thumbs), rows)
+    move(connection, tables.thumbs, KEY_COLUMNS, changes, _opinions)
 
 
 def _opinions(connection: Connection, keys: Collection[Key]) -> dict[Key, Opinion]:
     found = {}
     for some in portions(keys):
-        for row in connection.execute(select(tables.thumbs).where(_among(some))):
+        for row in connection.execute(select(tables.thumbs).where(among(tables.thumbs, KEY_COLUMNS, some))):
             up = None if row.up is None else bool(row.up)
             opinion = Opinion(up, row.model_version, row.arm, row.accept_us, row.accept_order)
             found[row.principal, row.message_id] = opinion
     return found
-
-
-def _among(keys: Sequence[Key]) -> ColumnElement[bool]:
-    table = tables.thumbs.c
-    return tuple_(table.principal, table.message_id).in_(keys)
