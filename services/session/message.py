@@ -47,11 +47,14 @@ class TextEdit:
 
 @dataclass(frozen=True)
 class Message:
-    """One row of the tree. `context_ids`, of an answer: the messages that its model was given, oldest first."""
+    """One row of the tree.
+
+    `depth`: how many messages are above it, -1 in rows of a version that did not count; `pinned_ids`: of those, the system
+    messages and the user's first, in order; `context_ids`, of an answer: the messages that its model was given, oldest first.
+    """
 
     id: str
     conversation_id: str
-    parent_id: str
     text: str
     position: int
     tokens: int
@@ -59,6 +62,9 @@ class Message:
     role: Role
     task: Task = Task.UNSPECIFIED
     finish_reason: FinishReason = FinishReason.OPEN
+    parent_id: str = ""
+    depth: int = -1
+    pinned_ids: tuple[str, ...] = ()
     original_text: str = ""
     edits: tuple[TextEdit, ...] = ()
     context_ids: tuple[str, ...] = ()

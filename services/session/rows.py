@@ -1,4 +1,4 @@
-"""Rows to domain objects and back. A turn reads every message above it, so this is written for speed."""
+"""Rows to domain objects and back. A turn reads dozens of messages above it, so this is written for speed."""
 
 import json
 from collections.abc import Mapping
@@ -29,11 +29,23 @@ def message_from(row: Any) -> Message:
 
 def heard_message_from(row: Any) -> Message:
     """A message out of a row of `statements.HEARD_MESSAGE`: what a context is chosen by, without the rest."""
-    message_id, conversation_id, parent_id, text, position, tokens, create_us, role, task, finish_reason = row
+    (
+        message_id,
+        conversation_id,
+        text,
+        position,
+        tokens,
+        create_us,
+        role,
+        task,
+        finish_reason,
+        parent_id,
+        depth,
+        pinned_ids,
+    ) = row
     return Message(
         message_id,
         conversation_id,
-        parent_id,
         text,
         position,
         tokens,
@@ -41,6 +53,9 @@ def heard_message_from(row: Any) -> Message:
         _ROLES[role],
         _TASKS[task],
         _FINISHES[finish_reason],
+        parent_id,
+        depth,
+        tuple(pinned_ids.split()) if pinned_ids else (),
     )
 
 
@@ -51,6 +66,7 @@ def message_row(message: Message, owner: Caller) -> Mapping[str, object]:
         "tenant": owner.tenant,
         "user": owner.user,
         "edits": json.dumps([asdict(edit) for edit in message.edits]) if message.edits else "",
+        "pinned_ids": " ".join(message.pinned_ids),
         "context_ids": " ".join(message.context_ids),
     }
 

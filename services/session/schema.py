@@ -11,7 +11,7 @@ from sqlalchemy import Connection, column, inspect, select, table, text
 # Of its own name: other services may share the database.
 VERSION_TABLE = "session_revision"
 # Oldest first; the files in migrations/versions.
-REVISIONS = ("0001", "0002")
+REVISIONS = ("0001", "0002", "0003")
 MIGRATIONS = Path(__file__).parent / "migrations"
 # The advisory lock that lets one migration run at a time.
 MIGRATION_LOCK = int.from_bytes(b"SESSION")

@@ -4,7 +4,7 @@ All that touch a user's rows ask for `owner_tenant` and `owner_user`: a foreign 
 with its parameters.
 """
 
-from sqlalchemy import Table, bindparam, delete, func, insert, literal, literal_column, select, tuple_, update
+from sqlalchemy import Integer, Table, bindparam, delete, func, insert, literal, literal_column, select, tuple_, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from services.session.tables import conversations, messages, outbox, relay_lease, turns
@@ -18,7 +18,6 @@ def _mine(table: Table) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
 HEARD_MESSAGE = (
     messages.c.id,
     messages.c.conversation_id,
-    messages.c.parent_id,
     messages.c.text,
     messages.c.position,
     messages.c.tokens,
@@ -26,6 +25,9 @@ HEARD_MESSAGE = (
     messages.c.role,
     messages.c.task,
     messages.c.finish_reason,
+    messages.c.parent_id,
+    messages.c.depth,
+    messages.c.pinned_ids,
 )
 WHOLE_MESSAGE = (
     *HEARD_MESSAGE,
@@ -36,7 +38,7 @@ WHOLE_MESSAGE = (
     messages.c.arm,
 )
 
-TEXTS = {"text", "original_text", "edits", "context_ids"}
+TEXTS = {"text", "original_text", "edits", "context_ids", "pinned_ids"}
 
 # Whoever changes anything of a conversation locks its row first, and then reads.
 CONVERSATION = select(conversations).where(conversations.c.id == bindparam("row_id"), *_mine(conversations))
@@ -103,10 +105,14 @@ REMOVE_MESSAGES = delete(messages).where(
     messages.c.conversation_id.in_(bindparam("ids", expanding=True)), *_mine(messages)
 )
 
-_step = select(messages.c.id, messages.c.parent_id).where(messages.c.id == bindparam("row_id"), *_mine(messages))
+_step = select(messages.c.id, messages.c.parent_id, bindparam("most", type_=Integer).label("left")).where(
+    messages.c.id == bindparam("row_id"), *_mine(messages)
+)
 _steps = _step.cte("step", recursive=True)
 _steps = _steps.union_all(
-    select(messages.c.id, messages.c.parent_id).where(messages.c.id == _steps.c.parent_id, *_mine(messages))
+    select(messages.c.id, messages.c.parent_id, _steps.c.left - 1).where(
+        messages.c.id == _steps.c.parent_id, _steps.c.left > 1, *_mine(messages)
+    )
 )
 PATH = select(*HEARD_MESSAGE).join(_steps, _steps.c.id == messages.c.id).order_by(messages.c.position)
 

@@ -47,6 +47,7 @@ from services.session.statements import (
 )
 
 ResultT = TypeVar("ResultT")
+EVERY = 2**31 - 1
 
 
 class Store:
@@ -112,9 +113,9 @@ class OwnedRows:
         """The id of the message that was stored last, or "". It is a leaf: a child would be newer."""
         return self._run(NEWEST, conversation_id=conversation_id).scalar() or ""
 
-    def path(self, message_id: str) -> list[Message]:
-        """From the root to this message, as far as a context is chosen by it; empty if there is none."""
-        return [heard_message_from(row) for row in self._run(PATH, row_id=message_id)]
+    def path(self, message_id: str, most: int = EVERY) -> list[Message]:
+        """The newest of those that lead to this message, itself the last, as a context is chosen by them; empty if there is none."""
+        return [heard_message_from(row) for row in self._run(PATH, row_id=message_id, most=most)]
 
     def messages_of(self, conversation_id: str) -> list[Message]:
         """All messages of a conversation, oldest first."""

@@ -55,6 +55,8 @@ messages = Table(
     Column("arm", String(16), nullable=False),
     Column("finish_reason", String(32), nullable=False),
     Column("create_us", BigInteger, nullable=False),
+    Column("depth", Integer, nullable=False, server_default="-1"),
+    Column("pinned_ids", Text, nullable=False, server_default=""),
     UniqueConstraint("conversation_id", "position"),
 )
 

@@ -8,22 +8,23 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from services.chassis.errors import InvalidArgumentError, NotFoundError
+from services.session.branch import Branch, branch_to
 from services.session.message import Conversation, FinishReason, Message, Role, TurnRequest, UserText
 from services.session.store import OwnedRows
 
 
 @dataclass(frozen=True)
 class Growth:
-    """`path` leads from the root to the user's message; its last `fresh` messages are not stored yet."""
+    """`branch` leads to the user's message; its last `fresh` messages are not stored yet."""
 
     conversation: Conversation
-    path: tuple[Message, ...]
-    fresh: int
+    branch: Branch
+    fresh: int = 0
 
     @property
     def new(self) -> tuple[Message, ...]:
         """The messages that are not stored yet, oldest first."""
-        return self.path[len(self.path) - self.fresh :]
+        return self.branch.newest[len(self.branch.newest) - self.fresh :]
 
 
 def grow(rows: OwnedRows, request: TurnRequest, tokens: list[int], mint: Callable[[], str], now_us: int) -> Growth:
@@ -37,24 +38,25 @@ def grow(rows: OwnedRows, request: TurnRequest, tokens: list[int], mint: Callabl
         return _again(rows, request)
     if request.conversation_id:
         conversation = rows.conversation(request.conversation_id, lock=True)
-        path = _above(rows, request)
+        branch = _above(rows, request)
     elif request.parent_id:
         raise NotFoundError("no such message", field="parent_message_id")
     else:
-        conversation, path = Conversation(mint(), "", now_us, now_us), []
+        conversation, branch = Conversation(mint(), "", now_us, now_us), Branch(rows)
         rows.add_conversation(conversation)
-    new = _new_messages(conversation, path, request, request.user, tokens, mint, now_us)
-    return Growth(conversation, (*path, *new), len(new))
+    new = _new_messages(conversation, request, request.user, tokens, mint, now_us)
+    for message in new:
+        branch = branch.under(message)
+    return Growth(conversation, branch, len(new))
 
 
 def open_answer(
     growth: Growth, request: TurnRequest, context: tuple[Message, ...], mint: Callable[[], str], now_us: int
 ) -> Message:
     """The answer to be, under the user's message."""
-    return Message(
+    answer = Message(
         id=mint(),
         conversation_id=growth.conversation.id,
-        parent_id=growth.path[-1].id,
         role=Role.ASSISTANT,
         text="",
         position=growth.conversation.next_position + growth.fresh,
@@ -63,6 +65,7 @@ def open_answer(
         task=request.task,
         context_ids=tuple(message.id for message in context),
     )
+    return growth.branch.under(answer).newest[-1]
 
 
 def _again(rows: OwnedRows, request: TurnRequest) -> Growth:
@@ -70,46 +73,42 @@ def _again(rows: OwnedRows, request: TurnRequest) -> Growth:
     if request.conversation_id and conversation.id != request.conversation_id:
         raise NotFoundError("no such message", field="regenerate_message_id")
     message = rows.message(request.regenerate_id)
-    path = rows.path(message.parent_id if message.role is Role.ASSISTANT else message.id)
-    if not path or path[-1].role is not Role.USER:
+    branch = branch_to(rows, message.parent_id if message.role is Role.ASSISTANT else message.id)
+    if not branch.newest or branch.newest[-1].role is not Role.USER:
         raise _wrong("regenerate_message_id", "a message of the user, or an answer to one")
-    return Growth(conversation, tuple(path), 0)
+    return Growth(conversation, branch)
 
 
-def _above(rows: OwnedRows, request: TurnRequest) -> list[Message]:
+def _above(rows: OwnedRows, request: TurnRequest) -> Branch:
     if not request.parent_id:
-        newest = rows.newest(request.conversation_id)
-        return rows.path(newest) if newest else []
+        return branch_to(rows, rows.newest(request.conversation_id))
     if request.parent_id == request.conversation_id:
-        return []
-    path = rows.path(request.parent_id)
-    if not path or path[-1].conversation_id != request.conversation_id:
+        return Branch(rows)
+    branch = branch_to(rows, request.parent_id)
+    if not branch.newest or branch.newest[-1].conversation_id != request.conversation_id:
         raise NotFoundError("no such message", field="parent_message_id")
-    if path[-1].role is Role.USER:
+    if branch.newest[-1].role is Role.USER:
         raise _wrong("parent_message_id", "an answer, a system message, or the conversation's id for its top")
-    return path
+    return branch
 
 
 def _new_messages(
     conversation: Conversation,
-    path: list[Message],
     request: TurnRequest,
     user: UserText,
     tokens: list[int],
     mint: Callable[[], str],
     now_us: int,
 ) -> list[Message]:
-    """The imported history and the user's message, each under the one before."""
+    """The imported history and the user's message; where they hang is not said yet."""
     new: list[Message] = []
     said = [(entry.role, entry.text) for entry in request.history] + [(Role.USER, user.text)]
-    parent_id = path[-1].id if path else ""
     for (role, text), count in zip(said, tokens, strict=True):
         if not text:
             continue
         message = Message(
             id=mint(),
             conversation_id=conversation.id,
-            parent_id=parent_id,
             role=role,
             text=text,
             position=conversation.next_position + len(new),
@@ -119,7 +118,6 @@ def _new_messages(
             finish_reason=FinishReason.STOP if role is Role.ASSISTANT else FinishReason.OPEN,
         )
         new.append(message)
-        parent_id = message.id
     new[-1] = replace(new[-1], original_text=user.original_text, edits=user.edits, task=request.task)
     return new
 

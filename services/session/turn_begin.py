@@ -78,14 +78,14 @@ class TurnBeginner:
             return _replay(rows, stored, digest)
         now = self._now_us()
         growth = grow(rows, request, tokens, mint, now)
-        chosen = select_context(growth.path, budget)
-        question, conversation = growth.path[-1], growth.conversation
+        chosen = select_context(growth.branch, budget)
+        conversation = growth.conversation
         answer = open_answer(growth, request, chosen.messages, mint, now)
         rows.add_messages([*growth.new, answer])
         # Of the branch that is on the screen: an edit of the first message renames, and so does going on beside it.
-        title = title_of(growth.path) or conversation.title
+        title = title_of(growth.branch.pinned) or conversation.title
         rows.replace_conversation(replace(conversation, title=title, update_us=now, next_position=answer.position + 1))
-        stored = StoredTurn(digest, conversation.id, question.id, answer.id, chosen.tokens, chosen.dropped)
+        stored = StoredTurn(digest, conversation.id, growth.branch.leaf_id, answer.id, chosen.tokens, chosen.dropped)
         if request.request_id:
             rows.add_turn(request.request_id, stored)
         return _turn(stored, chosen.messages)

@@ -1,8 +1,13 @@
 """What the model is given: newest first within the budget, system always, refused and unanswered turns never."""
 
+from dataclasses import replace
+from typing import Any, cast
+
 import pytest
 
 from services.chassis.errors import InvalidArgumentError
+from services.session import branch
+from services.session.branch import Branch, branch_to
 from services.session.context import Budget, as_said, select_context
 from services.session.limits import MAX_TEXT_CHARACTERS
 from services.session.message import FinishReason, Message, Role, Said
@@ -32,8 +37,31 @@ def path(*entries: tuple[Role, str] | tuple[Role, str, FinishReason], tokens: in
     return found
 
 
+class Shelf:
+    """The rows of one branch; counts what is read."""
+
+    def __init__(self, messages: list[Message]) -> None:
+        self.messages = messages
+        self.read = 0
+
+    def path(self, message_id: str, most: int = 1 << 31) -> list[Message]:
+        ids = [message.id for message in self.messages]
+        end = ids.index(message_id) + 1
+        page = self.messages[max(0, end - most) : end]
+        self.read += len(page)
+        return page
+
+    def messages_by_id(self, ids: tuple[str, ...]) -> list[Message]:
+        self.read += len(ids)
+        return [message for message in self.messages if message.id in ids]
+
+
+def leading(messages: list[Message]) -> Branch:
+    return branch_to(cast(Any, Shelf(messages)), messages[-1].id)
+
+
 def chosen(messages: list[Message], tokens: int, overhead: int = 0) -> list[str]:
-    return [message.id for message in select_context(messages, Budget(tokens, overhead)).messages]
+    return [message.id for message in select_context(leading(messages), Budget(tokens, overhead)).messages]
 
 
 TALK = path((SYSTEM, "be brief"), (USER, "one"), (ASSISTANT, "1"), (USER, "two"), (ASSISTANT, "2"), (USER, "three"))
@@ -50,19 +78,19 @@ def test_the_oldest_go_first_and_the_system_message_stays() -> None:
 
 
 def test_a_context_never_begins_with_an_answer() -> None:
-    selection = select_context(TALK, Budget(50, 0))
+    selection = select_context(leading(TALK), Budget(50, 0))
     assert [message.id for message in selection.messages] == ["m0", "m3", "m4", "m5"]
     assert (selection.tokens, selection.dropped) == (40, 2)
 
 
 def test_the_template_costs_tokens_for_each_message() -> None:
-    assert select_context(TALK, Budget(77, 3)).tokens == 4 * 13
-    assert select_context(TALK, Budget(78, 3)).tokens == 6 * 13
+    assert select_context(leading(TALK), Budget(77, 3)).tokens == 4 * 13
+    assert select_context(leading(TALK), Budget(78, 3)).tokens == 6 * 13
 
 
 def test_a_last_message_that_does_not_fit_is_refused_with_the_room_in_tokens() -> None:
     with pytest.raises(InvalidArgumentError) as caught:
-        select_context(path((SYSTEM, "be brief"), (USER, "long"), tokens=30), Budget(64, 3))
+        select_context(leading(path((SYSTEM, "be brief"), (USER, "long"), tokens=30)), Budget(64, 3))
     assert (caught.value.field, caught.value.limit) == ("text", "28 tokens")
     assert chosen(path((SYSTEM, "be brief"), (USER, "long"), tokens=29), 64, overhead=3) == ["m0", "m1"]
 
@@ -95,3 +123,43 @@ def test_neighbours_that_are_too_long_together_are_not_joined() -> None:
     messages = path((USER, "a" * MAX_TEXT_CHARACTERS), (USER, "b"))
     assert chosen(messages, 1000) == ["m1"]
     assert chosen(path((USER, "a" * (MAX_TEXT_CHARACTERS - 3)), (USER, "b")), 1000) == ["m0", "m1"]
+
+
+def long_talk(turns: int) -> list[Message]:
+    """As it is stored: every message knows its depth, the system message and the first question."""
+    entries = [entry for number in range(turns) for entry in ((USER, f"q{number}"), (ASSISTANT, f"a{number}"))]
+    stored: list[Message] = []
+    for message in path((SYSTEM, "be brief"), *entries, (USER, "last")):
+        pinned = ("m0", "m1")[: message.position]
+        stored.append(replace(message, depth=message.position, pinned_ids=pinned))
+    return stored
+
+
+@pytest.mark.parametrize("turns", [100, 10_000])
+def test_no_more_is_read_of_a_long_branch_than_the_context_takes(turns: int) -> None:
+    shelf = Shelf(long_talk(turns))
+    selection = select_context(branch_to(cast(Any, shelf), shelf.messages[-1].id), Budget(1_000, 0))
+    assert selection.messages == (shelf.messages[0], *shelf.messages[-99:])
+    assert selection.dropped == 2 * turns + 1 - 99
+    assert shelf.read == 2 + 2 * branch.PAGE
+
+
+def test_a_branch_whose_leaf_does_not_know_its_depth_is_read_whole_once() -> None:
+    """A version before wrote it."""
+    shelf = Shelf([replace(message, depth=-1, pinned_ids=()) for message in long_talk(100)])
+    found = branch_to(cast(Any, shelf), shelf.messages[-1].id)
+    assert (found.depth, found.pinned_ids) == (202, ("m0", "m1"))
+    below = found.under(path((ASSISTANT, "answer"))[0]).newest[-1]
+    assert (below.depth, below.pinned_ids, below.parent_id) == (202, ("m0", "m1"), found.leaf_id)
+    assert select_context(found, Budget(1_000, 0)).dropped == 201 - 99
+
+
+@pytest.mark.parametrize("page", [1, 2, 3, 7])
+def test_the_size_of_a_page_decides_nothing(page: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    messages = long_talk(20)
+    messages[21] = replace(messages[21], finish_reason=FinishReason.INPUT_BLOCKED)
+    messages[22] = replace(messages[22], parent_id=messages[21].id)
+    whole = [select_context(leading(messages), Budget(tokens, 0)) for tokens in range(20, 500, 10)]
+    monkeypatch.setattr(branch, "PAGE", page)
+    paged = [select_context(leading(messages), Budget(tokens, 0)) for tokens in range(20, 500, 10)]
+    assert [vars(selection) for selection in paged] == [vars(selection) for selection in whole]

@@ -120,7 +120,6 @@ async def fill(database: Database, sizes: list[int]) -> None:
                 Message(
                     f"{number:018}{position:018}",
                     conversation.id,
-                    "",
                     "xylophone",
                     position,
                     1,

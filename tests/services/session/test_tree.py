@@ -1,17 +1,24 @@
-"""Conversations of two users grow, branch and vanish at random, and always equal a plain model of what was asked for."""
+"""Conversations of two users grow, branch and vanish at random, and always equal a plain model of what was asked for.
+
+They are read three messages at a time, and now and then the version before has written some of them.
+"""
 
 import asyncio
 import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from sqlalchemy import update
 
 from services.chassis.identity import Caller
+from services.session import branch
 from services.session.__main__ import wiring
-from services.session.message import Answer, FinishReason, Role, TurnRequest, UserText
+from services.session.message import Answer, FinishReason, Role, Said, TurnRequest, UserText
+from services.session.tables import messages
 from tests.services.session.service import Home, session_settings
 
 TEXTS = st.text("abc", min_size=1, max_size=3)
@@ -53,6 +60,7 @@ class Conversing(RuleBasedStateMachine):
         servicer: Any = self.runner.run(self.wired.__aenter__())[0].servicer
         self.beginner, self.finisher = servicer._beginner, servicer._finisher
         self.conversations, self.erasure = servicer._conversations, servicer._erasure
+        self.database = self.beginner._store._database
         self.live: list[Talk] = []
 
     def teardown(self) -> None:
@@ -72,6 +80,27 @@ class Conversing(RuleBasedStateMachine):
         self._grown(talk, turn, "", text)
         self.live.append(talk)
         return talk
+
+    @rule(target=talks, user=USERS, text=TEXTS, system=TEXTS, turns=st.integers(0, 2))
+    def bring_along(self, user: str, text: str, system: str, turns: int) -> Talk:
+        """A history begins with a system message, which no branch under it loses."""
+        owner = Caller(self.tenant, user)
+        history = [Said(Role.SYSTEM, system), *[Said(Role.USER, "q"), Said(Role.ASSISTANT, "a")] * turns]
+        turn = self.begin(None, owner, TurnRequest(UserText(text, text), history=history))
+        talk = Talk(owner, turn.conversation_id)
+        _, stored = self.runner.run(self.conversations.conversation(owner, talk.id))
+        talk.nodes += [Node(m.id, m.parent_id, m.role, m.text, m.finish_reason) for m in stored[: len(history)]]
+        assert [Said(node.role, node.text) for node in talk.nodes] == history
+        self._grown(talk, turn, talk.nodes[-1].id, text)
+        self.live.append(talk)
+        return talk
+
+    @rule(talk=talks, pick=st.integers(0, 1000))
+    def the_version_before_wrote_a_message(self, talk: Talk, pick: int) -> None:
+        if talk not in self.live or not talk.nodes:
+            return
+        older = update(messages).where(messages.c.id == talk.nodes[pick % len(talk.nodes)].id)
+        self.runner.run(self.database.write(lambda run: run.execute(older.values(depth=-1, pinned_ids=""))))
 
     @rule(talk=talks, text=TEXTS)
     def go_on(self, talk: Talk, text: str) -> None:
@@ -99,9 +128,10 @@ class Conversing(RuleBasedStateMachine):
 
     @rule(talk=talks, pick=st.integers(0, 1000))
     def regenerate(self, talk: Talk, pick: int) -> None:
-        if talk not in self.live or not talk.nodes:
+        said = [node for node in talk.nodes if node.role is not Role.SYSTEM]
+        if talk not in self.live or not said:
             return
-        node = talk.nodes[pick % len(talk.nodes)]
+        node = said[pick % len(said)]
         question = node.parent if node.role is Role.ASSISTANT else node.id
         turn = self.begin(talk, talk.owner, TurnRequest(None, regenerate_id=node.id))
         assert turn.user_message_id == question
@@ -152,17 +182,21 @@ class Conversing(RuleBasedStateMachine):
         self._check_context(talk, turn)
 
     def _check_context(self, talk: Talk, turn: Any) -> None:
-        """Whole turns alternate on a path, so what is heard alternates too."""
+        """Whole turns alternate on a path, so what is heard alternates too; the title is the first question's."""
         path = talk.path(turn.user_message_id)
-        heard = []
+        heard = [node.text for node in path if node.role is Role.SYSTEM]
+        path = [node for node in path if node.role is not Role.SYSTEM]
         for question, answer in zip(path[:-1:2], path[1::2], strict=True):
             if answer.text and answer.finish is not FinishReason.INPUT_BLOCKED:
                 heard += [question.text, answer.text]
         assert [said.text for said in turn.context] == [*heard, path[-1].text]
         assert turn.dropped_messages == 0
+        conversation, _ = self.runner.run(self.conversations.conversation(talk.owner, talk.id))
+        assert conversation.title == path[0].text
 
 
-def test_what_is_stored_equals_a_plain_model_of_what_was_asked_for(home: Home) -> None:
+def test_what_is_stored_equals_a_plain_model_of_what_was_asked_for(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(branch, "PAGE", 3)
     tenants = (f"tenant-{number}" for number in itertools.count())
     bounds = settings(max_examples=12, stateful_step_count=20, deadline=None, derandomize=True)
     run_state_machine_as_test(lambda: Conversing(home, next(tenants)), settings=bounds)

@@ -155,7 +155,7 @@ class BeginTurnResponse(_message.Message):
     context_tokens: _builtins.int
     """Tokens of the context, counted with the model's tokenizer."""
     dropped_messages: _builtins.int
-    """Older messages that did not fit the budget."""
+    """If some did not fit the budget: how many messages of the branch, without system messages, are before the context. Else 0."""
     replayed: _builtins.bool
     """This request_id began the turn before; nothing new was stored."""
     @_builtins.property
