@@ -1,7 +1,8 @@
 """Acks of the feedback service at 64 clients, beside the disk's own fdatasync: `python benchmarks/feedback.py [--seconds 10]`.
 
-Rounds of disk alone, group commit alone and the whole service over gRPC are interleaved in one run on one folder, so that
-only their ratios are claimed. One client process drives the service and shares its cores: events/s is a lower bound.
+Rounds of disk alone, group commit alone, the whole service over gRPC and a bare grpc.aio server that only says yes are
+interleaved in one run on one folder, so that only their ratios are claimed. One client process drives the servers and shares
+their cores: events/s is a lower bound.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -125,6 +127,25 @@ async def group_commit_alone(folder: Path, seconds: float) -> Figures:
         spool.close()
 
 
+async def serve_bare(port: int) -> None:
+    """What the client and grpc.aio can do together: no checks, no disk."""
+
+    async def say_yes(request: feedback_pb2.RecordFeedbackRequest, context: object) -> object:
+        return feedback_pb2.RecordFeedbackResponse(durability=feedback_pb2.DURABILITY_SPOOL)
+
+    handler = grpc.unary_unary_rpc_method_handler(
+        say_yes,
+        feedback_pb2.RecordFeedbackRequest.FromString,
+        feedback_pb2.RecordFeedbackResponse.SerializeToString,
+    )
+    name = feedback_pb2.DESCRIPTOR.services_by_name["FeedbackLogService"].full_name
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(name, {"RecordFeedback": handler})])
+    server.add_insecure_port(f"127.0.0.1:{port}")
+    await server.start()
+    await server.wait_for_termination()
+
+
 @asynccontextmanager
 async def service(folder: Path, port: int) -> AsyncIterator[feedback_pb2_grpc.FeedbackLogServiceStub]:
     """The real process, its sink running as in the embedded install."""
@@ -139,9 +160,16 @@ async def service(folder: Path, port: int) -> AsyncIterator[feedback_pb2_grpc.Fe
         "MAX_SPOOL_BYTES": SPOOL_BYTES,
     }
     environment = os.environ | {f"TW_FEEDBACK_{name}": str(value) for name, value in settings.items()}
-    process = subprocess.Popen(  # noqa: ASYNC220 - nothing else runs yet
-        [sys.executable, "-m", "services.feedback"], env=environment, stderr=subprocess.DEVNULL
-    )
+    async with process([sys.executable, "-m", "services.feedback"], environment, port) as stub:
+        yield stub
+
+
+@asynccontextmanager
+async def process(
+    command: Sequence[str], environment: Mapping[str, str], port: int
+) -> AsyncIterator[feedback_pb2_grpc.FeedbackLogServiceStub]:
+    """A server until the block ends, once it can be reached."""
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)  # noqa: ASYNC220 - nothing else runs yet
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             await asyncio.wait_for(channel.channel_ready(), BOOT_SECONDS)
@@ -157,30 +185,37 @@ async def measure(folder: Path, port: int, seconds: float) -> dict[str, list[Fig
         "fdatasync, one writer": [],
         "group commit, 64 callers": [],
         "service, 64 clients": [],
+        "bare grpc.aio, 64 clients": [],
     }
-    async with service(folder, port) as stub:
+    bare_server = [sys.executable, __file__, "--serve-bare", "--port", str(port + 1)]
+    async with service(folder, port) as stub, process(bare_server, os.environ, port + 1) as bare:
 
-        async def send() -> None:
+        async def send(to: feedback_pb2_grpc.FeedbackLogServiceStub) -> None:
             request = feedback_pb2.RecordFeedbackRequest(event=event())
-            await stub.RecordFeedback(request, timeout=30, metadata=METADATA)
+            await to.RecordFeedback(request, timeout=30, metadata=METADATA)
 
-        await clients(send, 1.0)
+        await clients(partial(send, stub), 1.0)
+        await clients(partial(send, bare), 1.0)
         for _ in range(ROUNDS):
             found["fdatasync, one writer"].append(await asyncio.to_thread(disk_alone, folder, seconds))
             found["group commit, 64 callers"].append(await group_commit_alone(folder, seconds))
-            found["service, 64 clients"].append(await clients(send, seconds))
+            found["service, 64 clients"].append(await clients(partial(send, stub), seconds))
+            found["bare grpc.aio, 64 clients"].append(await clients(partial(send, bare), seconds))
     return found
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=10.0, help="length of each of the nine parts")
+    parser.add_argument("--seconds", type=float, default=10.0, help="length of each of the twelve parts")
     parser.add_argument("--port", type=int, default=50956, help="port for the service under test")
     parser.add_argument(
         "--folder", type=Path, default=None, help="on the disk to be measured; default: the temp folder"
     )
+    parser.add_argument("--serve-bare", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.serve_bare:
+        sys.exit(asyncio.run(serve_bare(arguments.port)))
     versions = " ".join(f"{name} {metadata.version(name)}" for name in ("grpcio", "protobuf", "pyarrow", "sqlalchemy"))
     print(f"python {platform.python_version()}  {versions}")
     print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {platform.platform()}")
@@ -190,8 +225,9 @@ def main() -> None:
         for number, figures in enumerate(rounds, start=1):
             print(figures.line(f"{name} {number}"))
     rates = {name: statistics.median(len(f.waits) / f.seconds for f in rounds) for name, rounds in found.items()}
-    disk, _, whole = rates.values()
-    print(f"events acknowledged per fdatasync that the disk could do alone: {whole / disk:.1f}")
+    disk, _, whole, bare = rates.values()
+    print(f"events acknowledged per fdatasync that the disk could do alone: {whole / disk:.2f}")
+    print(f"of what a bare server answers to the same client: {whole / bare:.2f}")
 
 
 if __name__ == "__main__":

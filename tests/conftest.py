@@ -5,6 +5,7 @@ The servers are imported where they are started: their clients cost a second, wh
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,11 @@ def fixtures_of(item: pytest.Item) -> set[str]:
     """By name; also those that a parameter names, for a fixture that chooses while it runs."""
     parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
     return {*getattr(item, "fixturenames", ()), *(value for value in parameters if isinstance(value, str))}
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One more than cores: a third of the workers' time waits for timeouts and child processes. Each keeps 300 MB, so at most five."""
+    return min((os.cpu_count() or 1) + 1, 5)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

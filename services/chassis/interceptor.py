@@ -29,7 +29,7 @@ from services.chassis.identity import CallContext, bind_call, caller_from
 from services.chassis.mutual_tls import Callers, require_peer
 from services.chassis.retries import PUSH_BACK_KEY, push_back
 from services.chassis.settings import ServiceSettings
-from services.chassis.telemetry import RPC_SECONDS, RPCS, RPCS_RUNNING, fields, trace_id, tracer
+from services.chassis.telemetry import RPC_SECONDS, RPCS, RPCS_RUNNING, fields, labelled, trace_id, tracer
 
 log = logging.getLogger(__name__)
 
@@ -60,16 +60,22 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._max_rpc_seconds, self._write_seconds = settings.max_rpc_seconds, settings.max_write_seconds
         self._admission, self._batch = admission, batch
         self._callers, self._secure = callers, secure
+        self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        handler = await continuation(handler_call_details)
         method = handler_call_details.method
+        if method in self._handlers:
+            return self._handlers[method]
+        handler = await continuation(handler_call_details)
         if handler is None or method.startswith(EXEMPT_PREFIXES):
             return handler
+        return self._handlers.setdefault(method, self._wrapped(method, handler))
+
+    def _wrapped(self, method: str, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
         deserializer = _tolerant(handler.request_deserializer)
         if handler.unary_unary:
             return grpc.unary_unary_rpc_method_handler(
@@ -105,7 +111,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         metadata = context.invocation_metadata() or ()
         caller, request_id = caller_from(metadata)
         name = method.rsplit("/", 1)[-1]
-        RPCS_RUNNING.labels(name).inc()
+        labelled(RPCS_RUNNING, name).inc()
         span = tracer().start_span(method, context=extract(dict(metadata)))
         try:
             bind_call(CallContext(caller, request_id, self._deadline(context), set_span_in_context(span)))
@@ -159,15 +165,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     @staticmethod
     def _record(name: str, code: grpc.StatusCode, seconds: float, request_id: str) -> None:
-        RPCS_RUNNING.labels(name).dec()
-        RPCS.labels(name, code.name).inc()
-        RPC_SECONDS.labels(name).observe(seconds)
+        labelled(RPCS_RUNNING, name).dec()
+        labelled(RPCS, name, code.name).inc()
+        labelled(RPC_SECONDS, name).observe(seconds)
         level = logging.INFO if code not in (grpc.StatusCode.OK, grpc.StatusCode.CANCELLED) else logging.DEBUG
-        log.log(
-            level,
-            "call ended",
-            extra=fields(method=name, code=code.name, ms=round(seconds * 1000, 1), request_id=request_id),
-        )
+        if log.isEnabledFor(level):
+            said = fields(method=name, code=code.name, ms=round(seconds * 1000, 1), request_id=request_id)
+            log.log(level, "call ended", extra=said)
 
 
 async def _fail(context: Context, error: ServiceError, again: str | None) -> None:

@@ -110,11 +110,12 @@ class Ways:
 
 
 def _one_process() -> Ways:
-    rated, worded = Overlay(codec.decode_feedback, thumbs.change_of), Overlay(codec.decode_feedback, remarks.change_of)
+    rated, worded = Overlay(thumbs.change_of), Overlay(remarks.change_of)
 
     def take(records: Sequence[Record]) -> None:
-        rated.take(records)
-        worded.take(records)
+        said = list(codec.decoded_feedback(records))
+        rated.take(said)
+        worded.take(said)
 
     def trim(before: int) -> None:
         rated.trim(before)

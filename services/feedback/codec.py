@@ -4,7 +4,8 @@ Fields that this version does not know are kept as bytes, so that a rollback los
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -79,6 +80,13 @@ def take_turn_texts(event: events_pb2.TurnEvent) -> events_pb2.TurnEvent:
 def decode_feedback(record: Record) -> FeedbackEvent:
     """Raises: UndecodableError."""
     return _decode(record, events_pb2.FeedbackEvent, feedback_from, check_feedback)
+
+
+def decoded_feedback(records: Iterable[Record]) -> Iterator[tuple[Record, FeedbackEvent]]:
+    """Records with their events; without those that cannot be decoded: they will be dead letters and count for nothing."""
+    for record in records:
+        with suppress(UndecodableError):
+            yield record, decode_feedback(record)
 
 
 def decode_turn(record: Record) -> TurnEvent:
@@ -187,6 +195,11 @@ def _microseconds(stamp: Timestamp) -> int:
 
 def _unknown(message: Message) -> bytes:
     """The message without all that this version knows, on every level but inside lists."""
+    known = type(message)()
+    known.CopyFrom(message)
+    known.DiscardUnknownFields()
+    if known.ByteSize() == message.ByteSize():  # nearly all
+        return b""
     rest = type(message)()
     rest.CopyFrom(message)
     _strip_known(rest)

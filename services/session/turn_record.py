@@ -4,7 +4,6 @@ Published is what a model wrote, whatever became of it: a turn without a model v
 version was chosen) says nothing about any model.
 """
 
-import hashlib
 import hmac
 from collections.abc import Callable, Sequence
 
@@ -57,7 +56,7 @@ class TurnRecorder:
 
     def _principal(self, owner: Caller) -> str:
         """HMAC-SHA-256 of `tenant/user`: the gateway signs thumbs with the same formula and key, so that they join."""
-        return hmac.new(self._key, owner.key.encode(), hashlib.sha256).hexdigest()
+        return hmac.digest(self._key, owner.key.encode(), "sha256").hex()
 
 
 def is_published(message: Message) -> bool:

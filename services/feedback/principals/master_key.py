@@ -3,7 +3,6 @@
 Whoever has the database has wrapped keys only; whoever has the spool, the topic and the objects has sealed texts only.
 """
 
-import hashlib
 import hmac
 import os
 from collections.abc import Callable
@@ -44,7 +43,7 @@ class MasterKey:
 
     def fingerprint(self, digest: bytes) -> bytes:
         """HMAC-SHA-256 of an event's SHA-256, which by itself would tell a short text to whoever guesses."""
-        return hmac.new(self._fingerprints, digest, hashlib.sha256).digest()
+        return hmac.digest(self._fingerprints, digest, "sha256")
 
     def _wrapping(self, tenant: str) -> AESGCM:
         return AESGCM(_derived(self._secret, None, tenant.encode()))

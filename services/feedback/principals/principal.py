@@ -1,6 +1,5 @@
 """The pseudonym under which a user's feedback is kept. Gateway and session compute it by the same formula."""
 
-import hashlib
 import hmac
 
 from services.chassis.identity import Caller
@@ -8,4 +7,4 @@ from services.chassis.identity import Caller
 
 def principal_of(key: str, caller: Caller) -> str:
     """HMAC-SHA-256 of `tenant/user` under the UTF-8 bytes of the key, 64 hexadecimal digits."""
-    return hmac.new(key.encode(), caller.key.encode(), hashlib.sha256).hexdigest()
+    return hmac.digest(key.encode(), caller.key.encode(), "sha256").hex()

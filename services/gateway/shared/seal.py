@@ -3,7 +3,6 @@
 The names' keys come from one secret that all gateways of an installation have.
 """
 
-import hashlib
 import hmac
 import os
 
@@ -51,4 +50,4 @@ class Seal:
         return self._derive(b"fingerprint", text).hex()
 
     def _derive(self, purpose: bytes, text: str) -> bytes:
-        return hmac.new(self._secret, purpose + b"\0" + text.encode(), hashlib.sha256).digest()
+        return hmac.digest(self._secret, purpose + b"\0" + text.encode(), "sha256")

@@ -86,14 +86,14 @@ async def test_yesterdays_state_goes_on(tmp_path: Path) -> None:
     spool = Spool(root / "spool" / "feedback", max_bytes=ROOM, segment_bytes=ROOM)
     sink = Sink(FEEDBACK, spool, store, ledger, FlushLimits(100, ROOM), fold)
     sink.assign()
-    overlay = Overlay(codec.decode_feedback, change_of)
-    overlay.take(spool.read(sink.position, 100, ROOM))
+    overlay = Overlay(change_of)
+    overlay.take(codec.decoded_feedback(spool.read(sink.position, 100, ROOM)))
     thumbs, principal = Thumbs(engine, overlay), principal_of(KEY, ADA)
     messages = {text: name(text) for text in "mnop"}
     standing = await ups(thumbs, principal, list(messages.values()))
     assert standing == {messages["m"]: False, messages["n"]: False, messages["p"]: True}
 
-    overlay.take(spool.append([entry("new", message="n")]))
+    overlay.take(codec.decoded_feedback(spool.append([entry("new", message="n")])))
     assert [record.entry.event_id for record in spool.read(5, 100, ROOM)] == [
         entry(request).event_id for request in ("e", "f", "new")
     ]

@@ -33,12 +33,14 @@ class Service:
         self.rebuilt = catch_up(self.ledger, self.store, "feedback")
         self.sink = Sink(FEEDBACK, self.spool, self.store, self.ledger, FlushLimits(100, ROOM), fold)
         self.sink.assign()
-        self.overlay = Overlay(codec.decode_feedback, change_of)
-        self.overlay.take(self.spool.read(self.sink.position, 1_000, ROOM))
+        self.overlay = Overlay(change_of)
+        self.overlay.take(codec.decoded_feedback(self.spool.read(self.sink.position, 1_000, ROOM)))
         self.thumbs = Thumbs(self.engine, self.overlay)
 
     def say(self, *messages: events_pb2.FeedbackEvent) -> None:
-        self.overlay.take(self.spool.append([codec.feedback_entry(message) for message in messages]))
+        self.overlay.take(
+            codec.decoded_feedback(self.spool.append([codec.feedback_entry(message) for message in messages]))
+        )
 
     def sink_all(self, trim: bool = True) -> None:
         self.sink.flush()
@@ -122,7 +124,7 @@ async def test_a_thumb_that_moves_to_another_version_leaves_the_first(say, servi
 
 
 async def test_a_record_that_cannot_be_read_moves_no_thumb(service: Service) -> None:
-    service.overlay.take(service.spool.append([garbage("x"), codec.feedback_entry(thumb("a"))]))
+    service.overlay.take(codec.decoded_feedback(service.spool.append([garbage("x"), codec.feedback_entry(thumb("a"))])))
     assert await service.standing("m") == {"m": True}
 
 

@@ -22,7 +22,7 @@ from tests.services.feedback.samples import ADA, FEEDBACK, KEY, name, retraction
 
 PRINCIPAL = principal_of(KEY, ADA)
 M = name("m")
-NOBODY_WAITS = Overlay(codec.decode_feedback, change_of)
+NOBODY_WAITS = Overlay(change_of)
 
 
 class Partition:
