@@ -1,0 +1,64 @@
+"""An OCI image archive (image-spec 1.1, image layout): what `ctr images import`, podman and skopeo read."""
+
+import hashlib
+import io
+import json
+import platform
+import tarfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from infra.images.layer import TIME, Layer
+
+MEDIA = "application/vnd.oci.image"
+CREATED = "2026-01-01T00:00:00Z"
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+def write_archive(path: Path, reference: str, layers: Sequence[Layer], config: Mapping[str, object]) -> str:
+    """Write it and return the digest of its manifest. `config` is the image-spec's `config`: User, Env, Entrypoint, …"""
+    texts: dict[str, bytes] = {}
+
+    def put(kind: str, value: object) -> dict[str, object]:
+        text = json.dumps(value, sort_keys=True).encode()
+        digest = hashlib.sha256(text).hexdigest()
+        texts[digest] = text
+        return {"mediaType": f"{MEDIA}.{kind}.v1+json", "digest": f"sha256:{digest}", "size": len(text)}
+
+    where = {"architecture": ARCHITECTURES[platform.machine()], "os": "linux"}
+    history = {"type": "layers", "diff_ids": [f"sha256:{layer.diff_id}" for layer in layers]}
+    described = put("config", {**where, "created": CREATED, "config": config, "rootfs": history})
+    packed = [
+        {"mediaType": f"{MEDIA}.layer.v1.tar+gzip", "digest": f"sha256:{layer.blob.sha256}", "size": layer.blob.size}
+        for layer in layers
+    ]
+    manifest = put("manifest", {"schemaVersion": 2, "config": described, "layers": packed})
+    manifest |= {
+        "platform": where,
+        "annotations": {"io.containerd.image.name": reference, "org.opencontainers.image.ref.name": reference},
+    }
+    texts["index.json"] = json.dumps({"schemaVersion": 2, "manifests": [manifest]}, sort_keys=True).encode()
+    _write(path, texts, {layer.blob.sha256: layer.blob.path for layer in layers})
+    return str(manifest["digest"])
+
+
+def _write(path: Path, texts: Mapping[str, bytes], files: Mapping[str, Path]) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    with tarfile.open(partial, "w") as tar:
+        _add(tar, "oci-layout", b'{"imageLayoutVersion": "1.0.0"}')
+        _add(tar, "index.json", texts["index.json"])
+        for digest in sorted({*texts, *files} - {"index.json"}):
+            _add(tar, f"blobs/sha256/{digest}", texts[digest] if digest in texts else files[digest])
+    partial.rename(path)
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes | Path) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.mtime = TIME
+    if isinstance(content, bytes):
+        entry.size = len(content)
+        tar.addfile(entry, io.BytesIO(content))
+        return
+    entry.size = content.stat().st_size
+    with content.open("rb") as blob:
+        tar.addfile(entry, blob)

@@ -1,0 +1,99 @@
+"""Builds images: the interpreter and the packages once for each lock, in the cache; our own code anew each time."""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from infra.images import interpreter, packages
+from infra.images.archive import write_archive
+from infra.images.catalogue import ROOT, Catalogue, Image
+from infra.images.layer import Blob, Layer, LayerWriter
+from infra.install.environment import cache, filled_whole
+
+APP = "/app"
+ENVIRONMENT = {
+    "HOME": "/tmp",  # noqa: S108 - the only folder that may be written
+    "PATH": f"{interpreter.PREFIX}/bin:/usr/bin:/bin",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "PYTHONPATH": f"{packages.SITE}:{APP}:{APP}/gen",
+    "PYTHONUNBUFFERED": "1",
+}
+# What the code that makes the kept layers is made of: they are made anew when it changes.
+MAKERS = tuple(Path(__file__).with_name(f"{name}.py") for name in ("interpreter", "layer", "packages"))
+
+
+def build_image(image: Image, catalogue: Catalogue, reference: str, path: Path, say: Callable[[str], None]) -> str:
+    """Write the archive and return the digest of its manifest."""
+    with tempfile.TemporaryDirectory() as folder:
+        layers = [
+            _kept("base", [], lambda writer: interpreter.write_interpreter(writer), say),
+            _kept(image.name, [ROOT / image.lock], lambda writer: _write_packages(writer, image, catalogue), say),
+            _code(image, Path(folder)),
+        ]
+        return write_archive(path, reference, layers, config_of(image))
+
+
+def config_of(image: Image) -> dict[str, object]:
+    """As the image-spec names it."""
+    return {
+        "User": f"{interpreter.USER}:{interpreter.USER}",
+        "Env": [f"{name}={value}" for name, value in ENVIRONMENT.items()],
+        "WorkingDir": APP,
+        "Entrypoint": ["python3", "-m"],
+        "Cmd": [image.module],
+        "Labels": labels_of(image),
+    }
+
+
+def labels_of(image: Image) -> dict[str, str]:
+    """By the image-spec's names."""
+    title = "org.opencontainers.image"
+    return {f"{title}.title": f"thumbwheel-{image.name}", f"{title}.description": image.about}
+
+
+def _write_packages(writer: LayerWriter, image: Image, catalogue: Catalogue) -> None:
+    programs = [Path(found).resolve() for name in image.programs if (found := shutil.which(name))]
+    for program in programs:
+        writer.file(program, f"/usr/bin/{program.name}")
+    if any(program.name == "bash" for program in programs):
+        writer.link("/bin/bash", "/usr/bin/bash")
+        writer.link("/bin/sh", "/usr/bin/bash")
+    interpreter.write_libraries(writer, programs)
+    with tempfile.TemporaryDirectory() as folder:
+        packages.install_packages(ROOT / image.lock, Path(folder), catalogue.without)
+        writer.tree(Path(folder), packages.SITE)
+
+
+def _code(image: Image, folder: Path) -> Layer:
+    copied = folder / "code"
+    for path in image.paths:
+        (copied / path).parent.mkdir(parents=True, exist_ok=True)
+        if (ROOT / path).is_dir():
+            shutil.copytree(ROOT / path, copied / path, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copyfile(ROOT / path, copied / path)
+    packages.compile_folder(copied, APP)
+    with LayerWriter(folder / "code.tar.gz") as writer:
+        writer.tree(copied, APP)
+    return writer.layer
+
+
+def _kept(name: str, inputs: Sequence[Path], write: Callable[[LayerWriter], None], say: Callable[[str], None]) -> Layer:
+    """A layer out of the cache, or made and put there."""
+    digest = hashlib.sha256(interpreter.VERSION.encode())
+    for path in (*inputs, *MAKERS, Path(__file__).with_name("images.toml")):
+        digest.update(path.read_bytes())
+    home = cache() / "images" / f"{name}-{digest.hexdigest()[:16]}"
+    if not home.exists():
+        say(f"making the layer {name}")
+        with filled_whole(home) as folder:
+            with LayerWriter(folder / "layer.tar.gz") as writer:
+                write(writer)
+            made = writer.layer
+            facts = {"sha256": made.blob.sha256, "size": made.blob.size, "diff_id": made.diff_id}
+            (folder / "layer.json").write_text(json.dumps(facts))
+    facts = json.loads((home / "layer.json").read_text())
+    return Layer(Blob(home / "layer.tar.gz", facts["sha256"], facts["size"]), facts["diff_id"])

@@ -1,0 +1,50 @@
+"""The list of images, `images.toml`: what each holds, by paths of the clone."""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+LIST = Path(__file__).with_name("images.toml")
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image: packages of a lock, our code in `paths`, programs of the system, and the module that runs by default."""
+
+    name: str
+    about: str
+    lock: Path
+    paths: Sequence[Path]
+    module: str
+    programs: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """All images. `python`: what the Containerfile builds on; `without`: patterns of what is left out of packages, relative to the
+    folder that they are installed in.
+    """
+
+    images: Mapping[str, Image]
+    python: str
+    without: Sequence[str]
+
+
+def read_catalogue(text: str | None = None) -> Catalogue:
+    """What the list says; of other TOML in a test."""
+    said = tomllib.loads(LIST.read_text() if text is None else text)
+    python, without = said.pop("python"), said.pop("without")
+    images = {
+        name: Image(
+            name,
+            entry["about"],
+            Path(entry["lock"]),
+            [Path(path) for path in entry["paths"]],
+            entry["module"],
+            entry.get("programs", ()),
+        )
+        for name, entry in said.items()
+    }
+    return Catalogue(images, python, without)

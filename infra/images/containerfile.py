@@ -1,0 +1,64 @@
+"""The same images for people who have Docker or Podman: Containerfile and .dockerignore, rendered from the one list.
+
+`docker build --target services .`; `make check` compares both files with the list.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from infra.images import interpreter, packages
+from infra.images.build import APP, ENVIRONMENT, config_of, labels_of
+from infra.images.catalogue import ROOT, Catalogue, Image
+
+HEAD = "# Written by `python -m infra.images containerfile`; what the images hold is said in infra/images/images.toml."
+COMPILE = "python3 -m compileall -q -f --invalidation-mode unchecked-hash"
+
+
+def render(catalogue: Catalogue) -> Mapping[Path, str]:
+    """The files and their texts."""
+    containerfile = "\n\n".join(["\n".join(part) for part in _parts(catalogue)])
+    return {ROOT / "Containerfile": f"{containerfile}\n", ROOT / ".dockerignore": "\n".join(_ignored(catalogue)) + "\n"}
+
+
+def _parts(catalogue: Catalogue) -> Iterator[list[str]]:
+    user = interpreter.USER
+    yield [HEAD, f"ARG PYTHON={catalogue.python}"]
+    yield [
+        "FROM ${PYTHON} AS base",
+        f"RUN groupadd --gid {user} app && useradd --uid {user} --gid app --home-dir /tmp --no-create-home app",
+        *[f"ENV {name}={value}" for name, value in ENVIRONMENT.items()],
+        f"WORKDIR {APP}",
+        'ENTRYPOINT ["python3", "-m"]',
+    ]
+    for image in catalogue.images.values():
+        yield from _stages(image, catalogue)
+
+
+def _stages(image: Image, catalogue: Catalogue) -> Iterator[list[str]]:
+    everywhere = [pattern.removeprefix("**/") for pattern in catalogue.without if pattern.startswith("**/")]
+    places = [f"{packages.SITE}/{pattern}" for pattern in catalogue.without if not pattern.startswith("**/")]
+    yield [
+        f"FROM base AS {image.name}-packages",
+        f"COPY {image.lock} /tmp/lock.txt",
+        f"RUN python3 -m pip install --no-cache-dir --no-compile --no-deps --require-hashes --target {packages.SITE} -r /tmp/lock.txt \\",
+        *[f"    && find {packages.SITE} -type d -name {name} -prune -exec rm -rf {{}} + \\" for name in everywhere],
+        f"    && rm -rf {' '.join(places)} \\",
+        f"    && {{ {COMPILE} {packages.SITE} || true; }}",
+    ]
+    config = config_of(image)
+    yield [
+        f"# {image.about}",
+        f"FROM base AS {image.name}",
+        f"COPY --from={image.name}-packages {packages.SITE} {packages.SITE}",
+        *[f"COPY {path} {APP}/{path}" for path in image.paths],
+        f"RUN {COMPILE} {' '.join(sorted({f'{APP}/{path.parts[0]}' for path in image.paths}))}",
+        f"USER {config['User']}",
+        *[f"LABEL {name}={json.dumps(value)}" for name, value in labels_of(image).items()],
+        f"CMD {json.dumps(config['Cmd'])}",
+    ]
+
+
+def _ignored(catalogue: Catalogue) -> list[str]:
+    wanted = {path for image in catalogue.images.values() for path in (image.lock, *image.paths)}
+    return [HEAD, "*", *[f"!{path}" for path in sorted(wanted)], "**/__pycache__"]

@@ -1,0 +1,87 @@
+"""The base of every image: the Python that runs this, its standard library, and the shared libraries that both load.
+
+No shell, no package manager, no coreutils. Wheels expect more of a system than the interpreter itself loads (grpcio wants
+librt), so the libraries that manylinux promises come along.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+
+from infra.images.layer import LayerWriter
+
+USER = 10_001
+VERSION = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+PREFIX = "/usr/local"
+# manylinux's promise (PEP 600) beyond what is linked, and what glibc opens by itself to look names up.
+PROMISED = (
+    "libdl.so.2",
+    "libgcc_s.so.1",
+    "libm.so.6",
+    "libnss_dns.so.2",
+    "libnss_files.so.2",
+    "libpthread.so.0",
+    "libresolv.so.2",
+    "librt.so.1",
+    "libstdc++.so.6",
+    "libutil.so.1",
+)
+NOT_NEEDED = {
+    "__pycache__",
+    "ensurepip",
+    "idlelib",
+    "lib2to3",
+    "site-packages",
+    "test",
+    "tests",
+    "tkinter",
+    "turtledemo",
+}
+FILES = {
+    "/etc/passwd": f"root:x:0:0:root:/root:/sbin/nologin\napp:x:{USER}:{USER}:app:/tmp:/sbin/nologin\n",
+    "/etc/group": f"root:x:0:\napp:x:{USER}:\n",
+    "/etc/nsswitch.conf": "hosts: files dns\n",
+}
+
+
+def write_interpreter(writer: LayerWriter) -> None:
+    """Put all of it into the layer."""
+    for name, text in FILES.items():
+        writer.data(name, text.encode())
+    for folder in ("/dev", "/proc", "/run", "/sys"):
+        writer.folder(folder)
+    writer.folder("/tmp", 0o1777)  # noqa: S108 - of the image
+    binary, library = Path(sys._base_executable).resolve(), Path(sysconfig.get_path("stdlib"))  # type: ignore[attr-defined]
+    writer.file(binary, f"{PREFIX}/bin/{VERSION}")
+    writer.link(f"{PREFIX}/bin/python3", VERSION)
+    writer.link(f"{PREFIX}/bin/python", VERSION)
+    writer.tree(library, f"{PREFIX}/lib/{VERSION}", _is_not_needed)
+    write_libraries(writer, [binary, *sorted(library.glob("lib-dynload/*.so"))], PROMISED)
+
+
+def write_libraries(writer: LayerWriter, programs: Iterable[Path], more: Iterable[str] = ()) -> None:
+    """What these programs load, where the dynamic loader looks; `more`: by name, if the machine has them."""
+    folder = PurePosixPath("/lib", sysconfig.get_config_var("MULTIARCH") or f"{os.uname().machine}-linux-gnu")
+    found = dict(_loaded(programs))
+    for name in more:
+        for place in (folder, PurePosixPath("/usr", str(folder).lstrip("/"))):
+            if Path(place, name).exists():
+                found.setdefault(name, Path(place, name))
+    for name, path in sorted(found.items()):
+        # The loader itself is named by its whole path.
+        writer.file(path.resolve(), name if name.startswith("/") else str(folder / name))
+
+
+def _loaded(programs: Iterable[Path]) -> Iterator[tuple[str, Path]]:
+    told = subprocess.run(["ldd", *map(str, programs)], capture_output=True, text=True, check=False).stdout
+    for line in told.splitlines():
+        if match := re.search(r"(?:(\S+) => )?(/\S+) \(0x", line):
+            yield match[1] or match[2], Path(match[2])
+
+
+def _is_not_needed(path: PurePosixPath) -> bool:
+    return path.name in NOT_NEEDED or path.name.startswith("config-") or path.suffix in {".a", ".pyc"}

@@ -1,0 +1,144 @@
+"""A layer of an image: a tar, gzipped, whose bytes follow from its content alone: names in order, one time, one owner.
+
+It is written to the disk as it grows; training's is six gigabytes.
+"""
+
+import gzip
+import hashlib
+import io
+import os
+import tarfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+from typing import IO, Self
+
+# 2026-01-01: of every file, so that the same content is the same layer.
+TIME = 1_767_225_600
+# Twice as fast as the usual 6, and 3 % larger.
+GZIP_LEVEL = 4
+
+
+@dataclass(frozen=True)
+class Blob:
+    """A file by its content. `sha256` in hexadecimal digits, `size` in bytes."""
+
+    path: Path
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A gzipped tar, and the digest of the tar itself."""
+
+    blob: Blob
+    diff_id: str
+
+
+class _Digesting(io.RawIOBase):
+    """Passes on what is written, and knows its digest and size."""
+
+    def __init__(self, to: "IO[bytes] | gzip.GzipFile") -> None:
+        self._to = to
+        self.sha256 = hashlib.sha256()
+        self.size = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.size
+
+    def write(self, data: "bytes | memoryview") -> int:  # type: ignore[override]
+        self.sha256.update(data)
+        self.size += len(data)
+        self._to.write(data)
+        return len(data)
+
+
+class LayerWriter:
+    """Writes a layer; as a context manager. What was put under a name first stands."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stack = ExitStack()
+        self._seen: set[PurePosixPath] = {PurePosixPath("/")}
+
+    def __enter__(self) -> Self:
+        self._packed = _Digesting(self._stack.enter_context(self._path.open("wb")))
+        gzipped = gzip.GzipFile("", "wb", GZIP_LEVEL, self._packed, mtime=0)
+        self._stack.callback(gzipped.close)
+        self._plain = _Digesting(gzipped)
+        tar = tarfile.open(fileobj=self._plain, mode="w", format=tarfile.PAX_FORMAT)
+        self._tar: tarfile.TarFile = self._stack.enter_context(tar)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    @property
+    def layer(self) -> Layer:
+        """Once the writer is closed."""
+        return Layer(
+            Blob(self._path, self._packed.sha256.hexdigest(), self._packed.size), self._plain.sha256.hexdigest()
+        )
+
+    def folder(self, name: str, mode: int = 0o755) -> None:
+        """An empty folder, and those above it."""
+        path = PurePosixPath("/", name)
+        if path in self._seen:
+            return
+        self.folder(str(path.parent))
+        self._add(path, tarfile.DIRTYPE, mode)
+
+    def data(self, name: str, content: bytes, mode: int = 0o644) -> None:
+        """A file with this content."""
+        if self._is_new(name):
+            self._add(PurePosixPath("/", name), tarfile.REGTYPE, mode, size=len(content), content=io.BytesIO(content))
+
+    def link(self, name: str, target: str) -> None:
+        """A symbolic link."""
+        if self._is_new(name):
+            self._add(PurePosixPath("/", name), tarfile.SYMTYPE, 0o777, target=target)
+
+    def file(self, source: Path, name: str) -> None:
+        """A file of this machine; links are followed, and whoever may run it may run it there."""
+        if self._is_new(name):
+            facts = source.stat()
+            mode = 0o755 if facts.st_mode & 0o111 else 0o644
+            with source.open("rb") as content:
+                self._add(PurePosixPath("/", name), tarfile.REGTYPE, mode, size=facts.st_size, content=content)
+
+    def tree(self, source: Path, name: str, leaves_out: Callable[[PurePosixPath], bool] = lambda path: False) -> None:
+        """All files under a folder, in the order of their names; `leaves_out` is asked of paths relative to it, folders too."""
+        for folder, folders, files in os.walk(source):
+            here = PurePosixPath(Path(folder).relative_to(source))
+            folders[:] = sorted(each for each in folders if not leaves_out(here / each))
+            for file in sorted(files):
+                if not leaves_out(here / file):
+                    self.file(Path(folder, file), str(PurePosixPath(name, here, file)))
+
+    def _is_new(self, name: str) -> bool:
+        path = PurePosixPath("/", name)
+        self.folder(str(path.parent))
+        return path not in self._seen
+
+    def _add(
+        self,
+        path: PurePosixPath,
+        kind: bytes,
+        mode: int,
+        *,
+        size: int = 0,
+        target: str = "",
+        content: IO[bytes] | None = None,
+    ) -> None:
+        self._seen.add(path)
+        entry = tarfile.TarInfo(str(path).lstrip("/"))
+        entry.type, entry.mode, entry.mtime, entry.size, entry.linkname = kind, mode, TIME, size, target
+        self._tar.addfile(entry, content)

@@ -1,0 +1,51 @@
+"""An archive is an OCI image layout: every blob lies under its own digest, and leads to the next one."""
+
+import gzip
+import hashlib
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+from infra.images.archive import write_archive
+from infra.images.layer import Layer, LayerWriter
+
+
+def layer(folder: Path, name: str) -> Layer:
+    with LayerWriter(folder / f"{name}.tar.gz") as writer:
+        writer.data(f"/{name}", name.encode())
+    return writer.layer
+
+
+def read(path: Path) -> dict[str, bytes]:
+    with tarfile.open(path) as tar:
+        return {entry.name: tar.extractfile(entry).read() for entry in tar.getmembers()}  # type: ignore[union-attr]
+
+
+def test_from_the_index_to_the_layers_all_is_there_under_its_digest(tmp_path: Path) -> None:
+    layers = [layer(tmp_path, "one"), layer(tmp_path, "two")]
+    digest = write_archive(tmp_path / "image.tar", "localhost/two:1", layers, {"User": "10001:10001"})
+    files = read(tmp_path / "image.tar")
+
+    def follow(described: Any) -> bytes:
+        found = files[f"blobs/sha256/{described['digest'].removeprefix('sha256:')}"]
+        assert (len(found), hashlib.sha256(found).hexdigest()) == (described["size"], described["digest"][7:])
+        return found
+
+    assert json.loads(files["oci-layout"])["imageLayoutVersion"] == "1.0.0"
+    (entry,) = json.loads(files["index.json"])["manifests"]
+    assert entry["digest"] == digest
+    assert entry["annotations"]["io.containerd.image.name"] == "localhost/two:1"
+    manifest = json.loads(follow(entry))
+    config = json.loads(follow(manifest["config"]))
+    tars = [gzip.decompress(follow(described)) for described in manifest["layers"]]
+    assert config["rootfs"]["diff_ids"] == [f"sha256:{hashlib.sha256(tar).hexdigest()}" for tar in tars]
+    assert config["config"] == {"User": "10001:10001"}
+    assert len(files) == 2 + 2 + len(layers)
+
+
+def test_two_archives_of_the_same_layers_are_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        write_archive(tmp_path / f"{name}.tar", "localhost/x:1", [layer(tmp_path / name, "one")], {})
+    assert (tmp_path / "first.tar").read_bytes() == (tmp_path / "second.tar").read_bytes()

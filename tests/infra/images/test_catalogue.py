@@ -1,0 +1,41 @@
+"""The list of images says the truth about the clone, and two ways of building follow it."""
+
+import re
+from pathlib import Path
+
+from infra.images.catalogue import ROOT, read_catalogue
+from infra.images.containerfile import render
+
+CATALOGUE = read_catalogue()
+
+
+def test_every_service_is_in_an_image_and_every_path_is_there() -> None:
+    listed = {path for image in CATALOGUE.images.values() for path in image.paths}
+    services = {found.parent.relative_to(ROOT) for found in (ROOT / "services").glob("*/__main__.py")}
+    assert services <= listed
+    assert [path for path in listed if not (ROOT / path).exists()] == []
+    assert [image.lock for image in CATALOGUE.images.values() if not (ROOT / image.lock).exists()] == []
+
+
+def test_no_image_holds_tests_tools_or_what_builds_the_page() -> None:
+    listed = {path for image in CATALOGUE.images.values() for path in image.paths}
+    for path in ("tests", "infra", "benchmarks", "services/web/node_modules", "services/web/src", ".venv"):
+        assert not [each for each in listed if each == Path(path) or each in Path(path).parents]
+
+
+def test_the_containerfile_copies_what_the_list_says_and_ends_as_nobody() -> None:
+    text = render(CATALOGUE)[ROOT / "Containerfile"]
+    for name, image in CATALOGUE.images.items():
+        (body,) = [
+            each for each in re.split(r"^FROM ", text, flags=re.MULTILINE) if each.startswith(f"base AS {name}\n")
+        ]
+        assert re.findall(r"^COPY ([^-]\S+) /app/", body, re.MULTILINE) == [str(path) for path in image.paths]
+        assert "USER 10001:10001" in body
+        assert f'CMD ["{image.module}"]' in body
+
+
+def test_what_docker_sees_of_the_clone_is_what_the_images_hold() -> None:
+    lines = render(CATALOGUE)[ROOT / ".dockerignore"].splitlines()
+    assert lines[1] == "*"
+    wanted = {str(path) for image in CATALOGUE.images.values() for path in (image.lock, *image.paths)}
+    assert {line.removeprefix("!") for line in lines if line.startswith("!")} == wanted

@@ -1,0 +1,73 @@
+"""The services' image, built here and entered: nobody's user, a root that takes no writes, every service starts to import."""
+
+import gzip
+import json
+import os
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from infra.images.build import build_image
+from infra.images.catalogue import read_catalogue
+
+CATALOGUE = read_catalogue()
+MEGABYTE = 1_000_000
+PROGRAM = """
+import importlib, json, os, sys
+for service in ("enhancer", "feedback", "gateway", "generator", "guardrail", "session"):
+    importlib.import_module(f"services.{service}.__main__")
+import pyarrow.parquet
+strangers = sorted({module.split(".")[0] for module in sys.modules} & {"infra", "tests", "torch", "training"})
+compiled = [m.__cached__ for m in sys.modules.values() if getattr(m, "__file__", "") and m.__file__.startswith("/app")
+            and m.__file__.endswith(".py") and not os.path.exists(m.__cached__)]
+try:
+    open("/app/x", "w")
+    writes = True
+except OSError:
+    writes = False
+print(json.dumps({"user": os.getuid(), "strangers": strangers, "compiled_anew": compiled, "writes": writes}))
+"""
+
+
+def unpacked(archive: Path, folder: Path) -> dict[str, object]:
+    """The image's files into the folder; its config."""
+    with tarfile.open(archive) as tar:
+
+        def blob(digest: str) -> bytes:
+            return tar.extractfile(f"blobs/sha256/{digest.removeprefix('sha256:')}").read()  # type: ignore[union-attr]
+
+        (entry,) = json.loads(tar.extractfile("index.json").read())["manifests"]  # type: ignore[union-attr]
+        manifest = json.loads(blob(entry["digest"]))
+        for layer in manifest["layers"]:
+            subprocess.run(["tar", "-x", "-C", folder], input=gzip.decompress(blob(layer["digest"])), check=True)
+        config: dict[str, object] = json.loads(blob(manifest["config"]["digest"]))["config"]
+        return config
+
+
+def entrance(root: Path) -> list[str]:
+    """What runs a program in there as the image's user."""
+    if os.getuid() == 0:
+        return ["chroot", "--userspec", "10001:10001", str(root)]
+    return ["unshare", "--user", "--map-user", "10001", "--map-group", "10001", "--root", str(root)]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_every_service_starts_in_the_image_as_nobody(tmp_path: Path) -> None:
+    archive, root = tmp_path / "services.tar", tmp_path / "root"
+    build_image(CATALOGUE.images["services"], CATALOGUE, "localhost/thumbwheel-services:test", archive, print)
+    assert archive.stat().st_size < 250 * MEGABYTE
+    root.mkdir()
+    config = unpacked(archive, root)
+    assert config["User"] == "10001:10001"
+    environment = dict(pair.split("=", 1) for pair in config["Env"])  # type: ignore[attr-defined]
+    command = [*entrance(root), "/usr/local/bin/python3", "-c", PROGRAM]
+    told = subprocess.run(
+        command, env=environment | {"PATH": "/usr/sbin:/usr/bin"}, capture_output=True, text=True, check=False
+    )
+    assert told.returncode == 0, told.stderr
+    # Whoever unpacked it without being root is the owner of its files, inside too.
+    mine = os.getuid() != 0
+    assert json.loads(told.stdout) == {"user": 10001, "strangers": [], "compiled_anew": [], "writes": mine}
