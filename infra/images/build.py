@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from infra.images import interpreter, packages
@@ -27,10 +27,11 @@ MAKERS = tuple(Path(__file__).with_name(f"{name}.py") for name in ("interpreter"
 
 def build_image(image: Image, catalogue: Catalogue, reference: str, path: Path, say: Callable[[str], None]) -> str:
     """Write the archive and return the digest of its manifest."""
+    lock, chosen = (ROOT / image.lock).read_bytes(), repr((image.programs, catalogue.without)).encode()
     with tempfile.TemporaryDirectory() as folder:
         layers = [
-            _kept("base", [], lambda writer: interpreter.write_interpreter(writer), say),
-            _kept(image.name, [ROOT / image.lock], lambda writer: _write_packages(writer, image, catalogue), say),
+            _kept("base", b"", interpreter.write_interpreter, say),
+            _kept(image.name, lock + chosen, lambda writer: _write_packages(writer, image, catalogue), say),
             _code(image, Path(folder)),
         ]
         return write_archive(path, reference, layers, config_of(image))
@@ -81,10 +82,10 @@ def _code(image: Image, folder: Path) -> Layer:
     return writer.layer
 
 
-def _kept(name: str, inputs: Sequence[Path], write: Callable[[LayerWriter], None], say: Callable[[str], None]) -> Layer:
+def _kept(name: str, follows_from: bytes, write: Callable[[LayerWriter], None], say: Callable[[str], None]) -> Layer:
     """A layer out of the cache, or made and put there."""
-    digest = hashlib.sha256(interpreter.VERSION.encode())
-    for path in (*inputs, *MAKERS, Path(__file__).with_name("images.toml")):
+    digest = hashlib.sha256(interpreter.VERSION.encode() + follows_from)
+    for path in MAKERS:
         digest.update(path.read_bytes())
     home = cache() / "images" / f"{name}-{digest.hexdigest()[:16]}"
     if not home.exists():

@@ -47,7 +47,6 @@ class Registration:
 
 Wiring = Callable[[SettingsT], AbstractAsyncContextManager[Sequence[Registration]]]
 
-
 # What a refused peer waits before its only second try.
 RETRY_SECONDS = 0.2
 

@@ -1,17 +1,18 @@
 """One frozen settings class a service, read once from the environment.
 
 pydantic-settings' `extra="forbid"` does not see unknown environment variables, so `load_settings` looks for them itself:
-a misspelt variable stops the service and does not silently give the default.
+a misspelt variable stops the service and does not silently give the default. Works without gRPC, which the predictor has not.
 """
 
 import os
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from services.chassis.mutual_tls import TlsFiles
+if TYPE_CHECKING:
+    from services.chassis.mutual_tls import TlsFiles
 
 
 class ServiceSettings(BaseSettings):
@@ -52,9 +53,11 @@ class ServiceSettings(BaseSettings):
             raise ValueError("tls_certificate, tls_key and tls_authority are set together or not at all")
         return self
 
-    def tls_files(self) -> TlsFiles | None:
+    def tls_files(self) -> "TlsFiles | None":
         """None: services talk in the clear. Raises: TlsFilesError."""
         if self.tls_certificate and self.tls_key and self.tls_authority:
+            from services.chassis.mutual_tls import TlsFiles  # its gRPC is not everywhere
+
             return TlsFiles(self.tls_certificate, self.tls_key, self.tls_authority)
         return None
 
