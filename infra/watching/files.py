@@ -1,6 +1,7 @@
-"""Where the files are that Prometheus and Grafana read."""
+"""Where the files are that Prometheus and Grafana read: in the chart, which brings them to clusters."""
 
 from pathlib import Path
 
-ALERTS = Path(__file__).resolve().parent / "alerts.yaml"
-DASHBOARDS = Path(__file__).resolve().parent / "dashboards"
+FILES = Path(__file__).resolve().parents[2] / "charts" / "thumbwheel" / "files"
+ALERTS = FILES / "alerts.yaml"
+DASHBOARDS = FILES / "dashboards"

@@ -1,0 +1,78 @@
+{{/* The environment of one service: what the chart knows, then what the values say. Takes a list of root, name and its facts. */}}
+{{- define "thumbwheel.environment" -}}
+{{- $root := index . 0 -}}{{- $name := index . 1 -}}{{- $facts := index . 2 -}}{{- $values := index . 3 -}}
+{{- $prefix := printf "TW_%s_" (upper $name) -}}
+{{- $settings := dict
+      "host" "0.0.0.0" "port" $facts.port "metrics_port" (include "thumbwheel.metricsPort" $facts.port)
+      "log_format" "json" "lame_duck_seconds" 1 "drain_seconds" $root.Values.shutdown.drainSeconds
+      "otlp_endpoint" $root.Values.monitoring.otlpEndpoint -}}
+{{- $known := include "thumbwheel.known" $root | fromYaml -}}
+{{- range $facts.calls -}}
+  {{- if eq . "predictor" -}}
+    {{- $_ := set $settings "predictor_url" (printf "http://%s:8000" (include "thumbwheel.name" (list $root .))) -}}
+  {{- else -}}
+    {{- $_ := set $settings (printf "%s_target" .) (printf "dns:///%s:%v" (include "thumbwheel.name" (list $root .)) (index $known .).port) -}}
+  {{- end -}}
+{{- end -}}
+{{- if $facts.http -}}
+  {{- $_ := mustMergeOverwrite $settings (dict "http_port" 8080 "page_directory" "/app/services/web/dist" "loop_directory" "/loop" "http_metrics" false) -}}
+{{- end -}}
+{{- if eq $name "session" -}}
+  {{- $_ := mustMergeOverwrite $settings (dict "tokenizer_file" (printf "/models/%s/tokenizer.json" $root.Values.models.initial)
+        "context_tokens" $root.Values.models.contextTokens "reply_tokens" $root.Values.models.replyTokens) -}}
+{{- end -}}
+{{- if eq $name "generator" -}}
+  {{- $_ := mustMergeOverwrite $settings (dict "stable_directory" (printf "/models/%s" $root.Values.models.initial)
+        "reply_tokens" $root.Values.models.replyTokens) -}}
+{{- end -}}
+{{- if $facts.spool -}}{{- $_ := set $settings "spool_directory" "/spool" -}}{{- end -}}
+{{- if $facts.kafka -}}{{- $_ := mustMergeOverwrite $settings (include "thumbwheel.kafkaSettings" $root | fromYaml) -}}{{- end -}}
+{{- if $facts.objects -}}
+  {{- $store := $root.Values.objectStore -}}
+  {{- $_ := mustMergeOverwrite $settings (dict "s3_endpoint" $store.endpoint "s3_bucket" $store.bucket "s3_secure" $store.secure "s3_region" $store.region) -}}
+{{- end -}}
+{{- range $key, $value := mustMergeOverwrite $settings (default dict $values.settings) }}
+{{- if not (kindIs "invalid" $value) }}{{ if ne (toString $value) "" }}
+- name: {{ $prefix }}{{ upper $key }}
+  value: {{ if or (kindIs "map" $value) (kindIs "slice" $value) }}{{ toJson $value | quote }}{{ else if kindIs "float64" $value }}{{ $value | toJson | quote }}{{ else }}{{ toString $value | quote }}{{ end }}
+{{- end }}{{ end }}
+{{- end }}
+{{- include "thumbwheel.secretEnvironment" (list $root $prefix $facts) }}
+{{- with $values.extraEnv }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "thumbwheel.kafkaSettings" -}}
+kafka_bootstrap: {{ .Values.kafka.bootstrap | quote }}
+kafka_security_protocol: {{ .Values.kafka.securityProtocol }}
+{{- if hasPrefix "SASL" .Values.kafka.securityProtocol }}
+kafka_sasl_mechanism: {{ .Values.kafka.saslMechanism }}
+{{- end }}
+partitions: {{ .Values.kafka.topics.partitions }}
+replication_factor: {{ .Values.kafka.topics.replicationFactor }}
+min_insync_replicas: {{ .Values.kafka.topics.minInsyncReplicas }}
+{{- end -}}
+
+{{/* What must not stand in a ConfigMap or in the pod's own words. */}}
+{{- define "thumbwheel.secretEnvironment" -}}
+{{- $root := index . 0 -}}{{- $prefix := index . 1 -}}{{- $facts := index . 2 -}}
+{{- range $facts.keys }}
+{{ include "thumbwheel.fromSecret" (list (printf "%s%s" $prefix (. | replace "-" "_" | upper)) (include "thumbwheel.secret" $root) .) }}
+{{- end }}
+{{- with $facts.database }}
+{{ include "thumbwheel.fromSecret" (list (printf "%sDATABASE_URL" $prefix) $root.Values.database.existingSecret .) }}
+{{- end }}
+{{- if and $facts.valkey $root.Values.valkey.existingSecret }}
+{{ include "thumbwheel.fromSecret" (list (printf "%sVALKEY_URL" $prefix) $root.Values.valkey.existingSecret "url") }}
+{{ include "thumbwheel.fromSecret" (list (printf "%sVALKEY_SECRET" $prefix) (include "thumbwheel.secret" $root) "valkey-secret") }}
+{{- end }}
+{{- if and $facts.kafka (hasPrefix "SASL" $root.Values.kafka.securityProtocol) }}
+{{ include "thumbwheel.fromSecret" (list (printf "%sKAFKA_USERNAME" $prefix) $root.Values.kafka.existingSecret "username") }}
+{{ include "thumbwheel.fromSecret" (list (printf "%sKAFKA_PASSWORD" $prefix) $root.Values.kafka.existingSecret "password") }}
+{{- end }}
+{{- if $facts.objects }}
+{{ include "thumbwheel.fromSecret" (list (printf "%sS3_ACCESS_KEY" $prefix) $root.Values.objectStore.existingSecret "access-key") }}
+{{ include "thumbwheel.fromSecret" (list (printf "%sS3_SECRET_KEY" $prefix) $root.Values.objectStore.existingSecret "secret-key") }}
+{{- end }}
+{{- end -}}

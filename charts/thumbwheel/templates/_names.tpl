@@ -1,0 +1,43 @@
+{{/* Names and labels. Takes root, or a list of root and component. */}}
+{{- define "thumbwheel.fullname" -}}
+{{- if contains "thumbwheel" .Release.Name -}}{{ .Release.Name | trunc 40 | trimSuffix "-" }}
+{{- else -}}{{ printf "%s-thumbwheel" (.Release.Name | trunc 29 | trimSuffix "-") }}{{- end -}}
+{{- end -}}
+
+{{- define "thumbwheel.name" -}}
+{{- printf "%s-%s" (include "thumbwheel.fullname" (index . 0)) (index . 1) -}}
+{{- end -}}
+
+{{/* What a selector may hold: it cannot change for the life of an object. */}}
+{{- define "thumbwheel.selector" -}}
+app.kubernetes.io/name: thumbwheel
+app.kubernetes.io/instance: {{ (index . 0).Release.Name }}
+app.kubernetes.io/component: {{ index . 1 }}
+{{- end -}}
+
+{{- define "thumbwheel.labels" -}}
+{{- $root := index . 0 -}}
+{{ include "thumbwheel.selector" . }}
+app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ $root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version }}
+{{- with $root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* Takes a list of root and image group. */}}
+{{- define "thumbwheel.image" -}}
+{{- $root := index . 0 -}}{{- $image := index $root.Values.images (index . 1) -}}
+{{- with $root.Values.imageRegistry }}{{ . }}/{{ end -}}
+{{- $image.repository -}}
+{{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ $image.tag | default $root.Chart.AppVersion }}{{ end -}}
+{{- end -}}
+
+{{- define "thumbwheel.secret" -}}
+{{- .Values.secrets.existing | default (include "thumbwheel.name" (list . "keys")) -}}
+{{- end -}}
+
+{{- define "thumbwheel.modelsClaim" -}}
+{{- .Values.models.existingClaim | default (include "thumbwheel.name" (list . "models")) -}}
+{{- end -}}

@@ -1,0 +1,28 @@
+{{/* Combinations that cannot work, each named by its value. What one value may be says values.schema.json. */}}
+{{- define "thumbwheel.validate" -}}
+{{- $v := .Values -}}
+{{- if not $v.database.existingSecret -}}{{ fail "database.existingSecret: a secret with the services' Postgres URLs is needed" }}{{- end -}}
+{{- if not $v.kafka.bootstrap -}}{{ fail "kafka.bootstrap: host:port of Kafka's brokers is needed" }}{{- end -}}
+{{- if and (hasPrefix "SASL" $v.kafka.securityProtocol) (not $v.kafka.existingSecret) -}}{{ fail "kafka.existingSecret: kafka.securityProtocol needs a secret with username and password" }}{{- end -}}
+{{- if not $v.objectStore.endpoint -}}{{ fail "objectStore.endpoint: an S3 store is needed" }}{{- end -}}
+{{- if not $v.objectStore.existingSecret -}}{{ fail "objectStore.existingSecret: a secret with access-key and secret-key is needed" }}{{- end -}}
+{{- if and $v.gitops (not $v.secrets.existing) -}}{{ fail "secrets.existing: with gitops nothing is generated, so a secret with principal-key, master-key and valkey-secret is needed" }}{{- end -}}
+{{- if eq $v.serving.mode "kserve" -}}{{ fail "serving.mode: kserve is not built yet; deployment is" }}{{- end -}}
+{{- $gateway := include "thumbwheel.values" (list . "gateway") | fromYaml -}}
+{{- $most := $gateway.autoscaling.enabled | ternary $gateway.autoscaling.maxReplicas $gateway.replicas -}}
+{{- if and (gt (int $most) 1) (not $v.valkey.existingSecret) -}}{{ fail "valkey.existingSecret: more than one gateway needs Valkey for quotas and resuming; or set services.gateway.replicas to 1" }}{{- end -}}
+{{- range $name, $given := $v.services -}}
+  {{- $values := include "thumbwheel.values" (list $ $name) | fromYaml -}}
+  {{- if and $values.autoscaling.enabled (gt (int $values.autoscaling.minReplicas) (int $values.autoscaling.maxReplicas)) -}}{{ fail (printf "services.%s.autoscaling: minReplicas is above maxReplicas" $name) }}{{- end -}}
+  {{- if and $values.autoscaling.enabled (eq $name "feedback") -}}{{ fail "services.feedback.autoscaling: each replica has a spool of its own; set replicas" }}{{- end -}}
+{{- end -}}
+{{- if and $v.door.ingress.enabled (not $v.door.ingress.host) -}}{{ fail "door.ingress.host: an ingress needs a host" }}{{- end -}}
+{{- if and $v.door.gatewayApi.enabled (not $v.door.gatewayApi.gateway) -}}{{ fail "door.gatewayApi.gateway: the routes need a Gateway" }}{{- end -}}
+{{- if and $v.monitoring.podMonitors.enabled (not (or $v.gitops (.Capabilities.APIVersions.Has "monitoring.coreos.com/v1/PodMonitor"))) -}}{{ fail "monitoring.podMonitors.enabled: the cluster has no PodMonitor (Prometheus Operator)" }}{{- end -}}
+{{- if and $v.monitoring.rules.enabled (not (or $v.gitops (.Capabilities.APIVersions.Has "monitoring.coreos.com/v1/PrometheusRule"))) -}}{{ fail "monitoring.rules.enabled: the cluster has no PrometheusRule (Prometheus Operator)" }}{{- end -}}
+{{- end -}}
+
+{{/* Pods begin anew when the secret that the chart was given is another one. */}}
+{{- define "thumbwheel.keysChecksum" -}}
+{{- list .Values.secrets.existing .Values.database.existingSecret .Values.valkey.existingSecret .Values.kafka.existingSecret .Values.objectStore.existingSecret | toJson | sha256sum | trunc 16 -}}
+{{- end -}}
