@@ -22,6 +22,7 @@ from infra.cluster.policies.enforcement import Enforcement, apply_table
 from infra.install.environment import ROOT
 from infra.servers.errors import ServerError
 from infra.supervision import interruption
+from infra.supervision.child import ChildFailedError
 from infra.supervision.terminal import SUPERVISOR, Terminal
 
 Say: TypeAlias = Callable[[str], None]
@@ -51,7 +52,7 @@ def main() -> None:
     interruption.stop_like_ctrl_c()
     try:
         sys.exit(COMMANDS[arguments.command](layout, [*getattr(arguments, "images", ()), *command], say))
-    except (ClusterError, ServerError) as error:
+    except (ClusterError, ServerError, ChildFailedError) as error:
         sys.exit(f"==> {error}")
     except KeyboardInterrupt:
         interruption.leave()

@@ -124,7 +124,7 @@ class Components:
         return (*self._component("kube-proxy"), f"--config={self._configuration(PROXY)}")
 
     def _policies(self) -> tuple[str, ...]:
-        return (sys.executable, "-m", "infra.cluster", "--state", str(self.layout.state), "policies")
+        return (sys.executable, "-m", "infra.cluster", "policies", "--state", str(self.layout.state))
 
     def _component(self, name: str) -> tuple[str, str]:
         return str(self.tools.kubernetes), name

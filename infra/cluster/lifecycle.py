@@ -22,6 +22,7 @@ from infra.cluster.errors import ClusterError
 from infra.cluster.installation import Tools
 from infra.cluster.layout import Layout
 from infra.cluster.node import LOG, READY
+from infra.install.environment import cache
 from infra.supervision.supervisor import RUNNING
 
 NAMESPACES = ("--mount", "--net", "--pid")
@@ -134,8 +135,9 @@ def _start(layout: Layout, tools: Tools, say: Callable[[str], None]) -> None:
 
 
 def _own_environment(layout: Layout, tools: Tools) -> Mapping[str, str]:
-    """Nothing of the user's: a proxy, say, leads nowhere in there."""
-    return {**tools.environment, "HOME": str(layout.private), "KUBECONFIG": str(layout.kubeconfig()), "LANG": "C.UTF-8"}
+    """Nothing of the user's: a proxy, say, leads nowhere in there. But where the cache is."""
+    own = {"HOME": str(layout.private), "KUBECONFIG": str(layout.kubeconfig()), "LANG": "C.UTF-8"}
+    return {**tools.environment, **own, "THUMBWHEEL_CACHE": str(cache())}
 
 
 def _note(layout: Layout, outside: subprocess.Popen[str]) -> None:

@@ -3,9 +3,8 @@
 The sources in go/ are a page each; all the rest comes through Go's own module proxy and is checked against go.sum.
 """
 
-import json
+import re
 import shutil
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ BUILD_SECONDS = 3600.0
 NEEDED_BYTES = 8_000_000_000
 NICENESS = "15"
 # What a module of Kubernetes reports as its version where nobody sets it makes Helm's checks of versions wrong.
-KUBERNETES = "k8s.io/kubernetes"
+KUBERNETES = re.compile(r"k8s\.io/kubernetes v(\d+)\.(\d+)\.\S+")
 STAMPED = ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version")
 
 
@@ -63,7 +62,7 @@ def build(family: Family, folder: Path) -> None:
     shutil.copytree(family.sources, module)
     for file in ("go.mod", "go.sum"):
         shutil.copy(family.lock / file, module)
-    flags = ["-buildvcs=false", "-mod=readonly", "-trimpath", "-ldflags", linker_flags(versions(module))]
+    flags = ["-buildvcs=false", "-mod=readonly", "-trimpath", "-ldflags", linker_flags((module / "go.mod").read_text())]
     command = ["nice", "-n", NICENESS, "go", "build", *flags, "-o", str(folder / family.name), "."]
     assignments = [f"{name}={value}" for name, value in environment().items()]
     run_steps(f"building {family.name}", [["env", *assignments, *command]], module, BUILD_SECONDS)
@@ -97,19 +96,12 @@ def environment() -> dict[str, str]:
     }
 
 
-def versions(module: Path) -> dict[str, str]:
-    """What go.mod asks for."""
-    told = subprocess.run(["go", "mod", "edit", "-json"], cwd=module, capture_output=True, text=True, check=True)
-    return {required["Path"]: required["Version"] for required in json.loads(told.stdout).get("Require") or ()}
-
-
-def linker_flags(required: dict[str, str]) -> str:
-    """No symbols; and Kubernetes learns its own version."""
+def linker_flags(go_mod: str) -> str:
+    """No symbols; and Kubernetes learns its own version, which go.mod names."""
     flags = ["-s", "-w"]
-    if version := required.get(KUBERNETES):
-        major, minor = version.removeprefix("v").split(".")[:2]
-        stamp = {"gitVersion": version, "gitMajor": major, "gitMinor": minor, "gitTreeState": "clean"}
-        flags += [f"-X {package}.{name}={value}" for package in STAMPED for name, value in stamp.items()]
+    if found := KUBERNETES.search(go_mod):
+        version = {"gitVersion": found[0].split()[1], "gitMajor": found[1], "gitMinor": found[2], "gitTreeState": "clean"}
+        flags += [f"-X {package}.{name}={value}" for package in STAMPED for name, value in version.items()]
     return " ".join(flags)
 
 
