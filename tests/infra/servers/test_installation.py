@@ -7,7 +7,7 @@ import pytest
 
 from infra.install.environment import filled_whole
 from infra.servers import installation, progress
-from infra.servers.debian import unpack_package
+from infra.servers.debian import unpack_packages
 from infra.servers.errors import ServerError
 from infra.servers.jars import check_jars, fetch_jars
 from infra.servers.progress import told
@@ -62,7 +62,7 @@ def test_where_there_is_no_debian_it_is_said_what_to_do_instead(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ServerError, match="THUMBWHEEL_PROMETHEUS"):
-        unpack_package(installation.PROMETHEUS, tmp_path)
+        unpack_packages(installation.PROMETHEUS, tmp_path, installation.INSTEAD)
 
 
 def test_a_step_that_fails_shows_what_it_said(tmp_path: Path) -> None:

@@ -1,0 +1,161 @@
+"""`python -m infra.cluster install | up | exec | load | status | down`: a real Kubernetes of one node; used by `make cluster`."""
+
+import argparse
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias
+
+from infra.cluster import lifecycle
+from infra.cluster.api import connected
+from infra.cluster.components import Components
+from infra.cluster.errors import ClusterError
+from infra.cluster.installation import find_installed, install, locate
+from infra.cluster.layout import Layout
+from infra.cluster.node import Node, import_command, run_first_process
+from infra.cluster.policies.enforcement import Enforcement, apply_table
+from infra.install.environment import ROOT
+from infra.servers.errors import ServerError
+from infra.supervision import interruption
+from infra.supervision.child import ChildFailedError
+from infra.supervision.terminal import SUPERVISOR, Terminal
+
+Say: TypeAlias = Callable[[str], None]
+STATE = ROOT / ".state" / "cluster"
+HELP = {
+    "install": "fetch and build what is missing into the cache",
+    "up": "start a new cluster; it runs on",
+    "down": "end it and remove all of it",
+    "status": "what runs in it",
+    "exec": "-- COMMAND…: in its namespaces, with kubectl and helm on PATH",
+    "load": "put OCI archives into it",
+    "node": "(its first process)",
+    "policies": "(the part of it that enforces NetworkPolicies)",
+}
+NEXT = (
+    ".venv/bin/python -m infra.cluster exec -- kubectl get pods -A     (helm likewise)",
+    ".venv/bin/python -m infra.cluster load IMAGE.tar                  (an OCI archive)",
+    "make cluster-down                                                 (ends it; nothing stays)",
+)
+
+
+def main() -> None:
+    words, command = split(sys.argv[1:])
+    arguments = parse(words)
+    layout = Layout(arguments.state.resolve())
+    say = partial(Terminal().say, SUPERVISOR)
+    interruption.stop_like_ctrl_c()
+    try:
+        sys.exit(COMMANDS[arguments.command](layout, [*getattr(arguments, "images", ()), *command], say))
+    except (ClusterError, ServerError, ChildFailedError) as error:
+        sys.exit(f"==> {error}")
+    except KeyboardInterrupt:
+        interruption.leave()
+
+
+def split(words: list[str]) -> tuple[list[str], list[str]]:
+    """Ours, and what stands after the first --."""
+    at = words.index("--") if "--" in words else len(words)
+    return words[:at], words[at + 1 :]
+
+
+def parse(words: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m infra.cluster", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, what in HELP.items():
+        command = commands.add_parser(name, help=what)
+        command.add_argument("--state", type=Path, default=STATE, help="its folder (default: %(default)s)")
+        if name == "load":
+            command.add_argument("images", nargs="+", metavar="IMAGE.tar")
+    return parser.parse_args(words)
+
+
+def install_all(_layout: Layout, _words: list[str], say: Say) -> int:
+    install(say)
+    return 0
+
+
+def up(layout: Layout, _words: list[str], say: Say) -> int:
+    started, tools = time.monotonic(), find_installed()
+    lifecycle.up(layout, tools, say)
+    say(f"the cluster runs, after {time.monotonic() - started:.1f} s. Next:")
+    if layout.state != STATE:
+        say(f"with --state {layout.state} after the word that follows infra.cluster:")
+    for line in NEXT:
+        say(f"  {line}")
+    return 0
+
+
+def down(layout: Layout, _words: list[str], say: Say) -> int:
+    lifecycle.refuse_unable()
+    lifecycle.down(layout)
+    say("no cluster runs")
+    return 0
+
+
+def status(layout: Layout, _words: list[str], say: Say) -> int:
+    process = running(layout)
+    say(f"the cluster runs: process {process.pid}, state and logs in {layout.state}")
+    return inside(layout, ["kubectl", "get", "nodes,pods", "--all-namespaces"])
+
+
+def execute(layout: Layout, words: list[str], _say: Say) -> int:
+    if not words:
+        raise ClusterError("exec -- COMMAND…: which one?")
+    command = lifecycle.entered(running(layout), words)
+    os.execvpe(command[0], command, lifecycle.user_environment(layout, locate()))  # noqa: S606 - the user's own words
+
+
+def load(layout: Layout, images: list[str], _say: Say) -> int:
+    for image in images:
+        if failed := inside(layout, import_command(Path(image).resolve())):
+            return failed
+    return 0
+
+
+def node(layout: Layout, _words: list[str], _say: Say) -> int:
+    tools = locate()
+    part = Node(layout, Components(layout, tools), tools.images)
+    return run_first_process(lambda: asyncio.run(part.run()))
+
+
+def policies(layout: Layout, _words: list[str], _say: Say) -> int:
+    async def enforce() -> None:
+        async with connected(layout) as api:
+            await Enforcement(api, apply_table).run()
+
+    asyncio.run(enforce())
+    return 0
+
+
+def running(layout: Layout) -> lifecycle.Process:
+    """Raises: ClusterError: none does."""
+    if process := lifecycle.find(layout):
+        return process
+    raise ClusterError(f"no cluster runs in {layout.state}: make cluster starts one")
+
+
+def inside(layout: Layout, command: list[str]) -> int:
+    """Run it in the cluster's namespaces; its output is shown."""
+    environment = lifecycle.user_environment(layout, locate())
+    return subprocess.run(lifecycle.entered(running(layout), command), env=environment, check=False).returncode
+
+
+COMMANDS: Mapping[str, Callable[[Layout, list[str], Say], int]] = {
+    "install": install_all,
+    "up": up,
+    "down": down,
+    "status": status,
+    "exec": execute,
+    "load": load,
+    "node": node,
+    "policies": policies,
+}
+
+if __name__ == "__main__":
+    main()

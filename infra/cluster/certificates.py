@@ -1,0 +1,103 @@
+"""Certificates and kubeconfigs of a cluster, made anew for each: nothing outside ever trusts them.
+
+Two authorities: who signs for the API's own proxy must not be able to sign for a user.
+"""
+
+import ipaddress
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.x509.oid import NameOID
+
+from infra.certificates.authority import Authority, Pair
+from infra.certificates.folder import write
+from infra.cluster.layout import ADMIN, API, API_SERVICE, DOMAIN, NODE, NODE_ADDRESS, Layout
+
+DAYS = 30.0
+AUTHORITY, FRONT_AUTHORITY = "authority", "front-authority"
+API_SERVER, KUBELET, FRONT_PROXY = "apiserver", "kubelet", "front-proxy"
+SERVICE_ACCOUNTS = "service-accounts"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who a certificate names: Kubernetes reads the user from CN and its group from O."""
+
+    user: str
+    group: str | None = None
+    names: tuple[str, ...] = ()
+    addresses: tuple[str, ...] = ()
+
+    @property
+    def subject(self) -> x509.Name:
+        attributes = [x509.NameAttribute(NameOID.COMMON_NAME, self.user)]
+        if self.group:
+            attributes.insert(0, x509.NameAttribute(NameOID.ORGANIZATION_NAME, self.group))
+        return x509.Name(attributes)
+
+    @property
+    def alternatives(self) -> list[x509.GeneralName]:
+        addresses = [x509.IPAddress(ipaddress.ip_address(address)) for address in self.addresses]
+        return [*(x509.DNSName(name) for name in self.names), *addresses]
+
+
+SERVICE = "kubernetes.default.svc"
+IDENTITIES = {
+    API_SERVER: Identity(
+        "kube-apiserver",
+        names=("kubernetes", "kubernetes.default", SERVICE, f"{SERVICE}.{DOMAIN}", "localhost"),
+        addresses=(API_SERVICE, NODE_ADDRESS, "127.0.0.1"),
+    ),
+    KUBELET: Identity(f"system:node:{NODE}", "system:nodes", names=(NODE,), addresses=(NODE_ADDRESS, "127.0.0.1")),
+    ADMIN: Identity("admin", "system:masters"),
+    "apiserver-to-kubelet": Identity("kube-apiserver-kubelet-client", "system:masters"),
+    "controller-manager": Identity("system:kube-controller-manager"),
+    "scheduler": Identity("system:kube-scheduler"),
+    "proxy": Identity("system:kube-proxy"),
+}
+# Those that call the API.
+CALLERS = (ADMIN, KUBELET, "controller-manager", "scheduler", "proxy")
+
+
+def write_certificates(layout: Layout) -> None:
+    """All of them, and the kubeconfigs that name them."""
+    folder = layout.certificates
+    folder.mkdir(parents=True, mode=0o700)
+    authority, front = Authority.make(DAYS), Authority.make(DAYS)
+    write(folder, AUTHORITY, authority.pair)
+    write(folder, FRONT_AUTHORITY, front.pair)
+    for name, identity in IDENTITIES.items():
+        write(folder, name, authority.sign(identity.subject, identity.alternatives, DAYS))
+    write(folder, FRONT_PROXY, front.sign(Identity("front-proxy-client").subject, [], DAYS))
+    write(folder, SERVICE_ACCOUNTS, _signing_pair())
+    for name in CALLERS:
+        file = layout.kubeconfig(name)
+        file.touch(mode=0o600)
+        file.write_text(json.dumps(kubeconfig(folder, name), indent=2))
+
+
+def kubeconfig(folder: Path, name: str) -> dict[str, object]:
+    """How one of the callers reaches the API."""
+    cluster = {"server": API, "certificate-authority": str(folder / f"{AUTHORITY}.pem")}
+    user = {"client-certificate": str(folder / f"{name}.pem"), "client-key": str(folder / f"{name}.key")}
+    return {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "thumbwheel", "cluster": cluster}],
+        "users": [{"name": name, "user": user}],
+        "contexts": [{"name": "thumbwheel", "context": {"cluster": "thumbwheel", "user": name}}],
+        "current-context": "thumbwheel",
+    }
+
+
+def _signing_pair() -> Pair:
+    """What tokens of service accounts are signed and checked with: a public key in the certificate's place."""
+    key = generate_private_key(SECP256R1())
+    return Pair(
+        key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo),
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+    )

@@ -1,0 +1,139 @@
+"""The programs of the cluster, in two stages: what only needs files, and what calls the API. The supervisor restarts who dies."""
+
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.cluster import certificates
+from infra.cluster.configuration import CONTAINERD, CONTAINERD_PORT, KUBELET, PROXY, PROXY_HEALTH_PORT
+from infra.cluster.installation import Tools
+from infra.cluster.layout import NODE, NODE_ADDRESS, PODS, SERVICES, Layout
+from infra.supervision.child import Program
+
+ETCD_PORT, ETCD_PEERS_PORT, API_PORT = 2379, 2380, 6443
+CONTROLLERS_PORT, SCHEDULER_PORT, KUBELET_HEALTH_PORT = 10_257, 10_259, 10_248
+# Of a request that starts a cluster's worth of objects at once; what kube-controller-manager comes with is 20.
+CALLS_A_SECOND = 300
+
+
+@dataclass(frozen=True)
+class Components:
+    """How each is started. They run as root in namespaces of their own and listen on loopback in there."""
+
+    layout: Layout
+    tools: Tools
+
+    def first(self, api_is_ready: Callable[[], Awaitable[bool]]) -> tuple[Program, ...]:
+        """etcd, the API, containerd."""
+        return (
+            Program("etcd", self._etcd(), {}, ETCD_PORT),
+            Program("containerd", self._containerd(), {}, CONTAINERD_PORT),
+            Program("apiserver", self._api(), {}, API_PORT, ready=api_is_ready),
+        )
+
+    def callers(self, policies_are_in_force: Callable[[], Awaitable[bool]]) -> tuple[Program, ...]:
+        """Those that call the API."""
+        return (
+            Program("controllers", self._controllers(), {}, CONTROLLERS_PORT),
+            Program("scheduler", self._scheduler(), {}, SCHEDULER_PORT),
+            Program("kubelet", self._kubelet(), {}, KUBELET_HEALTH_PORT),
+            Program("proxy", self._proxy(), {}, PROXY_HEALTH_PORT),
+            Program("policies", self._policies(), {}, None, ready=policies_are_in_force),
+        )
+
+    def _etcd(self) -> tuple[str, ...]:
+        address = f"http://127.0.0.1:{ETCD_PORT}"
+        return (
+            str(self.tools.etcd),
+            f"--data-dir={self.layout.data}/etcd",
+            f"--listen-client-urls={address}",
+            f"--advertise-client-urls={address}",
+            f"--listen-peer-urls=http://127.0.0.1:{ETCD_PEERS_PORT}",
+            "--unsafe-no-fsync",  # nothing outlives the cluster
+            "--log-level=warn",
+        )
+
+    def _containerd(self) -> tuple[str, ...]:
+        return (str(self.tools.debian / "usr" / "bin" / "containerd"), "-c", self._configuration(CONTAINERD))
+
+    def _api(self) -> tuple[str, ...]:
+        return (
+            *self._component("kube-apiserver"),
+            f"--etcd-servers=http://127.0.0.1:{ETCD_PORT}",
+            f"--advertise-address={NODE_ADDRESS}",
+            f"--secure-port={API_PORT}",
+            f"--service-cluster-ip-range={SERVICES}",
+            "--allow-privileged=true",
+            "--authorization-mode=Node,RBAC",
+            "--enable-admission-plugins=NodeRestriction",
+            f"--tls-cert-file={self._certificate(certificates.API_SERVER)}",
+            f"--tls-private-key-file={self._key(certificates.API_SERVER)}",
+            f"--client-ca-file={self._certificate(certificates.AUTHORITY)}",
+            "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
+            f"--service-account-key-file={self._certificate(certificates.SERVICE_ACCOUNTS)}",
+            f"--service-account-signing-key-file={self._key(certificates.SERVICE_ACCOUNTS)}",
+            "--kubelet-preferred-address-types=InternalIP",
+            f"--kubelet-certificate-authority={self._certificate(certificates.AUTHORITY)}",
+            f"--kubelet-client-certificate={self._certificate('apiserver-to-kubelet')}",
+            f"--kubelet-client-key={self._key('apiserver-to-kubelet')}",
+            # For API servers beside this one (metrics, say), which trust who comes through it.
+            f"--requestheader-client-ca-file={self._certificate(certificates.FRONT_AUTHORITY)}",
+            "--requestheader-allowed-names=front-proxy-client",
+            "--requestheader-username-headers=X-Remote-User",
+            "--requestheader-group-headers=X-Remote-Group",
+            "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+            f"--proxy-client-cert-file={self._certificate(certificates.FRONT_PROXY)}",
+            f"--proxy-client-key-file={self._key(certificates.FRONT_PROXY)}",
+        )
+
+    def _controllers(self) -> tuple[str, ...]:
+        return (
+            *self._component("kube-controller-manager"),
+            f"--kubeconfig={self.layout.kubeconfig('controller-manager')}",
+            f"--root-ca-file={self._certificate(certificates.AUTHORITY)}",
+            f"--service-account-private-key-file={self._key(certificates.SERVICE_ACCOUNTS)}",
+            "--use-service-account-credentials",
+            "--bind-address=127.0.0.1",
+            "--leader-elect=false",
+            f"--cluster-cidr={PODS}",
+            "--allocate-node-cidrs=false",
+            f"--kube-api-qps={CALLS_A_SECOND}",
+            f"--kube-api-burst={2 * CALLS_A_SECOND}",
+        )
+
+    def _scheduler(self) -> tuple[str, ...]:
+        return (
+            *self._component("kube-scheduler"),
+            f"--kubeconfig={self.layout.kubeconfig('scheduler')}",
+            "--bind-address=127.0.0.1",
+            "--leader-elect=false",
+        )
+
+    def _kubelet(self) -> tuple[str, ...]:
+        return (
+            *self._component("kubelet"),
+            f"--config={self._configuration(KUBELET)}",
+            f"--kubeconfig={self.layout.kubeconfig(certificates.KUBELET)}",
+            f"--hostname-override={NODE}",
+            f"--node-ip={NODE_ADDRESS}",
+            f"--root-dir={self.layout.data}/kubelet",
+        )
+
+    def _proxy(self) -> tuple[str, ...]:
+        return (*self._component("kube-proxy"), f"--config={self._configuration(PROXY)}")
+
+    def _policies(self) -> tuple[str, ...]:
+        return (sys.executable, "-m", "infra.cluster", "policies", "--state", str(self.layout.state))
+
+    def _component(self, name: str) -> tuple[str, str]:
+        return str(self.tools.kubernetes), name
+
+    def _configuration(self, name: str) -> str:
+        return str(self.layout.configuration / name)
+
+    def _certificate(self, name: str) -> Path:
+        return self.layout.certificates / f"{name}.pem"
+
+    def _key(self, name: str) -> Path:
+        return self.layout.certificates / f"{name}.key"

@@ -1,0 +1,53 @@
+"""The control group under which kubelet puts its pods: one folder in each hierarchy of the machine, and nobody else removes it."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from infra.cluster.errors import ClusterError
+
+MOUNTS = Path("/proc/self/mountinfo")
+# Processes that were killed a moment ago still count.
+EMPTY_WITHIN_SECONDS = 10.0
+AGAIN_SECONDS = 0.05
+
+
+def hierarchies(mounts: str) -> list[Path]:
+    """Where control groups are mounted, version 1 and 2, from the text of mountinfo."""
+    found = (line.partition(" - ") for line in mounts.splitlines())
+    return [Path(before.split()[4]) for before, _, after in found if after.split()[0] in ("cgroup", "cgroup2")]
+
+
+def make(name: str) -> None:
+    for hierarchy in hierarchies(MOUNTS.read_text()):
+        (hierarchy / name).mkdir(exist_ok=True)
+
+
+def remove(name: str) -> None:
+    """With all in it. Raises: ClusterError: a process lives in there."""
+    for hierarchy in hierarchies(MOUNTS.read_text()):
+        end = time.monotonic() + EMPTY_WITHIN_SECONDS
+        while not _removed(hierarchy / name):
+            if time.monotonic() > end:
+                raise ClusterError(f"the control group {hierarchy / name} is in use")
+            time.sleep(AGAIN_SECONDS)
+
+
+def _removed(group: Path) -> bool:
+    """Whether nothing is left of it now."""
+    if not group.exists():
+        return True
+    try:
+        for folder in _innermost_first(group):
+            folder.rmdir()
+    except OSError:
+        return False
+    return True
+
+
+def _innermost_first(group: Path) -> Iterator[Path]:
+    """The files in it go with it."""
+    for entry in sorted(group.iterdir()):
+        if entry.is_dir():
+            yield from _innermost_first(entry)
+    yield group

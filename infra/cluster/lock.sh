@@ -1,0 +1,37 @@
+#!/bin/bash
+# Writes go.mod and go.sum of each program family into locks/cluster: run it after changing a version below.
+# A module of Kubernetes is not usable as it comes: its go.mod asks for v0.0.0 of its own parts, and replacements in it are not inherited.
+set -euo pipefail
+KUBERNETES=1.34.4 ETCD=v3.6.16 COREDNS=v1.12.4
+ROOT=$(cd "$(dirname "$0")/../.." && pwd)
+WORK=$(mktemp -d)
+trap 'rm -rf "$WORK"' EXIT
+
+lowest_go() { go mod edit -json "$1" | python3 -c 'import json, sys; print(json.load(sys.stdin)["Go"])'; }
+
+begin() { # FAMILY MODULE VERSION
+    cp -r "$ROOT/infra/cluster/go/$1" "$WORK/$1"
+    cd "$WORK/$1"
+    go mod init "thumbwheel/cluster/$1"
+    UPSTREAM=$(go mod download -json "$2@$3" | python3 -c 'import json, sys; print(json.load(sys.stdin)["GoMod"])')
+    go mod edit -go="$(lowest_go "$UPSTREAM")" -require="$2@$3"
+}
+
+finish() { # FAMILY
+    go mod tidy
+    mkdir -p "$ROOT/locks/cluster/$1"
+    cp go.mod go.sum "$ROOT/locks/cluster/$1/"
+}
+
+begin kubernetes k8s.io/kubernetes "v$KUBERNETES"
+go mod edit -json "$UPSTREAM" | python3 -c '
+import json, sys
+for required in json.load(sys.stdin)["Require"]:
+    if required["Version"] == "v0.0.0":
+        print(required["Path"])' | while read -r part; do go mod edit -replace="$part=$part@v0.${KUBERNETES#1.}"; done
+go mod edit -godebug=default=go1.24 # what its makers set; a dependency's is not inherited
+finish kubernetes
+begin etcd go.etcd.io/etcd/server/v3 "$ETCD"
+finish etcd
+begin coredns github.com/coredns/coredns "$COREDNS"
+finish coredns

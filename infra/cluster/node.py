@@ -1,0 +1,139 @@
+"""Processes 1 and 2 of the cluster's own namespaces: 1 reaps whoever is left behind, 2 starts the parts and keeps them running.
+
+Each step is a line on standard output as long as `up` reads there. When it has gone, the next line ends process 2, and with
+it everything: no cluster is half there.
+"""
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+import aiohttp
+
+from infra.cluster.api import Api, connected
+from infra.cluster.components import Components
+from infra.cluster.errors import ClusterError
+from infra.cluster.layout import CONTAINERD_SOCKET, NODE, Layout
+from infra.cluster.namespaces import furnish
+from infra.cluster.policies.enforcement import is_in_force
+from infra.supervision.child import Child, Program
+
+READY = "the cluster is ready"
+READY_SECONDS = 90.0
+AGAIN_SECONDS = 0.1
+DNS = Path(__file__).parent / "coredns.yaml"
+LOG = "node.log"
+
+
+def run_first_process(second: Callable[[], None]) -> int:
+    """Fork process 2 and wait for it, reaping others: in a namespace they all become children of process 1."""
+    supervisor = os.fork()
+    if supervisor == 0:
+        second()
+        return 0
+    while True:
+        pid, status = os.wait()
+        if pid == supervisor:
+            return os.waitstatus_to_exitcode(status)
+
+
+class Node:
+    """Brings the cluster up and keeps it running."""
+
+    def __init__(self, layout: Layout, components: Components, images: Sequence[Path]) -> None:
+        self._layout = layout
+        self._components = components
+        self._images = images
+        self._started = time.monotonic()
+        self._children: list[Child] = []
+
+    async def run(self) -> None:
+        """Until it is killed."""
+        furnish(self._layout)
+        self._tell("namespaces")
+        async with connected(self._layout) as api:
+            await self._start_all(api)
+        print(READY, flush=True)
+        self._speak_to_log()
+        await asyncio.Event().wait()
+
+    async def _start_all(self, api: Api) -> None:
+        for program in self._components.first(api.is_ready):
+            self._start(program)
+        await self._ready("etcd", "containerd")
+        await self._import_images()
+        await self._ready("apiserver")
+        for program in self._components.callers(is_in_force):
+            self._start(program)
+        await run("kubectl", "apply", "--server-side", "-f", str(DNS))
+        self._tell("DNS is asked for")
+        await self._ready("controllers", "scheduler", "kubelet", "proxy", "policies")
+        await self._until("node", lambda: _is_node_ready(api))
+        await self._until("DNS", lambda: _is_dns_ready(api))
+
+    def _start(self, program: Program) -> None:
+        child = Child(program, self._pass_on, self._layout.logs / f"{program.name}.log")
+        child.start()
+        self._children.append(child)
+
+    async def _ready(self, *names: str) -> None:
+        for child in self._children:
+            if child.program.name in names:
+                await child.wait_ready(READY_SECONDS)
+                self._tell(child.program.name)
+
+    async def _import_images(self) -> None:
+        for image in self._images:
+            await run(*import_command(image))
+            self._tell(f"image {image.stem}")
+
+    async def _until(self, what: str, test: Callable[[], Awaitable[bool]]) -> None:
+        end = time.monotonic() + READY_SECONDS
+        while time.monotonic() < end:
+            with contextlib.suppress(aiohttp.ClientError, TimeoutError):  # not there yet
+                if await test():
+                    self._tell(what)
+                    return
+            await asyncio.sleep(AGAIN_SECONDS)
+        raise ClusterError(f"{what} was not ready within {READY_SECONDS:.0f} s")
+
+    def _tell(self, what: str) -> None:
+        print(f"{time.monotonic() - self._started:5.1f} s  {what}", flush=True)
+
+    def _pass_on(self, source: str, text: str) -> None:
+        """Of the parts only what the supervisor says of them: their own lines have files."""
+        if source not in {child.program.name for child in self._children}:
+            print(text, file=sys.stderr, flush=True)
+
+    def _speak_to_log(self) -> None:
+        """Nobody reads standard output from here on."""
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+
+
+def import_command(archive: Path) -> list[str]:
+    """Into containerd, where kubelet looks."""
+    return ["ctr", "--address", CONTAINERD_SOCKET, "--namespace", "k8s.io", "images", "import", str(archive)]
+
+
+async def run(*command: str) -> None:
+    """Raises: ClusterError: it failed, with the last of what it said."""
+    process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    said, _ = await process.communicate()
+    if process.returncode:
+        raise ClusterError(f"{' '.join(command)} failed with {process.returncode}: {said.decode()[-2_000:]}")
+
+
+async def _is_node_ready(api: Api) -> bool:
+    node = await api.get(f"/api/v1/nodes/{NODE}")
+    conditions = node.get("status", {}).get("conditions", ())
+    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
+
+
+async def _is_dns_ready(api: Api) -> bool:
+    deployment = await api.get("/apis/apps/v1/namespaces/kube-system/deployments/coredns")
+    return bool(deployment.get("status", {}).get("readyReplicas"))

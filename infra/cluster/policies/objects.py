@@ -1,0 +1,178 @@
+"""What NetworkPolicies speak of: pods, namespaces, selectors, peers and ports, read from the API's JSON. IPv4 only, as the cluster is."""
+
+import ipaddress
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, TypeAlias
+
+Json: TypeAlias = Mapping[str, Any]
+Labels: TypeAlias = Mapping[str, str]
+
+
+class Operator(StrEnum):
+    IN = "In"
+    NOT_IN = "NotIn"
+    EXISTS = "Exists"
+    DOES_NOT_EXIST = "DoesNotExist"
+
+
+@dataclass(frozen=True)
+class Expression:
+    """One of a selector's matchExpressions."""
+
+    key: str
+    operator: Operator
+    values: frozenset[str]
+
+    def matches(self, labels: Labels) -> bool:
+        match self.operator:
+            case Operator.IN:
+                return labels.get(self.key) in self.values
+            case Operator.NOT_IN:  # who has no such label is not in
+                return labels.get(self.key) not in self.values
+            case Operator.EXISTS:
+                return self.key in labels
+            case Operator.DOES_NOT_EXIST:
+                return self.key not in labels
+
+
+@dataclass(frozen=True)
+class Selector:
+    """Empty, it selects everything."""
+
+    expressions: tuple[Expression, ...]
+
+    def matches(self, labels: Labels) -> bool:
+        return all(expression.matches(labels) for expression in self.expressions)
+
+
+@dataclass(frozen=True)
+class NamedPort:
+    """A port that a container names."""
+
+    name: str
+    protocol: str
+    number: int
+
+
+@dataclass(frozen=True)
+class Pod:
+    """One that has an address of its own and has not ended."""
+
+    namespace: str
+    address: str
+    labels: Labels
+    ports: tuple[NamedPort, ...]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Addresses, and which of them are left out."""
+
+    addresses: str
+    left_out: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Pods by labels, in namespaces by labels; None: any pod there, the policy's own namespace."""
+
+    namespaces: Selector | None
+    pods: Selector | None
+
+
+@dataclass(frozen=True)
+class Port:
+    """A port, a range of them, a container's name for one; None: every port of the protocol."""
+
+    protocol: str
+    first: int | str | None
+    last: int | None = None
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Lets these peers in (or out) on these ports. None: all of them."""
+
+    peers: tuple[Block | Chosen, ...] | None
+    ports: tuple[Port, ...] | None
+
+
+@dataclass(frozen=True)
+class Policy:
+    """None for a direction: this policy says nothing of it. No rules: nobody."""
+
+    namespace: str
+    selector: Selector
+    ingress: tuple[Rule, ...] | None
+    egress: tuple[Rule, ...] | None
+
+
+def read_selector(found: Json | None) -> Selector | None:
+    if found is None:
+        return None
+    labels = [Expression(key, Operator.IN, frozenset({value})) for key, value in found.get("matchLabels", {}).items()]
+    expressions = [
+        Expression(entry["key"], Operator(entry["operator"]), frozenset(entry.get("values") or ()))
+        for entry in found.get("matchExpressions") or ()
+    ]
+    return Selector((*labels, *expressions))
+
+
+def read_pods(found: Iterable[Json]) -> tuple[Pod, ...]:
+    """Those that a policy can mean."""
+    pods = (_read_pod(entry) for entry in found)
+    return tuple(sorted((pod for pod in pods if pod), key=lambda pod: ipaddress.ip_address(pod.address)))
+
+
+def read_policy(found: Json) -> Policy:
+    spec = found["spec"]
+    types = spec.get("policyTypes") or ["Ingress"]
+    return Policy(
+        namespace=found["metadata"]["namespace"],
+        selector=read_selector(spec.get("podSelector")) or Selector(()),
+        ingress=_read_rules(spec.get("ingress"), "from") if "Ingress" in types else None,
+        egress=_read_rules(spec.get("egress"), "to") if "Egress" in types else None,
+    )
+
+
+def _read_pod(found: Json) -> Pod | None:
+    spec, status, metadata = found["spec"], found.get("status", {}), found["metadata"]
+    address, ended = status.get("podIP"), status.get("phase") in ("Succeeded", "Failed")
+    if not address or ended or spec.get("hostNetwork"):
+        return None
+    ports = [
+        NamedPort(port["name"], port.get("protocol", "TCP"), port["containerPort"])
+        for container in (*(spec.get("initContainers") or ()), *spec["containers"])
+        for port in container.get("ports") or ()
+        if "name" in port
+    ]
+    return Pod(metadata["namespace"], address, metadata.get("labels") or {}, tuple(ports))
+
+
+def _read_rules(found: Sequence[Json] | None, side: str) -> tuple[Rule, ...]:
+    return tuple(Rule(_read_peers(entry.get(side)), _read_ports(entry.get("ports"))) for entry in found or ())
+
+
+def _read_peers(found: Sequence[Json] | None) -> tuple[Block | Chosen, ...] | None:
+    if not found:
+        return None
+    return tuple(peer for entry in found if (peer := _read_peer(entry)))
+
+
+def _read_peer(found: Json) -> Block | Chosen | None:
+    if block := found.get("ipBlock"):
+        left_out = tuple(filter(_is_ipv4, block.get("except") or ()))
+        return Block(block["cidr"], left_out) if _is_ipv4(block["cidr"]) else None
+    return Chosen(read_selector(found.get("namespaceSelector")), read_selector(found.get("podSelector")))
+
+
+def _read_ports(found: Sequence[Json] | None) -> tuple[Port, ...] | None:
+    if not found:
+        return None
+    return tuple(Port(entry.get("protocol", "TCP"), entry.get("port"), entry.get("endPort")) for entry in found)
+
+
+def _is_ipv4(network: str) -> bool:
+    return ipaddress.ip_network(network, strict=False).version == 4

@@ -1,0 +1,140 @@
+"""Policies as one table of nftables, a chain a pod and direction: what no rule returns from is dropped.
+
+A Service's address has been translated before these hooks, so rules see addresses of pods, as policies mean them. Packets between
+pods of one bridge pass the forward hook because the bridge hands them to the firewall (bridge-nf-call-iptables). What the
+node itself sends, kubelet's probes among it, passes neither hook: every implementation lets it in.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from infra.cluster.policies.objects import Block, Chosen, Labels, Pod, Policy, Port, Rule
+
+TABLE = "thumbwheel_policies"
+ANY = ""
+
+
+class Direction(StrEnum):
+    """The value names the side of a packet on which the peer stands."""
+
+    INGRESS = "saddr"
+    EGRESS = "daddr"
+
+    @property
+    def own_side(self) -> str:
+        return {Direction.INGRESS: "daddr", Direction.EGRESS: "saddr"}[self]
+
+
+@dataclass(frozen=True)
+class World:
+    """Everything that the rules follow from."""
+
+    pods: Sequence[Pod]
+    namespaces: Mapping[str, Labels]
+    policies: Sequence[Policy]
+
+    def chosen(self, peer: Chosen, namespace: str) -> list[Pod]:
+        """The pods that a policy of the namespace means."""
+        return [
+            pod
+            for pod in self.pods
+            if (
+                pod.namespace == namespace
+                if peer.namespaces is None
+                else peer.namespaces.matches(self.namespaces.get(pod.namespace, {}))
+            )
+            and (peer.pods is None or peer.pods.matches(pod.labels))
+        ]
+
+
+def render(world: World) -> str:
+    """The table, replaced as a whole: nothing passes in between."""
+    chains: list[str] = []
+    jumps: dict[Direction, list[str]] = {direction: [] for direction in Direction}
+    for direction in (Direction.EGRESS, Direction.INGRESS):
+        for pod in world.pods:
+            if policies := _isolating(world, pod, direction):
+                name = f"{direction.name.lower()}_{pod.address.replace('.', '_')}"
+                rules = sorted({rule for policy in policies for rule in _rules(world, policy, pod, direction)})
+                chains.append(_chain(name, [*_own(pod, direction), *rules, "counter drop"]))
+                jumps[direction].append(f"ip {direction.own_side} {pod.address} jump {name}")
+    known = "ct state established,related accept"
+    forward = [_hook("forward"), known, *jumps[Direction.EGRESS], *jumps[Direction.INGRESS]]
+    to_node = [_hook("input"), known, *jumps[Direction.EGRESS]]
+    body = "".join([*chains, _chain("forward", forward), _chain("input", to_node)])
+    return f"table inet {TABLE}\ndelete table inet {TABLE}\ntable inet {TABLE} {{\n{body}}}\n"
+
+
+def _chain(name: str, lines: Sequence[str]) -> str:
+    return "".join([f"  chain {name} {{\n", *(f"    {line}\n" for line in lines), "  }\n"])
+
+
+def _hook(name: str) -> str:
+    return f"type filter hook {name} priority 10; policy accept;"
+
+
+def _own(pod: Pod, direction: Direction) -> list[str]:
+    """No policy keeps a pod from itself."""
+    return [f"ip {direction} {pod.address} return"]
+
+
+def _isolating(world: World, pod: Pod, direction: Direction) -> list[Policy]:
+    return [
+        policy
+        for policy in world.policies
+        if policy.namespace == pod.namespace
+        and _of(policy, direction) is not None
+        and policy.selector.matches(pod.labels)
+    ]
+
+
+def _of(policy: Policy, direction: Direction) -> tuple[Rule, ...] | None:
+    return policy.ingress if direction is Direction.INGRESS else policy.egress
+
+
+def _rules(world: World, policy: Policy, pod: Pod, direction: Direction) -> Iterator[str]:
+    """What the policy lets into the pod, or out of it."""
+    for rule in _of(policy, direction) or ():
+        if rule.peers is None:
+            servers = [pod] if direction is Direction.INGRESS else world.pods
+            yield from _returns(ANY, rule, servers)
+            continue
+        for peer in rule.peers:
+            if isinstance(peer, Block):
+                servers = [pod] if direction is Direction.INGRESS else world.pods
+                yield from _returns(_block(peer, direction), rule, servers)
+            elif peers := world.chosen(peer, policy.namespace):
+                addresses = ", ".join(other.address for other in peers)
+                servers = [pod] if direction is Direction.INGRESS else peers
+                yield from _returns(f"ip {direction} {{ {addresses} }}", rule, servers)
+
+
+def _block(block: Block, direction: Direction) -> str:
+    without = f" ip {direction} != {{ {', '.join(block.left_out)} }}" if block.left_out else ""
+    return f"ip {direction} {block.addresses}{without}"
+
+
+def _returns(peer: str, rule: Rule, servers: Sequence[Pod]) -> Iterator[str]:
+    for ports in _ports(rule, servers):
+        yield " ".join(filter(None, (peer, ports, "return")))
+
+
+def _ports(rule: Rule, servers: Sequence[Pod]) -> Iterator[str]:
+    if rule.ports is None:
+        yield ANY
+    for port in rule.ports or ():
+        yield from _port(port, servers)
+
+
+def _port(port: Port, servers: Sequence[Pod]) -> Iterator[str]:
+    """A name means what the pods that serve it call so."""
+    protocol = port.protocol.lower()
+    if port.first is None:
+        yield f"meta l4proto {protocol}"
+    elif isinstance(port.first, int):
+        yield f"{protocol} dport {port.first}{f'-{port.last}' if port.last else ''}"
+    else:
+        found = {named for pod in servers for named in pod.ports}
+        wanted = {named.number for named in found if (named.name, named.protocol) == (port.first, port.protocol)}
+        yield from (f"{protocol} dport {number}" for number in sorted(wanted))

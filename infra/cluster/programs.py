@@ -1,0 +1,110 @@
+"""Programs built from Go modules, each family from its own go.mod and go.sum, so that versions of one never decide another's.
+
+The sources in go/ are a page each; all the rest comes through Go's own module proxy and is checked against go.sum.
+"""
+
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.cluster.errors import ClusterError
+from infra.install.environment import cache
+from infra.servers.installation import LOCKS, Part, home
+from infra.servers.steps import run_steps
+
+SOURCES = Path(__file__).parent / "go"
+BUILD_SECONDS = 3600.0
+# Measured: the modules and Go's build cache of all families, and the linker's heap of kube-apiserver.
+NEEDED_BYTES = 8_000_000_000
+NICENESS = "15"
+# What a module of Kubernetes reports as its version where nobody sets it makes Helm's checks of versions wrong.
+KUBERNETES = re.compile(r"k8s\.io/kubernetes v(\d+)\.(\d+)\.\S+")
+STAMPED = ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version")
+
+
+@dataclass(frozen=True)
+class Family:
+    """One main package. `sources` holds main.go, `lock` go.mod and go.sum."""
+
+    name: str
+    sources: Path
+    lock: Path
+
+    @property
+    def home(self) -> Path:
+        """Where its program is put."""
+        return home("cluster", self.name, self.sources / "main.go", self.lock / "go.mod", self.lock / "go.sum")
+
+    @property
+    def program(self) -> Path:
+        return self.home / self.name
+
+    def part(self, what: str, fill: Callable[[Path], None]) -> Part:
+        return Part(self.home, what, fill, arrives=None)
+
+
+def ours(name: str) -> Family:
+    """A family of the cluster's own."""
+    return Family(name, SOURCES / name, LOCKS / "cluster" / name)
+
+
+def build(family: Family, folder: Path) -> None:
+    """Build it into the folder, out of the way of whoever else uses the machine.
+
+    Raises:
+        ClusterError: no Go here, or too little room.
+        ServerError: the build failed, with the last of what it said.
+    """
+    refuse_unable()
+    module = folder / "module"
+    shutil.copytree(family.sources, module)
+    for file in ("go.mod", "go.sum"):
+        shutil.copy(family.lock / file, module)
+    flags = ["-buildvcs=false", "-mod=readonly", "-trimpath", "-ldflags", linker_flags((module / "go.mod").read_text())]
+    command = ["nice", "-n", NICENESS, "go", "build", *flags, "-o", str(folder / family.name), "."]
+    assignments = [f"{name}={value}" for name, value in environment().items()]
+    run_steps(f"building {family.name}", [["env", *assignments, *command]], module, BUILD_SECONDS)
+    shutil.rmtree(module)
+
+
+def refuse_unable() -> None:
+    """Raises: ClusterError: what is missing, before minutes are spent."""
+    if not shutil.which("go"):
+        raise ClusterError("no Go here, which builds Kubernetes: install Go 1.26 or newer, and put it on PATH")
+    cache().mkdir(parents=True, exist_ok=True)
+    if (free := shutil.disk_usage(cache()).free) < NEEDED_BYTES:
+        raise ClusterError(
+            f"building Kubernetes takes {NEEDED_BYTES / 1e9:.0f} GB in {cache()}, of which 0.4 GB stay; {free / 1e9:.1f} are free"
+        )
+
+
+def build_caches() -> Path:
+    """Where modules and compiled packages lie until everything is built."""
+    return cache() / "cluster" / "go"
+
+
+def environment() -> dict[str, str]:
+    """Nothing of the user's own Go is touched, and modules can be deleted like other files."""
+    caches = build_caches()
+    return {
+        "CGO_ENABLED": "0",
+        "GOFLAGS": "-modcacherw",
+        "GOMODCACHE": str(caches / "modules"),
+        "GOCACHE": str(caches / "build"),
+    }
+
+
+def linker_flags(go_mod: str) -> str:
+    """No symbols; and Kubernetes learns its own version, which go.mod names."""
+    flags = ["-s", "-w"]
+    if found := KUBERNETES.search(go_mod):
+        version = {"gitVersion": found[0].split()[1], "gitMajor": found[1], "gitMinor": found[2], "gitTreeState": "clean"}
+        flags += [f"-X {package}.{name}={value}" for package in STAMPED for name, value in version.items()]
+    return " ".join(flags)
+
+
+def forget_build_caches() -> None:
+    """Five gigabytes that only a next build would want."""
+    shutil.rmtree(build_caches(), ignore_errors=True)

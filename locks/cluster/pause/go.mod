@@ -1,0 +1,3 @@
+module thumbwheel/cluster/pause
+
+go 1.24.0

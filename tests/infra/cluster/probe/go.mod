@@ -1,0 +1,3 @@
+module thumbwheel/cluster/probe
+
+go 1.24.0

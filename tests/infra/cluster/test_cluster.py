@@ -1,0 +1,268 @@
+"""The real cluster: pods run, find and reach each other, policies hold, and nothing of it is on the machine during or after.
+
+`make cluster-test` runs it. Where no cluster can run it fails, unless CLUSTER=skip is set.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from infra.cluster import control_groups, lifecycle
+from infra.cluster.errors import ClusterError
+from infra.cluster.images import write_image
+from infra.cluster.installation import Tools, find_installed
+from infra.cluster.layout import Layout
+from infra.cluster.namespaces import SETTINGS, WANTED_BY_KUBELET
+from infra.cluster.programs import Family, build
+from infra.servers.installation import fill_missing
+
+HERE = Path(__file__).parent
+PROBE = Family("probe", HERE / "probe", HERE / "probe")
+# Counters, and what the kernel writes there itself.
+RESTLESS = ("fs/dentry-state", "fs/file-nr", "fs/inode-nr", "fs/inode-state", "fs/quota", "kernel/ns_last_pid", "kernel/pty/nr")
+RESTLESS += ("kernel/random", "fs/aio-nr", "kernel/perf_event_max_sample_rate", "kernel/keys/", "fs/binfmt_misc")
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+class Cluster:
+    """The one under test, by the commands that people use."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+
+    def command(self, word: str, *words: str) -> list[str]:
+        return [sys.executable, "-m", "infra.cluster", word, "--state", str(self.layout.state), *words]
+
+    def call(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(self.command(*words), capture_output=True, text=True, check=False)
+
+    def try_kubectl(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return self.call("exec", "--", "kubectl", *words)
+
+    def kubectl(self, *words: str) -> str:
+        done = self.try_kubectl(*words)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def in_pod(self, pod: str, *words: str) -> subprocess.CompletedProcess[str]:
+        return self.try_kubectl("exec", "--namespace", "demo", pod, "--", "/probe", *words)
+
+    def addresses(self, *, ready: bool) -> set[str]:
+        """Of the servers, as the Service has them."""
+        slices = json.loads(self.kubectl("get", "endpointslices", "-n", "demo", "-l", "kubernetes.io/service-name=server", "-o", "json"))
+        endpoints = [endpoint for found in slices["items"] for endpoint in found["endpoints"] or ()]
+        return {endpoint["addresses"][0] for endpoint in endpoints if endpoint["conditions"]["ready"] is ready}
+
+
+def settings() -> dict[str, str]:
+    """Every setting of the machine that holds still."""
+    found = {}
+    for file in SETTINGS.rglob("*"):
+        name = str(file.relative_to(SETTINGS))
+        if file.is_file() and os.access(file, os.R_OK) and not name.startswith(RESTLESS):
+            try:
+                found[name] = file.read_text()
+            except OSError:  # some can only be written
+                continue
+    return found
+
+
+def of_kubelet() -> dict[str, str]:
+    return {name: (SETTINGS / name).read_text() for name in WANTED_BY_KUBELET}
+
+
+def machine() -> dict[str, str]:
+    """What a cluster could leave on the machine."""
+    groups = [folder / group.name for folder in control_groups.hierarchies(control_groups.MOUNTS.read_text())
+              for group in folder.iterdir() if group.name.startswith("thumbwheel-")]  # fmt: skip
+    tools = find_installed()
+    environment = {**os.environ, **tools.environment}
+    shown = {
+        words: subprocess.run(words.split(), env=environment, capture_output=True, text=True, check=True).stdout
+        for words in ("ip -o link", "ip -o addr", "ip route", "nft list ruleset")
+    }
+    return {**shown, "mounts": control_groups.MOUNTS.read_text(), "groups": str(sorted(groups)), "kubelet": str(of_kubelet())}
+
+
+def processes(layout: Layout) -> list[str]:
+    """Command lines that name the state folder or a program of the cluster's started for it."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if str(layout.state) in line and "pytest" not in line:
+                found.append(line)
+    return found
+
+
+def eventually(test: Callable[[], bool], seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not test():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.2)
+
+
+@pytest.fixture(scope="module")
+def tools() -> Tools:
+    if os.environ.get("CLUSTER") == "skip":
+        pytest.skip("CLUSTER=skip")
+    lifecycle.refuse_unable()
+    return find_installed()
+
+
+@pytest.fixture(scope="module")
+def layout(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Layout:
+    return Layout(tmp_path_factory.mktemp("cluster") / "state")
+
+
+@pytest.fixture(scope="module")
+def before(tools: Tools) -> dict[str, str]:
+    return machine()
+
+
+@pytest.fixture(scope="module")
+def settings_before() -> dict[str, str]:
+    return settings()
+
+
+@pytest.fixture(scope="module")
+def cluster(layout: Layout, before: dict[str, str], settings_before: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    running = Cluster(layout)
+    fill_missing([PROBE.part("the tests' program", lambda folder: build(PROBE, folder))], print)
+    image = tmp_path_factory.mktemp("images") / "probe.tar"
+    write_image(PROBE.program, "localhost/probe:1", image)
+    try:
+        up = running.call("up")
+        assert up.returncode == 0, up.stderr + up.stdout
+        loaded = running.call("load", str(image))
+        assert loaded.returncode == 0, loaded.stderr
+        running.kubectl("apply", "-f", str(HERE / "probe.yaml"))
+        running.kubectl("rollout", "status", "-n", "demo", "deployment/server", "--timeout=60s")
+        running.kubectl("wait", "-n", "demo", "--for=condition=Ready", "pod/friend", "pod/stranger", "--timeout=60s")
+        yield running
+    finally:
+        lifecycle.down(layout)
+
+
+def test_pods_run_under_restricted_and_others_are_refused(cluster: Cluster) -> None:
+    assert cluster.kubectl("logs", "-n", "demo", "friend") == "serving"
+    refused = cluster.try_kubectl("run", "root", "-n", "demo", "--image=localhost/probe:1")
+    assert 'violates PodSecurity "restricted' in refused.stderr
+
+
+def test_a_command_in_a_pod_answers_and_fails_as_it_should(cluster: Cluster) -> None:
+    assert cluster.in_pod("friend", "get", "http://127.0.0.1:8080/").stdout == "hello from friend"
+    assert cluster.in_pod("friend", "get", "http://127.0.0.1:1/").returncode == 1
+
+
+def test_names_lead_to_the_service_and_to_each_pod_of_a_headless_one(cluster: Cluster) -> None:
+    address = cluster.kubectl("get", "service", "-n", "demo", "server", "-o", "jsonpath={.spec.clusterIP}")
+    assert cluster.in_pod("friend", "lookup", "server.demo.svc.cluster.local").stdout.split() == [address]
+    assert set(cluster.in_pod("friend", "lookup", "server-headless").stdout.split()) == cluster.addresses(ready=True)
+    assert cluster.in_pod("friend", "lookup", "server.example.com").returncode == 1
+    for url in ("http://server/", "http://server-headless:8080/"):
+        assert cluster.in_pod("friend", "get", url).stdout.startswith("hello from server-")
+
+
+def test_a_pod_that_is_not_ready_leaves_the_service_and_comes_back(cluster: Cluster) -> None:
+    pod = cluster.kubectl("get", "pods", "-n", "demo", "-l", "app=server", "-o", "jsonpath={.items[0].metadata.name}")
+    address = cluster.kubectl("get", "pod", "-n", "demo", pod, "-o", "jsonpath={.status.podIP}")
+    assert address in cluster.addresses(ready=True)
+    assert cluster.in_pod(pod, "get", "http://127.0.0.1:8080/off").returncode == 0
+    eventually(lambda: address in cluster.addresses(ready=False))
+    assert cluster.in_pod(pod, "get", "http://127.0.0.1:8080/on").returncode == 0
+    eventually(lambda: address in cluster.addresses(ready=True))
+
+
+def test_policies_let_one_pod_in_and_not_another_until_they_are_gone(cluster: Cluster) -> None:
+    for pod in ("friend", "stranger"):
+        assert cluster.in_pod(pod, "get", "http://server/").returncode == 0
+    cluster.kubectl("apply", "-f", str(HERE / "policy.yaml"))
+    eventually(lambda: cluster.in_pod("stranger", "get", "http://server/").returncode == 1)
+    for url in ("http://server/", "http://server-headless:8080/"):
+        assert cluster.in_pod("friend", "get", url).stdout.startswith("hello from server-")
+        assert "Timeout" in cluster.in_pod("stranger", "get", url).stderr
+    # The friend may ask servers alone, and nobody the node.
+    stranger = cluster.kubectl("get", "pod", "-n", "demo", "stranger", "-o", "jsonpath={.status.podIP}")
+    assert "Timeout" in cluster.in_pod("friend", "get", f"http://{stranger}:8080/").stderr
+    assert "Timeout" in cluster.in_pod("friend", "get", "https://10.96.0.1/").stderr
+    # The node's probes pass: nobody became unready.
+    assert len(cluster.addresses(ready=True)) == 2
+    cluster.kubectl("delete", "-f", str(HERE / "policy.yaml"))
+    eventually(lambda: cluster.in_pod("stranger", "get", "http://server/").returncode == 0)
+
+
+def test_a_part_that_dies_is_started_again(cluster: Cluster) -> None:
+    found = cluster.call("exec", "--", "pgrep", "-f", "kubernetes kube-scheduler").stdout.split()
+    assert len(found) == 1
+    assert cluster.call("exec", "--", "kill", "-9", found[0]).returncode == 0
+    eventually(lambda: cluster.call("exec", "--", "pgrep", "-f", "kubernetes kube-scheduler").stdout.split() not in ([], found))
+    cluster.kubectl("rollout", "restart", "-n", "demo", "deployment/server")
+    cluster.kubectl("rollout", "status", "-n", "demo", "deployment/server", "--timeout=60s")
+
+
+def test_a_second_cluster_in_the_same_folder_is_refused(cluster: Cluster) -> None:
+    refused = cluster.call("up")
+    assert refused.returncode == 1
+    assert "runs already" in refused.stderr
+
+
+def test_no_setting_address_or_mount_of_the_machine_changes_while_it_runs(
+    cluster: Cluster, before: dict[str, str], settings_before: dict[str, str]
+) -> None:
+    assert settings() == settings_before
+    now = machine()
+    assert now.pop("groups") != before["groups"]  # kubelet's, removed at the end
+    assert now == {name: shown for name, shown in before.items() if name != "groups"}
+    # Inside they are what kubelet wants, and cannot be changed.
+    assert cluster.call("exec", "--", "cat", "/proc/sys/vm/overcommit_memory").stdout == "1\n"
+    assert cluster.call("exec", "--", "sh", "-c", "echo 1 > /proc/sys/vm/swappiness").returncode != 0
+
+
+def test_down_leaves_nothing(cluster: Cluster, before: dict[str, str]) -> None:
+    assert processes(cluster.layout)
+    assert cluster.call("down").returncode == 0
+    assert processes(cluster.layout) == []
+    assert machine() == before
+    assert not cluster.layout.state.exists()
+    assert cluster.call("status").returncode == 1
+
+
+@pytest.mark.parametrize("whom", ["up", "process 1"])
+def test_killed_at_any_step_it_leaves_nothing_but_its_folder_and_groups(
+    layout: Layout, before: dict[str, str], whom: str
+) -> None:
+    """Every third step, each of the two at others: both cover all."""
+    cluster = Cluster(layout)
+    steps = iter(range(0 if whom == "up" else 1, 100, 3))
+    while kill_at_step(cluster, next(steps), whom):
+        eventually(lambda: processes(layout) == [])
+        left = machine()
+        assert {**left, "groups": before["groups"]} == before
+        assert cluster.call("down").returncode == 0
+        assert machine() == before
+
+
+def kill_at_step(cluster: Cluster, step: int, whom: str) -> bool:
+    """Whether there was such a step."""
+    with subprocess.Popen(cluster.command("up"), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as up:
+        assert up.stdout
+        for number, _ in enumerate(up.stdout):
+            if number == step:
+                running = lifecycle.find(cluster.layout)
+                assert running
+                os.kill(up.pid if whom == "up" else running.pid, signal.SIGKILL)
+                return True
+    lifecycle.down(cluster.layout)
+    return False

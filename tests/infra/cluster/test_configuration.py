@@ -1,0 +1,72 @@
+"""Files that containerd, kubelet and kube-proxy read: they parse, and agree with each other and with the layout."""
+
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from infra.cluster import configuration
+from infra.cluster.components import KUBELET_HEALTH_PORT, Components
+from infra.cluster.configuration import write_configuration
+from infra.cluster.installation import Tools
+from infra.cluster.layout import CONTAINERD_SOCKET, DNS_SERVICE, PODS, Layout
+from infra.cluster.node import DNS
+
+TOOLS = Tools(Path("/debian"), Path("/clients"))
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    layout = Layout(tmp_path)
+    write_configuration(layout, Path("/plugins"))
+    return layout
+
+
+def commands(layout: Layout) -> dict[str, tuple[str, ...]]:
+    async def ready() -> bool:
+        return True
+
+    components = Components(layout, TOOLS)
+    return {program.name: program.command for program in (*components.first(ready), *components.callers(ready))}
+
+
+def test_containerd_finds_the_plugins_and_the_pods_network(layout: Layout) -> None:
+    found = tomllib.loads((layout.configuration / configuration.CONTAINERD).read_text())
+    plugin = found["plugins"]["io.containerd.grpc.v1.cri"]
+    assert plugin["cni"]["bin_dir"] == "/plugins"
+    (network,) = Path(plugin["cni"]["conf_dir"]).iterdir()
+    assert json.loads(network.read_text())["plugins"][0]["ipam"]["ranges"] == [[{"subnet": PODS}]]
+    assert plugin["sandbox_image"] == "localhost/pause:1"
+    assert plugin["restrict_oom_score_adj"] is True
+    assert found["grpc"]["address"] == CONTAINERD_SOCKET
+
+
+def test_kubelet_speaks_to_that_containerd_and_to_the_dns_that_is_started(layout: Layout) -> None:
+    found = json.loads((layout.configuration / configuration.KUBELET).read_text())
+    assert found["containerRuntimeEndpoint"] == f"unix://{CONTAINERD_SOCKET}"
+    assert found["cgroupRoot"] == f"/{layout.control_group}"
+    assert found["clusterDNS"] == [DNS_SERVICE]
+    assert f"clusterIP: {DNS_SERVICE}" in DNS.read_text()
+    assert Path(found["resolvConf"]).read_text() == ""
+    assert "healthzPort" not in found  # so it is the usual one, which readiness is asked at
+    assert KUBELET_HEALTH_PORT == 10248
+
+
+def test_kube_proxy_leaves_the_machines_connection_tracking_alone(layout: Layout) -> None:
+    found = json.loads((layout.configuration / configuration.PROXY).read_text())
+    assert found["mode"] == "nftables"
+    assert set(found["conntrack"].values()) == {0, "0s"}
+
+
+def test_every_part_is_started_with_files_of_its_own_cluster(layout: Layout) -> None:
+    found = commands(layout)
+    assert set(found) == {
+        *("etcd", "containerd", "apiserver", "controllers", "scheduler", "kubelet", "proxy", "policies"),
+    }
+    for name, words in found.items():
+        assert str(layout.state) in " ".join(words), name
+
+
+def test_clusters_of_two_folders_share_no_control_group() -> None:
+    assert Layout(Path("/a")).control_group != Layout(Path("/b")).control_group

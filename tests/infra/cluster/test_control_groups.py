@@ -1,0 +1,52 @@
+"""Groups are found in every hierarchy and removed with all in them."""
+
+from pathlib import Path
+
+import pytest
+
+from infra.cluster import control_groups
+from infra.cluster.errors import ClusterError
+
+MOUNTS = """\
+25 20 0:22 / /sys rw,nosuid - sysfs sysfs rw
+30 25 0:26 / /sys/fs/cgroup ro,nosuid - tmpfs tmpfs ro,mode=755
+31 30 0:27 / /sys/fs/cgroup/unified rw,nosuid shared:9 - cgroup2 cgroup2 rw
+32 30 0:28 / /sys/fs/cgroup/memory rw,nosuid - cgroup cgroup rw,memory
+40 20 0:30 / /cgroup-notes rw - ext4 /dev/vda rw
+"""
+
+
+@pytest.fixture
+def hierarchy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """One, of plain folders."""
+    mounts, folder = tmp_path / "mountinfo", tmp_path / "memory"
+    folder.mkdir()
+    mounts.write_text(f"32 30 0:28 / {folder} rw - cgroup cgroup rw,memory\n")
+    monkeypatch.setattr(control_groups, "MOUNTS", mounts)
+    monkeypatch.setattr(control_groups, "EMPTY_WITHIN_SECONDS", 0.1)
+    return folder
+
+
+def test_hierarchies_of_both_versions_are_found() -> None:
+    assert control_groups.hierarchies(MOUNTS) == [Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup/memory")]
+
+
+def test_a_group_goes_with_all_in_it_and_others_stay(hierarchy: Path) -> None:
+    control_groups.make("ours")
+    control_groups.make("theirs")
+    (hierarchy / "ours" / "pods" / "one").mkdir(parents=True)
+    (hierarchy / "ours" / "pods" / "two").mkdir()
+    control_groups.remove("ours")
+    assert [folder.name for folder in hierarchy.iterdir()] == ["theirs"]
+
+
+def test_removing_what_is_not_there_is_nothing(hierarchy: Path) -> None:
+    control_groups.remove("ours")
+    assert not list(hierarchy.iterdir())
+
+
+def test_a_group_in_use_is_named(hierarchy: Path) -> None:
+    control_groups.make("ours")
+    (hierarchy / "ours" / "tasks").write_text("1")  # a plain folder that is not empty refuses as a busy group does
+    with pytest.raises(ClusterError, match="ours is in use"):
+        control_groups.remove("ours")
