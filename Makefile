@@ -32,7 +32,8 @@ test: ## install what tests need, and run them all but the long faults
 	@$(PYTHON) infra/install/environment.py dev
 	@$(VENV) -m infra.install.tools browser
 	@$(VENV) -m infra.servers install
-	@$(VENV) -m pytest -m "not faults" --numprocesses auto --dist loadgroup
+	@$(VENV) -m infra.cluster clients
+	@$(VENV) -m pytest -m "not faults and not cluster" --numprocesses auto --dist loadgroup
 
 faults: ## all fault scenarios in all forms, then docs/faults.md (an hour)
 	@$(PYTHON) infra/install/environment.py dev

@@ -1,4 +1,4 @@
-"""`python -m infra.cluster install | up | exec | load | status | down`: a real Kubernetes of one node; used by `make cluster`."""
+"""`python -m infra.cluster install | clients | up | exec | load | status | down`: a real Kubernetes of one node; used by `make cluster`."""
 
 import argparse
 import asyncio
@@ -15,7 +15,7 @@ from infra.cluster import lifecycle
 from infra.cluster.api import connected
 from infra.cluster.components import Components
 from infra.cluster.errors import ClusterError
-from infra.cluster.installation import find_installed, install, locate
+from infra.cluster.installation import find_installed, install, install_clients, locate
 from infra.cluster.layout import Layout
 from infra.cluster.node import Node, import_command, run_first_process
 from infra.cluster.policies.enforcement import Enforcement, apply_table
@@ -29,6 +29,7 @@ Say: TypeAlias = Callable[[str], None]
 STATE = ROOT / ".state" / "cluster"
 HELP = {
     "install": "fetch and build what is missing into the cache",
+    "clients": "fetch Helm and kubectl alone",
     "up": "start a new cluster; it runs on",
     "down": "end it and remove all of it",
     "status": "what runs in it",
@@ -77,6 +78,11 @@ def parse(words: list[str]) -> argparse.Namespace:
 
 def install_all(_layout: Layout, _words: list[str], say: Say) -> int:
     install(say)
+    return 0
+
+
+def clients(_layout: Layout, _words: list[str], say: Say) -> int:
+    install_clients(say)
     return 0
 
 
@@ -148,6 +154,7 @@ def inside(layout: Layout, command: list[str]) -> int:
 
 COMMANDS: Mapping[str, Callable[[Layout, list[str], Say], int]] = {
     "install": install_all,
+    "clients": clients,
     "up": up,
     "down": down,
     "status": status,

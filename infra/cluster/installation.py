@@ -81,13 +81,20 @@ def install(say: Callable[[str], None]) -> Tools:
     return tools
 
 
+def install_clients(say: Callable[[str], None]) -> Path:
+    """The folder of Helm and kubectl alone: all that a test of the chart needs. Raises: ServerError."""
+    tools = locate()
+    fill_missing([_clients(tools)], say)
+    return tools.clients
+
+
 def parts(tools: Tools) -> list[Part]:
     """In the order of installation: what fails early fails before the long build."""
     return [
         Part(
             tools.debian, "containerd, runc, network plugins, nftables: Debian's packages (38 MB to download)", _unpack
         ),
-        Part(tools.clients, "Helm and kubectl (37 MB to download)", _unpack_clients),
+        _clients(tools),
         PAUSE.part("the pods' first process", partial(_build_image, PAUSE)),
         ETCD.part("etcd, built from its Go modules (a minute or two of both cores)", partial(build, ETCD)),
         COREDNS.part("CoreDNS, built likewise (two or three minutes)", partial(_build_image, COREDNS)),
@@ -95,6 +102,10 @@ def parts(tools: Tools) -> list[Part]:
             "Kubernetes, built likewise (ten minutes or more, 2.2 GB of memory)", partial(build, KUBERNETES)
         ),
     ]
+
+
+def _clients(tools: Tools) -> Part:
+    return Part(tools.clients, "Helm and kubectl (37 MB to download)", _unpack_clients)
 
 
 def reference_of(family: Family) -> str:

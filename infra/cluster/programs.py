@@ -100,7 +100,12 @@ def linker_flags(go_mod: str) -> str:
     """No symbols; and Kubernetes learns its own version, which go.mod names."""
     flags = ["-s", "-w"]
     if found := KUBERNETES.search(go_mod):
-        version = {"gitVersion": found[0].split()[1], "gitMajor": found[1], "gitMinor": found[2], "gitTreeState": "clean"}
+        version = {
+            "gitVersion": found[0].split()[1],
+            "gitMajor": found[1],
+            "gitMinor": found[2],
+            "gitTreeState": "clean",
+        }
         flags += [f"-X {package}.{name}={value}" for package in STAMPED for name, value in version.items()]
     return " ".join(flags)
 

@@ -46,6 +46,9 @@
 {{- define "thumbwheel.kafkaSettings" -}}
 kafka_bootstrap: {{ .Values.kafka.bootstrap | quote }}
 kafka_security_protocol: {{ .Values.kafka.securityProtocol }}
+{{- with .Values.kafka.caKey }}
+kafka_ca_file: /kafka/{{ . }}
+{{- end }}
 {{- if hasPrefix "SASL" .Values.kafka.securityProtocol }}
 kafka_sasl_mechanism: {{ .Values.kafka.saslMechanism }}
 {{- end }}

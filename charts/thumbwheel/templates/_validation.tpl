@@ -4,6 +4,7 @@
 {{- if not $v.database.existingSecret -}}{{ fail "database.existingSecret: a secret with the services' Postgres URLs is needed" }}{{- end -}}
 {{- if not $v.kafka.bootstrap -}}{{ fail "kafka.bootstrap: host:port of Kafka's brokers is needed" }}{{- end -}}
 {{- if and (hasPrefix "SASL" $v.kafka.securityProtocol) (not $v.kafka.existingSecret) -}}{{ fail "kafka.existingSecret: kafka.securityProtocol needs a secret with username and password" }}{{- end -}}
+{{- if and $v.kafka.caKey (not $v.kafka.existingSecret) -}}{{ fail "kafka.existingSecret: kafka.caKey names a key of that secret" }}{{- end -}}
 {{- if not $v.objectStore.endpoint -}}{{ fail "objectStore.endpoint: an S3 store is needed" }}{{- end -}}
 {{- if not $v.objectStore.existingSecret -}}{{ fail "objectStore.existingSecret: a secret with access-key and secret-key is needed" }}{{- end -}}
 {{- if and $v.gitops (not $v.secrets.existing) -}}{{ fail "secrets.existing: with gitops nothing is generated, so a secret with principal-key, master-key and valkey-secret is needed" }}{{- end -}}

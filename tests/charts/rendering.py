@@ -1,0 +1,59 @@
+"""The chart rendered by Helm, and what tests ask of it."""
+
+import subprocess
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from infra.cluster.installation import locate
+
+CHART = Path(__file__).resolve().parents[2] / "charts" / "thumbwheel"
+VALUES = CHART / "ci"
+Object = Mapping[str, Any]
+OPERATORS = ("monitoring.coreos.com/v1/PodMonitor", "monitoring.coreos.com/v1/PrometheusRule")
+
+
+def helm(*words: str) -> subprocess.CompletedProcess[str]:
+    binary = locate().clients / "helm"
+    assert binary.exists(), "no Helm: python -m infra.cluster clients"
+    return subprocess.run([str(binary), *words], capture_output=True, text=True, check=False, timeout=60)
+
+
+@cache
+def render(values: str, *sets: str, release: str = "tw") -> Sequence[Object]:
+    """All objects of a values file of `ci/`, with more said by --set."""
+    more = [word for each in sets for word in ("--set", each)]
+    operators = [word for each in OPERATORS for word in ("--api-versions", each)]
+    done = helm("template", release, str(CHART), "--namespace", "chat", "-f", str(VALUES / values), *operators, *more)
+    assert done.returncode == 0, done.stderr
+    return [found for found in yaml.safe_load_all(done.stdout) if found]
+
+
+def refusal(values: str, *sets: str) -> str:
+    """What Helm says instead of rendering."""
+    more = [word for each in sets for word in ("--set", each)]
+    done = helm("template", "tw", str(CHART), "-f", str(VALUES / values), *more)
+    assert done.returncode != 0, "Helm rendered it"
+    return done.stderr
+
+
+def of_kind(objects: Sequence[Object], *kinds: str) -> list[Object]:
+    return [found for found in objects if found["kind"] in kinds]
+
+
+def component(found: Object) -> str:
+    return str(found["metadata"]["labels"]["app.kubernetes.io/component"])
+
+
+def pods(objects: Sequence[Object]) -> dict[str, Any]:
+    """The pod specs by component; jobs too."""
+    found = of_kind(objects, "Deployment", "StatefulSet", "Job")
+    return {f"{component(each)}/{each['kind']}": each["spec"]["template"] for each in found}
+
+
+def containers(objects: Sequence[Object]) -> list[Any]:
+    specs = [pod["spec"] for pod in pods(objects).values()]
+    return [one for spec in specs for one in (*spec.get("initContainers", ()), *spec["containers"])]

@@ -1,0 +1,180 @@
+"""What every rendered object must be, whatever the values: safe, found by its neighbours, and understood by the services."""
+
+import os
+import re
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Any
+
+import pytest
+from pydantic_settings import BaseSettings
+
+from services.chassis.settings import load_settings
+from tests.charts.rendering import VALUES, Object, component, containers, of_kind, pods, render
+
+FILES = sorted(path.name for path in VALUES.glob("*-values.yaml"))
+SERVICES = ("enhancer", "feedback", "gateway", "generator", "guardrail", "predictor", "session")
+# As they would stand in the secrets.
+SECRETS = {
+    "principal-key": "p" * 16,
+    "master-key": "ab" * 32,
+    "valkey-secret": "v" * 16,
+    "url": "valkey://valkey:6379",
+    "gateway": "postgresql+asyncpg://u:p@postgres/gateway",
+    "session": "postgresql+asyncpg://u:p@postgres/session",
+    "generator": "postgresql+asyncpg://u:p@postgres/generator",
+    "feedback": "postgresql+pg8000://u:p@postgres/feedback",
+}
+
+every_file = pytest.mark.parametrize("values", FILES)
+
+
+def settings_class(service: str) -> type[BaseSettings]:
+    return getattr(import_module(f"services.{service}.settings"), f"{service.title()}Settings")  # type: ignore[no-any-return]
+
+
+def environment_of(container: Any) -> dict[str, str]:
+    found = {}
+    for variable in container["env"]:
+        key = variable.get("valueFrom", {}).get("secretKeyRef", {}).get("key")
+        found[variable["name"]] = SECRETS.get(key, key) if key else variable["value"]
+    return found
+
+
+@every_file
+def test_every_pod_passes_the_restricted_standard(values: str) -> None:
+    objects = render(values)
+    for name, pod in pods(objects).items():
+        spec = pod["spec"]
+        assert spec["automountServiceAccountToken"] is False, name
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert {kind for volume in spec.get("volumes", ()) for kind in volume if kind != "name"} <= {
+            "emptyDir",
+            "persistentVolumeClaim",
+            "secret",
+        }
+    for container in containers(objects):
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert container["resources"]["limits"]["memory"]
+        assert container["resources"]["requests"]["cpu"]
+
+
+@every_file
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_understands_its_environment(values: str, service: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the settings class itself, which refuses what it does not know."""
+    for name in [name for name in os.environ if name.startswith("TW_")]:
+        monkeypatch.delenv(name)
+    mine = [one for one in containers(render(values)) if one.get("args", [""])[0] == f"services.{service}"]
+    assert mine
+    for container in mine:
+        for name, value in environment_of(container).items():
+            monkeypatch.setenv(name, value)
+        settings: Any = load_settings(settings_class(service))
+        assert settings.host == "0.0.0.0"
+        ports = {port["name"]: port["containerPort"] for port in container.get("ports", ())}
+        assert ports.get("grpc", settings.port) == settings.port
+        assert ports.get("metrics", getattr(settings, "metrics_port", 0)) == getattr(settings, "metrics_port", 0)
+
+
+@every_file
+def test_no_secret_stands_in_the_open(values: str) -> None:
+    for container in containers(render(values)):
+        for variable in container.get("env", ()):
+            if re.search("KEY$|SECRET$|PASSWORD$|DATABASE_URL$|VALKEY_URL$", variable["name"]):
+                assert "secretKeyRef" in variable["valueFrom"], variable["name"]
+
+
+@every_file
+def test_a_service_is_called_where_a_service_with_that_name_and_port_stands(values: str) -> None:
+    objects = render(values)
+    doors = {
+        (each["metadata"]["name"], port["port"])
+        for each in of_kind(objects, "Service")
+        for port in each["spec"]["ports"]
+    }
+    targets = set()
+    for container in containers(objects):
+        for value in [variable.get("value", "") for variable in container.get("env", ())] + container.get("args", []):
+            targets |= set(re.findall(r"(?:dns:///|http://)(tw-thumbwheel-[a-z-]+):(\d+)", value))
+    assert {(name, int(port)) for name, port in targets} <= doors
+    assert len(targets) >= 7
+
+
+@every_file
+def test_services_behind_the_door_are_headless_so_that_calls_spread_over_pods(values: str) -> None:
+    grpc = [each for each in of_kind(render(values), "Service") if component(each) != "predictor"]
+    headless = {component(each) for each in grpc if each["spec"].get("clusterIP") == "None"}
+    assert headless == set(SERVICES) - {"predictor"}
+
+
+@every_file
+def test_selectors_find_their_pods_and_nobody_elses(values: str) -> None:
+    objects = render(values)
+    labels = {name: pod["metadata"]["labels"] for name, pod in pods(objects).items() if not name.endswith("Job")}
+    for each in of_kind(objects, "Deployment", "StatefulSet", "PodDisruptionBudget"):
+        wanted = each["spec"]["selector"]["matchLabels"]
+        found = [name for name, has in labels.items() if wanted.items() <= has.items()]
+        assert [name.split("/")[0] for name in found] == [component(each)]
+
+
+@every_file
+def test_a_pod_is_given_longer_to_end_than_it_takes(values: str) -> None:
+    for name, pod in pods(render(values)).items():
+        for container in pod["spec"]["containers"]:
+            if "lifecycle" in container:
+                waits = int(re.findall(r"sleep\((\d+)\)", str(container["lifecycle"]["preStop"]))[0])
+                drains = float(environment_of(container)[f"TW_{container['name'].upper()}_DRAIN_SECONDS"])
+                assert pod["spec"]["terminationGracePeriodSeconds"] > waits + drains, name
+
+
+@every_file
+def test_names_are_short_enough_and_nothing_stands_twice(values: str) -> None:
+    objects = render(values, release="a-name-as-long-as-helm-lets-anybody-choose-one-53-lon")
+    names = [(each["apiVersion"], each["kind"], each["metadata"]["name"]) for each in objects]
+    assert len(set(names)) == len(names)
+    assert [name for *_, name in names if len(name) > 63] == []
+
+
+def everywhere(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield str(key)
+            yield from everywhere(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from everywhere(inner)
+    elif isinstance(value, str):
+        yield value
+
+
+def test_what_the_values_say_arrives() -> None:
+    objects = render("everything-values.yaml")
+    deployments: dict[str, Object] = {component(each): each for each in of_kind(objects, "Deployment", "StatefulSet")}
+    gateway = deployments["gateway"]["spec"]
+    assert "replicas" not in gateway, "the autoscaler's"
+    environment = environment_of(gateway["template"]["spec"]["containers"][0])
+    assert environment["TW_GATEWAY_MAX_TURNS"] == "300"
+    assert environment["TW_GATEWAY_COALESCE_SECONDS"] == "0.05"
+    assert environment["TW_GATEWAY_QUOTA_OVERRIDES"] == '{"acme":{"user_tokens_per_day":1000000}}'
+    assert environment["GRPC_VERBOSITY"] == "ERROR"
+    assert gateway["template"]["spec"]["containers"][0]["image"].startswith(
+        "registry.example/thumbwheel/thumbwheel-services@sha256:"
+    )
+    assert deployments["feedback"]["spec"]["replicas"] == 3
+    claim = deployments["feedback"]["spec"]["volumeClaimTemplates"][0]["spec"]
+    assert (claim["storageClassName"], claim["resources"]["requests"]["storage"]) == ("fast", "20Gi")
+    guardrail = deployments["guardrail"]["spec"]["template"]
+    assert guardrail["spec"]["nodeSelector"] == {"pool": "cpu"}
+    assert guardrail["metadata"]["annotations"]["note"] == "here"
+    assert all(each["metadata"]["labels"]["team"] == "chat" for each in objects)
+    assert {"Ingress", "HTTPRoute", "GRPCRoute", "PodMonitor", "PrometheusRule", "HorizontalPodAutoscaler"} <= {
+        each["kind"] for each in objects
+    }
+    assert "Secret" not in {each["kind"] for each in objects}
+    assert "small-1" in " ".join(everywhere(deployments["session"]))

@@ -1,0 +1,45 @@
+"""Wrong values are refused by Helm, and the refusal names the value. What Helm says around it differs between its versions."""
+
+import pytest
+
+from tests.charts.rendering import CHART, VALUES, helm, refusal
+
+WRONG = {
+    "a key that nobody knows": ("servces.gateway.replicas=1", "servces"),
+    "a key of a service that nobody knows": ("services.gateway.replica=1", "replica"),
+    "a word for a number": ("services.gateway.replicas=many", "replicas"),
+    "brokers without a port": ("kafka.bootstrap=kafka", "bootstrap"),
+    "an endpoint with a scheme": ("objectStore.endpoint=https://s3", "endpoint"),
+    "a mode that is none": ("serving.mode=gpu", "mode"),
+    "a digest that is none": ("images.services.digest=latest", "digest"),
+    "a setting in capitals": ("services.gateway.settings.MAX_TURNS=1", "MAX_TURNS"),
+    "no database": ("database.existingSecret=", "database.existingSecret"),
+    "no brokers": ("kafka.bootstrap=", "kafka.bootstrap"),
+    "no store": ("objectStore.endpoint=", "objectStore.endpoint"),
+    "no keys of the store": ("objectStore.existingSecret=", "objectStore.existingSecret"),
+    "brokers with passwords that are nowhere": ("kafka.existingSecret=", "kafka.existingSecret"),
+    "two gateways without Valkey": ("valkey.existingSecret=", "valkey.existingSecret"),
+    "an autoscaled spool": ("services.feedback.autoscaling.enabled=true", "services.feedback.autoscaling"),
+    "fewer at most than at least": (
+        "services.session.autoscaling.enabled=true,services.session.autoscaling.maxReplicas=1",
+        "services.session.autoscaling",
+    ),
+    "an ingress without a host": ("door.ingress.enabled=true", "door.ingress.host"),
+    "routes without a Gateway": ("door.gatewayApi.enabled=true", "door.gatewayApi.gateway"),
+    "rules where no operator is": ("monitoring.rules.enabled=true", "monitoring.rules.enabled"),
+    "monitors where no operator is": ("monitoring.podMonitors.enabled=true", "monitoring.podMonitors.enabled"),
+    "GitOps with generated keys": ("gitops=true,secrets.existing=", "secrets.existing"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_value_is_named(case: str) -> None:
+    said, named = WRONG[case]
+    assert named in refusal("existing-values.yaml", said)
+
+
+@pytest.mark.parametrize("values", sorted(path.name for path in VALUES.glob("*-values.yaml")))
+def test_helm_finds_nothing_to_complain_about(values: str) -> None:
+    no_operator = "monitoring.podMonitors.enabled=false,monitoring.rules.enabled=false"
+    done = helm("lint", "--strict", str(CHART), "-f", str(VALUES / values), "--set", no_operator)
+    assert done.returncode == 0, done.stdout + done.stderr
