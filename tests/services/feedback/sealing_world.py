@@ -21,6 +21,7 @@ from services.feedback.spool.accept import Acceptance, NoClaims, Receipt
 from services.feedback.spool.sealer import Sealer, late_turns
 from services.feedback.spool.spool import Spool
 from services.feedback.standing import experiments, said
+from tests.services.feedback.objects import decode
 from tests.services.feedback.samples import FEEDBACK, MASTER, TURNS
 
 ROOM = 1 << 22
@@ -70,7 +71,7 @@ class SealingWorld:
 
     def rows(self, stream: Stream = Stream.FEEDBACK) -> list[parquet.Row]:
         keys = [segment.object_key for segment in self.ledger.segments(stream) if segment.object_key]
-        return [row for key in keys for row in parquet.decode(self.store.get(key))]
+        return [row for key in keys for row in decode(self.store.get(key))]
 
     def all_of(self, table: Table) -> list[dict[str, Any]]:
         with self.engine.begin() as connection:

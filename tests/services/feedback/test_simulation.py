@@ -11,13 +11,13 @@ import pytest
 from sqlalchemy import Connection, update
 
 from services.feedback import tables
-from services.feedback.lake import parquet
 from services.feedback.lake.ledger import Lease, Segment
 from services.feedback.sink.sink import Sink, Step
 from services.feedback.spool.frames import Record
 from services.feedback.spool.log import LogError
 from tests.services.feedback.history import violations
 from tests.services.feedback.memory import MemoryStore
+from tests.services.feedback.objects import decode
 from tests.services.feedback.world import Disk, ForgetfulLedger, World
 
 SEEDS = 25
@@ -155,7 +155,7 @@ class StoreListing:
         found = []
         for number, key in enumerate(sorted(found.key for found in self._store.list(f"{stream}/")), start=1):
             start, end = (int(part) for part in key.rsplit("/", 1)[1].split("-")[:2])
-            rows = len(parquet.decode(self._store.get(key)))
+            rows = len(decode(self._store.get(key)))
             found.append(Segment(stream, "", 0, number, start, end, key, "", rows, 0, end - start - rows, 1))
         return found
 

@@ -15,7 +15,6 @@ from thumbwheel.feedback.v1 import events_pb2
 
 from services.chassis.identity import Caller
 from services.feedback import codec, tables
-from services.feedback.lake import parquet
 from services.feedback.lake.ledger import Batch, Lease, Segment, Within
 from services.feedback.principals.data_keys import DataKeys
 from services.feedback.principals.erasures import Erasures
@@ -24,6 +23,7 @@ from services.feedback.principals.sealing import DataKey, key_id_of
 from services.feedback.sink.sink import Step
 from services.feedback.spool.log import LogError
 from tests.services.feedback.history import violations
+from tests.services.feedback.objects import decode
 from tests.services.feedback.samples import KEY, thumb
 from tests.services.feedback.world import ForgetfulLedger, World
 
@@ -67,7 +67,7 @@ class ErasingWorld(World):
             row
             for segment in self.ledger.segments("feedback")
             if segment.object_key
-            for row in parquet.decode(self.store.get(segment.object_key))
+            for row in decode(self.store.get(segment.object_key))
         ]
         live = {str(row["event_id"]): str(row["message_id"]) for row in rows if key_id_of(row["sealed"]) in keys}
         found += [f"F: {event_id} was erased and is readable" for event_id in self.dead & live.keys()]
