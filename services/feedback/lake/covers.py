@@ -3,6 +3,7 @@
 One statement reads both, so that nobody is ever given an object and the cover over it.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from sqlalchemy import (
@@ -23,6 +24,8 @@ from sqlalchemy import (
 from services.feedback import tables
 
 NO_NUMBER, NO_TEXT = literal(0, BigInteger), literal("", String)
+# Whoever goes through a whole stream holds so many at a time.
+ITEMS_A_PAGE = 10_000
 # In the place of the next cover's first sequence, where there is no next one.
 MOST = literal(2**63 - 1, BigInteger)
 
@@ -56,6 +59,13 @@ class Served:
     @property
     def is_cover(self) -> bool:
         return not self.topic_id
+
+
+def pages(read: Callable[[int], list[Served]], after_sequence: int = 0) -> Iterator[list[Served]]:
+    """All pages; `read` gives the one after a sequence."""
+    while page := read(after_sequence):
+        yield page
+        after_sequence = page[-1].sequence
 
 
 def served(connection: Connection, stream: str, after_sequence: int = 0, limit: int | None = None) -> list[Served]:

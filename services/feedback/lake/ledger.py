@@ -16,7 +16,8 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from services.chassis.errors import UnavailableError
 from services.feedback import tables
-from services.feedback.lake.covers import Served, served
+from services.feedback.lake.covers import ITEMS_A_PAGE, Served, pages, served
+from services.feedback.lake.taken_back import taken_back
 from services.feedback.portions import portions
 from services.feedback.principals.gone import Owner, erased_among
 
@@ -155,6 +156,24 @@ class Ledger:
         """What readers are given, in order: covers, and segments without one. Raises: LedgerUnavailableError."""
         with self._transaction() as connection:
             return served(connection, stream, after_sequence, limit)
+
+    def served_pages(self, stream: str, after_sequence: int = 0, page: int = ITEMS_A_PAGE) -> Iterator[list[Served]]:
+        """All of it, each page as it is when its turn comes: a cover that reaches back over the last one takes the place of what was
+        given of its sequences. Raises: LedgerUnavailableError.
+        """
+        return pages(lambda after: self.served(stream, after, page), after_sequence)
+
+    def first_since(self, stream: str, commit_us: int) -> int | None:
+        """The first sequence that was committed at or after a time, by its sink's clock. Raises: LedgerUnavailableError."""
+        table = tables.segments.c
+        query = select(table.sequence).where(table.stream == stream, table.commit_us >= commit_us)
+        with self._transaction() as connection:
+            return connection.execute(query.order_by(table.sequence).limit(1)).scalar()
+
+    def taken_back(self, message_ids: Collection[str]) -> set[str]:
+        """Those of the answers that session has taken back. Raises: LedgerUnavailableError."""
+        with self._transaction() as connection:
+            return taken_back(connection, message_ids)
 
     def compaction_epoch(self, stream: str) -> int:
         """Objects that compactors of earlier epochs have made are published by now, or never. Raises: LedgerUnavailableError."""

@@ -20,7 +20,7 @@ from services.feedback.sink.sink import FlushLimits, Sink, Step
 from services.feedback.spool.accept import Acceptance, NoClaims, Receipt
 from services.feedback.spool.sealer import Sealer, late_turns
 from services.feedback.spool.spool import Spool
-from services.feedback.standing import experiments, said
+from services.feedback.standing import finished, said
 from tests.services.feedback.objects import decode
 from tests.services.feedback.samples import FEEDBACK, MASTER, TURNS
 
@@ -45,7 +45,7 @@ class SealingWorld:
         limits = FlushLimits(100, ROOM)
         self.sinks: tuple[Sink[Any], Sink[Any]] = (
             Sink(FEEDBACK, self.feedback, self.store, self.ledger, limits, said.fold, self._at),
-            Sink(TURNS, self.turns, self.store, self.ledger, limits, experiments.fold, self._at),
+            Sink(TURNS, self.turns, self.store, self.ledger, limits, finished.fold, self._at),
         )
 
     def _spool(self, name: str) -> Spool:
