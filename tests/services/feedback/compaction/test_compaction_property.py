@@ -4,6 +4,7 @@ import itertools
 import uuid
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -13,7 +14,7 @@ from sqlalchemy import Engine, delete, select, update
 from services.chassis.identity import Caller
 from services.feedback import tables
 from services.feedback.codec import feedback_entry, turn_entry
-from services.feedback.compaction.compaction import Step
+from services.feedback.compaction.compaction import CompactionPace, Step
 from services.feedback.compaction.runs import RunLimits
 from services.feedback.database import open_database
 from services.feedback.lake import parquet
@@ -31,20 +32,28 @@ from training.data.rows import feedback_rows
 from training.data.sealed import Opening
 
 # Without a long search for the smallest example: a case that fails is seen, and can be run again by its seed.
-PHASES = [Phase.explicit, Phase.generate]
+OURS: Any = {
+    "phases": [Phase.explicit, Phase.generate],
+    "deadline": None,
+    "database": None,
+    "suppress_health_check": [HealthCheck.function_scoped_fixture],
+}
 PARTITIONS = 3
 CALLERS = [Caller("acme", user) for user in ("ann", "bob", "cyd")]
 PEOPLE = [thumb("x", caller=caller).principal for caller in CALLERS]
 KEEP_DAYS = 10
 SETTLE_SECONDS = 600
 ANSWERS = 4
-OURS = replace(
+# Rows expire, and objects are merged for long.
+PASSING = replace(
     PACE,
     limits=RunLimits(12, 6_000),
     settle_seconds=SETTLE_SECONDS,
     keep_seconds=KEEP_DAYS * DAY,
     retired_seconds=3_600,
 )
+# Rows stay, and nearly every object is full at once: nothing but its reach makes a pass look into one again.
+LASTING = replace(PASSING, limits=RunLimits(2, 6_000), settle_seconds=0, keep_seconds=0)
 # Places are the same whether texts are opened or not.
 NOBODY = Opening({}, set())
 
@@ -88,6 +97,7 @@ class Model:
 
     log: CompactedLog
     turns: CompactedLog
+    pace: CompactionPace
     committed: dict[str, list[Committed]] = field(default_factory=lambda: {"feedback": [], "turns": []})
     answers: list[str] = field(default_factory=list)
     gone: set[str] = field(default_factory=set)
@@ -126,7 +136,8 @@ class Model:
         assert audit(self.log.ledger, self.log.store, lambda stream: logs[stream]).problems == []
 
     def is_expired(self, row: Committed) -> bool:
-        return row.time_us < self.log.now_us - KEEP_DAYS * DAY * 1_000_000
+        kept_us = int(self.pace.keep_seconds) * 1_000_000
+        return bool(kept_us) and row.time_us < self.log.now_us - kept_us
 
     def must_go(self, row: Committed) -> bool:
         return row.event_id in self.gone or (row.answer in self.taken_back and not row.takes_back)
@@ -202,7 +213,7 @@ def compacts(stream: str, step: Step | None, time: int) -> Action:
 
         log = model.log if stream == "feedback" else model.turns
         try:
-            tally = log.compaction(OURS, at).run(log.stream)
+            tally = log.compaction(model.pace, at).run(log.stream)
         except CrashError:
             return
         finally:
@@ -228,7 +239,7 @@ def compacts_as_before(stream: str) -> Action:
         mine, names = table.c.stream == stream, ("taken_back_sequence", "taken_back_epoch")
         with log.engine.begin() as connection:
             found = connection.execute(select(*(table.c[name] for name in names)).where(mine)).first()
-        log.compaction(OURS, ledger=Blind(log.engine)).run(log.stream)
+        log.compaction(model.pace, ledger=Blind(log.engine)).run(log.stream)
         with log.engine.begin() as connection:
             values = dict(zip(names, found or (0, 0), strict=True))
             connection.execute(update(table).where(mine).values(values))
@@ -249,6 +260,17 @@ ACTIONS = st.one_of(
     st.builds(waits, st.sampled_from([601, 3_601, 2 * DAY, 5 * DAY])),
     st.builds(erases, st.integers(0, 2)),
 )
+NOTHING = st.just(lambda model: None)
+SAID = st.builds(lambda number, answer: Event(ANSWERS * number + answer, 0, 0), st.integers(0, 40), st.integers(0, 1))
+# Something is said, perhaps taken back, and then somebody compacts: once more, and no pass may rely on what another one did.
+ROUNDS = st.tuples(
+    st.builds(commits, st.just(0), st.lists(SAID, min_size=1, max_size=2)),
+    NOTHING | st.builds(finishes, st.integers(0, 1), st.sampled_from([False, True, True])),
+    st.builds(compacts, STREAMS, st.none() | st.sampled_from([Step.LISTED, Step.READ]), st.integers(1, 2))
+    | st.builds(compacts, st.just("feedback"), st.none(), st.just(1))
+    | st.builds(compacts_as_before, st.just("feedback")),
+    NOTHING | st.builds(waits, st.sampled_from([DAY, 9 * DAY])),
+)
 
 
 @pytest.fixture(scope="module")
@@ -267,17 +289,9 @@ def emptied(engine: Engine) -> CompactedLog:
     return CompactedLog(engine, MemoryStore(faults), PARTITIONS)
 
 
-@settings(
-    max_examples=60,
-    deadline=None,
-    database=None,
-    phases=PHASES,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-@given(actions=st.lists(ACTIONS, min_size=3, max_size=20))
-def test_readers_find_what_the_segments_held_without_what_must_go(one_engine: Engine, actions: list[Action]) -> None:
-    log = emptied(one_engine)
-    model = Model(log, turns_log(one_engine, log.store))
+def run(engine: Engine, pace: CompactionPace, actions: list[Action]) -> None:
+    log = emptied(engine)
+    model = Model(log, turns_log(engine, log.store), pace)
     for action in actions:
         action(model)
     model.check()
@@ -293,12 +307,23 @@ def test_readers_find_what_the_segments_held_without_what_must_go(one_engine: En
     assert model.crashes or model.log.keys() == named, "without a crash nothing is left behind"
 
 
+@settings(max_examples=30, **OURS)
+@given(actions=st.lists(ACTIONS, min_size=3, max_size=16))
+def test_readers_find_what_the_segments_held_without_what_must_go(one_engine: Engine, actions: list[Action]) -> None:
+    run(one_engine, PASSING, actions)
+
+
+@settings(max_examples=50, **OURS)
+@given(rounds=st.lists(ROUNDS, min_size=2, max_size=6))
+def test_what_was_taken_back_goes_from_every_object_whatever_came_between(
+    one_engine: Engine, rounds: list[tuple[Action, ...]]
+) -> None:
+    run(one_engine, LASTING, [action for actions in rounds for action in actions])
+
+
 @settings(
     max_examples=25,
-    deadline=None,
-    database=None,
-    phases=PHASES,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    **OURS,
 )
 @given(
     segments=st.integers(0, 30),
