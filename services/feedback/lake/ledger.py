@@ -21,6 +21,8 @@ from services.feedback.lake.taken_back import taken_back
 from services.feedback.portions import portions
 from services.feedback.principals.gone import Owner, erased_among
 
+MOST_OFFSET = 2**63 - 1
+
 
 class FencedError(Exception):
     """Another writer has the partition, or has moved its end: discard what is buffered and take a new lease."""
@@ -181,11 +183,14 @@ class Ledger:
         with self._transaction() as connection:
             return connection.execute(select(table.epoch).where(table.stream == stream)).scalar() or 0
 
-    def retired_keys(self, stream: str) -> set[str]:
-        """Of objects that were replaced and are not deleted yet. Raises: LedgerUnavailableError."""
-        table = tables.retired_objects.c
+    def retired(self, object_keys: Collection[str]) -> set[str]:
+        """Those that were replaced and are not deleted yet. Raises: LedgerUnavailableError."""
+        table, found = tables.retired_objects.c, set[str]()
         with self._transaction() as connection:
-            return set(connection.execute(select(table.object_key).where(table.stream == stream)).scalars())
+            for some in portions(object_keys):
+                query = select(table.object_key).where(table.object_key.in_(some))
+                found.update(connection.execute(query).scalars())
+        return found
 
     def end_offset(self, topic_id: str, partition: int) -> int:
         """One past the last committed offset. Raises: LedgerUnavailableError."""
@@ -194,10 +199,11 @@ class Ledger:
         with self._transaction() as connection:
             return connection.execute(query).scalar() or 0
 
-    def dead_letter_offsets(self, topic_id: str, partition: int) -> set[int]:
-        """Raises: LedgerUnavailableError."""
-        table = tables.dead_letters
-        query = select(table.c.offset).where(table.c.topic_id == topic_id, table.c.partition == partition)
+    def dead_letter_offsets(self, topic_id: str, partition: int, start: int = 0, end: int = MOST_OFFSET) -> set[int]:
+        """From an offset to before another. Raises: LedgerUnavailableError."""
+        table = tables.dead_letters.c
+        here = (table.topic_id == topic_id) & (table.partition == partition)
+        query = select(table.offset).where(here, table.offset >= start, table.offset < end)
         with self._transaction() as connection:
             return set(connection.execute(query).scalars())
 
