@@ -1,5 +1,6 @@
 """An audit goes through the ledger a page at a time and finds the same, also while compaction moves what it has read."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,19 +21,18 @@ PAGE = 3
 
 
 class Listened(Ledger):
-    """Knows the longest answer, and does something after an answer with readers' items."""
+    """Knows the longest answer, and does something after the so-manieth one of a kind."""
 
     longest = 0
-    answers = 0
-    work: dict[int, Callable[[], object]]
+    work: dict[str, Callable[[], object]]
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+        self.answers: Counter[str] = Counter()
 
     def served(self, stream: str, after_sequence: int = 0, limit: int | None = None) -> list[Served]:
         found = super().served(stream, after_sequence, limit)
-        self._heard(found)
-        if stream == "feedback" and found:
-            self.answers += 1
-            if work := self.work.pop(self.answers, None):
-                work()
+        self._heard("served", stream, found)
         return found
 
     def served_pages(self, stream: str, after_sequence: int = 0, page: int = PAGE) -> Iterator[list[Served]]:
@@ -40,16 +40,20 @@ class Listened(Ledger):
 
     def segments(self, stream: str, after_sequence: int = 0, limit: int | None = None) -> list[Segment]:
         found = super().segments(stream, after_sequence, limit)
-        self._heard(found)
+        self._heard("segments", stream, found)
         return found
 
-    def _heard(self, found: list) -> None:
+    def _heard(self, kind: str, stream: str, found: list) -> None:
         self.longest = max(self.longest, len(found))
+        if stream == "feedback" and found:
+            self.answers[kind] += 1
+            if work := self.work.pop(f"{kind}_{self.answers[kind]}", None):
+                work()
 
 
 @pytest.fixture
-def log(engine: Engine, tmp_path: Path) -> CompactedLog:
-    log = CompactedLog(engine, Directory(tmp_path / "objects"), partitions=2)
+def log(sqlite_engine: Engine, tmp_path: Path) -> CompactedLog:
+    log = CompactedLog(sqlite_engine, Directory(tmp_path / "objects"), partitions=2)
     for number in range(10):
         log.thumbs(2, partition=number % 2)
     log.commit(garbage("x"))
@@ -58,7 +62,7 @@ def log(engine: Engine, tmp_path: Path) -> CompactedLog:
 
 def audited(log: CompactedLog, **work: Callable[[], object]) -> tuple[Report, Listened]:
     ledger = Listened(log.engine)
-    ledger.work = {int(name.removeprefix("after_")): each for name, each in work.items()}
+    ledger.work = dict(work)
     report = audit(ledger, log.store, lambda stream: log.logs if stream == "feedback" else [], PAGE)
     assert not ledger.work, "what should happen meanwhile never did"
     return report, ledger
@@ -80,7 +84,7 @@ def test_a_cover_over_more_segments_than_a_page_is_checked(log: CompactedLog) ->
     assert (report.covers[0].segments, report.covers[0].rows) == (11, 20)
 
 
-@pytest.mark.parametrize("moment", ["after_1", "after_2", "after_4"])
+@pytest.mark.parametrize("moment", ["served_1", "served_2", "segments_2", "served_4", "segments_4"])
 def test_what_is_compacted_and_deleted_between_two_pages_is_no_problem(log: CompactedLog, moment: str) -> None:
     """The cover reaches back over what was read already; objects of the page at hand are gone."""
     report, _ = audited(log, **{moment: lambda: log.compaction().run(log.stream)})
@@ -89,8 +93,9 @@ def test_what_is_compacted_and_deleted_between_two_pages_is_no_problem(log: Comp
     assert sum(figures.segments for figures in report.figures) == 11
 
 
-def test_what_is_committed_meanwhile_is_accounted_for(log: CompactedLog) -> None:
-    report, _ = audited(log, after_4=lambda: log.thumbs(3))
+@pytest.mark.parametrize("moment", ["served_1", "served_4", "segments_4"])
+def test_what_is_committed_meanwhile_is_accounted_for(log: CompactedLog, moment: str) -> None:
+    report, _ = audited(log, **{moment: lambda: log.thumbs(3)})
     assert report.problems == []
     assert sum(figures.rows for figures in report.figures) == 23
 
