@@ -14,7 +14,7 @@ from services.feedback.events import Stream
 from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.object_store import ObjectStore
 from services.feedback.lake.served_object import SEQUENCE, read_served
-from services.feedback.lake.taken_back import says_so
+from services.feedback.lake.taken_back import take_back
 
 # By how much the clocks of session and sink may differ.
 SKEW_US = 7 * 86_400 * 1_000_000
@@ -43,7 +43,7 @@ def reach(
     for item in chain.from_iterable(ledger.served_pages(Stream.TURNS, known_sequence)):
         go_on()
         rows = read_served(store, item)
-        new = rows.filter(pc.and_(says_so(rows), pc.greater(rows[SEQUENCE], known_sequence)))
+        new = rows.filter(pc.and_(take_back(rows), pc.greater(rows[SEQUENCE], known_sequence)))
         if new.num_rows:
             minted = min(map(minted_us, new["message_id"].to_pylist()))
             oldest_us = minted if oldest_us is None else min(minted, oldest_us)

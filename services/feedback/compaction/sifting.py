@@ -1,7 +1,7 @@
-"""Which rows compaction leaves out: repeated events, what was erased, what is past its days. All in columns, never row by row.
+"""Which rows compaction leaves out: repeated events, what was erased or taken back, what is past its days. All in columns.
 
-An erased turn says that earlier rows of its message are to be forgotten, and has their time: it goes a day after them, so that no
-reader ever finds them without it.
+A turn that takes an answer back stays longer than the rows of the answer, which lie in other objects too: until a day after it would
+expire, so that no reader ever finds them without it.
 """
 
 from dataclasses import dataclass

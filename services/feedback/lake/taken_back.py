@@ -37,15 +37,15 @@ def event_id_of(message_id: str) -> str:
 
 
 def rows_taken_back(rows: pa.Table, among: TakenBack) -> pa.BooleanArray | pa.ChunkedArray:
-    """True where a row is about an answer that was taken back; the turn that says so stays. `rows` has the columns of its files."""
+    """True where a row is about an answer that was taken back; the turn that takes it back stays. `rows` has the columns of its files."""
     if not rows.num_rows:
         return pa.array([], pa.bool_())
     found = among(pc.unique(rows["message_id"]).to_pylist())
     about = pc.is_in(rows["message_id"], pa.array(sorted(found), pa.string()))
-    return pc.and_(about, pc.invert(says_so(rows)))
+    return pc.and_(about, pc.invert(take_back(rows)))
 
 
-def says_so(rows: pa.Table) -> pa.BooleanArray | pa.ChunkedArray:
+def take_back(rows: pa.Table) -> pa.BooleanArray | pa.ChunkedArray:
     """True where a row is a turn that takes an answer back."""
     if "erased" not in rows.column_names:
         return pa.array([False] * rows.num_rows, pa.bool_())
