@@ -19,7 +19,7 @@ from services.chassis.telemetry import fields
 from services.feedback import metrics
 from services.feedback.compaction.compactors import CompactionLease, Compactors, Replacement
 from services.feedback.compaction.cover_draft import CoverDraft
-from services.feedback.compaction.reach import Reach, reach
+from services.feedback.compaction.reach import Reach, find_reach
 from services.feedback.compaction.runs import Run, RunLimits, choose_runs
 from services.feedback.compaction.sifting import Gone, Sieve
 from services.feedback.events import Stream
@@ -163,7 +163,7 @@ class Compaction:
     def _reach(self, stream: Stream, lease: CompactionLease, tally: Tally) -> Reach:
         """Where an object of the turns cannot be read, nobody knows what it takes back: then what is known already is all."""
         try:
-            found = reach(self._ledger, self._store, stream, lease.turns_sequence, lambda: self._go_on(lease))
+            found = find_reach(self._ledger, self._store, stream, lease.turns_sequence, lambda: self._go_on(lease))
         except DamagedObjectError as error:
             tally.whole = False
             log.warning("turns that take back could not be looked for", extra=fields(stream=stream, why=str(error)))

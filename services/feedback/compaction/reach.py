@@ -30,7 +30,7 @@ class Reach:
     turns_sequence: int
 
 
-def reach(
+def find_reach(
     ledger: Ledger, store: ObjectStore, stream: Stream, known_sequence: int, go_on: Callable[[], None] = lambda: None
 ) -> Reach:
     """What turns after a sequence take back. `go_on` is called at each object.

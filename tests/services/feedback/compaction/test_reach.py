@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import Engine
 
 from services.feedback.codec import turn_entry
-from services.feedback.compaction.reach import SKEW_US, Reach, minted_us, reach
+from services.feedback.compaction.reach import SKEW_US, Reach, find_reach, minted_us
 from services.feedback.events import Stream
 from services.feedback.lake.served_object import DamagedObjectError
 from services.session.identifiers import IdMint
@@ -48,7 +48,7 @@ def take_back(turns: CompactedLog, message_id: str) -> None:
 
 
 def looked(log: CompactedLog, known: int = 0) -> Reach:
-    return reach(log.ledger, log.store, Stream.FEEDBACK, known)
+    return find_reach(log.ledger, log.store, Stream.FEEDBACK, known)
 
 
 def test_without_an_answer_that_was_taken_back_nothing_is_looked_into(log: CompactedLog, turns: CompactedLog) -> None:
