@@ -318,6 +318,7 @@ def test_readers_find_what_the_segments_held_without_what_must_go(one_engine: En
     run(one_engine, PASSING, actions)
 
 
+@pytest.mark.slow
 @settings(max_examples=50, **OURS)
 @given(rounds=st.lists(ROUNDS, min_size=2, max_size=6))
 def test_what_was_taken_back_goes_from_every_object_whatever_came_between(
