@@ -40,7 +40,7 @@ from services.feedback.spool.accept import Claims, NoClaims
 from services.feedback.spool.claims import PostgresClaims, sweep_hourly
 from services.feedback.spool.frames import Entry, Record
 from services.feedback.spool.sealer import Sealer, late_turns
-from services.feedback.standing import experiments, remarks, said, thumbs
+from services.feedback.standing import experiments, finished, remarks, said, thumbs
 from services.feedback.standing.experiment_metrics import ExperimentMetrics, keep_looking
 from services.feedback.standing.overlay import Overlay
 from services.feedback.standing.projection import caught_up_often
@@ -69,7 +69,7 @@ async def wiring(
     done = Accepting(ways.claims[1], Sealer(TurnEvent, codec.take_turn_texts, keys, master, late=late))
     async with (
         open_stream(settings, FEEDBACK, stores, said.fold, spoken, ways.on_stored, ways.on_committed) as feedback,
-        open_stream(settings, TURNS, stores, experiments.fold, done, _nothing, _nothing) as turns,
+        open_stream(settings, TURNS, stores, finished.fold, done, _nothing, _nothing) as turns,
     ):
         key, pending = settings.principal_key.get_secret_value(), thumbs.Thumbs(engine, ways.pending)
         figures = experiments.Experiments(engine, pending)

@@ -99,6 +99,10 @@ compactors = Table(
     Column("epoch", BigInteger, nullable=False),
     Column("lease_us", BigInteger, nullable=False),  # until when nobody else takes over; 0: free
     Column("pass_us", BigInteger),  # when the last whole pass ended
+    # Up to which sequence of the turns what they take back is out of this stream's objects; of the epoch that says so. Where that is
+    # not the newest, a version that knows nothing of it has compacted since.
+    Column("taken_back_sequence", BigInteger, nullable=False, server_default="0"),
+    Column("taken_back_epoch", BigInteger, nullable=False, server_default="0"),
 )
 
 dead_letters = Table(

@@ -41,6 +41,7 @@ from services.feedback.lake.s3_store import S3Place, S3Store
 from services.feedback.settings import FeedbackSettings
 from tests.servers import Bucket, KafkaServer, PostgresServer
 from tests.services.feedback.history import History, Place, violations
+from tests.services.feedback.objects import decode
 from tests.services.feedback.samples import ADA, KEY, MASTER, correction, name, thumb
 
 Stub = feedback_pb2_grpc.FeedbackLogServiceStub
@@ -113,7 +114,7 @@ class Stack:
     def rows(self) -> list[parquet.Row]:
         """All that a reader finds."""
         keys = [segment.object_key for segment in self.ledger.segments("feedback") if segment.object_key]
-        return [row for key in keys for row in parquet.decode(self.store.get(key))]
+        return [row for key in keys for row in decode(self.store.get(key))]
 
     def waiting(self) -> int:
         """Offsets of the topic that are not sunk."""

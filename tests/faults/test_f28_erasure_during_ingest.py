@@ -26,6 +26,7 @@ from services.feedback.lake.object_store import Directory
 from services.feedback.principals.principal import principal_of
 from services.feedback.principals.sealing import key_id_of
 from services.feedback.spool.folder import inspect
+from tests.services.feedback.objects import decode
 from tests.services.feedback.opened import opened
 from tests.services.feedback.samples import ADA, KEY, correction, thumb, turn
 from tests.services.feedback.test_servicer import BOB, Client, running
@@ -93,7 +94,7 @@ class Watch:
             except FileNotFoundError:
                 continue
             if path.suffix == ".parquet":
-                data += repr(parquet.decode(data)).encode()
+                data += repr(decode(data)).encode()
             self.marks += MARKER.encode() in data
             if CANARY.encode() in data:
                 self.found.append(str(path.relative_to(self._root)))

@@ -1,12 +1,27 @@
-"""What a user decides about their own data, from outside: consent that stands, and an erasure after which no byte of theirs is left."""
+"""What a user decides about their own data, from outside: consent that stands, a conversation that is deleted, and an erasure after
+which no byte of theirs is left.
+"""
 
 import time
 import uuid
 from pathlib import Path
 
+from services.feedback.compaction.compaction import Compaction
+from services.feedback.compaction.compactors import Compactors
+from services.feedback.compaction.schedule import compact_all
+from services.feedback.database import open_database
+from services.feedback.events import Stream
+from services.feedback.lake import parquet
+from services.feedback.lake.covers import Served
+from services.feedback.lake.ledger import Ledger
+from services.feedback.lake.object_store import Directory
+from services.feedback.lake.served_object import read_served
+from services.feedback.principals.erasures import Erasures
+from services.session.identifiers import ERASED, turn_event_id
 from tests.journeys.client import Client
 from tests.journeys.stack import Stack
 from tests.journeys.test_chat import wait_for_row
+from tests.services.feedback.compacted import PACE
 
 CANARY = "zanzibarquetzal"
 
@@ -67,6 +82,37 @@ def test_after_an_erasure_no_byte_of_what_was_said_is_left(stack: Stack) -> None
     assert (status, found["erasure"]["shredTime"]) == (200, erased["erasure"]["shredTime"])
     assert bob.call("GET", f"/api/erasure/{erased['erasure']['erasureId']}")[0] == 404
     assert ada.ask("hello again")[-1]["completed"]
+
+
+def test_a_deleted_conversation_leaves_what_readers_are_given(stack: Stack) -> None:
+    ada = user(stack, "tidying")
+    gone, stays = (ada.ask(text)[0] for text in ("hello", "good morning"))
+    for turn in (gone, stays):
+        wait_for_row(stack, "event_id", ada.thumb(turn["messageId"], up=True))
+        wait_for_row(stack, "message_id", turn["messageId"])
+    assert ada.call("DELETE", f"/api/conversations/{gone['started']['conversationId']}")[0] == 200
+    wait_for_row(stack, "event_id", turn_event_id(gone["messageId"], ERASED))
+
+    engine = open_database(f"sqlite:///{stack.state}/feedback/ledger.db")
+    ledger, store = Ledger(engine), Directory(stack.state / "objects")
+    # Beside the running service, as the command does it.
+    compaction = Compaction(ledger, Compactors(engine), store, Erasures(engine), PACE)
+    assert compact_all(compaction) == 0
+    found = {
+        stream: {
+            (row["message_id"], row.get("erased")) for item in ledger.served(stream) for row in rows_of(store, item)
+        }
+        for stream in Stream
+    }
+    engine.dispose()
+    about = (gone["messageId"], stays["messageId"])
+    assert [found[Stream.FEEDBACK] & {(one, None)} for one in about] == [set(), {(stays["messageId"], None)}]
+    assert [found[Stream.TURNS] & {(one, False)} for one in about] == [set(), {(stays["messageId"], False)}]
+    assert (gone["messageId"], True) in found[Stream.TURNS]
+
+
+def rows_of(store: Directory, item: Served) -> list[parquet.Row]:
+    return parquet.to_rows(read_served(store, item))
 
 
 def test_it_is_unavailable_while_a_part_is_away_and_a_repetition_finishes_it(stack: Stack) -> None:

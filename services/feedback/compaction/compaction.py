@@ -19,6 +19,7 @@ from services.chassis.telemetry import fields
 from services.feedback import metrics
 from services.feedback.compaction.compactors import CompactionLease, Compactors, Replacement
 from services.feedback.compaction.cover_draft import CoverDraft
+from services.feedback.compaction.reach import Reach, find_reach
 from services.feedback.compaction.runs import Run, RunLimits, choose_runs
 from services.feedback.compaction.sifting import Gone, Sieve
 from services.feedback.events import Stream
@@ -31,7 +32,6 @@ from services.feedback.lake.served_object import DamagedObjectError, read_served
 
 log = logging.getLogger(__name__)
 
-ITEMS_A_PAGE = 10_000
 DELETED_AT_ONCE = 100
 SECOND_US = 1_000_000
 
@@ -72,9 +72,12 @@ class CompactionPace:
 
 @dataclass
 class Tally:
-    """What a pass has done. `whole`: nothing that it should have done was left undone."""
+    """What a pass has done. `whole`: nothing that it should have done was left undone. What turns up to `turns_sequence` take back is
+    left out.
+    """
 
     whole: bool = True
+    turns_sequence: int = 0
     replaced: int = 0
     covers: int = 0
     deleted: int = 0
@@ -118,7 +121,7 @@ class Compaction:
             tally = self._pass(stream, lease)
         finally:
             with suppress(FencedError, LedgerUnavailableError):
-                self._compactors.release(lease, tally.whole)
+                self._compactors.release(lease, tally.turns_sequence if tally.whole else None)
         log.info(
             "stream compacted",
             extra=fields(
@@ -138,29 +141,41 @@ class Compaction:
 
     def _pass(self, stream: Stream, lease: CompactionLease) -> Tally:
         tally, now_us = Tally(), self._compactors.now_us()
+        reached = self._reach(stream, lease, tally)
         gone = self._erasures.gone(stream)
         waits, through = gone.through is not None, gone.through or 0
         cutoff_us = now_us - int(self._pace.keep_seconds * SECOND_US) if self._pace.keep_seconds else 0
 
         def suspect(item: Served) -> bool:
-            return item.first_sequence <= through or (item.oldest_us or cutoff_us) < cutoff_us
+            is_reached = reached.since is not None and item.sequence >= reached.since
+            return is_reached or item.first_sequence <= through or (item.oldest_us or cutoff_us) < cutoff_us
 
         settled_us = now_us - int(self._pace.settle_seconds * SECOND_US)
         for run in choose_runs(self._served(stream), self._pace.limits, settled_us, suspect):
-            self._merge(lease, run, Sieve(gone, cutoff_us), tally)
+            self._merge(lease, run, Sieve(gone, self._ledger.taken_back, cutoff_us), tally)
         self._delete_retired(lease, waits, tally)
-        if waits and tally.whole:
+        if tally.whole and (waits or reached.since is not None):
             self._delete_dead_orphans(lease)
+        if tally.whole and waits:
             gone.rewritten()
         return tally
 
+    def _reach(self, stream: Stream, lease: CompactionLease, tally: Tally) -> Reach:
+        """Where an object of the turns cannot be read, nobody knows what it takes back: then what is known already is all."""
+        try:
+            found = find_reach(self._ledger, self._store, stream, lease.turns_sequence, lambda: self._go_on(lease))
+        except DamagedObjectError as error:
+            tally.whole = False
+            log.warning("turns that take back could not be looked for", extra=fields(stream=stream, why=str(error)))
+            return Reach(None, lease.turns_sequence)
+        tally.turns_sequence = found.turns_sequence
+        return found
+
     def _served(self, stream: Stream) -> Iterator[Served]:
-        """Page by page: what is published meanwhile lies before the next page."""
-        after = 0
-        while page := self._ledger.served(stream, after, ITEMS_A_PAGE):
+        """What is published meanwhile lies before the next page."""
+        for page in self._ledger.served_pages(stream):
             self._at(Step.LISTED)
             yield from page
-            after = page[-1].sequence
 
     def _merge(self, lease: CompactionLease, run: Run, sieve: Sieve, tally: Tally) -> None:
         draft = CoverDraft()

@@ -7,22 +7,25 @@ are the database's own, since the clocks of machines differ.
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Connection, Engine, delete, insert, select, text, update
+from sqlalchemy import Connection, Engine, Row, delete, insert, select, text, update
 
 from services.feedback import tables
 from services.feedback.lake.covers import Served
 from services.feedback.lake.ledger import FencedError, transaction
+from services.feedback.standing import remarks
 
 _POSTGRES_CLOCK = text("SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)")
 
 
 @dataclass(frozen=True)
 class CompactionLease:
-    """The right to compact one stream, until the next lease."""
+    """The right to compact one stream, until the next lease. What turns up to a sequence took back is out of its objects."""
 
     stream: str
     epoch: int
+    turns_sequence: int = 0
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ class Replacement:
     expired: int
     bytes: int
     oldest_us: int | None
+    # Principals and answers of rows that were left out because the answer was taken back.
+    taken_back: Collection[tuple[str, str]] = ()
 
 
 def database_clock_us(connection: Connection) -> int:
@@ -70,19 +75,34 @@ class Compactors:
             now = self._clock_us(connection)
             if row.lease_us > now or now < (row.pass_us or 0) + _microseconds(every_seconds):
                 return None
-            values = {"epoch": row.epoch + 1, "lease_us": now + _microseconds(lease_seconds)}
+            lease = CompactionLease(stream, row.epoch + 1, _taken_back_sequence(row))
+            values = {
+                "epoch": lease.epoch,
+                "lease_us": now + _microseconds(lease_seconds),
+                "taken_back_sequence": lease.turns_sequence,
+                "taken_back_epoch": lease.epoch,
+            }
             connection.execute(update(table).where(table.c.stream == stream).values(values))
-        return CompactionLease(stream, row.epoch + 1)
+        return lease
 
     def keep(self, lease: CompactionLease, lease_seconds: float) -> None:
         """So much longer. Raises: FencedError."""
         with transaction(self._engine) as connection:
             _write(connection, lease, {"lease_us": self._clock_us(connection) + _microseconds(lease_seconds)})
 
-    def release(self, lease: CompactionLease, whole: bool) -> None:
-        """Give the lease back. `whole`: nothing was left undone, so that the next pass is due a period from now. Raises: FencedError."""
+    def release(self, lease: CompactionLease, turns_sequence: int | None) -> None:
+        """Give the lease back. After a whole pass, which left nothing undone, the next one is due a period from now.
+
+        Args:
+            turns_sequence: up to where what turns take back is out of the objects; None: the pass was not whole.
+
+        Raises:
+            FencedError
+        """
         with transaction(self._engine) as connection:
-            values = {"lease_us": 0} | ({"pass_us": self._clock_us(connection)} if whole else {})
+            values = {"lease_us": 0}
+            if turns_sequence is not None:
+                values |= {"pass_us": self._clock_us(connection), "taken_back_sequence": turns_sequence}
             _write(connection, lease, values)
 
     def last_pass_us(self, stream: str) -> int | None:
@@ -110,6 +130,7 @@ class Compactors:
             if gone.rowcount != sum(item.is_cover for item in made.replaced):
                 raise FencedError(f"the covers of {lease.stream} {first} to {last} are not those that were read")
             connection.execute(insert(tables.covers).values(_cover(lease.stream, made, now)))
+            remarks.forget(connection, made.taken_back)
             retired = [
                 {"object_key": item.object_key, "stream": lease.stream, "retire_us": now}
                 for item in made.replaced
@@ -132,6 +153,11 @@ class Compactors:
         table = tables.retired_objects
         with transaction(self._engine) as connection:
             connection.execute(delete(table).where(table.c.object_key.in_(object_keys)))
+
+
+def _taken_back_sequence(row: Row[Any]) -> int:
+    """0 where another version has compacted since: what it wrote may hold rows that it did not know to leave out."""
+    return int(row.taken_back_sequence) if row.taken_back_epoch == row.epoch else 0
 
 
 def _write(connection: Connection, lease: CompactionLease, values: dict[str, int]) -> None:

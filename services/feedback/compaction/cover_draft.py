@@ -48,4 +48,5 @@ class CoverDraft:
             expired=sum(sifted.expired for sifted in self.sifted),
             bytes=self.bytes,
             oldest_us=min(oldest, default=None),
+            taken_back={about for sifted in self.sifted for about in sifted.taken_back},
         )

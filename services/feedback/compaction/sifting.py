@@ -1,7 +1,7 @@
-"""Which rows compaction leaves out: repeated events, what was erased, what is past its days. All in columns, never row by row.
+"""Which rows compaction leaves out: repeated events, what was erased or taken back, what is past its days. All in columns.
 
-An erased turn says that earlier rows of its message are to be forgotten, and has their time: it goes a day after them, so that no
-reader ever finds them without it.
+A turn that takes an answer back stays longer than the rows of the answer, which lie in other objects too: until a day after it would
+expire, so that no reader ever finds them without it.
 """
 
 from dataclasses import dataclass
@@ -9,6 +9,8 @@ from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from services.feedback.lake.taken_back import TakenBack, rows_taken_back
 
 TIMES = ("accept_time", "finish_time")
 FORGETTING_US = 86_400 * 1_000_000
@@ -30,13 +32,17 @@ class Gone(Protocol):
 
 @dataclass(frozen=True)
 class Sifted:
-    """The rows that stay, and how many do not, each counted once. `oldest_us` of the rows expires first; None: there is no row."""
+    """The rows that stay, and how many do not, each counted once. `oldest_us` of the rows expires first; None: there is no row.
+
+    `taken_back`: principals and answers of the rows that went because the answer was taken back; they are among the erased.
+    """
 
     rows: pa.Table
     duplicates: int
     erased: int
     expired: int
     oldest_us: int | None
+    taken_back: frozenset[tuple[str, str]] = frozenset()
 
     @property
     def dropped(self) -> int:
@@ -46,8 +52,8 @@ class Sifted:
 class Sieve:
     """For one run: of each event id the first row counts. Rows from before `cutoff_us` are expired; 0: none ever is."""
 
-    def __init__(self, gone: Gone, cutoff_us: int) -> None:
-        self._gone, self._cutoff_us = gone, cutoff_us
+    def __init__(self, gone: Gone, taken_back: TakenBack, cutoff_us: int) -> None:
+        self._gone, self._taken_back, self._cutoff_us = gone, taken_back, cutoff_us
         self._seen: set[str] = set()
 
     def sift(self, rows: pa.Table) -> Sifted:
@@ -56,7 +62,8 @@ class Sieve:
             return Sifted(rows, 0, 0, 0, None)
         first = self._first(rows)
         unique = rows.filter(first)
-        alive = unique.filter(pc.invert(self._gone.of(unique)))
+        back = rows_taken_back(unique, self._taken_back)
+        alive = unique.filter(pc.invert(pc.or_(self._gone.of(unique), back)))
         times = _expiring_us(alive)
         kept = pc.greater_equal(times, self._cutoff_us)
         stays = alive.filter(kept)
@@ -67,6 +74,7 @@ class Sieve:
             erased=unique.num_rows - alive.num_rows,
             expired=alive.num_rows - stays.num_rows,
             oldest_us=oldest_us,
+            taken_back=_about(unique.filter(back)),
         )
 
     def _first(self, rows: pa.Table) -> pa.BooleanArray:
@@ -75,6 +83,10 @@ class Sieve:
             found.append(event_id not in self._seen)
             self._seen.add(event_id)
         return pa.array(found, pa.bool_())
+
+
+def _about(rows: pa.Table) -> frozenset[tuple[str, str]]:
+    return frozenset(zip(rows["principal"].to_pylist(), rows["message_id"].to_pylist(), strict=True))
 
 
 def _expiring_us(rows: pa.Table) -> pa.ChunkedArray:

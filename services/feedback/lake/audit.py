@@ -4,21 +4,22 @@ Trusts none of the three: objects are fetched, hashed and read. May run beside t
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 
 from services.feedback.events import Stream
 from services.feedback.lake import parquet
-from services.feedback.lake.covers import Served
+from services.feedback.lake.covers import ITEMS_A_PAGE, Served
 from services.feedback.lake.ledger import Ledger, Segment
+from services.feedback.lake.ledger_window import LedgerWindow, Place, place_of
 from services.feedback.lake.object_store import ObjectStore
 from services.feedback.lake.orphans import find_orphans
+from services.feedback.lake.seen_ids import SeenIds
 from services.feedback.lake.served_object import DamagedObjectError, read_served
 from services.feedback.spool.log import LogView
 
-# Compaction may delete what was listed before it was read: then the stream is listed again.
+# Compaction may delete what was listed before it was read: then the listing goes on from there anew.
 TRIES = 3
-Place = tuple[str, int]
-"""Topic id and partition."""
 
 
 @dataclass
@@ -75,66 +76,67 @@ class Report:
         return [*lines, *self.problems, f"orphans={self.orphans} {verdict}"]
 
 
-def audit(ledger: Ledger, store: ObjectStore, look: Callable[[Stream], Iterable[LogView]]) -> Report:
+def audit(
+    ledger: Ledger, store: ObjectStore, look: Callable[[Stream], Iterable[LogView]], page: int = ITEMS_A_PAGE
+) -> Report:
     """Check all streams; `look` tells of each partition of a stream's log, that is, of its topic, or of the spool where there is none.
 
-    The log between ledger and ledger: a service that runs meanwhile may append, commit, trim and compact.
+    The log between ledger and ledger: a service that runs meanwhile may append, commit, trim and compact. What it compacts is counted
+    as it was and as it is.
     """
     report = Report()
     for stream in Stream:
-        for _ in range(TRIES):
-            checked = _StreamAudit(stream, ledger, store)
+        with closing(SeenIds()) as seen:
+            checked = _StreamAudit(stream, ledger, store, seen, page)
             checked.run()
-            if not checked.is_outdated():
-                break
         report.problems += checked.problems
         for log in look(stream):
             _check_log(stream, log, checked.figures, ledger, report)
         report.figures += checked.figures.values()
         report.covers.append(checked.cover_figures)
-        report.orphans += len(find_orphans(ledger, store, stream))
+        report.orphans += sum(1 for _ in find_orphans(ledger, store, stream))
     return report
 
 
 class _StreamAudit:
     """One stream: its segments by what the ledger says of them, and what readers are given by what is in it."""
 
-    def __init__(self, stream: Stream, ledger: Ledger, store: ObjectStore) -> None:
-        self._stream, self._ledger, self._store = stream, ledger, store
+    def __init__(self, stream: Stream, ledger: Ledger, store: ObjectStore, seen: SeenIds, page: int) -> None:
+        self._stream, self._ledger, self._store, self._seen = stream, ledger, store, seen
         self.problems: list[str] = []
         self.figures: dict[Place, Figures] = {}
         self.cover_figures = CoverFigures(stream)
-        self._dead: dict[Place, set[int]] = {}
-        self._unread: set[str] = set()
-        self._seen: set[str] = set()
+        self._page, self._window = page, LedgerWindow(ledger, stream, page)
+        # Up to which sequence the segments, and what readers are given, are checked.
+        self._accounted = self._reached = 0
+        self._tries = 0
 
     def run(self) -> None:
         """Once."""
-        # The covers first: segments that are committed in between have none.
-        served = self._ledger.served(self._stream)
-        segments = self._ledger.segments(self._stream)
-        self._dead = {place: self._ledger.dead_letter_offsets(*place) for place in {_place(s) for s in segments}}
-        for expected, segment in enumerate(segments, start=1):
-            if segment.sequence != expected:
-                self.problems.append(f"{self._stream}: sequence {segment.sequence} stands where {expected} should")
-            self._check_segment(segment)
-        by_sequence = {segment.sequence: segment for segment in segments}
-        for item in served:
-            self._check_served(item, by_sequence)
-        self._check_ranges(served)
+        while page := self._ledger.served(self._stream, self._reached, self._page):
+            for item in page:
+                if not self._check_served(item):
+                    break
+        while segments := self._window.segments(self._accounted + 1, self._accounted + self._page):
+            self._check_segments(segments)
 
-    def is_outdated(self) -> bool:
-        """An object could not be read that nobody is given any more."""
-        return bool(self._unread) and not self._unread <= {
-            item.object_key for item in self._ledger.served(self._stream)
-        }
+    def _check_segments(self, segments: Sequence[Segment]) -> None:
+        """Those that are not checked yet."""
+        for segment in segments:
+            if segment.sequence > self._accounted:
+                if segment.sequence != self._accounted + 1:
+                    wanted = self._accounted + 1
+                    self.problems.append(f"{self._stream}: sequence {segment.sequence} stands where {wanted} should")
+                self._accounted = segment.sequence
+                self._check_segment(segment)
 
     def _check_segment(self, segment: Segment) -> None:
-        name, found = _name(segment), self.figures.setdefault(_place(segment), Figures(self._stream, *_place(segment)))
+        place = place_of(segment)
+        name, found = _name(segment), self.figures.setdefault(place, Figures(self._stream, *place))
         if segment.start_offset != found.end_offset:
             self.problems.append(f"{name}: begins at {segment.start_offset}, the ledger was at {found.end_offset}")
         offsets = range(segment.start_offset, segment.end_offset)
-        dead = self._dead[_place(segment)] & set(offsets)
+        dead = self._window.dead(segment) & set(offsets)
         if len(dead) != segment.dead_letters:
             self.problems.append(f"{name}: {len(dead)} dead letters are not what the ledger says")
         if segment.rows + segment.dead_letters + segment.tombstones != len(offsets):
@@ -144,11 +146,37 @@ class _StreamAudit:
         found.dead_letters += len(dead)
         found.tombstones += segment.tombstones
 
-    def _check_served(self, item: Served, by_sequence: dict[int, Segment]) -> None:
-        below = [by_sequence[n] for n in range(item.first_sequence, item.sequence + 1) if n in by_sequence]
-        rows = self._rows(item)
-        if rows is None:
-            return
+    def _check_served(self, item: Served) -> bool:
+        """False: it was replaced since it was listed, and so may be what follows it."""
+        problem, rows = "", []
+        try:
+            rows = parquet.to_rows(read_served(self._store, item))
+        except DamagedObjectError as error:
+            self._tries += 1
+            if self._tries < TRIES and not self._is_served(item):
+                return False
+            problem = str(error)
+        below = self._window.segments(item.first_sequence, item.sequence)
+        self._check_segments(below)
+        self._check_range(item)
+        if problem:
+            self.problems.append(f"{_name(item)}: {problem}")
+        else:
+            self._check_rows(item, rows, below)
+        self._reached, self._tries = item.sequence, 0
+        return True
+
+    def _check_range(self, item: Served) -> None:
+        """What readers are given is every sequence once. A cover over what was checked has been published meanwhile."""
+        follows = item.first_sequence == self._reached + 1
+        if not follows and not (item.first_sequence <= self._reached < item.sequence and self._is_served(item)):
+            self.problems.append(f"{_name(item)}: begins at {item.first_sequence}, readers were at {self._reached}")
+
+    def _is_served(self, item: Served) -> bool:
+        """Readers are given it in the place of all of its sequences, now."""
+        return self._ledger.served(self._stream, item.first_sequence - 1, 1) == [item]
+
+    def _check_rows(self, item: Served, rows: Sequence[parquet.Row], below: Sequence[Segment]) -> None:
         where = [(int(str(row["sequence"])), int(str(row["offset"]))) for row in rows]
         if where != sorted(set(where)) or not all(self._is_in_place(row, below) for row in rows):
             self.problems.append(f"{_name(item)}: rows are out of range, out of order, twice, or dead letters too")
@@ -157,9 +185,9 @@ class _StreamAudit:
         if item.rows + item.duplicates + item.erased + item.expired != sum(segment.rows for segment in below):
             self.problems.append(f"{_name(item)}: its rows and those left out are not those of its segments")
         event_ids = {str(row["event_id"]) for row in rows}
-        if len(event_ids) != len(rows) or not self._seen.isdisjoint(event_ids):
+        new = {str(row["event_id"]) for row, (sequence, _) in zip(rows, where, strict=True) if sequence > self._reached}
+        if not self._seen.add(new) or len(event_ids) != len(rows):
             self.problems.append(f"{_name(item)}: an event is there twice")
-        self._seen |= event_ids
         if item.is_cover:
             self._count(item, len(below))
 
@@ -169,24 +197,8 @@ class _StreamAudit:
         if not 0 <= at < len(below):
             return False
         segment, offset = below[at], int(str(row["offset"]))
-        is_there = segment.start_offset <= offset < segment.end_offset and offset not in self._dead[_place(segment)]
-        return is_there and (row["topic_id"], row["partition"]) == _place(segment)
-
-    def _rows(self, item: Served) -> list[parquet.Row] | None:
-        try:
-            return parquet.to_rows(read_served(self._store, item))
-        except DamagedObjectError as error:
-            self._unread.add(item.object_key)
-            self.problems.append(f"{_name(item)}: {error}")
-            return None
-
-    def _check_ranges(self, served: Sequence[Served]) -> None:
-        """What readers are given is every sequence once."""
-        reached = 0
-        for item in served:
-            if item.first_sequence != reached + 1 or item.sequence < item.first_sequence:
-                self.problems.append(f"{_name(item)}: begins at {item.first_sequence}, readers were at {reached}")
-            reached = item.sequence
+        is_there = segment.start_offset <= offset < segment.end_offset and offset not in self._window.dead(segment)
+        return is_there and (row["topic_id"], row["partition"]) == place_of(segment)
 
     def _count(self, cover: Served, segments: int) -> None:
         found = self.cover_figures
@@ -207,10 +219,6 @@ def _check_log(stream: str, log: LogView, figures: dict[Place, Figures], ledger:
     if log.end_offset < found.end_offset:
         report.problems.append(f"{stream}: the log ends at {log.end_offset}, before the ledger's {found.end_offset}")
     found.waiting = max(0, log.end_offset - found.end_offset)
-
-
-def _place(segment: Segment) -> Place:
-    return segment.topic_id, segment.partition
 
 
 def _name(item: Segment | Served) -> str:

@@ -3,7 +3,9 @@
 One statement reads both, so that nobody is ever given an object and the cover over it.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 from sqlalchemy import (
     BigInteger,
@@ -11,6 +13,7 @@ from sqlalchemy import (
     Select,
     String,
     Subquery,
+    bindparam,
     case,
     cast,
     func,
@@ -22,7 +25,14 @@ from sqlalchemy import (
 
 from services.feedback import tables
 
+STREAM, AFTER, LIMIT = (
+    bindparam("of", type_=String),
+    bindparam("after", type_=BigInteger),
+    bindparam("most", type_=BigInteger),
+)
 NO_NUMBER, NO_TEXT = literal(0, BigInteger), literal("", String)
+# Whoever goes through a whole stream holds so many at a time.
+ITEMS_A_PAGE = 10_000
 # In the place of the next cover's first sequence, where there is no next one.
 MOST = literal(2**63 - 1, BigInteger)
 
@@ -58,15 +68,28 @@ class Served:
         return not self.topic_id
 
 
+def pages(read: Callable[[int], list[Served]], after_sequence: int = 0) -> Iterator[list[Served]]:
+    """All pages; `read` gives the one after a sequence."""
+    while page := read(after_sequence):
+        yield page
+        after_sequence = page[-1].sequence
+
+
 def served(connection: Connection, stream: str, after_sequence: int = 0, limit: int | None = None) -> list[Served]:
     """Those that end after a sequence, in order."""
-    parts = [_uncovered(stream, after_sequence, limit).subquery(), _covers(stream, after_sequence, limit).subquery()]
+    values = {STREAM.key: stream, AFTER.key: after_sequence} | ({} if limit is None else {LIMIT.key: limit})
+    return [Served(**row._mapping) for row in connection.execute(_query(limit is not None), values)]
+
+
+@cache
+def _query(is_limited: bool) -> Select[tuple[object, ...]]:
+    """To put it together takes longer than to run it."""
+    parts = [_uncovered(is_limited).subquery(), _covers(is_limited).subquery()]
     both = union_all(*(select(part) for part in parts)).subquery()
-    query = select(both).order_by(both.c.sequence).limit(limit)
-    return [Served(**row._mapping) for row in connection.execute(query)]
+    return select(both).order_by(both.c.sequence).limit(LIMIT if is_limited else None)
 
 
-def _covers(stream: str, after_sequence: int, limit: int | None) -> Select[tuple[object, ...]]:
+def _covers(is_limited: bool) -> Select[tuple[object, ...]]:
     cover = tables.covers.c
     return (
         select(
@@ -88,15 +111,15 @@ def _covers(stream: str, after_sequence: int, limit: int | None) -> Select[tuple
             cover.oldest_us,
             cover.commit_us,
         )
-        .where(cover.stream == stream, cover.last_sequence > after_sequence)
+        .where(cover.stream == STREAM, cover.last_sequence > AFTER)
         .order_by(cover.last_sequence)
-        .limit(limit)
+        .limit(LIMIT if is_limited else None)
     )
 
 
-def _uncovered(stream: str, after_sequence: int, limit: int | None) -> Select[tuple[object, ...]]:
+def _uncovered(is_limited: bool) -> Select[tuple[object, ...]]:
     """The segments in the gaps between covers, which are few: nearly all of the newest ones, and hardly any before."""
-    segment, gaps = tables.segments.c, _gaps(stream, after_sequence, limit)
+    segment, gaps = tables.segments.c, _gaps(is_limited)
     return (
         select(
             segment.stream,
@@ -118,28 +141,26 @@ def _uncovered(stream: str, after_sequence: int, limit: int | None) -> Select[tu
             segment.commit_us,
         )
         .join_from(gaps, tables.segments, (segment.sequence > gaps.c.low) & (segment.sequence < gaps.c.high))
-        .where(segment.stream == stream)
+        .where(segment.stream == STREAM)
     )
 
 
-def _gaps(stream: str, after_sequence: int, limit: int | None) -> Subquery:
+def _gaps(is_limited: bool) -> Subquery:
     """Between which sequences, both exclusive, no cover lies. Sequences have no holes, so a limit is applied here already: without
     that Postgres would sort all segments that follow for the sake of a page.
     """
-    cover, after = tables.covers.c, literal(after_sequence, BigInteger)
+    cover = tables.covers.c
     edges = union_all(
-        select(after.label("first"), after.label("last")),
-        select(cover.first_sequence, cover.last_sequence).where(
-            cover.stream == stream, cover.last_sequence > after_sequence
-        ),
+        select(AFTER.label("first"), AFTER.label("last")),
+        select(cover.first_sequence, cover.last_sequence).where(cover.stream == STREAM, cover.last_sequence > AFTER),
     ).subquery()
     following = func.coalesce(func.lead(edges.c.first).over(order_by=edges.c.last), MOST)
     every = select(edges.c.last.label("low"), following.label("high")).subquery()
     gaps = select(every).where(every.c.high > every.c.low + 1).subquery()
-    if limit is None:
+    if not is_limited:
         return gaps
     before = func.sum(gaps.c.high - gaps.c.low - 1).over(order_by=gaps.c.low, rows=(None, -1))
     counted = select(gaps, func.coalesce(cast(before, BigInteger), NO_NUMBER).label("before")).subquery()
-    cut = counted.c.low + 1 + limit - counted.c.before
+    cut = counted.c.low + 1 + LIMIT - counted.c.before
     high = case((counted.c.high < cut, counted.c.high), else_=cut)
-    return select(counted.c.low, high.label("high")).where(counted.c.before < limit).subquery()
+    return select(counted.c.low, high.label("high")).where(counted.c.before < LIMIT).subquery()

@@ -16,9 +16,12 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from services.chassis.errors import UnavailableError
 from services.feedback import tables
-from services.feedback.lake.covers import Served, served
+from services.feedback.lake.covers import ITEMS_A_PAGE, Served, pages, served
+from services.feedback.lake.taken_back import taken_back
 from services.feedback.portions import portions
 from services.feedback.principals.gone import Owner, erased_among
+
+MOST_OFFSET = 2**63 - 1
 
 
 class FencedError(Exception):
@@ -156,17 +159,38 @@ class Ledger:
         with self._transaction() as connection:
             return served(connection, stream, after_sequence, limit)
 
+    def served_pages(self, stream: str, after_sequence: int = 0, page: int = ITEMS_A_PAGE) -> Iterator[list[Served]]:
+        """All of it, each page as it is when its turn comes: a cover that reaches back over the last one takes the place of what was
+        given of its sequences. Raises: LedgerUnavailableError.
+        """
+        return pages(lambda after: self.served(stream, after, page), after_sequence)
+
+    def first_since(self, stream: str, commit_us: int) -> int | None:
+        """The first sequence that was committed at or after a time, by its sink's clock. Raises: LedgerUnavailableError."""
+        table = tables.segments.c
+        query = select(table.sequence).where(table.stream == stream, table.commit_us >= commit_us)
+        with self._transaction() as connection:
+            return connection.execute(query.order_by(table.sequence).limit(1)).scalar()
+
+    def taken_back(self, message_ids: Collection[str]) -> set[str]:
+        """Those of the answers that session has taken back. Raises: LedgerUnavailableError."""
+        with self._transaction() as connection:
+            return taken_back(connection, message_ids)
+
     def compaction_epoch(self, stream: str) -> int:
         """Objects that compactors of earlier epochs have made are published by now, or never. Raises: LedgerUnavailableError."""
         table = tables.compactors.c
         with self._transaction() as connection:
             return connection.execute(select(table.epoch).where(table.stream == stream)).scalar() or 0
 
-    def retired_keys(self, stream: str) -> set[str]:
-        """Of objects that were replaced and are not deleted yet. Raises: LedgerUnavailableError."""
-        table = tables.retired_objects.c
+    def retired(self, object_keys: Collection[str]) -> set[str]:
+        """Those that were replaced and are not deleted yet. Raises: LedgerUnavailableError."""
+        table, found = tables.retired_objects.c, set[str]()
         with self._transaction() as connection:
-            return set(connection.execute(select(table.object_key).where(table.stream == stream)).scalars())
+            for some in portions(object_keys):
+                query = select(table.object_key).where(table.object_key.in_(some))
+                found.update(connection.execute(query).scalars())
+        return found
 
     def end_offset(self, topic_id: str, partition: int) -> int:
         """One past the last committed offset. Raises: LedgerUnavailableError."""
@@ -175,10 +199,11 @@ class Ledger:
         with self._transaction() as connection:
             return connection.execute(query).scalar() or 0
 
-    def dead_letter_offsets(self, topic_id: str, partition: int) -> set[int]:
-        """Raises: LedgerUnavailableError."""
-        table = tables.dead_letters
-        query = select(table.c.offset).where(table.c.topic_id == topic_id, table.c.partition == partition)
+    def dead_letter_offsets(self, topic_id: str, partition: int, start: int = 0, end: int = MOST_OFFSET) -> set[int]:
+        """From an offset to before another. Raises: LedgerUnavailableError."""
+        table = tables.dead_letters.c
+        here = (table.topic_id == topic_id) & (table.partition == partition)
+        query = select(table.offset).where(here, table.offset >= start, table.offset < end)
         with self._transaction() as connection:
             return set(connection.execute(query).scalars())
 

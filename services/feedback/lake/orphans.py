@@ -4,12 +4,15 @@ Age alone does not show that one is dead: a writer that was frozen for days betw
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 
 from services.feedback.lake.ledger import Ledger
-from services.feedback.lake.object_store import ObjectStore
+from services.feedback.lake.object_store import ObjectStore, StoredObject
 
+# The names are gone through once for so many.
+OBJECTS_AT_ONCE = 50_000
 # As compaction.object_key makes them.
 COMPACTED = re.compile(r"[a-z]+/v1/compacted/\d{20}-\d{20}-(?P<epoch>\d+)-[0-9a-f]{12}\.parquet")
 # As sink.object_key makes them.
@@ -36,21 +39,29 @@ class Orphan:
     dead: bool
 
 
-def find_orphans(ledger: Ledger, store: ObjectStore, stream: str) -> list[Orphan]:
-    """All of a stream, while it is written.
-
-    The order is the proof: what is committed after the listing is named when the names are read, and what is committed
-    after the ends and the epoch were read does not lie before them. What is replaced in between is named as retired.
+def find_orphans(ledger: Ledger, store: ObjectStore, stream: str, at_once: int = OBJECTS_AT_ONCE) -> Iterator[Orphan]:
+    """All of a stream, while it is written, in the order of the store's listing.
 
     Raises:
         ObjectStoreError, LedgerUnavailableError
     """
-    stored = list(store.list(f"{stream}/"))
+    stored = store.list(f"{stream}/")
+    while some := list(islice(stored, at_once)):
+        yield from _orphans_among(ledger, stream, some)
+
+
+def _orphans_among(ledger: Ledger, stream: str, stored: Sequence[StoredObject]) -> Iterator[Orphan]:
+    """The order is the proof: what is committed after the listing is named when the names are read, and what is committed after the
+    ends and the epoch were read does not lie before them. What is replaced in between is named as retired.
+    """
     origins = {item.key: origin for item in stored if (origin := origin_of(item.key))}
     partitions = {(origin.topic_id, origin.partition) for origin in origins.values()}
     ends = {place: ledger.end_offset(*place) for place in partitions}
     epoch = ledger.compaction_epoch(stream)
-    named = {item.object_key for item in ledger.served(stream)} | ledger.retired_keys(stream)
+    unnamed = {item.key: item for item in stored}
+    for item in chain.from_iterable(ledger.served_pages(stream)):
+        unnamed.pop(item.object_key, None)
+    retired = ledger.retired(unnamed)
 
     def dead(key: str) -> bool:
         origin = origins.get(key)
@@ -58,7 +69,7 @@ def find_orphans(ledger: Ledger, store: ObjectStore, stream: str) -> list[Orphan
             return int(found["epoch"]) < epoch
         return origin is not None and origin.start_offset < ends[origin.topic_id, origin.partition]
 
-    return [Orphan(item.key, item.modified_us, dead(item.key)) for item in stored if item.key not in named]
+    return (Orphan(key, item.modified_us, dead(key)) for key, item in unnamed.items() if key not in retired)
 
 
 def origin_of(key: str) -> Origin | None:

@@ -138,11 +138,6 @@ def read(data: bytes) -> pa.Table:
     return pq.read_table(BytesIO(data))
 
 
-def decode(data: bytes) -> list[Row]:
-    """The rows of a file, as `encode` took them: times are microseconds since 1970."""
-    return to_rows(read(data))
-
-
 def to_rows(table: pa.Table) -> list[Row]:
     """The rows of a table; times are microseconds since 1970."""
     plain = [field.with_type(pa.int64()) if field.type == _TIME else field for field in table.schema]

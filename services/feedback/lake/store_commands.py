@@ -5,6 +5,7 @@ import time
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Protocol
 
 from services.feedback.events import Stream
@@ -42,14 +43,13 @@ def collect_orphans(
     ledger: Ledger, store: ObjectStore, older_than_seconds: float, delete: bool, say: Callable[[str], None] = print
 ) -> None:
     """List all orphans, one a line; delete the old dead ones if told to. Raises: ObjectStoreError, LedgerUnavailableError."""
-    orphans = [orphan for stream in Stream for orphan in find_orphans(ledger, store, stream)]
-    for orphan in orphans:
+    before_us = time.time_ns() // 1_000 - int(older_than_seconds * 1_000_000) if delete else 0
+    orphans = dead = deleted = 0
+    for orphan in chain.from_iterable(find_orphans(ledger, store, stream) for stream in Stream):
         say(_line(orphan))
-    deleted = 0
-    if delete:
-        before_us = time.time_ns() // 1_000 - int(older_than_seconds * 1_000_000)
-        deleted = sum(1 for _ in delete_orphans(store, orphans, before_us))
-    say(f"orphans={len(orphans)} dead={sum(orphan.dead for orphan in orphans)} deleted={deleted}")
+        orphans, dead = orphans + 1, dead + orphan.dead
+        deleted += sum(1 for _ in delete_orphans(store, [orphan], before_us))
+    say(f"orphans={orphans} dead={dead} deleted={deleted}")
 
 
 def _line(orphan: Orphan) -> str:

@@ -8,6 +8,8 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import pyarrow.compute as pc
@@ -16,10 +18,11 @@ from sqlalchemy import Connection, Row, Table, delete, func, insert, select
 from services.chassis.telemetry import fields
 from services.feedback import tables
 from services.feedback.lake import parquet
-from services.feedback.lake.covers import served
+from services.feedback.lake.covers import ITEMS_A_PAGE, pages, served
 from services.feedback.lake.ledger import Ledger, LedgerUnavailableError
 from services.feedback.lake.object_store import ObjectStore, ObjectStoreError
 from services.feedback.lake.served_object import DamagedObjectError, read_served
+from services.feedback.lake.taken_back import rows_taken_back, taken_back
 from services.feedback.principals.gone import gone_rows
 from services.feedback.sink.sink import Position
 
@@ -51,13 +54,14 @@ def catch_up(projection: Projection, ledger: Ledger, store: ObjectStore, stream:
         ends = _committed(connection, stream)
         if _reached(connection, projection) == ends:
             return False
-        gone = gone_rows(connection, stream)
+        gone, among = gone_rows(connection, stream), partial(taken_back, connection)
         connection.execute(delete(projection.table))
         connection.execute(delete(projection.positions))
         # Nobody publishes a cover meanwhile, so nothing that is listed here is deleted before it is read.
-        for item in served(connection, stream):
+        for item in chain.from_iterable(pages(lambda after: served(connection, stream, after, ITEMS_A_PAGE))):
             rows = read_served(store, item)
-            projection.move(connection, parquet.to_rows(rows.filter(pc.invert(gone.of(rows)))))
+            left_out = pc.or_(gone.of(rows), rows_taken_back(rows, among))
+            projection.move(connection, parquet.to_rows(rows.filter(pc.invert(left_out))))
         for (topic_id, partition), end_offset in ends.items():
             _write(connection, projection.positions, topic_id, partition, end_offset)
     log.info("table rebuilt from objects", extra=fields(table=projection.table.name))

@@ -19,6 +19,7 @@ from services.feedback.events import Correction, FeedbackEvent, Retraction, Subj
 from services.feedback.lake import parquet
 from services.feedback.lake.ledger import Ledger, transaction
 from services.feedback.lake.object_store import ObjectStore
+from services.feedback.lake.taken_back import taken_back
 from services.feedback.portions import portions
 from services.feedback.principals.sealing import LEAST_BYTES, DataKey, unseal
 from services.feedback.sink.sink import Position
@@ -88,6 +89,12 @@ def fold(connection: Connection, position: Position, kept: Sequence[tuple[Record
     stand(connection, tables.remark_positions, position)
 
 
+def forget(connection: Connection, about: Collection[tuple[str, str]]) -> None:
+    """Remove what principals said about answers that were taken back."""
+    for some in portions(about):
+        connection.execute(delete(tables.remarks).where(among(tables.remarks, KEY_COLUMNS[:2], some)))
+
+
 class Pending(Protocol):
     """Remarks that the table may not have yet."""
 
@@ -139,8 +146,11 @@ class Remarks:
 
     def _opened(self, principal: str, told: Mapping[tuple[str, str], Remark]) -> dict[str, Words]:
         key, found = self._keys.known([principal]).get(principal), dict[str, Words]()
+        # Words that came after their answer was taken back stand until the next compaction.
+        with transaction(self._engine) as connection:
+            gone = taken_back(connection, {message_id for message_id, _ in told})
         for (message_id, subject), remark in told.items():
-            texts = unseal(remark.sealed, key, remark.event_id, principal) if key else None
+            texts = unseal(remark.sealed, key, remark.event_id, principal) if key and message_id not in gone else None
             if texts is None:
                 continue
             words, before = self._words_from(texts), found.get(message_id, Words())

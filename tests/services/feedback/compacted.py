@@ -132,8 +132,9 @@ class CompactedLog:
         pace: CompactionPace = PACE,
         at: Callable[[Step], None] = lambda step: None,
         store: ObjectStore | None = None,
+        ledger: Ledger | None = None,
     ) -> Compaction:
-        return Compaction(self.ledger, self.compactors, store or self.store, self.erased, pace, at)
+        return Compaction(ledger or self.ledger, self.compactors, store or self.store, self.erased, pace, at)
 
     def pass_seconds(self, seconds: float) -> None:
         self.now_us += int(seconds * 1_000_000)

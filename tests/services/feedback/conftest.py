@@ -1,5 +1,7 @@
-"""The feedback database on either server; on Postgres one for all tests, emptied for each."""
+"""The feedback database on either server, on Postgres one for all tests, emptied for each; and a fast folder for simulations."""
 
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +11,15 @@ from sqlalchemy import Engine, text
 from services.feedback import tables
 from services.feedback.database import connect, migrate, open_database
 from tests.servers import PostgresServer
+
+
+@pytest.fixture
+def fast_directory(tmp_path: Path) -> Iterator[Path]:
+    """In memory where there is such a folder: for simulations, whose own disk decides what is durable."""
+    shm = Path("/dev/shm")
+    root = Path(tempfile.mkdtemp(dir=shm if shm.is_dir() else tmp_path))
+    yield root
+    shutil.rmtree(root)
 
 
 @pytest.fixture(scope="session")

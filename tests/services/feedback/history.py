@@ -11,6 +11,7 @@ from typing import Protocol
 
 from services.feedback.lake import parquet
 from services.feedback.lake.ledger import Segment
+from tests.services.feedback.objects import decode
 
 Place = tuple[str, int]
 """Topic id and partition."""
@@ -42,7 +43,7 @@ def violations(
     store: Store,
     stream: str,
     ends: Mapping[Place, int],
-    decode: Callable[[bytes], list[parquet.Row]] = parquet.decode,
+    decode: Callable[[bytes], list[parquet.Row]] = decode,
 ) -> list[str]:
     """Every invariant that does not hold; empty if all do. `ends` is one past the last offset of every log that there was."""
     found: list[str] = []

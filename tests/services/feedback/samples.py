@@ -10,6 +10,7 @@ from services.chassis.identity import Caller
 from services.feedback import codec
 from services.feedback.events import Stream
 from services.feedback.lake import parquet
+from services.feedback.lake.taken_back import event_id_of
 from services.feedback.principals.principal import principal_of
 from services.feedback.sink.sink import Format
 from services.feedback.spool.frames import Entry
@@ -104,10 +105,11 @@ def turn(answer: str = "forty-two", message: str = "m", revision: int = 0) -> ev
     return event
 
 
-def erased(message: str = "m") -> events_pb2.TurnEvent:
-    """What session sends when the conversation of a turn is deleted."""
-    event = turn("", message, revision=1)
+def erased(message: str = "m", event_id: str = "") -> events_pb2.TurnEvent:
+    """What session sends when the conversation of a turn is deleted. Golden bytes have an `event_id` of their own."""
+    event = turn("", message)
     event.ClearField("context")
     event.ClearField("original_text")
+    event.event_id = event_id or event_id_of(event.message_id)
     event.erased = True
     return event

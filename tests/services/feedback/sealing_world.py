@@ -20,7 +20,8 @@ from services.feedback.sink.sink import FlushLimits, Sink, Step
 from services.feedback.spool.accept import Acceptance, NoClaims, Receipt
 from services.feedback.spool.sealer import Sealer, late_turns
 from services.feedback.spool.spool import Spool
-from services.feedback.standing import experiments, said
+from services.feedback.standing import finished, said
+from tests.services.feedback.objects import decode
 from tests.services.feedback.samples import FEEDBACK, MASTER, TURNS
 
 ROOM = 1 << 22
@@ -44,7 +45,7 @@ class SealingWorld:
         limits = FlushLimits(100, ROOM)
         self.sinks: tuple[Sink[Any], Sink[Any]] = (
             Sink(FEEDBACK, self.feedback, self.store, self.ledger, limits, said.fold, self._at),
-            Sink(TURNS, self.turns, self.store, self.ledger, limits, experiments.fold, self._at),
+            Sink(TURNS, self.turns, self.store, self.ledger, limits, finished.fold, self._at),
         )
 
     def _spool(self, name: str) -> Spool:
@@ -70,7 +71,7 @@ class SealingWorld:
 
     def rows(self, stream: Stream = Stream.FEEDBACK) -> list[parquet.Row]:
         keys = [segment.object_key for segment in self.ledger.segments(stream) if segment.object_key]
-        return [row for key in keys for row in parquet.decode(self.store.get(key))]
+        return [row for key in keys for row in decode(self.store.get(key))]
 
     def all_of(self, table: Table) -> list[dict[str, Any]]:
         with self.engine.begin() as connection:

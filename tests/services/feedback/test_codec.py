@@ -68,7 +68,7 @@ def test_the_bytes_written_today_are_those_of_the_golden_file() -> None:
         "correction": correction("golden", "fifty-six"),
         "retraction": retraction("golden"),
         "turn": turn("fifty-four"),
-        "erased": erased(),
+        "erased": erased(event_id=name("m/1")),
     }
     stored = json.loads((GOLDEN / "v1.json").read_text())
     for kind, message in today.items():

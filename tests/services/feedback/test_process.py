@@ -15,8 +15,8 @@ from thumbwheel.feedback.v1 import events_pb2, feedback_pb2, feedback_pb2_grpc
 from infra.supervision.ports import free_port
 from services.feedback.__main__ import main
 from services.feedback.database import open_database
-from services.feedback.lake import parquet
 from services.feedback.lake.ledger import Ledger
+from tests.services.feedback.objects import decode
 from tests.services.feedback.samples import KEY, MASTER, name, thumb, turn
 
 IDENTITY = (("x-tw-tenant", "acme"), ("x-tw-user", "ada"))
@@ -78,7 +78,7 @@ def committed(root: Path, stream: str) -> list[str]:
     engine = open_database(f"sqlite:///{root}/ledger.db")
     objects = [root / "objects" / segment.object_key for segment in Ledger(engine).segments(stream)]
     engine.dispose()
-    return [str(row["event_id"]) for path in objects for row in parquet.decode(path.read_bytes())]
+    return [str(row["event_id"]) for path in objects for row in decode(path.read_bytes())]
 
 
 @pytest.mark.slow

@@ -28,6 +28,7 @@ from services.feedback.lake import parquet
 from services.feedback.settings import FeedbackSettings
 from services.feedback.spool.log import OffsetOutOfRangeError
 from services.feedback.tables import partitions
+from tests.services.feedback.objects import decode
 from tests.services.feedback.samples import (
     ADA,
     KEY,
@@ -73,7 +74,7 @@ class Client:
                     break
                 await asyncio.sleep(0.02)
         keys = [segment.object_key for segment in answer.segments if segment.object_key]
-        return [row for key in keys for row in parquet.decode((self._objects / key).read_bytes())]
+        return [row for key in keys for row in decode((self._objects / key).read_bytes())]
 
 
 @asynccontextmanager

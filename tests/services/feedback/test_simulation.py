@@ -1,9 +1,5 @@
 """Seeded crashes, zombies and lost acks at every step: the history checker finds nothing, and finds every planted mutant."""
 
-import shutil
-import tempfile
-from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,17 +7,15 @@ import pytest
 from sqlalchemy import Connection, update
 
 from services.feedback import tables
-from services.feedback.lake import parquet
 from services.feedback.lake.ledger import Lease, Segment
 from services.feedback.sink.sink import Sink, Step
 from services.feedback.spool.frames import Record
-from services.feedback.spool.log import LogError
-from tests.services.feedback.history import violations
 from tests.services.feedback.memory import MemoryStore
+from tests.services.feedback.objects import decode
+from tests.services.feedback.simulation import check_sound, is_caught
 from tests.services.feedback.world import Disk, ForgetfulLedger, World
 
 SEEDS = 25
-STEPS = 60
 FAULTS = {
     "put failed",
     "put ack lost",
@@ -38,35 +32,8 @@ FAULTS = {
 }
 
 
-@pytest.fixture
-def fast_directory(tmp_path: Path) -> Iterator[Path]:
-    """In memory where there is such a folder: what is durable is decided by the simulated disk."""
-    shm = Path("/dev/shm")
-    root = Path(tempfile.mkdtemp(dir=shm if shm.is_dir() else tmp_path))
-    yield root
-    shutil.rmtree(root)
-
-
-def run(kind: type[World], seed: int, root: Path) -> tuple[list[str], Counter[str]]:
-    directory = root / f"{kind.__name__}-{seed}"
-    world = kind(seed, directory)
-    try:
-        world.run(STEPS)
-        found = violations(world.history, world.catalogue(), world.store, "feedback", world.ends())
-    except LogError as error:
-        found = [f"stopped: {error}"]
-    finally:
-        world.close()
-    return found, world.faults.counts
-
-
 def test_nothing_acknowledged_is_lost_and_nothing_is_twice(fast_directory: Path) -> None:
-    totals: Counter[str] = Counter()
-    for seed in range(SEEDS):
-        found, counts = run(World, seed, fast_directory)
-        assert found == [], f"seed {seed}"
-        totals += counts
-    assert {name for name in FAULTS if not totals[name]} == set(), "a fault never happened"
+    check_sound(World, SEEDS, FAULTS, fast_directory)
 
 
 class StartOffsetNames(MemoryStore):
@@ -155,7 +122,7 @@ class StoreListing:
         found = []
         for number, key in enumerate(sorted(found.key for found in self._store.list(f"{stream}/")), start=1):
             start, end = (int(part) for part in key.rsplit("/", 1)[1].split("-")[:2])
-            rows = len(parquet.decode(self._store.get(key)))
+            rows = len(decode(self._store.get(key)))
             found.append(Segment(stream, "", 0, number, start, end, key, "", rows, 0, end - start - rows, 1))
         return found
 
@@ -178,5 +145,4 @@ class StoreListingWorld(World):
     ],
 )
 def test_a_planted_mutant_is_caught(kind: type[World], caught: str, fast_directory: Path) -> None:
-    found = (run(kind, seed, fast_directory)[0] for seed in range(SEEDS))
-    assert any(violation.startswith(f"{caught}:") for violations in found for violation in violations)
+    assert is_caught(kind, caught, SEEDS, fast_directory)

@@ -32,7 +32,7 @@ from services.feedback.spool.sealer import Sealer
 from services.feedback.spool.spool import Device, Spool
 from services.feedback.standing.thumbs import fold
 from tests.services.feedback.faults import CrashError, Faults
-from tests.services.feedback.history import Catalogue, History, Place
+from tests.services.feedback.history import Catalogue, History, Place, violations
 from tests.services.feedback.memory import MemoryStore
 from tests.services.feedback.samples import FEEDBACK, MASTER, garbage, thumb
 
@@ -137,6 +137,10 @@ class World:
 
     def ends(self) -> dict[Place, int]:
         return {(self.spool.topic_id, 0): self.spool.end_offset}
+
+    def problems(self) -> list[str]:
+        """Every invariant that does not hold."""
+        return violations(self.history, self.catalogue(), self.store, "feedback", self.ends())
 
     def close(self) -> None:
         self._stop()

@@ -121,7 +121,7 @@ def test_replaced_objects_stay_for_those_who_have_listed_them_and_then_go(log: C
     compaction = log.compaction(replace(PACE, retired_seconds=3_600))
     compaction.run(log.stream)
     assert before < log.keys()
-    assert find_orphans(log.ledger, log.store, "feedback") == []
+    assert list(find_orphans(log.ledger, log.store, "feedback")) == []
     log.pass_seconds(3_599)
     compaction.run(log.stream)
     assert before < log.keys()
@@ -307,7 +307,7 @@ def test_an_object_that_may_still_be_published_is_no_dead_orphan(log: CompactedL
         if step is Step.STORED:
             found.extend(orphan.dead for orphan in find_orphans(log.ledger, log.store, "feedback"))
         if step is Step.PUBLISHED:
-            assert find_orphans(log.ledger, log.store, "feedback") == []
+            assert list(find_orphans(log.ledger, log.store, "feedback")) == []
 
     log.thumbs(1)
     log.compaction(at=at).run(log.stream)

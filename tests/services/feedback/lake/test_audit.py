@@ -17,6 +17,7 @@ from services.feedback.sink.sink import FlushLimits, Sink
 from services.feedback.spool.folder import inspect
 from services.feedback.spool.spool import Spool
 from services.feedback.tables import dead_letters, event_ids, partitions, segments
+from tests.services.feedback.objects import decode
 from tests.services.feedback.samples import FEEDBACK, entry, garbage
 
 ROOM = 1 << 20
@@ -76,7 +77,7 @@ def _swap(log: Log) -> None:
 def _rewrite(log: Log) -> None:
     """A row fewer, with a hash that fits."""
     path = log.objects()[0]
-    data = parquet.encode_feedback(parquet.decode(path.read_bytes())[:1])
+    data = parquet.encode_feedback(decode(path.read_bytes())[:1])
     path.write_bytes(data)
     log.change(update(segments).where(segments.c.sequence == 1).values(sha256=hashlib.sha256(data).hexdigest()))
 

@@ -7,6 +7,7 @@ import sys
 from services.feedback import codec
 from services.feedback.lake import parquet
 from services.feedback.spool.frames import Record
+from tests.services.feedback.objects import decode
 from tests.services.feedback.samples import FEEDBACK, TURNS, correction, erased, retraction, thumb, turn
 
 COORDINATES = {"topic_id": "t", "partition": 0, "ingest_time": 11, "schema_version": 1}
@@ -37,7 +38,7 @@ def digest() -> str:
 
 
 def test_feedback_comes_back_as_it_was() -> None:
-    rows = parquet.decode(parquet.encode_feedback(feedback_rows()))
+    rows = decode(parquet.encode_feedback(feedback_rows()))
     assert [(row["kind"], row["up"], row["correction"], row["retracts"]) for row in rows] == [
         ("thumb", True, None, None),
         ("correction", None, "a better answer", None),
@@ -48,7 +49,7 @@ def test_feedback_comes_back_as_it_was() -> None:
 
 
 def test_turns_come_back_as_they_were_and_erased_ones_are_rows_too() -> None:
-    rows = parquet.decode(parquet.encode_turns(turn_rows()))
+    rows = decode(parquet.encode_turns(turn_rows()))
     assert rows[0]["context"] == [{"role": "user", "text": "what is it?"}]
     assert (rows[0]["answer"], rows[0]["finish_reason"], rows[0]["finish_time"]) == ("forty-two", "stop", 2_000_000_000)
     assert [row["erased"] for row in rows] == [False, True]

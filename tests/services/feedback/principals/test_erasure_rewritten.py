@@ -12,12 +12,12 @@ from services.feedback.codec import feedback_entry
 from services.feedback.compaction.compaction import Compaction
 from services.feedback.compaction.compactors import Compactors
 from services.feedback.events import Stream
-from services.feedback.lake import parquet
 from services.feedback.lake.audit import audit
 from services.feedback.principals.principal import principal_of
 from services.feedback.spool.folder import inspect
 from services.feedback.standing import thumbs
 from tests.services.feedback.compacted import PACE
+from tests.services.feedback.objects import decode
 from tests.services.feedback.samples import ADA, KEY, correction, thumb, turn
 from tests.services.feedback.sealing_world import SealingWorld
 
@@ -40,7 +40,7 @@ def compact(world: SealingWorld) -> None:
 def stored(world: SealingWorld) -> set[str]:
     """Event ids in any object that there is, served or not."""
     keys = [item.key for stream in Stream for item in world.store.list(f"{stream}/")]
-    return {str(row["event_id"]) for key in keys for row in parquet.decode(world.store.get(key))}
+    return {str(row["event_id"]) for key in keys for row in decode(world.store.get(key))}
 
 
 def test_sealed_and_plain_rows_of_an_erased_user_leave_the_objects(world: SealingWorld) -> None:

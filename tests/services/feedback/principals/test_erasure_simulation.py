@@ -2,10 +2,7 @@
 erasure is never a readable row or a standing thumb, what was sent after it is never lost; and every planted mutant is found.
 """
 
-import shutil
-import tempfile
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,34 +12,24 @@ from thumbwheel.feedback.v1 import events_pb2
 
 from services.chassis.identity import Caller
 from services.feedback import codec, tables
-from services.feedback.lake import parquet
 from services.feedback.lake.ledger import Batch, Lease, Segment, Within
 from services.feedback.principals.data_keys import DataKeys
 from services.feedback.principals.erasures import Erasures
 from services.feedback.principals.principal import principal_of
 from services.feedback.principals.sealing import DataKey, key_id_of
 from services.feedback.sink.sink import Step
-from services.feedback.spool.log import LogError
-from tests.services.feedback.history import violations
+from tests.services.feedback.objects import decode
 from tests.services.feedback.samples import KEY, thumb
+from tests.services.feedback.simulation import check_sound, is_caught
 from tests.services.feedback.world import ForgetfulLedger, World
 
-SEEDS, MUTANT_SEEDS, STEPS = 15, 40, 60
+SEEDS, MUTANT_SEEDS = 15, 40
 FAULTS = {
     "erased",
     "crash before reply",
     "commit ack lost",
     *(f"erased at {step}" for step in (Step.READ, Step.ENCODED, Step.STORED)),
 }
-
-
-@pytest.fixture
-def fast_directory(tmp_path: Path) -> Iterator[Path]:
-    """In memory where there is such a folder: what is durable is decided by the simulated disk."""
-    shm = Path("/dev/shm")
-    root = Path(tempfile.mkdtemp(dir=shm if shm.is_dir() else tmp_path))
-    yield root
-    shutil.rmtree(root)
 
 
 class ErasingWorld(World):
@@ -59,7 +46,7 @@ class ErasingWorld(World):
         return [*super().moves(), self._erase, self._send_again]
 
     def problems(self) -> list[str]:
-        found = violations(self.history, self.catalogue(), self.store, "feedback", self.ends())
+        found = super().problems()
         with self.engine.begin() as connection:
             keys = {bytes(key_id) for key_id in connection.execute(select(tables.data_keys.c.key_id)).scalars()}
             standing = {row.message_id for row in connection.execute(select(tables.thumbs))}
@@ -67,7 +54,7 @@ class ErasingWorld(World):
             row
             for segment in self.ledger.segments("feedback")
             if segment.object_key
-            for row in parquet.decode(self.store.get(segment.object_key))
+            for row in decode(self.store.get(segment.object_key))
         ]
         live = {str(row["event_id"]): str(row["message_id"]) for row in rows if key_id_of(row["sealed"]) in keys}
         found += [f"F: {event_id} was erased and is readable" for event_id in self.dead & live.keys()]
@@ -105,25 +92,8 @@ class ErasingWorld(World):
         super()._at(step)
 
 
-def run(kind: type[ErasingWorld], seed: int, root: Path) -> tuple[list[str], Counter[str]]:
-    world = kind(seed, root / f"{kind.__name__}-{seed}")
-    try:
-        world.run(STEPS)
-        found = world.problems()
-    except LogError as error:
-        found = [f"stopped: {error}"]
-    finally:
-        world.close()
-    return found, world.faults.counts
-
-
 def test_what_was_erased_stays_erased_and_nothing_else_is_lost(fast_directory: Path) -> None:
-    totals: Counter[str] = Counter()
-    for seed in range(SEEDS):
-        found, counts = run(ErasingWorld, seed, fast_directory)
-        assert found == [], f"seed {seed}"
-        totals += counts
-    assert {name for name in FAULTS if not totals[name]} == set(), "a fault never happened"
+    check_sound(ErasingWorld, SEEDS, FAULTS, fast_directory)
 
 
 class HastyLedger(ForgetfulLedger):
@@ -164,5 +134,4 @@ class ForgetfulErasedWorld(ErasingWorld):
 
 @pytest.mark.parametrize(("kind", "caught"), [(HastyWorld, "F"), (CachingWorld, "A"), (ForgetfulErasedWorld, "F")])
 def test_a_planted_mutant_is_caught(kind: type[ErasingWorld], caught: str, fast_directory: Path) -> None:
-    found = (run(kind, seed, fast_directory)[0] for seed in range(MUTANT_SEEDS))
-    assert any(violation.startswith(f"{caught}:") for violations in found for violation in violations)
+    assert is_caught(kind, caught, MUTANT_SEEDS, fast_directory)

@@ -23,6 +23,7 @@ from services.feedback.spool.frames import frame_bytes
 from services.feedback.spool.log import OffsetOutOfRangeError
 from services.feedback.spool.spool import Spool
 from services.feedback.standing.thumbs import fold
+from tests.services.feedback.objects import decode
 from tests.services.feedback.samples import FEEDBACK, entry, garbage, thumb
 
 ROOM = 1 << 20
@@ -45,7 +46,7 @@ class Place:
 
     def rows(self) -> list[parquet.Row]:
         keys = [segment.object_key for segment in self.ledger.segments("feedback") if segment.object_key]
-        return [row for key in keys for row in parquet.decode(self.store.get(key))]
+        return [row for key in keys for row in decode(self.store.get(key))]
 
     def event_ids(self) -> list[str]:
         return [str(row["event_id"]) for row in self.rows()]

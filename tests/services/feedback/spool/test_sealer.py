@@ -16,7 +16,7 @@ from services.feedback.principals.sealing import DataKey, key_id_of
 from services.feedback.spool.frames import Entry, Record, frame_bytes
 from services.feedback.spool.sealer import Sealer
 from tests.services.feedback.opened import opened
-from tests.services.feedback.samples import MASTER, correction, erased, retraction, thumb, turn
+from tests.services.feedback.samples import MASTER, correction, erased, name, retraction, thumb, turn
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "sealed_v1.json").read_text())
 KEY = DataKey(bytes.fromhex(GOLDEN["key_id"]), bytes.fromhex(GOLDEN["key"]))
@@ -54,7 +54,7 @@ SAID: dict[str, events_pb2.FeedbackEvent | events_pb2.TurnEvent] = {
     "correction": correction("golden", "fifty-six"),
     "retraction": retraction("golden"),
     "turn": turn("fifty-four"),
-    "erased": erased(),
+    "erased": erased(event_id=name("m/1")),
 }
 
 

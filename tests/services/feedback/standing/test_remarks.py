@@ -98,9 +98,11 @@ async def test_words_that_were_said_before_the_upgrade_are_shown(tmp_path: Path)
         await client.record(correction("a", "42"))
         await sunk(client, 1)
     connection = sqlite3.connect(tmp_path / "ledger.db")
-    connection.executescript(
-        "DROP TABLE remarks; DROP TABLE remark_positions; UPDATE feedback_revision SET version_num = '0005';"
-    )
+    connection.executescript("""
+        DROP TABLE remarks; DROP TABLE remark_positions;
+        ALTER TABLE compactors DROP COLUMN taken_back_sequence; ALTER TABLE compactors DROP COLUMN taken_back_epoch;
+        UPDATE feedback_revision SET version_num = '0005';
+    """)
     connection.close()
     async with running(tmp_path) as client:
         assert await words(client) == feedback_pb2.Words(correction="42")

@@ -1,0 +1,44 @@
+"""A stretch of a stream's segments with their dead letters, moved along as somebody walks through the ledger."""
+
+from bisect import bisect_left
+
+from services.feedback.lake.ledger import Ledger, Segment
+
+Place = tuple[str, int]
+"""Topic id and partition."""
+
+
+class LedgerWindow:
+    """Asks the ledger when what is wanted is not in the window. Every call may raise LedgerUnavailableError."""
+
+    def __init__(self, ledger: Ledger, stream: str, size: int) -> None:
+        self._ledger, self._stream, self._size = ledger, stream, size
+        self._segments: list[Segment] = []
+        self._first, self._last = 1, 0
+        self._dead: dict[Place, set[int]] = {}
+
+    def segments(self, first: int, last: int) -> list[Segment]:
+        """Those of these sequences, both inclusive, that the ledger has."""
+        if not self._first <= first <= last <= self._last:
+            self._move(first, max(last, first + self._size - 1))
+        at = [bisect_left(self._segments, edge, key=lambda segment: segment.sequence) for edge in (first, last + 1)]
+        return self._segments[slice(*at)]
+
+    def dead(self, segment: Segment) -> set[int]:
+        """Offsets of the dead letters around a segment that was given last."""
+        return self._dead[place_of(segment)]
+
+    def _move(self, first: int, last: int) -> None:
+        self._segments = self._ledger.segments(self._stream, first - 1, last - first + 1)
+        # What is committed behind the last one meanwhile is asked for when its turn comes.
+        self._first, self._last = first, max((segment.sequence for segment in self._segments), default=first - 1)
+        ends: dict[Place, tuple[int, int]] = {}
+        for one in self._segments:
+            low, high = ends.get(place_of(one), (one.start_offset, one.end_offset))
+            ends[place_of(one)] = min(low, one.start_offset), max(high, one.end_offset)
+        self._dead = {place: self._ledger.dead_letter_offsets(*place, *low_high) for place, low_high in ends.items()}
+
+
+def place_of(segment: Segment) -> Place:
+    """Where its offsets count."""
+    return segment.topic_id, segment.partition

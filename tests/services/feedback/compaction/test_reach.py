@@ -1,0 +1,101 @@
+"""How far back a pass looks: to the oldest answer that was taken back since the last whole pass, and no further."""
+
+import uuid
+
+import pytest
+from sqlalchemy import Engine
+
+from services.feedback.codec import turn_entry
+from services.feedback.compaction.reach import SKEW_US, Reach, find_reach, minted_us
+from services.feedback.events import Stream
+from services.feedback.lake.served_object import DamagedObjectError
+from services.session.identifiers import IdMint
+from tests.services.feedback.compacted import DAY, CompactedLog, turns_log
+from tests.services.feedback.faults import Faults
+from tests.services.feedback.memory import MemoryStore
+from tests.services.feedback.samples import erased, name
+
+
+@pytest.fixture
+def log(engine: Engine) -> CompactedLog:
+    store = MemoryStore(Faults(0))
+    store._faults.on = False
+    log = CompactedLog(engine, store)
+    for _ in range(4):
+        log.thumbs(1)
+        log.pass_seconds(3 * DAY)
+    return log
+
+
+@pytest.fixture
+def turns(log: CompactedLog) -> CompactedLog:
+    turns = turns_log(log.engine, log.store)
+    turns.now_us = log.now_us
+    return turns
+
+
+def at(day: int) -> str:
+    """The id of an answer that was minted on a day of the log, a second after it began."""
+    milliseconds = (1_000_000_000_000 + day * DAY * 1_000_000) // 1_000 + 1_000
+    return str(uuid.UUID(int=milliseconds << 80 | 0x7 << 76 | 0b10 << 62))
+
+
+def take_back(turns: CompactedLog, message_id: str) -> None:
+    event = erased()
+    event.message_id = message_id
+    event.event_id = str(uuid.uuid4())
+    turns.commit(turn_entry(event))
+
+
+def looked(log: CompactedLog, known: int = 0) -> Reach:
+    return find_reach(log.ledger, log.store, Stream.FEEDBACK, known)
+
+
+def test_without_an_answer_that_was_taken_back_nothing_is_looked_into(log: CompactedLog, turns: CompactedLog) -> None:
+    assert looked(log) == Reach(None, 0)
+    turns.turns("m")
+    assert looked(log) == Reach(None, 1)
+
+
+def test_a_pass_looks_as_far_back_as_the_oldest_answer_was_written_and_clocks_differ(
+    log: CompactedLog, turns: CompactedLog
+) -> None:
+    """Segments 1 to 4 were committed on the days 0, 3, 6 and 9."""
+    for message_id in (at(14), at(11), at(12)):
+        take_back(turns, message_id)
+    assert SKEW_US == 7 * DAY * 1_000_000
+    assert looked(log) == Reach(3, 3)
+    assert looked(log, known=2) == Reach(3, 3)
+    turns.turns("m")
+    assert looked(log, known=3) == Reach(None, 4)
+    take_back(turns, at(17))
+    assert looked(log, known=4) == Reach(None, 5), "the last segment is older than the answer"
+
+
+def test_an_answer_whose_id_tells_no_time_may_be_anywhere(log: CompactedLog, turns: CompactedLog) -> None:
+    take_back(turns, at(14))
+    take_back(turns, name("m"))
+    assert looked(log) == Reach(1, 2)
+
+
+def test_what_an_earlier_pass_knew_is_not_looked_for_again_in_a_cover_over_it(
+    log: CompactedLog, turns: CompactedLog
+) -> None:
+    take_back(turns, name("m"))
+    take_back(turns, at(14))
+    turns.compaction().run(turns.stream)
+    assert turns.shape() == [(1, 2, 2)]
+    assert looked(log, known=1) == Reach(4, 2)
+
+
+def test_turns_that_cannot_be_read_are_told(log: CompactedLog, turns: CompactedLog) -> None:
+    turns.turns("m")
+    log.store.delete(turns.served()[0].object_key)
+    with pytest.raises(DamagedObjectError):
+        looked(log)
+
+
+def test_an_id_tells_when_session_minted_it() -> None:
+    before, after = minted_us(IdMint().mint()), minted_us(IdMint().mint())
+    assert 0 <= after - before < 60_000_000
+    assert minted_us(name("m")) == 0

@@ -1,0 +1,56 @@
+"""Which answers were taken back: by the ids that session gives, for ever, and only by turns that are committed."""
+
+import pyarrow as pa
+from sqlalchemy import Engine, delete
+
+from services.feedback import tables
+from services.feedback.codec import turn_entry
+from services.feedback.lake.taken_back import event_id_of, rows_taken_back, taken_back
+from services.session.identifiers import ERASED, turn_event_id
+from tests.services.feedback.compacted import turns_log
+from tests.services.feedback.faults import Faults
+from tests.services.feedback.memory import MemoryStore
+from tests.services.feedback.samples import erased, name, turn
+
+
+def test_the_ids_are_those_that_session_gives() -> None:
+    assert event_id_of(name("m")) == turn_event_id(name("m"), ERASED)
+
+
+def test_an_answer_is_taken_back_once_the_turn_that_says_so_is_committed(engine: Engine) -> None:
+    log = turns_log(engine, MemoryStore(Faults(0)))
+    log.store._faults.on = False
+    messages = [name("m"), name("n"), name("no such")]
+    log.turns("m", "n")
+    assert log.ledger.taken_back(messages) == set()
+    log.commit(turn_entry(erased("m")))
+    assert log.ledger.taken_back(messages) == {name("m")}
+    with engine.begin() as connection:
+        connection.execute(delete(tables.segments))
+        assert taken_back(connection, []) == set()
+        assert taken_back(connection, messages) == {name("m")}, "whatever becomes of its row"
+
+
+def test_the_turn_that_takes_back_stays_and_files_without_turns_are_understood() -> None:
+    rows = pa.table({"message_id": ["a", "a", "b", "b"], "erased": [False, True, None, True]})
+    assert rows_taken_back(rows, lambda ids: {"a"} & set(ids)).to_pylist() == [True, False, False, False]
+    assert rows_taken_back(rows, lambda ids: {"a", "b"}).to_pylist() == [True, False, True, False]
+    said = pa.table({"message_id": ["a", "b", "a"]})
+    assert rows_taken_back(said, lambda ids: {"a"}).to_pylist() == [True, False, True]
+    assert rows_taken_back(said, lambda ids: set()).to_pylist() == [False, False, False]
+    assert len(rows_taken_back(pa.table({"sequence": pa.array([], pa.int64())}), lambda ids: {"a"})) == 0
+
+
+def test_every_answer_of_an_object_is_asked_about_once() -> None:
+    asked: list[str] = []
+
+    def among(ids):
+        asked.extend(ids)
+        return set()
+
+    rows_taken_back(pa.table({"message_id": ["a", "b", "a"]}), among)
+    assert sorted(asked) == ["a", "b"]
+
+
+def test_a_turn_that_is_not_taken_back_has_another_id() -> None:
+    assert event_id_of(turn().message_id) != turn().event_id
