@@ -1,7 +1,7 @@
 """What a user may remove: the messages of a conversation, a conversation, everything. It is on the disk when the call returns.
 
-Turns that may have been relayed are taken back by records of their own, which nothing removes; records that still wait go
-with the messages.
+Every answer is taken back by a record of its own, which nothing removes: also one that no turn told of, because people may have said
+something about it. Turns that still wait to be relayed go with the messages.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from services.chassis.identity import Caller
 from services.session.limits import check_uuid
 from services.session.message import Conversation
 from services.session.store import OwnedRows, Store
-from services.session.turn_record import TurnRecorder, is_published
+from services.session.turn_record import TurnRecorder
 
 # What one transaction removes for EraseUser at most, so that others get in between (a single conversation may be larger).
 MOST_CONVERSATIONS = 50
@@ -78,10 +78,10 @@ class Erasure:
 
     def _erase(self, rows: OwnedRows, owner: Caller, conversations: Sequence[Conversation]) -> None:
         ids = [conversation.id for conversation in conversations]
-        published = [answer for answer in rows.answers_without_texts(ids) if is_published(answer)]
+        answers = rows.answers_without_texts(ids)
         rows.erase_messages(ids)
         now = self._now_us()
-        records = [(answer.conversation_id, self._recorder.erased(owner, answer, now)) for answer in published]
+        records = [(answer.conversation_id, self._recorder.erased(owner, answer, now)) for answer in answers]
         rows.enqueue(records, erased=True)
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from infra.cluster import control_groups, lifecycle
-from infra.cluster.errors import ClusterError
 from infra.cluster.images import write_image
 from infra.cluster.installation import Tools, find_installed
 from infra.cluster.layout import Layout
@@ -26,7 +25,15 @@ from infra.servers.installation import fill_missing
 HERE = Path(__file__).parent
 PROBE = Family("probe", HERE / "probe", HERE / "probe")
 # Counters, and what the kernel writes there itself.
-RESTLESS = ("fs/dentry-state", "fs/file-nr", "fs/inode-nr", "fs/inode-state", "fs/quota", "kernel/ns_last_pid", "kernel/pty/nr")
+RESTLESS = (
+    "fs/dentry-state",
+    "fs/file-nr",
+    "fs/inode-nr",
+    "fs/inode-state",
+    "fs/quota",
+    "kernel/ns_last_pid",
+    "kernel/pty/nr",
+)
 RESTLESS += ("kernel/random", "fs/aio-nr", "kernel/perf_event_max_sample_rate", "kernel/keys/", "fs/binfmt_misc")
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -57,7 +64,9 @@ class Cluster:
 
     def addresses(self, *, ready: bool) -> set[str]:
         """Of the servers, as the Service has them."""
-        slices = json.loads(self.kubectl("get", "endpointslices", "-n", "demo", "-l", "kubernetes.io/service-name=server", "-o", "json"))
+        slices = json.loads(
+            self.kubectl("get", "endpointslices", "-n", "demo", "-l", "kubernetes.io/service-name=server", "-o", "json")
+        )
         endpoints = [endpoint for found in slices["items"] for endpoint in found["endpoints"] or ()]
         return {endpoint["addresses"][0] for endpoint in endpoints if endpoint["conditions"]["ready"] is ready}
 
@@ -89,7 +98,12 @@ def machine() -> dict[str, str]:
         words: subprocess.run(words.split(), env=environment, capture_output=True, text=True, check=True).stdout
         for words in ("ip -o link", "ip -o addr", "ip route", "nft list ruleset")
     }
-    return {**shown, "mounts": control_groups.MOUNTS.read_text(), "groups": str(sorted(groups)), "kubelet": str(of_kubelet())}
+    return {
+        **shown,
+        "mounts": control_groups.MOUNTS.read_text(),
+        "groups": str(sorted(groups)),
+        "kubelet": str(of_kubelet()),
+    }
 
 
 def processes(layout: Layout) -> list[str]:
@@ -137,7 +151,9 @@ def settings_before() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def cluster(layout: Layout, before: dict[str, str], settings_before: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster(
+    layout: Layout, before: dict[str, str], settings_before: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Cluster]:
     running = Cluster(layout)
     fill_missing([PROBE.part("the tests' program", lambda folder: build(PROBE, folder))], print)
     image = tmp_path_factory.mktemp("images") / "probe.tar"
@@ -207,7 +223,9 @@ def test_a_part_that_dies_is_started_again(cluster: Cluster) -> None:
     found = cluster.call("exec", "--", "pgrep", "-f", "kubernetes kube-scheduler").stdout.split()
     assert len(found) == 1
     assert cluster.call("exec", "--", "kill", "-9", found[0]).returncode == 0
-    eventually(lambda: cluster.call("exec", "--", "pgrep", "-f", "kubernetes kube-scheduler").stdout.split() not in ([], found))
+    eventually(
+        lambda: cluster.call("exec", "--", "pgrep", "-f", "kubernetes kube-scheduler").stdout.split() not in ([], found)
+    )
     cluster.kubectl("rollout", "restart", "-n", "demo", "deployment/server")
     cluster.kubectl("rollout", "status", "-n", "demo", "deployment/server", "--timeout=60s")
 

@@ -145,12 +145,14 @@ async def test_an_erased_turn_is_taken_back_without_its_texts(home: Home) -> Non
     ):
         turn = await talk(stub, "hello", "hi")
         unfinished = begin("more", conversation_id=turn.conversation_id)
-        await stub.BeginTurn(unfinished, timeout=5, metadata=ADA)
+        never_published = await stub.BeginTurn(unfinished, timeout=5, metadata=ADA)
         await until(lambda: len(feedback.turns) == 1)
         delete = session_pb2.DeleteConversationRequest(conversation_id=turn.conversation_id)
         await stub.DeleteConversation(delete, timeout=5, metadata=ADA)
-        await until(lambda: len(feedback.turns) == 2)
-    published, erased = feedback.turns
+        await until(lambda: len(feedback.turns) == 3)
+    published, erased, never = feedback.turns
+    # Somebody may have said something about it.
+    assert (never.message_id, never.erased) == (never_published.assistant_message_id, True)
     assert erased.erased
     assert erased.event_id != published.event_id
     assert not (erased.context or erased.answer or erased.original_text)
