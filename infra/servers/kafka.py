@@ -12,9 +12,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from kafka import KafkaAdminClient
-from kafka.errors import KafkaError
-
 from infra.servers.java import Java
 from infra.servers.steps import run_steps
 from infra.supervision.child import Program
@@ -37,21 +34,28 @@ rootLogger.appenderRef.out.ref=out
 
 @dataclass(frozen=True)
 class Kafka:
-    """Brokers on loopback.
+    """Brokers on loopback, or one that others reach too.
 
     Args:
         ports: two a broker: for clients, and for the controllers among themselves.
+        listens_on: where clients come in; controllers stay on loopback.
+        known_as: the host that clients are told to come to.
     """
 
     folder: Path
     ports: tuple[int, ...]
+    listens_on: str = HOST
+    known_as: str = HOST
 
     @property
     def nodes(self) -> range:
         return range(1, len(self.ports) // PORTS_A_BROKER + 1)
 
     def address(self, node: int) -> str:
-        return f"{HOST}:{self.ports[PORTS_A_BROKER * (node - 1)]}"
+        return f"{HOST}:{self._port(node)}"
+
+    def _port(self, node: int) -> int:
+        return self.ports[PORTS_A_BROKER * (node - 1)]
 
     def _controller(self, node: int) -> str:
         return f"{HOST}:{self.ports[PORTS_A_BROKER * (node - 1) + 1]}"
@@ -77,7 +81,7 @@ class Kafka:
             name="kafka" if len(self.nodes) == 1 else f"kafka-{node}",
             command=java.command("kafka.Kafka", [str(self._settings_file(node))], [HEAP, self._logging()]),
             environment={},
-            port=self.ports[PORTS_A_BROKER * (node - 1)],
+            port=self._port(node),
             stop_seconds=STOP_SECONDS,
             ready=partial(is_ready, self.address(node), node),
         )
@@ -85,13 +89,12 @@ class Kafka:
     def _settings(self, node: int) -> dict[str, object]:
         copies = len(self.nodes)
         enough = min(2, copies)
-        clients, controllers = f"PLAINTEXT://{self.address(node)}", f"CONTROLLER://{self._controller(node)}"
         return {
             "process.roles": "broker,controller",
             "node.id": node,
             "controller.quorum.bootstrap.servers": ",".join(self._controller(other) for other in self.nodes),
-            "listeners": f"{clients},{controllers}",
-            "advertised.listeners": clients,
+            "listeners": f"PLAINTEXT://{self.listens_on}:{self._port(node)},CONTROLLER://{self._controller(node)}",
+            "advertised.listeners": f"PLAINTEXT://{self.known_as}:{self._port(node)}",
             "controller.listener.names": "CONTROLLER",
             "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
             "inter.broker.listener.name": "PLAINTEXT",
@@ -145,6 +148,10 @@ async def is_ready(address: str, node: int) -> bool:
 
 
 def _serves(address: str, node: int) -> bool:
+    # Not above: where the server only runs, in an image, there is no client.
+    from kafka import KafkaAdminClient
+    from kafka.errors import KafkaError
+
     try:
         client = KafkaAdminClient(
             bootstrap_servers=address, bootstrap_timeout_ms=ASK_MILLISECONDS, request_timeout_ms=ASK_MILLISECONDS

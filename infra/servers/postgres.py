@@ -11,8 +11,6 @@ from functools import partial
 from pathlib import Path
 from signal import SIGINT
 
-import asyncpg
-
 from infra.servers.steps import run_steps
 from infra.supervision.child import Program
 from infra.supervision.kept import kept
@@ -27,10 +25,11 @@ NOBODY = 65534
 
 @dataclass(frozen=True)
 class Postgres:
-    """One server on loopback; its password is made once and lies in its folder."""
+    """One server; its password is made once and lies in its folder. On loopback, unless it is told to listen elsewhere."""
 
     folder: Path
     port: int
+    listens_on: str = HOST
 
     @property
     def password(self) -> str:
@@ -48,7 +47,7 @@ class Postgres:
             self._initialise(binaries, data)
         settings = {
             "port": self.port,
-            "listen_addresses": HOST,
+            "listen_addresses": self.listens_on,
             "unix_socket_directories": "",
             "max_connections": MOST_CONNECTIONS,
             "shared_buffers": SHARED_BUFFERS,
@@ -72,6 +71,9 @@ class Postgres:
         command += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]  # the same on every machine
         command += ["--auth=scram-sha-256", f"--pwfile={self.folder / 'password'}"]
         run_steps("making Postgres's folder (for root it takes user namespaces)", [not_as_root(command)])
+        if self.listens_on != HOST:  # initdb lets nobody in but this machine
+            with (partial_data / "pg_hba.conf").open("a") as rules:
+                rules.write("host all all all scram-sha-256\n")
         partial_data.rename(data)
 
 
@@ -84,6 +86,9 @@ def not_as_root(command: list[str]) -> tuple[str, ...]:
 
 async def is_ready(port: int, password: str) -> bool:
     """Whether it answers a query."""
+    # Not above: where the server only runs, in an image, there is no client.
+    import asyncpg
+
     try:
         connection = await asyncpg.connect(
             host=HOST, port=port, user=USER, password=password, database="postgres", timeout=ASK_SECONDS

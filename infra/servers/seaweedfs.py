@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from signal import SIGKILL
-
-import urllib3
-from minio import Minio
-from minio.error import MinioException
+from typing import TYPE_CHECKING
 
 from infra.supervision.child import Program
 from infra.supervision.kept import kept
 from infra.supervision.ports import HOST
+
+if TYPE_CHECKING:
+    from minio import Minio
 
 ACCESS_KEY = "thumbwheel"
 # Each with a gRPC twin.
@@ -34,10 +34,12 @@ class SeaweedFS:
 
     Args:
         ports: eight: of the S3 door, the master, the volumes and the filer, and then their gRPC twins in the same order.
+        listens_on: where the S3 door is; the others stay on loopback.
     """
 
     folder: Path
     ports: tuple[int, ...]
+    listens_on: str = HOST
 
     @property
     def endpoint(self) -> str:
@@ -67,6 +69,7 @@ class SeaweedFS:
                     "server",
                     f"-ip={HOST}",
                     f"-ip.bind={HOST}",
+                    f"-s3.ip.bind={self.listens_on}",
                     *ports,
                 ),
                 *(f"-dir={data}", "-s3", f"-s3.config={identities}", "-s3.port.iceberg=0", "-s3.port.lance=0"),
@@ -98,8 +101,12 @@ class SeaweedFS:
         return [Path("/tmp") / f"seaweedfs-{name}.sock" for name in names]  # noqa: S108 - its choice
 
 
-def connect(endpoint: str, secret_key: str) -> Minio:
+def connect(endpoint: str, secret_key: str) -> "Minio":
     """A client that gives up soon; minio's own waits for half an hour."""
+    # Not above: where the server only runs, in an image, there is no client.
+    import urllib3
+    from minio import Minio
+
     pool = urllib3.PoolManager(timeout=urllib3.Timeout(ASK_SECONDS), retries=False)
     return Minio(endpoint, access_key=ACCESS_KEY, secret_key=secret_key, secure=False, http_client=pool)
 
@@ -110,6 +117,9 @@ async def is_ready(endpoint: str, secret_key: str) -> bool:
 
 
 def _can_write(endpoint: str, secret_key: str) -> bool:
+    import urllib3
+    from minio.error import MinioException
+
     client = connect(endpoint, secret_key)
     try:
         if not client.bucket_exists(OWN_BUCKET):

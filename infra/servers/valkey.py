@@ -4,9 +4,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from valkey.asyncio import Valkey as Client
-from valkey.exceptions import ValkeyError
-
 from infra.supervision.child import Program
 from infra.supervision.kept import kept
 from infra.supervision.ports import HOST
@@ -18,10 +15,11 @@ ASK_SECONDS = 4.0
 
 @dataclass(frozen=True)
 class Valkey:
-    """One server on loopback; its password is made once and lies in its folder."""
+    """One server; its password is made once and lies in its folder. On loopback, unless it is told to listen elsewhere."""
 
     folder: Path
     port: int
+    listens_on: str = HOST
 
     @property
     def password(self) -> str:
@@ -34,7 +32,7 @@ class Valkey:
         """Write the settings; in a file, because a command line can be read by everybody."""
         self.folder.mkdir(parents=True, exist_ok=True)
         settings = {
-            "bind": HOST,
+            "bind": self.listens_on,
             "port": self.port,
             "requirepass": self.password,
             "dir": f'"{self.folder}"',
@@ -54,6 +52,10 @@ class Valkey:
 
 async def is_ready(url: str) -> bool:
     """Whether it answers PING; while it still loads its log it does not."""
+    # Not above: where the server only runs, in an image, there is no client.
+    from valkey.asyncio import Valkey as Client
+    from valkey.exceptions import ValkeyError
+
     client = Client.from_url(url, socket_timeout=ASK_SECONDS, socket_connect_timeout=ASK_SECONDS)
     try:
         return bool(await client.ping())

@@ -1,0 +1,44 @@
+"""Postgres's role and databases as they should be, made while nobody is connected: in single-user mode, which needs no client.
+
+The password is set at every start, so that whoever changes the secret has changed the password.
+"""
+
+import re
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from infra.servers.errors import ServerError
+from infra.servers.postgres import USER, Postgres, not_as_root
+from infra.servers.steps import LAST_CHARACTERS, STEP_SECONDS
+
+
+def keep_up(binaries: Path, postgres: Postgres, databases: Sequence[str]) -> None:
+    """Set the password, make the databases that are missing.
+
+    Raises:
+        ServerError: Postgres refused, with the last of what it said.
+    """
+    data = postgres.folder / "data"
+    data.chmod(0o700)  # a volume that is mounted again may be opened to a group, which Postgres refuses
+    password = postgres.password.replace("'", "''")
+    said = _alone(binaries, data, [f"ALTER ROLE {USER} PASSWORD '{password}'", "SELECT datname FROM pg_database"])
+    there = set(re.findall(r'datname = "([^"]+)"', said))
+    if missing := [name for name in databases if name not in there]:
+        _alone(binaries, data, [f'CREATE DATABASE "{name}"' for name in missing])
+
+
+def _alone(binaries: Path, data: Path, statements: Sequence[str]) -> str:
+    """What it answers. One line is one statement; the password is in none of the process's words."""
+    command = [str(binaries / "postgres"), "--single", "-D", str(data), "-c", "exit_on_error=on", "postgres"]
+    done = subprocess.run(
+        not_as_root(command),
+        input="".join(f"{statement}\n" for statement in statements),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=STEP_SECONDS,
+    )
+    if done.returncode:
+        raise ServerError(f"Postgres in single-user mode failed: {done.stderr.strip()[-LAST_CHARACTERS:]}")
+    return done.stdout

@@ -1,0 +1,103 @@
+"""The stores of an evaluation come up out of an empty folder, keep what they were given, and believe the secret that is mounted now."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pg8000.dbapi
+import pytest
+
+from infra.evaluation_stores.ping import answers
+from infra.evaluation_stores.places import PORTS, Place, Software
+from infra.evaluation_stores.preparation import (
+    DATABASES,
+    prepare_kafka,
+    prepare_postgres,
+    prepare_s3,
+    prepare_valkey,
+)
+from infra.servers.installation import find_installed
+from infra.servers.postgres import USER
+from infra.supervision.child import Program
+from infra.supervision.ports import HOST, distinct_free_ports
+from tests.servers import Process
+
+# A machine's own address too, but none that Postgres trusts by itself.
+ELSEWHERE = "127.0.0.2"
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "secrets").mkdir()
+    for name in ("postgres-password", "secret-key", "valkey-password"):
+        (tmp_path / "secrets" / name).write_text("first\n")
+    found = find_installed()
+    ports = iter(distinct_free_ports(sum(map(len, PORTS.values()))))
+    mine = {store: tuple(next(ports) for _ in usual) for store, usual in PORTS.items()}
+    return Place(tmp_path / "data", tmp_path / "secrets", Software(found, found.jars), HOST, "tw-kafka", mine)
+
+
+@contextlib.contextmanager
+def running(program: Program, place: Place) -> Iterator[None]:
+    process = Process(program, place.folder / "log")
+    process.start()
+    try:
+        yield
+    finally:
+        process.stop()
+
+
+def ask(place: Place, database: str, password: str, statement: str) -> Any:
+    """As another machine would."""
+    (port,) = place.ports["postgres"]
+    connection = pg8000.dbapi.connect(
+        USER, host=ELSEWHERE, port=port, source_address=(ELSEWHERE, 0), password=password, database=database
+    )
+    with contextlib.closing(connection):
+        connection.autocommit = True
+        cursor = connection.cursor()
+        cursor.execute(statement)
+        return cursor.fetchall() if cursor.description else None
+
+
+@pytest.mark.slow
+def test_postgres_has_all_databases_keeps_rows_and_takes_a_new_password(place: Place) -> None:
+    place = dataclasses.replace(place, listens_on=f"{HOST},{ELSEWHERE}")
+    with running(prepare_postgres(place), place):
+        for database in DATABASES:
+            ask(place, database, "first", "CREATE TABLE thumbs AS SELECT 1 AS thumb")
+    (place.folder / "data").chmod(0o770)  # as a volume that was mounted again
+    (place.secrets / "postgres-password").write_text("it's another")
+    with running(prepare_postgres(place), place):
+        for database in DATABASES:
+            assert list(ask(place, database, "it's another", "SELECT thumb FROM thumbs")[0]) == [1]
+        with pytest.raises(pg8000.dbapi.DatabaseError, match="28P01"):
+            ask(place, "gateway", "first", "SELECT 1")
+
+
+def test_valkey_answers_its_probe_only_with_the_password_that_is_mounted(place: Place) -> None:
+    (port,) = place.ports["valkey"]
+    assert not answers(port, "first")
+    with running(prepare_valkey(place), place):
+        assert answers(port, "first")
+        assert not answers(port, "second")
+
+
+def test_kafka_formats_its_folder_once_and_sends_clients_to_its_service(place: Place) -> None:
+    first = prepare_kafka(place)
+    written = (place.folder / "broker-1" / "meta.properties").read_text()
+    assert prepare_kafka(place).command == first.command
+    assert (place.folder / "broker-1" / "meta.properties").read_text() == written
+    clients, controllers = place.ports["kafka"]
+    settings = (place.folder / "broker-1.properties").read_text().splitlines()
+    assert f"advertised.listeners=PLAINTEXT://tw-kafka:{clients}" in settings
+    assert f"listeners=PLAINTEXT://{HOST}:{clients},CONTROLLER://{HOST}:{controllers}" in settings
+
+
+def test_of_the_object_store_only_the_s3_door_is_open(place: Place) -> None:
+    command = prepare_s3(dataclasses.replace(place, listens_on=ELSEWHERE)).command
+    assert [word for word in command if ELSEWHERE in word] == [f"-s3.ip.bind={ELSEWHERE}"]
+    assert '"secretKey": "first"' in (place.folder / "identities.json").read_text()
