@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from infra.images import interpreter, packages
@@ -12,8 +12,10 @@ from infra.images.archive import write_archive
 from infra.images.catalogue import ROOT, Catalogue, Image
 from infra.images.layer import Blob, Layer, LayerWriter
 from infra.install.environment import cache, filled_whole
+from infra.servers.installation import install_jars
 
 APP = "/app"
+JARS = f"{APP}/jars"
 ENVIRONMENT = {
     "HOME": "/tmp",  # noqa: S108 - the only folder that may be written
     "PATH": f"{interpreter.PREFIX}/bin:/usr/bin:/bin",
@@ -27,14 +29,20 @@ MAKERS = tuple(Path(__file__).with_name(f"{name}.py") for name in ("interpreter"
 
 def build_image(image: Image, catalogue: Catalogue, reference: str, path: Path, say: Callable[[str], None]) -> str:
     """Write the archive and return the digest of its manifest."""
-    lock, chosen = (ROOT / image.lock).read_bytes(), repr((image.programs, catalogue.without)).encode()
+    locks = b"".join((ROOT / lock).read_bytes() for lock in locks_of(image))
+    chosen = repr((image.programs, catalogue.left_out(image))).encode()
     with tempfile.TemporaryDirectory() as folder:
         layers = [
             _kept("base", b"", interpreter.write_interpreter, say),
-            _kept(image.name, lock + chosen, lambda writer: _write_packages(writer, image, catalogue), say),
+            _kept(image.name, locks + chosen, lambda writer: _write_packages(writer, image, catalogue, say), say),
             _code(image, Path(folder)),
         ]
         return write_archive(path, reference, layers, config_of(image))
+
+
+def locks_of(image: Image) -> Sequence[Path]:
+    """What others made that is in the image follows from these files of the clone."""
+    return [image.lock, *([image.jars / "pom.xml", image.jars / "jars.sha256"] if image.jars else [])]
 
 
 def config_of(image: Image) -> dict[str, object]:
@@ -55,7 +63,7 @@ def labels_of(image: Image) -> dict[str, str]:
     return {f"{title}.title": f"thumbwheel-{image.name}", f"{title}.description": image.about}
 
 
-def _write_packages(writer: LayerWriter, image: Image, catalogue: Catalogue) -> None:
+def _write_packages(writer: LayerWriter, image: Image, catalogue: Catalogue, say: Callable[[str], None]) -> None:
     programs = [Path(found).resolve() for name in image.programs if (found := shutil.which(name))]
     for program in programs:
         writer.file(program, f"/usr/bin/{program.name}")
@@ -64,8 +72,10 @@ def _write_packages(writer: LayerWriter, image: Image, catalogue: Catalogue) -> 
         writer.link("/bin/sh", "/usr/bin/bash")
     interpreter.write_libraries(writer, programs)
     with tempfile.TemporaryDirectory() as folder:
-        packages.install_packages(ROOT / image.lock, Path(folder), catalogue.without)
+        packages.install_packages(ROOT / image.lock, Path(folder), catalogue.left_out(image))
         writer.tree(Path(folder), packages.SITE)
+    if image.jars:
+        writer.tree(install_jars(say), JARS)
 
 
 def _code(image: Image, folder: Path) -> Layer:

@@ -11,7 +11,12 @@ LIST = Path(__file__).with_name("images.toml")
 
 @dataclass(frozen=True)
 class Image:
-    """One image: packages of a lock, our code in `paths`, programs of the system, and the module that runs by default."""
+    """One image: packages of a lock, our code in `paths`, programs of the system, and the module that runs by default.
+
+    Args:
+        without: instead of the catalogue's.
+        jars: the folder of a pom.xml and of jars.sha256, what it must bring.
+    """
 
     name: str
     about: str
@@ -19,23 +24,30 @@ class Image:
     paths: Sequence[Path]
     module: str
     programs: Sequence[str] = ()
+    without: Sequence[str] = ()
+    jars: Path | None = None
 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """All images. `python`: what the Containerfile builds on; `without`: patterns of what is left out of packages, relative to the
-    folder that they are installed in.
+    """All images. `python` and `maven`: what the Containerfile builds on; `without`: patterns of what is left out of packages, relative
+    to the folder that they are installed in.
     """
 
     images: Mapping[str, Image]
     python: str
+    maven: str
     without: Sequence[str]
+
+    def left_out(self, image: Image) -> Sequence[str]:
+        """Of the packages of this image."""
+        return image.without or self.without
 
 
 def read_catalogue(text: str | None = None) -> Catalogue:
     """What the list says; of other TOML in a test."""
     said = tomllib.loads(LIST.read_text() if text is None else text)
-    python, without = said.pop("python"), said.pop("without")
+    python, maven, without = said.pop("python"), said.pop("maven"), said.pop("without")
     images = {
         name: Image(
             name,
@@ -44,7 +56,9 @@ def read_catalogue(text: str | None = None) -> Catalogue:
             [Path(path) for path in entry["paths"]],
             entry["module"],
             entry.get("programs", ()),
+            entry.get("without", ()),
+            Path(entry["jars"]) if "jars" in entry else None,
         )
         for name, entry in said.items()
     }
-    return Catalogue(images, python, without)
+    return Catalogue(images, python, maven, without)

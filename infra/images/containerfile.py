@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from infra.images import interpreter, packages
-from infra.images.build import APP, ENVIRONMENT, config_of, labels_of
+from infra.images.build import APP, ENVIRONMENT, JARS, config_of, labels_of, locks_of
 from infra.images.catalogue import ROOT, Catalogue, Image
+from infra.servers.jars import PLUGIN
 
 HEAD = "# Written by `python -m infra.images containerfile`; what the images hold is said in infra/images/images.toml."
 COMPILE = "python3 -m compileall -q -f --invalidation-mode unchecked-hash"
@@ -36,8 +37,9 @@ def _parts(catalogue: Catalogue) -> Iterator[list[str]]:
 
 
 def _stages(image: Image, catalogue: Catalogue) -> Iterator[list[str]]:
-    everywhere = [pattern.removeprefix("**/") for pattern in catalogue.without if pattern.startswith("**/")]
-    places = [f"{packages.SITE}/{pattern}" for pattern in catalogue.without if not pattern.startswith("**/")]
+    left_out = catalogue.left_out(image)
+    everywhere = [pattern.removeprefix("**/") for pattern in left_out if pattern.startswith("**/")]
+    places = [f"{packages.SITE}/{pattern}" for pattern in left_out if not pattern.startswith("**/")]
     yield [
         f"FROM base AS {image.name}-packages",
         f"COPY {image.lock} /tmp/lock.txt",
@@ -46,11 +48,19 @@ def _stages(image: Image, catalogue: Catalogue) -> Iterator[list[str]]:
         f"    && rm -rf {' '.join(places)} \\",
         f"    && {{ {COMPILE} {packages.SITE} || true; }}",
     ]
+    if image.jars:
+        yield [
+            f"FROM {catalogue.maven} AS {image.name}-jars",
+            f"COPY {image.jars} /tmp/locks",
+            f"RUN mvn -q -B -f /tmp/locks/pom.xml {PLUGIN} -DoutputDirectory={JARS} \\",
+            f"    && cd {JARS} && sha256sum --check --strict /tmp/locks/jars.sha256",
+        ]
     config = config_of(image)
     yield [
         f"# {image.about}",
         f"FROM base AS {image.name}",
         f"COPY --from={image.name}-packages {packages.SITE} {packages.SITE}",
+        *([f"COPY --from={image.name}-jars {JARS} {JARS}"] if image.jars else []),
         *[f"COPY {path} {APP}/{path}" for path in image.paths],
         f"RUN {COMPILE} {' '.join(sorted({f'{APP}/{path.parts[0]}' for path in image.paths}))}",
         f"USER {config['User']}",
@@ -60,5 +70,5 @@ def _stages(image: Image, catalogue: Catalogue) -> Iterator[list[str]]:
 
 
 def _ignored(catalogue: Catalogue) -> list[str]:
-    wanted = {path for image in catalogue.images.values() for path in (image.lock, *image.paths)}
+    wanted = {path for image in catalogue.images.values() for path in (*locks_of(image), *image.paths)}
     return [HEAD, "*", *[f"!{path}" for path in sorted(wanted)], "**/__pycache__"]

@@ -3,6 +3,9 @@
 import re
 from pathlib import Path
 
+from infra.evaluation_stores.places import IMAGE
+from infra.images import packages
+from infra.images.build import JARS, locks_of
 from infra.images.catalogue import ROOT, read_catalogue
 from infra.images.containerfile import render
 
@@ -14,7 +17,8 @@ def test_every_service_is_in_an_image_and_every_path_is_there() -> None:
     services = {found.parent.relative_to(ROOT) for found in (ROOT / "services").glob("*/__main__.py")}
     assert services <= listed
     assert [path for path in listed if not (ROOT / path).exists()] == []
-    assert [image.lock for image in CATALOGUE.images.values() if not (ROOT / image.lock).exists()] == []
+    locks = [lock for image in CATALOGUE.images.values() for lock in locks_of(image)]
+    assert [lock for lock in locks if not (ROOT / lock).exists()] == []
 
 
 def test_no_image_holds_tests_tools_or_what_builds_the_page() -> None:
@@ -37,5 +41,9 @@ def test_the_containerfile_copies_what_the_list_says_and_ends_as_nobody() -> Non
 def test_what_docker_sees_of_the_clone_is_what_the_images_hold() -> None:
     lines = render(CATALOGUE)[ROOT / ".dockerignore"].splitlines()
     assert lines[1] == "*"
-    wanted = {str(path) for image in CATALOGUE.images.values() for path in (image.lock, *image.paths)}
+    wanted = {str(path) for image in CATALOGUE.images.values() for path in (*locks_of(image), *image.paths)}
     assert {line.removeprefix("!") for line in lines if line.startswith("!")} == wanted
+
+
+def test_the_stores_are_where_they_look_for_their_programs() -> None:
+    assert (str(IMAGE.programs.packages), str(IMAGE.jars)) == (packages.SITE, JARS)
