@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from infra.evaluation_stores.places import IMAGE
 from infra.images.build import build_image
 from infra.images.catalogue import ROOT, read_catalogue
+from infra.servers.binaries import Programs
 
 CATALOGUE = read_catalogue()
 MEGABYTE = 1_000_000
@@ -51,10 +53,11 @@ def unpacked(archive: Path, folder: Path) -> dict[str, object]:
 
 
 def entrance(root: Path) -> list[str]:
-    """What runs a program in there as the image's user."""
+    """What runs a program in there as the image's user; with its own /proc, by which programs find what lies beside them."""
+    own = ["unshare", "--mount", "--pid", "--fork"]
     if os.getuid() == 0:
-        return ["chroot", "--userspec", "10001:10001", str(root)]
-    return ["unshare", "--user", "--map-user", "10001", "--map-group", "10001", "--root", str(root)]
+        return [*own, f"--mount-proc={root}/proc", "chroot", "--userspec", "10001:10001", str(root)]
+    return [*own, "--user", "--map-user", "10001", "--map-group", "10001", "--root", str(root), "--mount-proc"]
 
 
 @pytest.mark.slow
@@ -79,3 +82,36 @@ def test_what_runs_in_an_image_has_all_that_it_imports_and_is_nobody(name: str, 
     # Whoever unpacked it without being root is the owner of its files, inside too.
     mine = os.getuid() != 0
     assert json.loads(told.stdout) == {"user": 10001, "strangers": [], "compiled_anew": [], "writes": mine}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_the_programs_of_the_stores_run_in_their_image_without_anything_of_ours_that_is_a_client(
+    tmp_path: Path,
+) -> None:
+    archive, root = tmp_path / "image.tar", tmp_path / "root"
+    build_image(CATALOGUE.images["stores"], CATALOGUE, "localhost/thumbwheel-stores:test", archive, print)
+    assert archive.stat().st_size < 250 * MEGABYTE
+    root.mkdir()
+    config = unpacked(archive, root)
+    environment = dict(pair.split("=", 1) for pair in config["Env"])  # type: ignore[attr-defined]
+    programs = IMAGE.programs
+    # Not where this test looks for it: its name has the processor in it.
+    valkey = Path("/", Programs(root / programs.packages.relative_to("/")).valkey.relative_to(root))
+    commands = [
+        ["/usr/local/bin/python3", "-m", "infra.evaluation_stores", "--help"],
+        [str(programs.postgres / "initdb"), "--version"],
+        ["/bin/sh", "-c", f"{programs.postgres / 'postgres'} --version"],
+        [str(programs.postgres / "pg_isready"), "--version"],
+        [str(programs.weed), "version"],
+        [str(valkey), "--version"],
+        [str(programs.jvm), "-version"],
+    ]
+    for command in commands:
+        entered = [*entrance(root), *command]
+        told = subprocess.run(
+            entered, env=environment | {"PATH": "/usr/sbin:/usr/bin"}, capture_output=True, text=True, check=False
+        )
+        assert told.returncode == 0, (command, told.stderr)
+    jars = (ROOT / "locks" / "kafka" / "jars.sha256").read_text().split()[1::2]
+    assert sorted(jar.name for jar in (root / IMAGE.jars.relative_to("/")).iterdir()) == sorted(jars)
