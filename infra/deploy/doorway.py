@@ -49,23 +49,28 @@ async def serve(listener: socket.socket, address: str, port: int) -> None:
     """Pass on what comes, both ways, for ever."""
 
     async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
+        try:
             inner_reader, inner_writer = await asyncio.open_connection(address, port)
-            await asyncio.gather(_copy(reader, inner_writer), _copy(inner_reader, writer))
+        except OSError:
+            writer.close()
             return
-        writer.close()
+        try:
+            await asyncio.gather(_copy(reader, inner_writer), _copy(inner_reader, writer))
+        finally:
+            inner_writer.close()
+            writer.close()
 
     async with await asyncio.start_server(pass_on, sock=listener) as server:
         await server.serve_forever()
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Until the one end has said all, which the other end is told."""
     with contextlib.suppress(OSError):
         while data := await reader.read(CHUNK_BYTES):
             writer.write(data)
             await writer.drain()
-    with contextlib.suppress(OSError):
-        writer.close()
+        writer.write_eof()
 
 
 if __name__ == "__main__":
