@@ -35,9 +35,7 @@ def test_users_and_groups_are_those_of_kubernetes(layout: Layout) -> None:
 
 
 def test_the_api_is_reached_by_the_names_and_addresses_that_clients_use(layout: Layout) -> None:
-    extension = certificate(layout, "apiserver").extensions.get_extension_for_oid(
-        ExtensionOID.SUBJECT_ALTERNATIVE_NAME
-    )
+    extension = certificate(layout, "apiserver").extensions.get_extension_for_oid(ExtensionOID.SUBJECT_ALTERNATIVE_NAME)
     names = extension.value
     assert isinstance(names, x509.SubjectAlternativeName)
     assert "kubernetes.default.svc.cluster.local" in names.get_values_for_type(x509.DNSName)

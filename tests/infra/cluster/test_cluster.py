@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from infra.cluster import control_groups, lifecycle
-from infra.cluster.errors import ClusterError
 from infra.cluster.images import write_image
 from infra.cluster.installation import Tools, find_installed
 from infra.cluster.layout import Layout
@@ -26,7 +25,15 @@ from infra.servers.installation import fill_missing
 HERE = Path(__file__).parent
 PROBE = Family("probe", HERE / "probe", HERE / "probe")
 # Counters, and what the kernel writes there itself.
-RESTLESS = ("fs/dentry-state", "fs/file-nr", "fs/inode-nr", "fs/inode-state", "fs/quota", "kernel/ns_last_pid", "kernel/pty/nr")
+RESTLESS = (
+    "fs/dentry-state",
+    "fs/file-nr",
+    "fs/inode-nr",
+    "fs/inode-state",
+    "fs/quota",
+    "kernel/ns_last_pid",
+    "kernel/pty/nr",
+)
 RESTLESS += ("kernel/random", "fs/aio-nr", "kernel/perf_event_max_sample_rate", "kernel/keys/", "fs/binfmt_misc")
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -57,7 +64,9 @@ class Cluster:
 
     def addresses(self, *, ready: bool) -> set[str]:
         """Of the servers, as the Service has them."""
-        slices = json.loads(self.kubectl("get", "endpointslices", "-n", "demo", "-l", "kubernetes.io/service-name=server", "-o", "json"))
+        slices = json.loads(
+            self.kubectl("get", "endpointslices", "-n", "demo", "-l", "kubernetes.io/service-name=server", "-o", "json")
+        )
         endpoints = [endpoint for found in slices["items"] for endpoint in found["endpoints"] or ()]
         return {endpoint["addresses"][0] for endpoint in endpoints if endpoint["conditions"]["ready"] is ready}
 
@@ -89,7 +98,12 @@ def machine() -> dict[str, str]:
         words: subprocess.run(words.split(), env=environment, capture_output=True, text=True, check=True).stdout
         for words in ("ip -o link", "ip -o addr", "ip route", "nft list ruleset")
     }
-    return {**shown, "mounts": control_groups.MOUNTS.read_text(), "groups": str(sorted(groups)), "kubelet": str(of_kubelet())}
+    return {
+        **shown,
+        "mounts": control_groups.MOUNTS.read_text(),
+        "groups": str(sorted(groups)),
+        "kubelet": str(of_kubelet()),
+    }
 
 
 def processes(layout: Layout) -> list[str]:
@@ -138,7 +152,9 @@ def settings_before() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def cluster(layout: Layout, before: dict[str, str], settings_before: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster(
+    layout: Layout, before: dict[str, str], settings_before: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Cluster]:
     running = Cluster(layout)
     fill_missing([PROBE.part("the tests' program", lambda folder: build(PROBE, folder))], print)
     image = tmp_path_factory.mktemp("images") / "probe.tar"
@@ -204,11 +220,24 @@ def test_policies_let_one_pod_in_and_not_another_until_they_are_gone(cluster: Cl
     eventually(lambda: cluster.in_pod("stranger", "get", "http://server/").returncode == 0)
 
 
+def test_helm_installs_a_chart_and_takes_it_away(cluster: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "templates").mkdir()
+    (tmp_path / "Chart.yaml").write_text("{apiVersion: v2, name: one, version: 1.0.0, kubeVersion: '>=1.34.0'}")
+    (tmp_path / "templates" / "map.yaml").write_text("{apiVersion: v1, kind: ConfigMap, metadata: {name: of-helm}}")
+    installed = cluster.call("exec", "--", "helm", "install", "one", str(tmp_path), "--wait", "--timeout", "60s")
+    assert installed.returncode == 0, installed.stderr
+    assert cluster.kubectl("get", "configmap", "of-helm", "-o", "name") == "configmap/of-helm"
+    assert cluster.call("exec", "--", "helm", "uninstall", "one", "--wait").returncode == 0
+    assert cluster.try_kubectl("get", "configmap", "of-helm").returncode == 1
+
+
 def test_a_part_that_dies_is_started_again(cluster: Cluster) -> None:
     found = cluster.call("exec", "--", "pgrep", "-f", "kubernetes kube-scheduler").stdout.split()
     assert len(found) == 1
     assert cluster.call("exec", "--", "kill", "-9", found[0]).returncode == 0
-    eventually(lambda: cluster.call("exec", "--", "pgrep", "-f", "kubernetes kube-scheduler").stdout.split() not in ([], found))
+    eventually(
+        lambda: cluster.call("exec", "--", "pgrep", "-f", "kubernetes kube-scheduler").stdout.split() not in ([], found)
+    )
     cluster.kubectl("rollout", "restart", "-n", "demo", "deployment/server")
     cluster.kubectl("rollout", "status", "-n", "demo", "deployment/server", "--timeout=60s")
 
@@ -238,11 +267,25 @@ def test_down_leaves_nothing(cluster: Cluster, before: dict[str, str]) -> None:
     assert processes(cluster.layout) == []
     assert machine() == before
     assert not cluster.layout.state.exists()
+    assert cluster.call("down").returncode == 0  # there is nothing to end, and that is fine
     assert cluster.call("status").returncode == 1
 
 
+def test_ctrl_c_while_it_starts_leaves_nothing_running(layout: Layout, before: dict[str, str]) -> None:
+    cluster = Cluster(layout)
+    with subprocess.Popen(cluster.command("up"), stdout=subprocess.PIPE, text=True) as up:
+        assert up.stdout
+        assert "namespaces" in up.stdout.readline()
+        up.send_signal(signal.SIGINT)
+        assert up.stdout.read().strip().endswith("==> stopped")
+    assert up.returncode == 128 + signal.SIGINT
+    assert processes(layout) == []
+    assert machine() == before
+    assert cluster.call("down").returncode == 0
+
+
 @pytest.mark.parametrize("whom", ["up", "process 1"])
-def test_killed_at_any_step_it_leaves_nothing_but_its_folder_and_groups(
+def test_killed_at_any_step_it_leaves_nothing_but_files_and_empty_groups(
     layout: Layout, before: dict[str, str], whom: str
 ) -> None:
     """Every third step, each of the two at others: both cover all."""

@@ -2,7 +2,17 @@
 
 import pytest
 
-from infra.cluster.policies.objects import Block, Chosen, Json, Port, Rule, Selector, read_pods, read_policy, read_selector
+from infra.cluster.policies.objects import (
+    Block,
+    Chosen,
+    Json,
+    Port,
+    Rule,
+    Selector,
+    read_pods,
+    read_policy,
+    read_selector,
+)
 
 
 def pod(address: str | None = "10.88.0.2", phase: str = "Running", **spec: object) -> Json:
