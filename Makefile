@@ -8,14 +8,16 @@ GRPC_PORT ?= 50051
 LOOP_EVERY ?=
 BROKERS ?= 1
 VENV := .venv/bin/python
+# As for the stack: the folder of `make up` is not the cluster's.
+CLUSTER_STATE = $(if $(filter .state,$(STATE)),,--state $(STATE))
 # Where it is set, every process compiles its imports anew: 2 s for torch, 4 s for Ray's trainer, in each of dozens.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help up stack test faults check loop demo bench lock page clean
+.PHONY: help up stack test faults cluster cluster-down cluster-test deploy check loop demo bench lock page clean
 
 help: ## show this
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 up: ## run everything here and print one URL (MODEL=small|nano|DIR|HUB_ID  PORT=  STATE=  LOOP_EVERY=6h)
 	@$(PYTHON) infra/install/environment.py services predictor
@@ -41,6 +43,25 @@ faults: ## all fault scenarios in all forms, then docs/faults.md (an hour)
 	@THUMBWHEEL_FAULTS=docs/faults.jsonl $(VENV) -m pytest --dist no tests/faults; passed=$$?; \
 	  $(VENV) -m infra.docs.faults && exit $$passed
 	@$(VENV) -m pytest -m faults --dist no --ignore tests/faults tests
+
+cluster: ## a real Kubernetes of one node on this machine: built once (15 minutes), started in seconds; root and Linux (STATE=)
+	@$(PYTHON) infra/install/environment.py services predictor
+	@$(VENV) -m infra.cluster install
+	@$(VENV) -m infra.cluster up $(CLUSTER_STATE)
+
+deploy: ## Thumbwheel on that cluster: images, chart, stores in it; prints one URL (PORT=  GRPC_PORT=  STATE=)
+	@$(PYTHON) infra/install/environment.py services predictor
+	@$(VENV) -m infra.servers install
+	@$(VENV) -m infra.cluster install
+	@$(VENV) -m infra.deploy --port $(PORT) --grpc-port $(GRPC_PORT) $(CLUSTER_STATE)
+
+cluster-down: ## end it; nothing of it stays
+	@$(VENV) -m infra.cluster down $(CLUSTER_STATE)
+
+cluster-test: ## the cluster's own tests, on a real one (CLUSTER=skip where none can run)
+	@$(PYTHON) infra/install/environment.py dev
+	@[ "$$CLUSTER" = skip ] || $(VENV) -m infra.cluster install
+	@$(VENV) -m pytest -m cluster --dist no tests/infra
 
 check: ## formatting, lint, types, house rules, protos, generated code, the page
 	@$(PYTHON) infra/install/environment.py dev

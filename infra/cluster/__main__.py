@@ -39,9 +39,9 @@ HELP = {
     "policies": "(the part of it that enforces NetworkPolicies)",
 }
 NEXT = (
-    ".venv/bin/python -m infra.cluster exec -- kubectl get pods -A     (helm likewise)",
-    ".venv/bin/python -m infra.cluster load IMAGE.tar                  (an OCI archive)",
-    "make cluster-down                                                 (ends it; nothing stays)",
+    "exec{where} -- kubectl get pods -A    (helm likewise)",
+    "load{where} IMAGE.tar                 (an OCI archive)",
+    "down{where}                           (ends it; nothing stays)",
 )
 
 
@@ -90,10 +90,9 @@ def up(layout: Layout, _words: list[str], say: Say) -> int:
     started, tools = time.monotonic(), find_installed()
     lifecycle.up(layout, tools, say)
     say(f"the cluster runs, after {time.monotonic() - started:.1f} s. Next:")
-    if layout.state != STATE:
-        say(f"with --state {layout.state} after the word that follows infra.cluster:")
+    where = "" if layout.state == STATE else f" --state {layout.state}"
     for line in NEXT:
-        say(f"  {line}")
+        say(f"  .venv/bin/python -m infra.cluster {line.format(where=where)}")
     return 0
 
 

@@ -15,7 +15,7 @@ ADMIN = "admin"
 
 @dataclass(frozen=True)
 class Layout:
-    """One cluster. The folder is gone when the cluster is."""
+    """One cluster. Its files are gone when it is."""
 
     state: Path
 
@@ -40,6 +40,11 @@ class Layout:
     def private(self) -> Path:
         """What stands in for folders of the machine inside the cluster's mount namespace."""
         return self.state / "private"
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """All that are made, and that nobody else may have in there."""
+        return (self.certificates, self.configuration, self.logs, self.data, self.private)
 
     @property
     def control_group(self) -> str:

@@ -48,12 +48,14 @@ def up(layout: Layout, tools: Tools, say: Callable[[str], None]) -> None:
     """
     refuse_unable()
     if running := find(layout):
-        raise ClusterError(f"the cluster runs already (process {running.pid}, state in {layout.state})")
+        raise ClusterError(
+            f"the cluster runs already (process {running.pid}, state in {layout.state}); make cluster-down ends it"
+        )
     down(layout)
-    for folder in (layout.logs, layout.data, layout.private):
-        folder.mkdir(parents=True, mode=0o700)
     write_certificates(layout)
     write_configuration(layout, tools.network_plugins)
+    for folder in (layout.logs, layout.data, layout.private):
+        folder.mkdir(mode=0o700)
     control_groups.make(layout.control_group)
     try:
         _start(layout, tools, say)
@@ -72,9 +74,13 @@ def refuse_unable() -> None:
 
 
 def down(layout: Layout) -> None:
-    """End it and remove all of it. Nothing happens where there is none."""
+    """End it and remove all of it. Nothing happens where there is none, and in a folder of something else."""
     end(layout)
-    shutil.rmtree(layout.state, ignore_errors=True)
+    for folder in layout.folders:
+        if folder.exists():
+            shutil.rmtree(folder)
+    with contextlib.suppress(OSError):  # it may hold what is not ours
+        layout.state.rmdir()
 
 
 def end(layout: Layout) -> None:

@@ -28,9 +28,9 @@ NOBODY = NODE_ADDRESS.rpartition(".")[0] + ".254"
 
 def furnish(layout: Layout) -> None:
     """Everything, in the namespaces of this process."""
-    _run("mount", "--make-rshared", "/")  # pods' mounts reach kubelet; unshare has cut off the machine before
     furnish_folders(layout.private)
     shield_settings(layout.private)
+    _run("mount", "--make-rshared", "/")  # so that pods' mounts reach kubelet; unshare has cut off the machine before
     furnish_network()
 
 

@@ -1,7 +1,7 @@
 """Processes 1 and 2 of the cluster's own namespaces: 1 reaps whoever is left behind, 2 starts the parts and keeps them running.
 
-Each step is a line on standard output as long as `up` reads there. When it has gone, the next line ends process 2, and with
-it everything: no cluster is half there.
+Each step is a line on standard output. When `up`, which reads there, has gone before the last one, process 2 ends and with it
+everything: no cluster is half there.
 """
 
 import asyncio
@@ -54,10 +54,13 @@ class Node:
 
     async def run(self) -> None:
         """Until it is killed."""
+        # The end of a pipe that is written to becomes readable when nobody reads any more.
+        asyncio.get_running_loop().add_reader(sys.stdout.fileno(), os._exit, 1)
         furnish(self._layout)
         self._tell("namespaces")
         async with connected(self._layout) as api:
             await self._start_all(api)
+        asyncio.get_running_loop().remove_reader(sys.stdout.fileno())
         print(READY, flush=True)
         self._speak_to_log()
         await asyncio.Event().wait()

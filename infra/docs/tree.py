@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "tree.md"
 ROOMS = ("services", "training", "infra", "benchmarks", "proto")
-SOURCES = {".py", ".ts", ".tsx", ".proto", ".sh", ".mjs"}
+SOURCES = {".py", ".ts", ".tsx", ".proto", ".sh", ".mjs", ".go"}
 SKIPPED = {"node_modules", "dist", "tests", "__pycache__"}
 HEAD = "# The tree\n\nOne line a file, from its own first words. Written by `python -m infra.docs.tree`; `make check` compares.\n"
 

@@ -107,23 +107,24 @@ def machine() -> dict[str, str]:
 
 
 def processes(layout: Layout) -> list[str]:
-    """Command lines that name the state folder or a program of the cluster's started for it."""
+    """Of the cluster's parts, which name its folder, and of its pods, which are in its control group."""
     found = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             try:
                 line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                groups = (folder / "cgroup").read_text()
             except (FileNotFoundError, ProcessLookupError):
                 continue
-            if str(layout.state) in line and "pytest" not in line:
+            if str(layout.state) in line or layout.control_group in groups:
                 found.append(line)
     return found
 
 
-def eventually(test: Callable[[], bool], seconds: float = 30.0) -> None:
+def eventually(test: Callable[[], bool], show: Callable[[], object] = str, seconds: float = 30.0) -> None:
     end = time.monotonic() + seconds
     while not test():
-        assert time.monotonic() < end, "it did not happen"
+        assert time.monotonic() < end, f"it did not happen: {show()}"
         time.sleep(0.2)
 
 
@@ -219,6 +220,17 @@ def test_policies_let_one_pod_in_and_not_another_until_they_are_gone(cluster: Cl
     eventually(lambda: cluster.in_pod("stranger", "get", "http://server/").returncode == 0)
 
 
+def test_helm_installs_a_chart_and_takes_it_away(cluster: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "templates").mkdir()
+    (tmp_path / "Chart.yaml").write_text("{apiVersion: v2, name: one, version: 1.0.0, kubeVersion: '>=1.34.0'}")
+    (tmp_path / "templates" / "map.yaml").write_text("{apiVersion: v1, kind: ConfigMap, metadata: {name: of-helm}}")
+    installed = cluster.call("exec", "--", "helm", "install", "one", str(tmp_path), "--wait", "--timeout", "60s")
+    assert installed.returncode == 0, installed.stderr
+    assert cluster.kubectl("get", "configmap", "of-helm", "-o", "name") == "configmap/of-helm"
+    assert cluster.call("exec", "--", "helm", "uninstall", "one", "--wait").returncode == 0
+    assert cluster.try_kubectl("get", "configmap", "of-helm").returncode == 1
+
+
 def test_a_part_that_dies_is_started_again(cluster: Cluster) -> None:
     found = cluster.call("exec", "--", "pgrep", "-f", "kubernetes kube-scheduler").stdout.split()
     assert len(found) == 1
@@ -249,23 +261,40 @@ def test_no_setting_address_or_mount_of_the_machine_changes_while_it_runs(
 
 
 def test_down_leaves_nothing(cluster: Cluster, before: dict[str, str]) -> None:
-    assert processes(cluster.layout)
+    assert sum(line.startswith("/probe") for line in processes(cluster.layout)) == 4
+    assert len(processes(cluster.layout)) > 15
     assert cluster.call("down").returncode == 0
     assert processes(cluster.layout) == []
     assert machine() == before
     assert not cluster.layout.state.exists()
+    assert cluster.call("down").returncode == 0  # there is nothing to end, and that is fine
     assert cluster.call("status").returncode == 1
 
 
+def test_ctrl_c_while_it_starts_leaves_nothing_running(layout: Layout, before: dict[str, str]) -> None:
+    cluster = Cluster(layout)
+    with subprocess.Popen(cluster.command("up"), stdout=subprocess.PIPE, text=True) as up:
+        assert up.stdout
+        assert "namespaces" in up.stdout.readline()
+        up.send_signal(signal.SIGINT)
+        assert up.stdout.read().strip().endswith("==> stopped")
+    assert up.returncode == 128 + signal.SIGINT
+    assert processes(layout) == []
+    assert machine() == before
+    assert cluster.call("down").returncode == 0
+
+
 @pytest.mark.parametrize("whom", ["up", "process 1"])
-def test_killed_at_any_step_it_leaves_nothing_but_its_folder_and_groups(
+def test_killed_at_any_step_it_leaves_nothing_but_files_and_empty_groups(
     layout: Layout, before: dict[str, str], whom: str
 ) -> None:
     """Every third step, each of the two at others: both cover all."""
     cluster = Cluster(layout)
-    steps = iter(range(0 if whom == "up" else 1, 100, 3))
-    while kill_at_step(cluster, next(steps), whom):
-        eventually(lambda: processes(layout) == [])
+    steps = range(0 if whom == "up" else 1, 100, 3)
+    for step in steps:
+        if not kill_at_step(cluster, step, whom):
+            break
+        eventually(lambda: processes(layout) == [], show=lambda: processes(layout))
         left = machine()
         assert {**left, "groups": before["groups"]} == before
         assert cluster.call("down").returncode == 0
@@ -273,10 +302,12 @@ def test_killed_at_any_step_it_leaves_nothing_but_its_folder_and_groups(
 
 
 def kill_at_step(cluster: Cluster, step: int, whom: str) -> bool:
-    """Whether there was such a step."""
+    """Whether there was such a step before the cluster was complete."""
     with subprocess.Popen(cluster.command("up"), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as up:
         assert up.stdout
-        for number, _ in enumerate(up.stdout):
+        for number, line in enumerate(up.stdout):
+            if "the cluster runs" in line:
+                break
             if number == step:
                 running = lifecycle.find(cluster.layout)
                 assert running

@@ -71,5 +71,5 @@ def test_a_full_disk_is_named_with_what_is_needed(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("THUMBWHEEL_CACHE", str(tmp_path))
     monkeypatch.setattr(shutil, "which", lambda tool: f"/{tool}")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**10, 9 * 10**9, 10**9))
-    with pytest.raises(ClusterError, match=r"8 GB in .*; 1\.0 are free"):
+    with pytest.raises(ClusterError, match=r"6 GB in .*; 1\.0 are free"):
         refuse_unable()

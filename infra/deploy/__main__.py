@@ -1,0 +1,72 @@
+"""`python -m infra.deploy`: images, chart and stores on the cluster of this machine, and a door to it; used by `make deploy`."""
+
+import argparse
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+from infra.cluster import lifecycle
+from infra.cluster.__main__ import STATE
+from infra.cluster.errors import ClusterError
+from infra.cluster.installation import find_installed
+from infra.cluster.layout import Layout
+from infra.deploy import release
+from infra.deploy.doorway import open_door
+from infra.deploy.images import bring_images
+from infra.deploy.inside import Inside
+from infra.deploy.storage import prepare_storage
+from infra.servers.errors import ServerError
+from infra.supervision import interruption
+from infra.supervision.terminal import SUPERVISOR, Terminal
+
+IMAGES = ("services", "predictor", "stores")
+HTTP_PORT, GRPC_PORT = 80, 50051
+
+
+def main() -> int:
+    """Run it; its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m infra.deploy", description=__doc__)
+    parser.add_argument("--state", type=Path, default=STATE, help="the cluster's folder (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=8080, help="of the page; 0 picks a free one (default: %(default)s)")
+    parser.add_argument("--grpc-port", type=int, default=50051, help="of gRPC (default: %(default)s)")
+    options = parser.parse_args()
+    interruption.stop_like_ctrl_c()
+    try:
+        deploy(Layout(options.state.resolve()), options.port, options.grpc_port)
+    except (ClusterError, ServerError, OSError) as error:
+        print(f"==> {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        interruption.leave()
+    return 0
+
+
+def deploy(layout: Layout, port: int, grpc_port: int) -> None:
+    """All steps; each changes nothing where it was done before.
+
+    Raises:
+        ClusterError, ServerError: a step failed, with what it said.
+        OSError: a port is taken.
+    """
+    say, started = partial(Terminal().say, SUPERVISOR), time.monotonic()
+    tools = find_installed()
+    if lifecycle.find(layout) is None:
+        lifecycle.up(layout, tools, say)
+    inside = Inside(layout, tools)
+    digests = bring_images(inside, IMAGES, say)
+    say("namespace (restricted) and volumes")
+    inside.run("kubectl", "apply", "--server-side", "-f", "-", said=prepare_storage(layout, release.NAMESPACE))
+    say("installing the chart, until every pod is ready")
+    release.install(inside, digests)
+    say("helm test")
+    release.test(inside)
+    address, key = release.door_address(inside), release.owner_key(inside)
+    shown = open_door(inside, port, address, HTTP_PORT)
+    grpc = open_door(inside, grpc_port, address, GRPC_PORT)
+    say(f"everything runs on the cluster, after {time.monotonic() - started:.0f} s. gRPC: 127.0.0.1:{grpc}")
+    say(f"http://127.0.0.1:{shown}/#key={key}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

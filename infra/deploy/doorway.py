@@ -1,0 +1,77 @@
+"""A door from this machine into the cluster: it listens out here, on a socket that it is born with, and connects in there.
+
+`python -m infra.deploy.doorway FD HOST PORT` runs in the cluster's namespaces and so ends with the cluster. Sockets stay in the
+network that they were made in, whoever holds them.
+"""
+
+import asyncio
+import contextlib
+import socket
+import subprocess
+import sys
+
+from infra.cluster import lifecycle
+from infra.deploy.inside import Inside
+
+CHUNK_BYTES = 65_536
+
+
+def open_door(inside: Inside, port: int, address: str, inner_port: int) -> int:
+    """Lets 127.0.0.1:port lead to an address in there, until the cluster ends; 0 picks a free port. Returns the port.
+
+    Raises:
+        OSError: the port is taken.
+        ClusterError: no cluster runs.
+    """
+    note = inside.layout.state / f"door-{inner_port}.port"
+    if note.exists():  # open since the last time: it lives as long as this folder
+        return int(note.read_text())
+    listener = socket.create_server(("127.0.0.1", port))
+    descriptor = listener.fileno()
+    command = [sys.executable, "-m", "infra.deploy.doorway", str(descriptor), address, str(inner_port)]
+    with (inside.layout.logs / f"door-{inner_port}.log").open("ab") as log:
+        subprocess.Popen(
+            inside.command(command),
+            env=lifecycle.user_environment(inside.layout, inside.tools),
+            pass_fds=[descriptor],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    with listener:
+        bound = int(listener.getsockname()[1])
+    note.write_text(str(bound))
+    return bound
+
+
+async def serve(listener: socket.socket, address: str, port: int) -> None:
+    """Pass on what comes, both ways, for ever."""
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            inner_reader, inner_writer = await asyncio.open_connection(address, port)
+        except OSError:
+            writer.close()
+            return
+        try:
+            await asyncio.gather(_copy(reader, inner_writer), _copy(inner_reader, writer))
+        finally:
+            inner_writer.close()
+            writer.close()
+
+    async with await asyncio.start_server(pass_on, sock=listener) as server:
+        await server.serve_forever()
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Until the one end has said all, which the other end is told."""
+    with contextlib.suppress(OSError):
+        while data := await reader.read(CHUNK_BYTES):
+            writer.write(data)
+            await writer.drain()
+        writer.write_eof()
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2], int(sys.argv[3])))

@@ -1,0 +1,31 @@
+"""Our images in the cluster's containerd: built from the clone, loaded when they have changed."""
+
+import json
+from collections.abc import Callable, Sequence
+
+from infra.cluster.layout import CONTAINERD_SOCKET
+from infra.deploy.inside import Inside
+from infra.images.build import build_image
+from infra.images.catalogue import read_catalogue
+
+REPOSITORY, TAG = "localhost/thumbwheel", "dev"
+LOADED = "loaded-images.json"
+
+
+def bring_images(inside: Inside, names: Sequence[str], say: Callable[[str], None]) -> dict[str, str]:
+    """Build them, load those that are new to this cluster. The digests by name."""
+    catalogue, folder = read_catalogue(), inside.layout.state / "images"
+    folder.mkdir(exist_ok=True)
+    note = inside.layout.state / LOADED
+    loaded = json.loads(note.read_text()) if note.exists() else {}
+    for name in names:
+        say(f"building the image {name}")
+        reference, archive = f"{REPOSITORY}-{name}:{TAG}", folder / f"{name}.tar"
+        digest = build_image(catalogue.images[name], catalogue, reference, archive, say)
+        if loaded.get(name) != digest:
+            say(f"loading it ({archive.stat().st_size / 1e6:.0f} MB)")
+            inside.run("ctr", "--address", CONTAINERD_SOCKET, "--namespace", "k8s.io", "images", "import", str(archive))
+            loaded[name] = digest
+            note.write_text(json.dumps(loaded))
+        archive.unlink()
+    return {name: loaded[name] for name in names}

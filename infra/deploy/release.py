@@ -1,0 +1,72 @@
+"""The chart as a release: installed or upgraded, asked by its own tests, opened with a first key."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from infra.cluster.errors import ClusterError
+from infra.deploy.images import REPOSITORY, TAG
+from infra.deploy.inside import Inside
+from infra.install.environment import ROOT
+
+CHART = ROOT / "charts" / "thumbwheel"
+VALUES = CHART / "ci" / "evaluation-values.yaml"
+NAME = NAMESPACE = "thumbwheel"
+INSTALL_SECONDS = 300
+
+
+def install(inside: Inside, digests: dict[str, str], values: Path = VALUES) -> None:
+    """Install or upgrade, and wait until every pod is ready.
+
+    Raises:
+        ClusterError: it did not get ready, with what the pods say.
+    """
+    # A new image has the same name here, so its digest must move the pods.
+    mark = hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()[:16]
+    said = [f"images.{name}.repository={REPOSITORY}-{name},images.{name}.tag={TAG}" for name in digests]
+    words = ["helm", "upgrade", "--install", NAME, str(CHART), "--namespace", NAMESPACE, "--values", str(values)]
+    words += [word for each in said for word in ("--set", each)]
+    words += ["--set-string", f"serviceDefaults.podAnnotations.images={mark}"]
+    try:
+        inside.run(*words, "--wait", "--timeout", f"{INSTALL_SECONDS}s", seconds=INSTALL_SECONDS + 60)
+    except ClusterError as error:
+        raise ClusterError(f"{error}\n{_state_of_pods(inside)}") from error
+
+
+def test(inside: Inside) -> None:
+    """The chart's own. Raises: ClusterError: one failed."""
+    inside.run("helm", "test", NAME, "--namespace", NAMESPACE, "--timeout", "120s", "--logs")
+
+
+def owner_key(inside: Inside) -> str:
+    """A key with every scope: made once for a cluster, kept where only its owner reads."""
+    kept = inside.layout.state / "owner.key"
+    if not kept.exists():
+        where = ["kubectl", "--namespace", NAMESPACE, "exec", f"deployment/{NAME}-gateway", "--"]
+        command = ["python3", "-m", "services.gateway", "keys", "create", "--user", "owner", "--scopes", "all"]
+        said = inside.run(*where, *command)
+        kept.touch(mode=0o600)
+        kept.write_text(said.strip().splitlines()[-1].split()[-1])
+    return kept.read_text()
+
+
+def door_address(inside: Inside) -> str:
+    """The address of the doors' Service, inside the cluster."""
+    path = "jsonpath={.spec.clusterIP}"
+    return inside.run("kubectl", "--namespace", NAMESPACE, "get", "service", f"{NAME}-door", "-o", path).strip()
+
+
+def _state_of_pods(inside: Inside) -> str:
+    pods = json.loads(inside.run("kubectl", "--namespace", NAMESPACE, "get", "pods", "-o", "json"))["items"]
+    lines = []
+    for pod in pods:
+        status = pod["status"]
+        for part in [*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())]:
+            state = part["state"].get("waiting") or part["state"].get("terminated") or {}
+            if state and state.get("reason") != "Completed":
+                lines.append(
+                    f"  {pod['metadata']['name']} {part['name']}: {state.get('reason')} {state.get('message', '')}"[
+                        :300
+                    ]
+                )
+    return "\n".join(lines) or "  every container runs; some are not ready"

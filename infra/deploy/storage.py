@@ -1,0 +1,43 @@
+"""The namespace, and disks for claims: nothing on this cluster makes volumes by itself, so some lie ready."""
+
+import json
+from collections.abc import Iterator
+
+from infra.cluster.layout import NODE, Layout
+
+VOLUMES = 12
+CLASS = "local"
+RESTRICTED = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn", "audit")}
+
+
+def prepare_storage(layout: Layout, namespace: str) -> str:
+    """The objects, for kubectl; the folders of the volumes are made."""
+    return json.dumps({"apiVersion": "v1", "kind": "List", "items": list(_objects(layout, namespace))})
+
+
+def _objects(layout: Layout, namespace: str) -> Iterator[dict[str, object]]:
+    yield {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": RESTRICTED}}
+    yield {
+        "apiVersion": "storage.k8s.io/v1",
+        "kind": "StorageClass",
+        "metadata": {"name": CLASS, "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
+        "provisioner": "kubernetes.io/no-provisioner",
+        "volumeBindingMode": "WaitForFirstConsumer",
+    }
+    for number in range(VOLUMES):
+        folder = layout.data / "volumes" / str(number)
+        folder.mkdir(parents=True, exist_ok=True)
+        on_node = {"key": "kubernetes.io/hostname", "operator": "In", "values": [NODE]}
+        yield {
+            "apiVersion": "v1",
+            "kind": "PersistentVolume",
+            "metadata": {"name": f"local-{number}"},
+            "spec": {
+                "storageClassName": CLASS,
+                "capacity": {"storage": "20Gi"},
+                "accessModes": ["ReadWriteOnce", "ReadWriteMany"],
+                "persistentVolumeReclaimPolicy": "Retain",
+                "local": {"path": str(folder)},
+                "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [on_node]}]}},
+            },
+        }

@@ -1,0 +1,118 @@
+"""Whose process is killed, which files are removed, who may start a cluster at all; and process 1 reaps everybody."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from infra.cluster import control_groups, lifecycle
+from infra.cluster.__main__ import parse, split
+from infra.cluster.errors import ClusterError
+from infra.cluster.layout import Layout
+from infra.cluster.lifecycle import Process
+from infra.supervision.supervisor import RUNNING
+
+
+@pytest.fixture
+def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
+    """On a machine without control groups."""
+    mounts = tmp_path / "mountinfo"
+    mounts.touch()
+    monkeypatch.setattr(control_groups, "MOUNTS", mounts)
+    return Layout(tmp_path / "state")
+
+
+def note(layout: Layout, pid: int, started: int) -> None:
+    layout.state.mkdir(exist_ok=True)
+    (layout.state / RUNNING).write_text(json.dumps({"pid": pid, "started": started, "ports": {}}))
+
+
+def started_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+
+
+def test_a_running_cluster_is_found_and_ended(layout: Layout) -> None:
+    with subprocess.Popen(["sleep", "600"]) as process:
+        started = started_of(process.pid)
+        note(layout, process.pid, started)
+        assert lifecycle.find(layout) == Process(process.pid, started)
+        lifecycle.end(layout)
+        assert process.wait(20) == -9
+    assert lifecycle.find(layout) is None
+
+
+def test_a_stranger_with_the_number_of_a_cluster_that_has_gone_is_left_alone(layout: Layout) -> None:
+    with subprocess.Popen(["sleep", "600"]) as process:
+        note(layout, process.pid, started_of(process.pid) - 1)
+        assert lifecycle.find(layout) is None
+        lifecycle.down(layout)
+        assert process.poll() is None
+        process.kill()
+
+
+def test_a_process_that_has_ended_is_no_cluster_even_before_its_parent_notices(layout: Layout) -> None:
+    with subprocess.Popen(["sleep", "600"]) as process:
+        note(layout, process.pid, started_of(process.pid))
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert lifecycle.find(layout) is None
+
+
+def test_down_removes_what_a_cluster_makes_and_nothing_else(layout: Layout) -> None:
+    for folder in layout.folders:
+        folder.mkdir(parents=True)
+        (folder / "file").touch()
+    lifecycle.down(layout)
+    assert not layout.state.exists()
+    layout.logs.mkdir(parents=True)
+    (layout.state / "letter").touch()
+    lifecycle.down(layout)
+    assert [file.name for file in layout.state.iterdir()] == ["letter"]
+
+
+def test_down_where_there_is_no_cluster_does_nothing(layout: Layout) -> None:
+    lifecycle.down(layout)
+    assert not layout.state.exists()
+
+
+def test_who_is_not_root_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(ClusterError, match="needs root on Linux"):
+        lifecycle.refuse_unable()
+
+
+def test_a_missing_tool_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ClusterError, match="no unshare here"):
+        lifecycle.refuse_unable()
+
+
+def test_what_stands_after_two_dashes_is_left_to_the_command() -> None:
+    words, command = split(["exec", "--state", "x", "--", "kubectl", "exec", "pod", "--", "ls", "--state"])
+    assert parse(words).state == Path("x")
+    assert command == ["kubectl", "exec", "pod", "--", "ls", "--state"]
+
+
+def test_process_one_reaps_orphans_and_ends_as_the_second_does() -> None:
+    """The second leaves an orphan to this test's process 1, as happens in a namespace, and ends when it has been reaped."""
+    program = """
+import ctypes, pathlib, subprocess, sys, time
+from infra.cluster.node import run_first_process
+
+ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
+
+
+def second():
+    orphan = subprocess.run(["sh", "-c", "sleep 0.1 >&2 & echo $!"], stdout=subprocess.PIPE, text=True, check=True).stdout
+    while pathlib.Path("/proc", orphan.strip()).exists():
+        time.sleep(0.01)
+    sys.exit(3)
+
+
+sys.exit(10 + run_first_process(second))
+"""
+    assert subprocess.run([sys.executable, "-c", program], timeout=60, check=False).returncode == 13

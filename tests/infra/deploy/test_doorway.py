@@ -1,0 +1,53 @@
+"""The door passes on all bytes both ways, also what is said after one end has finished; whoever is not there closes it."""
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from infra.deploy.doorway import serve
+
+SAID = os.urandom(300_000)
+
+
+@asynccontextmanager
+async def door_to(port: int) -> AsyncIterator[int]:
+    listener = socket.create_server(("127.0.0.1", 0))
+    task = asyncio.create_task(serve(listener, "127.0.0.1", port))
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def test_what_is_said_arrives_and_so_does_the_answer_to_all_of_it() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard = await reader.read(-1)
+        writer.write(heard[::-1])
+        await writer.drain()
+        writer.close()
+
+    async with (
+        await asyncio.start_server(answer, "127.0.0.1", 0) as inner,
+        door_to(inner.sockets[0].getsockname()[1]) as port,
+    ):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(SAID)
+        writer.write_eof()
+        assert await asyncio.wait_for(reader.read(-1), 10) == SAID[::-1]
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_where_nobody_is_the_caller_is_hung_up_on() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port_of_nobody = taken.getsockname()[1]
+    async with door_to(port_of_nobody) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        assert await asyncio.wait_for(reader.read(), 10) == b""
+        writer.close()
+        await writer.wait_closed()

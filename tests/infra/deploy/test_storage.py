@@ -1,0 +1,18 @@
+"""What lies ready for the chart: a namespace that lets nothing unsafe in, and disks for its claims."""
+
+import json
+from pathlib import Path
+
+from infra.cluster.layout import Layout
+from infra.deploy.storage import VOLUMES, prepare_storage
+
+
+def test_the_namespace_is_restricted_and_every_disk_has_its_folder(tmp_path: Path) -> None:
+    items = json.loads(prepare_storage(Layout(tmp_path), "chat"))["items"]
+    namespace, storage_class, *volumes = items
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    assert storage_class["metadata"]["annotations"] == {"storageclass.kubernetes.io/is-default-class": "true"}
+    folders = {Path(volume["spec"]["local"]["path"]) for volume in volumes}
+    assert len(folders) == len(volumes) == VOLUMES
+    assert all(folder.is_dir() for folder in folders)
+    assert {volume["spec"]["storageClassName"] for volume in volumes} == {storage_class["metadata"]["name"]}

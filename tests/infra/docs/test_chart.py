@@ -1,0 +1,25 @@
+"""The chart's README has every value that somebody described, with its default."""
+
+from infra.docs.chart import described, shown
+
+TEXT = """
+# Not a value's.
+# -- First line,
+# and the second.
+a: 1
+
+b:
+  c: {d: 2}
+  # -- With a | in it.
+  e: ""
+f: 3
+"""
+
+
+def test_comments_belong_to_the_key_below_them() -> None:
+    assert list(described(TEXT)) == [("a", "First line, and the second."), ("b.e", "With a \\| in it.")]
+
+
+def test_a_long_default_is_cut() -> None:
+    assert shown("") == '`""`'
+    assert len(shown({"key": "x" * 100})) == 62
