@@ -1,25 +1,38 @@
 """Everything is closed; open is who calls whom, as the environments say it. So an edge that a service needs cannot be forgotten."""
 
+import base64
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 
 from tests.charts.rendering import Object, component, of_kind, pods, render
 
-FILES = ("existing-values.yaml", "one-node-values.yaml")
+FILES = ("existing-values.yaml", "one-node-values.yaml", "evaluation-values.yaml")
 # Into the doors everybody may.
 DOORS = {8080, 50051}
+STORES = {"postgres", "kafka", "s3", "valkey"}
+
+
+def said(objects: Sequence[Object], container: Any) -> Iterator[str]:
+    """What a container is told: its arguments, its environment, what the chart's own secrets put there."""
+    secrets = {each["metadata"]["name"]: each["data"] for each in of_kind(objects, "Secret")}
+    yield from container.get("args", ())
+    for variable in container.get("env", ()):
+        yield variable.get("value", "")
+        reference = variable.get("valueFrom", {}).get("secretKeyRef", {})
+        if reference.get("name") in secrets:
+            yield base64.b64decode(secrets[reference["name"]][reference["key"]]).decode()
 
 
 def called(objects: Sequence[Object]) -> set[tuple[str, str, int]]:
-    """Caller, callee and port, out of the targets in the environments."""
+    """Caller, callee and port, out of what containers are told."""
     found = set()
     for name, pod in pods(objects).items():
         for container in pod["spec"]["containers"]:
-            said = [variable.get("value", "") for variable in container.get("env", ())] + container.get("args", [])
-            for callee, port in re.findall(r"//tw-thumbwheel-([a-z]+):(\d+)", " ".join(said)):
+            words = " ".join(said(objects, container))
+            for callee, port in re.findall(r"\btw-thumbwheel-([a-z0-9]+):(\d+)", words):
                 # The door's Service leads to the gateway's pods.
                 found.add((name.split("/")[0], *(("gateway", 8080) if callee == "door" else (callee, int(port)))))
     return found
@@ -77,3 +90,27 @@ def test_named_peers_close_the_doors_and_the_way_to_the_stores() -> None:
     policies = {component(each): each["spec"] for each in of_kind(render("everything-values.yaml"), "NetworkPolicy")}
     assert not [name for name, spec in policies.items() if {} in (spec.get("egress") or ())]
     assert not [name for name, spec in policies.items() for rule in spec.get("ingress") or () if "from" not in rule]
+
+
+def test_a_store_of_the_evaluation_is_reached_by_who_needs_it_and_reaches_nobody() -> None:
+    objects = render("evaluation-values.yaml")
+    policies = {component(each): each["spec"] for each in of_kind(objects, "NetworkPolicy")}
+    callers = {store: {caller for caller, callee, _ in called(objects) if callee == store} for store in STORES}
+    assert callers == {
+        "postgres": {"gateway", "session", "generator", "feedback"},
+        "kafka": {"feedback"},
+        "s3": {"feedback"},
+        "valkey": {"gateway"},
+    }
+    for store in STORES:
+        (rule,) = policies[store]["ingress"]
+        assert set(peers(rule, "from")) == callers[store]
+        assert not policies[store].get("egress")
+    assert not [name for name, spec in policies.items() if {} in (spec.get("egress") or ())], "nobody needs the world"
+
+
+def test_who_sends_traces_gets_out_of_an_evaluation_too() -> None:
+    objects = render("evaluation-values.yaml", "monitoring.otlpEndpoint=http://collector:4317")
+    policies = {component(each): each["spec"] for each in of_kind(objects, "NetworkPolicy")}
+    assert {} in policies["guardrail"]["egress"]
+    assert not [store for store in STORES if policies[store].get("egress")]

@@ -38,6 +38,27 @@ def test_a_wrong_value_is_named(case: str) -> None:
     assert named in refusal("existing-values.yaml", said)
 
 
+TWICE = {
+    "database.existingSecret": "databases",
+    "kafka.bootstrap": "kafka:9092",
+    "kafka.existingSecret": "kafka",
+    "kafka.caKey": "ca.crt",
+    "kafka.securityProtocol": "SSL",
+    "objectStore.endpoint": "s3",
+    "objectStore.existingSecret": "bucket",
+    "valkey.existingSecret": "valkey",
+}
+
+
+@pytest.mark.parametrize("value", TWICE)
+def test_an_evaluation_with_a_store_from_outside_is_refused_by_name(value: str) -> None:
+    assert f"{value}: " in refusal("evaluation-values.yaml", f"{value}={TWICE[value]}")
+
+
+def test_an_evaluation_with_gitops_is_refused_for_its_passwords_are_generated() -> None:
+    assert "evaluation.enabled: " in refusal("evaluation-values.yaml", "gitops=true,secrets.existing=keys")
+
+
 @pytest.mark.parametrize("values", sorted(path.name for path in VALUES.glob("*-values.yaml")))
 def test_helm_finds_nothing_to_complain_about(values: str) -> None:
     no_operator = "monitoring.podMonitors.enabled=false,monitoring.rules.enabled=false"
