@@ -12,7 +12,7 @@ from pathlib import Path
 
 from infra.cluster.errors import ClusterError
 from infra.cluster.images import write_image
-from infra.cluster.programs import Family, build, forget_build_caches, ours
+from infra.cluster.programs import Family, build, build_caches, forget_build_caches, ours
 from infra.servers.debian import unpack_packages
 from infra.servers.installation import LOCKS, Part, fill_missing, home, install_wheels, refuse_missing
 
@@ -77,7 +77,9 @@ def install(say: Callable[[str], None]) -> Tools:
     """
     tools = locate()
     fill_missing(parts(tools), say)
-    forget_build_caches()
+    if build_caches().exists():
+        say(f"removing what only the build needed: {build_caches()}")
+        forget_build_caches()
     return tools
 
 
