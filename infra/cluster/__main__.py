@@ -124,6 +124,8 @@ def load(layout: Layout, images: list[str], _say: Say) -> int:
 
 
 def node(layout: Layout, _words: list[str], _say: Say) -> int:
+    if os.getpid() != 1:
+        raise ClusterError("`node` is what `up` starts, in namespaces of its own: here it would change the machine")
     tools = locate()
     part = Node(layout, Components(layout, tools), tools.images)
     return run_first_process(lambda: asyncio.run(part.run()))

@@ -98,6 +98,7 @@ class Components:
             "--leader-elect=false",
             f"--cluster-cidr={PODS}",
             "--allocate-node-cidrs=false",
+            f"--flex-volume-plugin-dir={self.layout.volume_plugins}",
             f"--kube-api-qps={CALLS_A_SECOND}",
             f"--kube-api-burst={2 * CALLS_A_SECOND}",
         )

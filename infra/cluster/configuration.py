@@ -42,6 +42,9 @@ disabled_plugins = {json.dumps([f"io.containerd.{name}" for name in disabled])}
 [grpc]
 address = "{CONTAINERD_SOCKET}"
 
+[plugins."io.containerd.internal.v1.opt"]
+path = "{layout.data}/opt"
+
 [plugins."io.containerd.grpc.v1.cri"]
 sandbox_image = "{reference_of(PAUSE)}"
 disable_apparmor = true
@@ -100,7 +103,7 @@ def kubelet(layout: Layout) -> dict[str, object]:
         # The disk and the memory are the machine's, and others fill them too.
         "evictionHard": {"memory.available": "64Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
         "nodeStatusUpdateFrequency": "2s",
-        "volumePluginDir": str(layout.data / "volume-plugins"),
+        "volumePluginDir": str(layout.volume_plugins),
     }
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from infra.cluster.errors import ClusterError
 from infra.cluster.images import write_image
-from infra.cluster.programs import Family, build, forget_build_caches, ours
+from infra.cluster.programs import Family, build, build_caches, forget_build_caches, ours, refuse_unable
 from infra.servers.debian import unpack_packages
 from infra.servers.installation import LOCKS, Part, fill_missing, home, install_wheels, refuse_missing
 
@@ -20,7 +20,7 @@ DEBIAN, CLIENTS = LOCKS / "cluster" / "debian.sha256", LOCKS / "cluster" / "clie
 INSTEAD = "The cluster runs where these packages can be had: Debian 12 on amd64."
 COMMAND = "make cluster"
 KUBERNETES, ETCD, COREDNS, PAUSE = (ours(name) for name in ("kubernetes", "etcd", "coredns", "pause"))
-IMAGES = (COREDNS, PAUSE)
+FAMILIES, IMAGES = (KUBERNETES, ETCD, COREDNS, PAUSE), (COREDNS, PAUSE)
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,12 @@ def install(say: Callable[[str], None]) -> Tools:
         ServerError, ClusterError: something cannot be had here, with what to do.
     """
     tools = locate()
+    if any(not family.home.exists() for family in FAMILIES):
+        refuse_unable()
     fill_missing(parts(tools), say)
-    forget_build_caches()
+    if build_caches().exists():
+        say(f"removing what only the build needed: {build_caches()}")
+        forget_build_caches()
     return tools
 
 

@@ -42,9 +42,13 @@ class Layout:
         return self.state / "private"
 
     @property
-    def folders(self) -> tuple[Path, ...]:
-        """All that are made, and that nobody else may have in there."""
-        return (self.certificates, self.configuration, self.logs, self.data, self.private)
+    def volume_plugins(self) -> Path:
+        return self.data / "volume-plugins"
+
+    @property
+    def mark(self) -> Path:
+        """Says that everything in the folder is the cluster's, and may be removed."""
+        return self.state / "cluster"
 
     @property
     def control_group(self) -> str:

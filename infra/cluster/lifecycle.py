@@ -52,6 +52,7 @@ def up(layout: Layout, tools: Tools, say: Callable[[str], None]) -> None:
             f"the cluster runs already (process {running.pid}, state in {layout.state}); make cluster-down ends it"
         )
     down(layout)
+    _claim(layout)
     write_certificates(layout)
     write_configuration(layout, tools.network_plugins)
     for folder in (layout.logs, layout.data, layout.private):
@@ -74,13 +75,11 @@ def refuse_unable() -> None:
 
 
 def down(layout: Layout) -> None:
-    """End it and remove all of it. Nothing happens where there is none, and in a folder of something else."""
-    end(layout)
-    for folder in layout.folders:
-        if folder.exists():
-            shutil.rmtree(folder)
-    with contextlib.suppress(OSError):  # it may hold what is not ours
-        layout.state.rmdir()
+    """End it and remove all of it. Nothing happens where there is none, least of all to a folder of something else."""
+    if layout.mark.exists():
+        end(layout)
+        _refuse_mounted(layout)
+        shutil.rmtree(layout.state)
 
 
 def end(layout: Layout) -> None:
@@ -99,11 +98,12 @@ def end(layout: Layout) -> None:
 
 def find(layout: Layout) -> Process | None:
     """The cluster of this state folder, if it runs."""
-    with contextlib.suppress(FileNotFoundError):
-        noted = json.loads((layout.state / RUNNING).read_text())
-        process = Process(int(noted["pid"]), int(noted["started"]))
-        return process if _start_ticks(process.pid) == process.started else None
-    return None
+    note = layout.state / RUNNING
+    if not (layout.mark.exists() and note.exists()):
+        return None
+    noted = json.loads(note.read_text())
+    process = Process(int(noted["pid"]), int(noted["started"]))
+    return process if _start_ticks(process.pid) == process.started else None
 
 
 def entered(process: Process, command: Sequence[str]) -> list[str]:
@@ -112,8 +112,35 @@ def entered(process: Process, command: Sequence[str]) -> list[str]:
 
 
 def user_environment(layout: Layout, tools: Tools) -> dict[str, str]:
-    """For a command of the user's in there."""
-    return {**os.environ, **tools.environment, "KUBECONFIG": str(layout.kubeconfig())}
+    """For a command of the user's in there. What kubectl and Helm remember of the cluster ends with it."""
+    remembered = {
+        "KUBECACHEDIR": "kubectl",
+        "HELM_CACHE_HOME": "helm",
+        "HELM_CONFIG_HOME": "helm",
+        "HELM_DATA_HOME": "helm",
+    }
+    own = {name: str(layout.private / folder) for name, folder in remembered.items()}
+    return {**os.environ, **tools.environment, **own, "KUBECONFIG": str(layout.kubeconfig())}
+
+
+def _refuse_mounted(layout: Layout) -> None:
+    """Folders of the machine are mounted below the state inside the namespaces. Seen from out here they must never be removed through.
+
+    Raises: ClusterError: something is mounted there.
+    """
+    mounted = [line.split()[4] for line in control_groups.MOUNTS.read_text().splitlines()]
+    if below := [place for place in mounted if place.startswith(f"{layout.state}/")]:
+        raise ClusterError(f"nothing removed: {below[0]} is mounted in the cluster's folder")
+
+
+def _claim(layout: Layout) -> None:
+    """Raises: ClusterError: the folder holds something else, which `down` would remove."""
+    layout.state.mkdir(parents=True, exist_ok=True)
+    if any(layout.state.iterdir()):
+        raise ClusterError(f"{layout.state} holds something else: name an empty folder for the cluster's state")
+    layout.mark.write_text(
+        "Everything in this folder is removed by `python -m infra.cluster down`, and by the next `up`.\n"
+    )
 
 
 def _start(layout: Layout, tools: Tools, say: Callable[[str], None]) -> None:

@@ -6,21 +6,23 @@ KUBERNETES=1.34.4 ETCD=v3.6.16 COREDNS=v1.12.4
 ROOT=$(cd "$(dirname "$0")/../.." && pwd)
 WORK=$(mktemp -d)
 trap 'rm -rf "$WORK"' EXIT
+export GOMODCACHE="$WORK/modules" GOCACHE="$WORK/build" GOFLAGS=-modcacherw
 
 lowest_go() { go mod edit -json "$1" | python3 -c 'import json, sys; print(json.load(sys.stdin)["Go"])'; }
 
 begin() { # FAMILY MODULE VERSION
-    cp -r "$ROOT/infra/cluster/go/$1" "$WORK/$1"
-    cd "$WORK/$1"
-    go mod init "thumbwheel/cluster/$1"
-    UPSTREAM=$(go mod download -json "$2@$3" | python3 -c 'import json, sys; print(json.load(sys.stdin)["GoMod"])')
-    go mod edit -go="$(lowest_go "$UPSTREAM")" -require="$2@$3"
+    FAMILY=$1 REQUIRED="$2@$3"
+    cp -r "$ROOT/infra/cluster/go/$FAMILY" "$WORK/$FAMILY"
+    cd "$WORK/$FAMILY"
+    go mod init "thumbwheel/cluster/$FAMILY"
+    UPSTREAM=$(go mod download -json "$REQUIRED" | python3 -c 'import json, sys; print(json.load(sys.stdin)["GoMod"])')
 }
 
-finish() { # FAMILY
+finish() {
+    go mod edit -go="$(lowest_go "$UPSTREAM")" -require="$REQUIRED"
     go mod tidy
-    mkdir -p "$ROOT/locks/cluster/$1"
-    cp go.mod go.sum "$ROOT/locks/cluster/$1/"
+    mkdir -p "$ROOT/locks/cluster/$FAMILY"
+    cp go.mod go.sum "$ROOT/locks/cluster/$FAMILY/"
 }
 
 begin kubernetes k8s.io/kubernetes "v$KUBERNETES"
@@ -30,8 +32,8 @@ for required in json.load(sys.stdin)["Require"]:
     if required["Version"] == "v0.0.0":
         print(required["Path"])' | while read -r part; do go mod edit -replace="$part=$part@v0.${KUBERNETES#1.}"; done
 go mod edit -godebug=default=go1.24 # what its makers set; a dependency's is not inherited
-finish kubernetes
+finish
 begin etcd go.etcd.io/etcd/server/v3 "$ETCD"
-finish etcd
+finish
 begin coredns github.com/coredns/coredns "$COREDNS"
-finish coredns
+finish

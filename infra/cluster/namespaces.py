@@ -19,6 +19,12 @@ WANTED_BY_KUBELET = {
     "kernel/keys/root_maxkeys": "1000000",
     "kernel/keys/root_maxbytes": "25000000",
 }
+OWN_FOLDERS = {
+    Path("/run"): ("containerd", "netns", "lock"),
+    Path("/var/log"): ("pods", "containers"),
+    Path("/var/lib"): ("kubelet", "cni"),  # two names that no option changes
+}
+SHARED_FOLDERS = (Path("/var/lib"),)
 # These belong to the network namespace of who opens them: a mount would pin the node's.
 OWN_SETTINGS = "net"
 NETWORK_SETTINGS = {"ipv4/ip_forward": "1", "bridge/bridge-nf-call-iptables": "1"}
@@ -35,13 +41,17 @@ def furnish(layout: Layout) -> None:
 
 
 def furnish_folders(private: Path) -> None:
-    for name, place, inner in (
-        ("run", "/run", ("containerd", "netns", "lock")),
-        ("log", "/var/log", ("pods", "containers")),
-    ):
+    """Where the parts write without asking. In /var/lib what is there stays visible: the cache or the state may be in it."""
+    for place, inner in OWN_FOLDERS.items():
+        own = private / place.relative_to("/")
         for folder in inner:
-            (private / name / folder).mkdir(parents=True, exist_ok=True)
-        _run("mount", "--bind", str(private / name), place)
+            (own / folder).mkdir(parents=True)
+        if place in SHARED_FOLDERS:
+            for entry in sorted(place.iterdir()):
+                if entry.is_dir() and not entry.is_symlink() and entry.name not in inner:
+                    (own / entry.name).mkdir()
+                    _run("mount", "--rbind", str(entry), str(own / entry.name))
+        _run("mount", "--rbind", str(own), str(place))
 
 
 def shield_settings(private: Path) -> None:

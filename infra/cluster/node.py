@@ -22,6 +22,7 @@ from infra.cluster.layout import CONTAINERD_SOCKET, NODE, Layout
 from infra.cluster.namespaces import furnish
 from infra.cluster.policies.enforcement import is_in_force
 from infra.supervision.child import Child, Program
+from infra.supervision.terminal import SUPERVISOR
 
 READY = "the cluster is ready"
 READY_SECONDS = 90.0
@@ -110,7 +111,7 @@ class Node:
 
     def _pass_on(self, source: str, text: str) -> None:
         """Of the parts only what the supervisor says of them: their own lines have files."""
-        if source not in {child.program.name for child in self._children}:
+        if source == SUPERVISOR:
             print(text, file=sys.stderr, flush=True)
 
     def _speak_to_log(self) -> None:

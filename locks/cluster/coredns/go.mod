@@ -1,6 +1,6 @@
 module thumbwheel/cluster/coredns
 
-go 1.25.0
+go 1.24.0
 
 require github.com/coredns/coredns v1.12.4
 
@@ -39,7 +39,6 @@ require (
 	github.com/prometheus/common v0.65.0 // indirect
 	github.com/prometheus/procfs v0.16.1 // indirect
 	github.com/quic-go/quic-go v0.54.0 // indirect
-	github.com/rogpeppe/go-internal v1.14.1 // indirect
 	github.com/spf13/pflag v1.0.6 // indirect
 	github.com/x448/float16 v0.8.4 // indirect
 	go.uber.org/automaxprocs v1.6.0 // indirect

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from infra.cluster import installation
+from infra.cluster.errors import ClusterError
 from infra.servers.errors import ServerError
 
 
@@ -24,6 +25,14 @@ def test_every_part_has_a_folder_of_its_own_in_the_cache(empty_cache: Path) -> N
 def test_what_is_missing_is_named_with_the_command() -> None:
     with pytest.raises(ServerError, match=r"Helm and kubectl.*Kubernetes.*make cluster"):
         installation.find_installed()
+
+
+def test_without_go_nothing_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    said: list[str] = []
+    with pytest.raises(ClusterError, match=r"install Go 1\.26"):
+        installation.install(said.append)
+    assert not said
 
 
 def test_programs_of_the_cluster_come_before_the_machines(monkeypatch: pytest.MonkeyPatch) -> None:

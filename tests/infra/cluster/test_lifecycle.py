@@ -11,6 +11,7 @@ import pytest
 from infra.cluster import control_groups, lifecycle
 from infra.cluster.__main__ import parse, split
 from infra.cluster.errors import ClusterError
+from infra.cluster.installation import Tools
 from infra.cluster.layout import Layout
 from infra.cluster.lifecycle import Process
 from infra.supervision.supervisor import RUNNING
@@ -27,6 +28,7 @@ def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
 
 def note(layout: Layout, pid: int, started: int) -> None:
     layout.state.mkdir(exist_ok=True)
+    layout.mark.touch()
     (layout.state / RUNNING).write_text(json.dumps({"pid": pid, "started": started, "ports": {}}))
 
 
@@ -61,16 +63,37 @@ def test_a_process_that_has_ended_is_no_cluster_even_before_its_parent_notices(l
         assert lifecycle.find(layout) is None
 
 
-def test_down_removes_what_a_cluster_makes_and_nothing_else(layout: Layout) -> None:
-    for folder in layout.folders:
-        folder.mkdir(parents=True)
-        (folder / "file").touch()
+def test_down_removes_a_cluster_and_nothing_of_anybody_else(layout: Layout) -> None:
+    layout.logs.mkdir(parents=True)
+    lifecycle.down(layout)
+    assert layout.logs.exists()
+    layout.mark.touch()
     lifecycle.down(layout)
     assert not layout.state.exists()
+
+
+def test_a_folder_that_holds_something_else_is_refused(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lifecycle, "refuse_unable", lambda: None)
     layout.logs.mkdir(parents=True)
-    (layout.state / "letter").touch()
-    lifecycle.down(layout)
-    assert [file.name for file in layout.state.iterdir()] == ["letter"]
+    with pytest.raises(ClusterError, match="holds something else: name an empty folder"):
+        lifecycle.up(layout, Tools(Path("/debian"), Path("/clients")), lambda _: None)
+    assert [file.name for file in layout.state.iterdir()] == ["logs"]
+
+
+def test_nothing_is_removed_through_a_mount(layout: Layout) -> None:
+    layout.private.mkdir(parents=True)
+    layout.mark.touch()
+    control_groups.MOUNTS.write_text(f"90 20 0:40 / {layout.private}/var/lib rw - ext4 /dev/vda rw\n")
+    with pytest.raises(ClusterError, match=r"private/var/lib is mounted"):
+        lifecycle.down(layout)
+    assert layout.private.exists()
+
+
+def test_the_first_process_refuses_to_work_in_the_machines_own_namespaces(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "infra.cluster", "node", "--state", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "here it would change the machine" in done.stderr
 
 
 def test_down_where_there_is_no_cluster_does_nothing(layout: Layout) -> None:

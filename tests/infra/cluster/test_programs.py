@@ -9,10 +9,9 @@ import pytest
 
 from infra.cluster import programs
 from infra.cluster.errors import ClusterError
-from infra.cluster.installation import COREDNS, ETCD, KUBERNETES, PAUSE
+from infra.cluster.installation import ETCD, FAMILIES, KUBERNETES, PAUSE
 from infra.cluster.programs import Family, linker_flags, refuse_unable
 
-FAMILIES = (KUBERNETES, ETCD, COREDNS, PAUSE)
 Usage = namedtuple("Usage", "total used free")
 
 
