@@ -71,13 +71,20 @@ class StageConfig(Protocol):
 Config = TypeVar("Config", bound=StageConfig)
 
 
+def _always() -> bool:
+    return True
+
+
 @dataclass(frozen=True)
 class StageRun(Generic[Config]):
-    """One stage of a run. Its name is that of its folder, so it goes on there after a kill."""
+    """One stage of a run. Its name is that of its folder, so it goes on there after a kill. `lets_go_on` is asked once its output
+    is there, on every worker and here: if not, the stages after it are not run.
+    """
 
     name: str
     function: Callable[[Config, RunContext], Manifest]
     config: Config
+    lets_go_on: Callable[[], bool] = _always
 
 
 @dataclass(frozen=True)
@@ -103,7 +110,7 @@ class _SharedCheckpoints(DirectoryCheckpoints):
 def run_stages(
     stages: Sequence[StageRun[Any]], storage: Path, num_workers: int, watcher: Watcher, max_failures: int = 3
 ) -> list[Manifest]:
-    """Run stages one after another to their ends and return the manifests of their outputs.
+    """Run stages one after another, to the last or to one that lets none go on; return the manifests of their outputs.
 
     Under the same storage and name a stage goes on where a kill left it, and a finished one (its output has a manifest) is not
     run again. num_workers 0: in this process, without Ray.
@@ -115,18 +122,17 @@ def run_stages(
     storage = storage.absolute()
     for stage in stages:
         (storage / stage.name).mkdir(parents=True, exist_ok=True)
-    followed = [Followed(s.name, storage / s.name / PROGRESS, s.config.output_directory) for s in stages]
+    followed = [Followed(s.name, storage / s.name / PROGRESS, s.config.output_directory, s.lets_go_on) for s in stages]
     with _following(followed, watcher):
-        if num_workers == 0:
-            for stage in stages:
-                _run_here(stage, storage)
-        elif not all(finished(stage.config.output_directory) for stage in stages):
+        _, due = _standing(stages)
+        if due and num_workers == 0:
+            _run_each(stages, storage, _context_here)
+        elif due:
             _run_under_ray(_Task(stages, storage), num_workers, max_failures)
-    manifests = [finished(stage.config.output_directory) for stage in stages]
-    for stage, manifest in zip(stages, manifests, strict=True):
-        if manifest is None:
-            raise RuntimeError(f"{stage.name}: the stage ended without an output")
-    return [manifest for manifest in manifests if manifest]
+    manifests, due = _standing(stages)
+    if due:
+        raise RuntimeError(f"{due}: the stage ended without an output")
+    return manifests
 
 
 def run_stage(stage: StageRun[Any], storage: Path, progress: Callable[[Progress], None] = lambda _: None) -> Manifest:
@@ -149,12 +155,29 @@ class _OnlyProgress:
     def end(self, name: str) -> None: ...
 
 
-def _run_here(stage: StageRun[Any], storage: Path) -> None:
-    directory = storage / stage.name
-    if not finished(stage.config.output_directory):
-        stage.function(
-            stage.config, RunContext(DirectoryCheckpoints(directory), ProgressLog(directory / PROGRESS).append)
-        )
+def _standing(stages: Sequence[StageRun[Any]]) -> tuple[list[Manifest], str]:
+    """The outputs that are there, and the stage that is due; empty: there is nothing more to run."""
+    manifests: list[Manifest] = []
+    for stage in stages:
+        manifest = finished(stage.config.output_directory)
+        if manifest is None:
+            return manifests, stage.name
+        manifests.append(manifest)
+        if not stage.lets_go_on():
+            break
+    return manifests, ""
+
+
+def _run_each(stages: Sequence[StageRun[Any]], storage: Path, context: Callable[[Path], RunContext]) -> None:
+    for stage in stages:
+        if not finished(stage.config.output_directory):
+            stage.function(stage.config, context(storage / stage.name))
+        if not stage.lets_go_on():
+            return
+
+
+def _context_here(directory: Path) -> RunContext:
+    return RunContext(DirectoryCheckpoints(directory), ProgressLog(directory / PROGRESS).append)
 
 
 def _run_under_ray(task: _Task, num_workers: int, max_failures: int) -> None:
@@ -189,24 +212,23 @@ def _fit(trainer: TorchTrainer) -> str | None:
 
 def _work(parameters: dict[str, _Task]) -> str | None:
     """Runs in each worker. Returns why a stage refused its input, so that Ray does not try the same input again."""
+    try:
+        _run_each(parameters["task"].stages, parameters["task"].storage, _context_of_worker)
+    except REFUSALS as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def _context_of_worker(directory: Path) -> RunContext:
     import ray.train
 
-    task = parameters["task"]
     where = ray.train.get_context()
-    for stage in task.stages:
-        directory = task.storage / stage.name
-        context = RunContext(
-            checkpoints=_SharedCheckpoints(directory),
-            progress=ProgressLog(directory / PROGRESS).append if where.get_world_rank() == 0 else _ignore,
-            rank=where.get_world_rank(),
-            world_size=where.get_world_size(),
-        )
-        try:
-            if not finished(stage.config.output_directory):
-                stage.function(stage.config, context)
-        except REFUSALS as error:
-            return f"{type(error).__name__}: {error}"
-    return None
+    return RunContext(
+        checkpoints=_SharedCheckpoints(directory),
+        progress=ProgressLog(directory / PROGRESS).append if where.get_world_rank() == 0 else _ignore,
+        rank=where.get_world_rank(),
+        world_size=where.get_world_size(),
+    )
 
 
 def _ignore(_: Progress) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -116,6 +117,9 @@ def test_thumbs_that_say_nothing_promote_nothing(tmp_path: Path, seed: int) -> N
     gate = json.loads((tmp_path / "loop" / "runs" / "nano-1" / "gate.json").read_text())
     failed = {check["name"] for check in gate["checks"] if not check["passed"]}
     assert failed & {"reward model beats a coin", "judge beats a coin", "label noise"}
+    steps = {step["name"]: step for step in json.loads((tmp_path / "loop" / "status.json").read_text())["steps"]}
+    assert (steps["health"]["state"], steps["ppo"]["state"]) == ("done", "skipped")
+    assert re.fullmatch(r"reward model 0\.\d{3} ± 0\.\d{3}, judge 0\.\d{3} ± 0\.\d{3}", steps["health"]["detail"])
     assert not (tmp_path / "models" / "nano-1").exists()
 
 
