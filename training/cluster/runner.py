@@ -38,7 +38,6 @@ ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one more process; nobody takes this machine away with notice
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # at 2 s, quick reports block for seconds
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_gcs_server_port_wait_time_s": "120",  # the loop yields to people who chat, and so does what it starts
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 REFUSALS = (
@@ -259,7 +258,9 @@ def local_cluster(num_workers: int) -> Iterator[None]:
 
 
 def _start(num_cpus: int) -> None:
-    """Ray gives its own start 30 seconds, by a constant; on a machine that others keep busy it gets more than one try."""
+    """Ray gives its own start 30 seconds, by constants; it gets more than one try, since a longer wait helps nobody: of 76 starts
+    two hung before their first line of log, one for 120 s, the others had written it after 1.3 s at most.
+    """
     import ray
 
     for tries_left in reversed(range(START_TRIES)):
