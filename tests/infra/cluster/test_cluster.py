@@ -19,6 +19,8 @@ from infra.cluster.images import write_image
 from infra.cluster.installation import Tools, find_installed
 from infra.cluster.layout import Layout
 from infra.cluster.namespaces import SETTINGS, WANTED_BY_KUBELET
+from infra.cluster.policies.objects import Block, Chosen, NamedPort, Pod, Policy, Port, Rule, Selector
+from infra.cluster.policies.rules import World, render
 from infra.cluster.programs import Family, build
 from infra.servers.installation import fill_missing
 
@@ -238,6 +240,19 @@ def test_helm_installs_a_chart_and_takes_it_away(cluster: Cluster, tmp_path: Pat
     assert cluster.kubectl("get", "configmap", "of-helm", "-o", "name") == "configmap/of-helm"
     assert cluster.call("exec", "--", "helm", "uninstall", "one", "--wait").returncode == 0
     assert cluster.try_kubectl("get", "configmap", "of-helm").returncode == 1
+
+
+def test_nftables_takes_every_kind_of_rule(cluster: Cluster) -> None:
+    """Those that no policy above has: blocks, what they leave out, ranges, protocols."""
+    block = Block("10.0.0.0/8", ("10.88.0.0/16", "10.89.0.0/24"))
+    ports = (Port("TCP", 80), Port("UDP", 5000, 5010), Port("SCTP", 7), Port("SCTP", None), Port("TCP", "http"))
+    rules = (Rule(None, None), Rule((block, Chosen(Selector(()), None)), ports))
+    pods = [Pod("demo", f"10.88.0.{number}", {}, (NamedPort("http", "TCP", 8080),)) for number in (2, 3)]
+    table = render(World(pods, {"demo": {}}, [Policy("demo", Selector(()), rules, rules)]))
+    assert table.count(" return") > 2 * 2 * 2 * len(ports)
+    command = cluster.command("exec", "--", "nft", "--check", "--file", "-")
+    checked = subprocess.run(command, input=table, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stderr
 
 
 def test_a_part_that_dies_is_started_again(cluster: Cluster) -> None:
