@@ -183,6 +183,16 @@ def cluster(
         lifecycle.down(layout)
 
 
+@pytest.fixture
+def fresh(tools: Tools, tmp_path: Path) -> Iterator[Cluster]:
+    """One that has not been started; whatever the test does to it, nothing of it runs after."""
+    cluster = Cluster(Layout(tmp_path / "state"))
+    try:
+        yield cluster
+    finally:
+        lifecycle.down(cluster.layout)
+
+
 def test_pods_run_under_restricted_and_others_are_refused(cluster: Cluster) -> None:
     assert cluster.kubectl("logs", "-n", "demo", "friend") == "serving"
     refused = cluster.try_kubectl("run", "root", "-n", "demo", "--image=localhost/probe:1")
@@ -295,35 +305,31 @@ def test_down_leaves_nothing(cluster: Cluster, before: dict[str, str]) -> None:
     assert cluster.call("status").returncode == 1
 
 
-def test_ctrl_c_while_it_starts_leaves_nothing_running(tools: Tools, tmp_path: Path) -> None:
-    layout, before = Layout(tmp_path / "state"), machine()
-    cluster = Cluster(layout)
-    with subprocess.Popen(cluster.command("up"), stdout=subprocess.PIPE, text=True) as up:
+def test_ctrl_c_while_it_starts_leaves_nothing_running(fresh: Cluster) -> None:
+    before = machine()
+    with subprocess.Popen(fresh.command("up"), stdout=subprocess.PIPE, text=True) as up:
         assert up.stdout
         assert "namespaces" in up.stdout.readline()
         up.send_signal(signal.SIGINT)
         assert up.stdout.read().strip().endswith("==> stopped")
     assert up.returncode == 128 + signal.SIGINT
-    assert processes(layout) == []
+    assert processes(fresh.layout) == []
     assert machine() == before
-    assert cluster.call("down").returncode == 0
 
 
 @pytest.mark.parametrize("whom", ["up", "process 1"])
-def test_killed_at_any_step_it_leaves_nothing_but_files_and_empty_groups(
-    tools: Tools, tmp_path: Path, whom: str
-) -> None:
+def test_killed_at_any_step_it_leaves_nothing_but_files_and_empty_groups(fresh: Cluster, whom: str) -> None:
     """Every second step, each of the two at the others."""
-    layout, before = Layout(tmp_path / "state"), machine()
-    cluster = Cluster(layout)
-    steps = range(0 if whom == "up" else 1, 100, 2)
-    for step in steps:
-        if not kill_at_step(cluster, step, whom):
+    before, steps = machine(), 0
+    for step in range(0 if whom == "up" else 1, 100, 2):
+        if not kill_at_step(fresh, step, whom):
             break
-        eventually(lambda: processes(layout) == [], show=lambda: processes(layout))
+        eventually(lambda: processes(fresh.layout) == [], show=lambda: processes(fresh.layout))
         assert {**machine(), "groups": before["groups"]} == before
-        assert cluster.call("down").returncode == 0
+        assert fresh.call("down").returncode == 0
         assert machine() == before
+        steps += 1
+    assert steps >= 6
 
 
 def kill_at_step(cluster: Cluster, step: int, whom: str) -> bool:
@@ -332,11 +338,10 @@ def kill_at_step(cluster: Cluster, step: int, whom: str) -> bool:
         assert up.stdout
         for number, line in enumerate(up.stdout):
             if "the cluster runs" in line:
-                break
+                return False
             if number == step:
                 running = lifecycle.find(cluster.layout)
                 assert running
                 os.kill(up.pid if whom == "up" else running.pid, signal.SIGKILL)
                 return True
-    lifecycle.down(cluster.layout)
     return False
