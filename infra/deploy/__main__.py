@@ -54,11 +54,11 @@ def deploy(layout: Layout, port: int, grpc_port: int) -> None:
     if lifecycle.find(layout) is None:
         lifecycle.up(layout, tools, say)
     inside = Inside(layout, tools)
-    digests = bring_images(inside, IMAGES, say)
+    tags = bring_images(inside, IMAGES, say)
     say("namespace (restricted) and volumes")
     inside.run("kubectl", "apply", "--server-side", "-f", "-", said=prepare_storage(layout, release.NAMESPACE))
     say("installing the chart, until every pod is ready")
-    release.install(inside, digests)
+    release.install(inside, tags)
     say("helm test")
     release.test(inside)
     address, key = release.door_address(inside), release.owner_key(inside)

@@ -8,24 +8,27 @@ from infra.deploy.inside import Inside
 from infra.images.build import build_image
 from infra.images.catalogue import read_catalogue
 
-REPOSITORY, TAG = "localhost/thumbwheel", "dev"
+REPOSITORY = "localhost/thumbwheel"
 LOADED = "loaded-images.json"
+CTR = ("ctr", "--address", CONTAINERD_SOCKET, "--namespace", "k8s.io", "images")
 
 
 def bring_images(inside: Inside, names: Sequence[str], say: Callable[[str], None]) -> dict[str, str]:
-    """Build them, load those that are new to this cluster. The digests by name."""
+    """Build them, load those that are new to this cluster. Their tags by name: each follows from what the image is."""
     catalogue, folder = read_catalogue(), inside.layout.state / "images"
     folder.mkdir(exist_ok=True)
     note = inside.layout.state / LOADED
     loaded = json.loads(note.read_text()) if note.exists() else {}
     for name in names:
         say(f"building the image {name}")
-        reference, archive = f"{REPOSITORY}-{name}:{TAG}", folder / f"{name}.tar"
-        digest = build_image(catalogue.images[name], catalogue, reference, archive, say)
-        if loaded.get(name) != digest:
+        reference, archive = f"{REPOSITORY}-{name}", folder / f"{name}.tar"
+        digest = build_image(catalogue.images[name], catalogue, f"{reference}:new", archive, say)
+        tag = digest.removeprefix("sha256:")[:16]
+        if loaded.get(name) != tag:
             say(f"loading it ({archive.stat().st_size / 1e6:.0f} MB)")
-            inside.run("ctr", "--address", CONTAINERD_SOCKET, "--namespace", "k8s.io", "images", "import", str(archive))
-            loaded[name] = digest
+            inside.run(*CTR, "import", str(archive))
+            inside.run(*CTR, "tag", "--force", f"{reference}:new", f"{reference}:{tag}")
+            loaded[name] = tag
             note.write_text(json.dumps(loaded))
         archive.unlink()
     return {name: loaded[name] for name in names}

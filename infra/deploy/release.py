@@ -1,11 +1,10 @@
 """The chart as a release: installed or upgraded, asked by its own tests, opened with a first key."""
 
-import hashlib
 import json
 from pathlib import Path
 
 from infra.cluster.errors import ClusterError
-from infra.deploy.images import REPOSITORY, TAG
+from infra.deploy.images import REPOSITORY
 from infra.deploy.inside import Inside
 from infra.install.environment import ROOT
 
@@ -15,18 +14,15 @@ NAME = NAMESPACE = "thumbwheel"
 INSTALL_SECONDS = 300
 
 
-def install(inside: Inside, digests: dict[str, str], values: Path = VALUES) -> None:
+def install(inside: Inside, tags: dict[str, str], values: Path = VALUES) -> None:
     """Install or upgrade, and wait until every pod is ready.
 
     Raises:
         ClusterError: it did not get ready, with what the pods say.
     """
-    # A new image has the same name here, so its digest must move the pods.
-    mark = hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()[:16]
-    said = [f"images.{name}.repository={REPOSITORY}-{name},images.{name}.tag={TAG}" for name in digests]
+    said = [f"images.{name}.repository={REPOSITORY}-{name},images.{name}.tag={tag}" for name, tag in tags.items()]
     words = ["helm", "upgrade", "--install", NAME, str(CHART), "--namespace", NAMESPACE, "--values", str(values)]
-    words += [word for each in said for word in ("--set", each)]
-    words += ["--set-string", f"serviceDefaults.podAnnotations.images={mark}"]
+    words += [word for each in said for word in ("--set-string", each)]
     try:
         inside.run(*words, "--wait", "--timeout", f"{INSTALL_SECONDS}s", seconds=INSTALL_SECONDS + 60)
     except ClusterError as error:
@@ -35,7 +31,7 @@ def install(inside: Inside, digests: dict[str, str], values: Path = VALUES) -> N
 
 def test(inside: Inside) -> None:
     """The chart's own. Raises: ClusterError: one failed."""
-    inside.run("helm", "test", NAME, "--namespace", NAMESPACE, "--timeout", "120s", "--logs")
+    inside.run("helm", "test", NAME, "--namespace", NAMESPACE, "--timeout", "120s")
 
 
 def owner_key(inside: Inside) -> str:

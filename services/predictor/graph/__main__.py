@@ -1,9 +1,11 @@
 """`python -m services.predictor.graph SOURCE TARGET [u8|f32]`: convert in a process of its own.
 
 The predictor converts this way so that neither the interpreter lock nor the peak memory of a conversion touches running
-streams. Exit status 2 means that the model was refused, with the reason on standard error.
+streams, and it steps back behind them by itself: an image has no `nice`. Exit status 2 means that the model was refused, with
+the reason on standard error.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from services.predictor.graph.conversion import convert
 from services.predictor.graph.weights import WeightFormat
 
 REFUSED = 2
+NICENESS = 5  # running streams go first
 
 
 def main(source: str, target: str, weight_format: str = WeightFormat.U8) -> int:
@@ -25,4 +28,5 @@ def main(source: str, target: str, weight_format: str = WeightFormat.U8) -> int:
 
 
 if __name__ == "__main__":
+    os.nice(NICENESS)
     sys.exit(main(*sys.argv[1:]))

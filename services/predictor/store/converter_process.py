@@ -11,8 +11,6 @@ from pathlib import Path
 from services.predictor.errors import ModelRefusedError
 from services.predictor.graph.__main__ import REFUSED
 
-NICENESS = 5  # running streams go first
-
 
 def convert_in_process(source: Path, target: Path) -> None:
     """Run `python -m services.predictor.graph`, and wait.
@@ -24,7 +22,7 @@ def convert_in_process(source: Path, target: Path) -> None:
     root = str(Path(__file__).resolve().parents[3])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
     done = subprocess.run(  # noqa: S603 - our own module and two paths, no shell
-        ["nice", "-n", str(NICENESS), *command],  # noqa: S607
+        command,
         capture_output=True,
         text=True,
         env=environment,
