@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from training.cluster.progress_log import PROGRESS, read_progress
-from training.cluster.runner import StageRun, local_cluster, run_stages
+from training.cluster.runner import StageRun, run_stages
 from training.data.catalogue import Objects
 from training.data.sets import Sets, cut, write_sets
 from training.data.snapshot import Log, Snapshot, open_snapshot, read_judgements, take_snapshot
+from training.evaluation import health
 from training.evaluation.canary import Reading, Verdict
-from training.evaluation.comparison import compare, measure_health
-from training.evaluation.gate import Check, Decision, check_candidate, check_labels, check_reward_model, decide
+from training.evaluation.comparison import compare
+from training.evaluation.gate import Check, Decision, check_candidate, decide
+from training.evaluation.health import HealthConfig, read_health
 from training.evaluation.trial import CandidateState, Clock, Rollout, ThumbCounter, TrialEnd, run_trial
 from training.forgetting import forget
 from training.lineage import Descent, erased_versions, trace
@@ -29,7 +31,6 @@ from training.registry import Registry, RegistryError, Stage
 from training.report import REPORT, write_report
 from training.runs import RunRecord, RunResult, Runs, write_json
 from training.stages import ppo, reward_model, sft
-from training.stages.artifact import finished
 from training.stages.context import ConfigError, Progress
 
 STEPS = ("snapshot", "sft", "reward_model", "judge", "health", "ppo", "evaluation", "gate", "canary")
@@ -106,22 +107,20 @@ def run_turn(turn: Turn) -> RunResult:
 
 
 def learn(turn: Turn) -> Decision:
-    """Train, as far as the reward models' health allows, and decide. One cluster for all stages: to start it takes longest."""
-    config = turn.config
-    with local_cluster(0 if finished(config.ppo.output_directory) else config.num_workers):
-        train(
-            turn,
-            StageRun("sft", sft.run, config.sft),
-            StageRun("reward_model", reward_model.run, config.reward_model),
-            StageRun("judge", reward_model.run, config.judge),
-        )
-
-        health = check_health(turn)
-        if not decide(health).passed:
-            return decide(health)
-
-        (candidate,) = train(turn, StageRun("ppo", ppo.run, config.ppo))
-    return decide([*health, *evaluate(turn, candidate)])
+    """Train, as far as the reward models' health allows, and decide. One group of workers for all of it: to start it takes longest."""
+    config, sets = turn.config, turn.sets
+    check = HealthConfig(config.evaluation, config.gate, sets.noise.flipped, sets.held_out_ceiling)
+    outputs = train(
+        turn,
+        StageRun("sft", sft.run, config.sft),
+        StageRun("reward_model", reward_model.run, config.reward_model),
+        StageRun("judge", reward_model.run, config.judge),
+        StageRun("health", health.run, check, lets_go_on=check.passed),
+        StageRun("ppo", ppo.run, config.ppo),
+    )
+    if not check.passed():
+        return decide(check.checks())
+    return decide([*check.checks(), *evaluate(turn, outputs[-1])])
 
 
 def run_loop(recipe_name: str, recipe: Recipe, around: Surroundings) -> RunResult:
@@ -207,39 +206,26 @@ def resume(record: RunRecord, recipe: Recipe, around: Surroundings, board: Board
 def train(turn: Turn, *stages: StageRun[Any]) -> list[Manifest]:
     """Stages as steps of the board. Under the same names they go on from their checkpoints."""
     storage, workers = turn.directory / "stages", turn.config.num_workers
-    return run_stages(stages, storage, workers, _StagesOnBoard(turn.board))
+    return run_stages(stages, storage, workers, _StagesOnBoard(turn))
 
 
 @dataclass(frozen=True)
 class _StagesOnBoard:
-    """Shows what the stages report."""
+    """Shows what the stages report, and of the health, which has no steps, what it found."""
 
-    board: Board
+    turn: Turn
 
     def begin(self, name: str) -> None:
-        self.board.begin(name)
+        self.turn.board.begin(name)
 
     def move(self, name: str, progress: Progress) -> None:
         figures = FIGURE_GAP.join(f"{key} {progress.metrics[key]:.3g}" for key in SHOWN if key in progress.metrics)
         where = f"{progress.step}/{progress.total_steps}"
-        self.board.move(name, progress.step / max(progress.total_steps, 1), f"{where}{FIGURE_GAP}{figures}")
+        self.turn.board.move(name, progress.step / max(progress.total_steps, 1), f"{where}{FIGURE_GAP}{figures}")
 
     def end(self, name: str) -> None:
-        self.board.end(name)
-
-
-def check_health(turn: Turn) -> list[Check]:
-    """Do the thumbs say anything, and have both reward models learned it?"""
-    with turn.board.step("health") as step:
-        gate, sets = turn.config.gate, turn.sets
-        health = measure_health(turn.config.evaluation)
-        step.detail = f"reward model {health.reward_model.text()}, judge {health.judge.text()}"
-        ceiling = sets.held_out_ceiling
-        return [
-            *check_labels(sets.noise.flipped, gate),
-            *check_reward_model("reward model", health.reward_model, ceiling, gate),
-            *check_reward_model("judge", health.judge, ceiling, gate),
-        ]
+        found = read_health(self.turn.config.evaluation.health_directory).text() if name == "health" else ""
+        self.turn.board.end(name, found)
 
 
 def evaluate(turn: Turn, candidate: Manifest) -> list[Check]:

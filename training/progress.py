@@ -114,9 +114,10 @@ class Board:
         self._display.begin(step)
         return step
 
-    def end(self, name: str) -> None:
-        """The step is done, unless it was refused."""
+    def end(self, name: str, detail: str = "") -> None:
+        """The step is done, unless it was refused. A detail takes the place of what was shown of it."""
         step = self._named(name)
+        step.detail = detail or step.detail
         self._end(step, StepState.DONE if step.state is StepState.RUNNING else step.state)
 
     def move(self, name: str, progress: float, detail: str) -> None:

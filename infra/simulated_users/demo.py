@@ -33,6 +33,7 @@ class Demonstration:
     def __init__(self, settings: Settings, system: System, client: Client) -> None:
         self._settings, self._system, self._client = settings, system, client
         self._questions: Questions = read_questions(settings.recipe)
+        self._keys: list[str] = []  # of the people, who stay the same ones during training
         self._minutes: dict[str, float] = {}
 
     async def run(self) -> bool:
@@ -94,12 +95,12 @@ class Demonstration:
 
     async def _crowd(self, *, shuffled: bool) -> Crowd:
         settings = self._settings
-        keys = await self._system.make_keys("simulated", settings.plan.people)
+        self._keys = self._keys or await self._system.make_keys("simulated", settings.plan.people)
         temper = replace(settings.plan.temper, corrects_if_displeased=0.0) if shuffled else settings.plan.temper
         press = Shuffled(random.Random(settings.seed)) if shuffled else None
         rater = Rater(PREFERENCES[settings.recipe], temper, press)
         asked = self._questions.some_asked(settings.plan.questions, settings.seed)
-        return Crowd(self._client, keys, asked, rater, settings.plan.habits, settings.seed)
+        return Crowd(self._client, self._keys, asked, rater, settings.plan.habits, settings.seed)
 
     async def _train(self, command: str, arguments: list[str]) -> Counts:
         """Run training's command while people go on: a few, slowly, until a canary needs their thumbs."""

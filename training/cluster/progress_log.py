@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -31,11 +31,12 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True)
 class Followed:
-    """A stage as its follower sees it: its file of steps, and the directory whose manifest ends it."""
+    """A stage as its follower sees it: its file of steps, the directory whose manifest ends it, and whether another comes then."""
 
     name: str
     path: Path
     output_directory: Path
+    lets_go_on: Callable[[], bool]
 
 
 class ProgressLog:
@@ -65,7 +66,7 @@ def read_progress(path: Path) -> list[Progress]:
 
 
 def follow(stages: Sequence[Followed], watcher: Watcher, stop: threading.Event) -> None:
-    """Tell the watcher each stage's beginning, the steps that are added from now on, and its end: until all have ended, or `stop`."""
+    """Tell the watcher each stage's beginning, the steps that are added from now on, and its end: until there is no other, or `stop`."""
     offsets = [stage.path.stat().st_size if stage.path.exists() else 0 for stage in stages]
     for stage, offset in zip(stages, offsets, strict=True):
         watcher.begin(stage.name)
@@ -74,6 +75,8 @@ def follow(stages: Sequence[Followed], watcher: Watcher, stop: threading.Event) 
         if not finished(stage.output_directory):
             return
         watcher.end(stage.name)
+        if not stage.lets_go_on():
+            return
 
 
 def _added(stage: Followed, offset: int, stop: threading.Event) -> Iterator[Progress]:

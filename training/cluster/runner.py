@@ -38,7 +38,6 @@ ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one more process; nobody takes this machine away with notice
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # at 2 s, quick reports block for seconds
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_gcs_server_port_wait_time_s": "120",  # the loop yields to people who chat, and so does what it starts
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 REFUSALS = (
@@ -71,13 +70,20 @@ class StageConfig(Protocol):
 Config = TypeVar("Config", bound=StageConfig)
 
 
+def _always() -> bool:
+    return True
+
+
 @dataclass(frozen=True)
 class StageRun(Generic[Config]):
-    """One stage of a run. Its name is that of its folder, so it goes on there after a kill."""
+    """One stage of a run. Its name is that of its folder, so it goes on there after a kill. `lets_go_on` is asked once its output
+    is there, on every worker and here: if not, the stages after it are not run.
+    """
 
     name: str
     function: Callable[[Config, RunContext], Manifest]
     config: Config
+    lets_go_on: Callable[[], bool] = _always
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,7 @@ class _SharedCheckpoints(DirectoryCheckpoints):
 def run_stages(
     stages: Sequence[StageRun[Any]], storage: Path, num_workers: int, watcher: Watcher, max_failures: int = 3
 ) -> list[Manifest]:
-    """Run stages one after another to their ends and return the manifests of their outputs.
+    """Run stages one after another, to the last or to one that lets none go on; return the manifests of their outputs.
 
     Under the same storage and name a stage goes on where a kill left it, and a finished one (its output has a manifest) is not
     run again. num_workers 0: in this process, without Ray.
@@ -115,18 +121,17 @@ def run_stages(
     storage = storage.absolute()
     for stage in stages:
         (storage / stage.name).mkdir(parents=True, exist_ok=True)
-    followed = [Followed(s.name, storage / s.name / PROGRESS, s.config.output_directory) for s in stages]
+    followed = [Followed(s.name, storage / s.name / PROGRESS, s.config.output_directory, s.lets_go_on) for s in stages]
     with _following(followed, watcher):
-        if num_workers == 0:
-            for stage in stages:
-                _run_here(stage, storage)
-        elif not all(finished(stage.config.output_directory) for stage in stages):
+        _, due = _standing(stages)
+        if due and num_workers == 0:
+            _run_each(stages, storage, _context_here)
+        elif due:
             _run_under_ray(_Task(stages, storage), num_workers, max_failures)
-    manifests = [finished(stage.config.output_directory) for stage in stages]
-    for stage, manifest in zip(stages, manifests, strict=True):
-        if manifest is None:
-            raise RuntimeError(f"{stage.name}: the stage ended without an output")
-    return [manifest for manifest in manifests if manifest]
+    manifests, due = _standing(stages)
+    if due:
+        raise RuntimeError(f"{due}: the stage ended without an output")
+    return manifests
 
 
 def run_stage(stage: StageRun[Any], storage: Path, progress: Callable[[Progress], None] = lambda _: None) -> Manifest:
@@ -149,12 +154,29 @@ class _OnlyProgress:
     def end(self, name: str) -> None: ...
 
 
-def _run_here(stage: StageRun[Any], storage: Path) -> None:
-    directory = storage / stage.name
-    if not finished(stage.config.output_directory):
-        stage.function(
-            stage.config, RunContext(DirectoryCheckpoints(directory), ProgressLog(directory / PROGRESS).append)
-        )
+def _standing(stages: Sequence[StageRun[Any]]) -> tuple[list[Manifest], str]:
+    """The outputs that are there, and the stage that is due; empty: there is nothing more to run."""
+    manifests: list[Manifest] = []
+    for stage in stages:
+        manifest = finished(stage.config.output_directory)
+        if manifest is None:
+            return manifests, stage.name
+        manifests.append(manifest)
+        if not stage.lets_go_on():
+            break
+    return manifests, ""
+
+
+def _run_each(stages: Sequence[StageRun[Any]], storage: Path, context: Callable[[Path], RunContext]) -> None:
+    for stage in stages:
+        if not finished(stage.config.output_directory):
+            stage.function(stage.config, context(storage / stage.name))
+        if not stage.lets_go_on():
+            return
+
+
+def _context_here(directory: Path) -> RunContext:
+    return RunContext(DirectoryCheckpoints(directory), ProgressLog(directory / PROGRESS).append)
 
 
 def _run_under_ray(task: _Task, num_workers: int, max_failures: int) -> None:
@@ -189,24 +211,23 @@ def _fit(trainer: TorchTrainer) -> str | None:
 
 def _work(parameters: dict[str, _Task]) -> str | None:
     """Runs in each worker. Returns why a stage refused its input, so that Ray does not try the same input again."""
+    try:
+        _run_each(parameters["task"].stages, parameters["task"].storage, _context_of_worker)
+    except REFUSALS as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def _context_of_worker(directory: Path) -> RunContext:
     import ray.train
 
-    task = parameters["task"]
     where = ray.train.get_context()
-    for stage in task.stages:
-        directory = task.storage / stage.name
-        context = RunContext(
-            checkpoints=_SharedCheckpoints(directory),
-            progress=ProgressLog(directory / PROGRESS).append if where.get_world_rank() == 0 else _ignore,
-            rank=where.get_world_rank(),
-            world_size=where.get_world_size(),
-        )
-        try:
-            if not finished(stage.config.output_directory):
-                stage.function(stage.config, context)
-        except REFUSALS as error:
-            return f"{type(error).__name__}: {error}"
-    return None
+    return RunContext(
+        checkpoints=_SharedCheckpoints(directory),
+        progress=ProgressLog(directory / PROGRESS).append if where.get_world_rank() == 0 else _ignore,
+        rank=where.get_world_rank(),
+        world_size=where.get_world_size(),
+    )
 
 
 def _ignore(_: Progress) -> None:
@@ -237,7 +258,9 @@ def local_cluster(num_workers: int) -> Iterator[None]:
 
 
 def _start(num_cpus: int) -> None:
-    """Ray gives its own start 30 seconds, by a constant; on a machine that others keep busy it gets more than one try."""
+    """Ray gives its own start 30 seconds, by constants; it gets more than one try, since a longer wait helps nobody: of 76 starts
+    two hung before their first line of log, one for 120 s, the others had written it after 1.3 s at most.
+    """
     import ray
 
     for tries_left in reversed(range(START_TRIES)):

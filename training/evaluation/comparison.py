@@ -1,6 +1,6 @@
-"""What the gate asks for, measured and written down: the reward models' health before PPO, candidate against incumbent after.
+"""What the gate asks for of a candidate, measured against the incumbent and written down.
 
-Each writes a directory whose manifest comes last; a second call reads it instead of measuring again.
+The manifest of what it writes comes last; a second call reads it instead of measuring again.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from training.data.chat import Message, load_chat
-from training.data.examples import PairExample, read_pairs, read_prompts, read_texts
+from training.data.examples import read_prompts, read_texts
 from training.data.order import seed_of
 from training.evaluation.answers import Prompt, Said, Sampling, Speaker, score
 from training.evaluation.figures import Comparison, Estimate, Probes, Samples, clustered_mean
@@ -51,37 +51,12 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
-class Health:
-    """Accuracy of both reward models on pairs of prompts that neither has seen."""
-
-    reward_model: Estimate
-    judge: Estimate
-
-
-@dataclass(frozen=True)
 class Probe:
     """A question and the words of which a right answer holds one. kind: knowledge or refusal."""
 
     kind: str
     messages: tuple[Message, ...]
     expect: tuple[str, ...]
-
-
-def measure_health(config: EvaluationConfig) -> Health:
-    """Accuracy of reward model and judge on the held-out pairs."""
-    directory = config.health_directory
-    if not (directory / MANIFEST).exists():
-        settle(config.machine)
-        pairs = read_pairs(config.held_out_pairs)
-        tokens = config.sampling.max_prompt_tokens + config.sampling.max_response_tokens
-        health = Health(
-            accuracy(config.reward_model_directory, config.reward_model_base, pairs, tokens),
-            accuracy(config.judge_directory, config.judge_base, pairs, tokens),
-        )
-        parents = (config.reward_model_directory.name, config.judge_directory.name)
-        _finish(directory, "health", asdict(health), parents, config)
-    figures = json.loads((directory / FIGURES).read_text())
-    return Health(Estimate(**figures["reward_model"]), Estimate(**figures["judge"]))
 
 
 def compare(config: EvaluationConfig) -> Comparison:
@@ -97,7 +72,7 @@ def compare(config: EvaluationConfig) -> Comparison:
         comparison = _comparison(wins, before, after, read_probes(config.probes))
         _write_samples(directory, prompts, before.said, after.said, wins, config.sampling.samples_per_prompt)
         parents = (config.candidate_directory.name, config.incumbent_directory.name, config.judge_directory.name)
-        _finish(directory, "evaluation", asdict(comparison), parents, config)
+        write_figures(directory, "evaluation", asdict(comparison), parents, config)
     return read_comparison(directory)
 
 
@@ -121,13 +96,19 @@ def read_probes(path: Path) -> list[Probe]:
     return [Probe(r["kind"], tuple(Message(**m) for m in r["messages"]), tuple(r["expect"])) for r in rows]
 
 
-def accuracy(directory: Path, base: Path, pairs: Sequence[PairExample], max_tokens: int) -> Estimate:
-    """Share of pairs in which the chosen answer scores higher; a tie is half."""
-    reward, chat = load_reward_model(directory, base), load_chat(base)
-    chosen = score(reward, chat, [(pair.messages, pair.chosen) for pair in pairs], max_tokens)
-    rejected = score(reward, chat, [(pair.messages, pair.rejected) for pair in pairs], max_tokens)
-    right = [_beats(high, low) for high, low in zip(chosen, rejected, strict=True)]
-    return clustered_mean(right, [pair.prompt_id for pair in pairs])
+def write_figures(
+    directory: Path, kind: str, figures: dict[str, Any], parents: tuple[str, ...], config: EvaluationConfig
+) -> None:
+    """An evaluation's figures, then the manifest that finishes their directory."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / FIGURES).write_text(json.dumps(figures, indent=2) + "\n")
+    seeds = {"sampling": config.sampling.seed}
+    write_manifest(directory, kind=kind, version=directory.name, parents=parents, config=config, seeds=seeds)
+
+
+def beats(high: float, low: float) -> float:
+    """1 where the first score is higher, 0.5 for a tie."""
+    return 0.5 if math.isclose(high, low, abs_tol=TIE) else float(high > low)
 
 
 @dataclass(frozen=True)
@@ -160,7 +141,7 @@ def _wins(config: EvaluationConfig, prompts: Sequence[Prompt], before: list[Said
     old, new = (
         score(reward, chat, [(prompts[said.prompt], said.text) for said in some], tokens) for some in (before, after)
     )
-    return [_beats(high, low) for high, low in zip(new, old, strict=True)]
+    return [beats(high, low) for high, low in zip(new, old, strict=True)]
 
 
 def _comparison(wins: list[float], before: _Seen, after: _Seen, probes: Sequence[Probe]) -> Comparison:
@@ -198,15 +179,6 @@ def _write_samples(
             opened.write(json.dumps(row) + "\n")
 
 
-def _finish(
-    directory: Path, kind: str, figures: dict[str, Any], parents: tuple[str, ...], config: EvaluationConfig
-) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / FIGURES).write_text(json.dumps(figures, indent=2) + "\n")
-    seeds = {"sampling": config.sampling.seed}
-    write_manifest(directory, kind=kind, version=directory.name, parents=parents, config=config, seeds=seeds)
-
-
 def _read_probes(figures: dict[str, Any]) -> Probes:
     return Probes(figures["candidate"], figures["incumbent"], Estimate(**figures["change"]))
 
@@ -214,10 +186,6 @@ def _read_probes(figures: dict[str, Any]) -> Probes:
 def _holds(text: str, expected: Sequence[str]) -> bool:
     words = f" {' '.join(''.join(c if c.isalnum() or c == chr(39) else ' ' for c in text.casefold()).split())} "
     return any(f" {word.casefold()} " in words for word in expected)
-
-
-def _beats(high: float, low: float) -> float:
-    return 0.5 if math.isclose(high, low, abs_tol=TIE) else float(high > low)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -57,7 +57,7 @@ def nano(plan: Plan) -> LoopConfig:
             data_path=sets / "prompts.jsonl",
             output_directory=plan.directory(""),
             lineage=plan.lineage(""),
-            updates=25,
+            updates=10,
             prompts_per_update=64,
             minibatch_rows=32,
             epochs_per_update=2,

@@ -83,6 +83,19 @@ def test_stages_run_one_after_another_and_each_says_when_it_begins_and_ends(conf
     ]
 
 
+def test_after_a_stage_that_lets_none_go_on_nothing_is_run_or_told_of(config: SftConfig, tmp_path: Path) -> None:
+    never = StageRun("never", sft.run, sft_config(tmp_path, "never"))
+    closing = StageRun("closing", sft.run, config, lets_go_on=lambda: False)
+    for steps in ([f"closing {step}" for step in range(1, 11)], []):
+        seen = Told()
+        # A second time with workers: that nothing is due is known without starting any.
+        manifests = run_stages([closing, never], tmp_path / "runs", 0 if steps else 1, seen)
+        assert [manifest.version for manifest in manifests] == ["straight"]
+        assert seen.events == ["begin closing", *steps, "end closing"]
+    assert not (tmp_path / "runs" / "ray").exists()
+    assert not never.config.output_directory.exists()
+
+
 def test_a_finished_stage_returns_at_once(config: SftConfig, tmp_path: Path) -> None:
     first = run_stage(StageRun("run", sft.run, config), tmp_path / "runs")
     seen = Told()

@@ -1,0 +1,82 @@
+"""The health check as a stage: what was measured decides whether PPO may begin, and one rank measures for all."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from tests.training.stages.test_reward_model import pair_rows
+from tests.training.toys import ProgressList, toy_model, write_lines
+from training.evaluation import health
+from training.evaluation.comparison import write_figures
+from training.evaluation.figures import Estimate
+from training.evaluation.health import Health, HealthConfig
+from training.manifest import ManifestError, verify_manifest
+from training.optim.adam import OptimizerConfig
+from training.recipes.nano import nano
+from training.recipes.recipe import Plan
+from training.stages import reward_model
+from training.stages.context import Lineage, Machine, RunContext
+from training.stages.reward_model import RewardModelConfig
+from training.stages.state import DirectoryCheckpoints
+
+SURE, COIN = Estimate(0.85, 0.03, 200, 60), Estimate(0.52, 0.03, 200, 60)
+
+
+def config_of(tmp_path: Path) -> HealthConfig:
+    recipe = nano(Plan("nano-1", tmp_path, tmp_path / "nano-0"))
+    return HealthConfig(recipe.evaluation, recipe.gate, label_noise=0.1, ceiling=0.9)
+
+
+@pytest.mark.parametrize(
+    ("reward_model", "judge", "noise", "refused_for"),
+    [
+        (SURE, SURE, 0.1, []),
+        (COIN, SURE, 0.1, ["reward model beats a coin", "reward model near its ceiling"]),
+        (SURE, COIN, 0.1, ["judge beats a coin", "judge near its ceiling"]),
+        (SURE, SURE, 0.45, ["label noise"]),
+    ],
+)
+def test_ppo_may_begin_only_if_both_models_learned_and_the_thumbs_say_something(
+    tmp_path: Path, reward_model: Estimate, judge: Estimate, noise: float, refused_for: list[str]
+) -> None:
+    config = replace(config_of(tmp_path), label_noise=noise)
+    measured = asdict(Health(reward_model, judge))
+    write_figures(config.output_directory, "health", measured, ("reward", "judge"), config.evaluation)
+    assert [check.name for check in config.checks() if not check.passed] == refused_for
+    assert config.passed() == (not refused_for)
+
+
+def test_one_rank_measures_both_models_on_the_held_out_pairs(tmp_path: Path) -> None:
+    first = toy_model(tmp_path / "first")
+    pairs = write_lines(tmp_path / "pairs.jsonl", pair_rows(60, noise=0.0))
+    learned = RewardModelConfig(
+        model_directory=first,
+        data_path=pairs,
+        output_directory=tmp_path / "reward",
+        lineage=Lineage("reward"),
+        optimizer=OptimizerConfig(learning_rate=3e-3),
+        machine=Machine(threads=1),
+    )
+    reward_model.run(learned, RunContext(DirectoryCheckpoints(tmp_path / "reward-run"), ProgressList()))
+    whole = config_of(tmp_path)
+    config = replace(
+        whole,
+        evaluation=replace(
+            whole.evaluation,
+            reward_model_directory=tmp_path / "reward",
+            reward_model_base=first,
+            judge_directory=tmp_path / "reward",
+            judge_base=first,
+            held_out_pairs=pairs,
+        ),
+    )
+    checkpoints = DirectoryCheckpoints(tmp_path / "health-run")
+    with pytest.raises(ManifestError):
+        health.run(config, RunContext(checkpoints, ProgressList(), rank=1, world_size=2))
+    manifest = health.run(config, RunContext(checkpoints, ProgressList()))
+    assert manifest == verify_manifest(config.output_directory)
+    assert (manifest.kind, manifest.parents) == ("health", ("reward", "reward"))
+    found = health.read_health(config.output_directory)
+    assert found.reward_model == found.judge
+    assert (found.reward_model.count, found.reward_model.value > 0.7) == (60, True)

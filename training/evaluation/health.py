@@ -1,0 +1,97 @@
+"""The reward models' health: do the thumbs say anything, and have reward model and judge learned it? It runs as a stage, between
+the reward models and PPO, which begins only if every check passed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from training.data.chat import load_chat
+from training.data.examples import PairExample, read_pairs
+from training.evaluation.answers import score
+from training.evaluation.comparison import FIGURES, EvaluationConfig, beats, write_figures
+from training.evaluation.figures import Estimate, clustered_mean
+from training.evaluation.gate import Check, GateConfig, check_labels, check_reward_model, decide
+from training.manifest import Manifest, read_manifest
+from training.model.reward import load_reward_model
+from training.optim.ranks import wait_for_ranks
+from training.stages.context import RunContext
+from training.stages.machine import settle
+
+
+@dataclass(frozen=True)
+class Health:
+    """Accuracy of both reward models on pairs of prompts that neither has seen."""
+
+    reward_model: Estimate
+    judge: Estimate
+
+    def text(self) -> str:
+        return f"reward model {self.reward_model.text()}, judge {self.judge.text()}"
+
+
+@dataclass(frozen=True)
+class HealthConfig:
+    """label_noise: share of thumbs that contradict the others; ceiling: of the accuracy on held-out pairs. None: unknown."""
+
+    evaluation: EvaluationConfig
+    gate: GateConfig
+    label_noise: float | None
+    ceiling: float | None
+
+    @property
+    def output_directory(self) -> Path:
+        return self.evaluation.health_directory
+
+    def checks(self) -> list[Check]:
+        """The rows of the gate's table that are known before PPO. The health must have been measured."""
+        health = read_health(self.output_directory)
+        return [
+            *check_labels(self.label_noise, self.gate),
+            *check_reward_model("reward model", health.reward_model, self.ceiling, self.gate),
+            *check_reward_model("judge", health.judge, self.ceiling, self.gate),
+        ]
+
+    def passed(self) -> bool:
+        return decide(self.checks()).passed
+
+
+def run(config: HealthConfig, context: RunContext) -> Manifest:
+    """Measure on rank 0, write output_directory, and return its manifest (kind "health")."""
+    # Before rank 0 writes, too: a rank that came late would find the output, go past, and leave rank 0 waiting.
+    wait_for_ranks()
+    if context.rank == 0:
+        measure_health(config.evaluation)
+    wait_for_ranks()
+    return read_manifest(config.output_directory)
+
+
+def measure_health(config: EvaluationConfig) -> None:
+    """Accuracy of reward model and judge on the held-out pairs."""
+    settle(config.machine)
+    pairs = read_pairs(config.held_out_pairs)
+    tokens = config.sampling.max_prompt_tokens + config.sampling.max_response_tokens
+    health = Health(
+        accuracy(config.reward_model_directory, config.reward_model_base, pairs, tokens),
+        accuracy(config.judge_directory, config.judge_base, pairs, tokens),
+    )
+    parents = (config.reward_model_directory.name, config.judge_directory.name)
+    write_figures(config.health_directory, "health", asdict(health), parents, config)
+
+
+def read_health(directory: Path) -> Health:
+    """A health that was measured."""
+    figures = json.loads((directory / FIGURES).read_text())
+    return Health(Estimate(**figures["reward_model"]), Estimate(**figures["judge"]))
+
+
+def accuracy(directory: Path, base: Path, pairs: Sequence[PairExample], max_tokens: int) -> Estimate:
+    """Share of pairs in which the chosen answer scores higher; a tie is half."""
+    reward, chat = load_reward_model(directory, base), load_chat(base)
+    chosen = score(reward, chat, [(pair.messages, pair.chosen) for pair in pairs], max_tokens)
+    rejected = score(reward, chat, [(pair.messages, pair.rejected) for pair in pairs], max_tokens)
+    right = [beats(high, low) for high, low in zip(chosen, rejected, strict=True)]
+    return clustered_mean(right, [pair.prompt_id for pair in pairs])
