@@ -77,6 +77,7 @@ def parse(words: list[str]) -> argparse.Namespace:
 
 
 def install_all(_layout: Layout, _words: list[str], say: Say) -> int:
+    lifecycle.refuse_unable()  # no quarter of an hour of building for who cannot start it then
     install(say)
     return 0
 

@@ -174,17 +174,14 @@ def _own_environment(layout: Layout, tools: Tools) -> Mapping[str, str]:
 
 
 def _note(layout: Layout, outside: subprocess.Popen[str]) -> None:
-    """Who runs: the child of `unshare`, which stays to kill it."""
+    """Who runs: the child of `unshare`, which stays to kill it. Ports are none, but whoever reads such notes asks for them."""
     children = Path(f"/proc/{outside.pid}/task/{outside.pid}/children")
     while outside.poll() is None:
-        if found := children.read_text().split():
-            pid = int(found[0])
-            note = {
-                "pid": pid,
-                "started": _start_ticks(pid),
-                "ports": dict[str, int](),
-            }  # ports: for who reads all such notes
-            (layout.state / RUNNING).write_text(json.dumps(note))
+        found = children.read_text().split()
+        if found and (started := _start_ticks(int(found[0]))):
+            partial = layout.state / f"{RUNNING}.partial"
+            partial.write_text(json.dumps({"pid": int(found[0]), "started": started, "ports": {}}))
+            partial.replace(layout.state / RUNNING)
             return
         time.sleep(AGAIN_SECONDS)
 

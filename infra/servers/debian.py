@@ -34,8 +34,9 @@ def unpack_packages(lock: Path, folder: Path, instead: str) -> None:
     _download([_wanted(file) for file in locked], download, instead)
     packages = sorted(download.glob("*.deb"))
     for package in packages:
-        if (found := hashlib.sha256(package.read_bytes()).hexdigest()) != locked[package.name]:
-            raise ServerError(f"{package.name}: sha256 is {found}, {lock.name} says otherwise; nothing was installed")
+        wanted = locked.get(package.name)
+        if (found := hashlib.sha256(package.read_bytes()).hexdigest()) != wanted:
+            raise ServerError(f"{package.name}: sha256 is {found}, {lock.name} says {wanted}; nothing was installed")
     for package in packages:
         run_steps(f"unpacking {package.name}", [["dpkg-deb", "-x", str(package), str(folder)]])
     shutil.rmtree(download)

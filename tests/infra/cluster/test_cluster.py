@@ -19,6 +19,8 @@ from infra.cluster.images import write_image
 from infra.cluster.installation import Tools, find_installed
 from infra.cluster.layout import Layout
 from infra.cluster.namespaces import SETTINGS, WANTED_BY_KUBELET
+from infra.cluster.policies.objects import Block, Chosen, NamedPort, Pod, Policy, Port, Rule, Selector
+from infra.cluster.policies.rules import World, render
 from infra.cluster.programs import Family, build
 from infra.servers.installation import fill_missing
 
@@ -181,6 +183,16 @@ def cluster(
         lifecycle.down(layout)
 
 
+@pytest.fixture
+def fresh(tools: Tools, tmp_path: Path) -> Iterator[Cluster]:
+    """One that has not been started; whatever the test does to it, nothing of it runs after."""
+    cluster = Cluster(Layout(tmp_path / "state"))
+    try:
+        yield cluster
+    finally:
+        lifecycle.down(cluster.layout)
+
+
 def test_pods_run_under_restricted_and_others_are_refused(cluster: Cluster) -> None:
     assert cluster.kubectl("logs", "-n", "demo", "friend") == "serving"
     refused = cluster.try_kubectl("run", "root", "-n", "demo", "--image=localhost/probe:1")
@@ -240,6 +252,19 @@ def test_helm_installs_a_chart_and_takes_it_away(cluster: Cluster, tmp_path: Pat
     assert cluster.try_kubectl("get", "configmap", "of-helm").returncode == 1
 
 
+def test_nftables_takes_every_kind_of_rule(cluster: Cluster) -> None:
+    """Those that no policy above has: blocks, what they leave out, ranges, protocols."""
+    block = Block("10.0.0.0/8", ("10.88.0.0/16", "10.89.0.0/24"))
+    ports = (Port("TCP", 80), Port("UDP", 5000, 5010), Port("SCTP", 7), Port("SCTP", None), Port("TCP", "http"))
+    rules = (Rule(None, None), Rule((block, Chosen(Selector(()), None)), ports))
+    pods = [Pod("demo", f"10.88.0.{number}", {}, (NamedPort("http", "TCP", 8080),)) for number in (2, 3)]
+    table = render(World(pods, {"demo": {}}, [Policy("demo", Selector(()), rules, rules)]))
+    assert table.count(" return") > 2 * 2 * 2 * len(ports)
+    command = cluster.command("exec", "--", "nft", "--check", "--file", "-")
+    checked = subprocess.run(command, input=table, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stderr
+
+
 def test_a_part_that_dies_is_started_again(cluster: Cluster) -> None:
     found = cluster.call("exec", "--", "pgrep", "-f", "kubernetes kube-scheduler").stdout.split()
     assert len(found) == 1
@@ -280,35 +305,31 @@ def test_down_leaves_nothing(cluster: Cluster, before: dict[str, str]) -> None:
     assert cluster.call("status").returncode == 1
 
 
-def test_ctrl_c_while_it_starts_leaves_nothing_running(tools: Tools, tmp_path: Path) -> None:
-    layout, before = Layout(tmp_path / "state"), machine()
-    cluster = Cluster(layout)
-    with subprocess.Popen(cluster.command("up"), stdout=subprocess.PIPE, text=True) as up:
+def test_ctrl_c_while_it_starts_leaves_nothing_running(fresh: Cluster) -> None:
+    before = machine()
+    with subprocess.Popen(fresh.command("up"), stdout=subprocess.PIPE, text=True) as up:
         assert up.stdout
         assert "namespaces" in up.stdout.readline()
         up.send_signal(signal.SIGINT)
         assert up.stdout.read().strip().endswith("==> stopped")
     assert up.returncode == 128 + signal.SIGINT
-    assert processes(layout) == []
+    assert processes(fresh.layout) == []
     assert machine() == before
-    assert cluster.call("down").returncode == 0
 
 
 @pytest.mark.parametrize("whom", ["up", "process 1"])
-def test_killed_at_any_step_it_leaves_nothing_but_files_and_empty_groups(
-    tools: Tools, tmp_path: Path, whom: str
-) -> None:
-    """Every third step, each of the two at others: both cover all."""
-    layout, before = Layout(tmp_path / "state"), machine()
-    cluster = Cluster(layout)
-    steps = range(0 if whom == "up" else 1, 100, 3)
-    for step in steps:
-        if not kill_at_step(cluster, step, whom):
+def test_killed_at_any_step_it_leaves_nothing_but_files_and_empty_groups(fresh: Cluster, whom: str) -> None:
+    """Every second step, each of the two at the others."""
+    before, steps = machine(), 0
+    for step in range(0 if whom == "up" else 1, 100, 2):
+        if not kill_at_step(fresh, step, whom):
             break
-        eventually(lambda: processes(layout) == [], show=lambda: processes(layout))
+        eventually(lambda: processes(fresh.layout) == [], show=lambda: processes(fresh.layout))
         assert {**machine(), "groups": before["groups"]} == before
-        assert cluster.call("down").returncode == 0
+        assert fresh.call("down").returncode == 0
         assert machine() == before
+        steps += 1
+    assert steps >= 6
 
 
 def kill_at_step(cluster: Cluster, step: int, whom: str) -> bool:
@@ -317,11 +338,10 @@ def kill_at_step(cluster: Cluster, step: int, whom: str) -> bool:
         assert up.stdout
         for number, line in enumerate(up.stdout):
             if "the cluster runs" in line:
-                break
+                return False
             if number == step:
                 running = lifecycle.find(cluster.layout)
                 assert running
                 os.kill(up.pid if whom == "up" else running.pid, signal.SIGKILL)
                 return True
-    lifecycle.down(cluster.layout)
     return False

@@ -65,6 +65,20 @@ def test_where_there_is_no_debian_it_is_said_what_to_do_instead(
         unpack_packages(installation.PROMETHEUS, tmp_path, installation.INSTEAD)
 
 
+def test_a_package_that_is_not_what_the_lock_says_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, folder = "tool_1%3a2-3_amd64.deb", tmp_path / "unpacked"
+    for tool in ("apt-get", "dpkg-deb"):
+        (tmp_path / tool).write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\necho changed > {file}\n')
+        (tmp_path / tool).chmod(0o755)
+    (tmp_path / "debian.sha256").write_text(f"{'0' * 64}  {file}\n")
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ServerError, match=r"sha256 is [0-9a-f]{64}, debian\.sha256 says 0{64}"):
+        unpack_packages(tmp_path / "debian.sha256", folder, "Or not.")
+    # Asked for by its version, whose colon a file's name cannot have; and nothing was unpacked.
+    assert (tmp_path / "asked").read_text().splitlines() == ["-o APT::Sandbox::User= download tool=1:2-3"]
+
+
 def test_a_step_that_fails_shows_what_it_said(tmp_path: Path) -> None:
     with pytest.raises(ServerError, match=r"fetching failed with 3: no network"):
         run_steps("fetching", [["sh", "-c", "echo no network; exit 3"]], tmp_path)

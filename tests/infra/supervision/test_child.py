@@ -94,6 +94,16 @@ async def test_a_stopped_process_is_gone(tmp_path: Path) -> None:
         os.kill(pid, 0)
 
 
+async def test_a_program_that_listens_nowhere_is_ready_when_its_check_says_so() -> None:
+    answers = iter((False, True))
+
+    async def ready() -> bool:
+        return next(answers)
+
+    program = Program("hermit", (), {}, None, ready=ready)
+    assert [await program.is_ready(), await program.is_ready()] == [False, True]
+
+
 async def test_a_program_with_a_check_of_its_own_is_ready_when_that_says_so(tmp_path: Path) -> None:
     answers = iter([False, False, True])
 
