@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator
 from functools import partial
@@ -14,7 +16,6 @@ from infra.cluster import lifecycle
 from infra.cluster.installation import find_installed
 from infra.cluster.layout import Layout
 from infra.deploy import release
-from infra.deploy.__main__ import deploy
 from infra.deploy.inside import Inside
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -27,8 +28,9 @@ def inside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Inside]:
     if os.environ.get("CLUSTER") == "skip":
         pytest.skip("CLUSTER=skip: the chart is not tried on a real cluster")
     layout = Layout(tmp_path_factory.mktemp("deploy") / "cluster")
+    command = [sys.executable, "-m", "infra.deploy", "--state", str(layout.state), "--port", "0", "--grpc-port", "0"]
     try:
-        deploy(layout, 0, 0)
+        subprocess.run(command, check=True, timeout=600)
         yield Inside(layout, find_installed())
     finally:
         lifecycle.down(layout)
