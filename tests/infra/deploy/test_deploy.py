@@ -2,9 +2,10 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
-import urllib.request
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from infra.cluster.installation import find_installed
 from infra.cluster.layout import Layout
 from infra.deploy import release
 from infra.deploy.inside import Inside
+from tests.journeys.client import Client
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 NAMESPACE = ["--namespace", release.NAMESPACE]
@@ -40,24 +42,34 @@ def kubectl(inside: Inside, *words: str) -> Any:
     return json.loads(inside.run("kubectl", *NAMESPACE, *words, "-o", "json"))
 
 
-def ask(inside: Inside, path: str, body: object | None = None) -> Any:
-    """One request at the door, out here."""
+def person(inside: Inside) -> Client:
+    """At the door, out here."""
     port = (inside.layout.state / "door-80.port").read_text()
-    key = (inside.layout.state / "owner.key").read_text()
-    headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data, headers)
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        return json.loads(answer.read())
+    return Client(f"http://127.0.0.1:{port}", (inside.layout.state / "owner.key").read_text())
 
 
-def chat(inside: Inside, text: str) -> str:
+def chat(inside: Inside, text: str) -> tuple[str, str]:
+    """The answer and its message's id."""
     body = {"model": "thumbwheel", "messages": [{"role": "user", "content": text}]}
-    return str(ask(inside, "/v1/chat/completions", body)["choices"][0]["message"]["content"])
+    status, answer = person(inside).call("POST", "/v1/chat/completions", body)
+    assert status == 200, answer
+    return answer["choices"][0]["message"]["content"], answer["id"].removeprefix("chatcmpl-")
+
+
+def audit(inside: Inside) -> str:
+    """Of feedback, from its store, its ledger and Kafka; fails if an offset is not accounted for."""
+    where = ["kubectl", *NAMESPACE, "exec", f"{release.NAME}-feedback-0", "--container", "feedback", "--"]
+    return inside.run(*where, "python3", "-m", "services.feedback", "audit")
+
+
+def rows(report: str, stream: str) -> int:
+    """In all partitions."""
+    return sum(int(found) for found in re.findall(rf"^{stream} topic=.* rows=(\d+) ", report, re.MULTILINE))
 
 
 def test_a_person_out_here_chats_with_the_model_in_there(inside: Inside) -> None:
-    assert chat(inside, "Hello, how are you?")
+    text, _ = chat(inside, "Hello, how are you?")
+    assert text
 
 
 def test_every_pod_runs_and_none_has_started_twice(inside: Inside) -> None:
@@ -76,7 +88,7 @@ def test_installing_the_same_again_moves_no_pod(inside: Inside) -> None:
     loaded = json.loads((inside.layout.state / "loaded-images.json").read_text())
     release.install(inside, loaded)
     assert uids() == before
-    assert chat(inside, "And again?")
+    assert chat(inside, "And again?")[0]
 
 
 def test_no_warning_of_the_restricted_standard_was_given(inside: Inside) -> None:
@@ -85,3 +97,28 @@ def test_no_warning_of_the_restricted_standard_was_given(inside: Inside) -> None
     path.write_text(rendered)
     said = inside.run("sh", "-c", f"kubectl apply --dry-run=server {' '.join(NAMESPACE)} -f {path} 2>&1 >/dev/null")
     assert "PodSecurity" not in said
+
+
+def test_thumbs_survive_the_deaths_of_the_pods_that_carry_them(inside: Inside) -> None:
+    """Feedback's own, with what its spool holds, and Kafka's: every thumb is in the bucket once."""
+    before = rows(audit(inside), "feedback")
+    messages = [chat(inside, f"Question {number}")[1] for number in range(6)]
+    thumbed = 0
+    for message in messages:
+        person(inside).thumb(message, True)
+        thumbed += 1
+        if thumbed in (2, 4):
+            victim = "kafka-0" if thumbed == 2 else "feedback-0"
+            inside.run(
+                "kubectl", *NAMESPACE, "delete", "pod", f"{release.NAME}-{victim}", "--grace-period=0", "--force"
+            )
+            inside.run(
+                "kubectl", *NAMESPACE, "wait", "--for=condition=Ready", f"pod/{release.NAME}-{victim}", "--timeout=180s"
+            )
+    end = time.monotonic() + 120
+    while (found := rows(audit(inside), "feedback") - before) < thumbed:
+        assert time.monotonic() < end, f"{found} of {thumbed} thumbs are in the bucket"
+        time.sleep(2)
+    report = audit(inside)
+    assert "every offset is accounted for" in report
+    assert rows(report, "feedback") - before == thumbed
