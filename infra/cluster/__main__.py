@@ -29,7 +29,7 @@ Say: TypeAlias = Callable[[str], None]
 STATE = ROOT / ".state" / "cluster"
 HELP = {
     "install": "fetch and build what is missing into the cache",
-    "clients": "fetch Helm and kubectl alone",
+    "clients": "fetch Helm, the one before it, and kubectl: for tests of the chart",
     "up": "start a new cluster; it runs on",
     "down": "end it and remove all of it",
     "status": "what runs in it",

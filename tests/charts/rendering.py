@@ -16,26 +16,39 @@ Object = Mapping[str, Any]
 OPERATORS = ("monitoring.coreos.com/v1/PodMonitor", "monitoring.coreos.com/v1/PrometheusRule")
 
 
-def helm(*words: str) -> subprocess.CompletedProcess[str]:
-    binary = locate().clients / "helm"
+def helm(*words: str, before: bool = False) -> subprocess.CompletedProcess[str]:
+    """Helm 4, or the one before it."""
+    tools = locate()
+    binary = (tools.helm3 if before else tools.clients) / "helm"
     assert binary.exists(), "no Helm: python -m infra.cluster clients"
     return subprocess.run([str(binary), *words], capture_output=True, text=True, check=False, timeout=60)
 
 
 @cache
-def render(values: str, *sets: str, release: str = "tw") -> Sequence[Object]:
+def render(values: str, *sets: str, release: str = "tw", before: bool = False) -> Sequence[Object]:
     """All objects of a values file of `ci/`, with more said by --set."""
     more = [word for each in sets for word in ("--set", each)]
     operators = [word for each in OPERATORS for word in ("--api-versions", each)]
-    done = helm("template", release, str(CHART), "--namespace", "chat", "-f", str(VALUES / values), *operators, *more)
+    done = helm(
+        "template",
+        release,
+        str(CHART),
+        "--namespace",
+        "chat",
+        "-f",
+        str(VALUES / values),
+        *operators,
+        *more,
+        before=before,
+    )
     assert done.returncode == 0, done.stderr
     return [found for found in yaml.safe_load_all(done.stdout) if found]
 
 
-def refusal(values: str, *sets: str) -> str:
+def refusal(values: str, *sets: str, before: bool = False) -> str:
     """What Helm says instead of rendering."""
     more = [word for each in sets for word in ("--set", each)]
-    done = helm("template", "tw", str(CHART), "-f", str(VALUES / values), *more)
+    done = helm("template", "tw", str(CHART), "-f", str(VALUES / values), *more, before=before)
     assert done.returncode != 0, "Helm rendered it"
     return done.stderr
 

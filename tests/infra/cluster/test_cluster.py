@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 
 from infra.cluster import control_groups, lifecycle
-from infra.cluster.images import write_image
 from infra.cluster.installation import Tools, find_installed
 from infra.cluster.layout import Layout
 from infra.cluster.namespaces import SETTINGS, WANTED_BY_KUBELET
 from infra.cluster.policies.objects import Block, Chosen, NamedPort, Pod, Policy, Port, Rule, Selector
 from infra.cluster.policies.rules import World, render
 from infra.cluster.programs import Family, build
+from infra.images.program import write_program_image
 from infra.servers.installation import fill_missing
 
 HERE = Path(__file__).parent
@@ -169,7 +169,7 @@ def cluster(
     running = Cluster(layout)
     fill_missing([PROBE.part("the tests' program", lambda folder: build(PROBE, folder))], print)
     image = tmp_path_factory.mktemp("images") / "probe.tar"
-    write_image(PROBE.program, "localhost/probe:1", image)
+    write_program_image(PROBE.program, "localhost/probe:1", image)
     try:
         up = running.call("up")
         assert up.returncode == 0, up.stderr + up.stdout

@@ -1,0 +1,18 @@
+"""An image of one static program and nothing else, which starts it as nobody."""
+
+import tempfile
+from pathlib import Path
+
+from infra.images.archive import write_archive
+from infra.images.layer import LayerWriter
+
+NOBODY = "65532:65532"
+
+
+def write_program_image(program: Path, reference: str, archive: Path) -> None:
+    """The program lies at the root."""
+    with tempfile.TemporaryDirectory() as folder:
+        with LayerWriter(Path(folder) / "layer.tar.gz") as writer:
+            writer.file(program, f"/{program.name}")
+        config = {"User": NOBODY, "Entrypoint": [f"/{program.name}"], "WorkingDir": "/"}
+        write_archive(archive, reference, [writer.layer], config)
