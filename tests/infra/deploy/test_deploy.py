@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -54,6 +55,16 @@ def chat(inside: Inside, text: str) -> tuple[str, str]:
     status, answer = person(inside).call("POST", "/v1/chat/completions", body)
     assert status == 200, answer
     return answer["choices"][0]["message"]["content"], answer["id"].removeprefix("chatcmpl-")
+
+
+def thumb(inside: Inside, message_id: str) -> None:
+    """As a client does it: under one request id until it is acknowledged. A replica that died leaves callers alone for seconds."""
+    body = {"messageId": message_id, "requestId": str(uuid.uuid4()), "thumb": {"up": True}}
+    end = time.monotonic() + 60
+    while (answer := person(inside).call("POST", "/api/feedback", body))[0] != 200:
+        assert answer[0] == 503, answer
+        assert time.monotonic() < end, answer
+        time.sleep(0.5)
 
 
 def audit(inside: Inside) -> str:
@@ -105,7 +116,7 @@ def test_thumbs_survive_the_deaths_of_the_pods_that_carry_them(inside: Inside) -
     messages = [chat(inside, f"Question {number}")[1] for number in range(6)]
     thumbed = 0
     for message in messages:
-        person(inside).thumb(message, True)
+        thumb(inside, message)
         thumbed += 1
         if thumbed in (2, 4):
             victim = "kafka-0" if thumbed == 2 else "feedback-0"
