@@ -13,7 +13,7 @@ from infra.cluster.installation import Tools
 from infra.cluster.layout import CONTAINERD_SOCKET, DNS_SERVICE, PODS, Layout
 from infra.cluster.node import DNS
 
-TOOLS = Tools(Path("/debian"), Path("/clients"))
+TOOLS = Tools(Path("/debian"), Path("/clients"), Path("/helm3"))
 
 
 @pytest.fixture

@@ -76,7 +76,7 @@ def test_a_folder_that_holds_something_else_is_refused(layout: Layout, monkeypat
     monkeypatch.setattr(lifecycle, "refuse_unable", lambda: None)
     layout.logs.mkdir(parents=True)
     with pytest.raises(ClusterError, match="holds something else: name an empty folder"):
-        lifecycle.up(layout, Tools(Path("/debian"), Path("/clients")), lambda _: None)
+        lifecycle.up(layout, Tools(Path("/debian"), Path("/clients"), Path("/helm3")), lambda _: None)
     assert [file.name for file in layout.state.iterdir()] == ["logs"]
 
 
