@@ -105,7 +105,7 @@ def down(layout: Layout, _words: list[str], say: Say) -> int:
 
 
 def status(layout: Layout, _words: list[str], say: Say) -> int:
-    process = running(layout)
+    process = lifecycle.running(layout)
     say(f"the cluster runs: process {process.pid}, state and logs in {layout.state}")
     return inside(layout, ["kubectl", "get", "nodes,pods", "--all-namespaces"])
 
@@ -113,7 +113,7 @@ def status(layout: Layout, _words: list[str], say: Say) -> int:
 def execute(layout: Layout, words: list[str], _say: Say) -> int:
     if not words:
         raise ClusterError("exec -- COMMAND…: which one?")
-    command = lifecycle.entered(running(layout), words)
+    command = lifecycle.entered(lifecycle.running(layout), words)
     os.execvpe(command[0], command, lifecycle.user_environment(layout, locate()))  # noqa: S606 - the user's own words
 
 
@@ -141,17 +141,12 @@ def policies(layout: Layout, _words: list[str], _say: Say) -> int:
     return 0
 
 
-def running(layout: Layout) -> lifecycle.Process:
-    """Raises: ClusterError: none does."""
-    if process := lifecycle.find(layout):
-        return process
-    raise ClusterError(f"no cluster runs in {layout.state}: make cluster starts one")
-
-
 def inside(layout: Layout, command: list[str]) -> int:
     """Run it in the cluster's namespaces; its output is shown."""
     environment = lifecycle.user_environment(layout, locate())
-    return subprocess.run(lifecycle.entered(running(layout), command), env=environment, check=False).returncode
+    return subprocess.run(
+        lifecycle.entered(lifecycle.running(layout), command), env=environment, check=False
+    ).returncode
 
 
 COMMANDS: Mapping[str, Callable[[Layout, list[str], Say], int]] = {

@@ -106,6 +106,13 @@ def find(layout: Layout) -> Process | None:
     return process if _start_ticks(process.pid) == process.started else None
 
 
+def running(layout: Layout) -> Process:
+    """The same, where there must be one. Raises: ClusterError: none runs."""
+    if process := find(layout):
+        return process
+    raise ClusterError(f"no cluster runs in {layout.state}: make cluster starts one")
+
+
 def entered(process: Process, command: Sequence[str]) -> list[str]:
     """The command in the cluster's namespaces, in the folder of this process."""
     return ["nsenter", "--target", str(process.pid), *NAMESPACES, "--", "env", "-C", str(Path.cwd()), *command]

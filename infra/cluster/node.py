@@ -29,6 +29,8 @@ READY_SECONDS = 90.0
 AGAIN_SECONDS = 0.1
 DNS = Path(__file__).parent / "coredns.yaml"
 LOG = "node.log"
+# Of containerd, as kubelet sees it.
+IMAGES = ("ctr", "--address", CONTAINERD_SOCKET, "--namespace", "k8s.io", "images")
 
 
 def run_first_process(second: Callable[[], None]) -> int:
@@ -121,7 +123,7 @@ class Node:
 
 def import_command(archive: Path) -> list[str]:
     """Into containerd, where kubelet looks."""
-    return ["ctr", "--address", CONTAINERD_SOCKET, "--namespace", "k8s.io", "images", "import", str(archive)]
+    return [*IMAGES, "import", str(archive)]
 
 
 async def run(*command: str) -> None:

@@ -3,14 +3,13 @@
 import json
 from collections.abc import Callable, Sequence
 
-from infra.cluster.layout import CONTAINERD_SOCKET
+from infra.cluster.node import IMAGES, import_command
 from infra.deploy.inside import Inside
 from infra.images.build import build_image
 from infra.images.catalogue import read_catalogue
 
 REPOSITORY = "localhost/thumbwheel"
 LOADED = "loaded-images.json"
-CTR = ("ctr", "--address", CONTAINERD_SOCKET, "--namespace", "k8s.io", "images")
 
 
 def bring_images(inside: Inside, names: Sequence[str], say: Callable[[str], None]) -> dict[str, str]:
@@ -26,8 +25,8 @@ def bring_images(inside: Inside, names: Sequence[str], say: Callable[[str], None
         tag = digest.removeprefix("sha256:")[:16]
         if loaded.get(name) != tag:
             say(f"loading it ({archive.stat().st_size / 1e6:.0f} MB)")
-            inside.run(*CTR, "import", str(archive))
-            inside.run(*CTR, "tag", "--force", f"{reference}:new", f"{reference}:{tag}")
+            inside.run(*import_command(archive))
+            inside.run(*IMAGES, "tag", "--force", f"{reference}:new", f"{reference}:{tag}")
             loaded[name] = tag
             note.write_text(json.dumps(loaded))
         archive.unlink()

@@ -41,7 +41,4 @@ class Inside:
 
     def command(self, command: Sequence[str]) -> list[str]:
         """The same command, for whoever runs it in another way. Raises: ClusterError: no cluster runs."""
-        process = lifecycle.find(self.layout)
-        if process is None:
-            raise ClusterError(f"no cluster runs in {self.layout.state}")
-        return lifecycle.entered(process, command)
+        return lifecycle.entered(lifecycle.running(self.layout), command)
