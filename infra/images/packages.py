@@ -8,16 +8,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from infra.install.environment import find_uv
-from infra.install.environment import run as run_step
+from infra.servers.installation import install_wheels
 
 SITE = "/app/site"
 
 
 def install_packages(lock: Path, folder: Path, without: Sequence[str]) -> None:
     """Fill the folder by the lock, without what matches the patterns, and compile it for its place in the image."""
-    command = [find_uv(), "pip", "install", "--quiet", "--python", sys.executable, "--no-deps", "--require-hashes"]
-    run_step([*command, "--link-mode", "copy", "--target", str(folder), "-r", str(lock)])
+    install_wheels(lock, folder)
     for pattern in without:
         for found in sorted(folder.glob(pattern)):
             shutil.rmtree(found) if found.is_dir() else found.unlink()
