@@ -13,7 +13,12 @@ from infra.cluster.installation import locate
 CHART = Path(__file__).resolve().parents[2] / "charts" / "thumbwheel"
 VALUES = CHART / "ci"
 Object = Mapping[str, Any]
-OPERATORS = ("monitoring.coreos.com/v1/PodMonitor", "monitoring.coreos.com/v1/PrometheusRule")
+OPERATORS = (
+    "kafka.strimzi.io/v1/Kafka",
+    "keda.sh/v1alpha1/ScaledObject",
+    "monitoring.coreos.com/v1/PodMonitor",
+    "monitoring.coreos.com/v1/PrometheusRule",
+)
 
 
 def helm(*words: str, before: bool = False) -> subprocess.CompletedProcess[str]:
