@@ -7,10 +7,11 @@ from importlib import import_module
 from typing import Any
 
 import pytest
+import yaml
 from pydantic_settings import BaseSettings
 
 from services.chassis.settings import load_settings
-from tests.charts.rendering import VALUES, Object, component, containers, of_kind, pods, render
+from tests.charts.rendering import CHART, VALUES, Object, component, containers, helm, of_kind, pods, render
 
 FILES = sorted(path.name for path in VALUES.glob("*-values.yaml"))
 SERVICES = ("enhancer", "feedback", "gateway", "generator", "guardrail", "predictor", "session")
@@ -178,3 +179,21 @@ def test_what_the_values_say_arrives() -> None:
     }
     assert "Secret" not in {each["kind"] for each in objects}
     assert "small-1" in " ".join(everywhere(deployments["session"]))
+
+
+def test_what_gitops_renders_twice_is_the_same_without_a_cluster_to_look_into() -> None:
+    words = ("template", "tw", str(CHART), "-f", str(VALUES / "gitops-values.yaml"))
+    first, second = helm(*words), helm(*words)
+    assert first.returncode == 0, first.stderr
+    assert first.stdout == second.stdout
+    assert not [found for found in yaml.safe_load_all(first.stdout) if found and found["kind"] == "Secret"]
+
+
+def test_three_of_everything_stay_when_a_node_or_a_zone_goes() -> None:
+    objects = render("high-availability-values.yaml")
+    budgets = {component(each) for each in of_kind(objects, "PodDisruptionBudget")}
+    assert budgets >= {"enhancer", "feedback", "gateway", "generator", "guardrail", "session"}
+    for name, pod in pods(objects).items():
+        if name.split("/")[0] in budgets:
+            spread = {each["topologyKey"] for each in pod["spec"]["topologySpreadConstraints"]}
+            assert spread == {"kubernetes.io/hostname", "topology.kubernetes.io/zone"}
