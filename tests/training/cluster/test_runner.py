@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 
 from tests.training.toys import ProgressList, sft_rows, toy_model, write_lines
 from training.cluster.progress_log import ProgressLog, read_progress
-from training.cluster.runner import StageRefusedError, StageRun, _fit, local_cluster, run_stage, run_stages
+from training.cluster.ray_cluster import ray_cluster
+from training.cluster.runner import StageRefusedError, StageRun, _fit, run_stage, run_stages
 from training.manifest import Manifest, verify_manifest
 from training.optim.adam import OptimizerConfig
 from training.stages import sft
@@ -190,7 +191,7 @@ def test_ray_is_started_again_only_where_it_was_too_slow(
         raise Exception(message)
 
     monkeypatch.setattr(ray, "init", too_slow)
-    with pytest.raises(Exception, match=message), local_cluster(1):
+    with pytest.raises(Exception, match=message), ray_cluster(1):
         pass
     assert len(calls) == tries
 
