@@ -41,11 +41,12 @@ def ray_cluster(num_workers: int) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    if os.environ.get(ADDRESS):
-        ray.init(runtime_env={"env_vars": ENVIRONMENT}, **QUIET)
+    there = os.environ.get(ADDRESS)
+    for name, value in {**ENVIRONMENT, **({} if there else OWN_ENVIRONMENT)}.items():
+        os.environ.setdefault(name, value)
+    if there:
+        ray.init(runtime_env={"env_vars": ENVIRONMENT}, **QUIET)  # for processes on other machines too
     else:
-        for name, value in {**ENVIRONMENT, **OWN_ENVIRONMENT}.items():
-            os.environ.setdefault(name, value)
         _start(max(num_workers, len(os.sched_getaffinity(0))) + 1)
     try:
         yield
