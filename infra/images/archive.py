@@ -6,6 +6,7 @@ import json
 import platform
 import tarfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from infra.images.layer import TIME, Layer
@@ -15,8 +16,21 @@ CREATED = "2026-01-01T00:00:00Z"
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
-def write_archive(path: Path, reference: str, layers: Sequence[Layer], config: Mapping[str, object]) -> str:
-    """Write it and return the digest of its manifest. `config` is the image-spec's `config`: User, Env, Entrypoint, …"""
+@dataclass(frozen=True)
+class Described:
+    """An image that is not written yet. `texts` are its config and manifest by their digests; `entry` is the index's, for its manifest."""
+
+    layers: Sequence[Layer]
+    texts: Mapping[str, bytes]
+    entry: Mapping[str, object]
+
+    @property
+    def digest(self) -> str:
+        return str(self.entry["digest"])
+
+
+def describe(layers: Sequence[Layer], config: Mapping[str, object]) -> Described:
+    """`config` is the image-spec's `config`: User, Env, Entrypoint, …"""
     texts: dict[str, bytes] = {}
 
     def put(kind: str, value: object) -> dict[str, object]:
@@ -33,13 +47,15 @@ def write_archive(path: Path, reference: str, layers: Sequence[Layer], config: M
         for layer in layers
     ]
     manifest = put("manifest", {"schemaVersion": 2, "config": described, "layers": packed})
-    manifest |= {
-        "platform": where,
-        "annotations": {"io.containerd.image.name": reference, "org.opencontainers.image.ref.name": reference},
-    }
-    texts["index.json"] = json.dumps({"schemaVersion": 2, "manifests": [manifest]}, sort_keys=True).encode()
-    _write(path, texts, {layer.blob.sha256: layer.blob.path for layer in layers})
-    return str(manifest["digest"])
+    return Described(layers, texts, {**manifest, "platform": where})
+
+
+def write_archive(path: Path, reference: str, image: Described) -> None:
+    """Whole or not at all."""
+    named = {"io.containerd.image.name": reference, "org.opencontainers.image.ref.name": reference}
+    index = {"schemaVersion": 2, "manifests": [{**image.entry, "annotations": named}]}
+    texts = {**image.texts, "index.json": json.dumps(index, sort_keys=True).encode()}
+    _write(path, texts, {layer.blob.sha256: layer.blob.path for layer in image.layers})
 
 
 def _write(path: Path, texts: Mapping[str, bytes], files: Mapping[str, Path]) -> None:

@@ -4,16 +4,20 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 from infra.images import interpreter, packages
-from infra.images.archive import write_archive
+from infra.images.archive import Described, describe, write_archive
 from infra.images.catalogue import ROOT, Catalogue, Image
 from infra.images.layer import Blob, Layer, LayerWriter
 from infra.install.environment import cache, filled_whole
 from infra.servers.installation import install_jars
 
+Say: TypeAlias = Callable[[str], None]
 APP = "/app"
 JARS = f"{APP}/jars"
 ENVIRONMENT = {
@@ -24,20 +28,30 @@ ENVIRONMENT = {
     "PYTHONUNBUFFERED": "1",
 }
 # What the code that makes the kept layers is made of: they are made anew when it changes.
-MAKERS = tuple(Path(__file__).with_name(f"{name}.py") for name in ("interpreter", "layer", "packages"))
+MAKERS = tuple(Path(__file__).with_name(f"{name}.py") for name in ("build", "interpreter", "layer", "packages"))
 
 
-def build_image(image: Image, catalogue: Catalogue, reference: str, path: Path, say: Callable[[str], None]) -> str:
+def build_image(image: Image, catalogue: Catalogue, reference: str, path: Path, say: Say) -> str:
     """Write the archive and return the digest of its manifest."""
-    locks = b"".join((ROOT / lock).read_bytes() for lock in locks_of(image))
-    chosen = repr((image.programs, catalogue.left_out(image))).encode()
+    with layered(image, catalogue, say) as described:
+        write_archive(path, reference, described)
+        return described.digest
+
+
+@contextmanager
+def layered(image: Image, catalogue: Catalogue, say: Say, *, bare: bool = False) -> Iterator[Described]:
+    """The image, to be written within the block. `bare`: without the packages of its lock, for pods that have them on a volume:
+    training's are six gigabytes.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        layers = [
-            _kept("base", b"", interpreter.write_interpreter, say),
-            _kept(image.name, locks + chosen, lambda writer: _write_packages(writer, image, catalogue, say), say),
-            _code(image, Path(folder)),
-        ]
-        return write_archive(path, reference, layers, config_of(image))
+        layers = [_kept("base", b"", interpreter.write_interpreter, say)]
+        if image.programs or image.scripts:
+            chosen = repr((image.programs, image.scripts)).encode()
+            layers.append(_kept(f"{image.name}-programs", chosen, partial(_write_programs, image=image), say))
+        if not bare:
+            layers.append(_packages(image, catalogue, say))
+        layers.append(_code(image, Path(folder)))
+        yield describe(layers, config_of(image))
 
 
 def locks_of(image: Image) -> Sequence[Path]:
@@ -63,14 +77,31 @@ def labels_of(image: Image) -> dict[str, str]:
     return {f"{title}.title": f"thumbwheel-{image.name}", f"{title}.description": image.about}
 
 
-def _write_packages(writer: LayerWriter, image: Image, catalogue: Catalogue, say: Callable[[str], None]) -> None:
+def _write_programs(writer: LayerWriter, image: Image) -> None:
     programs = [Path(found).resolve() for name in image.programs if (found := shutil.which(name))]
     for program in programs:
         writer.file(program, f"/usr/bin/{program.name}")
     if any(program.name == "bash" for program in programs):
         writer.link("/bin/bash", "/usr/bin/bash")
         writer.link("/bin/sh", "/usr/bin/bash")
+    for name, function in image.scripts.items():
+        writer.data(f"{interpreter.PREFIX}/bin/{name}", script(function).encode(), 0o755)
     interpreter.write_libraries(writer, programs)
+
+
+def script(function: str) -> str:
+    """A command of a package. Pip would write one that names the Python of whoever installed it."""
+    module, name = function.split(":")
+    return f"#!{interpreter.PREFIX}/bin/python3\nimport sys\nfrom {module} import {name}\nsys.exit({name}())\n"
+
+
+def _packages(image: Image, catalogue: Catalogue, say: Say) -> Layer:
+    locks = b"".join((ROOT / lock).read_bytes() for lock in locks_of(image))
+    chosen = repr(catalogue.left_out(image)).encode()
+    return _kept(image.name, locks + chosen, lambda writer: _write_packages(writer, image, catalogue, say), say)
+
+
+def _write_packages(writer: LayerWriter, image: Image, catalogue: Catalogue, say: Say) -> None:
     with tempfile.TemporaryDirectory() as folder:
         packages.install_packages(ROOT / image.lock, Path(folder), catalogue.left_out(image))
         writer.tree(Path(folder), packages.SITE)
@@ -92,7 +123,7 @@ def _code(image: Image, folder: Path) -> Layer:
     return writer.layer
 
 
-def _kept(name: str, follows_from: bytes, write: Callable[[LayerWriter], None], say: Callable[[str], None]) -> Layer:
+def _kept(name: str, follows_from: bytes, write: Callable[[LayerWriter], None], say: Say) -> Layer:
     """A layer out of the cache, or made and put there."""
     digest = hashlib.sha256(interpreter.VERSION.encode() + follows_from)
     for path in MAKERS:

@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -14,6 +14,7 @@ class Image:
     """One image: packages of a lock, our code in `paths`, programs of the system, and the module that runs by default.
 
     Args:
+        scripts: commands of packages by name, as `module:function`.
         without: instead of the catalogue's.
         jars: the folder of a pom.xml and of jars.sha256, what it must bring.
     """
@@ -24,6 +25,7 @@ class Image:
     paths: Sequence[Path]
     module: str
     programs: Sequence[str] = ()
+    scripts: Mapping[str, str] = field(default_factory=dict)
     without: Sequence[str] = ()
     jars: Path | None = None
 
@@ -56,6 +58,7 @@ def read_catalogue(text: str | None = None) -> Catalogue:
             [Path(path) for path in entry["paths"]],
             entry["module"],
             entry.get("programs", ()),
+            entry.get("scripts", {}),
             entry.get("without", ()),
             Path(entry["jars"]) if "jars" in entry else None,
         )

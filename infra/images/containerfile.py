@@ -4,11 +4,12 @@
 """
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from infra.images import interpreter, packages
-from infra.images.build import APP, ENVIRONMENT, JARS, config_of, labels_of, locks_of
+from infra.images.build import APP, ENVIRONMENT, JARS, config_of, labels_of, locks_of, script
 from infra.images.catalogue import ROOT, Catalogue, Image
 from infra.servers.jars import PLUGIN
 
@@ -62,11 +63,16 @@ def _stages(image: Image, catalogue: Catalogue) -> Iterator[list[str]]:
         f"COPY --from={image.name}-packages {packages.SITE} {packages.SITE}",
         *([f"COPY --from={image.name}-jars {JARS} {JARS}"] if image.jars else []),
         *[f"COPY {path} {APP}/{path}" for path in image.paths],
+        *[_written(f"{interpreter.PREFIX}/bin/{name}", script(function)) for name, function in image.scripts.items()],
         f"RUN {COMPILE} {' '.join(sorted({f'{APP}/{path.parts[0]}' for path in image.paths}))}",
         f"USER {config['User']}",
         *[f"LABEL {name}={json.dumps(value)}" for name, value in labels_of(image).items()],
         f"CMD {json.dumps(config['Cmd'])}",
     ]
+
+
+def _written(path: str, text: str) -> str:
+    return f"RUN printf '%s\\n' {' '.join(map(shlex.quote, text.splitlines()))} > {path} && chmod 755 {path}"
 
 
 def _ignored(catalogue: Catalogue) -> list[str]:

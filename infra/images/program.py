@@ -3,7 +3,7 @@
 import tempfile
 from pathlib import Path
 
-from infra.images.archive import write_archive
+from infra.images.archive import describe, write_archive
 from infra.images.layer import LayerWriter
 
 NOBODY = "65532:65532"
@@ -15,4 +15,4 @@ def write_program_image(program: Path, reference: str, archive: Path) -> None:
         with LayerWriter(Path(folder) / "layer.tar.gz") as writer:
             writer.file(program, f"/{program.name}")
         config = {"User": NOBODY, "Entrypoint": [f"/{program.name}"], "WorkingDir": "/"}
-        write_archive(archive, reference, [writer.layer], config)
+        write_archive(archive, reference, describe([writer.layer], config))

@@ -7,7 +7,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-from infra.images.archive import write_archive
+from infra.images.archive import describe, write_archive
 from infra.images.layer import Layer, LayerWriter
 
 
@@ -24,7 +24,8 @@ def read(path: Path) -> dict[str, bytes]:
 
 def test_from_the_index_to_the_layers_all_is_there_under_its_digest(tmp_path: Path) -> None:
     layers = [layer(tmp_path, "one"), layer(tmp_path, "two")]
-    digest = write_archive(tmp_path / "image.tar", "localhost/two:1", layers, {"User": "10001:10001"})
+    image = describe(layers, {"User": "10001:10001"})
+    write_archive(tmp_path / "image.tar", "localhost/two:1", image)
     files = read(tmp_path / "image.tar")
 
     def follow(described: Any) -> bytes:
@@ -34,7 +35,7 @@ def test_from_the_index_to_the_layers_all_is_there_under_its_digest(tmp_path: Pa
 
     assert json.loads(files["oci-layout"])["imageLayoutVersion"] == "1.0.0"
     (entry,) = json.loads(files["index.json"])["manifests"]
-    assert entry["digest"] == digest
+    assert entry["digest"] == image.digest
     assert entry["annotations"]["io.containerd.image.name"] == "localhost/two:1"
     manifest = json.loads(follow(entry))
     config = json.loads(follow(manifest["config"]))
@@ -47,5 +48,5 @@ def test_from_the_index_to_the_layers_all_is_there_under_its_digest(tmp_path: Pa
 def test_two_archives_of_the_same_layers_are_the_same_bytes(tmp_path: Path) -> None:
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
-        write_archive(tmp_path / f"{name}.tar", "localhost/x:1", [layer(tmp_path / name, "one")], {})
+        write_archive(tmp_path / f"{name}.tar", "localhost/x:1", describe([layer(tmp_path / name, "one")], {}))
     assert (tmp_path / "first.tar").read_bytes() == (tmp_path / "second.tar").read_bytes()
