@@ -6,6 +6,7 @@ RECIPE ?= small
 PORT ?= 8080
 GRPC_PORT ?= 50051
 LOOP_EVERY ?=
+TRAINING ?=
 BROKERS ?= 1
 VENV := .venv/bin/python
 # As for the stack: the folder of `make up` is not the cluster's.
@@ -30,11 +31,15 @@ stack: ## the same on real Kafka, Postgres, Valkey and S3, two replicas of each 
 	@$(VENV) -m infra.stack up --model $(MODEL) --brokers $(BROKERS) --port $(PORT) --grpc-port $(GRPC_PORT) \
 	  --state $(if $(filter .state,$(STATE)),.state/stack,$(STATE))
 
-test: ## install what tests need, and run them all but the long faults
+# What cannot run says so before minutes are spent, and a cluster's tests have the machine for themselves.
+test: ## install what tests need, and run them all but the long faults (CLUSTER=skip: without root, no Kubernetes)
 	@$(PYTHON) infra/install/environment.py dev
+	@[ "$$CLUSTER" = skip ] || $(VENV) -m infra.cluster able
 	@$(VENV) -m infra.install.tools browser
 	@$(VENV) -m infra.servers install
 	@$(VENV) -m infra.cluster clients
+	@[ "$$CLUSTER" = skip ] || { $(VENV) -m infra.cluster install && $(VENV) -m infra.kuberay; }
+	@$(VENV) -m pytest -m cluster --dist no tests/infra
 	@$(VENV) -m pytest -m "not faults and not cluster" --numprocesses auto --dist loadgroup
 
 faults: ## all fault scenarios in all forms, then docs/faults.md (an hour)
@@ -49,18 +54,20 @@ cluster: ## a real Kubernetes of one node on this machine: built once (15 minute
 	@$(VENV) -m infra.cluster install
 	@$(VENV) -m infra.cluster up $(CLUSTER_STATE)
 
-deploy: ## Thumbwheel on that cluster: images, chart, stores in it; prints one URL (PORT=  GRPC_PORT=  STATE=)
+deploy: ## Thumbwheel on that cluster: images, chart, stores in it; prints one URL (TRAINING=local|kuberay  PORT=  GRPC_PORT=  STATE=)
 	@$(PYTHON) infra/install/environment.py services predictor
 	@$(VENV) -m infra.servers install
 	@$(VENV) -m infra.cluster install
-	@$(VENV) -m infra.deploy --port $(PORT) --grpc-port $(GRPC_PORT) $(CLUSTER_STATE)
+	@$(if $(TRAINING),$(PYTHON) infra/install/environment.py training)
+	@$(if $(filter kuberay,$(TRAINING)),$(VENV) -m infra.kuberay)
+	@$(VENV) -m infra.deploy --port $(PORT) --grpc-port $(GRPC_PORT) $(if $(TRAINING),--training $(TRAINING)) $(CLUSTER_STATE)
 
 cluster-down: ## end it; nothing of it stays
 	@$(VENV) -m infra.cluster down $(CLUSTER_STATE)
 
 cluster-test: ## the cluster's own tests, on a real one (CLUSTER=skip where none can run)
 	@$(PYTHON) infra/install/environment.py dev
-	@[ "$$CLUSTER" = skip ] || $(VENV) -m infra.cluster install
+	@[ "$$CLUSTER" = skip ] || { $(VENV) -m infra.cluster install && $(VENV) -m infra.kuberay; }
 	@$(VENV) -m pytest -m cluster --dist no tests/infra
 
 check: ## formatting, lint, types, house rules, protos, generated code, the page

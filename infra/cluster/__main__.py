@@ -1,4 +1,4 @@
-"""`python -m infra.cluster install | clients | up | exec | load | status | down`: a real Kubernetes of one node; used by `make cluster`."""
+"""`python -m infra.cluster able | install | clients | up | exec | load | status | down`: a real Kubernetes of one node (`make cluster`)."""
 
 import argparse
 import asyncio
@@ -15,10 +15,11 @@ from infra.cluster import lifecycle
 from infra.cluster.api import connected
 from infra.cluster.components import Components
 from infra.cluster.errors import ClusterError
-from infra.cluster.installation import find_installed, install, install_clients, locate
+from infra.cluster.installation import find_installed, install, install_clients, is_built, locate
 from infra.cluster.layout import Layout
 from infra.cluster.node import Node, import_command, run_first_process
 from infra.cluster.policies.enforcement import Enforcement, apply_table
+from infra.cluster.programs import refuse_unable
 from infra.install.environment import ROOT
 from infra.servers.errors import ServerError
 from infra.supervision import interruption
@@ -28,6 +29,7 @@ from infra.supervision.terminal import SUPERVISOR, Terminal
 Say: TypeAlias = Callable[[str], None]
 STATE = ROOT / ".state" / "cluster"
 HELP = {
+    "able": "whether one can run here: silent, or why not",
     "install": "fetch and build what is missing into the cache",
     "clients": "fetch Helm, the one before it, and kubectl: for tests of the chart",
     "up": "start a new cluster; it runs on",
@@ -79,6 +81,16 @@ def parse(words: list[str]) -> argparse.Namespace:
 def install_all(_layout: Layout, _words: list[str], say: Say) -> int:
     lifecycle.refuse_unable()  # no quarter of an hour of building for who cannot start it then
     install(say)
+    return 0
+
+
+def able(_layout: Layout, _words: list[str], _say: Say) -> int:
+    try:
+        lifecycle.refuse_unable()
+        if not is_built():
+            refuse_unable()
+    except ClusterError as error:
+        raise ClusterError(f"{error}. CLUSTER=skip does without") from error
     return 0
 
 
@@ -150,6 +162,7 @@ def inside(layout: Layout, command: list[str]) -> int:
 
 
 COMMANDS: Mapping[str, Callable[[Layout, list[str], Say], int]] = {
+    "able": able,
     "install": install_all,
     "clients": clients,
     "up": up,

@@ -78,13 +78,18 @@ def install(say: Callable[[str], None]) -> Tools:
         ServerError, ClusterError: something cannot be had here, with what to do.
     """
     tools = locate()
-    if any(not family.home.exists() for family in FAMILIES):
+    if not is_built():
         refuse_unable()
     fill_missing(parts(tools), say)
     if build_caches().exists():
         say(f"removing what only the build needed: {build_caches()}")
         forget_build_caches()
     return tools
+
+
+def is_built() -> bool:
+    """Whether all programs are in the cache."""
+    return all(family.home.exists() for family in FAMILIES)
 
 
 def install_clients(say: Callable[[str], None]) -> None:

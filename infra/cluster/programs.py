@@ -26,16 +26,20 @@ STAMPED = ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version")
 
 @dataclass(frozen=True)
 class Family:
-    """One main package. `sources` holds main.go, `lock` go.mod and go.sum."""
+    """One main package. `lock` holds go.mod and go.sum, `sources` main.go; without sources of ours it is the `package` of a module
+    that the lock names.
+    """
 
     name: str
-    sources: Path
+    sources: Path | None
     lock: Path
+    package: str = "."
 
     @property
     def home(self) -> Path:
         """Where its program is put."""
-        return home("cluster", self.name, self.sources / "main.go", self.lock / "go.mod", self.lock / "go.sum")
+        ours = [self.sources / "main.go"] if self.sources else []
+        return home("cluster", self.name, *ours, self.lock / "go.mod", self.lock / "go.sum")
 
     @property
     def program(self) -> Path:
@@ -56,11 +60,13 @@ def build(family: Family, folder: Path) -> None:
     Raises: ServerError: the build failed, with the last of what it said.
     """
     module = folder / "module"
-    shutil.copytree(family.sources, module)
+    if family.sources:
+        shutil.copytree(family.sources, module)
+    module.mkdir(exist_ok=True)
     for file in ("go.mod", "go.sum"):
         shutil.copy(family.lock / file, module)
     flags = ["-buildvcs=false", "-mod=readonly", "-trimpath", "-ldflags", linker_flags((module / "go.mod").read_text())]
-    command = ["nice", "-n", NICENESS, "go", "build", *flags, "-o", str(folder / family.name), "."]
+    command = ["nice", "-n", NICENESS, "go", "build", *flags, "-o", str(folder / family.name), family.package]
     assignments = [f"{name}={value}" for name, value in environment().items()]
     (build_caches() / "temporary").mkdir(parents=True, exist_ok=True)  # Go does not make this one
     run_steps(f"building {family.name}", [["env", *assignments, *command]], module, BUILD_SECONDS)

@@ -16,6 +16,8 @@ from infra.deploy.doorway import open_door
 from infra.deploy.images import bring_images
 from infra.deploy.inside import Inside
 from infra.deploy.storage import prepare_storage
+from infra.deploy.training import RayMode, bring_operator, prepare_packages, values
+from infra.kuberay import installation as kuberay
 from infra.servers.errors import ServerError
 from infra.supervision import interruption
 from infra.supervision.terminal import SUPERVISOR, Terminal
@@ -30,10 +32,13 @@ def main() -> int:
     parser.add_argument("--state", type=Path, default=STATE, help="the cluster's folder (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8080, help="of the page; 0 picks a free one (default: %(default)s)")
     parser.add_argument("--grpc-port", type=int, default=50051, help="of gRPC (default: %(default)s)")
+    parser.add_argument(
+        "--training", type=RayMode, choices=list(RayMode), help="turns of training too: in one pod, or by KubeRay"
+    )
     options = parser.parse_args()
     interruption.stop_like_ctrl_c()
     try:
-        deploy(Layout(options.state.resolve()), options.port, options.grpc_port)
+        deploy(Layout(options.state.resolve()), options.port, options.grpc_port, options.training)
     except (ClusterError, ServerError, OSError) as error:
         print(f"==> {error}", file=sys.stderr)
         return 1
@@ -42,7 +47,7 @@ def main() -> int:
     return 0
 
 
-def deploy(layout: Layout, port: int, grpc_port: int) -> None:
+def deploy(layout: Layout, port: int, grpc_port: int, training: RayMode | None) -> None:
     """All steps; each changes nothing where it was done before.
 
     Raises:
@@ -54,11 +59,15 @@ def deploy(layout: Layout, port: int, grpc_port: int) -> None:
     if lifecycle.find(layout) is None:
         lifecycle.up(layout, tools, say)
     inside = Inside(layout, tools)
-    tags = bring_images(inside, IMAGES, say)
+    tags = bring_images(inside, [*IMAGES, *(["training"] if training else [])], say, bare=["training"])
     say("namespace (restricted) and volumes")
     inside.run("kubectl", "apply", "--server-side", "-f", "-", said=prepare_storage(layout, release.NAMESPACE))
+    if training:
+        prepare_packages(inside, release.NAMESPACE)
+    if training is RayMode.KUBERAY:
+        bring_operator(inside, kuberay.find_installed(), release.NAMESPACE, say)
     say("installing the chart, until every pod is ready")
-    release.install(inside, tags)
+    release.install(inside, tags, values(training) if training else {})
     say("helm test")
     release.test(inside)
     address, key = release.door_address(inside), release.owner_key(inside)

@@ -1,7 +1,8 @@
 """The chart as a release: installed or upgraded, asked by its own tests, opened with a first key."""
 
 import json
-from pathlib import Path
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from infra.cluster.errors import ClusterError
 from infra.deploy.images import REPOSITORY
@@ -14,17 +15,19 @@ NAME = NAMESPACE = "thumbwheel"
 INSTALL_SECONDS = 300
 
 
-def install(inside: Inside, tags: dict[str, str], values: Path = VALUES) -> None:
-    """Install or upgrade, and wait until every pod is ready.
+def install(inside: Inside, tags: Mapping[str, str], more: Mapping[str, object] = MappingProxyType({})) -> None:
+    """Install or upgrade, and wait until every pod is ready. `more`: values over those of the evaluation.
 
     Raises:
         ClusterError: it did not get ready, with what the pods say.
     """
     said = [f"images.{name}.repository={REPOSITORY}-{name},images.{name}.tag={tag}" for name, tag in tags.items()]
-    words = ["helm", "upgrade", "--install", NAME, str(CHART), "--namespace", NAMESPACE, "--values", str(values)]
+    words = ["helm", "upgrade", "--install", NAME, str(CHART), "--namespace", NAMESPACE]
+    words += ["--values", str(VALUES), "--values", "-"]
     words += [word for each in said for word in ("--set-string", each)]
+    words += ["--wait", "--timeout", f"{INSTALL_SECONDS}s"]
     try:
-        inside.run(*words, "--wait", "--timeout", f"{INSTALL_SECONDS}s", seconds=INSTALL_SECONDS + 60)
+        inside.run(*words, said=json.dumps(dict(more)), seconds=INSTALL_SECONDS + 60)
     except ClusterError as error:
         raise ClusterError(f"{error}\n{_state_of_pods(inside)}") from error
 

@@ -52,6 +52,12 @@ def unpacked(archive: Path, folder: Path) -> dict[str, object]:
         return config
 
 
+def name_the_clone(root: Path) -> list[str]:
+    """Files that would be others if the image were built in another clone."""
+    found = subprocess.run(["grep", "-rlF", str(ROOT), str(root)], capture_output=True, text=True, check=False)
+    return found.stdout.splitlines()
+
+
 def entrance(root: Path) -> list[str]:
     """What runs a program in there as the image's user; with its own /proc, by which programs find what lies beside them."""
     own = ["unshare", "--mount", "--pid", "--fork"]
@@ -71,6 +77,7 @@ def test_what_runs_in_an_image_has_all_that_it_imports_and_is_nobody(name: str, 
     root.mkdir()
     config = unpacked(archive, root)
     assert config["User"] == "10001:10001"
+    assert name_the_clone(root) == []
     environment = dict(pair.split("=", 1) for pair in config["Env"])  # type: ignore[attr-defined]
     services = [path.name for path in image.paths if (ROOT / path / "__main__.py").exists()]
     modules = [f"services.{service}.__main__" for service in services]
@@ -94,6 +101,7 @@ def test_the_programs_of_the_stores_run_in_their_image_without_anything_of_ours_
     assert archive.stat().st_size < 250 * MEGABYTE
     root.mkdir()
     config = unpacked(archive, root)
+    assert name_the_clone(root) == []
     environment = dict(pair.split("=", 1) for pair in config["Env"])  # type: ignore[attr-defined]
     programs = IMAGE.programs
     # Not where this test looks for it: its name has the processor in it.

@@ -1,0 +1,94 @@
+"""Training on the cluster of this machine: KubeRay's operator, and the packages, six gigabytes of them, out of .venv by a volume.
+
+Elsewhere pods take them from the training image; here each new cluster would have to load it, for minutes.
+"""
+
+import json
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+
+from infra.cluster.layout import NODE
+from infra.cluster.node import import_command
+from infra.deploy.inside import Inside
+from infra.kuberay.installation import Operator
+from infra.kuberay.objects import NAME, NAMESPACE, operator_objects
+
+PACKAGES, PLACE = "packages", "/packages"
+OPERATOR_SECONDS = 60
+
+
+class RayMode(StrEnum):
+    """As the chart's `ray.mode`."""
+
+    LOCAL = "local"
+    KUBERAY = "kuberay"
+
+
+def values(mode: RayMode) -> dict[str, object]:
+    """For the chart: a turn of nano, with the packages where the volume is."""
+    return {
+        "training": {
+            "enabled": True,
+            "recipe": "nano",
+            "extraVolumes": [{"name": PACKAGES, "persistentVolumeClaim": {"claimName": PACKAGES, "readOnly": True}}],
+            "extraVolumeMounts": [{"name": PACKAGES, "mountPath": PLACE, "readOnly": True}],
+            "extraEnv": [{"name": "PYTHONPATH", "value": f"{PLACE}:/app:/app/gen"}],
+        },
+        "ray": {"mode": str(mode)},
+    }
+
+
+def prepare_packages(inside: Inside, namespace: str) -> None:
+    """The volume and its claim; bytecode first, as no pod could keep it."""
+    site = Path(sysconfig.get_path("purelib"))
+    subprocess.run(
+        [sys.executable, "-m", "compileall", "-q", "-j", "0", str(site)], check=False, stdout=subprocess.DEVNULL
+    )
+    inside.run("kubectl", "apply", "--server-side", "-f", "-", said=packages_volume(site, namespace))
+
+
+def packages_volume(site: Path, namespace: str) -> str:
+    """The objects, for kubectl: many pods read them."""
+    size = {"storage": "20Gi"}
+    on_node = {"key": "kubernetes.io/hostname", "operator": "In", "values": [NODE]}
+    volume = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": PACKAGES},
+        "spec": {
+            "storageClassName": "",
+            "capacity": size,
+            "accessModes": ["ReadOnlyMany"],
+            "claimRef": {"namespace": namespace, "name": PACKAGES},
+            "persistentVolumeReclaimPolicy": "Retain",
+            "local": {"path": str(site)},
+            "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [on_node]}]}},
+        },
+    }
+    claim = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": PACKAGES, "namespace": namespace},
+        "spec": {
+            "storageClassName": "",
+            "volumeName": PACKAGES,
+            "accessModes": ["ReadOnlyMany"],
+            "resources": {"requests": size},
+        },
+    }
+    return json.dumps({"apiVersion": "v1", "kind": "List", "items": [volume, claim]})
+
+
+def bring_operator(inside: Inside, operator: Operator, namespace: str, say: Callable[[str], None]) -> None:
+    """Definitions, rights and the operator; returns when it watches the namespace."""
+    say("KubeRay's operator")
+    inside.run(*import_command(operator.archive))
+    # Server-side: they are larger than what kubectl could note in an annotation.
+    inside.run("kubectl", "apply", "--server-side", "-f", str(operator.definitions), "-f", str(operator.role))
+    inside.run("kubectl", "apply", "--server-side", "-f", "-", said=operator_objects(namespace))
+    where = ["--namespace", NAMESPACE, f"deployment/{NAME}", f"--timeout={OPERATOR_SECONDS}s"]
+    inside.run("kubectl", "rollout", "status", *where)

@@ -1,0 +1,24 @@
+"""`python -m infra.kuberay`: builds the operator into the cache; used by `make deploy TRAINING=kuberay` and by tests."""
+
+import sys
+from functools import partial
+
+from infra.cluster.errors import ClusterError
+from infra.kuberay.installation import install
+from infra.servers.errors import ServerError
+from infra.supervision import interruption
+from infra.supervision.terminal import SUPERVISOR, Terminal
+
+
+def main() -> None:
+    interruption.stop_like_ctrl_c()
+    try:
+        install(partial(Terminal().say, SUPERVISOR))
+    except (ClusterError, ServerError) as error:
+        sys.exit(f"==> {error}")
+    except KeyboardInterrupt:
+        interruption.leave()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""Pods of training have the packages of .venv by a volume that none of them writes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from infra.deploy.training import PACKAGES, RayMode, packages_volume, values
+
+
+def objects() -> dict[str, dict[str, Any]]:
+    return {item["kind"]: item for item in json.loads(packages_volume(Path("/venv/site-packages"), "chat"))["items"]}
+
+
+def test_the_claim_and_its_volume_know_only_each_other() -> None:
+    volume, claim = objects()["PersistentVolume"], objects()["PersistentVolumeClaim"]
+    assert volume["spec"]["local"] == {"path": "/venv/site-packages"}
+    assert volume["spec"]["claimRef"] == {"namespace": "chat", "name": PACKAGES}
+    assert (claim["spec"]["volumeName"], claim["metadata"]["namespace"]) == (volume["metadata"]["name"], "chat")
+    assert volume["spec"]["accessModes"] == claim["spec"]["accessModes"] == ["ReadOnlyMany"]
+
+
+def test_the_pods_mount_it_read_only_where_they_look_for_packages() -> None:
+    said: dict[str, Any] = values(RayMode.KUBERAY)
+    (mount,), (volume,) = said["training"]["extraVolumeMounts"], said["training"]["extraVolumes"]
+    assert mount["readOnly"]
+    assert volume["persistentVolumeClaim"]["readOnly"]
+    assert said["training"]["extraEnv"][0]["value"].split(":")[0] == mount["mountPath"]
+    assert said["ray"] == {"mode": "kuberay"}
