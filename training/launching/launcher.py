@@ -16,10 +16,12 @@ from training.launching.ray_job import RAY_JOBS, RayJob, filled, parse
 
 PODS, RAY_CLUSTERS = "api/v1/pods", "apis/ray.io/v1/rayclusters"
 POLL_SECONDS, GONE_SECONDS = 5.0, 300.0
+TAKEN_UP_SECONDS = 20.0  # an operator that runs does it within one
 REPEAT_SECONDS = 60.0  # a notice is renewed so often: whoever looks sees that somebody still waits
 NOT_YET = "the pods of the turn are starting"
 QUEUED = "it waits to be admitted by its queue"
 NOT_TAKEN_UP = "the KubeRay operator has not taken it up"
+BEFORE_PODS = (QUEUED, NOT_TAKEN_UP)  # whoever has ended has got over these
 
 
 Result = TypeVar("Result")
@@ -96,6 +98,8 @@ class Launcher:
             if seen is None or seen.uid != job.uid or seen.deleted:
                 return self._fail("somebody deleted its RayJob")
             job = seen
+        if self._hindrance in BEFORE_PODS:
+            self._hindrance = ""
         if job.succeeded:
             self._say(f"{job.name}: ended")
             return True
@@ -133,7 +137,7 @@ class Launcher:
             self._say(f"not seen: {error}")
             return
         # What was seen last explains an end: the pods are gone by then. What a turn has got over does not.
-        got_over = job.begun or self._hindrance in (QUEUED, NOT_TAKEN_UP)
+        got_over = job.begun or self._hindrance in BEFORE_PODS
         self._hindrance = found or ("" if got_over else self._hindrance)
         if job.begun:
             self._mention(found)
@@ -144,7 +148,8 @@ class Launcher:
         if job.suspended or job.deployment in ("Suspended", "Suspending"):
             return QUEUED
         if not job.cluster:
-            return "" if job.deployment else NOT_TAKEN_UP
+            late = self._clock.now() - job.created > timedelta(seconds=TAKEN_UP_SECONDS)
+            return NOT_TAKEN_UP if late and not job.deployment else ""
         pods = self._api.select(PODS, f"ray.io/cluster={job.cluster}")
         pods += self._api.select(PODS, f"job-name={job.name}")
         return hindrance(self._api.read(RAY_CLUSTERS, job.cluster), pods)
