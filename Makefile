@@ -38,6 +38,7 @@ test: ## install what tests need, and run them all but the long faults (CLUSTER=
 	@$(VENV) -m infra.install.tools browser
 	@$(VENV) -m infra.servers install
 	@$(VENV) -m infra.cluster clients
+	@$(VENV) -m infra.definitions
 	@[ "$$CLUSTER" = skip ] || { $(VENV) -m infra.cluster install && $(VENV) -m infra.kuberay; }
 	@$(VENV) -m pytest -m cluster --dist no tests/infra
 	@$(VENV) -m pytest -m "not faults and not cluster" --numprocesses auto --dist loadgroup

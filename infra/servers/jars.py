@@ -1,4 +1,4 @@
-"""Kafka's jars: fetched by Maven as the pom says, and each checked against the committed list, so that no other ever runs."""
+"""Jars, above all Kafka's: fetched by Maven as the pom says, and each checked against the committed list, so that no other ever runs."""
 
 import hashlib
 import shutil
@@ -10,10 +10,11 @@ from infra.servers.steps import run_steps
 PLUGIN = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
 DOWNLOAD_SECONDS = 1800.0
 REPOSITORY = "repository"
+KAFKA = "Kafka's jars"
 
 
-def fetch_jars(pom: Path, list_file: Path, folder: Path) -> None:
-    """Fill the folder with exactly the jars of the list.
+def fetch_jars(pom: Path, list_file: Path, folder: Path, what: str = KAFKA) -> None:
+    """Fill the folder with exactly the jars of the list; `what` they are, for people.
 
     Raises:
         ServerError: no Maven, no download, or a jar that is not as it was.
@@ -21,17 +22,17 @@ def fetch_jars(pom: Path, list_file: Path, folder: Path) -> None:
     maven = shutil.which("mvn")
     if not maven:
         raise ServerError(
-            "Kafka's jars are fetched by Maven, which is not on PATH: install it (Debian: apt-get install maven; "
+            f"{what} are fetched by Maven, which is not on PATH: install it (Debian: apt-get install maven; "
             "any other machine: Maven's archive needs no root), then run this again"
         )
     repository = folder / REPOSITORY
     command = [maven, "-q", "-B", "-f", str(pom), f"-Dmaven.repo.local={repository}", PLUGIN]
-    run_steps("fetching Kafka's jars", [[*command, f"-DoutputDirectory={folder}"]], folder, DOWNLOAD_SECONDS)
+    run_steps(f"fetching {what}", [[*command, f"-DoutputDirectory={folder}"]], folder, DOWNLOAD_SECONDS)
     shutil.rmtree(repository)
-    check_jars(list_file, folder)
+    check_jars(list_file, folder, what)
 
 
-def check_jars(list_file: Path, folder: Path) -> None:
+def check_jars(list_file: Path, folder: Path, what: str = KAFKA) -> None:
     """Compare the folder with the list.
 
     Raises:
@@ -41,4 +42,4 @@ def check_jars(list_file: Path, folder: Path) -> None:
     listed = {name: sha256 for sha256, name in lines}
     found = {jar.name: hashlib.sha256(jar.read_bytes()).hexdigest() for jar in folder.glob("*.jar")}
     if wrong := sorted(name for name in listed.keys() | found.keys() if listed.get(name) != found.get(name)):
-        raise ServerError(f"Kafka's jars are not those of {list_file.name}: {', '.join(wrong)}")
+        raise ServerError(f"{what} are not those of {list_file.name}: {', '.join(wrong)}")

@@ -1,0 +1,23 @@
+"""`python -m infra.definitions`: fetches the definitions into the cache; used by `make test`."""
+
+import sys
+from functools import partial
+
+from infra.definitions.installation import install
+from infra.servers.errors import ServerError
+from infra.supervision import interruption
+from infra.supervision.terminal import SUPERVISOR, Terminal
+
+
+def main() -> None:
+    interruption.stop_like_ctrl_c()
+    try:
+        install(partial(Terminal().say, SUPERVISOR))
+    except ServerError as error:
+        sys.exit(f"==> {error}")
+    except KeyboardInterrupt:
+        interruption.leave()
+
+
+if __name__ == "__main__":
+    main()

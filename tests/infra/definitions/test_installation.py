@@ -1,0 +1,25 @@
+"""Every definition that tests apply is there, whole, with the version that the chart writes."""
+
+import pytest
+import yaml
+
+from infra.definitions.installation import find_installed
+
+WRITTEN = {
+    "gateway-api": {"GRPCRoute": "v1", "HTTPRoute": "v1"},
+    "keda": {"ScaledObject": "v1alpha1"},
+    "kserve-0_15": {"InferenceService": "v1beta1", "ServingRuntime": "v1alpha1"},
+    "kserve-0_20": {"InferenceService": "v1beta1", "ServingRuntime": "v1alpha1"},
+    "prometheus-operator": {"PodMonitor": "v1", "PrometheusRule": "v1"},
+    "strimzi": {"Kafka": "v1", "KafkaNodePool": "v1", "KafkaTopic": "v1", "KafkaUser": "v1"},
+}
+
+
+@pytest.mark.parametrize("maker", WRITTEN)
+def test_a_makers_definitions_serve_the_versions_that_the_chart_writes(maker: str) -> None:
+    found = {}
+    for path in (find_installed() / maker).iterdir():
+        spec = yaml.load(path.read_text(), yaml.CSafeLoader)["spec"]
+        found[spec["names"]["kind"]] = {version["name"] for version in spec["versions"] if version["served"]}
+    assert found.keys() == WRITTEN[maker].keys()
+    assert all(version in found[kind] for kind, version in WRITTEN[maker].items())

@@ -1,0 +1,56 @@
+"""What a module brings is compared with the lock, and only the named files of it stay."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from infra.definitions.installation import MODULES
+from infra.definitions.modules import Module, fetch_definitions, read_modules
+from infra.servers.errors import ServerError
+
+MODULE = Module("things", "example.test/things", "v1.2.3", "h1:right", ["crd/thing.yaml"])
+
+
+@pytest.fixture
+def answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """What a `go` of ours says; a test may change it before it is asked."""
+    sources = tmp_path / "sources"
+    (sources / "crd").mkdir(parents=True)
+    for name in ("thing", "other"):
+        (sources / "crd" / f"{name}.yaml").write_text(name)
+    told = {"Dir": str(sources), "Sum": "h1:right"}
+    go = tmp_path / "bin" / "go"
+    go.parent.mkdir()
+    go.write_text(f"#!/bin/sh\ncat {tmp_path}/answer.json\n")
+    go.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{go.parent}:{os.environ['PATH']}")
+    return told
+
+
+def fetch(tmp_path: Path, told: dict[str, str]) -> Path:
+    (tmp_path / "answer.json").write_text(json.dumps(told))
+    fetch_definitions(MODULE, tmp_path / "modules", tmp_path / "found")
+    return tmp_path / "found"
+
+
+def test_the_named_files_are_copied_and_no_other(tmp_path: Path, answer: dict[str, str]) -> None:
+    assert {path.name: path.read_text() for path in fetch(tmp_path, answer).iterdir()} == {"thing.yaml": "thing"}
+
+
+def test_another_content_than_the_lock_says_is_refused(tmp_path: Path, answer: dict[str, str]) -> None:
+    with pytest.raises(ServerError, match=r"things v1\.2\.3 is h1:wrong, not what the lock says: h1:right"):
+        fetch(tmp_path, answer | {"Sum": "h1:wrong"})
+    assert not (tmp_path / "found").exists()
+
+
+def test_what_cannot_be_had_is_said_in_gos_words(tmp_path: Path, answer: dict[str, str]) -> None:
+    with pytest.raises(ServerError, match=r"things v1\.2\.3 cannot be had: no such module"):
+        fetch(tmp_path, {"Error": "no such module"})
+
+
+def test_the_lock_names_each_module_with_version_hash_and_files() -> None:
+    modules = read_modules(MODULES)
+    assert {module.name.partition("-")[0] for module in modules} == {"kserve", "keda", "gateway", "prometheus"}
+    assert all(module.sum.startswith("h1:") and module.version.startswith("v") and module.files for module in modules)
