@@ -183,11 +183,11 @@ def _one_turn(options: argparse.Namespace) -> int:
     with ExitStack() as stack:
         stack.enter_context(exclusive(options.state / "loop", f"recipe {options.recipe}", options.patience))
         display = _display(stack)
-        feedback = stack.enter_context(closing(FeedbackLog(options.feedback, _tls(options))))
+        feedback = stack.enter_context(closing(FeedbackLog(options.feedback, _tls(options), options.patience)))
         rollout = (
             None
             if options.no_rollout
-            else stack.enter_context(closing(RolloutClient(options.generator, _tls(options))))
+            else stack.enter_context(closing(RolloutClient(options.generator, _tls(options), options.patience)))
         )
         around = Surroundings(
             state=options.state.absolute(),
@@ -291,7 +291,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_seconds,
         default=0.0,
         metavar="2m",
-        help="how long to wait for a loop that runs on this state",
+        help="how long to wait for a loop that runs on this state, or a service that is away",
     )
     turn.add_argument(
         "--scheduled", action="store_true", help="as a clock starts it: too little feedback is no failure"

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -21,10 +21,12 @@ from infra.deploy.inside import Inside
 from tests.infra.deploy.people import committed, keys, people_rate, people_rate_while
 from tests.journeys.client import Client, text_of
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(3600)]
 NAMESPACE = ["--namespace", release.NAMESPACE]
-CRON_JOB, JOB = f"{release.NAME}-training", "turn-1"
-THUMBS, FILL_SECONDS, COMMIT_SECONDS, TURN_SECONDS = 400, 400.0, 120.0, 1200.0
+CRON_JOB, JOB, SECOND = f"{release.NAME}-training", "turn-1", "turn-2"
+TRAINING = ("sft", "reward_model", "judge", "health", "ppo")
+# As for a machine that others use too.
+THUMBS, FILL_SECONDS, COMMIT_SECONDS, STEP_SECONDS, TURN_SECONDS = 400, 900.0, 180.0, 300.0, 1500.0
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +63,13 @@ def metrics(inside: Inside) -> str:
     return inside.run(*where, "python3", "-c", code)
 
 
-def begin(inside: Inside, name: str) -> None:
-    """As a person does it, without waiting for the night."""
-    inside.run("kubectl", *NAMESPACE, "create", "job", f"--from=cronjob/{CRON_JOB}", name)
+def begin(inside: Inside, name: str, *, impatient: bool = False) -> None:
+    """As a person does it, without waiting for the night; one who does not wait for another turn either."""
+    words = ["create", "job", f"--from=cronjob/{CRON_JOB}", name, "--dry-run=client", "-o", "json"]
+    made = json.loads(inside.run("kubectl", *NAMESPACE, *words))
+    (container,) = made["spec"]["template"]["spec"]["containers"]
+    container["args"] += ["--patience", "1s"] if impatient else []
+    inside.run("kubectl", *NAMESPACE, "create", "-f", "-", said=json.dumps(made))
 
 
 def job(inside: Inside, name: str) -> Any:
@@ -89,6 +95,34 @@ def wait_ended(inside: Inside, name: str, seconds: float) -> str:
         assert time.monotonic() < end, log(inside, name)
         time.sleep(2)
     return found
+
+
+def pods_of(inside: Inside, name: str) -> list[Any]:
+    said = inside.run("kubectl", *NAMESPACE, "get", "pods", "--selector", f"job-name={name}", "-o", "json")
+    found: list[Any] = json.loads(said)["items"]
+    return found
+
+
+def kill_its_pod_while_it_trains(inside: Inside) -> None:
+    """Without a word, and wait until the next one has taken the turn up."""
+    wait_until(lambda: shown(inside).get("step") in TRAINING, STEP_SECONDS)
+    (pod,) = pods_of(inside, JOB)
+    name = pod["metadata"]["name"]
+    inside.run("kubectl", *NAMESPACE, "delete", "pod", name, "--grace-period=0", "--force")
+    wait_until(
+        lambda: any(
+            each["metadata"]["name"] != name and each["status"]["phase"] == "Running" and "resumed" in log(inside, JOB)
+            for each in pods_of(inside, JOB)
+        ),
+        STEP_SECONDS,
+    )
+
+
+def wait_until(holds: Callable[[], bool], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(1)
 
 
 def wait_committed(inside: Inside, rows: int) -> None:
@@ -118,8 +152,14 @@ def test_thumbs_become_a_version_that_is_tried_promoted_and_answers(inside: Insi
     assert given.thumbs == THUMBS
     wait_committed(inside, given.events)
     begin(inside, JOB)
+    kill_its_pod_while_it_trains(inside)
+    begin(inside, SECOND, impatient=True)
+    assert wait_ended(inside, SECOND, STEP_SECONDS) == "Failed"
+    assert "a loop runs already: process 1, recipe nano, since 20" in log(inside, SECOND)
+    assert len(pods_of(inside, SECOND)) == 1, "it was tried again"
     trial = people_rate_while(inside, people, lambda: not ended(inside, JOB), TURN_SECONDS)
     assert wait_ended(inside, JOB, 60) == "Complete", log(inside, JOB)
+    assert "resumed with" in log(inside, JOB)
     status = shown(inside)
     assert (status["run"], status["result"]) == ("nano-1", "promoted"), status
     assert trial.by_version.get("nano-1", 0) > 0
