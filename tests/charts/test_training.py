@@ -1,16 +1,18 @@
 """Turns of the loop, by the clock: their words are what training itself understands, and every pod has only what it needs."""
 
+import re
 from typing import Any
 
 import pytest
 
+from infra.install.environment import ROOT
 from tests.charts.rendering import component, of_kind, pods, ray_job, render
 from training.__main__ import _parser as training_parser
 from training.data.bucket import bucket_place
 from training.launching.__main__ import _parser as launcher_parser
 
 LOCAL, RAY = "one-node-values.yaml", "ray-values.yaml"
-EVALUATION = ("evaluation-values.yaml", "training.enabled=true", "training.recipe=nano")
+EVALUATION = ("evaluation-values.yaml", "training.enabled=true")
 LOOP_PODS = {LOCAL: "training/CronJob", RAY: "training/RayJob"}
 every_mode = pytest.mark.parametrize("values", LOOP_PODS)
 
@@ -155,6 +157,11 @@ def test_a_ray_job_is_as_kuberay_was_seen_to_need_it() -> None:
     assert workers["template"]["spec"]["nodeSelector"] == {"pool": "gpu"}
     assert "securityContext" in only(spec["submitterPodTemplate"])
     assert {volume["name"] for volume in spec["submitterPodTemplate"]["spec"]["volumes"]} == {"tmp"}
+
+
+def test_the_version_of_ray_is_that_of_the_image() -> None:
+    locked = re.findall(r"^ray==(\S+)", (ROOT / "locks" / "training.txt").read_text(), re.MULTILINE)
+    assert [ray_job(render(RAY))["spec"]["rayClusterSpec"]["rayVersion"]] == locked
 
 
 def test_workers_come_and_go_with_the_autoscaler_and_stay_without() -> None:

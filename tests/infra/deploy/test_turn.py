@@ -157,6 +157,8 @@ def test_thumbs_become_a_version_that_is_tried_promoted_and_answers(inside: Insi
     assert wait_ended(inside, SECOND, STEP_SECONDS) == "Failed"
     assert "a loop runs already: process 1, recipe nano, since 20" in log(inside, SECOND)
     assert len(pods_of(inside, SECOND)) == 1, "it was tried again"
+    # Nobody's thumbs are needed before.
+    wait_until(lambda: shown(inside).get("step") == "canary" or bool(ended(inside, JOB)), TURN_SECONDS)
     trial = people_rate_while(inside, people, lambda: not ended(inside, JOB), TURN_SECONDS)
     assert wait_ended(inside, JOB, 60) == "Complete", log(inside, JOB)
     assert "resumed with" in log(inside, JOB)
