@@ -16,6 +16,8 @@ VALUES = CHART / "ci"
 Object = Mapping[str, Any]
 RUNNING = ("Deployment", "StatefulSet", "Job")
 OPERATORS = (
+    "kafka.strimzi.io/v1/Kafka",
+    "keda.sh/v1alpha1/ScaledObject",
     "monitoring.coreos.com/v1/PodMonitor",
     "monitoring.coreos.com/v1/PrometheusRule",
     "ray.io/v1/RayJob",

@@ -32,6 +32,22 @@ WRONG = {
     "routes without a Gateway": ("door.gatewayApi.enabled=true", "door.gatewayApi.gateway"),
     "rules where no operator is": ("monitoring.rules.enabled=true", "monitoring.rules.enabled"),
     "monitors where no operator is": ("monitoring.podMonitors.enabled=true", "monitoring.podMonitors.enabled"),
+    "both scalers": (
+        "services.session.autoscaling.enabled=true,services.session.keda.enabled=true,services.session.keda.triggers[0].type=cpu",
+        "services.session.keda.enabled",
+    ),
+    "KEDA without a trigger": ("services.session.keda.enabled=true", "services.session.keda.triggers"),
+    "KEDA where there is none": (
+        "services.session.keda.enabled=true,services.session.keda.triggers[0].type=cpu",
+        "services.session.keda.enabled",
+    ),
+    "a spool that KEDA scales": (
+        "services.feedback.keda.enabled=true,services.feedback.keda.triggers[0].type=cpu",
+        "services.feedback.keda",
+    ),
+    "an authority in no secret": ("kafka.existingSecret=,kafka.securityProtocol=SSL", "kafka.caSecret"),
+    "brokers that are there and brokers of Strimzi": ("kafka.strimzi.enabled=true", "kafka.bootstrap"),
+    "more in sync than there are": ("kafka.topics.minInsyncReplicas=4", "kafka.topics.minInsyncReplicas"),
     "GitOps with generated keys": ("gitops=true,secrets.existing=", "secrets.existing"),
     "turns as RayJobs where no operator is": ("training.enabled=true,ray.mode=kuberay", "ray.mode"),
     "a recipe that is none": ("training.recipe=large", "recipe"),
@@ -84,3 +100,16 @@ def test_helm_finds_nothing_to_complain_about(values: str) -> None:
     no_operator = "monitoring.podMonitors.enabled=false,monitoring.rules.enabled=false,training.enabled=false"
     done = helm("lint", "--strict", str(CHART), "-f", str(VALUES / values), "--set", no_operator)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+STRIMZI = {
+    "where there is none": ("gitops=false", "kafka.strimzi.enabled"),
+    "with fewer brokers than replicas": ("kafka.strimzi.brokers=2", "kafka.topics.replicationFactor"),
+    "with a protocol of one's own": ("kafka.securityProtocol=SSL", "kafka.securityProtocol"),
+}
+
+
+@pytest.mark.parametrize("case", STRIMZI)
+def test_strimzi_is_refused_by_name(case: str) -> None:
+    said, named = STRIMZI[case]
+    assert f"{named}: " in refusal("strimzi-values.yaml", said)

@@ -73,7 +73,7 @@ min_insync_replicas: {{ .topics.minInsyncReplicas }}
 {{ include "thumbwheel.fromSecret" (list (printf "%sVALKEY_SECRET" $prefix) (include "thumbwheel.secret" $root) "valkey-secret") }}
 {{- end }}
 {{- if and $facts.kafka (hasPrefix "SASL" $stores.kafka.securityProtocol) }}
-{{ include "thumbwheel.fromSecret" (list (printf "%sKAFKA_USERNAME" $prefix) $stores.kafka.existingSecret "username") }}
+{{ with $stores.kafka.username }}{{ dict "name" (printf "%sKAFKA_USERNAME" $prefix) "value" . | list | toYaml }}{{ else }}{{ include "thumbwheel.fromSecret" (list (printf "%sKAFKA_USERNAME" $prefix) $stores.kafka.existingSecret "username") }}{{ end }}
 {{ include "thumbwheel.fromSecret" (list (printf "%sKAFKA_PASSWORD" $prefix) $stores.kafka.existingSecret "password") }}
 {{- end }}
 {{- if $facts.objects }}

@@ -15,5 +15,12 @@ feedback: {port: 50056, database: feedback, calls: [], keys: [principal-key, mas
 {{- mustMergeOverwrite (deepCopy $root.Values.serviceDefaults) (deepCopy (default dict (index $root.Values.services (index . 1)))) | toYaml -}}
 {{- end -}}
 
+{{/* Who decides how many replicas there are: autoscaling or keda; empty: `replicas`. Takes the values of one service. */}}
+{{- define "thumbwheel.scaler" -}}{{ if .autoscaling.enabled }}autoscaling{{ else if .keda.enabled }}keda{{ end }}{{- end -}}
+
+{{/* How many there are at least and at most. */}}
+{{- define "thumbwheel.least" -}}{{ with include "thumbwheel.scaler" . }}{{ (index $ .).minReplicas }}{{ else }}{{ .replicas }}{{ end }}{{- end -}}
+{{- define "thumbwheel.most" -}}{{ with include "thumbwheel.scaler" . }}{{ (index $ .).maxReplicas }}{{ else }}{{ .replicas }}{{ end }}{{- end -}}
+
 {{/* Metrics stand this far above the gRPC port. */}}
 {{- define "thumbwheel.metricsPort" -}}{{ add 1000 . }}{{- end -}}

@@ -31,6 +31,21 @@ valkey: {port: 6379, fact: valkey, secret: valkey-password, ready: {exec: {comma
       "kafka" (mustMergeOverwrite (deepCopy .Values.kafka) $kafka)
       "objectStore" (mustMergeOverwrite (deepCopy .Values.objectStore) $secret $objects) | toYaml -}}
 {{- else -}}
-{{- pick .Values "database" "kafka" "objectStore" "valkey" | toYaml -}}
+{{- $kafka := .Values.kafka.strimzi.enabled | ternary (include "thumbwheel.strimziKafka" . | fromYaml) dict -}}
+{{- dict "database" .Values.database "kafka" (mustMergeOverwrite (deepCopy .Values.kafka) $kafka)
+      "objectStore" .Values.objectStore "valkey" .Values.valkey | toYaml -}}
 {{- end -}}
+{{- end -}}
+
+{{/* Where the brokers of `kafka.strimzi` are, and who feedback is for them: as Strimzi names its services and secrets. */}}
+{{- define "thumbwheel.strimziKafka" -}}
+{{- $cluster := include "thumbwheel.fullname" . -}}
+{{- $user := include "thumbwheel.name" (list . "feedback") -}}
+bootstrap: {{ $cluster }}-kafka-bootstrap:9093
+securityProtocol: SASL_SSL
+saslMechanism: SCRAM-SHA-512
+existingSecret: {{ $user }}
+username: {{ $user }}
+caSecret: {{ $cluster }}-cluster-ca-cert
+caKey: ca.crt
 {{- end -}}

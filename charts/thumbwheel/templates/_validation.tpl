@@ -6,19 +6,24 @@
 {{- $stores := include "thumbwheel.stores" . | fromYaml -}}
 {{- if not $stores.database.existingSecret -}}{{ fail "database.existingSecret: a secret with the services' Postgres URLs is needed" }}{{- end -}}
 {{- if not $stores.kafka.bootstrap -}}{{ fail "kafka.bootstrap: host:port of Kafka's brokers is needed" }}{{- end -}}
-{{- if and (hasPrefix "SASL" $v.kafka.securityProtocol) (not $v.kafka.existingSecret) -}}{{ fail "kafka.existingSecret: kafka.securityProtocol needs a secret with username and password" }}{{- end -}}
-{{- if and $v.kafka.caKey (not $v.kafka.existingSecret) -}}{{ fail "kafka.existingSecret: kafka.caKey names a key of that secret" }}{{- end -}}
+{{- include "thumbwheel.validateStrimzi" . -}}
+{{- if and (hasPrefix "SASL" $v.kafka.securityProtocol) (not $stores.kafka.existingSecret) -}}{{ fail "kafka.existingSecret: kafka.securityProtocol needs a secret with username and password" }}{{- end -}}
+{{- if and $v.kafka.caKey (not (or $v.kafka.caSecret $v.kafka.existingSecret)) -}}{{ fail "kafka.caSecret: kafka.caKey names a key of that secret, or of kafka.existingSecret" }}{{- end -}}
 {{- if not $stores.objectStore.endpoint -}}{{ fail "objectStore.endpoint: an S3 store is needed" }}{{- end -}}
 {{- if not $stores.objectStore.existingSecret -}}{{ fail "objectStore.existingSecret: a secret with access-key and secret-key is needed" }}{{- end -}}
 {{- if and $v.gitops (not $v.secrets.existing) -}}{{ fail "secrets.existing: with gitops nothing is generated, so a secret with principal-key, master-key and valkey-secret is needed" }}{{- end -}}
 {{- if eq $v.serving.mode "kserve" -}}{{ fail "serving.mode: kserve is not built yet; deployment is" }}{{- end -}}
 {{- $gateway := include "thumbwheel.values" (list . "gateway") | fromYaml -}}
-{{- $most := $gateway.autoscaling.enabled | ternary $gateway.autoscaling.maxReplicas $gateway.replicas -}}
-{{- if and (gt (int $most) 1) (not $stores.valkey.existingSecret) -}}{{ fail "valkey.existingSecret: more than one gateway needs Valkey for quotas and resuming; or set services.gateway.replicas to 1" }}{{- end -}}
+{{- if and (gt (int (include "thumbwheel.most" $gateway)) 1) (not $stores.valkey.existingSecret) -}}{{ fail "valkey.existingSecret: more than one gateway needs Valkey for quotas and resuming; or set services.gateway.replicas to 1" }}{{- end -}}
 {{- range $name, $given := $v.services -}}
   {{- $values := include "thumbwheel.values" (list $ $name) | fromYaml -}}
-  {{- if and $values.autoscaling.enabled (gt (int $values.autoscaling.minReplicas) (int $values.autoscaling.maxReplicas)) -}}{{ fail (printf "services.%s.autoscaling: minReplicas is above maxReplicas" $name) }}{{- end -}}
-  {{- if and $values.autoscaling.enabled (eq $name "feedback") -}}{{ fail "services.feedback.autoscaling: each replica has a spool of its own; set replicas" }}{{- end -}}
+  {{- with include "thumbwheel.scaler" $values -}}
+    {{- if gt (int (include "thumbwheel.least" $values)) (int (include "thumbwheel.most" $values)) -}}{{ fail (printf "services.%s.%s: minReplicas is above maxReplicas" $name .) }}{{- end -}}
+    {{- if eq $name "feedback" -}}{{ fail (printf "services.feedback.%s: each replica has a spool of its own; set replicas" .) }}{{- end -}}
+  {{- end -}}
+  {{- if and $values.autoscaling.enabled $values.keda.enabled -}}{{ fail (printf "services.%s.keda.enabled: autoscaling.enabled is set too; only one of them may decide" $name) }}{{- end -}}
+  {{- if and $values.keda.enabled (not $values.keda.triggers) -}}{{ fail (printf "services.%s.keda.triggers: KEDA scales by at least one" $name) }}{{- end -}}
+  {{- if and $values.keda.enabled (not (or $v.gitops ($.Capabilities.APIVersions.Has "keda.sh/v1alpha1/ScaledObject"))) -}}{{ fail (printf "services.%s.keda.enabled: the cluster has no ScaledObject (KEDA)" $name) }}{{- end -}}
 {{- end -}}
 {{- if and $v.door.ingress.enabled (not $v.door.ingress.host) -}}{{ fail "door.ingress.host: an ingress needs a host" }}{{- end -}}
 {{- if and $v.door.gatewayApi.enabled (not $v.door.gatewayApi.gateway) -}}{{ fail "door.gatewayApi.gateway: the routes need a Gateway" }}{{- end -}}
@@ -26,11 +31,26 @@
 {{- if and $v.monitoring.rules.enabled (not (or $v.gitops (.Capabilities.APIVersions.Has "monitoring.coreos.com/v1/PrometheusRule"))) -}}{{ fail "monitoring.rules.enabled: the cluster has no PrometheusRule (Prometheus Operator)" }}{{- end -}}
 {{- end -}}
 
+{{/* Brokers that the chart makes, or those that are there: not both. */}}
+{{- define "thumbwheel.validateStrimzi" -}}
+{{- $kafka := .Values.kafka -}}
+{{- if $kafka.strimzi.enabled -}}
+{{- range $name := list "bootstrap" "existingSecret" "username" "caKey" "caSecret" -}}
+  {{- if index $kafka $name -}}{{ fail (printf "kafka.%s: kafka.strimzi.enabled brings its own brokers; say one of the two" $name) }}{{- end -}}
+{{- end -}}
+{{- if ne $kafka.securityProtocol "PLAINTEXT" -}}{{ fail "kafka.securityProtocol: kafka.strimzi.enabled decides it; leave it out" }}{{- end -}}
+{{- if gt (int $kafka.topics.replicationFactor) (int $kafka.strimzi.brokers) -}}{{ fail "kafka.topics.replicationFactor: is above kafka.strimzi.brokers" }}{{- end -}}
+{{- if .Values.evaluation.enabled -}}{{ fail "kafka.strimzi.enabled: evaluation.enabled brings its own Kafka; say one of the two" }}{{- end -}}
+{{- if not (or .Values.gitops (.Capabilities.APIVersions.Has "kafka.strimzi.io/v1/Kafka")) -}}{{ fail "kafka.strimzi.enabled: the cluster has no kafka.strimzi.io/v1 (Strimzi 1.0 or newer)" }}{{- end -}}
+{{- end -}}
+{{- if gt (int $kafka.topics.minInsyncReplicas) (int $kafka.topics.replicationFactor) -}}{{ fail "kafka.topics.minInsyncReplicas: is above kafka.topics.replicationFactor" }}{{- end -}}
+{{- end -}}
+
 {{/* Two answers to where a store is: neither is silently dropped. */}}
 {{- define "thumbwheel.validateEvaluation" -}}
 {{- if .Values.evaluation.enabled -}}
 {{- $v := .Values -}}
-{{- range $name, $given := dict "database.existingSecret" $v.database.existingSecret "kafka.bootstrap" $v.kafka.bootstrap "kafka.existingSecret" $v.kafka.existingSecret "kafka.caKey" $v.kafka.caKey "objectStore.endpoint" $v.objectStore.endpoint "objectStore.existingSecret" $v.objectStore.existingSecret "valkey.existingSecret" $v.valkey.existingSecret -}}
+{{- range $name, $given := dict "database.existingSecret" $v.database.existingSecret "kafka.bootstrap" $v.kafka.bootstrap "kafka.existingSecret" $v.kafka.existingSecret "kafka.caKey" $v.kafka.caKey "kafka.caSecret" $v.kafka.caSecret "objectStore.endpoint" $v.objectStore.endpoint "objectStore.existingSecret" $v.objectStore.existingSecret "valkey.existingSecret" $v.valkey.existingSecret -}}
   {{- if $given -}}{{ fail (printf "%s: evaluation.enabled brings its own stores; say one of the two" $name) }}{{- end -}}
 {{- end -}}
 {{- if ne $v.kafka.securityProtocol "PLAINTEXT" -}}{{ fail "kafka.securityProtocol: the Kafka of evaluation.enabled speaks PLAINTEXT" }}{{- end -}}

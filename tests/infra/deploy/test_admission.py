@@ -1,0 +1,80 @@
+"""Every object of every values file is taken by a real API server as it stands: each field known, also of other operators'
+resources, whose definitions are their makers' own, and no pod beyond the restricted standard.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from infra.cluster import lifecycle
+from infra.cluster.errors import ClusterError
+from infra.cluster.installation import find_installed
+from infra.cluster.layout import Layout
+from infra.definitions.installation import find_installed as find_definitions
+from infra.deploy.inside import Inside
+from infra.deploy.storage import RESTRICTED
+from infra.kuberay.installation import find_installed as find_kuberay
+from tests.charts.rendering import VALUES, Object, ray_job, render
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(300)]
+MAKERS = ("gateway-api", "keda", "kserve-0_20", "prometheus-operator", "strimzi")
+
+
+@pytest.fixture(scope="module")
+def inside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Inside]:
+    """An API server that knows all operators' resources and runs nothing."""
+    if os.environ.get("CLUSTER") == "skip":
+        pytest.skip("CLUSTER=skip: the chart's objects are not shown to a real API server")
+    layout, tools = Layout(tmp_path_factory.mktemp("admission") / "cluster"), find_installed()
+    try:
+        command = [sys.executable, "-m", "infra.cluster", "up", "--state", str(layout.state)]
+        subprocess.run(command, check=True, timeout=120)
+        cluster = Inside(layout, tools)
+        namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "chat", "labels": RESTRICTED}}
+        cluster.run("kubectl", "apply", "-f", "-", said=json.dumps(namespace))
+        define(cluster, [*(find_definitions() / maker for maker in MAKERS), find_kuberay().definitions])
+        yield cluster
+    finally:
+        lifecycle.down(layout)
+
+
+def define(inside: Inside, folders: Sequence[Path]) -> None:
+    files = [word for folder in folders for word in ("-f", str(folder))]
+    inside.run("kubectl", "apply", "--server-side", "--force-conflicts", *files)
+    inside.run("kubectl", "wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+
+
+def try_apply(inside: Inside, objects: Sequence[Object]) -> str:
+    """What the server says; nothing is stored."""
+    listed = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)})
+    command = "kubectl apply --server-side --dry-run=server --validate=strict --namespace chat -f - 2>&1"
+    return inside.run("sh", "-c", command, said=listed)
+
+
+@pytest.mark.parametrize("values", sorted(path.name for path in VALUES.glob("*-values.yaml")))
+def test_every_object_is_taken_and_no_warning_given(inside: Inside, values: str) -> None:
+    objects = [*render(values), *([job] if (job := ray_job(render(values))) else [])]
+    said = try_apply(inside, objects).splitlines()
+    assert [line for line in said if not line.endswith("serverside-applied (server dry run)")] == []
+    assert len(said) == len(objects)
+
+
+@pytest.mark.parametrize("kind", ["KafkaUser", "ScaledObject", "PodMonitor", "HTTPRoute", "RayJob"])
+def test_a_field_that_its_maker_does_not_know_is_refused(inside: Inside, kind: str) -> None:
+    found = {each["kind"]: each for name in ("strimzi", "everything") for each in render(f"{name}-values.yaml")}
+    found = {**found, "RayJob": ray_job(render("ray-values.yaml"))}[kind]
+    with pytest.raises(ClusterError, match="notAField"):
+        try_apply(inside, [{**found, "spec": {**found["spec"], "notAField": 1}}])
+
+
+def test_the_oldest_kserve_takes_what_the_newest_does(inside: Inside) -> None:
+    define(inside, [find_definitions() / "kserve-0_15"])
+    for path in VALUES.glob("*-values.yaml"):
+        served = [found for found in render(path.name) if found["apiVersion"].startswith("serving.kserve.io/")]
+        if served:
+            try_apply(inside, served)
