@@ -2,7 +2,7 @@
 builds from them.
 
 Exit status of loop: 0 the turn ended (promoted, rolled back, refused or passed), 1 an error, 3 another loop runs, 4 not enough
-feedback.
+feedback, 130 told to stop: by Ctrl-C, or by SIGTERM, as a cluster does it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -30,7 +32,7 @@ from training.forgetting import Forgotten, forget
 from training.lineage import Descent, erased_versions, trace
 from training.loop import NotEnoughFeedbackError, Surroundings, reading_text, run_loop
 from training.manifest import ManifestError
-from training.progress import FAILED, Bars, Display, Lines, Step, note_erased
+from training.progress import Bars, Display, Lines, note_erased
 from training.recipes.nano import nano
 from training.recipes.nano_world.brought_up import bring_up, write_texts
 from training.recipes.recipe import TEXTS, LoopConfig, Plan, Recipe
@@ -40,6 +42,7 @@ from training.remote import FeedbackLog, RemoteError, RolloutClient, TlsFiles
 from training.report import write_report
 from training.runs import LoopRunningError, Runs, exclusive
 from training.stages.context import ConfigError, Progress
+from training.status import FAILED, Step
 
 RECIPES: dict[str, Recipe] = {"nano": nano, "small": small}
 NANO = Path(__file__).parent.parent / "models" / "nano"
@@ -70,11 +73,13 @@ def main(arguments: Sequence[str]) -> int:
 def loop(options: argparse.Namespace) -> int:
     """One turn, or one every so often."""
     os.nice(NICENESS)
+    # The first process of a container would not even notice it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     while True:
         began = time.monotonic()
         status = _one_turn(options)
         if options.every is None:
-            return status
+            return 0 if status == TOO_LITTLE and options.scheduled else status
         time.sleep(max(0.0, options.every - (time.monotonic() - began)))
 
 
@@ -176,13 +181,13 @@ def _descents(options: argparse.Namespace) -> list[Descent]:
 
 def _one_turn(options: argparse.Namespace) -> int:
     with ExitStack() as stack:
-        stack.enter_context(exclusive(options.state / "loop", f"recipe {options.recipe}"))
+        stack.enter_context(exclusive(options.state / "loop", f"recipe {options.recipe}", options.patience))
         display = _display(stack)
-        feedback = stack.enter_context(closing(FeedbackLog(options.feedback, _tls(options))))
+        feedback = stack.enter_context(closing(FeedbackLog(options.feedback, _tls(options), options.patience)))
         rollout = (
             None
             if options.no_rollout
-            else stack.enter_context(closing(RolloutClient(options.generator, _tls(options))))
+            else stack.enter_context(closing(RolloutClient(options.generator, _tls(options), options.patience)))
         )
         around = Surroundings(
             state=options.state.absolute(),
@@ -221,7 +226,8 @@ def _recipe(options: argparse.Namespace) -> Recipe:
             config = replace(config, canary=replace(config.canary, share=options.canary_share))
         if options.canary_seconds is not None:
             config = replace(config, canary=replace(config.canary, max_seconds=options.canary_seconds))
-        return config if options.workers is None else replace(config, num_workers=options.workers)
+        given = {"num_workers": options.workers, "gpus_per_worker": options.gpus_per_worker}
+        return replace(config, **{name: value for name, value in given.items() if value is not None})
 
     return adjusted
 
@@ -231,9 +237,12 @@ def _display(stack: ExitStack) -> Display:
 
 
 def _code_commit() -> str:
-    """Of the checkout; empty where the code was installed without one."""
-    found = subprocess.run(
-        ["git", "rev-parse", "HEAD"],  # noqa: S607 - whichever git the user has
+    """Of the checkout; empty where the code was installed without one, as in an image."""
+    git = shutil.which("git")
+    if git is None:
+        return ""
+    found = subprocess.run(  # noqa: S603 - no word of it comes from outside
+        [git, "rev-parse", "HEAD"],
         cwd=Path(__file__).parent,
         capture_output=True,
         text=True,
@@ -275,12 +284,23 @@ def _parser() -> argparse.ArgumentParser:
     turn = commands.add_parser("loop", parents=[common, trial], help="one turn, resumed if one was cut off")
     turn.add_argument("--no-rollout", action="store_true", help="end after the gate, without users")
     turn.add_argument("--workers", type=int, help="Ray workers; 0 trains in this process")
+    turn.add_argument("--gpus-per-worker", type=int, help="GPUs that Ray keeps for each")
     turn.add_argument("--every", type=_seconds, metavar="6h", help="a turn again and again")
+    turn.add_argument(
+        "--patience",
+        type=_seconds,
+        default=0.0,
+        metavar="2m",
+        help="how long to wait for a loop that runs on this state, or a service that is away",
+    )
+    turn.add_argument(
+        "--scheduled", action="store_true", help="as a clock starts it: too little feedback is no failure"
+    )
     turn.set_defaults(command=loop)
     tried = commands.add_parser("canary", parents=[common, trial], help="try a finished model directory on the users")
     tried.add_argument("--version", required=True, help="as its manifest says")
     tried.add_argument("--directory", type=Path, required=True)
-    tried.set_defaults(command=canary, workers=None)
+    tried.set_defaults(command=canary, workers=None, gpus_per_worker=None)
     commands.add_parser("snapshot", parents=[common], help="freeze the feedback now").set_defaults(command=snapshot)
     forgetting = commands.add_parser(
         "forget", parents=[common], help="remove the texts of who was erased; loop does it too"

@@ -25,13 +25,14 @@ from training.evaluation.trial import CandidateState, Clock, Rollout, ThumbCount
 from training.forgetting import forget
 from training.lineage import Descent, erased_versions, trace
 from training.manifest import MANIFEST, Manifest, plain, read_manifest, write_manifest
-from training.progress import FAILED, FIGURE_GAP, STOPPED, Board, Display, StepState
+from training.progress import FIGURE_GAP, Board, Display
 from training.recipes.recipe import LoopConfig, Plan, Recipe
 from training.registry import Registry, RegistryError, Stage
 from training.report import REPORT, write_report
 from training.runs import RunRecord, RunResult, Runs, write_json
 from training.stages import ppo, reward_model, sft
 from training.stages.context import ConfigError, Progress
+from training.status import FAILED, STOPPED, StepState
 
 STEPS = ("snapshot", "sft", "reward_model", "judge", "health", "ppo", "evaluation", "gate", "canary")
 SHOWN = ("loss", "held_out_accuracy", "accuracy", "score", "kl", "response_tokens")
@@ -151,7 +152,7 @@ def run_loop(recipe_name: str, recipe: Recipe, around: Surroundings) -> RunResul
         board.finish("not_enough_feedback", str(error), None)
         raise
     except KeyboardInterrupt:
-        board.finish(STOPPED, "by hand; the same command goes on where it was", None)
+        board.finish(STOPPED, "told to stop; the same command goes on where it was", None)
         raise
     except BaseException as error:
         board.finish(FAILED, f"{type(error).__name__}: {error}", None)
@@ -205,8 +206,8 @@ def resume(record: RunRecord, recipe: Recipe, around: Surroundings, board: Board
 
 def train(turn: Turn, *stages: StageRun[Any]) -> list[Manifest]:
     """Stages as steps of the board. Under the same names they go on from their checkpoints."""
-    storage, workers = turn.directory / "stages", turn.config.num_workers
-    return run_stages(stages, storage, workers, _StagesOnBoard(turn))
+    storage, config = turn.directory / "stages", turn.config
+    return run_stages(stages, storage, config.num_workers, _StagesOnBoard(turn), config.gpus_per_worker)
 
 
 @dataclass(frozen=True)

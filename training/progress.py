@@ -1,74 +1,28 @@
-"""What a turn is doing, for three readers: status.json for the page (always whole, by rename), bars on a terminal, plain lines
-anywhere else. Callbacks may come from another thread.
+"""What a turn is doing, for three readers: status.json for the page, bars on a terminal, plain lines anywhere else.
+Callbacks may come from another thread.
 """
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
-from enum import StrEnum
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Protocol, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-STATUS = "status.json"
-FAILED, STOPPED = "failed", "stopped"
+from training.status import FAILED, STOPPED, Status, Step, StepState, now, read_status, write_status
+
 WRITE_EVERY_SECONDS = 0.5
 SAY_EVERY_SECONDS = 10.0
 BAR_CELLS = 30
 FIGURE_GAP = "  "
 # Name, bar, share and time, with a cell between.
 CELLS_BESIDE_DETAIL = 13 + 1 + BAR_CELLS + 1 + 4 + 1 + 7 + 1
-
-
-class StepState(StrEnum):
-    """Where a step is."""
-
-    WAITING = "waiting"
-    RUNNING = "running"
-    DONE = "done"
-    SKIPPED = "skipped"
-    REFUSED = "refused"
-    FAILED = "failed"
-
-
-@dataclass
-class Step:
-    """One step as the page shows it. Times are RFC 3339, progress is 0 to 1."""
-
-    name: str
-    state: StepState = StepState.WAITING
-    started: str | None = None
-    ended: str | None = None
-    progress: float = 0.0
-    detail: str = ""
-
-
-@dataclass
-class Status:
-    """What status.json holds. `result` is None while the turn runs; `report` is relative to the loop's directory;
-    `erased_versions` are those that learned from what is gone now, each with its snapshot and the number of erasures;
-    `needed_thumbs` is what a turn of the recipe needs, `learned_until` when the last one that had enough began, or empty."""
-
-    run: str
-    recipe: str
-    started: str
-    step: str = ""
-    steps: list[Step] = field(default_factory=list)
-    result: str | None = None
-    reason: str = ""
-    report: str | None = None
-    updated: str = ""
-    erased_versions: list[Mapping[str, object]] = field(default_factory=list)
-    needed_thumbs: int = 0
-    learned_until: str = ""
 
 
 class Display(Protocol):
@@ -87,10 +41,10 @@ class Board:
     """The state of one turn, told to everybody who watches."""
 
     def __init__(self, directory: Path, display: Display, run: str, recipe: str, steps: Sequence[str]) -> None:
-        self._path, self._display = directory / STATUS, display
+        self._directory, self._display = directory, display
         self._lock = threading.Lock()
         self._written = 0.0
-        self.status = Status(run, recipe, _now(), steps=[Step(name) for name in steps])
+        self.status = Status(run, recipe, now(), steps=[Step(name) for name in steps])
         directory.mkdir(parents=True, exist_ok=True)
         self._write()
 
@@ -109,7 +63,7 @@ class Board:
         """The step runs."""
         step = self._named(name)
         with self._lock:
-            step.state, step.started, self.status.step = StepState.RUNNING, _now(), name
+            step.state, step.started, self.status.step = StepState.RUNNING, now(), name
             self._write()
         self._display.begin(step)
         return step
@@ -170,7 +124,7 @@ class Board:
 
     def _end(self, step: Step, state: StepState) -> None:
         with self._lock:
-            step.state, step.ended = state, _now()
+            step.state, step.ended = state, now()
             step.progress = 1.0 if state is StepState.DONE else step.progress
             self._write()
         self._display.end(step)
@@ -180,8 +134,8 @@ class Board:
 
     def _write(self) -> None:
         self._written = time.monotonic()
-        self.status.updated = _now()
-        _write_status(self._path, asdict(self.status))
+        self.status.updated = now()
+        write_status(self._directory, self.status)
 
 
 class Lines:
@@ -263,16 +217,6 @@ def fitting(detail: str, cells: int) -> str:
 
 def note_erased(directory: Path, versions: Sequence[Mapping[str, object]]) -> None:
     """The same between turns: in the status that the last one left, if there was one."""
-    path = directory / STATUS
-    if path.exists():
-        _write_status(path, {**json.loads(path.read_text()), "erased_versions": list(versions)})
-
-
-def _write_status(path: Path, status: Mapping[str, Any]) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(status, indent=1) + "\n")
-    partial.replace(path)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    if status := read_status(directory):
+        status.erased_versions = list(versions)
+        write_status(directory, status)

@@ -1,11 +1,13 @@
 """The two services that the loop talks to, over gRPC: the feedback log and the rollout. The only importer of grpc here.
 
-Every call has a deadline and may be repeated, so a service that restarts under the loop costs a retry, not the turn.
+Every call has a deadline and may be repeated, so a service that restarts under the loop costs a retry, not the turn; where patience is
+given, one that is away for longer, or a name that is not found for a while, does not either.
 """
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -26,6 +28,7 @@ from training.evaluation.trial import CandidateState, RolloutView
 
 CALL_SECONDS = 20.0
 LOAD_SECONDS = 300.0  # StartCanary answers once the version is ready
+AGAIN_SECONDS = 1.0
 MAX_REASON_CHARACTERS = 500  # RolloutService's own limit
 MAX_PRINCIPALS = 1_000  # of GetDataKeys, a call
 RETRIES = {
@@ -80,8 +83,8 @@ class TlsFiles:
 class FeedbackLog:
     """FeedbackLogService: what is committed, what opens it, who was erased, and how many thumbs stand."""
 
-    def __init__(self, target: str, tls: TlsFiles | None = None) -> None:
-        self._target = target
+    def __init__(self, target: str, tls: TlsFiles | None = None, patience_seconds: float = 0.0) -> None:
+        self._target, self._patience_seconds = target, patience_seconds
         self._channel = _channel(target, "feedback", tls)
         # The generated types know grpc.aio alone; the loop waits for each answer.
         self._stub: Any = feedback_pb2_grpc.FeedbackLogServiceStub(self._channel)  # type: ignore[arg-type]
@@ -159,14 +162,14 @@ class FeedbackLog:
         return [Erasure(entry.number, entry.principal, entry.erasure.erasure_id) for entry in reply.erasures]
 
     def _call(self, call: Callable[[], Any]) -> Any:
-        return _translated("feedback", self._target, call)
+        return _translated("feedback", self._target, self._patience_seconds, call)
 
 
 class RolloutClient:
     """RolloutService: which version answers."""
 
-    def __init__(self, target: str, tls: TlsFiles | None = None) -> None:
-        self._target = target
+    def __init__(self, target: str, tls: TlsFiles | None = None, patience_seconds: float = 0.0) -> None:
+        self._target, self._patience_seconds = target, patience_seconds
         self._channel = _channel(target, "generator", tls)
         self._stub: Any = generator_pb2_grpc.RolloutServiceStub(self._channel)  # type: ignore[arg-type]
 
@@ -204,18 +207,22 @@ class RolloutClient:
         self._channel.close()
 
     def _call(self, call: Callable[[], Any]) -> Any:
-        return _translated("generator", self._target, call)
+        return _translated("generator", self._target, self._patience_seconds, call)
 
 
 def _channel(target: str, service: str, tls: TlsFiles | None) -> grpc.Channel:
     return tls.channel(target, service) if tls else grpc.insecure_channel(target, options=OPTIONS)
 
 
-def _translated(service: str, target: str, call: Callable[[], Any]) -> Any:
-    try:
-        return call()
-    except grpc.RpcError as error:
-        raise RemoteError(f"{service} service at {target}: {error.code().name}: {error.details()}") from error
+def _translated(service: str, target: str, patience_seconds: float, call: Callable[[], Any]) -> Any:
+    end = time.monotonic() + patience_seconds
+    while True:
+        try:
+            return call()
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() >= end:
+                raise RemoteError(f"{service} service at {target}: {error.code().name}: {error.details()}") from error
+        time.sleep(AGAIN_SECONDS)
 
 
 def _timestamp(moment: datetime) -> timestamp_pb2.Timestamp:

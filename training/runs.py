@@ -1,6 +1,7 @@
 """The folder of runs and the lock: one turn at a time on one state, and every turn found again where it stopped.
 
-The lock is the kernel's (flock), so a killed loop leaves none behind; the file says who holds it.
+The lock is the kernel's (flock), so a killed loop leaves none behind; the file says who holds it. On a volume that several nodes mount
+it is the file server's, which lets go of it once it has given up a node that died: hence patience.
 """
 
 from __future__ import annotations
@@ -8,16 +9,18 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 RECORD = "run.json"
 RESULT = "result.json"
 LOCK = "lock"
+POLL_SECONDS = 0.5
 
 
 class LoopRunningError(RuntimeError):
@@ -93,24 +96,33 @@ class Runs:
 
 
 @contextmanager
-def exclusive(loop_directory: Path, doing: str) -> Iterator[None]:
+def exclusive(loop_directory: Path, doing: str, patience_seconds: float = 0.0) -> Iterator[None]:
     """Hold the lock for the block.
 
     Raises:
-        LoopRunningError: somebody else holds it.
+        LoopRunningError: somebody else holds it, and has for as long as the patience lasts.
     """
     loop_directory.mkdir(parents=True, exist_ok=True)
     with (loop_directory / LOCK).open("a+") as opened:
-        try:
-            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            opened.seek(0)
-            raise LoopRunningError(f"a loop runs already: {opened.read().strip() or 'it just started'}") from error
+        _lock(opened, patience_seconds)
         opened.truncate(0)
         opened.write(f"process {os.getpid()}, {doing}, since {datetime.now(UTC).isoformat(timespec='seconds')}\n")
         opened.flush()
         yield
         opened.truncate(0)
+
+
+def _lock(opened: TextIO, patience_seconds: float) -> None:
+    end = time.monotonic() + patience_seconds
+    while True:
+        try:
+            return fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() >= end:
+                opened.seek(0)
+                who = opened.read().strip() or "it just started"
+                raise LoopRunningError(f"a loop runs already: {who}") from error
+        time.sleep(POLL_SECONDS)
 
 
 def write_json(path: Path, fields: dict[str, Any]) -> None:

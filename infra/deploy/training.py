@@ -18,6 +18,8 @@ from infra.kuberay.installation import Operator
 from infra.kuberay.objects import NAME, NAMESPACE, operator_objects
 
 PACKAGES, PLACE = "packages", "/packages"
+# A node of two processors holds it beside everything else.
+RESOURCES = {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"memory": "4Gi"}}
 OPERATOR_SECONDS = 60
 
 
@@ -29,16 +31,18 @@ class RayMode(StrEnum):
 
 
 def values(mode: RayMode) -> dict[str, object]:
-    """For the chart: a turn of nano, with the packages where the volume is."""
+    """For the chart: turns of nano, by hand alone, with the packages where the volume is."""
     return {
         "training": {
             "enabled": True,
             "recipe": "nano",
+            "suspend": True,
+            "resources": RESOURCES,
             "extraVolumes": [{"name": PACKAGES, "persistentVolumeClaim": {"claimName": PACKAGES, "readOnly": True}}],
             "extraVolumeMounts": [{"name": PACKAGES, "mountPath": PLACE, "readOnly": True}],
             "extraEnv": [{"name": "PYTHONPATH", "value": f"{PLACE}:/app:/app/gen"}],
         },
-        "ray": {"mode": str(mode)},
+        "ray": {"mode": str(mode), "head": {"resources": RESOURCES}, "workers": {"resources": RESOURCES}},
     }
 
 

@@ -43,9 +43,9 @@ def operator_objects(watched: str) -> str:
             "spec": {
                 "replicas": 1,
                 "strategy": {"type": "Recreate"},
-                "selector": {"matchLabels": {"app.kubernetes.io/name": "kuberay"}},
+                "selector": {"matchLabels": {"app.kubernetes.io/name": ROLE}},
                 "template": {
-                    "metadata": {"labels": {"app.kubernetes.io/name": "kuberay"}},
+                    "metadata": {"labels": {"app.kubernetes.io/name": ROLE}},
                     "spec": {"serviceAccountName": NAME, "containers": [_container(watched)]},
                 },
             },

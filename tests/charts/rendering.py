@@ -1,7 +1,8 @@
 """The chart rendered by Helm, and what tests ask of it."""
 
+import json
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ from infra.cluster.installation import locate
 CHART = Path(__file__).resolve().parents[2] / "charts" / "thumbwheel"
 VALUES = CHART / "ci"
 Object = Mapping[str, Any]
+RUNNING = ("Deployment", "StatefulSet", "Job")
 OPERATORS = (
     "kafka.strimzi.io/v1/Kafka",
     "keda.sh/v1alpha1/ScaledObject",
     "monitoring.coreos.com/v1/PodMonitor",
     "monitoring.coreos.com/v1/PrometheusRule",
+    "ray.io/v1/RayJob",
 )
 
 
@@ -67,9 +70,30 @@ def component(found: Object) -> str:
 
 
 def pods(objects: Sequence[Object]) -> dict[str, Any]:
-    """The pod specs by component; jobs too."""
-    found = of_kind(objects, "Deployment", "StatefulSet", "Job")
-    return {f"{component(each)}/{each['kind']}": each["spec"]["template"] for each in found}
+    """The pod specs by component; of jobs too, by the clock or by KubeRay."""
+    found = {f"{component(each)}/{each['kind']}": each["spec"]["template"] for each in of_kind(objects, *RUNNING)}
+    for each in of_kind(objects, "CronJob"):
+        pod = each["spec"]["jobTemplate"]["spec"]["template"]
+        found[f"{component(pod)}/CronJob"] = pod
+    return found | {f"{component(pod)}/RayJob": pod for pod in ray_pods(objects)}
+
+
+def ray_job(objects: Sequence[Object]) -> Any:
+    """What the launcher fills in; None: there is no launcher."""
+    templates = [each["data"]["rayjob.json"] for each in of_kind(objects, "ConfigMap") if component(each) == "launcher"]
+    return json.loads(templates[0]) if templates else None
+
+
+def ray_pods(objects: Sequence[Object]) -> Iterator[Any]:
+    """Submitter, head and workers. The head runs what the RayJob says, so it stands there as its words."""
+    if (job := ray_job(objects)) is None:
+        return
+    yield job["spec"]["submitterPodTemplate"]
+    cluster = job["spec"]["rayClusterSpec"]
+    head = cluster["headGroupSpec"]["template"]
+    (container,) = head["spec"]["containers"]
+    yield {**head, "spec": {**head["spec"], "containers": [{**container, "args": job["spec"]["entrypoint"].split()}]}}
+    yield from (group["template"] for group in cluster["workerGroupSpecs"])
 
 
 def containers(objects: Sequence[Object]) -> list[Any]:

@@ -4,6 +4,10 @@ import pytest
 
 from tests.charts.rendering import CHART, VALUES, helm, refusal
 
+# With gitops nobody looks whether there is an operator.
+RAY = "training.enabled=true,ray.mode=kuberay,gitops=true"
+SCALED = "ray.autoscaling.enabled=true"
+GPU = "ray.workers.nodeSelector.pool=gpu,ray.workers.resources.limits.nvidia\\.com/gpu=2"
 WRONG = {
     "a key that nobody knows": ("servces.gateway.replicas=1", "servces"),
     "a key of a service that nobody knows": ("services.gateway.replica=1", "replica"),
@@ -45,6 +49,22 @@ WRONG = {
     "brokers that are there and brokers of Strimzi": ("kafka.strimzi.enabled=true", "kafka.bootstrap"),
     "more in sync than there are": ("kafka.topics.minInsyncReplicas=4", "kafka.topics.minInsyncReplicas"),
     "GitOps with generated keys": ("gitops=true,secrets.existing=", "secrets.existing"),
+    "turns as RayJobs where no operator is": ("training.enabled=true,ray.mode=kuberay", "ray.mode"),
+    "a recipe that is none": ("training.recipe=large", "recipe"),
+    "words that a shell would read": ("training.extraArgs={--every;ls}", "extraArgs"),
+    "GPUs for a turn in one pod": ("training.enabled=true,ray.workers.gpus=1", "ray.workers.gpus"),
+    "GPUs that are nowhere": (f"{RAY},ray.workers.gpus=1", "ray.workers.nodeSelector"),
+    "GPUs said twice": (f"{RAY},{GPU}", "ray.workers.resources.limits"),
+    "an autoscaler in one pod": ("training.enabled=true,ray.autoscaling.enabled=true", "ray.autoscaling.enabled"),
+    "more workers at least than at most": (
+        f"{RAY},{SCALED},ray.autoscaling.minReplicas=2",
+        "ray.autoscaling.minReplicas",
+    ),
+    "a queue for what grows": (f"{RAY},{SCALED},ray.queueName=night", "ray.queueName"),
+    "a trial longer than its turn": (
+        "training.enabled=true,training.canary.seconds=90000",
+        "training.canary.seconds",
+    ),
 }
 
 
@@ -77,7 +97,7 @@ def test_an_evaluation_with_gitops_is_refused_for_its_passwords_are_generated() 
 
 @pytest.mark.parametrize("values", sorted(path.name for path in VALUES.glob("*-values.yaml")))
 def test_helm_finds_nothing_to_complain_about(values: str) -> None:
-    no_operator = "monitoring.podMonitors.enabled=false,monitoring.rules.enabled=false"
+    no_operator = "monitoring.podMonitors.enabled=false,monitoring.rules.enabled=false,training.enabled=false"
     done = helm("lint", "--strict", str(CHART), "-f", str(VALUES / values), "--set", no_operator)
     assert done.returncode == 0, done.stdout + done.stderr
 

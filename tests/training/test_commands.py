@@ -1,6 +1,7 @@
 """The verbs beside the loop, over gRPC: a snapshot and forgetting, each alone with the state."""
 
 import json
+import signal
 from collections.abc import Iterator
 from concurrent import futures
 from pathlib import Path
@@ -9,6 +10,7 @@ import grpc
 import pytest
 from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 
+import training.loop
 from tests.training.feedback_log import FeedbackLog
 from tests.training.kept import Kept, holding, question
 from training import remote
@@ -89,6 +91,44 @@ def test_a_snapshot_forgets_first_and_holds_what_may_be_read(
     assert {j.context[0].content[: len(question("cid"))] for j in read_judgements(snapshot)} == {question("cid")}
     assert snapshot.manifest.report["dropped"] == {"erased": 30, "no_consent": 30}
     assert holding(kept.loop, question("ann")) == []
+
+
+@pytest.fixture
+def unchanged(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """This process stays as nice as it was, and ends on SIGTERM."""
+    monkeypatch.setattr("os.nice", lambda _: 0)
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("unchanged")
+@pytest.mark.parametrize(("words", "status"), [([], 4), (["--scheduled"], 0)])
+def test_too_little_feedback_is_no_failure_for_a_clock(
+    kept: Kept, options: list[str], words: list[str], status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept.chat("ann")
+    assert main(["loop", "--recipe", "nano", "--no-rollout", *options, *words]) == status
+    assert json.loads((kept.loop / "status.json").read_text())["result"] == "not_enough_feedback"
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_a_turn_that_a_cluster_ends_says_that_it_goes_on(
+    kept: Kept, options: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(training.loop, "forget", lambda *_: signal.raise_signal(signal.SIGTERM))
+    assert main(["loop", "--recipe", "nano", "--no-rollout", *options]) == 130
+    assert json.loads((kept.loop / "status.json").read_text())["result"] == "stopped"
+    assert "the same command goes on" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_without_git_nothing_is_said_of_the_code(
+    kept: Kept, options: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept.chat("ann")
+    monkeypatch.setenv("PATH", "")
+    assert main(["snapshot", *options]) == 0
 
 
 @pytest.mark.parametrize("command", ["forget", "snapshot"])

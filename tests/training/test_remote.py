@@ -217,3 +217,22 @@ def test_with_certificates_each_end_knows_the_other(tmp_path: Path, monkeypatch:
     server.stop(0).wait()
     with pytest.raises(RemoteError, match="--tls"):
         FeedbackLog(target, TlsFiles(tmp_path / "none.pem", tmp_path / "none.key", tmp_path / "authority.pem"))
+
+
+def test_a_service_that_is_away_for_a_while_is_waited_for_where_patience_is_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(remote, "OPTIONS", [])  # no retries of gRPC's own
+    monkeypatch.setattr(remote, "AGAIN_SECONDS", 0.05)
+    log = Log()  # finds itself restarting once
+    server = grpc.server(futures.ThreadPoolExecutor(1))
+    feedback_pb2_grpc.add_FeedbackLogServiceServicer_to_server(log, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        with pytest.raises(RemoteError, match="UNAVAILABLE: restarting"):
+            FeedbackLog(f"127.0.0.1:{port}").feedback_segments()
+        log.restarting = True
+        assert len(FeedbackLog(f"127.0.0.1:{port}", patience_seconds=30).feedback_segments()) == 2
+    finally:
+        server.stop(0).wait()

@@ -1,13 +1,13 @@
-"""Run stages under Ray Train V2, or in this process. Either way a stage's checkpoints and progress lie under storage/name.
+"""Run stages under Ray Train V2, or in this process. Either way a stage's checkpoints and progress lie under storage/name: where Ray has
+several machines, on a volume that all of them mount.
 
 One worker group runs several stages one after another: to start one costs half a minute of a laptop's two cores. A checkpoint
 counts when its manifest agrees with its files, whatever Ray knows: its controller polls, and would miss the last one before a kill.
-Ray is imported where it is used: that costs seconds, and `snapshot`, `forget` or a turn that has too little feedback need none of it.
+Ray is imported where it is used: that costs seconds, and `snapshot` or `forget` need none of it.
 """
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from training.cluster.progress_log import PROGRESS, Followed, ProgressLog, Watcher, follow
+from training.cluster.ray_cluster import ray_cluster
 from training.data.chat import ChatError
 from training.data.examples import ExampleError
 from training.manifest import Manifest, ManifestError
@@ -31,15 +32,6 @@ if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
 
 BOOKKEEPING = "ray"
-START_TRIES, START_TOO_SLOW = 3, "timed out"
-ENVIRONMENT = {
-    "RAY_AUTH_MODE": "disabled",  # a cluster of this process alone, on loopback
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # thousands of log lines otherwise
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one more process; nobody takes this machine away with notice
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # at 2 s, quick reports block for seconds
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-}
 REFUSALS = (
     ConfigError,
     ExampleError,
@@ -107,7 +99,12 @@ class _SharedCheckpoints(DirectoryCheckpoints):
 
 
 def run_stages(
-    stages: Sequence[StageRun[Any]], storage: Path, num_workers: int, watcher: Watcher, max_failures: int = 3
+    stages: Sequence[StageRun[Any]],
+    storage: Path,
+    num_workers: int,
+    watcher: Watcher,
+    gpus_per_worker: int = 0,
+    max_failures: int = 3,
 ) -> list[Manifest]:
     """Run stages one after another, to the last or to one that lets none go on; return the manifests of their outputs.
 
@@ -127,7 +124,7 @@ def run_stages(
         if due and num_workers == 0:
             _run_each(stages, storage, _context_here)
         elif due:
-            _run_under_ray(_Task(stages, storage), num_workers, max_failures)
+            _run_under_ray(_Task(stages, storage), num_workers, gpus_per_worker, max_failures)
     manifests, due = _standing(stages)
     if due:
         raise RuntimeError(f"{due}: the stage ended without an output")
@@ -179,14 +176,20 @@ def _context_here(directory: Path) -> RunContext:
     return RunContext(DirectoryCheckpoints(directory), ProgressLog(directory / PROGRESS).append)
 
 
-def _run_under_ray(task: _Task, num_workers: int, max_failures: int) -> None:
+def _run_under_ray(task: _Task, num_workers: int, gpus_per_worker: int, max_failures: int) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
+    from ray.train.torch import TorchConfig, TorchTrainer
 
     trainer = TorchTrainer(
         _work,
         train_loop_config={"task": task},
-        scaling_config=ScalingConfig(num_workers=num_workers),
+        torch_config=TorchConfig(backend="gloo"),  # also beside GPUs: what the ranks sum lies in memory
+        scaling_config=ScalingConfig(
+            num_workers=num_workers,
+            use_gpu=gpus_per_worker > 0,
+            # A whole CPU each: workers of one CPU a pod then spread over the pods.
+            resources_per_worker={"CPU": 1, **({"GPU": gpus_per_worker} if gpus_per_worker else {})},
+        ),
         run_config=RunConfig(
             name="+".join(stage.name for stage in task.stages),
             storage_path=str(task.storage / BOOKKEEPING),
@@ -194,7 +197,7 @@ def _run_under_ray(task: _Task, num_workers: int, max_failures: int) -> None:
             worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},
         ),
     )
-    with local_cluster(num_workers):
+    with ray_cluster(num_workers):
         refusal = _fit(trainer)
     if refusal is not None:
         raise StageRefusedError(refusal)
@@ -232,46 +235,6 @@ def _context_of_worker(directory: Path) -> RunContext:
 
 def _ignore(_: Progress) -> None:
     """Ranks other than 0 report nothing."""
-
-
-@contextmanager
-def local_cluster(num_workers: int) -> Iterator[None]:
-    """Ray on this machine for as long as the block runs; nothing without workers or where a cluster is there already.
-
-    Starting Ray costs tens of seconds on two busy cores: hold this open around several stages.
-    """
-    if num_workers == 0:
-        yield
-        return
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    _start(max(num_workers, len(os.sched_getaffinity(0))) + 1)
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _start(num_cpus: int) -> None:
-    """Ray gives its own start 30 seconds, by constants; it gets more than one try, since a longer wait helps nobody: of 76 starts
-    two hung before their first line of log, one for 120 s, the others had written it after 1.3 s at most.
-    """
-    import ray
-
-    for tries_left in reversed(range(START_TRIES)):
-        try:
-            ray.init(num_cpus=num_cpus, include_dashboard=False, log_to_driver=False, configure_logging=False)
-        except Exception as error:  # Ray raises nothing more special
-            ray.shutdown()
-            if not tries_left or START_TOO_SLOW not in str(error).casefold():
-                raise
-        else:
-            return
 
 
 @contextmanager

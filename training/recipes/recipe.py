@@ -55,6 +55,7 @@ class LoopConfig:
     gate: GateConfig
     canary: CanaryConfig
     num_workers: int = 1
+    gpus_per_worker: int = 0  # that Ray keeps for each; the stages here compute on processors
     max_model_bytes: int = 1 << 40  # of the incumbent's weights: full training of a large model would not end
 
     def __post_init__(self) -> None:

@@ -7,13 +7,13 @@
   args:
     - |
       import os, shutil, tempfile
-      if not os.path.exists("/models/nano"):
+      if not os.path.exists("/models/nano-0"):
           folder = tempfile.mkdtemp(dir="/models", prefix=".seed-")
           shutil.copytree("/app/models/nano", folder + "/nano")
           try:
-              os.rename(folder + "/nano", "/models/nano")
+              os.rename(folder + "/nano", "/models/nano-0")
           except OSError:
-              assert os.path.exists("/models/nano")
+              assert os.path.exists("/models/nano-0")
           shutil.rmtree(folder)
   {{- include "thumbwheel.containerSecurity" . | nindent 2 }}
   resources: {requests: {cpu: 50m, memory: 32Mi}, limits: {memory: 128Mi}}
@@ -22,4 +22,4 @@
 {{- end -}}
 
 {{/* Whether it is wanted. */}}
-{{- define "thumbwheel.seeds" -}}{{ if and .Values.models.seed (eq .Values.models.initial "nano") }}yes{{ end }}{{- end -}}
+{{- define "thumbwheel.seeds" -}}{{ if and .Values.models.seed (eq .Values.models.initial "nano-0") }}yes{{ end }}{{- end -}}

@@ -2,6 +2,7 @@
 {{- define "thumbwheel.validate" -}}
 {{- $v := .Values -}}
 {{- include "thumbwheel.validateEvaluation" . -}}
+{{- include "thumbwheel.validateTraining" . -}}
 {{- $stores := include "thumbwheel.stores" . | fromYaml -}}
 {{- if not $stores.database.existingSecret -}}{{ fail "database.existingSecret: a secret with the services' Postgres URLs is needed" }}{{- end -}}
 {{- if not $stores.kafka.bootstrap -}}{{ fail "kafka.bootstrap: host:port of Kafka's brokers is needed" }}{{- end -}}

@@ -19,7 +19,7 @@ from infra.definitions.installation import find_installed as find_definitions
 from infra.deploy.inside import Inside
 from infra.deploy.storage import RESTRICTED
 from infra.kuberay.installation import find_installed as find_kuberay
-from tests.charts.rendering import VALUES, Object, render
+from tests.charts.rendering import VALUES, Object, ray_job, render
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(300)]
 MAKERS = ("gateway-api", "keda", "kserve-0_20", "prometheus-operator", "strimzi")
@@ -58,15 +58,16 @@ def try_apply(inside: Inside, objects: Sequence[Object]) -> str:
 
 @pytest.mark.parametrize("values", sorted(path.name for path in VALUES.glob("*-values.yaml")))
 def test_every_object_is_taken_and_no_warning_given(inside: Inside, values: str) -> None:
-    objects = render(values)
+    objects = [*render(values), *([job] if (job := ray_job(render(values))) else [])]
     said = try_apply(inside, objects).splitlines()
     assert [line for line in said if not line.endswith("serverside-applied (server dry run)")] == []
     assert len(said) == len(objects)
 
 
-@pytest.mark.parametrize("kind", ["KafkaUser", "ScaledObject", "PodMonitor", "HTTPRoute"])
+@pytest.mark.parametrize("kind", ["KafkaUser", "ScaledObject", "PodMonitor", "HTTPRoute", "RayJob"])
 def test_a_field_that_its_maker_does_not_know_is_refused(inside: Inside, kind: str) -> None:
-    found = {each["kind"]: each for name in ("strimzi", "everything") for each in render(f"{name}-values.yaml")}[kind]
+    found = {each["kind"]: each for name in ("strimzi", "everything") for each in render(f"{name}-values.yaml")}
+    found = {**found, "RayJob": ray_job(render("ray-values.yaml"))}[kind]
     with pytest.raises(ClusterError, match="notAField"):
         try_apply(inside, [{**found, "spec": {**found["spec"], "notAField": 1}}])
 

@@ -25,4 +25,4 @@ def test_the_pods_mount_it_read_only_where_they_look_for_packages() -> None:
     assert mount["readOnly"]
     assert volume["persistentVolumeClaim"]["readOnly"]
     assert said["training"]["extraEnv"][0]["value"].split(":")[0] == mount["mountPath"]
-    assert said["ray"] == {"mode": "kuberay"}
+    assert said["ray"]["mode"] == "kuberay"

@@ -4,6 +4,7 @@ import os
 import signal
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ from safetensors.torch import load_file
 
 from tests.training.toys import ProgressList, sft_rows, toy_model, write_lines
 from training.cluster.progress_log import ProgressLog, read_progress
-from training.cluster.runner import StageRefusedError, StageRun, _fit, local_cluster, run_stage, run_stages
+from training.cluster.ray_cluster import ENVIRONMENT, ray_cluster
+from training.cluster.runner import StageRefusedError, StageRun, _context_here, _fit, run_stage, run_stages
 from training.manifest import Manifest, verify_manifest
 from training.optim.adam import OptimizerConfig
 from training.stages import sft
@@ -190,9 +192,51 @@ def test_ray_is_started_again_only_where_it_was_too_slow(
         raise Exception(message)
 
     monkeypatch.setattr(ray, "init", too_slow)
-    with pytest.raises(Exception, match=message), local_cluster(1):
+    with pytest.raises(Exception, match=message), ray_cluster(1):
         pass
     assert len(calls) == tries
+
+
+def test_the_ray_that_it_was_started_on_is_joined_and_its_machines_are_told_how_to_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls: list[dict[str, Any]] = []
+    monkeypatch.setattr(ray, "init", lambda **how: calls.append(how))
+    monkeypatch.setattr(ray, "shutdown", lambda: calls.append({}))
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    for name in ENVIRONMENT:
+        monkeypatch.setenv(name, "as it was")
+    with ray_cluster(4):
+        (how,) = calls
+    assert "num_cpus" not in how
+    assert how["runtime_env"] == {"env_vars": ENVIRONMENT}
+    assert "RAY_AUTH_MODE" not in os.environ, "that is the cluster's to say"
+    assert calls[1:] == [{}]
+
+
+@pytest.mark.parametrize("gpus", [0, 2])
+def test_workers_are_asked_for_with_a_whole_cpu_each_and_their_gpus(
+    config: SftConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: int
+) -> None:
+    asked: list[Any] = []
+
+    class Trainer:
+        def __init__(self, _: Any, **how: Any) -> None:
+            asked.append(how)
+
+        def fit(self) -> Any:
+            sft.run(config, _context_here(tmp_path / "runs" / "run"))
+            return SimpleNamespace(return_value=None)
+
+    monkeypatch.setattr("ray.train.torch.TorchTrainer", Trainer)
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    run_stages([StageRun("run", sft.run, config)], tmp_path / "runs", 3, Told(), gpus)
+    scaling = asked[0]["scaling_config"]
+    assert (scaling.num_workers, scaling.use_gpu) == (3, gpus > 0)
+    assert scaling.resources_per_worker == {"CPU": 1, **({"GPU": gpus} if gpus else {})}
+    # What the ranks sum lies in memory, also beside GPUs.
+    assert asked[0]["torch_config"].backend == "gloo"
 
 
 class Interrupted:

@@ -57,7 +57,7 @@ def test_a_turn_that_is_stopped_by_hand_says_so_and_not_that_it_failed(
     monkeypatch.setattr(log, "erasures", press)
     with pytest.raises(KeyboardInterrupt):
         turn(tmp_path, log)
-    told = "by hand; the same command goes on where it was"
+    told = "told to stop; the same command goes on where it was"
     assert (status(tmp_path)["result"], status(tmp_path)["reason"]) == ("stopped", told)
 
 

@@ -39,6 +39,23 @@ def test_a_second_loop_is_told_who_runs_and_a_killed_one_leaves_no_lock(tmp_path
         pass
 
 
+def hold_a_moment(directory: Path, held: Event) -> None:
+    with exclusive(directory, "recipe nano"):
+        held.set()
+        time.sleep(1)
+
+
+def test_whoever_is_patient_begins_when_the_other_has_ended(tmp_path: Path) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    held = spawn.Event()
+    other = spawn.Process(target=hold_a_moment, args=(tmp_path, held))
+    other.start()
+    assert held.wait(60)
+    with exclusive(tmp_path, "recipe nano", patience_seconds=60):
+        assert f"process {os.getpid()}, recipe nano" in (tmp_path / "lock").read_text()
+    other.join()
+
+
 def record(version: str, recipe: str = "nano", started: str = "2026-11-24T10:00:00+00:00") -> RunRecord:
     return RunRecord(version, recipe, f"{recipe}-0", "snapshot-1", started)
 

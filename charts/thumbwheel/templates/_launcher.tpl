@@ -1,0 +1,37 @@
+{{/* What makes a RayJob of a turn, and waits for it: alone here somebody speaks to the API server. */}}
+{{- define "thumbwheel.launcherPod" -}}
+serviceAccountName: {{ include "thumbwheel.name" (list . "launcher") }}
+{{ include "thumbwheel.podSecurity" . }}
+{{ include "thumbwheel.rayPlacement" (list . .Values.ray.head) }}
+restartPolicy: Never
+containers:
+  - name: launcher
+    image: {{ include "thumbwheel.image" (list . "services") }}
+    imagePullPolicy: {{ .Values.images.services.pullPolicy }}
+    args:
+      - training.launching
+      - --template=/turn/rayjob.json
+      - --job=$(JOB)
+      - --job-uid=$(JOB_UID)
+      - --recipe={{ .Values.training.recipe }}
+      - --deadline-seconds={{ .Values.training.deadlineSeconds | int64 }}
+    {{- include "thumbwheel.containerSecurity" . | nindent 4 }}
+    env:
+      - {name: JOB, valueFrom: {fieldRef: {fieldPath: "metadata.labels['batch.kubernetes.io/job-name']"}}}
+      - {name: JOB_UID, valueFrom: {fieldRef: {fieldPath: "metadata.labels['batch.kubernetes.io/controller-uid']"}}}
+    resources: {requests: {cpu: 20m, memory: 32Mi}, limits: {memory: 128Mi}}
+    volumeMounts:
+      - {name: turn, mountPath: /turn, readOnly: true}
+      - {name: account, mountPath: /account, readOnly: true}
+      # Where it says why a turn does not start.
+      - {name: loop, mountPath: /loop}
+volumes:
+  - {name: turn, configMap: {name: {{ include "thumbwheel.name" (list . "turn") }}}}
+  - {name: loop, persistentVolumeClaim: {claimName: {{ include "thumbwheel.loopClaim" . }}}}
+  - name: account
+    projected:
+      sources:
+        - serviceAccountToken: {path: token, expirationSeconds: 3600}
+        - configMap: {name: kube-root-ca.crt, items: [{key: ca.crt, path: ca.crt}]}
+        - downwardAPI: {items: [{path: namespace, fieldRef: {fieldPath: metadata.namespace}}]}
+{{- end -}}

@@ -1,0 +1,126 @@
+{{/* The turn as a RayJob of KubeRay, which the launcher fills in. Each field that is not its default answers something that was seen to
+     happen: docs/decisions/2026-11-26-training-on-the-cluster.md. */}}
+{{- define "thumbwheel.rayJob" -}}
+{{- $ray := .Values.ray -}}
+apiVersion: ray.io/v1
+kind: RayJob
+metadata:
+  name: {{ include "thumbwheel.name" (list . "turn") }}
+  labels:
+    {{- include "thumbwheel.labels" (list . "training") | nindent 4 }}
+    {{- include "thumbwheel.queueLabel" . | nindent 4 }}
+spec:
+  submissionMode: K8sJobMode
+  entrypoint: {{ printf "python3 -m %s" (include "thumbwheel.trainingWords" . | fromJsonArray | join " ") }}
+  activeDeadlineSeconds: {{ .Values.training.deadlineSeconds | int64 }}
+  backoffLimit: {{ .Values.training.retries }}
+  shutdownAfterJobFinishes: true
+  ttlSecondsAfterFinished: 30
+  submitterConfig: {backoffLimit: 0}
+  submitterPodTemplate:
+    metadata:
+      labels: {{- include "thumbwheel.labels" (list . "ray-submitter") | nindent 8 }}
+    spec:
+      serviceAccountName: {{ include "thumbwheel.fullname" . }}
+      {{- include "thumbwheel.podSecurity" . | nindent 6 }}
+      {{- include "thumbwheel.rayPlacement" (list . $ray.head) | nindent 6 }}
+      restartPolicy: Never
+      containers:
+        - name: ray-submitter
+          {{- include "thumbwheel.rayContainer" (list . false) | nindent 10 }}
+          resources: {requests: {cpu: 50m, memory: 128Mi}, limits: {memory: 512Mi}}
+      volumes: {{- include "thumbwheel.trainingVolumes" (list . false) | nindent 8 }}
+  rayClusterSpec:
+    rayVersion: {{ $ray.version | quote }}
+    {{- if $ray.autoscaling.enabled }}
+    enableInTreeAutoscaling: true
+    autoscalerOptions:
+      version: v2
+      idleTimeoutSeconds: {{ $ray.autoscaling.idleTimeoutSeconds }}
+      {{- include "thumbwheel.containerSecurity" . | nindent 6 }}
+      resources: {requests: {cpu: 50m, memory: 256Mi}, limits: {memory: 512Mi}}
+    {{- end }}
+    headGroupSpec:
+      # No CPUs: the loop itself runs here, and Ray puts no worker beside it.
+      rayStartParams: {num-cpus: "0", object-store-memory: {{ $ray.objectStoreBytes | int64 | quote }}, dashboard-host: 0.0.0.0}
+      template:
+        metadata:
+          labels: {{- include "thumbwheel.labels" (list . "training") | nindent 12 }}
+        spec:
+          {{- include "thumbwheel.rayHeadAccount" . | nindent 10 }}
+          {{- include "thumbwheel.rayPlacement" (list . $ray.head) | nindent 10 }}
+          containers:
+            - name: ray-head
+              {{- include "thumbwheel.rayContainer" (list . true) | nindent 14 }}
+                {{- include "thumbwheel.trainingEnvironment" . | nindent 16 }}
+              ports:
+                - {name: gcs-server, containerPort: 6379}
+                - {name: dashboard, containerPort: 8265}
+                - {name: client, containerPort: 10001}
+              # Our own: KubeRay's call wget, which the image has not.
+              readinessProbe: {httpGet: {path: /api/gcs_healthz, port: 8265}, periodSeconds: 2, timeoutSeconds: 2}
+              livenessProbe: {httpGet: {path: /api/local_raylet_healthz, port: 52365}, initialDelaySeconds: 60, periodSeconds: 10, timeoutSeconds: 5, failureThreshold: 12}
+              resources: {{- toYaml $ray.head.resources | nindent 16 }}
+          volumes: {{- include "thumbwheel.trainingVolumes" (list . true) | nindent 12 }}
+    workerGroupSpecs:
+      - groupName: workers
+        replicas: {{ $ray.autoscaling.enabled | ternary $ray.autoscaling.minReplicas $ray.workers.replicas }}
+        minReplicas: {{ $ray.autoscaling.enabled | ternary $ray.autoscaling.minReplicas $ray.workers.replicas }}
+        maxReplicas: {{ $ray.workers.replicas }}
+        # One CPU as Ray counts, whatever the pod has: so each pod gets one worker of the training.
+        rayStartParams: {num-cpus: "1", object-store-memory: {{ $ray.objectStoreBytes | int64 | quote }}}
+        template:
+          metadata:
+            labels: {{- include "thumbwheel.labels" (list . "ray-worker") | nindent 14 }}
+          spec:
+            serviceAccountName: {{ include "thumbwheel.fullname" . }}
+            {{- include "thumbwheel.podSecurity" . | nindent 12 }}
+            {{- include "thumbwheel.rayPlacement" (list . $ray.workers) | nindent 12 }}
+            containers:
+              - name: ray-worker
+                {{- include "thumbwheel.rayContainer" (list . true) | nindent 16 }}
+                readinessProbe: {httpGet: {path: /api/local_raylet_healthz, port: 52365}, periodSeconds: 2, timeoutSeconds: 2}
+                livenessProbe: {httpGet: {path: /api/local_raylet_healthz, port: 52365}, initialDelaySeconds: 60, periodSeconds: 10, timeoutSeconds: 5, failureThreshold: 12}
+                {{- $gpus := ternary (dict "limits" (dict $ray.workers.gpuResource $ray.workers.gpus)) dict (gt (int $ray.workers.gpus) 0) }}
+                resources: {{- mustMergeOverwrite (deepCopy $ray.workers.resources) $gpus | toYaml | nindent 18 }}
+            volumes: {{- include "thumbwheel.trainingVolumes" (list . true) | nindent 14 }}
+{{- end -}}
+
+{{/* What every container of Ray has; takes a list of root and whether it trains. Its environment comes last, so that more can follow. KubeRay
+     1.5 cannot say Ray's token, and in these pods only those meet that the policies let. */}}
+{{- define "thumbwheel.rayContainer" -}}
+{{- $root := index . 0 -}}
+image: {{ include "thumbwheel.image" (list $root "training") }}
+imagePullPolicy: {{ $root.Values.images.training.pullPolicy }}
+{{ include "thumbwheel.containerSecurity" $root }}
+volumeMounts: {{- include "thumbwheel.trainingMounts" . | nindent 2 }}
+env:
+  - {name: RAY_AUTH_MODE, value: disabled}
+  - {name: RAY_USAGE_STATS_ENABLED, value: "0"}
+  {{- with $root.Values.training.extraEnv }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end -}}
+
+{{/* With the autoscaler, KubeRay makes an account for the head that may count and ask for pods. */}}
+{{- define "thumbwheel.rayHeadAccount" -}}
+{{- if .Values.ray.autoscaling.enabled -}}
+{{- include "thumbwheel.podSecurity" . | replace "automountServiceAccountToken: false" "automountServiceAccountToken: true" }}
+{{- else -}}
+serviceAccountName: {{ include "thumbwheel.fullname" . }}
+{{ include "thumbwheel.podSecurity" . }}
+{{- end -}}
+{{- end -}}
+
+{{/* Takes a list of root and the values of head or workers. */}}
+{{- define "thumbwheel.rayPlacement" -}}
+{{- with (index . 1).nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with (index . 1).tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with (index . 0).Values.training.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- end -}}

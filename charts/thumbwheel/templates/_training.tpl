@@ -1,0 +1,97 @@
+{{/* What a turn of the loop is on a cluster, whatever starts it: its words, its environment, its pod. All of its pods mount the two claims at
+     the same places as the services do, so `--state /` finds models and loop, and the generator finds what a turn tells it of. */}}
+{{- define "thumbwheel.loopClaim" -}}
+{{- .Values.training.loop.existingClaim | default (include "thumbwheel.name" (list . "loop")) -}}
+{{- end -}}
+
+{{/* `python3 -m` and these. extraArgs come last: of a word said twice, the later counts. */}}
+{{- define "thumbwheel.trainingWords" -}}
+{{- $v := .Values.training -}}{{- $known := include "thumbwheel.known" . | fromYaml -}}
+{{- $words := list "training" "loop" "--recipe" $v.recipe "--state" "/" "--scheduled" "--patience" "2m" -}}
+{{- range list "feedback" "generator" -}}
+  {{- $words = concat $words (list (printf "--%s" .) (printf "dns:///%s:%v" (include "thumbwheel.name" (list $ .)) (index $known .).port)) -}}
+{{- end -}}
+{{- range $name, $value := $v.canary -}}
+  {{- if ne (toString $value) "" -}}{{- $words = concat $words (list (printf "--canary-%s" $name) (toString $value)) -}}{{- end -}}
+{{- end -}}
+{{- if eq .Values.ray.mode "local" -}}
+  {{- $words = concat $words (list "--workers" "0") -}}
+{{- else -}}
+  {{- $words = concat $words (list "--workers" (toString .Values.ray.workers.replicas) "--gpus-per-worker" (toString .Values.ray.workers.gpus)) -}}
+{{- end -}}
+{{- concat $words $v.extraArgs | toJson -}}
+{{- end -}}
+
+{{/* Only of the pod that runs the loop itself: Ray's workers reach nothing but each other. */}}
+{{- define "thumbwheel.trainingEnvironment" -}}
+{{- $store := (include "thumbwheel.stores" . | fromYaml).objectStore -}}
+{{- range $name, $value := dict "endpoint" $store.endpoint "bucket" $store.bucket "secure" $store.secure "region" $store.region }}
+{{- if ne (toString $value) "" }}
+- {name: TW_TRAINING_S3_{{ upper $name }}, value: {{ toString $value | quote }}}
+{{- end }}
+{{- end }}
+{{ include "thumbwheel.fromSecret" (list "TW_TRAINING_S3_ACCESS_KEY" $store.existingSecret "access-key") }}
+{{ include "thumbwheel.fromSecret" (list "TW_TRAINING_S3_SECRET_KEY" $store.existingSecret "secret-key") }}
+{{- end -}}
+
+{{/* These two take a list of root and whether it is a pod that trains: the submitter has no claim. */}}
+{{- define "thumbwheel.trainingMounts" -}}
+{{- $root := index . 0 -}}
+- {name: tmp, mountPath: /tmp}
+{{- if index . 1 }}
+- {name: models, mountPath: /models}
+- {name: loop, mountPath: /loop}
+{{- end }}
+{{- with $root.Values.training.extraVolumeMounts }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "thumbwheel.trainingVolumes" -}}
+{{- $root := index . 0 -}}
+- {name: tmp, emptyDir: {}}
+{{- if index . 1 }}
+- {name: models, persistentVolumeClaim: {claimName: {{ include "thumbwheel.modelsClaim" $root }}}}
+- {name: loop, persistentVolumeClaim: {claimName: {{ include "thumbwheel.loopClaim" $root }}}}
+{{- end }}
+{{- with $root.Values.training.extraVolumes }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* What the two kinds of CronJob have alike. */}}
+{{- define "thumbwheel.schedule" -}}
+schedule: {{ .Values.training.schedule | quote }}
+{{- with .Values.training.timeZone }}
+timeZone: {{ . }}
+{{- end }}
+suspend: {{ .Values.training.suspend }}
+concurrencyPolicy: Forbid
+startingDeadlineSeconds: {{ .Values.training.startingDeadlineSeconds | int64 }}
+successfulJobsHistoryLimit: {{ .Values.training.history.succeeded }}
+failedJobsHistoryLimit: {{ .Values.training.history.failed }}
+{{- end -}}
+
+{{- define "thumbwheel.queueLabel" -}}
+{{- with .Values.ray.queueName }}
+kueue.x-k8s.io/queue-name: {{ . }}
+{{- end }}
+{{- end -}}
+
+{{- define "thumbwheel.validateTraining" -}}
+{{- if .Values.training.enabled -}}
+{{- $v := .Values -}}{{- $workers := .Values.ray.workers -}}{{- $gpus := int $workers.gpus -}}
+{{- if and (eq $v.ray.mode "kuberay") (not (or $v.gitops (.Capabilities.APIVersions.Has "ray.io/v1/RayJob"))) -}}{{ fail "ray.mode: kuberay, but the cluster has no RayJob of ray.io/v1 (KubeRay operator)" }}{{- end -}}
+{{- if and (gt $gpus 0) (eq $v.ray.mode "local") -}}{{ fail "ray.workers.gpus: GPUs are for ray.mode kuberay; local trains on processors" }}{{- end -}}
+{{- if and (gt $gpus 0) (not (or $workers.nodeSelector $workers.tolerations)) -}}{{ fail "ray.workers.gpus: say where GPUs are, by ray.workers.nodeSelector or ray.workers.tolerations" }}{{- end -}}
+{{- range $kind, $amounts := $workers.resources -}}
+  {{- range $name := keys (default dict $amounts) -}}
+    {{- if contains "gpu" (lower $name) -}}{{ fail (printf "ray.workers.resources.%s: %s is said by ray.workers.gpus and ray.workers.gpuResource alone" $kind $name) }}{{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- if and $v.ray.autoscaling.enabled (eq $v.ray.mode "local") -}}{{ fail "ray.autoscaling.enabled: needs ray.mode kuberay" }}{{- end -}}
+{{- if and $v.ray.autoscaling.enabled (gt (int $v.ray.autoscaling.minReplicas) (int $workers.replicas)) -}}{{ fail "ray.autoscaling.minReplicas: is above ray.workers.replicas" }}{{- end -}}
+{{- if and $v.ray.autoscaling.enabled $v.ray.queueName -}}{{ fail "ray.autoscaling.enabled: Kueue (ray.queueName) admits a turn whole; say one of the two" }}{{- end -}}
+{{- if and (ne (toString $v.training.canary.seconds) "") (ge (float64 $v.training.canary.seconds) (float64 $v.training.deadlineSeconds)) -}}{{ fail "training.canary.seconds: is not below training.deadlineSeconds, which ends the whole turn" }}{{- end -}}
+{{- end -}}
+{{- end -}}

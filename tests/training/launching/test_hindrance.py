@@ -1,0 +1,74 @@
+"""One line for every way not to start, from objects as the real KubeRay and kubelet left them."""
+
+from typing import Any
+
+import pytest
+
+from training.launching.hindrance import MAX_CHARACTERS, hindrance
+
+NO_ROOM = "0/1 nodes are available: 1 Insufficient cpu."
+
+
+def pod(role: str = "head", **status: Any) -> dict[str, Any]:
+    return {"metadata": {"name": "pod", "labels": {"ray.io/node-type": role}}, "status": status}
+
+
+def waiting(reason: str, message: str = "") -> dict[str, Any]:
+    return {
+        "name": "c",
+        "image": "registry.example/ray:2",
+        "state": {"waiting": {"reason": reason, "message": message}},
+    }
+
+
+KILLED = {"name": "c", "state": {"running": {}}, "lastState": {"terminated": {"reason": "OOMKilled", "exitCode": 137}}}
+CASES: dict[str, tuple[list[dict[str, Any]], str]] = {
+    "no room": (
+        [pod(conditions=[{"type": "PodScheduled", "status": "False", "message": NO_ROOM}])],
+        f"no node takes the head: {NO_ROOM}",
+    ),
+    "a wrong image of the head": (
+        [pod(containerStatuses=[waiting("ImagePullBackOff", "no such host")])],
+        "the head's image registry.example/ray:2 cannot be pulled: ImagePullBackOff: no such host",
+    ),
+    "a wrong image of a worker, which its init container has too": (
+        [pod(), pod("worker", initContainerStatuses=[waiting("ErrImagePull", "not found")])],
+        "the worker's image registry.example/ray:2 cannot be pulled: ErrImagePull: not found",
+    ),
+    "no shell": (
+        [pod(containerStatuses=[waiting("RunContainerError", 'exec: "/bin/bash": no such file')])],
+        'the head does not start: RunContainerError: exec: "/bin/bash": no such file',
+    ),
+    "no memory": ([pod("worker", containerStatuses=[KILLED])], "the worker was killed for want of memory"),
+    "evicted": ([pod(reason="Evicted", message="low on disk")], "the head was evicted: low on disk"),
+    "a submitter": (
+        [{"metadata": {"name": "s"}, "status": {"containerStatuses": [waiting("CrashLoopBackOff", "back-off")]}}],
+        "the submitter does not start: CrashLoopBackOff: back-off",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_hinders_a_pod_is_said_in_one_line(case: str) -> None:
+    pods, line = CASES[case]
+    assert hindrance(None, pods) == line
+
+
+def test_a_pod_that_is_refused_stands_in_the_conditions_of_its_cluster_alone() -> None:
+    text = 'pods "x" is forbidden: violates PodSecurity\n"restricted:latest"'
+    conditions = [
+        {"type": "HeadPodReady", "status": "False", "message": "containers with unready status"},
+        {"type": "ReplicaFailure", "status": "True", "message": text},
+    ]
+    line = hindrance({"status": {"conditions": conditions}}, [])
+    assert line == 'a pod is refused: pods "x" is forbidden: violates PodSecurity "restricted:latest"'
+    assert hindrance({"status": {"conditions": [{**conditions[1], "status": "False"}]}}, []) == ""
+
+
+def test_pods_that_only_start_are_hindered_by_nothing() -> None:
+    starting = waiting("ContainerCreating")
+    assert hindrance({"metadata": {}}, [pod(containerStatuses=[starting]), pod("worker"), {"metadata": {}}]) == ""
+
+
+def test_a_long_message_is_cut() -> None:
+    assert len(hindrance(None, [pod(containerStatuses=[waiting("ErrImagePull", "x" * 1000)])])) == MAX_CHARACTERS

@@ -1,0 +1,306 @@
+"""The launcher's story against an API server whose KubeRay the test plays, step by step, whenever the launcher sleeps."""
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.training.launching.api_server import ApiServer, serving
+from training.launching.kubernetes import KubernetesApi
+from training.launching.launcher import GONE_SECONDS, NOT_TAKEN_UP, NOT_YET, QUEUED, Launcher, Turn
+from training.launching.ray_job import RAY_JOBS, TURN_LABEL
+
+NAME, JOB = "tw-turn", "tw-training-1"
+TEMPLATE = {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": {"name": NAME, "labels": {"a": "b"}}, "spec": {}}
+DEADLINE_SECONDS = 3600.0
+Step = Callable[[], None]
+
+
+class Notices:
+    """What people would have seen."""
+
+    def __init__(self) -> None:
+        self.waited: list[str] = []
+        self.ended: list[str] = []
+        self.locked = False
+
+    def waiting(self, text: str) -> None:
+        self.waited.append(text)
+
+    def failed(self, reason: str) -> bool:
+        self.ended.append(reason)
+        return not self.locked
+
+
+class Clock:
+    """Each sleep does the next step; when there is none, an hour passes."""
+
+    def __init__(self) -> None:
+        self.time = datetime.now(UTC)
+        self.steps: list[Step] = []
+
+    def now(self) -> datetime:
+        return self.time
+
+    def sleep(self, seconds: float) -> None:
+        self.time += timedelta(seconds=seconds if self.steps else 3600.0)
+        if self.steps:
+            self.steps.pop(0)()
+
+
+class Stage:
+    """Everything around one launcher."""
+
+    def __init__(self, api: KubernetesApi, server: ApiServer) -> None:
+        self.api, self.server = api, server
+        self.notices, self.clock, self.said = Notices(), Clock(), []
+
+    def launcher(self, job: str = JOB) -> Launcher:
+        turn = Turn(TEMPLATE, job, f"uid-of-{job}", DEADLINE_SECONDS)
+        return Launcher(turn, self.api, self.notices, self.clock, self.said.append)
+
+    def job(self) -> Any:
+        return self.server.objects[RAY_JOBS, NAME]
+
+    def status(self, deployment: str, job: str = "", **more: str) -> Step:
+        """A step: KubeRay says this of the RayJob."""
+
+        def step() -> None:
+            fields = {"jobDeploymentStatus": deployment, "jobStatus": job, "rayClusterName": "tw-turn-abcde", **more}
+            self.job()["status"] = fields
+
+        return step
+
+    def pod(self, **status: Any) -> Step:
+        """A step: a head pod is seen."""
+        labels = {"ray.io/cluster": "tw-turn-abcde", "ray.io/node-type": "head"}
+        return lambda: self.server.put("api/v1/pods", "head", metadata={"labels": labels}, status=status) and None
+
+    def earlier(self, deployment: str, job: str = "", turn: str = "tw-training-0") -> None:
+        """A RayJob that was there before."""
+        self.server.put(RAY_JOBS, NAME, metadata={"labels": {TURN_LABEL: turn}}, spec={})
+        self.status(deployment, job)()
+
+    def made(self) -> int:
+        return self.server.calls.count("POST rayjobs")
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    server = ApiServer()
+    with serving(server, tmp_path) as place:
+        yield Stage(KubernetesApi(place), server)
+
+
+def no_room() -> dict[str, Any]:
+    return {"conditions": [{"type": "PodScheduled", "status": "False", "message": "Insufficient cpu"}]}
+
+
+def test_a_turn_is_made_belongs_to_its_job_and_is_waited_for(stage: Stage) -> None:
+    stage.clock.steps = [
+        stage.status("Initializing"),
+        stage.status("Running", "RUNNING"),
+        stage.status("Complete", "SUCCEEDED"),
+    ]
+    assert stage.launcher().run()
+    about = stage.job()["metadata"]
+    assert about["labels"] == {"a": "b", TURN_LABEL: JOB}
+    assert about["ownerReferences"] == [
+        {"apiVersion": "batch/v1", "kind": "Job", "name": JOB, "uid": f"uid-of-{JOB}"},
+    ]
+    assert stage.notices.waited[0] == NOT_YET
+    assert stage.notices.ended == []
+
+
+def test_a_launcher_that_follows_a_killed_one_adopts_its_turn(stage: Stage) -> None:
+    stage.earlier("Running", "RUNNING", turn=JOB)
+    stage.clock.steps = [stage.status("Complete", "SUCCEEDED")]
+    assert stage.launcher().run()
+    assert stage.made() == 0
+    assert stage.notices.waited == [], "the turn tells of itself"
+
+
+def test_one_that_comes_when_its_turn_has_ended_tells_how_and_makes_no_other(stage: Stage) -> None:
+    stage.earlier("Failed", "FAILED", turn=JOB)
+    assert not stage.launcher().run()
+    assert stage.made() == 0
+
+
+def test_a_turn_of_another_job_that_still_runs_is_adopted_so_that_never_two_run(stage: Stage) -> None:
+    stage.earlier("Running", "RUNNING")
+    stage.clock.steps = [stage.status("Complete", "SUCCEEDED")]
+    assert stage.launcher("by-hand").run()
+    assert stage.made() == 0
+
+
+def test_one_that_was_made_between_look_and_making_is_adopted(stage: Stage) -> None:
+    looks = iter([None])
+
+    class Late(KubernetesApi):
+        def read(self, kind: str, name: str) -> Any:
+            return next(looks, stage.server.objects.get((kind, name)))
+
+    stage.api = Late(stage.api._place)
+    stage.earlier("Running", "RUNNING")
+    stage.clock.steps = [stage.status("Complete", "SUCCEEDED")]
+    assert stage.launcher("by-hand").run()
+    assert stage.made() == 1
+    assert stage.job()["metadata"]["labels"][TURN_LABEL] == "tw-training-0"
+
+
+@pytest.mark.parametrize("deployment", ["Complete", "Failed", "ValidationFailed"])
+def test_one_that_has_ended_makes_room(stage: Stage, deployment: str) -> None:
+    stage.earlier(deployment)
+    stage.clock.steps = [stage.status("Complete", "SUCCEEDED")]
+    assert stage.launcher().run()
+    assert stage.job()["metadata"]["labels"][TURN_LABEL] == JOB
+
+
+def test_one_that_is_being_deleted_is_waited_for(stage: Stage) -> None:
+    stage.earlier("Running", "RUNNING")
+    stage.job()["metadata"]["deletionTimestamp"] = "2026-11-25T00:00:00Z"
+    stage.clock.steps = [
+        lambda: None,
+        lambda: stage.server.objects.clear(),
+        stage.status("Complete", "SUCCEEDED"),
+    ]
+    assert stage.launcher().run()
+    assert stage.made() == 1
+
+
+def test_one_that_is_never_gone_ends_it(stage: Stage) -> None:
+    stage.earlier("Running", "RUNNING")
+    stage.job()["metadata"]["deletionTimestamp"] = "2026-11-25T00:00:00Z"
+    assert not stage.launcher().run()
+    assert stage.notices.ended == [f"the RayJob of an earlier turn was not gone after {GONE_SECONDS:.0f} s"]
+
+
+def test_past_its_deadline_it_is_deleted_and_what_hindered_it_is_said(stage: Stage) -> None:
+    stage.clock.steps = [stage.status("Initializing"), stage.pod(**no_room()), lambda: None]
+    assert not stage.launcher().run()
+    assert (RAY_JOBS, NAME) not in stage.server.objects
+    assert "waiting for: no node takes the head: Insufficient cpu" in stage.notices.waited
+    assert stage.notices.ended == [
+        "it had not ended after 3600 s (seen before: no node takes the head: Insufficient cpu)"
+    ]
+
+
+def test_the_deadline_of_an_adopted_turn_is_counted_from_its_making(stage: Stage) -> None:
+    stage.earlier("Running", "RUNNING", turn=JOB)
+    stage.job()["metadata"]["creationTimestamp"] = "2026-01-01T00:00:00Z"
+    assert not stage.launcher().run()
+    assert stage.notices.ended == ["it had not ended after 3600 s"]
+
+
+def test_what_a_turn_has_got_over_is_not_blamed_for_its_end(stage: Stage) -> None:
+    stage.clock.steps = [
+        stage.status("Initializing"),
+        stage.pod(**no_room()),
+        lambda: (stage.pod(conditions=[])(), stage.status("Running", "RUNNING")())[0],
+        stage.status(
+            "Failed", "FAILED", reason="AppFailed", message="command failed with exit code 1, last logs: secret"
+        ),
+    ]
+    assert not stage.launcher().run()
+    assert stage.notices.ended == ["the turn failed; the log of its pod says why"]
+
+
+@pytest.mark.parametrize(
+    ("deployment", "fields", "line"),
+    [
+        ("ValidationFailed", {"reason": "ValidationFailed", "message": "wrong name"}, "ValidationFailed: wrong name"),
+        (
+            "Failed",
+            {"reason": "SubmissionFailed", "message": "Job submission has failed.\nReason: x"},
+            "SubmissionFailed: Job submission has failed. Reason: x",
+        ),
+        ("Failed", {"message": "entrypoint failed with exit code 3, last"}, "another loop holds this state"),
+        ("Failed", {"message": "entrypoint failed with exit code 7, last"}, "the turn ended with exit status 7"),
+        ("Failed", {}, "Failed"),
+    ],
+)
+def test_every_bad_end_has_words(stage: Stage, deployment: str, fields: dict[str, str], line: str) -> None:
+    stage.clock.steps = [stage.status(deployment, **fields)]
+    assert not stage.launcher().run()
+    assert stage.notices.ended == [line]
+
+
+def test_without_an_operator_or_in_a_queue_it_says_so_and_once_over_no_more(stage: Stage) -> None:
+    def queued() -> None:
+        stage.status("Suspended")()
+        stage.job()["spec"]["suspend"] = True
+
+    def admitted() -> None:
+        stage.job()["spec"]["suspend"] = False
+        stage.status("Initializing")()
+
+    stage.clock.steps = [*[lambda: None] * 6, queued, admitted, stage.status("Failed", reason="x")]
+    assert not stage.launcher().run()
+    wanted = [NOT_YET, f"waiting for: {NOT_TAKEN_UP}", f"waiting for: {QUEUED}", NOT_YET]
+    assert stage.notices.waited == wanted
+    assert stage.notices.ended == ["x"]
+
+
+def test_a_notice_is_renewed_so_that_it_is_known_to_be_true_still(stage: Stage) -> None:
+    stage.clock.steps = [stage.status("Initializing"), *[lambda: None] * 30, stage.status("Complete", "SUCCEEDED")]
+    assert stage.launcher().run()
+    assert 3 <= len(stage.notices.waited) <= 5
+    assert stage.said.count(NOT_YET) == 1
+
+
+def test_an_api_server_that_is_away_ends_nothing(stage: Stage) -> None:
+    away = [(503, "not now")] * 3
+    stage.server.refusals = list(away)
+    stage.clock.steps = [
+        *[lambda: None] * 3,
+        stage.status("Running", "RUNNING"),
+        lambda: stage.server.refusals.extend(away),
+        *[lambda: None] * 3,
+        stage.status("Complete", "SUCCEEDED"),
+    ]
+    assert stage.launcher().run()
+    assert stage.made() == 1
+
+
+def test_a_refusal_of_the_api_server_is_the_reason(stage: Stage) -> None:
+    stage.server.refusals = [(403, "rayjobs is forbidden")]
+    assert not stage.launcher().run()
+    (reason,) = stage.notices.ended
+    assert reason.startswith("the API server refuses: GET ")
+    assert reason.endswith("403: rayjobs is forbidden")
+
+
+def test_pods_that_may_not_be_seen_are_no_reason_to_end(stage: Stage) -> None:
+    stage.clock.steps = [stage.status("Initializing"), lambda: None, stage.status("Complete", "SUCCEEDED")]
+
+    class Blind(KubernetesApi):
+        def select(self, kind: str, labels: str) -> Any:
+            stage.server.refusals.append((403, "pods is forbidden"))
+            return super().select(kind, labels)
+
+    stage.api = Blind(stage.api._place)
+    assert stage.launcher().run()
+    assert [text for text in stage.said if "pods is forbidden" in text]
+
+
+def test_one_that_somebody_deletes_has_failed(stage: Stage) -> None:
+    stage.clock.steps = [stage.status("Running", "RUNNING"), lambda: stage.server.objects.clear()]
+    assert not stage.launcher().run()
+    assert stage.notices.ended == ["somebody deleted its RayJob"]
+
+
+def test_what_could_not_be_written_down_is_in_the_log(stage: Stage) -> None:
+    stage.notices.locked = True
+    stage.clock.steps = [stage.status("Failed")]
+    assert not stage.launcher().run()
+    assert "not written down: another turn holds the lock" in stage.said
+
+
+def test_the_template_of_the_chart_is_not_changed_by_a_turn(stage: Stage) -> None:
+    before = json.dumps(TEMPLATE)
+    stage.clock.steps = [stage.status("Complete", "SUCCEEDED")]
+    stage.launcher().run()
+    assert json.dumps(TEMPLATE) == before

@@ -1,0 +1,71 @@
+"""The Ray that stages run under: the cluster that this process was started on, or one of its own on this machine.
+
+Ray is imported where it is used (runner.py says why).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+START_TRIES, START_TOO_SLOW = 3, "timed out"
+# Set by whoever runs this on a cluster that is there: Ray itself, for the programs of its jobs.
+ADDRESS = "RAY_ADDRESS"
+ENVIRONMENT = {
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # thousands of log lines otherwise
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one more process; nobody takes this machine away with notice
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # at 2 s, quick reports block for seconds
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+# Of a cluster that is started here.
+OWN_ENVIRONMENT = {
+    "RAY_AUTH_MODE": "disabled",  # it is of this process alone, on loopback
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+QUIET = {"log_to_driver": False, "configure_logging": False}
+
+
+@contextmanager
+def ray_cluster(num_workers: int) -> Iterator[None]:
+    """Ray for as long as the block runs: the cluster that RAY_ADDRESS names, or one on this machine. Nothing without workers or where
+    this process has one already.
+
+    Starting Ray costs tens of seconds on two busy cores: hold this open around several stages.
+    """
+    if num_workers == 0:
+        yield
+        return
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    there = os.environ.get(ADDRESS)
+    for name, value in {**ENVIRONMENT, **({} if there else OWN_ENVIRONMENT)}.items():
+        os.environ.setdefault(name, value)
+    if there:
+        ray.init(runtime_env={"env_vars": ENVIRONMENT}, **QUIET)  # for processes on other machines too
+    else:
+        _start(max(num_workers, len(os.sched_getaffinity(0))) + 1)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _start(num_cpus: int) -> None:
+    """Ray gives its own start 30 seconds, by constants; it gets more than one try, since a longer wait helps nobody: of 76 starts
+    two hung before their first line of log, one for 120 s, the others had written it after 1.3 s at most.
+    """
+    import ray
+
+    for tries_left in reversed(range(START_TRIES)):
+        try:
+            ray.init(num_cpus=num_cpus, include_dashboard=False, **QUIET)
+        except Exception as error:  # Ray raises nothing more special
+            ray.shutdown()
+            if not tries_left or START_TOO_SLOW not in str(error).casefold():
+                raise
+        else:
+            return

@@ -1,0 +1,58 @@
+"""Why a turn's pods do not run, in one line. KubeRay says nothing of it in the RayJob: it stands in the RayCluster's conditions where a
+pod is refused, and in the pods where one has no room, no image or no memory; of a worker, in its init container too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from training.launching.kubernetes import Manifest
+
+MAX_CHARACTERS = 300
+NO_IMAGE = ("ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "ImageInspectError")
+NO_START = (
+    *("CrashLoopBackOff", "RunContainerError", "CreateContainerError", "CreateContainerConfigError"),
+    *("ContainerCannotRun", "StartError"),
+)
+ROLE_LABEL = "ray.io/node-type"
+
+
+def hindrance(cluster: Manifest | None, pods: Sequence[Manifest]) -> str:
+    """The first that is found; empty: nothing hinders."""
+    found = next((line for line in (*_of_cluster(cluster), *(each for pod in pods for each in _of_pod(pod)))), "")
+    return " ".join(found.split())[:MAX_CHARACTERS]
+
+
+def _of_cluster(cluster: Manifest | None) -> Iterator[str]:
+    for condition in (cluster or {}).get("status", {}).get("conditions", ()):
+        if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
+            yield f"a pod is refused: {condition.get('message', '')}"
+
+
+def _of_pod(pod: Manifest) -> Iterator[str]:
+    status, role = pod.get("status", {}), _role(pod)
+    for condition in status.get("conditions", ()):
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            yield f"no node takes the {role}: {condition.get('message', '')}"
+    if status.get("reason") == "Evicted":
+        yield f"the {role} was evicted: {status.get('message', '')}"
+    for container in (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())):
+        yield from _of_container(role, container)
+
+
+def _of_container(role: str, container: dict[str, Any]) -> Iterator[str]:
+    state, last = container.get("state", {}), container.get("lastState", {})
+    for ended in (state.get("terminated", {}), last.get("terminated", {})):
+        if ended.get("reason") == "OOMKilled":
+            yield f"the {role} was killed for want of memory"
+    waiting = state.get("waiting", {})
+    reason, message = waiting.get("reason", ""), waiting.get("message", "")
+    if reason in NO_IMAGE:
+        yield f"the {role}'s image {container.get('image', '')} cannot be pulled: {reason}: {message}"
+    elif reason in NO_START:
+        yield f"the {role} does not start: {reason}: {message}"
+
+
+def _role(pod: Manifest) -> str:
+    return str(pod["metadata"].get("labels", {}).get(ROLE_LABEL, "submitter"))
