@@ -18,7 +18,7 @@ from infra.cluster.installation import find_installed
 from infra.cluster.layout import Layout
 from infra.deploy import release
 from infra.deploy.inside import Inside
-from tests.infra.deploy.people import committed, keys, people_rate, people_rate_while
+from tests.infra.deploy.raters import committed, keys, people_rate, people_rate_while
 from tests.journeys.client import Client, text_of
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(3600)]
