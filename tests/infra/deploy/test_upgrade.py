@@ -18,7 +18,7 @@ ROLLED = (*SERVICES, "predictor")
 # A model server with little of a processor writes slowly: answers run while pods go, and two cores hold all of it.
 TWO = {
     "services": {"gateway": {"replicas": 2, "settings": {"coalesce_seconds": 0.25}}, "feedback": {"replicas": 2}},
-    "serving": {"predictor": {"resources": {"requests": {"cpu": "150m"}, "limits": {"cpu": "150m"}}}},
+    "serving": {"predictor": {"resources": {"limits": {"cpu": "250m"}}}},
 }
 
 
