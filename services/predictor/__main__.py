@@ -20,6 +20,7 @@ from services.predictor.http.app import build_app
 from services.predictor.http.kserve import Readiness
 from services.predictor.loading import Loader
 from services.predictor.metrics import Metrics
+from services.predictor.peers import served_by
 from services.predictor.repository import Repository, RepositoryLimits
 from services.predictor.settings import PredictorSettings
 from services.predictor.store.converter_process import convert_in_process
@@ -75,14 +76,15 @@ def wire(settings: PredictorSettings, metrics: Metrics, journal: Journal) -> Rep
 async def load_at_start(
     repository: Repository, settings: PredictorSettings, journal: Journal, readiness: Readiness
 ) -> None:
-    """Load what the settings name, and what was loaded before; ready only if all that the settings name is there."""
+    """Load what a peer serves, what the settings name, and what was loaded before; ready only if the first two are there."""
     named = {_version_of(directory): directory.absolute() for directory in settings.startup_models}
+    needed = {**(await served_by(settings.peer_url) if settings.peer_url else {}), **named}
     complete = True
-    for version, directory in {**journal.read(), **named}.items():
+    for version, directory in {**journal.read(), **needed}.items():
         try:
             await repository.load(version, directory)
         except PredictorError:
-            complete = complete and version not in named
+            complete = complete and version not in needed
     readiness.ready = complete
 
 
@@ -105,12 +107,17 @@ async def serve(settings: PredictorSettings) -> None:
     # handler_cancellation: a client that hangs up cancels its handler, and that cancels its generation.
     runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=settings.drain_seconds)
     await runner.setup()
-    await web.TCPSite(runner, settings.host, settings.port).start()
+    site = web.TCPSite(runner, settings.host, settings.port)
+    await site.start()
     log.info("listening", extra={"fields": {"host": settings.host, "port": runner.addresses[0][1]}})
     starting = asyncio.create_task(load_at_start(repository, settings, journal, readiness))
     await stop.wait()
     log.info("draining")
     readiness.ready = False
+    # Nobody may send a request over a connection that was kept, which only this process would answer, with a refusal.
+    await site.stop()
+    if runner.server is not None:
+        runner.server.pre_shutdown()
     starting.cancel()
     await asyncio.wait([starting])
     await repository.close()

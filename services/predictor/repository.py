@@ -42,11 +42,13 @@ class Entry:
     name: str
     state: State
     reason: str
+    directory: Path
 
 
 @dataclass(slots=True)
 class _Slot:
     state: State
+    directory: Path
     reason: str = ""
     version: Version | None = None
     loading: asyncio.Task[None] | None = None
@@ -110,8 +112,8 @@ class Repository:
 
     def _entry(self, name: str, slot: _Slot) -> Entry:
         if slot.version is not None and slot.version.engine.failed:
-            return Entry(name, State.UNAVAILABLE, slot.version.engine.refuses)
-        return Entry(name, slot.state, slot.reason)
+            return Entry(name, State.UNAVAILABLE, slot.version.engine.refuses, slot.directory)
+        return Entry(name, slot.state, slot.reason, slot.directory)
 
     async def load(self, name: str, directory: Path) -> None:
         """Load a version and wait until it is ready. Loading what is loaded does nothing; a load under way is joined.
@@ -181,7 +183,7 @@ class Repository:
         taken = sum(slot.state is not State.UNAVAILABLE for slot in self._slots.values())
         if taken >= self._limits.max_versions:
             raise UnavailableError(f"{taken} versions are loaded, the limit: unload one first")
-        fresh = _Slot(State.LOADING, "being loaded")
+        fresh = _Slot(State.LOADING, directory, "being loaded")
         fresh.loading = asyncio.create_task(self._fill(name, directory, fresh))
         fresh.loading.add_done_callback(_retrieve)
         self._slots[name] = fresh

@@ -133,8 +133,18 @@ def test_a_pod_is_given_longer_to_end_than_it_takes(values: str) -> None:
         for container in pod["spec"]["containers"]:
             if container["name"] in SERVICES:
                 waits = int(re.findall(r"sleep\((\d+)\)", str(container["lifecycle"]["preStop"]))[0])
-                drains = float(environment_of(container)[f"TW_{container['name'].upper()}_DRAIN_SECONDS"])
+                settings, prefix = environment_of(container), f"TW_{container['name'].upper()}_"
+                drains = float(settings[f"{prefix}DRAIN_SECONDS"])
+                drains += float(settings.get(f"{prefix}HTTP_DRAIN_SECONDS", 0))
                 assert pod["spec"]["terminationGracePeriodSeconds"] > waits + drains, name
+
+
+@every_file
+def test_a_turn_whose_readers_have_gone_on_elsewhere_gets_as_long_to_end_as_calls_do(values: str) -> None:
+    """The gateway's own default is two seconds: an answer that took longer was cut off by every upgrade."""
+    gateway = next(one for one in containers(render(values)) if one["name"] == "gateway")
+    settings = environment_of(gateway)
+    assert settings["TW_GATEWAY_HTTP_DRAIN_SECONDS"] == settings["TW_GATEWAY_DRAIN_SECONDS"]
 
 
 @every_file

@@ -16,7 +16,8 @@
   {{- end -}}
 {{- end -}}
 {{- if $facts.http -}}
-  {{- $_ := mustMergeOverwrite $settings (dict "http_port" 8080 "page_directory" "/app/services/web/dist" "loop_directory" "/loop" "http_metrics" false) -}}
+  {{- $_ := mustMergeOverwrite $settings (dict "http_port" 8080 "page_directory" "/app/services/web/dist" "loop_directory" "/loop" "http_metrics" false
+        "http_drain_seconds" $root.Values.shutdown.drainSeconds) -}}
 {{- end -}}
 {{- if eq $name "session" -}}
   {{- $_ := mustMergeOverwrite $settings (dict "tokenizer_file" (printf "/models/%s/tokenizer.json" $root.Values.models.initial)

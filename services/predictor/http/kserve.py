@@ -1,5 +1,6 @@
 """KServe's V2 endpoints: health, and the repository extension. Errors here are {"error": text}, as the protocol says."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 from aiohttp import web
@@ -54,9 +55,7 @@ class KServeRoutes:
         """All versions with state and reason."""
         body = await parse_body(request, IndexRequest, empty_is_default=True)
         entries = [entry for entry in self._repository.index() if entry.state is State.READY or not body.ready]
-        return web.json_response(
-            [{"name": entry.name, "state": entry.state, "reason": entry.reason} for entry in entries]
-        )
+        return web.json_response([{**asdict(entry), "directory": str(entry.directory)} for entry in entries])
 
     async def load(self, request: web.Request) -> web.Response:
         """Load, and answer once the version is ready."""

@@ -4,8 +4,11 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -83,3 +86,52 @@ def test_it_serves_stops_cleanly_on_sigterm_and_comes_back_after_a_kill(tmp_path
     said = stop(second)
     assert "draining" in said
     assert "stopped" in said
+
+
+def test_it_is_not_ready_before_it_serves_what_its_peer_does(tmp_path: Path, first_model: Path) -> None:
+    """As an upgrade starts it beside the one that goes; the version was loaded by a call, so no setting names it."""
+    first = start(tmp_path / "first")
+    old = port_of(wait_for(first, "listening"))
+    post(old, "/v2/repository/models/tiny-1/load", {"parameters": {"directory": str(first_model)}})
+    second = start(tmp_path / "second", PEER_URL=f"http://127.0.0.1:{old}")
+    port = port_of(wait_for(second, "listening"))
+    with pytest.raises(urllib.error.HTTPError) as not_yet:
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/health/ready")
+    not_yet.value.close()
+    wait_for(second, "version ready")
+    wait_until_ready(port)
+    assert [entry["name"] for entry in post(port, "/v2/repository/index", {})] == ["tiny-1"]
+    stop(first)
+    stop(second)
+
+
+def test_where_no_peer_is_it_is_ready_with_what_it_has(tmp_path: Path) -> None:
+    alone = start(tmp_path, PEER_URL="http://127.0.0.1:1")
+    port = port_of(wait_for(alone, "listening"))
+    wait_until_ready(port)
+    assert post(port, "/v2/repository/index", {}) == []
+    assert "no peer" in stop(alone)
+
+
+def test_a_connection_that_was_kept_is_closed_when_it_drains(tmp_path: Path) -> None:
+    """Or its owner would send the next request to a process that refuses it, while others would answer."""
+    process = start(tmp_path)
+    port = port_of(wait_for(process, "listening"))
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as kept:
+        kept.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: predictor\r\n\r\n")
+        assert b"200 OK" in kept.recv(65_536)
+        process.send_signal(signal.SIGTERM)
+        assert kept.recv(65_536) == b""
+    stop(process)
+
+
+def wait_until_ready(port: int) -> None:
+    end = time.monotonic() + 60
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/health/ready"):
+                return
+        except urllib.error.HTTPError as error:
+            error.close()
+            assert time.monotonic() < end
+        time.sleep(0.05)

@@ -1,0 +1,81 @@
+"""What is in the bucket of the cluster, as a reader in there finds it, for the history checker out here."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from services.feedback.lake import parquet
+from services.feedback.lake.ledger import Segment
+from tests.infra.deploy.deployed import Deployed
+from tests.services.feedback.history import History, Place, violations
+
+# With the settings of the service whose pod it runs in.
+READ = """
+import json
+from dataclasses import asdict
+from services.chassis.settings import load_settings
+from services.feedback.database import open_database
+from services.feedback.events import Stream
+from services.feedback.kafka.topic import look_at
+from services.feedback.lake import parquet
+from services.feedback.lake.ledger import Ledger
+from services.feedback.lake.place import object_store
+from services.feedback.settings import FeedbackSettings
+settings = load_settings(FeedbackSettings)
+ledger, store, found = Ledger(open_database(settings.database_url)), object_store(settings), {}
+def rows(key):
+    wanted = ("event_id", "message_id", "offset", "accept_order")
+    return [{name: row.get(name) for name in wanted} for row in parquet.to_rows(parquet.read(store.get(key)))]
+for stream in Stream:
+    segments = ledger.segments(stream)
+    found[stream.value] = {
+        "segments": [asdict(segment) for segment in segments],
+        "objects": {segment.object_key: rows(segment.object_key) for segment in segments if segment.object_key},
+        "ends": [asdict(view) for view in look_at(settings.cluster(), settings.topic(stream))],
+    }
+print(json.dumps(found))
+"""
+
+
+@dataclass(frozen=True)
+class Committed:
+    """One stream: its ledger, its objects, and where its logs end."""
+
+    ledger: list[Segment]
+    objects: Mapping[str, list[parquet.Row]]
+    ends: Mapping[Place, int]
+
+    @property
+    def rows(self) -> list[parquet.Row]:
+        return [row for rows in self.objects.values() for row in rows]
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing waits in a log."""
+        reached = {(segment.topic_id, segment.partition): segment.end_offset for segment in self.ledger}
+        return all(reached.get(place, 0) == end for place, end in self.ends.items())
+
+    def violations(self, history: History) -> list[str]:
+        """Of the invariants A to E; logs of other topics than the present ones have ended where the ledger says."""
+        reached = {(segment.topic_id, segment.partition): segment.end_offset for segment in self.ledger}
+        return violations(history, self, self, "", {**reached, **self.ends}, lambda data: self.objects[data.decode()])
+
+    def segments(self, _stream: str) -> list[Segment]:
+        return self.ledger
+
+    def get(self, key: str) -> bytes:
+        return key.encode()
+
+
+def committed(deployed: Deployed) -> dict[str, Committed]:
+    """By stream."""
+    found: dict[str, Any] = json.loads(deployed.python("feedback", "-c", READ))
+    return {
+        stream: Committed(
+            [Segment(**segment) for segment in one["segments"]],
+            one["objects"],
+            {(view["topic_id"], view["partition"]): view["end_offset"] for view in one["ends"]},
+        )
+        for stream, one in found.items()
+    }

@@ -1,0 +1,132 @@
+"""The release on the cluster under test, by the commands that people use."""
+
+import json
+import re
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from infra.deploy import release
+from infra.deploy.images import LOADED, REPOSITORY
+from infra.deploy.inside import Inside
+from tests.journeys.client import Client
+
+Values = Mapping[str, Any]
+SERVICES = ("gateway", "guardrail", "enhancer", "session", "generator", "feedback")
+STORES = ("postgres", "kafka", "s3", "valkey")
+AGAIN_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """One release in one namespace."""
+
+    inside: Inside
+    name: str = release.NAME
+    namespace: str = release.NAMESPACE
+
+    def kubectl(self, *words: str, said: str = "", seconds: float = 600) -> str:
+        return self.inside.run("kubectl", "--namespace", self.namespace, *words, said=said, seconds=seconds)
+
+    def objects(self, *words: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(self.kubectl("get", *words, "-o", "json"))["items"]
+        return found
+
+    def pods(self, *components: str) -> dict[str, str]:
+        """Uid by name, of those that are to stay."""
+        chosen = f"app.kubernetes.io/instance={self.name},app.kubernetes.io/component in ({', '.join(components)})"
+        found = self.objects("pods", "--selector", chosen)
+        there = [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+        return {pod["metadata"]["name"]: pod["metadata"]["uid"] for pod in there}
+
+    def python(self, component: str, *words: str, said: str = "") -> str:
+        """`python3 …` in a pod of the service; with `said`, its standard input."""
+        kind = "statefulset" if component in ("feedback", *STORES) else "deployment"
+        where = [f"{kind}/{self.name}-{component}", "--container", component]
+        return self.kubectl("exec", *(["--stdin"] if said else []), *where, "--", "python3", *words, said=said)
+
+    def image(self, name: str) -> str:
+        loaded = json.loads((self.inside.layout.state / LOADED).read_text())
+        return f"{REPOSITORY}-{name}:{loaded[name]}"
+
+    def values(self, *changes: Values) -> Path:
+        """Those of an evaluation with these changes and the images of this clone, in a file."""
+        images = {
+            name: dict(zip(("repository", "tag"), self.image(name).rsplit(":", 1), strict=True))
+            for name in ("services", "predictor", "stores")
+        }
+        merged = reduce(overlaid, changes, overlaid(yaml.safe_load(release.VALUES.read_text()), {"images": images}))
+        file = self.inside.layout.state / f"values-{self.name}.json"
+        file.write_text(json.dumps(merged))
+        return file
+
+    def install(self, *changes: Values, wait: bool = True, seconds: int = 400) -> None:
+        """Install or upgrade, and wait until every pod is ready."""
+        words = ["helm", "upgrade", "--install", self.name, str(release.CHART), "--namespace", self.namespace]
+        words += ["--values", str(self.values(*changes)), *(["--wait", "--timeout", f"{seconds}s"] if wait else [])]
+        self.inside.run(*words, seconds=seconds + 60)
+
+    def helm(self, *words: str, seconds: float = 600) -> str:
+        return self.inside.run("helm", "--namespace", self.namespace, *words, seconds=seconds)
+
+    def keys(self, user: str, count: int = 1, scopes: str = "") -> list[str]:
+        """API keys of new users, by the product's own command."""
+        more = ["--scopes", scopes] if scopes else []
+        words = ["-m", "services.gateway", "keys", "create", "--user", user, "--count", str(count), *more]
+        return self.python("gateway", *words).split()[-count:]
+
+    def person(self, key: str = "") -> Client:
+        """At the door, out here; the owner, if no key is said."""
+        port = (self.inside.layout.state / "door-80.port").read_text()
+        return Client(f"http://127.0.0.1:{port}", key or (self.inside.layout.state / "owner.key").read_text())
+
+    def audit(self) -> str:
+        """Of feedback, from its store, its ledger and Kafka; fails if an offset is not accounted for."""
+        return self.python("feedback", "-m", "services.feedback", "audit")
+
+
+def overlaid(below: Values, above: Values) -> dict[str, Any]:
+    """As Helm lays one values file over another."""
+    both = {key: overlaid(below[key], value) for key, value in above.items() if is_nested(below.get(key), value)}
+    return {**below, **above, **both}
+
+
+def is_nested(*values: object) -> bool:
+    return all(isinstance(value, Mapping) for value in values)
+
+
+def rows(report: str, stream: str) -> int:
+    """Of an audit, in all partitions."""
+    return sum(int(found) for found in re.findall(rf"^{stream} topic=.* rows=(\d+) ", report, re.MULTILINE))
+
+
+def until(what: str, holds: Callable[[], bool], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, f"after {seconds:.0f} s still not so: {what}"
+        time.sleep(AGAIN_SECONDS)
+
+
+def ask(person: Client, text: str) -> tuple[str, str]:
+    """The answer and its message's id."""
+    body = {"model": "thumbwheel", "messages": [{"role": "user", "content": text}]}
+    status, answer = person.call("POST", "/v1/chat/completions", body)
+    assert status == 200, answer
+    return answer["choices"][0]["message"]["content"], answer["id"].removeprefix("chatcmpl-")
+
+
+def rate(person: Client, message_id: str, up: bool = True, seconds: float = 60) -> str:
+    """As a client does it: under one request id until it is acknowledged. A replica that died leaves callers alone for seconds."""
+    body = {"messageId": message_id, "requestId": str(uuid.uuid4()), "thumb": {"up": up}}
+    end = time.monotonic() + seconds
+    while (answer := person.call("POST", "/api/feedback", body))[0] != 200:
+        assert answer[0] == 503, answer
+        assert time.monotonic() < end, answer
+        time.sleep(AGAIN_SECONDS)
+    return str(answer[1]["eventId"])

@@ -1,0 +1,93 @@
+"""People at the door out here who insist: what fails is asked for again under the same request id, until it is answered."""
+
+import http.client
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from tests.infra.deploy.deployed import Deployed
+from tests.journeys.client import Client, finish_of, text_of
+
+PATIENCE_SECONDS = 240
+AGAIN_SECONDS = 0.5
+DONE = ("FINISH_REASON_STOP", "FINISH_REASON_LENGTH")
+Result = TypeVar("Result")
+
+
+class NotNowError(Exception):
+    """To be asked for again."""
+
+
+@dataclass
+class Person:
+    """Asks, reads, rates, again and again. What it was told is kept: answers by message, acknowledged events in their order."""
+
+    client: Client
+    name: str
+    answers: dict[str, str] = field(default_factory=dict)
+    conversations: dict[str, str] = field(default_factory=dict)
+    events: list[str] = field(default_factory=list)
+    repetitions: int = 0
+    failed: list[str] = field(default_factory=list)
+
+    def live(self, over: threading.Event) -> None:
+        try:
+            while not over.is_set():
+                self._turn(len(self.answers))
+        except Exception as error:
+            self.failed.append(repr(error))
+            raise
+
+    def _turn(self, number: int) -> None:
+        body = {"input": {"text": f"Question {number} of {self.name}"}, "requestId": str(uuid.uuid4())}
+        events = self._insist(lambda: self._answered(body))
+        message = events[0]["messageId"]
+        self.answers[message] = text_of(events)
+        self.conversations[message] = events[0]["started"]["conversationId"]
+        said = {"messageId": message, "requestId": str(uuid.uuid4()), "thumb": {"up": number % 2 == 0}}
+        self.events.append(self._insist(lambda: self._acknowledged(said)))
+
+    def _answered(self, body: object) -> list[dict[str, object]]:
+        events = list(self.client.events("POST", "/api/messages", body))
+        if not events or "completed" not in events[-1] or finish_of(events) not in DONE:
+            raise NotNowError("the answer has not come to its end")
+        return events
+
+    def _acknowledged(self, said: object) -> str:
+        status, answer = self.client.call("POST", "/api/feedback", said)
+        if status != 200:
+            assert status in (429, 503, 504), answer
+            raise NotNowError(answer)
+        return str(answer["eventId"])
+
+    def _insist(self, ask: Callable[[], Result]) -> Result:
+        end = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                return ask()
+            except (NotNowError, AssertionError, OSError, http.client.HTTPException) as error:
+                assert time.monotonic() < end, f"not for {PATIENCE_SECONDS} s: {error!r}"
+            self.repetitions += 1
+            time.sleep(AGAIN_SECONDS)
+
+
+@contextmanager
+def insisting(deployed: Deployed, number: int) -> Iterator[list[Person]]:
+    """So many, until the block ends and each has what it last asked for."""
+    keys = deployed.keys("person", count=number)
+    people = [Person(deployed.person(key), f"person {at}") for at, key in enumerate(keys)]
+    over = threading.Event()
+    threads = [threading.Thread(target=person.live, args=(over,)) for person in people]
+    for thread in threads:
+        thread.start()
+    try:
+        yield people
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join(PATIENCE_SECONDS)
+    assert [person.failed for person in people] == [[]] * number

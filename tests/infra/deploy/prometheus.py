@@ -1,0 +1,124 @@
+"""A Prometheus in the cluster: our own installation of it as an image, told what to read by the PodMonitors that are there."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from infra.cluster.node import import_command
+from infra.deploy.doorway import open_door
+from infra.deploy.storage import RESTRICTED
+from infra.images import interpreter
+from infra.images.archive import write_archive
+from infra.images.layer import LayerWriter
+from infra.servers.installation import find_installed
+from tests.infra.deploy.deployed import Deployed
+from tests.infra.deploy.pod_monitors import scrape_configs
+from tests.journeys.prometheus import Asked
+
+NAMESPACE, NAME, PORT = "monitoring", "prometheus", 9090
+IMAGE = "localhost/thumbwheel-test-prometheus:1"
+
+
+def started(deployed: Deployed) -> Asked:
+    """Reads what the PodMonitors of the release select, with its PrometheusRules; allowed there by its namespace alone."""
+    bring_image(deployed)
+    apply(deployed, *_rights(deployed), *_server(deployed))
+    wait = ["kubectl", "wait", "-n", NAMESPACE, f"pod/{NAME}", "--for=condition=Ready", "--timeout=90s"]
+    deployed.inside.run(*wait)
+    where = ["kubectl", "get", "-n", NAMESPACE, f"pod/{NAME}", "-o", "jsonpath={.status.podIP}"]
+    port = open_door(deployed.inside, 0, deployed.inside.run(*where).strip(), PORT)
+    return Asked(f"http://127.0.0.1:{port}")
+
+
+def ended(deployed: Deployed) -> None:
+    deployed.inside.run("kubectl", "delete", "namespace", NAMESPACE, "--wait")
+    (deployed.inside.layout.state / f"door-{PORT}.port").unlink(missing_ok=True)
+
+
+def apply(deployed: Deployed, *objects: dict[str, Any]) -> None:
+    said = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
+    deployed.inside.run("kubectl", "apply", "--server-side", "-f", "-", said=said)
+
+
+def bring_image(deployed: Deployed) -> None:
+    binary = find_installed().prometheus
+    with tempfile.TemporaryDirectory() as folder:
+        with LayerWriter(Path(folder) / "layer.tar.gz") as writer:
+            writer.file(binary.resolve(), "/prometheus")
+            interpreter.write_libraries(writer, [binary])
+        archive = Path(folder) / "prometheus.tar"
+        write_archive(archive, IMAGE, [writer.layer], {"User": "65532:65532", "Entrypoint": ["/prometheus"]})
+        deployed.inside.run(*import_command(archive))
+
+
+def _rights(deployed: Deployed) -> list[dict[str, Any]]:
+    """It may look at the release's pods, and at nothing else."""
+    rbac, there = "rbac.authorization.k8s.io", {"name": NAME, "namespace": deployed.namespace}
+    subject = {"kind": "ServiceAccount", "name": NAME, "namespace": NAMESPACE}
+    return [
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": RESTRICTED}},
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": NAME, "namespace": NAMESPACE}},
+        {
+            "apiVersion": f"{rbac}/v1",
+            "kind": "Role",
+            "metadata": there,
+            "rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}],
+        },
+        {
+            "apiVersion": f"{rbac}/v1",
+            "kind": "RoleBinding",
+            "metadata": there,
+            "roleRef": {"apiGroup": rbac, "kind": "Role", "name": NAME},
+            "subjects": [subject],
+        },
+    ]
+
+
+def settings(deployed: Deployed) -> dict[str, Any]:
+    """From the objects as the API server has them."""
+    monitors = deployed.objects("podmonitors")
+    return {
+        "global": {"scrape_interval": "2s", "evaluation_interval": "2s"},
+        "rule_files": ["/settings/rules.yaml"],
+        "scrape_configs": [config for monitor in monitors for config in scrape_configs(monitor)],
+    }
+
+
+def rules(deployed: Deployed) -> dict[str, Any]:
+    return {"groups": [group for rule in deployed.objects("prometheusrules") for group in rule["spec"]["groups"]]}
+
+
+def _server(deployed: Deployed) -> list[dict[str, Any]]:
+    container = {
+        "name": NAME,
+        "image": IMAGE,
+        "args": ["--config.file=/settings/prometheus.yaml", "--storage.tsdb.path=/data"],
+        "ports": [{"containerPort": PORT}],
+        "readinessProbe": {"httpGet": {"path": "/-/ready", "port": PORT}, "periodSeconds": 1},
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        "volumeMounts": [{"name": "settings", "mountPath": "/settings"}, {"name": "data", "mountPath": "/data"}],
+    }
+    spec = {
+        "serviceAccountName": NAME,
+        "terminationGracePeriodSeconds": 1,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": 65_532,
+            "fsGroup": 65_532,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [container],
+        "volumes": [{"name": "settings", "configMap": {"name": NAME}}, {"name": "data", "emptyDir": {}}],
+    }
+    files = {
+        "prometheus.yaml": yaml.safe_dump(settings(deployed)),
+        "rules.yaml": yaml.safe_dump(rules(deployed)),
+    }
+    own = {"name": NAME, "namespace": NAMESPACE}
+    return [
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": own, "data": files},
+        {"apiVersion": "v1", "kind": "Pod", "metadata": own, "spec": spec},
+    ]
