@@ -1,0 +1,173 @@
+"""Turns as RayJobs of the real KubeRay operator: whatever dies, there is one turn, and it ends right; whatever keeps one from starting
+is said on the page.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from infra.cluster import lifecycle
+from infra.cluster.errors import ClusterError
+from infra.cluster.installation import find_installed
+from infra.cluster.layout import Layout
+from infra.deploy.inside import Inside
+from infra.deploy.training import RayMode, values
+from tests.infra.deploy.deployed import Deployed, overlaid, rows, until
+from tests.infra.deploy.raters import keys, people_rate, people_rate_while
+from tests.infra.deploy.turns import TRAINING, Turns
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(3600)]
+NAME = "thumbwheel-turn"
+HEAD, WORKER = "ray.io/node-type=head", "ray.io/node-type=worker"
+THUMBS, FILL_SECONDS, STEP_SECONDS, TURN_SECONDS = 400, 900.0, 300.0, 1500.0
+Changes = Mapping[str, Any]
+
+
+@pytest.fixture(scope="module")
+def turns(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Turns]:
+    """A cluster of its own, with the operator."""
+    if os.environ.get("CLUSTER") == "skip":
+        pytest.skip("CLUSTER=skip: turns are not tried as RayJobs")
+    layout = Layout(tmp_path_factory.mktemp("ray") / "cluster")
+    command = [sys.executable, "-m", "infra.deploy", "--state", str(layout.state), "--port", "0", "--grpc-port", "0"]
+    try:
+        subprocess.run([*command, "--training", "kuberay"], check=True, timeout=900)
+        yield Turns(Deployed(Inside(layout, find_installed())))
+    finally:
+        lifecycle.down(layout)
+
+
+def configure(turns: Turns, changes: Changes) -> None:
+    """Another turn than the chart's, the rest as it is."""
+    turns.deployed.install(values(RayMode.KUBERAY), images(turns), changes)
+
+
+def images(turns: Turns) -> Changes:
+    repository, tag = turns.deployed.image("training").rsplit(":", 1)
+    return {"images": {"training": {"repository": repository, "tag": tag}}}
+
+
+def ray_jobs(turns: Turns) -> list[dict[str, Any]]:
+    return turns.deployed.objects("rayjobs")
+
+
+def ray_pods(turns: Turns, selector: str) -> dict[str, str]:
+    """Uid by name."""
+    found = turns.deployed.objects("pods", "--selector", selector)
+    return {pod["metadata"]["name"]: pod["metadata"]["uid"] for pod in found if pod["status"]["phase"] == "Running"}
+
+
+def kill(turns: Turns, *names: str) -> None:
+    turns.deployed.kubectl("delete", "pod", *names, "--grace-period=0", "--force")
+
+
+FAR = {"training": {"deadlineSeconds": 45, "retries": 0}}
+HINDRANCES: dict[str, tuple[Changes, str]] = {
+    "an image that is nowhere": (
+        {"images": {"training": {"repository": "localhost/thumbwheel-nowhere"}}},
+        "the head's image localhost/thumbwheel-nowhere",
+    ),
+    "more than any node has": (
+        {"ray": {"workers": {"resources": {"requests": {"cpu": "64"}}}}},
+        "no node takes the worker",
+    ),
+    "a pod that the standard refuses": (
+        {"training": {"extraVolumes": [{"name": "packages", "hostPath": {"path": "/"}}]}},
+        "a pod is refused",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", HINDRANCES)
+def test_what_keeps_a_turn_from_starting_is_said_and_a_turn_past_its_deadline_is_removed(
+    turns: Turns, case: str
+) -> None:
+    changes, reason = HINDRANCES[case]
+    configure(turns, overlaid(FAR, changes))
+    name = f"turn-{sorted(HINDRANCES).index(case)}-of-none"
+    turns.begin(name)
+    until(f"the page says: {reason}", lambda: reason in details(turns.shown()), 60)
+    assert turns.shown()["result"] is None
+    assert turns.wait_ended(name, STEP_SECONDS) == "Failed"
+    status = turns.shown()
+    assert status["result"] == "failed"
+    assert status["reason"].startswith("it had not ended after 45 s")
+    assert reason in status["reason"]
+    assert turns.result("failed")
+    until("its RayJob is gone", lambda: not ray_jobs(turns))
+
+
+def details(status: Mapping[str, Any]) -> str:
+    return "; ".join(step["detail"] for step in status.get("steps", ()))
+
+
+def test_an_application_that_fails_is_said_with_its_exit_status(turns: Turns) -> None:
+    configure(turns, {"training": {"retries": 0, "extraArgs": ["--no-such-word"]}})
+    turns.begin("turn-of-none")
+    assert turns.wait_ended("turn-of-none", STEP_SECONDS) == "Failed"
+    assert turns.shown()["result"] == "failed"
+    assert "exit status 2" in turns.shown()["reason"]
+    assert turns.result("failed")
+
+
+def test_a_turn_whose_launcher_worker_and_head_die_is_one_turn_and_its_version_is_promoted(turns: Turns) -> None:
+    configure(turns, {})
+    people = keys(turns.deployed.inside)
+    given = people_rate(turns.deployed.inside, people, THUMBS, FILL_SECONDS)
+    assert given.thumbs == THUMBS
+    until("all is in the bucket", lambda: rows(turns.deployed.audit(), "feedback") >= given.events, STEP_SECONDS)
+    turns.begin("turn-1")
+    until("its RayJob is there", lambda: len(ray_jobs(turns)) == 1)
+    uid = ray_jobs(turns)[0]["metadata"]["uid"]
+    launcher_dies(turns, uid)
+    worker_dies(turns)
+    head_dies(turns)
+    turns.begin("turn-2")  # while the first one runs: it follows that, and makes none
+    until("the canary begins", lambda: at_canary(turns), TURN_SECONDS)
+    assert [job["metadata"]["uid"] for job in ray_jobs(turns)] == [uid], "one turn, whoever asked for it"
+    trial = people_rate_while(turns.deployed.inside, people, lambda: not turns.ended("turn-1"), TURN_SECONDS)
+    assert (turns.ended("turn-1"), turns.wait_ended("turn-2", 60)) == ("Complete", "Complete")
+    status = turns.shown()
+    assert (status["run"], status["result"]) == ("nano-1", "promoted"), status
+    assert [step["state"] for step in status["steps"]] == ["done"] * len(status["steps"])
+    assert "resumed with" in details(status)
+    assert trial.by_version.get("nano-1", 0) > 0
+    assert turns.result("promoted")
+    assert turns.answering_version() == "nano-1"
+
+
+def launcher_dies(turns: Turns, uid: str) -> None:
+    """The next one takes up what is there."""
+    kill(turns, *(pod["metadata"]["name"] for pod in turns.pods_of("turn-1")))
+    until("another launcher follows it", lambda: NAME in turns.log("turn-1") and bool(turns.pods_of("turn-1")))
+    assert [job["metadata"]["uid"] for job in ray_jobs(turns)] == [uid]
+
+
+def worker_dies(turns: Turns) -> None:
+    """Ray Train starts the group again, from its checkpoint."""
+    until("it trains", lambda: turns.shown().get("step") in TRAINING, TURN_SECONDS)
+    before = ray_pods(turns, WORKER)
+    kill(turns, *before)
+    until("another worker runs", lambda: bool(ray_pods(turns, WORKER).items() - before.items()), STEP_SECONDS)
+
+
+def head_dies(turns: Turns) -> None:
+    """With it the whole cluster of Ray: KubeRay makes another one, which goes on from the files."""
+    until("it trains again", lambda: turns.shown().get("step") in TRAINING, STEP_SECONDS)
+    before = ray_pods(turns, HEAD)
+    began = time.monotonic()
+    kill(turns, *before)
+    until("another head runs", lambda: bool(ray_pods(turns, HEAD).items() - before.items()), STEP_SECONDS)
+    print(f"\nanother head after {time.monotonic() - began:.0f} s")
+
+
+def at_canary(turns: Turns) -> bool:
+    try:
+        return turns.shown().get("step") == "canary" or bool(turns.ended("turn-1"))
+    except ClusterError:  # the API server is busy
+        return False
