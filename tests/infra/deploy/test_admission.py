@@ -19,9 +19,10 @@ from infra.definitions.installation import find_installed as find_definitions
 from infra.deploy.inside import Inside
 from infra.deploy.storage import RESTRICTED
 from infra.kuberay.installation import find_installed as find_kuberay
-from tests.charts.rendering import VALUES, Object, ray_job, render
+from tests.charts.rendering import CHART, VALUES, Object, ray_job, render
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(300)]
+FEW, KEYS = "one-node-values.yaml", "tw-thumbwheel-keys"
 MAKERS = ("gateway-api", "keda", "kserve-0_20", "prometheus-operator", "strimzi")
 
 
@@ -78,3 +79,22 @@ def test_the_oldest_kserve_takes_what_the_newest_does(inside: Inside) -> None:
         served = [found for found in render(path.name) if found["apiVersion"].startswith("serving.kserve.io/")]
         if served:
             try_apply(inside, served)
+
+
+def test_a_release_of_helm_3_goes_on_with_helm_4_and_back(inside: Inside) -> None:
+    """No pod runs for it: the objects are what the two must agree about."""
+    none = ["--set", "serviceDefaults.replicas=0", "--set", "services.gateway.podAnnotations.by=helm"]
+    words = ["upgrade", "--install", "tw", str(CHART), "--namespace", "chat", "--values", str(VALUES / FEW), *none]
+
+    def keys() -> object:
+        return json.loads(inside.run("kubectl", "--namespace", "chat", "get", "secret", KEYS, "-o", "json"))["data"]
+
+    inside.run(str(inside.tools.helm3 / "helm"), *words)
+    first = keys()
+    inside.run("helm", *words, "--set", "door.httpPort=81")
+    inside.run("helm", "rollback", "tw", "1", "--namespace", "chat")
+    told = json.loads(inside.run("helm", "history", "tw", "--namespace", "chat", "--output", "json"))
+    assert [each["status"] for each in told] == ["superseded", "superseded", "deployed"]
+    assert keys() == first
+    door = inside.run("kubectl", "--namespace", "chat", "get", "service", "tw-thumbwheel-door", "-o", "json")
+    assert [port["port"] for port in json.loads(door)["spec"]["ports"]] == [80, 50051]
