@@ -22,10 +22,13 @@ SHARED = {
 }
 
 
-def turn(item: pytest.Item) -> tuple[bool, float]:
-    """The slow begin, and of them who may take longest: those keep all cores busy while the servers' tests wait for timeouts."""
+def turn(item: pytest.Item) -> tuple[bool, bool, float]:
+    """The slow begin, and of them who may take longest: those keep all cores busy while the servers' tests wait for timeouts. Who shares the
+    one release on a cluster comes last: it is there from its first test to the last, and takes a core from everybody's.
+    """
     limit = item.get_closest_marker("timeout")
-    return (False, -limit.args[0] if limit else 0) if item.get_closest_marker("slow") else (True, 0)
+    slow = item.get_closest_marker("slow") is not None
+    return "deployed" in fixtures_of(item), not slow, -limit.args[0] if slow and limit else 0
 
 
 def fixtures_of(item: pytest.Item) -> set[str]:
