@@ -281,22 +281,7 @@ def _parser() -> argparse.ArgumentParser:
     trial.add_argument("--generator", default="127.0.0.1:50055", metavar="HOST:PORT", help="the generator's rollout")
     trial.add_argument("--canary-share", type=float, metavar="0..0.5", help="share of the users on trial")
     trial.add_argument("--canary-seconds", type=float, help="longest trial; undecided then, the incumbent stays")
-    turn = commands.add_parser("loop", parents=[common, trial], help="one turn, resumed if one was cut off")
-    turn.add_argument("--no-rollout", action="store_true", help="end after the gate, without users")
-    turn.add_argument("--workers", type=int, help="Ray workers; 0 trains in this process")
-    turn.add_argument("--gpus-per-worker", type=int, help="GPUs that Ray keeps for each")
-    turn.add_argument("--every", type=_seconds, metavar="6h", help="a turn again and again")
-    turn.add_argument(
-        "--patience",
-        type=_seconds,
-        default=0.0,
-        metavar="2m",
-        help="how long to wait for a loop that runs on this state, or a service that is away",
-    )
-    turn.add_argument(
-        "--scheduled", action="store_true", help="as a clock starts it: too little feedback is no failure"
-    )
-    turn.set_defaults(command=loop)
+    _describe_loop(commands.add_parser("loop", parents=[common, trial], help="one turn, resumed if one was cut off"))
     tried = commands.add_parser("canary", parents=[common, trial], help="try a finished model directory on the users")
     tried.add_argument("--version", required=True, help="as its manifest says")
     tried.add_argument("--directory", type=Path, required=True)
@@ -321,6 +306,24 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--output", type=Path, default=NANO)
     made.set_defaults(command=nano_base)
     return parser
+
+
+def _describe_loop(turn: argparse.ArgumentParser) -> None:
+    turn.add_argument("--no-rollout", action="store_true", help="end after the gate, without users")
+    turn.add_argument("--workers", type=int, help="Ray workers; 0 trains in this process")
+    turn.add_argument("--gpus-per-worker", type=int, help="GPUs that Ray keeps for each")
+    turn.add_argument("--every", type=_seconds, metavar="6h", help="a turn again and again")
+    turn.add_argument(
+        "--patience",
+        type=_seconds,
+        default=0.0,
+        metavar="2m",
+        help="how long to wait for a loop that runs on this state, or a service that is away",
+    )
+    turn.add_argument(
+        "--scheduled", action="store_true", help="as a clock starts it: too little feedback is no failure"
+    )
+    turn.set_defaults(command=loop)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ PODS, RAY_CLUSTERS = "api/v1/pods", "apis/ray.io/v1/rayclusters"
 POLL_SECONDS, GONE_SECONDS = 5.0, 300.0
 TAKEN_UP_SECONDS = 20.0  # an operator that runs does it within one
 REPEAT_SECONDS = 60.0  # a notice is renewed so often: whoever looks sees that somebody still waits
+OVERDUE = "DeadlineExceeded"
 NOT_YET = "the pods of the turn are starting"
 QUEUED = "it waits to be admitted by its queue"
 NOT_TAKEN_UP = "the KubeRay operator has not taken it up"
@@ -98,6 +99,8 @@ class Launcher:
             if seen is None or seen.uid != job.uid or seen.deleted:
                 return self._fail("somebody deleted its RayJob")
             job = seen
+        if job.reason == OVERDUE:  # KubeRay was first
+            return self._give_up(job)
         if self._hindrance in BEFORE_PODS:
             self._hindrance = ""
         if job.succeeded:

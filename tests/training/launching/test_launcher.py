@@ -188,6 +188,21 @@ def test_past_its_deadline_it_is_deleted_and_what_hindered_it_is_said(stage: Sta
     ]
 
 
+def test_one_that_kuberay_ended_at_its_deadline_has_the_same_words_and_is_deleted_too(stage: Stage) -> None:
+    stage.clock.steps = [
+        stage.status("Initializing"),
+        stage.pod(**no_room()),
+        lambda: None,
+        stage.status("Failed", reason="DeadlineExceeded", message="The RayJob has passed the activeDeadlineSeconds"),
+        lambda: None,
+    ]
+    assert not stage.launcher().run()
+    assert (RAY_JOBS, NAME) not in stage.server.objects
+    assert stage.notices.ended == [
+        "it had not ended after 3600 s (seen before: no node takes the head: Insufficient cpu)"
+    ]
+
+
 def test_the_deadline_of_an_adopted_turn_is_counted_from_its_making(stage: Stage) -> None:
     stage.earlier("Running", "RUNNING", turn=JOB)
     stage.job()["metadata"]["creationTimestamp"] = "2026-01-01T00:00:00Z"
