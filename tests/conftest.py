@@ -23,8 +23,8 @@ SHARED = {
 
 
 def turn(item: pytest.Item) -> tuple[bool, bool, float]:
-    """The slow begin, and of them who may take longest: those keep all cores busy while the servers' tests wait for timeouts. Who shares the
-    one release on a cluster comes last: it is there from its first test to the last, and takes a core from everybody's.
+    """The slow begin, and of them who may take longest: those keep all cores busy while the servers' tests wait for timeouts. Who shares
+    the one release on a cluster comes last: it is there from its first test to the last, and takes a core from everybody's.
     """
     limit = item.get_closest_marker("timeout")
     slow = item.get_closest_marker("slow") is not None
