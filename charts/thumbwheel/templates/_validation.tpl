@@ -10,6 +10,7 @@
 {{- if not $stores.objectStore.endpoint -}}{{ fail "objectStore.endpoint: an S3 store is needed" }}{{- end -}}
 {{- if not $stores.objectStore.existingSecret -}}{{ fail "objectStore.existingSecret: a secret with access-key and secret-key is needed" }}{{- end -}}
 {{- if and $v.gitops (not $v.secrets.existing) -}}{{ fail "secrets.existing: with gitops nothing is generated, so a secret with principal-key, master-key and valkey-secret is needed" }}{{- end -}}
+{{- include "thumbwheel.validateKeys" . -}}
 {{- if eq $v.serving.mode "kserve" -}}{{ fail "serving.mode: kserve is not built yet; deployment is" }}{{- end -}}
 {{- $gateway := include "thumbwheel.values" (list . "gateway") | fromYaml -}}
 {{- $most := $gateway.autoscaling.enabled | ternary $gateway.autoscaling.maxReplicas $gateway.replicas -}}
@@ -23,6 +24,19 @@
 {{- if and $v.door.gatewayApi.enabled (not $v.door.gatewayApi.gateway) -}}{{ fail "door.gatewayApi.gateway: the routes need a Gateway" }}{{- end -}}
 {{- if and $v.monitoring.podMonitors.enabled (not (or $v.gitops (.Capabilities.APIVersions.Has "monitoring.coreos.com/v1/PodMonitor"))) -}}{{ fail "monitoring.podMonitors.enabled: the cluster has no PodMonitor (Prometheus Operator)" }}{{- end -}}
 {{- if and $v.monitoring.rules.enabled (not (or $v.gitops (.Capabilities.APIVersions.Has "monitoring.coreos.com/v1/PrometheusRule"))) -}}{{ fail "monitoring.rules.enabled: the cluster has no PrometheusRule (Prometheus Operator)" }}{{- end -}}
+{{- end -}}
+
+{{/* A secret that is there and lacks a key: pods would wait for it without a word. With gitops, and in `helm template`, nothing is looked up. */}}
+{{- define "thumbwheel.validateKeys" -}}
+{{- $name := .Values.secrets.existing -}}
+{{- if and $name (not .Values.gitops) -}}
+{{- $found := lookup "v1" "Secret" .Release.Namespace $name -}}
+{{- if $found -}}
+  {{- range list "principal-key" "master-key" "valkey-secret" -}}
+    {{- if not (hasKey (default dict $found.data) .) -}}{{ fail (printf "secrets.existing: the secret %s lacks %s" $name .) }}{{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{/* Two answers to where a store is: neither is silently dropped. */}}

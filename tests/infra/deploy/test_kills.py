@@ -28,7 +28,9 @@ time.sleep(60)
 """
 
 
-def test_every_pod_is_killed_in_turn_and_nothing_that_was_told_is_lost(deployed: Deployed, record_property: Any) -> None:
+def test_every_pod_is_killed_in_turn_and_nothing_that_was_told_is_lost(
+    deployed: Deployed, record_property: Any
+) -> None:
     before = committed(deployed)
     seconds = {}
     with insisting(deployed, PEOPLE) as people:

@@ -119,7 +119,9 @@ def test_every_rule_is_loaded_and_evaluated_without_an_error(watched: Watched, t
     until("all were evaluated", lambda: {rule["health"] for rule in watched.asked.alerts().values()} == {"ok"})
     alerts = watched.asked.alerts()
     assert len(alerts) == file.read_text().count("alert:")
-    firing = [name for name, rule in alerts.items() if rule["state"] == "firing" and rule["labels"]["severity"] == "page"]
+    firing = [
+        name for name, rule in alerts.items() if rule["state"] == "firing" and rule["labels"]["severity"] == "page"
+    ]
     assert firing == [], "nobody is woken on a healthy cluster"
 
 
