@@ -14,6 +14,7 @@ from tests.journeys.client import Client, finish_of, text_of
 
 PATIENCE_SECONDS = 240
 AGAIN_SECONDS = 0.5
+READ_SECONDS = 0.3
 DONE = ("FINISH_REASON_STOP", "FINISH_REASON_LENGTH")
 Result = TypeVar("Result")
 
@@ -43,6 +44,7 @@ class Person:
         try:
             while not over.is_set():
                 self._turn(len(self.answers))
+                over.wait(READ_SECONDS)
         except AssertionError as error:
             self.failed.append(str(error))
 
