@@ -19,6 +19,7 @@ SHARED = {
     **dict.fromkeys(("kafka", "kafka_of_three", "postgres", "s3"), "servers"),
     "stack": "stack",
     "system": "watched",
+    "deployed": "cluster",
 }
 
 

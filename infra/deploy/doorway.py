@@ -30,7 +30,7 @@ def open_door(inside: Inside, port: int, address: str, inner_port: int) -> int:
     descriptor = listener.fileno()
     command = [sys.executable, "-m", "infra.deploy.doorway", str(descriptor), address, str(inner_port)]
     with (inside.layout.logs / f"door-{inner_port}.log").open("ab") as log:
-        subprocess.Popen(
+        door = subprocess.Popen(
             inside.command(command),
             env=lifecycle.user_environment(inside.layout, inside.tools),
             pass_fds=[descriptor],
@@ -39,6 +39,7 @@ def open_door(inside: Inside, port: int, address: str, inner_port: int) -> int:
             stderr=log,
             start_new_session=True,
         )
+    door.returncode = 0  # it ends with the cluster; Python would complain that nobody has waited for it
     with listener:
         bound = int(listener.getsockname()[1])
     note.write_text(str(bound))

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from infra.cluster.layout import NODE, Layout
 
-VOLUMES = 12
+VOLUMES = 30
 CLASS = "local"
 RESTRICTED = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn", "audit")}
 

@@ -10,6 +10,7 @@ from services.feedback.compaction.compactors import Compactors
 from services.feedback.compaction.schedule import compact_all
 from services.feedback.database import HEAD, connect, migrate, open_database, revision
 from services.feedback.events import Stream
+from services.feedback.lake import copies
 from services.feedback.lake.audit import audit
 from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.place import bucket, object_store
@@ -73,12 +74,20 @@ def _orphans(settings: FeedbackSettings, options: Namespace) -> int:
     return 0
 
 
+def _objects(settings: FeedbackSettings, options: Namespace) -> int:
+    store = object_store(settings)
+    count = copies.save(store, sys.stdout.buffer) if options.what == "save" else copies.load(store, sys.stdin.buffer)
+    print(f"{count} objects", file=sys.stderr)
+    return 0
+
+
 COMMANDS = {
     "audit": (_audit, "prove from store, ledger and log that nothing is lost or twice"),
     "compact": (_compact, "merge small objects and leave out what must go: one pass now"),
     "migrate": (_migrate, "bring the database's tables up to date"),
     "topics": (_topics, "make Kafka's topics, or say how they are"),
     "bucket": (_bucket, "make the S3 bucket, and try it"),
+    "objects": (_objects, "save: all objects as a tar to standard output; load: from standard input"),
     "orphans": (_orphans, "list objects that no ledger row names; with --delete, delete"),
 }
 
@@ -88,6 +97,7 @@ def add_commands(parser: ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="command")
     commands.add_parser("serve", help="the default")
     described = {name: commands.add_parser(name, help=what) for name, (_, what) in COMMANDS.items()}
+    described["objects"].add_argument("what", choices=["save", "load"])
     add_orphan_options(described["orphans"])
 
 

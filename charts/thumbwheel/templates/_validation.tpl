@@ -12,6 +12,7 @@
 {{- if not $stores.objectStore.endpoint -}}{{ fail "objectStore.endpoint: an S3 store is needed" }}{{- end -}}
 {{- if not $stores.objectStore.existingSecret -}}{{ fail "objectStore.existingSecret: a secret with access-key and secret-key is needed" }}{{- end -}}
 {{- if and $v.gitops (not $v.secrets.existing) -}}{{ fail "secrets.existing: with gitops nothing is generated, so a secret with principal-key, master-key and valkey-secret is needed" }}{{- end -}}
+{{- include "thumbwheel.validateKeys" . -}}
 {{- if eq $v.serving.mode "kserve" -}}{{ fail "serving.mode: kserve is not built yet; deployment is" }}{{- end -}}
 {{- $gateway := include "thumbwheel.values" (list . "gateway") | fromYaml -}}
 {{- if and (gt (int (include "thumbwheel.most" $gateway)) 1) (not $stores.valkey.existingSecret) -}}{{ fail "valkey.existingSecret: more than one gateway needs Valkey for quotas and resuming; or set services.gateway.replicas to 1" }}{{- end -}}
@@ -44,6 +45,19 @@
 {{- if not (or .Values.gitops (.Capabilities.APIVersions.Has "kafka.strimzi.io/v1/Kafka")) -}}{{ fail "kafka.strimzi.enabled: the cluster has no kafka.strimzi.io/v1 (Strimzi 1.0 or newer)" }}{{- end -}}
 {{- end -}}
 {{- if gt (int $kafka.topics.minInsyncReplicas) (int $kafka.topics.replicationFactor) -}}{{ fail "kafka.topics.minInsyncReplicas: is above kafka.topics.replicationFactor" }}{{- end -}}
+{{- end -}}
+
+{{/* A secret that is there and lacks a key: pods would wait for it without a word. With gitops, and in `helm template`, nothing is looked up. */}}
+{{- define "thumbwheel.validateKeys" -}}
+{{- $name := .Values.secrets.existing -}}
+{{- if and $name (not .Values.gitops) -}}
+{{- $found := lookup "v1" "Secret" .Release.Namespace $name -}}
+{{- if $found -}}
+  {{- range list "principal-key" "master-key" "valkey-secret" -}}
+    {{- if not (hasKey (default dict $found.data) .) -}}{{ fail (printf "secrets.existing: the secret %s lacks %s" $name .) }}{{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{/* Two answers to where a store is: neither is silently dropped. */}}

@@ -1,7 +1,8 @@
-"""People on the cluster's network while it is changed: answers that stream all the time, and single calls; it tells one line of JSON.
+"""People on the cluster's network while it is changed: answers that stream all the time, and single calls.
 
-Runs in a pod of the services' image: `crowd.py HOST STREAMS CALLS_A_SECOND`. The keys are the first line of its standard input, whose
-end ends it. Nobody calls again what failed: of an answer that broke off the rest is asked for, which is what the API is for.
+Runs in a pod of the services' image: `crowd.py FOLDER HOST STREAMS CALLS_A_SECOND`. In the folder are keys.json, then `began` once all
+stream, and told.json at the end, which begins when somebody puts `over` there: no connection from outside has to last as long. Nobody
+calls again what failed: of an answer that broke off the rest is asked for, which is what the API is for.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ import uuid
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import aiohttp
 import grpc
@@ -61,19 +63,21 @@ class Answer:
 class Crowd:
     """`host`: the door's name."""
 
-    def __init__(self, host: str, keys: list[str], told: Told) -> None:
-        self._host, self._keys, self._told = host, keys, told
+    def __init__(self, folder: Path, host: str, told: Told) -> None:
+        self._folder, self._host, self._told = folder, host, told
+        self._keys: list[str] = json.loads((folder / "keys.json").read_text())
         self._over = asyncio.Event()
         self._began = time.monotonic()
         self._rated: list[tuple[str, str]] = []
 
     async def run(self, streams: int, calls_a_second: float) -> None:
-        """Until standard input ends; what runs then is read to its end."""
+        """Until it is over; what runs then is read to its end."""
         people = [asyncio.create_task(self._chat(number)) for number in range(streams)]
         async with aiohttp.ClientSession() as http, grpc.aio.insecure_channel(f"{self._host}:{GRPC_PORT}") as kept:
             calling = asyncio.create_task(self._call_all(calls_a_second, http, kept))
             watching = asyncio.create_task(self._watch(streams))
-            await asyncio.to_thread(sys.stdin.read)
+            while not (self._folder / "over").exists():
+                await asyncio.sleep(0.5)
             watching.cancel()
             self._over.set()
             await asyncio.gather(calling, *people)
@@ -83,7 +87,7 @@ class Crowd:
         while self._told.running < streams:
             await asyncio.sleep(0.1)
         self._told.least_running = streams
-        print("all stream", file=sys.stderr, flush=True)
+        (self._folder / "began").touch()
         while True:
             self._told.least_running = min(self._told.least_running, self._told.running)
             await asyncio.sleep(0.1)
@@ -225,11 +229,12 @@ def _metadata(key: str) -> tuple[tuple[str, str], ...]:
 
 
 def main() -> None:
-    host, streams, calls_a_second = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
-    told, keys = Told(), json.loads(sys.stdin.readline())
-    began = time.monotonic()
-    asyncio.run(Crowd(host, keys, told).run(streams, calls_a_second))
-    print(json.dumps({**told.__dict__, "seconds": time.monotonic() - began}))
+    folder, host, streams, calls_a_second = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
+    told, began = Told(), time.monotonic()
+    asyncio.run(Crowd(folder, host, told).run(streams, calls_a_second))
+    unfinished = folder / "told.partial"
+    unfinished.write_text(json.dumps({**told.__dict__, "seconds": time.monotonic() - began}))
+    unfinished.rename(folder / "told.json")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from typing import Any
 import yaml
 
 from infra.deploy import release
+from infra.deploy.__main__ import HTTP_PORT
+from infra.deploy.doorway import open_door
 from infra.deploy.images import LOADED, REPOSITORY
 from infra.deploy.inside import Inside
 from tests.journeys.client import Client
@@ -85,6 +87,11 @@ class Deployed:
         """At the door, out here; the owner, if no key is said."""
         port = (self.inside.layout.state / "door-80.port").read_text()
         return Client(f"http://127.0.0.1:{port}", key or (self.inside.layout.state / "owner.key").read_text())
+
+    def reopen(self) -> None:
+        """The door out here leads to another address when the release was made anew."""
+        (self.inside.layout.state / f"door-{HTTP_PORT}.port").unlink()
+        open_door(self.inside, 0, release.door_address(self.inside), HTTP_PORT)
 
     def audit(self) -> str:
         """Of feedback, from its store, its ledger and Kafka; fails if an offset is not accounted for."""

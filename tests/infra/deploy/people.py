@@ -1,28 +1,39 @@
 """A crowd in a pod of the cluster, outside the release: it comes in by the door's name, as any application in there does."""
 
 import json
-import subprocess
-import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from infra.cluster import lifecycle
 from infra.deploy.storage import RESTRICTED
-from tests.infra.deploy.deployed import Deployed
+from tests.infra.deploy.deployed import Deployed, until
 
 NAMESPACE = POD = "people"
+FOLDER = "/people"
 SCRIPT = Path(__file__).with_name("crowd.py")
 BEGIN_SECONDS, END_SECONDS = 90, 180
+
+
+# In the pod: begin and leave them alone; whether a file is there, and what it says; say that it is over.
+START = """
+import os, subprocess, sys
+folder, script, *words = sys.argv[1:]
+os.makedirs(folder)
+open(folder + "/keys.json", "w").write(sys.stdin.read())
+subprocess.Popen([sys.executable, script, folder, *words], start_new_session=True, stdin=subprocess.DEVNULL,
+                 stdout=open(folder + "/log", "w"), stderr=subprocess.STDOUT)
+"""
+READ = "import pathlib, sys; file = pathlib.Path(sys.argv[1]); print('!' + file.read_text() if file.exists() else '', end='')"
+TOUCH = "import pathlib, sys; pathlib.Path(sys.argv[1]).touch()"
 
 
 @dataclass
 class People:
     """Those of one block; `told` once it has ended."""
 
-    began: threading.Event = field(default_factory=threading.Event)
     told: dict[str, Any] = field(default_factory=dict)
 
 
@@ -37,14 +48,14 @@ def prepare(deployed: Deployed) -> None:
         # Whoever has no share of a busy machine looks like a peer that has died.
         "resources": {"requests": {"cpu": "300m", "memory": "128Mi"}},
         "env": [{"name": "GRPC_VERBOSITY", "value": "NONE"}],
-        "volumeMounts": [{"name": "crowd", "mountPath": "/crowd"}],
+        "volumeMounts": [{"name": "crowd", "mountPath": "/crowd"}, {"name": "people", "mountPath": FOLDER}],
     }
     spec = {
         "automountServiceAccountToken": False,
         "terminationGracePeriodSeconds": 1,
         "securityContext": {"runAsNonRoot": True, "runAsUser": 10_001, "seccompProfile": {"type": "RuntimeDefault"}},
         "containers": [container],
-        "volumes": [{"name": "crowd", "configMap": {"name": "crowd"}}],
+        "volumes": [{"name": "crowd", "configMap": {"name": "crowd"}}, {"name": "people", "emptyDir": {}}],
     }
     objects = [
         {"kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": RESTRICTED}},
@@ -65,40 +76,20 @@ def chatting(deployed: Deployed, streams: int, calls_a_second: float) -> Iterato
     """All of them stream when the block begins; when it ends, what they do is read to its end."""
     prepare(deployed)
     keys, people = deployed.keys("crowd", count=10), People()
+    folder = f"{FOLDER}/{uuid.uuid4()}"
     door = f"{deployed.name}-door.{deployed.namespace}"
-    words = ["kubectl", "exec", "--stdin", "-n", NAMESPACE, POD, "--", "python3", f"/crowd/{SCRIPT.name}", door]
-    crowd = subprocess.Popen(
-        deployed.inside.command([*words, str(streams), str(calls_a_second)]),
-        env=lifecycle.user_environment(deployed.inside.layout, deployed.inside.tools),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+    python(
+        deployed, START, folder, f"/crowd/{SCRIPT.name}", door, str(streams), str(calls_a_second), said=json.dumps(keys)
     )
-    assert crowd.stdin and crowd.stdout and crowd.stderr
-    errors: list[str] = []
-    reading = threading.Thread(target=_note, args=(crowd.stderr, errors, people.began))
-    reading.start()
+    until("all stream", lambda: bool(python(deployed, READ, f"{folder}/began")), BEGIN_SECONDS)
     try:
-        crowd.stdin.write(json.dumps(keys) + "\n")
-        crowd.stdin.flush()
-        assert people.began.wait(BEGIN_SECONDS), errors[-20:]
         yield people
-        crowd.stdin.close()
-        said = crowd.stdout.read()
-        assert crowd.wait(END_SECONDS) == 0, errors[-20:]
-        people.told.update(json.loads(said))
     finally:
-        if crowd.poll() is None:  # what enters the namespaces passes no signal on
-            deployed.inside.run("kubectl", "delete", "pod", "-n", NAMESPACE, POD, "--grace-period=0", "--force")
-        crowd.wait()
-        reading.join()
-        for pipe in (crowd.stdin, crowd.stdout, crowd.stderr):
-            pipe.close()
+        python(deployed, TOUCH, f"{folder}/over")
+    until("all have ended", lambda: bool(python(deployed, READ, f"{folder}/told.json")), END_SECONDS)
+    people.told.update(json.loads(python(deployed, READ, f"{folder}/told.json")[1:]))
 
 
-def _note(lines: Any, kept: list[str], began: threading.Event) -> None:
-    for line in lines:
-        kept.append(line.rstrip())
-        if line.startswith("all stream"):
-            began.set()
+def python(deployed: Deployed, *words: str, said: str = "") -> str:
+    where = ["kubectl", "exec", *(["--stdin"] if said else []), "-n", NAMESPACE, POD, "--", "python3", "-c"]
+    return deployed.inside.run(*where, *words, said=said)

@@ -1,20 +1,46 @@
-"""What the Prometheus Operator makes of PodMonitors, as far as ours go: scrape configurations with the pods found by the API.
+"""What the Prometheus Operator makes of PodMonitors, as far as ours go, over pods as Prometheus's own discovery tells of them.
 
 After its own generator (prometheus-operator, pkg/prometheus/promcfg.go, generatePodMonitorConfig); the order is its order, so that the
-monitor's own relabelings come last.
+monitor's own relabelings come last. Debian's Prometheus is built without the discovery of Kubernetes: what that would find
+(role: pod) is a file of targets.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 Json = Mapping[str, Any]
-POD = "__meta_kubernetes_pod"
+POD, TARGETS = "__meta_kubernetes_pod", "/settings/targets.json"
 
 
 def scrape_configs(monitor: Json) -> list[dict[str, Any]]:
     """One for each of its endpoints."""
     return [_config(monitor, number, one) for number, one in enumerate(monitor["spec"]["podMetricsEndpoints"])]
+
+
+def targets(pods: Sequence[Json]) -> list[dict[str, Any]]:
+    """One for each port of each container, with the labels of the discovery's role `pod`."""
+    return [
+        {
+            "targets": [f"{pod['status']['podIP']}:{port['containerPort']}"],
+            "labels": {
+                **_labels(pod["metadata"]["labels"]),
+                "__meta_kubernetes_namespace": pod["metadata"]["namespace"],
+                f"{POD}_name": pod["metadata"]["name"],
+                f"{POD}_phase": pod["status"]["phase"],
+                f"{POD}_container_name": container["name"],
+                f"{POD}_container_port_name": port.get("name", ""),
+            },
+        }
+        for pod in pods
+        for container in pod["spec"]["containers"]
+        for port in container.get("ports", ())
+    ]
+
+
+def _labels(labels: Mapping[str, str]) -> dict[str, str]:
+    named = {f"{POD}_label_{_safe(name)}": value for name, value in labels.items()}
+    return named | {f"{POD}_labelpresent_{_safe(name)}": "true" for name in labels}
 
 
 def _config(monitor: Json, number: int, endpoint: Json) -> dict[str, Any]:
@@ -37,7 +63,7 @@ def _config(monitor: Json, number: int, endpoint: Json) -> dict[str, Any]:
         "job_name": f"podMonitor/{namespace}/{name}/{number}",
         "metrics_path": endpoint["path"],
         "scrape_interval": endpoint["interval"],
-        "kubernetes_sd_configs": [{"role": "pod", "namespaces": {"names": [namespace]}}],
+        "file_sd_configs": [{"files": [TARGETS]}],
         "relabel_configs": rules,
     }
 

@@ -15,7 +15,7 @@ from infra.images.archive import write_archive
 from infra.images.layer import LayerWriter
 from infra.servers.installation import find_installed
 from tests.infra.deploy.deployed import Deployed
-from tests.infra.deploy.pod_monitors import scrape_configs
+from tests.infra.deploy.pod_monitors import scrape_configs, targets
 from tests.journeys.prometheus import Asked
 
 NAMESPACE, NAME, PORT = "monitoring", "prometheus", 9090
@@ -25,7 +25,7 @@ IMAGE = "localhost/thumbwheel-test-prometheus:1"
 def started(deployed: Deployed) -> Asked:
     """Reads what the PodMonitors of the release select, with its PrometheusRules; allowed there by its namespace alone."""
     bring_image(deployed)
-    apply(deployed, *_rights(deployed), *_server(deployed))
+    apply(deployed, *_server(deployed))
     wait = ["kubectl", "wait", "-n", NAMESPACE, f"pod/{NAME}", "--for=condition=Ready", "--timeout=90s"]
     deployed.inside.run(*wait)
     where = ["kubectl", "get", "-n", NAMESPACE, f"pod/{NAME}", "-o", "jsonpath={.status.podIP}"]
@@ -34,7 +34,7 @@ def started(deployed: Deployed) -> Asked:
 
 
 def ended(deployed: Deployed) -> None:
-    deployed.inside.run("kubectl", "delete", "namespace", NAMESPACE, "--wait")
+    deployed.inside.run("kubectl", "delete", "namespace", NAMESPACE, "--wait", "--ignore-not-found")
     (deployed.inside.layout.state / f"door-{PORT}.port").unlink(missing_ok=True)
 
 
@@ -52,29 +52,6 @@ def bring_image(deployed: Deployed) -> None:
         archive = Path(folder) / "prometheus.tar"
         write_archive(archive, IMAGE, [writer.layer], {"User": "65532:65532", "Entrypoint": ["/prometheus"]})
         deployed.inside.run(*import_command(archive))
-
-
-def _rights(deployed: Deployed) -> list[dict[str, Any]]:
-    """It may look at the release's pods, and at nothing else."""
-    rbac, there = "rbac.authorization.k8s.io", {"name": NAME, "namespace": deployed.namespace}
-    subject = {"kind": "ServiceAccount", "name": NAME, "namespace": NAMESPACE}
-    return [
-        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": RESTRICTED}},
-        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": NAME, "namespace": NAMESPACE}},
-        {
-            "apiVersion": f"{rbac}/v1",
-            "kind": "Role",
-            "metadata": there,
-            "rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}],
-        },
-        {
-            "apiVersion": f"{rbac}/v1",
-            "kind": "RoleBinding",
-            "metadata": there,
-            "roleRef": {"apiGroup": rbac, "kind": "Role", "name": NAME},
-            "subjects": [subject],
-        },
-    ]
 
 
 def settings(deployed: Deployed) -> dict[str, Any]:
@@ -102,7 +79,7 @@ def _server(deployed: Deployed) -> list[dict[str, Any]]:
         "volumeMounts": [{"name": "settings", "mountPath": "/settings"}, {"name": "data", "mountPath": "/data"}],
     }
     spec = {
-        "serviceAccountName": NAME,
+        "automountServiceAccountToken": False,
         "terminationGracePeriodSeconds": 1,
         "securityContext": {
             "runAsNonRoot": True,
@@ -116,9 +93,11 @@ def _server(deployed: Deployed) -> list[dict[str, Any]]:
     files = {
         "prometheus.yaml": yaml.safe_dump(settings(deployed)),
         "rules.yaml": yaml.safe_dump(rules(deployed)),
+        "targets.json": json.dumps(targets(deployed.objects("pods"))),
     }
     own = {"name": NAME, "namespace": NAMESPACE}
     return [
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": RESTRICTED}},
         {"apiVersion": "v1", "kind": "ConfigMap", "metadata": own, "data": files},
         {"apiVersion": "v1", "kind": "Pod", "metadata": own, "spec": spec},
     ]

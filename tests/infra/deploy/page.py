@@ -1,0 +1,26 @@
+"""The operating page's commands, as they stand there: what people copy is what is tried."""
+
+import re
+import shlex
+from pathlib import Path
+
+from infra.install.environment import ROOT
+from tests.infra.deploy.deployed import Deployed
+
+PAGE = ROOT / "docs" / "kubernetes.md"
+BLOCK = re.compile(r"<!-- run: (?P<title>.+?) -->\n```sh\n(?P<commands>.+?)```", re.DOTALL)
+
+
+def blocks() -> dict[str, str]:
+    """By title."""
+    return {found["title"]: found["commands"] for found in BLOCK.finditer(PAGE.read_text())}
+
+
+def run(deployed: Deployed, title: str, folder: Path, values: Path) -> str:
+    """In a folder with the chart and these values. Raises: ClusterError: a command failed, with what was said."""
+    for name, target in (("charts", ROOT / "charts"), ("my-values.yaml", values)):
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(target)
+    names = f"release={deployed.name} namespace={deployed.namespace} name={deployed.name}"
+    script = f"cd {shlex.quote(str(folder))}\n{names}\n{blocks()[title]}"
+    return deployed.inside.run("bash", "-euo", "pipefail", "-c", script, seconds=600)

@@ -1,0 +1,159 @@
+"""A backup is made and restored into another release, by the operating page's own commands: all that people said is there."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from infra.cluster.errors import ClusterError
+from infra.deploy.storage import RESTRICTED
+from tests.infra.deploy import page
+from tests.infra.deploy.deployed import Deployed, rows, until
+from tests.infra.deploy.models import ENDLESS, put_endless
+from tests.journeys.client import Client, text_of
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
+
+COMMENT = "because it is short"
+# Two releases on one node of two cores.
+SMALL = {
+    "serviceDefaults": {"resources": {"requests": {"cpu": "10m"}}},
+    "serving": {"predictor": {"resources": {"requests": {"cpu": "10m"}}}},
+    "evaluation": {
+        "resources": {store: {"requests": {"cpu": "10m"}} for store in ("postgres", "kafka", "s3", "valkey")}
+    },
+}
+# What the door of a release says, asked from within its pod.
+DOOR = """
+import json, sys, urllib.request
+key, path, body = json.load(sys.stdin)
+headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
+request = urllib.request.Request("http://127.0.0.1:8080" + path, body and json.dumps(body).encode(), headers)
+print(urllib.request.urlopen(request, timeout=60).read().decode())
+"""
+UNWRAP = """
+from sqlalchemy import select
+from services.chassis.settings import load_settings
+from services.feedback import tables
+from services.feedback.database import open_database
+from services.feedback.principals.data_keys import DataKeys
+from services.feedback.principals.master_key import MasterKey
+from services.feedback.settings import FeedbackSettings
+settings = load_settings(FeedbackSettings)
+engine = open_database(settings.database_url)
+with engine.connect() as connection:
+    principals = list(connection.execute(select(tables.data_keys.c.principal)).scalars())
+keys = DataKeys(engine, MasterKey(settings.master_key.get_secret_value())).known(principals)
+assert len(keys) == len(principals)
+print(len(keys))
+"""
+
+
+@dataclass(frozen=True)
+class Restored:
+    """The other release, and what was said at the first one: by whom, in which conversation."""
+
+    deployed: Deployed
+    key: str
+    conversation: str
+    before: str
+
+    def door(self, path: str, body: object = None) -> dict[str, object]:
+        said = json.dumps([self.key, path, body])
+        answer: dict[str, object] = json.loads(self.deployed.python("gateway", "-c", DOOR, said=said))
+        return answer
+
+
+@pytest.fixture(scope="module")
+def restored(deployed: Deployed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Restored]:
+    put_endless(deployed)
+    ada = deployed.person(deployed.keys("ada")[0])
+    conversation = said(ada)
+    folder = tmp_path_factory.mktemp("backup")
+    page.run(deployed, "back up", folder, deployed.values())
+    before = deployed.audit()
+    other = replace(deployed, name="thumbwheel-restored", namespace="restored")
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": other.namespace, "labels": RESTRICTED}}
+    deployed.inside.run("kubectl", "apply", "-f", "-", said=json.dumps(namespace))
+    try:
+        page.run(other, "restore", folder, other.values(SMALL))
+        yield Restored(other, ada.key, conversation, before)
+    finally:
+        other.helm("uninstall", other.name, "--ignore-not-found", "--wait")
+        deployed.inside.run("kubectl", "delete", "namespace", other.namespace, "--wait")
+
+
+def said(ada: Client) -> str:
+    """An answer, a thumb and words about it; its conversation."""
+    events = ada.ask("Hello!")
+    thumb = {"up": True, "comment": COMMENT}
+    body = {"messageId": events[0]["messageId"], "requestId": "backed up", "thumb": thumb}
+    assert ada.call("POST", "/api/feedback", body)[0] == 200
+    assert text_of(events)
+    return str(events[0]["started"]["conversationId"])
+
+
+def test_conversation_thumb_and_words_are_there_for_the_same_key(restored: Restored, deployed: Deployed) -> None:
+    old = deployed.person(restored.key).conversation(restored.conversation)
+    new = restored.door(f"/api/conversations/{restored.conversation}")["messages"]
+    assert new == old
+    assert (old[-1]["thumbUp"], old[-1]["thumbComment"]) == (True, COMMENT)
+
+
+def test_people_go_on_there(restored: Restored) -> None:
+    body = {"model": "thumbwheel", "messages": [{"role": "user", "content": "And now?"}]}
+    answer = restored.door("/v1/chat/completions", body)
+    message = str(answer["id"]).removeprefix("chatcmpl-")
+    thumb = {"messageId": message, "requestId": "restored", "thumb": {"up": False}}
+    assert restored.door("/api/feedback", thumb)["eventId"]
+    expected = rows(restored.before, "feedback") + 1
+    until("the thumb is in the bucket", lambda: rows(restored.deployed.audit(), "feedback") == expected)
+    assert "every offset is accounted for" in restored.deployed.audit()
+
+
+def test_data_keys_open_and_the_trained_version_is_in_the_claim(restored: Restored) -> None:
+    assert int(restored.deployed.python("feedback", "-c", UNWRAP)) >= 1
+    there = restored.deployed.python("generator", "-c", "import os; print(*os.listdir('/models'))").split()
+    assert ENDLESS in there
+
+
+def test_without_the_right_master_key_it_is_refused_and_says_so(restored: Restored, tmp_path: Path) -> None:
+    other = restored.deployed
+    kept = {name: other.kubectl("get", "secret", "restored-keys", "-o", f"jsonpath={{.data.{name}}}") for name in KEYS}
+    secret(other, "half", {name: kept[name] for name in KEYS if name != "master-key"})
+    with pytest.raises(ClusterError, match=r"secrets.existing: the secret half lacks master-key"):
+        other.install(SMALL, {"secrets": {"existing": "half"}})
+    secret(other, "wrong", {**kept, "master-key": WRONG})
+    other.install(SMALL, {"secrets": {"existing": "wrong"}}, wait=False)
+    refused = "a data key does not open under this master key"
+    until("feedback says why", lambda: refused in logs(other))
+    other.install(SMALL, {"secrets": {"existing": "restored-keys"}}, wait=False)
+    # A StatefulSet does not replace a pod that never was ready by itself (kubernetes/kubernetes#67250).
+    other.kubectl("delete", "pod", f"{other.name}-feedback-0")
+    other.install(SMALL, {"secrets": {"existing": "restored-keys"}})
+    assert restored.door("/api/conversations")
+
+
+KEYS = ("principal-key", "master-key", "valkey-secret")
+# 64 hexadecimal digits, in base64.
+WRONG = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWYwMTIzNDU2Nzg5YWJjZGVmMDEyMzQ1Njc4OWFiY2RlZg=="
+
+
+def secret(deployed: Deployed, name: str, data: dict[str, str]) -> None:
+    deployed.kubectl(
+        "apply",
+        "-f",
+        "-",
+        said=json.dumps({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "data": data}),
+    )
+
+
+def logs(deployed: Deployed) -> str:
+    """Of feedback's last try too."""
+    where = ["logs", f"pod/{deployed.name}-feedback-0", "--container", "feedback", "--tail", "20"]
+    try:
+        return deployed.kubectl(*where)
+    except ClusterError:
+        return ""
