@@ -40,7 +40,7 @@ test: ## install what tests need, and run them all but the long faults (CLUSTER=
 	@$(VENV) -m infra.cluster clients
 	@$(VENV) -m infra.definitions
 	@[ "$$CLUSTER" = skip ] || { $(VENV) -m infra.cluster install && $(VENV) -m infra.kuberay; }
-	@$(VENV) -m pytest -m cluster --dist no tests/infra
+	@$(VENV) -m pytest -m "cluster and not faults" --dist no tests/infra
 	@$(VENV) -m pytest -m "not faults and not cluster" --numprocesses auto --dist loadgroup
 
 faults: ## all fault scenarios in all forms, then docs/faults.md (an hour)
@@ -48,7 +48,7 @@ faults: ## all fault scenarios in all forms, then docs/faults.md (an hour)
 	@$(VENV) -m infra.servers install
 	@THUMBWHEEL_FAULTS=docs/faults.jsonl $(VENV) -m pytest --dist no tests/faults; passed=$$?; \
 	  $(VENV) -m infra.docs.faults && exit $$passed
-	@$(VENV) -m pytest -m faults --dist no --ignore tests/faults tests
+	@$(VENV) -m pytest -m "faults and not cluster" --dist no --ignore tests/faults tests
 
 cluster: ## a real Kubernetes of one node on this machine: built once (15 minutes), started in seconds; root and Linux (STATE=)
 	@$(PYTHON) infra/install/environment.py services predictor
@@ -66,8 +66,11 @@ deploy: ## Thumbwheel on that cluster: images, chart, stores in it; prints one U
 cluster-down: ## end it; nothing of it stays
 	@$(VENV) -m infra.cluster down $(CLUSTER_STATE)
 
-cluster-test: ## the cluster's own tests, on a real one (CLUSTER=skip where none can run)
+cluster-test: ## all tests on a real cluster, the long ones too (CLUSTER=skip where none can run)
 	@$(PYTHON) infra/install/environment.py dev
+	@$(VENV) -m infra.servers install
+	@$(VENV) -m infra.cluster clients
+	@$(VENV) -m infra.definitions
 	@[ "$$CLUSTER" = skip ] || { $(VENV) -m infra.cluster install && $(VENV) -m infra.kuberay; }
 	@$(VENV) -m pytest -m cluster --dist no tests/infra
 
