@@ -154,7 +154,7 @@ def _waits_for(conditions: dict[str, Json]) -> str:
         if condition.get("status") != "True":
             said = _joined(condition.get("reason", ""), condition.get("message", "")[:_MOST_CHARACTERS])
             return _joined(f"{kind} is {condition.get('status')}", said)
-    return "it is ready, but does not answer"
+    return "it is ready, but does not answer for this version"
 
 
 def _joined(*parts: str) -> str:

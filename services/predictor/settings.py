@@ -19,6 +19,10 @@ class PredictorSettings(BaseSettings):
     cached_graphs: int = Field(6, ge=1, description="converted graphs on disk; those not used for longest go")
     models_root: Path | None = Field(None, description="load only model directories under this one; unset allows all")
     startup_models: tuple[Path, ...] = Field((), description="JSON list of model directories to load before ready")
+    failure_file: Path | None = Field(
+        None,
+        description="where it says why a model of startup_models cannot be loaded, and then ends; unset: it stays, not ready",
+    )
     max_versions: int = Field(4, ge=1, description="versions in memory at once")
     kv_blocks: int = Field(256, ge=1, description="key/value blocks of 32 tokens for each version")
     max_concurrent: int = Field(16, ge=1, description="generations of a version that share a step")
