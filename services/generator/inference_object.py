@@ -1,7 +1,7 @@
 """One version as a KServe InferenceService: what is written, and what its status means. Pure.
 
-The chart's ConfigMap says what the object looks like; here it gets its version, its folder, its name and its owner. KServe's
-`observedGeneration` is that of its Deployment, so it says nothing about the object.
+The chart's ConfigMap says what the object looks like; here it gets its version, its folder, its name and its owner. Whether a version
+is served the status does not say: KServe calls it not ready while its pods are replaced one by one.
 """
 
 import hashlib
@@ -15,9 +15,11 @@ from services.generator.kubernetes_api import Json
 
 TEMPLATE_KEY = "inference-service.json"
 VERSION, FOLDER, TEMPLATE = "thumbwheel/version", "thumbwheel/folder", "thumbwheel/template"
+IDENTITY = frozenset(f"app.kubernetes.io/{word}" for word in ("name", "instance", "component"))
+INSTANCE = "app.kubernetes.io/instance"
 PREFIX_CHARACTERS, SLUG_CHARACTERS, DIGEST_CHARACTERS = 20, 12, 8
-# Of a predictor that is not available yet, which is how each begins.
-_BEGINNING = frozenset({"", "MinimumReplicasUnavailable", "Stopped"})
+# Of a predictor that may still become available: how each begins, and how long a Deployment waits, which is not how long we do.
+_PATIENT = frozenset({"", "MinimumReplicasUnavailable", "ProgressDeadlineExceeded", "Stopped"})
 _BLOCKED = frozenset({"BlockedByFailedLoad", "InvalidSpec"})
 _MOST_CHARACTERS = 300
 
@@ -35,8 +37,10 @@ class Template:
     digest: str
 
     @property
-    def labels(self) -> dict[str, str]:
-        return dict(self.manifest["metadata"]["labels"])
+    def identity(self) -> dict[str, str]:
+        """The labels by which ours are known: others may change with the chart's values, and what stands is ours still."""
+        labels = self.manifest["metadata"]["labels"]
+        return {key: value for key, value in labels.items() if key in IDENTITY}
 
     @property
     def api_version(self) -> str:
@@ -47,7 +51,8 @@ class Template:
 class Observed:
     """What an InferenceService is, and what KServe says of it.
 
-    `url` is where it answers, with the host alone out of the status. `failure` says why it does not load; `waits_for` what is missing.
+    `url` is where it would answer, by the host of the status; empty before there is one. `failure` says why it does not load; `waits_for`
+    what is missing.
     """
 
     version: str
@@ -56,7 +61,6 @@ class Observed:
     uid: str
     template: str
     going: bool
-    ready: bool
     url: str
     failure: str
     waits_for: str
@@ -69,8 +73,8 @@ def read_template(config_map: Json) -> Template:
         manifest = json.loads(text)
         owner = {"apiVersion": "v1", "kind": "ConfigMap", "name": metadata["name"], "uid": metadata["uid"]}
         about = manifest["metadata"]
-        # Without labels every InferenceService of the namespace would be ours.
-        if manifest["kind"] != "InferenceService" or not about["labels"] or not about["generateName"]:
+        # Without the release every InferenceService of the namespace would be ours.
+        if manifest["kind"] != "InferenceService" or not about["labels"][INSTANCE] or not about["generateName"]:
             raise NotATemplateError
     except (KeyError, TypeError, ValueError) as error:
         raise NotATemplateError from error
@@ -101,7 +105,7 @@ def inference_service(template: Template, version: str, folder: str) -> Json:
 def is_ours(template: Template, found: Json) -> bool:
     """Whether this release made it."""
     labels = found["metadata"].get("labels", {})
-    return template.labels.items() <= labels.items() and VERSION in found["metadata"].get("annotations", {})
+    return template.identity.items() <= labels.items() and VERSION in found["metadata"].get("annotations", {})
 
 
 def observe(found: Json, port: int) -> Observed:
@@ -109,17 +113,14 @@ def observe(found: Json, port: int) -> Observed:
     metadata, status = found["metadata"], found.get("status", {})
     annotations = metadata["annotations"]
     conditions = {each["type"]: each for each in status.get("conditions", ())}
-    going = "deletionTimestamp" in metadata
-    url = _url(status, port)
     return Observed(
         version=annotations[VERSION],
         folder=annotations.get(FOLDER, ""),
         name=metadata["name"],
         uid=metadata["uid"],
         template=annotations.get(TEMPLATE, ""),
-        going=going,
-        ready=not going and bool(url) and conditions.get("Ready", {}).get("status") == "True",
-        url=url,
+        going="deletionTimestamp" in metadata,
+        url=_url(status, port),
         failure=_failure(status, conditions),
         waits_for=_waits_for(conditions),
     )
@@ -142,7 +143,7 @@ def _failure(status: Json, conditions: dict[str, Json]) -> str:
         message = str(told.get("message", "")).strip()[-_MOST_CHARACTERS:]
         return _joined(str(told.get("reason", model["transitionStatus"])), message)
     predictor = conditions.get("PredictorReady", {})
-    if predictor.get("status") == "False" and predictor.get("reason", "") not in _BEGINNING:
+    if predictor.get("status") == "False" and predictor.get("reason", "") not in _PATIENT:
         return _joined(predictor["reason"], predictor.get("message", "")[:_MOST_CHARACTERS])
     return ""
 

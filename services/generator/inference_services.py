@@ -14,7 +14,7 @@ from typing import Protocol
 
 import aiohttp
 
-from services.chassis.errors import FailedPreconditionError, NotFoundError, UnavailableError
+from services.chassis.errors import FailedPreconditionError, NotFoundError, ServiceError, UnavailableError
 from services.chassis.telemetry import fields
 from services.generator.completions import Completions
 from services.generator.engine import Message, Patience
@@ -74,23 +74,28 @@ class InferenceServices:
         self._load_seconds = load_seconds
         self._template: Template | None = None
         self._known: Mapping[str, Observed] = {}
+        self._is_away = False
         self._servers: dict[str, Completions] = {}
         self._brought_up_to_date: set[str] = set()
 
     async def index(self) -> Mapping[str, bool]:
-        """Version → whether KServe calls it ready and it answers. Raises: UnavailableError, FailedPreconditionError."""
-        template = self._template or await self._read_template()
-        selector = ",".join(f"{key}={value}" for key, value in sorted(template.labels.items()))
+        """Version → whether it answers. Raises: UnavailableError, FailedPreconditionError, while no version is known yet."""
         try:
-            listed = await self._api.get(self._path(template), {"labelSelector": selector})
-        except NotFoundError as error:
-            raise FailedPreconditionError(NO_KSERVE, reason="NO_KSERVE") from error
-        found = [observe(each, self._place.port) for each in listed["items"] if is_ours(template, each)]
-        self._known = {each.version: each for each in found}
-        self._servers = {version: server for version, server in self._servers.items() if version in self._known}
-        await self._bring_up_to_date(template, found)
-        answers = await asyncio.gather(*(self._answers(each) for each in found))
-        return {each.version: answering for each, answering in zip(found, answers, strict=True)}
+            found = await self._list()
+        except ServiceError as error:
+            if not self._known:
+                raise
+            # Who answers needs no Kubernetes: chats must outlive its upgrade.
+            if not self._is_away:
+                log.warning("kubernetes cannot be asked", extra=fields(reason=error.reason))
+            self._is_away = True
+        else:
+            self._is_away = False
+            self._known = {each.version: each for each in found}
+            self._servers = {version: server for version, server in self._servers.items() if version in self._known}
+        known = list(self._known.values())
+        answers = await asyncio.gather(*(self._answers(each) for each in known))
+        return {each.version: answering for each, answering in zip(known, answers, strict=True)}
 
     async def load(self, version: str, directory: str) -> None:
         """Returns when it answers.
@@ -122,6 +127,17 @@ class InferenceServices:
         if server is None:
             raise NotFoundError("no InferenceService answers for this version")
         await server.answer(version, messages, sampling, take)
+
+    async def _list(self) -> Sequence[Observed]:
+        template = self._template or await self._read_template()
+        selector = ",".join(f"{key}={value}" for key, value in sorted(template.identity.items()))
+        try:
+            listed = await self._api.get(self._path(template), {"labelSelector": selector})
+        except NotFoundError as error:
+            raise FailedPreconditionError(NO_KSERVE, reason="NO_KSERVE") from error
+        found = [observe(each, self._place.port) for each in listed["items"] if is_ours(template, each)]
+        await self._bring_up_to_date(template, found)
+        return found
 
     async def _read_template(self) -> Template:
         path = f"/api/v1/namespaces/{self._place.namespace}/configmaps/{self._place.config_map}"
@@ -176,8 +192,8 @@ class InferenceServices:
             raise UnavailableError("somebody has removed the InferenceService", reason="MODEL_SERVER_BUSY") from error
 
     async def _answers(self, observed: Observed) -> bool:
-        """Whether its server says so itself; what waits for a silent one waits no more."""
-        if not observed.ready:
+        """Whether its server says so itself, as only a pod that is ready can; what waits for a silent one waits no more."""
+        if observed.going or not observed.url:
             return False
         server = self._servers.get(observed.version)
         if server is None or server.url != observed.url:
