@@ -13,7 +13,12 @@ from infra.cluster.installation import locate
 CHART = Path(__file__).resolve().parents[2] / "charts" / "thumbwheel"
 VALUES = CHART / "ci"
 Object = Mapping[str, Any]
-OPERATORS = ("monitoring.coreos.com/v1/PodMonitor", "monitoring.coreos.com/v1/PrometheusRule")
+OPERATORS = (
+    "monitoring.coreos.com/v1/PodMonitor",
+    "monitoring.coreos.com/v1/PrometheusRule",
+    "serving.kserve.io/v1alpha1/ServingRuntime",
+    "serving.kserve.io/v1beta1/InferenceService",
+)
 
 
 def helm(*words: str, before: bool = False) -> subprocess.CompletedProcess[str]:
@@ -70,3 +75,8 @@ def pods(objects: Sequence[Object]) -> dict[str, Any]:
 def containers(objects: Sequence[Object]) -> list[Any]:
     specs = [pod["spec"] for pod in pods(objects).values()]
     return [one for spec in specs for one in (*spec.get("initContainers", ()), *spec["containers"])]
+
+
+def runtime_containers(objects: Sequence[Object]) -> list[Any]:
+    """Of which KServe makes pods."""
+    return [one for each in of_kind(objects, "ServingRuntime") for one in each["spec"]["containers"]]

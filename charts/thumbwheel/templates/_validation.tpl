@@ -10,7 +10,7 @@
 {{- if not $stores.objectStore.endpoint -}}{{ fail "objectStore.endpoint: an S3 store is needed" }}{{- end -}}
 {{- if not $stores.objectStore.existingSecret -}}{{ fail "objectStore.existingSecret: a secret with access-key and secret-key is needed" }}{{- end -}}
 {{- if and $v.gitops (not $v.secrets.existing) -}}{{ fail "secrets.existing: with gitops nothing is generated, so a secret with principal-key, master-key and valkey-secret is needed" }}{{- end -}}
-{{- if eq $v.serving.mode "kserve" -}}{{ fail "serving.mode: kserve is not built yet; deployment is" }}{{- end -}}
+{{- include "thumbwheel.validateKserve" . -}}
 {{- $gateway := include "thumbwheel.values" (list . "gateway") | fromYaml -}}
 {{- $most := $gateway.autoscaling.enabled | ternary $gateway.autoscaling.maxReplicas $gateway.replicas -}}
 {{- if and (gt (int $most) 1) (not $stores.valkey.existingSecret) -}}{{ fail "valkey.existingSecret: more than one gateway needs Valkey for quotas and resuming; or set services.gateway.replicas to 1" }}{{- end -}}
