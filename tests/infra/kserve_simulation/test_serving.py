@@ -211,14 +211,15 @@ def test_an_upgrade_replaces_its_pods_one_by_one_and_everybody_is_answered_meanw
         status, answer = world.chat()
         failures.extend([answer] if status != 200 else [])
         (now,) = world.services().values()
+        if upgrading.is_alive() or now["spec"]["predictor"]["terminationGracePeriodSeconds"] != 80:
+            return False
         pods = pods_of(world, now)
-        return not upgrading.is_alive() and bool(pods) and not old & {pod["metadata"]["uid"] for pod in pods}
+        return bool(pods) and not old & {pod["metadata"]["uid"] for pod in pods}
 
     until(replaced, 240)
     upgrading.join()
     (after,) = world.services().values()
     assert after["metadata"]["uid"] == before["metadata"]["uid"]
-    assert after["spec"]["predictor"]["terminationGracePeriodSeconds"] == 80
     assert failures == []
 
 
