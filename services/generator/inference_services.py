@@ -76,7 +76,6 @@ class InferenceServices:
         self._known: Mapping[str, Observed] = {}
         self._is_away = False
         self._servers: dict[str, Completions] = {}
-        self._brought_up_to_date: set[str] = set()
 
     async def index(self) -> Mapping[str, bool]:
         """Version → whether it answers. Raises: UnavailableError, FailedPreconditionError, while no version is known yet."""
@@ -149,12 +148,14 @@ class InferenceServices:
         return self._template
 
     async def _bring_up_to_date(self, template: Template, found: Sequence[Observed]) -> None:
-        """What an older release of the chart wrote, once in the life of this process: an older one beside us must not answer back."""
+        """What another release of the chart wrote. Asked anew, as what differs may be newer than what we know: an upgrade rolls."""
+        if all(each.template == template.digest for each in found):
+            return
+        fresh = await self._read_template()
         for each in found:
-            if each.template != template.digest and not each.going and each.name not in self._brought_up_to_date:
-                self._brought_up_to_date.add(each.name)
-                body = inference_service(template, each.version, each.folder)
-                await self._api.apply(f"{self._path(template)}/{each.name}", body)
+            if each.template != fresh.digest and not each.going:
+                body = inference_service(fresh, each.version, each.folder)
+                await self._api.apply(f"{self._path(fresh)}/{each.name}", body)
                 log.info("inference service brought up to date", extra=fields(version=each.version))
 
     async def _refuse_foreign(self, template: Template, path: str) -> None:
