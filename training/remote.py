@@ -27,7 +27,8 @@ from training.evaluation.canary import Thumbs, Verdict
 from training.evaluation.trial import CandidateState, RolloutView
 
 CALL_SECONDS = 20.0
-LOAD_SECONDS = 300.0  # StartCanary answers once the version is ready
+# StartCanary answers once the version is ready: vLLM takes its minutes. Below the longest deadline that a service allows.
+LOAD_SECONDS = 840.0
 AGAIN_SECONDS = 1.0
 MAX_REASON_CHARACTERS = 500  # RolloutService's own limit
 MAX_PRINCIPALS = 1_000  # of GetDataKeys, a call

@@ -1,8 +1,8 @@
-"""The API server as the cluster's own parts ask it, by name of an administrator: one object, a list, a watch."""
+"""The API server as the cluster's own parts ask it, by name of an administrator: objects, lists, a watch."""
 
 import json
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 import aiohttp
@@ -12,6 +12,7 @@ from infra.cluster.layout import ADMIN, API, Layout
 from infra.cluster.policies.objects import Json
 
 ASK_SECONDS = 5.0
+FIELD_MANAGER = "thumbwheel-cluster"
 # One object is one line of a watch.
 LONGEST_LINE_BYTES = 4_000_000
 
@@ -22,11 +23,32 @@ class Api:
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session = session
 
-    async def get(self, path: str) -> Json:
+    async def get(self, path: str, query: Mapping[str, str] | None = None) -> Json:
         """Raises: aiohttp.ClientError, TimeoutError: it does not answer, or not with what was asked for."""
-        async with self._session.get(path, timeout=aiohttp.ClientTimeout(ASK_SECONDS)) as answer:
+        async with self._session.get(path, params=query, timeout=aiohttp.ClientTimeout(ASK_SECONDS)) as answer:
             answer.raise_for_status()
             found: Json = await answer.json()
+            return found
+
+    async def apply(self, path: str, body: Json) -> Json:
+        """Server-side, over whatever others say. Raises: aiohttp.ClientError, with what the API says; TimeoutError."""
+        query = {"fieldManager": FIELD_MANAGER, "force": "true"}
+        return await self._patch(path, body, "application/apply-patch+yaml", query)
+
+    async def merge(self, path: str, body: Json) -> Json:
+        """What it holds, over what is there. Raises: aiohttp.ClientError, TimeoutError."""
+        return await self._patch(path, body, "application/merge-patch+json", {"fieldManager": FIELD_MANAGER})
+
+    async def _patch(self, path: str, body: Json, kind: str, query: Mapping[str, str]) -> Json:
+        timeout, headers = aiohttp.ClientTimeout(ASK_SECONDS), {"Content-Type": kind}
+        async with self._session.patch(
+            path, params=query, data=json.dumps(body), headers=headers, timeout=timeout
+        ) as answer:
+            found: Json = await answer.json()
+            if answer.status >= 300:
+                raise aiohttp.ClientResponseError(
+                    answer.request_info, (), status=answer.status, message=str(found.get("message", ""))
+                )
             return found
 
     async def watch(self, path: str, version: str) -> AsyncIterator[Json]:

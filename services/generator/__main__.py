@@ -17,6 +17,8 @@ from services.chassis.settings import load_settings
 from services.generator.access import CALLERS
 from services.generator.canary import Canaries
 from services.generator.engine import Engine, Patience
+from services.generator.inference_services import InferenceServices, Place
+from services.generator.kubernetes_api import NoServiceAccountError, open_kubernetes_api, read_namespace
 from services.generator.manifest import NoManifestError, manifest_version
 from services.generator.model_server import HttpModelServer
 from services.generator.reconcile import Pace, Reconciler
@@ -24,7 +26,7 @@ from services.generator.rollout import Deployment, Rollout
 from services.generator.routing import Router
 from services.generator.running import Running
 from services.generator.servicer import GENERATOR_NAME, ROLLOUT_NAME, GeneratorServicer, RolloutServicer
-from services.generator.settings import GeneratorSettings
+from services.generator.settings import GeneratorSettings, Serving
 from services.generator.store import RolloutFile
 from services.generator.traffic import NOTHING_STORED, RolloutStore, Stored, Traffic, UnusableStoreError
 
@@ -39,8 +41,8 @@ async def wiring(settings: GeneratorSettings) -> AsyncIterator[Sequence[Registra
     async with (
         rollout_store(settings) as store,
         aiohttp.ClientSession(timeout=timeout, connector=connector) as http,
+        model_server(settings, http, patience) as server,
     ):
-        server = HttpModelServer(http, settings.predictor_url, patience, settings.load_seconds)
         traffic = Traffic(store, await first_rollout(store, settings.stable_directory), now_us)
         running = Running()
         reconciler = Reconciler(traffic, server, running, pace)
@@ -52,6 +54,21 @@ async def wiring(settings: GeneratorSettings) -> AsyncIterator[Sequence[Registra
             yield registrations(engine, traffic, reconciler, canaries)
             for task in tasks:
                 task.cancel()
+
+
+@asynccontextmanager
+async def model_server(
+    settings: GeneratorSettings, http: aiohttp.ClientSession, patience: Patience
+) -> AsyncIterator[HttpModelServer | InferenceServices]:
+    """What holds the versions and answers for them. Raises: NoServiceAccountError."""
+    if settings.serving is Serving.PREDICTOR or settings.models_root is None:
+        yield HttpModelServer(http, settings.predictor_url, patience, settings.load_seconds)
+        return
+    account = settings.kubernetes_directory
+    namespace = await asyncio.to_thread(read_namespace, account)
+    place = Place(namespace, settings.inference_service, settings.models_root, settings.model_port)
+    async with open_kubernetes_api(settings.kubernetes_url, account, settings.kubernetes_seconds) as api:
+        yield InferenceServices(api, http, place, patience, settings.load_seconds)
 
 
 @asynccontextmanager
@@ -124,7 +141,7 @@ def main() -> None:
         run_service("generator", settings, wiring, CALLERS)
     except UnavailableError as error:
         sys.exit(f"{error}: {error.__cause__}")
-    except (UnusableStoreError, NoManifestError) as error:
+    except (UnusableStoreError, NoManifestError, NoServiceAccountError) as error:
         sys.exit(str(error))
 
 

@@ -42,10 +42,11 @@ class Status:
 
 
 class ModelRepository(Protocol):
-    """KServe V2's repository extension.
+    """KServe V2's repository extension, or something like it.
 
-    Raises ServiceError if the server is away or busy; FailedPreconditionError if a version cannot be loaded. `unload` does
-    nothing and raises FailedPreconditionError while an answer runs on the version, whoever asked for it.
+    Raises ServiceError if the server is away or busy; FailedPreconditionError if a version cannot be loaded, and from `index` if
+    nothing can. `unload` cuts no answer off, whoever asked for it: it does nothing and raises FailedPreconditionError while one runs
+    on the version, or the version goes only after them.
     """
 
     async def index(self) -> Mapping[str, bool]: ...
@@ -80,6 +81,7 @@ class Reconciler:
         self._running = running
         self._pace = pace
         self._index: Mapping[str, bool] | None = None
+        self._away = AWAY
         self._failures: dict[str, _Failure] = {}
         self._acting: dict[str, asyncio.Task[None]] = {}
         self._retired_at: dict[str, float] = {}
@@ -90,7 +92,7 @@ class Reconciler:
     def status(self, version: str) -> Status:
         """What is known of a version."""
         if self._index is None:
-            return Status(State.LOADING, AWAY)
+            return Status(State.LOADING, self._away)
         if self._index.get(version):
             return Status(State.READY)
         failure = self._failures.get(version)
@@ -153,8 +155,10 @@ class Reconciler:
         try:
             return await self._repository.index()
         except ServiceError as error:
-            if self._index is not None:
+            away = error.text if isinstance(error, FailedPreconditionError) else AWAY
+            if self._index is not None or away != self._away:
                 log.warning("model server is away", extra=fields(reason=error.reason))
+            self._away = away
             return None
 
     def _load_missing(self, rollout: Rollout, index: Mapping[str, bool]) -> None:

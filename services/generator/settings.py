@@ -1,11 +1,20 @@
 """What the generator can be told: TW_GENERATOR_*."""
 
+from enum import StrEnum
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from services.chassis.settings import ServiceSettings
+
+
+class Serving(StrEnum):
+    """What holds the versions."""
+
+    PREDICTOR = "predictor"
+    KSERVE = "kserve"
 
 
 class GeneratorSettings(ServiceSettings):
@@ -15,9 +24,30 @@ class GeneratorSettings(ServiceSettings):
 
     port: int = Field(50055, ge=0, le=65535, description="gRPC port; 0 picks a free one")
     metrics_port: int = Field(51055, ge=0, le=65535, description="port of /metrics; 0 serves none")
+    serving: Serving = Field(
+        Serving.PREDICTOR,
+        description="predictor: one model server holds all versions; kserve: an InferenceService for each",
+    )
     predictor_url: str = Field(
         "http://127.0.0.1:8000", pattern=r"^https?://[^/]+$", description="the model server, without a path"
     )
+    inference_service: str = Field(
+        "", description="with kserve: the ConfigMap that says what an InferenceService of this release looks like"
+    )
+    models_root: Path | None = Field(
+        None, description="with kserve: where the claim is mounted here that InferenceServices have their models from"
+    )
+    model_port: int = Field(
+        0, ge=0, le=65535, description="with kserve: port of the model servers; 0: as KServe's status says"
+    )
+    kubernetes_url: str = Field(
+        "https://kubernetes.default.svc", pattern=r"^https://[^/]+$", description="the Kubernetes API, with kserve"
+    )
+    kubernetes_directory: Path = Field(
+        Path("/var/run/secrets/kubernetes.io/serviceaccount"),
+        description="token, ca.crt and namespace of the service account, with kserve",
+    )
+    kubernetes_seconds: float = Field(5.0, gt=0, description="longest wait for one answer of the Kubernetes API")
     database_url: str = Field(
         "",
         pattern=r"^(postgresql\+asyncpg://.+)?$",
@@ -54,3 +84,14 @@ class GeneratorSettings(ServiceSettings):
         ge=0,
         description="a retired version stays loaded this long; some times poll_seconds, so that no replica uses it",
     )
+
+    @model_validator(mode="after")
+    def _one_kind_of_serving(self) -> Self:
+        if self.serving is Serving.PREDICTOR:
+            if named := {"inference_service", "models_root", "model_port"} & self.model_fields_set:
+                raise ValueError(f"{', '.join(sorted(named))}: only with serving kserve")
+        elif "predictor_url" in self.model_fields_set:
+            raise ValueError("predictor_url: with serving kserve each version has a server of its own")
+        elif not self.inference_service or self.models_root is None:
+            raise ValueError("inference_service and models_root: serving kserve needs both")
+        return self

@@ -75,17 +75,22 @@ def wire(settings: PredictorSettings, metrics: Metrics, journal: Journal) -> Rep
 
 async def load_at_start(
     repository: Repository, settings: PredictorSettings, journal: Journal, readiness: Readiness
-) -> None:
-    """Load what a peer serves, what the settings name, and what was loaded before; ready only if the first two are there."""
+) -> str:
+    """Load what a peer serves, what the settings name, and what was loaded before; ready only if the first two are there.
+
+    Returns why something of what the settings name is not, or nothing.
+    """
     named = {_version_of(directory): directory.absolute() for directory in settings.startup_models}
     needed = {**(await served_by(settings.peer_url) if settings.peer_url else {}), **named}
-    complete = True
+    missing, reason = False, ""
     for version, directory in {**journal.read(), **needed}.items():
         try:
             await repository.load(version, directory)
-        except PredictorError:
-            complete = complete and version not in needed
-    readiness.ready = complete
+        except PredictorError as error:
+            missing = missing or version in needed
+            reason = f"{version}: {error.text}" if version in named else reason
+    readiness.ready = not missing
+    return reason
 
 
 def _version_of(directory: Path) -> str:
@@ -95,8 +100,19 @@ def _version_of(directory: Path) -> str:
     return directory.name
 
 
-async def serve(settings: PredictorSettings) -> None:
-    """Serve until SIGTERM or SIGINT; then not ready, drain, return."""
+async def why_not_started(starting: asyncio.Task[str], stop: asyncio.Event) -> str:
+    """Nothing, if all is loaded or the process was told to end before."""
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not starting.done():
+        return ""
+    error = starting.exception()
+    return f"load failed: {type(error).__name__}" if error else starting.result()
+
+
+async def serve(settings: PredictorSettings) -> int:
+    """Serve until SIGTERM or SIGINT; then not ready, drain. Returns the exit status: 1 if it could not start as it was told to."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -111,7 +127,12 @@ async def serve(settings: PredictorSettings) -> None:
     await site.start()
     log.info("listening", extra={"fields": {"host": settings.host, "port": runner.addresses[0][1]}})
     starting = asyncio.create_task(load_at_start(repository, settings, journal, readiness))
-    await stop.wait()
+    reason = ""
+    if settings.failure_file is not None and (reason := await why_not_started(starting, stop)):
+        log.error("a model of the start is not there")
+        await asyncio.to_thread(settings.failure_file.write_text, reason)
+    else:
+        await stop.wait()
     log.info("draining")
     readiness.ready = False
     # Nobody may send a request over a connection that was kept, which only this process would answer, with a refusal.
@@ -123,6 +144,7 @@ async def serve(settings: PredictorSettings) -> None:
     await repository.close()
     await runner.cleanup()
     log.info("stopped")
+    return 1 if reason else 0
 
 
 def main() -> int:
@@ -136,8 +158,7 @@ def main() -> int:
     handler.setFormatter(LogFormatter(settings.log_format == "json"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("services").setLevel(logging.INFO)
-    asyncio.run(serve(settings))
-    return 0
+    return asyncio.run(serve(settings))
 
 
 if __name__ == "__main__":

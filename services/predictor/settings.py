@@ -24,6 +24,10 @@ class PredictorSettings(BaseSettings):
         pattern="^(https?://.+)?$",
         description="other predictors, as one address: what they serve is loaded before ready",
     )
+    failure_file: Path | None = Field(
+        None,
+        description="where it says why a model of startup_models cannot be loaded, and then ends; unset: it stays, not ready",
+    )
     max_versions: int = Field(4, ge=1, description="versions in memory at once")
     kv_blocks: int = Field(256, ge=1, description="key/value blocks of 32 tokens for each version")
     max_concurrent: int = Field(16, ge=1, description="generations of a version that share a step")

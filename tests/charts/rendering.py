@@ -21,6 +21,8 @@ OPERATORS = (
     "monitoring.coreos.com/v1/PodMonitor",
     "monitoring.coreos.com/v1/PrometheusRule",
     "ray.io/v1/RayJob",
+    "serving.kserve.io/v1alpha1/ServingRuntime",
+    "serving.kserve.io/v1beta1/InferenceService",
 )
 
 
@@ -99,3 +101,8 @@ def ray_pods(objects: Sequence[Object]) -> Iterator[Any]:
 def containers(objects: Sequence[Object]) -> list[Any]:
     specs = [pod["spec"] for pod in pods(objects).values()]
     return [one for spec in specs for one in (*spec.get("initContainers", ()), *spec["containers"])]
+
+
+def runtime_containers(objects: Sequence[Object]) -> list[Any]:
+    """Of which KServe makes pods."""
+    return [one for each in of_kind(objects, "ServingRuntime") for one in each["spec"]["containers"]]

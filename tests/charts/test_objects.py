@@ -11,7 +11,18 @@ import yaml
 from pydantic_settings import BaseSettings
 
 from services.chassis.settings import load_settings
-from tests.charts.rendering import CHART, VALUES, Object, component, containers, helm, of_kind, pods, render
+from tests.charts.rendering import (
+    CHART,
+    VALUES,
+    Object,
+    component,
+    containers,
+    helm,
+    of_kind,
+    pods,
+    render,
+    runtime_containers,
+)
 
 FILES = sorted(path.name for path in VALUES.glob("*-values.yaml"))
 SERVICES = ("enhancer", "feedback", "gateway", "generator", "guardrail", "predictor", "session")
@@ -55,6 +66,7 @@ def test_every_pod_passes_the_restricted_standard(values: str) -> None:
         assert {kind for volume in spec.get("volumes", ()) for kind in volume if kind != "name"} <= {
             "emptyDir",
             "persistentVolumeClaim",
+            "projected",
             "secret",
             *(("configMap", "projected") if name == "launcher/CronJob" else ()),
         }
@@ -74,8 +86,9 @@ def test_a_service_understands_its_environment(values: str, service: str, monkey
     """By the settings class itself, which refuses what it does not know."""
     for name in [name for name in os.environ if name.startswith("TW_")]:
         monkeypatch.delenv(name)
-    mine = [one for one in containers(render(values)) if one.get("args", [""])[0] == f"services.{service}"]
-    assert mine
+    everybody = (*containers(render(values)), *runtime_containers(render(values)))
+    mine = [one for one in everybody if one.get("args", [""])[0] == f"services.{service}"]
+    assert mine or (service, values) == ("predictor", "gpu-values.yaml"), "only vLLM is there instead"
     for container in mine:
         for name, value in environment_of(container).items():
             monkeypatch.setenv(name, value)

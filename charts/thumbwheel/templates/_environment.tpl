@@ -9,7 +9,9 @@
 {{- $known := include "thumbwheel.known" $root | fromYaml -}}
 {{- $stores := include "thumbwheel.stores" $root | fromYaml -}}
 {{- range $facts.calls -}}
-  {{- if eq . "predictor" -}}
+  {{- if and (eq . "predictor") (include "thumbwheel.kserve" $root) -}}
+    {{- $_ := mustMergeOverwrite $settings (include "thumbwheel.kserveSettings" $root | fromYaml) -}}
+  {{- else if eq . "predictor" -}}
     {{- $_ := set $settings "predictor_url" (printf "http://%s:8000" (include "thumbwheel.name" (list $root .))) -}}
   {{- else -}}
     {{- $_ := set $settings (printf "%s_target" .) (printf "dns:///%s:%v" (include "thumbwheel.name" (list $root .)) (index $known .).port) -}}

@@ -13,7 +13,7 @@
 {{- if not $stores.objectStore.existingSecret -}}{{ fail "objectStore.existingSecret: a secret with access-key and secret-key is needed" }}{{- end -}}
 {{- if and $v.gitops (not $v.secrets.existing) -}}{{ fail "secrets.existing: with gitops nothing is generated, so a secret with principal-key, master-key and valkey-secret is needed" }}{{- end -}}
 {{- include "thumbwheel.validateKeys" . -}}
-{{- if eq $v.serving.mode "kserve" -}}{{ fail "serving.mode: kserve is not built yet; deployment is" }}{{- end -}}
+{{- include "thumbwheel.validateKserve" . -}}
 {{- $gateway := include "thumbwheel.values" (list . "gateway") | fromYaml -}}
 {{- if and (gt (int (include "thumbwheel.most" $gateway)) 1) (not $stores.valkey.existingSecret) -}}{{ fail "valkey.existingSecret: more than one gateway needs Valkey for quotas and resuming; or set services.gateway.replicas to 1" }}{{- end -}}
 {{- range $name, $given := $v.services -}}

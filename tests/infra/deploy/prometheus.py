@@ -11,7 +11,7 @@ from infra.cluster.node import import_command
 from infra.deploy.doorway import open_door
 from infra.deploy.storage import RESTRICTED
 from infra.images import interpreter
-from infra.images.archive import write_archive
+from infra.images.archive import describe, write_archive
 from infra.images.layer import LayerWriter
 from infra.servers.installation import find_installed
 from tests.infra.deploy.deployed import Deployed
@@ -50,7 +50,7 @@ def bring_image(deployed: Deployed) -> None:
             writer.file(binary.resolve(), "/prometheus")
             interpreter.write_libraries(writer, [binary])
         archive = Path(folder) / "prometheus.tar"
-        write_archive(archive, IMAGE, [writer.layer], {"User": "65532:65532", "Entrypoint": ["/prometheus"]})
+        write_archive(archive, IMAGE, describe([writer.layer], {"User": "65532:65532", "Entrypoint": ["/prometheus"]}))
         deployed.inside.run(*import_command(archive))
 
 

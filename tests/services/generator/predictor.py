@@ -43,6 +43,8 @@ class FakePredictor:
     silent_after: int | None = None
     cut_after: int | None = None
     error_after: int | None = None
+    models_answer: bool = True
+    models_hang: bool = False
     states: dict[str, str] = field(default_factory=dict)
     directories: dict[str, str] = field(default_factory=dict)
     requests: list[dict[str, Any]] = field(default_factory=list)
@@ -57,11 +59,19 @@ class FakePredictor:
         app.router.add_post("/v2/repository/models/{version}/load", self.load)
         app.router.add_post("/v2/repository/models/{version}/unload", self.unload)
         app.router.add_post("/v1/chat/completions", self.chat)
+        app.router.add_get("/v1/models", self.models)
         app.router.add_get("/counters", self.tell)
         return app
 
     async def tell(self, request: web.Request) -> web.Response:
         return web.json_response(asdict(self.counters))
+
+    async def models(self, request: web.Request) -> web.Response:
+        if self.models_hang:
+            await asyncio.sleep(3600)
+        if not self.models_answer:
+            return web.json_response({"error": "loading"}, status=503)
+        return web.json_response({"data": [{"id": name} for name, state in self.states.items() if state == "READY"]})
 
     async def index(self, request: web.Request) -> web.Response:
         return web.json_response([{"name": name, "state": state, "reason": ""} for name, state in self.states.items()])

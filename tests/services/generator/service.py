@@ -72,12 +72,11 @@ def generator_settings(root: Path, predictor_port: int, **changes: Any) -> Gener
     stable = root / "models" / "v1"
     if not stable.exists():
         model_directory(root, "v1")
-    values = {
+    values: dict[str, Any] = {
         "port": 0,
         "metrics_port": 0,
         "drain_seconds": 0,
         "lame_duck_seconds": 0,
-        "predictor_url": f"http://127.0.0.1:{predictor_port}",
         "rollout_file": root / "state" / "rollout.json",
         "stable_directory": stable,
         "reconcile_seconds": 0.05,
@@ -85,6 +84,8 @@ def generator_settings(root: Path, predictor_port: int, **changes: Any) -> Gener
         "unload_grace_seconds": 0,
         "connect_seconds": 1.0,
     }
+    if "serving" not in changes:
+        values["predictor_url"] = f"http://127.0.0.1:{predictor_port}"
     return GeneratorSettings.model_validate(values | changes)
 
 

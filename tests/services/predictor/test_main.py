@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -135,3 +136,54 @@ def wait_until_ready(port: int) -> None:
             error.close()
             assert time.monotonic() < end
         time.sleep(0.05)
+
+
+def test_one_model_of_the_start_mounted_anywhere_is_served_under_the_version_of_its_manifest(
+    tmp_path: Path, first_model: Path
+) -> None:
+    """As KServe mounts it: the folder's name says nothing."""
+    mounted = tmp_path / "mnt" / "models"
+    shutil.copytree(first_model, mounted)
+    process = start(
+        tmp_path,
+        STARTUP_MODELS=json.dumps([str(mounted)]),
+        MODELS_ROOT=str(mounted),
+        MAX_VERSIONS="1",
+        FAILURE_FILE=str(tmp_path / "failure"),
+    )
+    port = port_of(wait_for(process, "listening"))
+    wait_for(process, "version ready")
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models") as response:
+        assert [each["id"] for each in json.load(response)["data"]] == ["tiny-1"]
+    stop(process)
+    assert not (tmp_path / "failure").exists()
+
+
+def test_a_model_of_the_start_that_cannot_be_loaded_ends_the_process_with_its_reason(
+    tmp_path: Path, first_model: Path
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(first_model, broken)
+    (broken / "tokenizer.json").write_text("{}")
+    failure = tmp_path / "failure"
+    process = start(tmp_path, STARTUP_MODELS=json.dumps([str(broken)]), FAILURE_FILE=str(failure))
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1, said
+    assert failure.read_text() == "tiny-1: files differ from manifest.json: tokenizer.json"
+
+
+def test_without_a_place_for_the_reason_it_stays_and_is_not_ready(tmp_path: Path) -> None:
+    process = start(tmp_path, STARTUP_MODELS=json.dumps([str(tmp_path / "nowhere")]))
+    port = port_of(wait_for(process, "listening"))
+    wait_for(process, "load failed")
+    with pytest.raises(urllib.error.HTTPError, match="503"):
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/health/ready")
+    stop(process)
+
+
+def test_it_may_be_told_to_end_before_its_models_are_loaded(tmp_path: Path, first_model: Path) -> None:
+    failure = tmp_path / "failure"
+    process = start(tmp_path, STARTUP_MODELS=json.dumps([str(first_model)]), FAILURE_FILE=str(failure))
+    wait_for(process, "listening")
+    stop(process)
+    assert not failure.exists()

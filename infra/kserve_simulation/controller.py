@@ -1,0 +1,95 @@
+"""Round by round: for each InferenceService its Deployment and Service, and its status out of what became of them."""
+
+import asyncio
+import sys
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import aiohttp
+
+from infra.cluster.policies.objects import Json
+from infra.kserve_simulation.objects import NoSuchRuntimeError, app_label, deployment_of, name_of, service_of
+from infra.kserve_simulation.resources import GROUP
+from infra.kserve_simulation.status import NO_RUNTIME, reconcile_failed, status_of
+
+SERVICES = f"/apis/{GROUP}/v1beta1/inferenceservices"
+ROUND_SECONDS = 0.5
+
+
+class Asked(Protocol):
+    """What is asked of the API."""
+
+    async def get(self, path: str, query: Mapping[str, str] | None = None) -> Json: ...
+    async def apply(self, path: str, body: Json) -> Json: ...
+    async def merge(self, path: str, body: Json) -> Json: ...
+
+
+class Controller:
+    """Of all namespaces."""
+
+    def __init__(self, api: Asked) -> None:
+        self._api = api
+        self._made: dict[str, tuple[int, str]] = {}
+
+    async def run(self) -> None:
+        """Until cancelled; an API that is away for a moment is asked again."""
+        while True:
+            try:
+                await self.round()
+            except (aiohttp.ClientError, TimeoutError) as error:
+                print(f"again: {error}", file=sys.stderr, flush=True)
+            await asyncio.sleep(ROUND_SECONDS)
+
+    async def round(self) -> None:
+        """What goes is the garbage collector's, by its owner."""
+        for service in (await self._api.get(SERVICES))["items"]:
+            if "deletionTimestamp" in service["metadata"]:
+                continue
+            status = await self._reconcile(service)
+            if not status.items() <= service.get("status", {}).items():
+                await self._api.merge(f"{_path(service)}/status", {"status": status})
+
+    async def _reconcile(self, service: Json) -> dict[str, Any]:
+        namespace = service["metadata"]["namespace"]
+        try:
+            runtime = await self._runtime(service)
+            await self._make(service, runtime)
+        except NoSuchRuntimeError:
+            return NO_RUNTIME
+        except aiohttp.ClientResponseError as error:
+            return reconcile_failed(error.message)
+        deployment = await self._api.get(f"/apis/apps/v1/namespaces/{namespace}/deployments/{name_of(service)}")
+        ((key, value),) = app_label(service).items()
+        pods = (await self._api.get(f"/api/v1/namespaces/{namespace}/pods", {"labelSelector": f"{key}={value}"}))[
+            "items"
+        ]
+        newest_first = sorted(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]), reverse=True)
+        return status_of(service, deployment, newest_first)
+
+    async def _runtime(self, service: Json) -> Json:
+        name, namespace = service["spec"]["predictor"]["model"]["runtime"], service["metadata"]["namespace"]
+        try:
+            return await self._api.get(f"/apis/{GROUP}/v1alpha1/namespaces/{namespace}/servingruntimes/{name}")
+        except aiohttp.ClientResponseError as error:
+            if error.status == 404:
+                raise NoSuchRuntimeError from error
+            raise
+
+    async def _make(self, service: Json, runtime: Json) -> None:
+        """Once for each change of either."""
+        wanted = (service["metadata"]["generation"], runtime["metadata"]["resourceVersion"])
+        uid, namespace, name = service["metadata"]["uid"], service["metadata"]["namespace"], name_of(service)
+        if self._made.get(uid) == wanted:
+            return
+        deployments, services = (
+            f"/apis/apps/v1/namespaces/{namespace}/deployments",
+            f"/api/v1/namespaces/{namespace}/services",
+        )
+        await self._api.apply(f"{deployments}/{name}", deployment_of(service, runtime))
+        await self._api.apply(f"{services}/{name}", service_of(service, runtime))
+        self._made[uid] = wanted
+
+
+def _path(service: Json) -> str:
+    namespace, name = service["metadata"]["namespace"], service["metadata"]["name"]
+    return f"/apis/{GROUP}/v1beta1/namespaces/{namespace}/inferenceservices/{name}"

@@ -1,0 +1,87 @@
+"""What KServe makes of an InferenceService in Standard mode: a Deployment and a Service, by its names and labels.
+
+The container is the runtime's, with the InferenceService's arguments after its own and the claim's folder at /mnt/models. Left out:
+its webhooks (which fill in resources), autoscalers, ingresses, and storage other than claims.
+"""
+
+from infra.cluster.policies.objects import Json
+
+CONTAINER, MODELS = "kserve-container", "/mnt/models"
+VOLUME = "kserve-pvc-source"
+HTTP_PORT = 80
+# Of a predictor what is its own, and not the pod's.
+_NOT_OF_PODS = frozenset({"model", "minReplicas", "maxReplicas", "scaleMetric", "scaleTarget", "autoScaling"})
+
+
+class NoSuchRuntimeError(Exception):
+    """The InferenceService names a runtime that is not there."""
+
+
+def name_of(service: Json) -> str:
+    """Of its Deployment, Service and pods' label."""
+    return f"{service['metadata']['name']}-predictor"
+
+
+def app_label(service: Json) -> dict[str, str]:
+    """By which its pods are found."""
+    return {"app": f"isvc.{name_of(service)}"}
+
+
+def deployment_of(service: Json, runtime: Json) -> Json:
+    """To apply."""
+    predictor = service["spec"]["predictor"]
+    pod = {key: value for key, value in predictor.items() if key not in _NOT_OF_PODS}
+    claim, _, folder = predictor["model"]["storageUri"].removeprefix("pvc://").partition("/")
+    pod["containers"] = [_container(each, service, folder) for each in runtime["spec"]["containers"]]
+    pod["volumes"] = [
+        *runtime["spec"].get("volumes", ()),
+        {"name": VOLUME, "persistentVolumeClaim": {"claimName": claim, "readOnly": True}},
+    ]
+    return _owned(service, "apps/v1", "Deployment") | {
+        "spec": {
+            "replicas": predictor.get("minReplicas", 1),
+            "selector": {"matchLabels": app_label(service)},
+            "template": {"metadata": {"labels": _labels(service)}, "spec": pod},
+        }
+    }
+
+
+def service_of(service: Json, runtime: Json) -> Json:
+    """To apply: port 80, whatever the container's is."""
+    port = runtime["spec"]["containers"][0]["ports"][0]
+    ports = [{"name": port["name"], "port": HTTP_PORT, "targetPort": port["containerPort"], "protocol": "TCP"}]
+    return _owned(service, "v1", "Service") | {"spec": {"selector": app_label(service), "ports": ports}}
+
+
+def _container(container: Json, service: Json, folder: str) -> Json:
+    model = service["spec"]["predictor"]["model"]
+    merged = dict(container)
+    merged["args"] = [*container.get("args", ()), *model.get("args", ())]
+    merged["env"] = [
+        *container.get("env", ()),
+        {"name": "INFERENCE_SERVICE_NAME", "value": service["metadata"]["name"]},
+    ]
+    merged["volumeMounts"] = [
+        *container.get("volumeMounts", ()),
+        {"name": VOLUME, "mountPath": MODELS, "subPath": folder, "readOnly": True},
+    ]
+    if "resources" in model:
+        merged["resources"] = model["resources"]
+    return merged
+
+
+def _labels(service: Json) -> dict[str, str]:
+    own = {"serving.kserve.io/inferenceservice": service["metadata"]["name"], "component": "predictor"}
+    return {**service["metadata"].get("labels", {}), **own, **app_label(service)}
+
+
+def _owned(service: Json, api_version: str, kind: str) -> dict[str, object]:
+    owner = {key: service[key] for key in ("apiVersion", "kind")}
+    owner |= {"name": service["metadata"]["name"], "uid": service["metadata"]["uid"], "controller": True}
+    metadata = {
+        "name": name_of(service),
+        "namespace": service["metadata"]["namespace"],
+        "labels": _labels(service),
+        "ownerReferences": [owner],
+    }
+    return {"apiVersion": api_version, "kind": kind, "metadata": metadata}

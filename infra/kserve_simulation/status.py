@@ -1,0 +1,104 @@
+"""What KServe says of an InferenceService in Standard mode, out of its Deployment and its newest pod. Pure.
+
+As it is there: `observedGeneration` is the Deployment's; a predictor that begins is "False", as one that failed is; and that a model
+does not load is known by its container that fell.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from infra.cluster.policies.objects import Json
+from infra.kserve_simulation.objects import CONTAINER, name_of
+
+TRUE, FALSE, UNKNOWN = "True", "False", "Unknown"
+NO_RUNTIME: dict[str, Any] = {
+    "modelStatus": {
+        "transitionStatus": "InvalidSpec",
+        "states": {"activeModelState": "", "targetModelState": "FailedToLoad"},
+        "lastFailureInfo": {"reason": "RuntimeNotRecognized", "message": "Waiting for runtime to become available"},
+    }
+}
+
+
+def reconcile_failed(message: str) -> dict[str, Any]:
+    """What it tried was refused."""
+    return {"conditions": _conditions({"status": FALSE, "reason": "ReconcileFailed", "message": message})}
+
+
+def status_of(service: Json, deployment: Json, pods: Sequence[Json]) -> dict[str, Any]:
+    """`pods` are newest first."""
+    predictor = _predictor_ready(deployment.get("status", {}))
+    host = f"{name_of(service)}.{service['metadata']['namespace']}.svc.cluster.local"
+    return {
+        "observedGeneration": deployment.get("status", {}).get("observedGeneration", 0),
+        "deploymentMode": "Standard",
+        "servingRuntimeName": service["spec"]["predictor"]["model"]["runtime"],
+        "address": {"url": f"http://{host}"},
+        "url": f"http://{service['metadata']['name']}-{service['metadata']['namespace']}.example.com",
+        "conditions": _conditions(predictor),
+        "modelStatus": _model_status(pods, is_ready=predictor["status"] == TRUE),
+    }
+
+
+def _conditions(predictor: dict[str, str]) -> list[dict[str, str]]:
+    """Sorted by type. The ingress is ready at once where none is made."""
+    told = {key: value for key, value in predictor.items() if value}
+    return [{"type": "IngressReady", "status": TRUE}, {"type": "PredictorReady", **told}, {"type": "Ready", **told}]
+
+
+def _predictor_ready(status: Json) -> dict[str, str]:
+    conditions = {each["type"]: each for each in status.get("conditions", ())}
+    found = {"status": FALSE, "reason": ""}
+    available, progressing = conditions.get("Available"), conditions.get("Progressing")
+    if available and available["status"] == TRUE:
+        found = _told(TRUE, available)
+    if progressing and progressing["status"] == FALSE:
+        found = _told(FALSE, progressing)
+    elif progressing:
+        found = _told(TRUE if progressing["reason"] == "NewReplicaSetAvailable" else UNKNOWN, progressing)
+    if available and available["status"] == FALSE:
+        found = _told(FALSE, available)
+    failed = conditions.get("ReplicaFailure")
+    if failed and failed["status"] == TRUE:
+        found = _told(FALSE, failed)
+    return found if found["status"] != TRUE else {"status": TRUE}
+
+
+def _told(status: str, condition: Json) -> dict[str, str]:
+    return {"status": status, "reason": condition.get("reason", ""), "message": condition.get("message", "")}
+
+
+def _model_status(pods: Sequence[Json], *, is_ready: bool) -> dict[str, Any]:
+    if not pods:
+        return _in_progress("Pending")
+    if is_ready:
+        states = {"activeModelState": "Loaded", "targetModelState": "Loaded"}
+        return {
+            "transitionStatus": "UpToDate",
+            "states": states,
+            "copies": {"failedCopies": 0, "totalCopies": len(pods)},
+        }
+    for container in pods[0].get("status", {}).get("containerStatuses", ()):
+        if container["name"] == CONTAINER and (fallen := _fallen(container)):
+            failure = {
+                "reason": "ModelLoadFailed",
+                "message": fallen.get("message", ""),
+                "exitCode": fallen["exitCode"],
+            }
+            states = {"activeModelState": "", "targetModelState": "FailedToLoad"}
+            return {"transitionStatus": "BlockedByFailedLoad", "states": states, "lastFailureInfo": failure}
+    return _in_progress("Pending")
+
+
+def _fallen(container: Json) -> Json | None:
+    """How it ended, if it lies there or is kept from rising."""
+    state = container.get("state", {})
+    if state.get("terminated", {}).get("reason") == "Error":
+        return state["terminated"]  # type: ignore[no-any-return]
+    if state.get("waiting", {}).get("reason") == "CrashLoopBackOff":
+        return container.get("lastState", {}).get("terminated")  # type: ignore[no-any-return]
+    return None
+
+
+def _in_progress(target: str) -> dict[str, Any]:
+    return {"transitionStatus": "InProgress", "states": {"activeModelState": "", "targetModelState": target}}

@@ -1,0 +1,116 @@
+"""The controller's rounds against an API in memory."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import aiohttp
+import pytest
+
+from infra.kserve_simulation.controller import SERVICES, Controller
+from tests.infra.kserve_simulation.deployments import AVAILABLE, BEGINNING, FALLEN, RUNNING, runtime, service
+
+Json = dict[str, Any]
+
+
+@dataclass
+class Api:
+    """`deployment` and `pods` are what became of the one InferenceService."""
+
+    services: list[Json] = field(default_factory=lambda: [service()])
+    runtimes: dict[str, Json] = field(default_factory=lambda: {runtime()["metadata"]["name"]: runtime()})
+    deployment: Json = field(default_factory=lambda: BEGINNING)
+    pods: list[Json] = field(default_factory=list)
+    applied: list[Json] = field(default_factory=list)
+    merges: int = 0
+    refusal: str = ""
+
+    async def get(self, path: str, query: Mapping[str, str] | None = None) -> Json:
+        last = path.rsplit("/", 1)[1]
+        if path == SERVICES:
+            return {"items": self.services}
+        if "/servingruntimes/" in path:
+            if last not in self.runtimes:
+                raise error(404, "not found")
+            return self.runtimes[last]
+        return {"items": self.pods} if last == "pods" else self.deployment
+
+    async def apply(self, path: str, body: Json) -> Json:
+        if self.refusal:
+            raise error(403, self.refusal)
+        self.applied.append(body)
+        return body
+
+    async def merge(self, path: str, body: Json) -> Json:
+        self.merges += 1
+        (found,) = self.services
+        found["status"] = found.get("status", {}) | body["status"]
+        return found
+
+
+def error(status: int, message: str) -> aiohttp.ClientResponseError:
+    return aiohttp.ClientResponseError(cast(Any, None), (), status=status, message=message)
+
+
+def conditions(api: Api) -> dict[str, str]:
+    return {each["type"]: each["status"] for each in api.services[0]["status"]["conditions"]}
+
+
+async def test_what_stands_is_made_once_and_its_status_follows() -> None:
+    api = Api()
+    controller = Controller(api)
+    await controller.round()
+    assert [each["kind"] for each in api.applied] == ["Deployment", "Service"]
+    assert conditions(api)["Ready"] == "False"
+    api.deployment, api.pods = AVAILABLE, [RUNNING]
+    await controller.round()
+    assert set(conditions(api).values()) == {"True"}
+    await controller.round()
+    assert (len(api.applied), api.merges) == (2, 2), "nothing changed, so nothing is written"
+
+
+async def test_a_changed_service_and_a_changed_runtime_are_made_anew() -> None:
+    api = Api()
+    controller = Controller(api)
+    await controller.round()
+    api.services[0]["metadata"]["generation"] = 2
+    await controller.round()
+    assert len(api.applied) == 4
+    changed = runtime()
+    changed["metadata"]["resourceVersion"] = "8"
+    api.runtimes[changed["metadata"]["name"]] = changed
+    await controller.round()
+    assert len(api.applied) == 6
+
+
+async def test_of_two_pods_the_newest_tells() -> None:
+    older = {**FALLEN, "metadata": {"creationTimestamp": "2026-11-25T00:00:00Z"}}
+    api = Api(pods=[older, RUNNING])
+    await Controller(api).round()
+    assert api.services[0]["status"]["modelStatus"]["transitionStatus"] == "InProgress"
+
+
+async def test_a_runtime_that_is_not_there_is_told_and_found_when_it_comes() -> None:
+    api = Api(runtimes={})
+    controller = Controller(api)
+    await controller.round()
+    assert api.services[0]["status"]["modelStatus"]["lastFailureInfo"]["reason"] == "RuntimeNotRecognized"
+    api.runtimes = {runtime()["metadata"]["name"]: runtime()}
+    await controller.round()
+    assert len(api.applied) == 2
+
+
+@pytest.mark.parametrize("message", ["exceeded quota", "violates PodSecurity"])
+async def test_what_is_refused_is_told(message: str) -> None:
+    api = Api(refusal=message)
+    await Controller(api).round()
+    told = api.services[0]["status"]["conditions"][1]
+    assert (told["reason"], told["message"]) == ("ReconcileFailed", message)
+
+
+async def test_what_goes_is_left_alone() -> None:
+    going = service()
+    going["metadata"]["deletionTimestamp"] = "2026-11-26T00:00:00Z"
+    api = Api(services=[going])
+    await Controller(api).round()
+    assert (api.applied, api.merges) == ([], 0)

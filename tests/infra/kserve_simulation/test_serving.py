@@ -1,0 +1,258 @@
+"""Serving through KServe on the real cluster: versions are InferenceServices, whose pods answer; a controller of ours plays KServe."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from infra.cluster import lifecycle
+from infra.cluster.errors import ClusterError
+from infra.cluster.installation import find_installed
+from infra.cluster.layout import Layout
+from infra.deploy import release
+from infra.deploy.images import bring_images
+from infra.deploy.inside import Inside
+from infra.deploy.storage import prepare_storage
+from infra.kserve_simulation.running import controller, install_resources
+from services.generator.inference_object import inference_service, read_template
+from tests.journeys.client import Client
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
+NAMESPACE = ["--namespace", release.NAMESPACE]
+VALUES = release.CHART / "ci" / "kserve-values.yaml"
+SCRIPT = Path(__file__).with_name("rollout_inside.py")
+LOAD_SECONDS = 60
+USER = 10001
+
+
+@dataclass(frozen=True)
+class World:
+    """One cluster with the chart on it, and KServe's controller, which may be ended."""
+
+    inside: Inside
+    client: Client
+    kserve: ExitStack
+    tags: dict[str, str]
+    values: Any
+
+    def get(self, *words: str) -> Any:
+        return json.loads(self.inside.run("kubectl", *NAMESPACE, "get", *words, "-o", "json"))
+
+    def services(self) -> dict[str, Any]:
+        """InferenceServices by version."""
+        return {
+            each["metadata"]["annotations"]["thumbwheel/version"]: each
+            for each in self.get("inferenceservices")["items"]
+        }
+
+    def rollout(self, *words: str) -> Any:
+        pod = ["exec", "--stdin", f"deployment/{release.NAME}-generator", "--container", "generator", "--"]
+        said = self.inside.run("kubectl", *NAMESPACE, *pod, "python3", "-", *words, said=SCRIPT.read_text())
+        return json.loads(said)
+
+    def model(self, version: str) -> Path:
+        """A copy of the tiny model in the claim, under another version; where it lies out here."""
+        volume = self.get("pvc", f"{release.NAME}-models")["spec"]["volumeName"]
+        claim = Path(self.get("pv", volume)["spec"]["local"]["path"])
+        shutil.copytree(claim / "nano", claim / version)
+        manifest = json.loads((claim / version / "manifest.json").read_text())
+        (claim / version / "manifest.json").write_text(json.dumps(manifest | {"version": version}))
+        for path in (claim / version, *(claim / version).iterdir()):
+            os.chown(path, USER, USER)
+        return claim / version
+
+    def install(self) -> None:
+        """Or upgrade to what the values say now."""
+        path = self.inside.layout.state / "values.yaml"
+        path.write_text(yaml.safe_dump(self.values))
+        release.install(self.inside, self.tags, path)
+
+    def chat(self) -> tuple[int, Any]:
+        body = {"model": "thumbwheel", "messages": [{"role": "user", "content": "Hello, how are you?"}]}
+        return self.client.call("POST", "/v1/chat/completions", body)
+
+
+def until(done: Callable[[], Any], seconds: float = 90.0) -> Any:
+    end = time.monotonic() + seconds
+    while not (found := done()):
+        assert time.monotonic() < end, "it does not come about"
+        time.sleep(1)
+    return found
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    if os.environ.get("CLUSTER") == "skip":
+        pytest.skip("CLUSTER=skip: serving through KServe is not tried on a real cluster")
+    layout = Layout(tmp_path_factory.mktemp("kserve") / "cluster")
+    try:
+        subprocess.run([sys.executable, "-m", "infra.cluster", "up", "--state", str(layout.state)], check=True)
+        yield from installed(Inside(layout, find_installed()))
+    finally:
+        lifecycle.down(layout)
+
+
+def installed(inside: Inside) -> Iterator[World]:
+    values = yaml.safe_load(VALUES.read_text())
+    values["services"] = {"generator": {"settings": {"load_seconds": LOAD_SECONDS}}}
+    tags = bring_images(inside, ("services", "predictor", "stores"), print)
+    inside.run("kubectl", "apply", "--server-side", "-f", "-", said=prepare_storage(inside.layout, release.NAMESPACE))
+    install_resources(inside)
+    with ExitStack() as kserve, socket.create_server(("127.0.0.1", 0)) as door:
+        kserve.enter_context(controller(inside))
+        client = Client(f"http://127.0.0.1:{door.getsockname()[1]}", "")
+        World(inside, client, kserve, tags, values).install()
+        with leading(inside, door):
+            yield World(inside, replace(client, key=release.owner_key(inside)), kserve, tags, values)
+
+
+@contextmanager
+def leading(inside: Inside, door: socket.socket) -> Iterator[None]:
+    """The door leads to the page's Service as long as the block runs."""
+    where = [str(door.fileno()), release.door_address(inside), "80"]
+    command = inside.command([sys.executable, "-m", "infra.deploy.doorway", *where])
+    environment = lifecycle.user_environment(inside.layout, inside.tools)
+    process = subprocess.Popen(command, env=environment, pass_fds=[door.fileno()], start_new_session=True)
+    try:
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(timeout=30)
+
+
+def pods_of(world: World, service: Any) -> list[Any]:
+    label = f"serving.kserve.io/inferenceservice={service['metadata']['name']}"
+    return list(world.get("pods", "--selector", label)["items"])
+
+
+def answered(world: World, pod: Any) -> float:
+    """How many chats a pod has answered."""
+    ask = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8000/metrics').read().decode())"
+    name = pod["metadata"]["name"]
+    said = world.inside.run(
+        "kubectl", *NAMESPACE, "exec", name, "--container", "kserve-container", "--", "python3", "-c", ask
+    )
+    lines = [line for line in said.splitlines() if 'endpoint="/v1/chat/completions"' in line and 'status="200"' in line]
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if "_created" not in line)
+
+
+def test_a_person_out_here_is_answered_by_the_pod_of_an_inference_service(world: World) -> None:
+    until(lambda: world.chat()[0] == 200)
+    (service,) = world.services().values()
+    (pod,) = pods_of(world, service)
+    before = answered(world, pod)
+    status, answer = world.chat()
+    assert status == 200
+    assert answer["choices"][0]["message"]["content"]
+    assert answered(world, pod) == before + 1
+
+
+def test_the_api_server_has_kept_every_field_that_we_wrote(world: World) -> None:
+    template = read_template(world.get("configmap", f"{release.NAME}-inference-service"))
+    ((version, found),) = world.services().items()
+    wanted = inference_service(template, version, "nano")
+    assert found["spec"] == wanted["spec"]
+    assert found["metadata"]["ownerReferences"] == wanted["metadata"]["ownerReferences"]
+    told = world.get("inferenceservices", "--show-managed-fields")["items"][0]["metadata"]["managedFields"]
+    assert {(each["manager"], each["operation"], each.get("subresource")) for each in told} == {
+        ("thumbwheel-generator", "Apply", None),
+        ("thumbwheel-cluster", "Update", "status"),
+    }
+    manifest = world.inside.run("helm", "get", "manifest", release.NAME, *NAMESPACE)
+    (runtime,) = [each for each in yaml.safe_load_all(manifest) if each and each["kind"] == "ServingRuntime"]
+    assert world.get("servingruntime", runtime["metadata"]["name"])["spec"] == runtime["spec"]
+
+
+def test_a_field_that_kserve_has_not_is_refused_by_the_api_server(world: World) -> None:
+    (found,) = world.services().values()
+    wrong = {key: found[key] for key in ("apiVersion", "kind")}
+    wrong["metadata"] = {"name": "wrong", "namespace": release.NAMESPACE}
+    wrong["spec"] = {"predictor": found["spec"]["predictor"] | {"maxReplica": 2}}
+    with pytest.raises(ClusterError, match="maxReplica"):
+        world.inside.run("kubectl", "apply", "--server-side", "--validate=strict", "-f", "-", said=json.dumps(wrong))
+
+
+def test_a_candidate_gets_its_share_and_is_promoted_and_the_old_one_goes(world: World) -> None:
+    (old,) = world.services()
+    world.model("nano-b")
+    started = world.rollout("start", "nano-b")
+    assert "error" not in started, started
+    assert started["rollout"]["candidate"]["state"] == "VERSION_STATE_READY"
+    assert set(world.services()) == {old, "nano-b"}
+    assert set(world.rollout("users", "12")["versions"]) == {old, "nano-b"}
+    world.rollout("promote", "nano-b")
+    until(lambda: set(world.services()) == {"nano-b"})
+    assert set(world.rollout("users", "4")["versions"]) == {"nano-b"}
+    assert world.chat()[0] == 200
+
+
+def test_an_upgrade_replaces_its_pods_one_by_one_and_everybody_is_answered_meanwhile(world: World) -> None:
+    """KServe says Unknown of it for that time."""
+    (before,) = world.services().values()
+    old = {pod["metadata"]["uid"] for pod in pods_of(world, before)}
+    world.values["serving"]["kserve"]["drainSeconds"] = 60
+    upgrading, failures = threading.Thread(target=world.install), []
+    upgrading.start()
+
+    def replaced() -> bool:
+        status, answer = world.chat()
+        failures.extend([answer] if status != 200 else [])
+        (now,) = world.services().values()
+        if upgrading.is_alive() or now["spec"]["predictor"]["terminationGracePeriodSeconds"] != 80:
+            return False
+        pods = pods_of(world, now)
+        return bool(pods) and not old & {pod["metadata"]["uid"] for pod in pods}
+
+    until(replaced, 240)
+    upgrading.join()
+    (after,) = world.services().values()
+    assert after["metadata"]["uid"] == before["metadata"]["uid"]
+    assert failures == []
+
+
+def test_a_version_that_cannot_be_loaded_fails_with_the_reason_of_its_own_pod(world: World) -> None:
+    folder = world.model("nano-c")
+    tokenizer = folder / "tokenizer.json"
+    tokenizer.write_text("{}")
+    started = world.rollout("start", "nano-c")
+    assert started["error"].startswith("FAILED_PRECONDITION: the version could not be loaded"), started
+    assert "ModelLoadFailed" in started["error"]
+    assert "nano-c: files differ from manifest.json: tokenizer.json" in started["error"]
+    assert started["rollout"]["history"][0]["kind"] == "rolled_back"
+    until(lambda: set(world.services()) == {"nano-b"})
+
+
+def test_with_kserves_controller_dead_who_is_served_is_served_on_and_a_load_says_why_it_waits(world: World) -> None:
+    world.kserve.close()
+    assert world.chat()[0] == 200
+    world.model("nano-d")
+    started = world.rollout("start", "nano-d")
+    assert f"not ready after {LOAD_SECONDS} s" in started["error"], started
+    assert "does its controller run?" in started["error"]
+    assert world.chat()[0] == 200
+    until(lambda: set(world.services()) == {"nano-b"})
+
+
+def test_what_the_generator_made_goes_with_the_release(world: World) -> None:
+    assert world.services()
+    world.inside.run("helm", "uninstall", release.NAME, *NAMESPACE, "--wait", "--timeout", "120s")
+    until(
+        lambda: (
+            not world.get("inferenceservices,deployments,services", "-l", f"app.kubernetes.io/instance={release.NAME}")[
+                "items"
+            ]
+        )
+    )

@@ -1,0 +1,78 @@
+"""Statuses by KServe's rules, and what the generator makes of each: the two are held together here."""
+
+from typing import Any
+
+import pytest
+
+from infra.kserve_simulation.status import NO_RUNTIME, reconcile_failed, status_of
+from services.generator.inference_object import Observed, observe
+from tests.infra.kserve_simulation.deployments import (
+    AVAILABLE,
+    BEGINNING,
+    FALLEN,
+    KEPT_DOWN,
+    LATE,
+    REFUSED,
+    RUNNING,
+    deployment,
+    service,
+)
+from tests.kserve_models import round_trip
+
+CASES: dict[str, Any] = {
+    "nothing yet": status_of(service(), deployment(), []),
+    "beginning": status_of(service(), BEGINNING, [RUNNING]),
+    "ready": status_of(service(), AVAILABLE, [RUNNING]),
+    "late": status_of(service(), LATE, [RUNNING]),
+    "refused": status_of(service(), REFUSED, []),
+    "fallen": status_of(service(), BEGINNING, [FALLEN]),
+    "kept down": status_of(service(), BEGINNING, [KEPT_DOWN, RUNNING]),
+    "no runtime": NO_RUNTIME,
+    "not made": reconcile_failed("no such claim"),
+}
+
+
+def seen(case: str) -> Observed:
+    return observe(service() | {"status": CASES[case]}, 0)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_status_is_as_kserve_has_it_field_by_field(case: str) -> None:
+    assert round_trip(CASES[case], "V1beta1InferenceServiceStatus") == CASES[case]
+
+
+def test_ready_is_what_is_available() -> None:
+    ready = [
+        case
+        for case in CASES
+        if {each["status"] for each in CASES[case].get("conditions", [{"status": ""}])} == {"True"}
+    ]
+    assert ready == ["ready"]
+
+
+def test_it_would_answer_at_its_service() -> None:
+    name = service()["metadata"]["name"]
+    assert seen("ready").url == seen("beginning").url == f"http://{name}-predictor.chat.svc.cluster.local"
+    assert seen("no runtime").url == ""
+
+
+def test_only_what_kserve_cannot_mend_is_a_failure() -> None:
+    failures = {case: seen(case).failure for case in CASES if seen(case).failure}
+    assert failures == {
+        "refused": "FailedCreate: FailedCreate!",
+        "fallen": "ModelLoadFailed: v1: config.json is missing",
+        "kept down": "ModelLoadFailed: v1: config.json is missing",
+        "no runtime": "RuntimeNotRecognized: Waiting for runtime to become available",
+        "not made": "ReconcileFailed: no such claim",
+    }
+
+
+def test_what_is_waited_for_is_told() -> None:
+    assert "MinimumReplicasUnavailable" in seen("beginning").waits_for
+    # A Deployment past its deadline is still one that is not available, which KServe says last.
+    assert "MinimumReplicasUnavailable" in seen("late").waits_for
+    assert "does not answer" in seen("ready").waits_for
+
+
+def test_another_port_is_that_of_the_pods() -> None:
+    assert observe(service() | {"status": CASES["ready"]}, 8000).url.endswith(".svc.cluster.local:8000")

@@ -1,0 +1,152 @@
+"""The generator as its neighbours see it, with an InferenceService for each version: KServe is played by a loop."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from tests.services.generator.kubernetes import CONFIG_MAP, FakeKubernetes, blocked, kubernetes_api, ready
+from tests.services.generator.predictor import FakePredictor, predictor_server
+from tests.services.generator.service import (
+    Stubs,
+    generator_service,
+    generator_settings,
+    model_directory,
+    text_of,
+    until_ready,
+)
+from tests.services.generator.test_canary import CANDIDATES_USER, STABLES_USER, error_of, until
+
+
+async def play_kserve(kubernetes: FakeKubernetes, predictor: FakePredictor, url: str) -> None:
+    """Every version gets its pod, at one address here; one that is `broken` falls for ever."""
+    while True:
+        for version in kubernetes.versions():
+            if version in predictor.broken:
+                kubernetes.of_version(version)["status"] = blocked("ModelLoadFailed", predictor.broken[version])
+            else:
+                predictor.states[version] = "READY"
+                kubernetes.of_version(version)["status"] = ready(url)
+        for gone in predictor.states.keys() - kubernetes.versions():
+            del predictor.states[gone]
+        await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def through_kserve(
+    root: Path, kubernetes: FakeKubernetes, predictor: FakePredictor, **changes: Any
+) -> AsyncIterator[Stubs]:
+    async with (
+        predictor_server(predictor) as port,
+        kubernetes_api(kubernetes, root / "account") as url,
+        generator_service(root, 0, **settings_of(root, url) | changes) as stubs,
+    ):
+        playing = asyncio.create_task(play_kserve(kubernetes, predictor, f"http://127.0.0.1:{port}"))
+        yield stubs
+        playing.cancel()
+        with suppress(asyncio.CancelledError):
+            await playing
+
+
+def settings_of(root: Path, url: str) -> dict[str, Any]:
+    return {
+        "serving": "kserve",
+        "inference_service": CONFIG_MAP,
+        "models_root": root / "models",
+        "kubernetes_url": url,
+        "kubernetes_directory": root / "account",
+    }
+
+
+async def test_a_candidate_gets_its_share_is_promoted_and_the_old_ones_object_goes(tmp_path: Path) -> None:
+    kubernetes, predictor = FakeKubernetes(), FakePredictor(scripts={"v2": ["better"]})
+    async with through_kserve(tmp_path, kubernetes, predictor) as stubs:
+        await until_ready(stubs, "v1")
+        assert kubernetes.versions() == {"v1"}
+        await stubs.start("v2", model_directory(tmp_path, "v2"))
+        assert kubernetes.versions() == {"v1", "v2"}
+        assert [await stubs.version_for(user) for user in (STABLES_USER, CANDIDATES_USER)] == ["v1", "v2"]
+        assert text_of(await stubs.generate(user_key=CANDIDATES_USER)) == "better"
+        await stubs.promote("v2")
+        await until(lambda: kubernetes.versions() == {"v2"})
+        assert await stubs.version_for(STABLES_USER) == "v2"
+    assert len(kubernetes.deleted) == 1
+
+
+async def test_a_candidate_that_cannot_be_loaded_is_taken_out_with_its_reason(tmp_path: Path) -> None:
+    kubernetes, predictor = FakeKubernetes(), FakePredictor(broken={"v2": "v2: config.json is missing"})
+    async with through_kserve(tmp_path, kubernetes, predictor) as stubs:
+        await until_ready(stubs, "v1")
+        error = await error_of(stubs.start("v2", model_directory(tmp_path, "v2")))
+        assert error.reason == "VERSION_FAILED"
+        await until(lambda: kubernetes.versions() == {"v1"})
+        (started,) = (await stubs.state()).history
+    assert (started.kind, started.version) == ("rolled_back", "v2")
+    assert started.reason == "the version could not be loaded: ModelLoadFailed: v2: config.json is missing"
+
+
+async def test_what_was_deleted_by_hand_is_made_again(tmp_path: Path) -> None:
+    kubernetes = FakeKubernetes()
+    async with through_kserve(tmp_path, kubernetes, FakePredictor()) as stubs:
+        await until_ready(stubs, "v1")
+        kubernetes.objects.clear()
+        await until(lambda: kubernetes.versions() == {"v1"})
+        await until_ready(stubs, "v1")
+
+
+async def test_with_the_api_away_who_is_served_is_served_on_and_a_candidate_waits(tmp_path: Path) -> None:
+    kubernetes = FakeKubernetes()
+    async with through_kserve(tmp_path, kubernetes, FakePredictor()) as stubs:
+        await until_ready(stubs, "v1")
+        kubernetes.refusal = (503, "etcd is away")
+        starting = asyncio.create_task(stubs.start("v2", model_directory(tmp_path, "v2")))
+        for _ in range(10):
+            assert text_of(await stubs.generate()) == "Hello there."
+            await asyncio.sleep(0.05)
+        assert not starting.done()
+        kubernetes.refusal = None
+        await starting
+        assert kubernetes.versions() == {"v1", "v2"}
+
+
+async def test_operators_are_told_that_kserve_is_not_installed(tmp_path: Path) -> None:
+    async with through_kserve(tmp_path, FakeKubernetes(has_kserve=False), FakePredictor()) as stubs:
+        async with asyncio.timeout(5):
+            while "is KServe installed?" not in (await stubs.state()).stable.reason:
+                await asyncio.sleep(0.02)
+
+
+async def test_two_replicas_make_one_object_of_a_version(tmp_path: Path, database: str) -> None:
+    kubernetes, predictor = FakeKubernetes(), FakePredictor()
+    directory = model_directory(tmp_path, "v2")
+    changes: dict[str, Any] = {"database_url": database, "unload_grace_seconds": 0.5}
+    async with through_kserve(tmp_path, kubernetes, predictor, **changes) as here:
+        (url,) = kubernetes.urls
+        async with generator_service(tmp_path, 0, **settings_of(tmp_path, url) | changes) as there:
+            for stubs in (here, there):
+                await until_ready(stubs, "v1")
+            await asyncio.gather(*(stubs.start("v2", directory) for stubs in (here, there)))
+            assert len(kubernetes.objects) == 2
+            await there.promote("v2")
+            await until(lambda: kubernetes.versions() == {"v2"})
+            assert [await stubs.version_for(STABLES_USER) for stubs in (here, there)] == ["v2", "v2"]
+
+
+CONTRADICTIONS = {
+    "a server beside InferenceServices": {"predictor_url": "http://127.0.0.1:1"},
+    "no template": {"inference_service": ""},
+    "no models": {"models_root": None},
+    "InferenceServices and no KServe": {"serving": "predictor"},
+}
+
+
+@pytest.mark.parametrize("case", CONTRADICTIONS)
+def test_settings_that_contradict_each_other_are_refused(tmp_path: Path, case: str) -> None:
+    settings = settings_of(tmp_path, "https://localhost")
+    assert generator_settings(tmp_path, 0, **settings).inference_service == CONFIG_MAP
+    with pytest.raises(ValidationError, match="serving kserve"):
+        generator_settings(tmp_path, 0, **settings | CONTRADICTIONS[case])
