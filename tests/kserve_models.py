@@ -48,11 +48,6 @@ def model_of(kind: str) -> Any:
     return KNATIVE.get(kind) or getattr(kserve.models, kind, None) or getattr(kubernetes.client, kind)
 
 
-def inner_models(kind: str) -> list[str]:
-    """Of what a list or a map is one."""
-    return [found[1] for pattern in (LIST, MAP) if (found := pattern.fullmatch(kind))]
-
-
 def _read(value: Any, kind: str, where: str) -> Any:
     if inner := LIST.fullmatch(kind):
         return [_read(each, inner[1], f"{where}[{number}]") for number, each in enumerate(_a(list, value, where))]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from infra.cluster.layout import NODE
 from infra.cluster.node import import_command
+from infra.definitions.known import make_known
 from infra.deploy.inside import Inside
 from infra.kuberay.installation import Operator
 from infra.kuberay.objects import NAME, NAMESPACE, operator_objects
@@ -91,8 +92,8 @@ def bring_operator(inside: Inside, operator: Operator, namespace: str, say: Call
     """Definitions, rights and the operator; returns when it watches the namespace."""
     say("KubeRay's operator")
     inside.run(*import_command(operator.archive))
-    # Server-side: they are larger than what kubectl could note in an annotation.
-    inside.run("kubectl", "apply", "--server-side", "-f", str(operator.definitions), "-f", str(operator.role))
+    make_known(inside, operator.definitions)
+    inside.run("kubectl", "apply", "--server-side", "-f", str(operator.role))
     inside.run("kubectl", "apply", "--server-side", "-f", "-", said=operator_objects(namespace))
     where = ["--namespace", NAMESPACE, f"deployment/{NAME}", f"--timeout={OPERATOR_SECONDS}s"]
     inside.run("kubectl", "rollout", "status", *where)

@@ -9,9 +9,9 @@ import aiohttp
 
 from infra.cluster.policies.objects import Json
 from infra.kserve_simulation.objects import NoSuchRuntimeError, app_label, deployment_of, name_of, service_of
-from infra.kserve_simulation.resources import GROUP
 from infra.kserve_simulation.status import NO_RUNTIME, reconcile_failed, status_of
 
+GROUP = "serving.kserve.io"
 SERVICES = f"/apis/{GROUP}/v1beta1/inferenceservices"
 ROUND_SECONDS = 0.5
 

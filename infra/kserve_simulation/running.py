@@ -1,7 +1,6 @@
 """KServe for a cluster of this machine: its resources put in, its controller started and ended, from out here."""
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -10,16 +9,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from infra.cluster import lifecycle
+from infra.definitions.installation import find_installed
+from infra.definitions.known import make_known
 from infra.deploy.inside import Inside
-from infra.kserve_simulation.resources import definitions
+
+VERSION = "kserve-0_20"
 
 
 def install_resources(inside: Inside) -> None:
-    """And wait until the API knows them. Raises: ClusterError."""
-    said = json.dumps({"apiVersion": "v1", "kind": "List", "items": definitions()})
-    inside.run("kubectl", "apply", "--server-side", "-f", "-", said=said)
-    names = [f"crd/{each['metadata']['name']}" for each in definitions()]
-    inside.run("kubectl", "wait", "--for=condition=Established", "--timeout=60s", *names)
+    """KServe's own definitions. Raises: ClusterError; ServerError: they are not in the cache."""
+    make_known(inside, find_installed() / VERSION)
 
 
 @contextmanager

@@ -36,11 +36,9 @@ async def wiring(settings: GeneratorSettings) -> AsyncIterator[Sequence[Registra
     """Open the store of the rollout, the model server and the two loops."""
     patience = Patience(settings.first_token_seconds, settings.idle_seconds, settings.hang_seconds)
     pace = Pace(settings.reconcile_seconds, settings.load_retry_seconds, settings.unload_grace_seconds)
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=settings.connect_seconds)
-    connector = aiohttp.TCPConnector(limit=0)
     async with (
         rollout_store(settings) as store,
-        aiohttp.ClientSession(timeout=timeout, connector=connector) as http,
+        open_http(settings.connect_seconds) as http,
         model_server(settings, http, patience) as server,
     ):
         traffic = Traffic(store, await first_rollout(store, settings.stable_directory), now_us)
@@ -54,6 +52,14 @@ async def wiring(settings: GeneratorSettings) -> AsyncIterator[Sequence[Registra
             yield registrations(engine, traffic, reconciler, canaries)
             for task in tasks:
                 task.cancel()
+
+
+def open_http(connect_seconds: float) -> aiohttp.ClientSession:
+    """To model servers; each request on a connection of its own: the other end of one that was kept may have gone in an upgrade, and
+    nobody repeats a POST.
+    """
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_seconds)
+    return aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0, force_close=True))
 
 
 @asynccontextmanager

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import pytest
 
@@ -16,6 +15,7 @@ from infra.cluster.errors import ClusterError
 from infra.cluster.installation import find_installed
 from infra.cluster.layout import Layout
 from infra.definitions.installation import find_installed as find_definitions
+from infra.definitions.known import make_known
 from infra.deploy.inside import Inside
 from infra.deploy.storage import RESTRICTED
 from infra.kuberay.installation import find_installed as find_kuberay
@@ -38,16 +38,10 @@ def inside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Inside]:
         cluster = Inside(layout, tools)
         namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "chat", "labels": RESTRICTED}}
         cluster.run("kubectl", "apply", "-f", "-", said=json.dumps(namespace))
-        define(cluster, [*(find_definitions() / maker for maker in MAKERS), find_kuberay().definitions])
+        make_known(cluster, *(find_definitions() / maker for maker in MAKERS), find_kuberay().definitions)
         yield cluster
     finally:
         lifecycle.down(layout)
-
-
-def define(inside: Inside, folders: Sequence[Path]) -> None:
-    files = [word for folder in folders for word in ("-f", str(folder))]
-    inside.run("kubectl", "apply", "--server-side", "--force-conflicts", *files)
-    inside.run("kubectl", "wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
 
 
 def try_apply(inside: Inside, objects: Sequence[Object]) -> str:
@@ -74,7 +68,7 @@ def test_a_field_that_its_maker_does_not_know_is_refused(inside: Inside, kind: s
 
 
 def test_the_oldest_kserve_takes_what_the_newest_does(inside: Inside) -> None:
-    define(inside, [find_definitions() / "kserve-0_15"])
+    make_known(inside, find_definitions() / "kserve-0_15")
     for path in VALUES.glob("*-values.yaml"):
         served = [found for found in render(path.name) if found["apiVersion"].startswith("serving.kserve.io/")]
         if served:

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from infra.definitions.installation import find_installed as find_definitions
+from infra.definitions.known import make_known
 from infra.servers.installation import find_installed
 from infra.watching.boards import BOARDS
 from infra.watching.panels import Dashboard
@@ -20,7 +22,6 @@ from tests.journeys.prometheus import Asked
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 
-RESOURCES = Path(__file__).with_name("prometheus_operator.yaml")
 FROM = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": prometheus.NAMESPACE}}}
 WATCHED = {
     "monitoring": {
@@ -63,8 +64,8 @@ class Watched:
 
 @pytest.fixture(scope="module")
 def watched(deployed: Deployed) -> Iterator[Watched]:
-    deployed.inside.run("kubectl", "apply", "--server-side", "-f", str(RESOURCES))
-    deployed.inside.run("kubectl", "wait", "--for=condition=Established", "--timeout=30s", "-f", str(RESOURCES))
+    resources = find_definitions() / "prometheus-operator"
+    make_known(deployed.inside, resources)
     before = deployed.pods(*SERVICES)
     try:
         deployed.install(WATCHED)
@@ -79,7 +80,7 @@ def watched(deployed: Deployed) -> Iterator[Watched]:
     finally:
         prometheus.ended(deployed)
         deployed.install()
-        deployed.inside.run("kubectl", "delete", "-f", str(RESOURCES))
+        deployed.inside.run("kubectl", "delete", "-f", str(resources))
 
 
 def live(deployed: Deployed) -> None:
@@ -150,15 +151,3 @@ def test_grafana_finds_the_dashboards_by_their_label(watched: Watched) -> None:
         f"Thumbwheel: {board.title}" for board in BOARDS
     }
     assert {one["metadata"]["annotations"]["grafana_folder"] for one in found} == {"Thumbwheel"}
-
-
-def test_every_field_of_the_operators_resources_is_known(watched: Watched) -> None:
-    """Server-side, strictly: a field that the API does not know is an error there, and was none of ours."""
-    said = yaml.safe_load_all(watched.deployed.helm("get", "manifest", watched.deployed.name))
-    ours = [one for one in said if one and one["apiVersion"].startswith("monitoring.coreos.com/")]
-    assert {one["kind"] for one in ours} == {"PodMonitor", "PrometheusRule"}
-    apply = ["apply", "--server-side", "--dry-run=server", "--validate=strict", "--force-conflicts", "-f", "-"]
-    watched.deployed.kubectl(*apply, said=json.dumps({"apiVersion": "v1", "kind": "List", "items": ours}))
-    ours[0]["spec"]["nobodyKnowsThis"] = True
-    with pytest.raises(Exception, match="nobodyKnowsThis"):
-        watched.deployed.kubectl(*apply, said=json.dumps(ours[0]))
