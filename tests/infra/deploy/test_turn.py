@@ -15,7 +15,7 @@ from tests.infra.deploy.deployed import Deployed, rows, until
 from tests.infra.deploy.raters import keys, people_rate, people_rate_while
 from tests.infra.deploy.turns import TRAINING, Turns
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(3600)]
 # As for a machine that others use too.
 THUMBS, FILL_SECONDS, STEP_SECONDS, TURN_SECONDS = 400, 900.0, 300.0, 1500.0
 

@@ -67,7 +67,7 @@ class World:
         """A copy of the tiny model in the claim, under another version; where it lies out here."""
         volume = self.get("pvc", f"{release.NAME}-models")["spec"]["volumeName"]
         claim = Path(self.get("pv", volume)["spec"]["local"]["path"])
-        shutil.copytree(claim / "nano", claim / version)
+        shutil.copytree(claim / "nano-0", claim / version)
         manifest = json.loads((claim / version / "manifest.json").read_text())
         (claim / version / "manifest.json").write_text(json.dumps(manifest | {"version": version}))
         for path in (claim / version, *(claim / version).iterdir()):
@@ -76,9 +76,7 @@ class World:
 
     def install(self) -> None:
         """Or upgrade to what the values say now."""
-        path = self.inside.layout.state / "values.yaml"
-        path.write_text(yaml.safe_dump(self.values))
-        release.install(self.inside, self.tags, path)
+        release.install(self.inside, self.tags, self.values)
 
     def chat(self) -> tuple[int, Any]:
         body = {"model": "thumbwheel", "messages": [{"role": "user", "content": "Hello, how are you?"}]}
