@@ -161,7 +161,7 @@ def test_a_person_out_here_is_answered_by_the_pod_of_an_inference_service(world:
 def test_the_api_server_has_kept_every_field_that_we_wrote(world: World) -> None:
     template = read_template(world.get("configmap", f"{release.NAME}-inference-service"))
     ((version, found),) = world.services().items()
-    wanted = inference_service(template, version, "nano")
+    wanted = inference_service(template, version, "nano-0")
     assert found["spec"] == wanted["spec"]
     assert found["metadata"]["ownerReferences"] == wanted["metadata"]["ownerReferences"]
     told = world.get("inferenceservices", "--show-managed-fields")["items"][0]["metadata"]["managedFields"]
