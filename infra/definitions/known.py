@@ -1,14 +1,15 @@
 """Definitions put into a running cluster, so that its API server takes those resources and knows each of their fields."""
 
+import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from infra.cluster.errors import ClusterError
 from infra.deploy.inside import Inside
 
 ESTABLISHED_SECONDS, LOOK_SECONDS = 60, 0.3
-# `kubectl wait` gives up at once on one that is so new that it has no conditions.
-STANDING = 'custom-columns=ESTABLISHED:.status.conditions[?(@.type=="Established")].status'
 
 
 def make_known(inside: Inside, *folders: Path) -> None:
@@ -21,7 +22,13 @@ def make_known(inside: Inside, *folders: Path) -> None:
     # Server-side: they are larger than what kubectl could note in an annotation.
     inside.run("kubectl", "apply", "--server-side", "--force-conflicts", *files)
     end = time.monotonic() + ESTABLISHED_SECONDS
-    while set(inside.run("kubectl", "get", *files, "--no-headers", "-o", STANDING).split()) != {"True"}:
+    while not all(is_served(each) for each in json.loads(inside.run("kubectl", "get", *files, "-o", "json"))["items"]):
         if time.monotonic() > end:
             raise ClusterError(f"the API server does not serve {', '.join(folder.name for folder in folders)}")
         time.sleep(LOOK_SECONDS)
+
+
+def is_served(definition: Mapping[str, Any]) -> bool:
+    """One that is new has no conditions yet, on which `kubectl wait` gives up."""
+    conditions = definition.get("status", {}).get("conditions") or ()
+    return any(each["type"] == "Established" and each["status"] == "True" for each in conditions)
