@@ -36,15 +36,20 @@ RATE_INTERVAL = "5m"
 # Words of a query, and why a healthy cluster has no series for it on its first day. What is found after all must be taken off.
 EXCUSED = {
     "thumbwheel_loop": "no turn of training has run",
-    'reason="failed"': "no answer failed",
     "thumbwheel_session_work_failed_total": "the database did all that it was asked",
     "thumbwheel_feedback_lost_offsets": "Kafka's retention overtook nobody",
     "thumbwheel_feedback_sink_failures_total": "the store never failed",
     "thumbwheel_feedback_compaction_failures_total": "no compaction failed",
     "thumbwheel_issuer_fetches_total": "nobody signs in by an issuer",
     'reason="output_blocked"': "the model says nothing that must be blocked",
-    'decision="refused"': "nobody meets a limit",
 }
+# What happens on a busy machine and not on another one: series or none, both are well.
+PERHAPS = (
+    'code=~"INTERNAL|',  # a call that ended badly
+    "thumbwheel_session_work_run_again_total",  # two transactions that met
+    'reason="failed"',
+    'decision="refused"',
+)
 WRONG_CALL = """
 import sys, grpc
 from thumbwheel.guardrail.v1 import guardrail_pb2 as pb, guardrail_pb2_grpc
@@ -121,6 +126,8 @@ def test_every_panel_finds_series(watched: Watched, board: Dashboard) -> None:
     empty, found_after_all = [], []
     for panel in (panel for row in board.rows for panel in row.panels):
         for query in panel.queries:
+            if any(words in query.expression for words in PERHAPS):
+                continue
             found = watched.asked.query(query.expression.replace("$__rate_interval", RATE_INTERVAL))
             why = excuse(query.expression)
             if not found and not why:
