@@ -1,6 +1,7 @@
 """F4: Kafka is down when the service starts. It is ready all the same, and acknowledges from the spool."""
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from thumbwheel.feedback.v1 import feedback_pb2
 from tests.faults.feedback import Clients, Stack, counted, record, replica_here, settled
 from tests.services.feedback.samples import thumb
 
-ACK_SECONDS = 0.05
+ACK_SECONDS, LAG_SECONDS = 0.05, 30.0
 
 
 @pytest.mark.slow
@@ -27,7 +28,7 @@ async def test_f04_without_a_broker_the_service_starts_and_acknowledges(
         async with clients.sending():
             await asyncio.sleep(seconds)
         assert counted("relayed_total", stream="feedback") == relayed, "there was a broker after all"
-        assert counted("relay_lag_events", stream="feedback") > 0
+        await lag_is_shown()
         assert clients.ack_percentile(0.5) <= ACK_SECONDS
         await asyncio.to_thread(feedback_stack.kafka.start)
         drained = await settled(feedback_stack, clients.history)
@@ -38,3 +39,11 @@ async def test_f04_without_a_broker_the_service_starts_and_acknowledges(
     record_property("ack_p50_ms", round(clients.ack_percentile(0.5) * 1000, 1))
     record_property("ack_p99_ms", round(clients.ack_percentile(0.99) * 1000, 1))
     record_property("drained_seconds", round(drained, 1))
+
+
+async def lag_is_shown() -> None:
+    """The relay measures between two attempts, and one may wait as long as its watchdog lets it."""
+    end = time.monotonic() + LAG_SECONDS
+    while not counted("relay_lag_events", stream="feedback"):
+        assert time.monotonic() < end, "nothing is shown to wait"
+        await asyncio.sleep(0.1)
