@@ -76,7 +76,8 @@ async def model_server(**settings: Any) -> AsyncIterator[ModelServer]:
 async def generator_process(root: Path, predictor_port: int, **changes: Any) -> AsyncIterator[tuple[Stubs, Process]]:
     """`python -m services.generator` on a port of its own, killed at the end."""
     settings = generator_settings(root, predictor_port, **changes)
-    variables = {f"TW_GENERATOR_{key.upper()}": str(value) for key, value in settings if value is not None}
+    said = settings.model_dump(exclude_unset=True, exclude_none=True)
+    variables = {f"TW_GENERATOR_{key.upper()}": str(value) for key, value in said.items()}
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -101,6 +102,6 @@ async def _port(process: Process) -> int:
     said = b""
     while line := await process.stderr.readline():
         said += line
-        if b" serving " in line:
+        if b" serving " in line and b"port=" in line:
             return int(line.rsplit(b"port=", 1)[1])
     raise AssertionError(f"the generator did not start: {said.decode()}")

@@ -136,8 +136,8 @@ async def test_a_model_server_that_falls_silent_is_given_up_and_aborted(tmp_path
 
 
 async def test_waits_are_between_pieces_and_not_for_the_whole_answer(tmp_path: Path) -> None:
-    predictor = FakePredictor(script=["word "] * 16, pace_seconds=0.1)
-    async with ready(tmp_path, predictor, first_token_seconds=1.2, idle_seconds=1.2) as stubs:
+    predictor = FakePredictor(script=["word "] * 16, pace_seconds=0.25)
+    async with ready(tmp_path, predictor, first_token_seconds=3, idle_seconds=3) as stubs:
         assert text_of(await stubs.generate()) == "word " * 16
 
 

@@ -123,7 +123,8 @@ def test_a_connection_that_was_kept_is_closed_when_it_drains(tmp_path: Path) -> 
         assert b"200 OK" in kept.recv(65_536)
         process.send_signal(signal.SIGTERM)
         assert kept.recv(65_536) == b""
-    stop(process)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 0, said
 
 
 def wait_until_ready(port: int) -> None:
