@@ -1,6 +1,7 @@
 """A model server that goes takes no request with it which another one would have answered."""
 
 import asyncio
+from typing import Any
 
 from services.generator.__main__ import open_http
 
@@ -8,18 +9,24 @@ BODY = b'{"messages": []}'
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
 
 
-async def answer_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Promise to keep the connection, and close it as the next request arrives."""
-    await reader.readuntil(BODY)
-    writer.write(ANSWER)
-    await reader.read(1)
-    writer.close()
-
-
 async def test_a_connection_that_was_used_is_not_used_again() -> None:
+    handlers: list[asyncio.Task[Any] | None] = []
+
+    async def answer_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Promise to keep the connection, and close it as the next request arrives."""
+        handlers.append(asyncio.current_task())
+        await reader.readuntil(BODY)
+        writer.write(ANSWER)
+        await reader.read(1)
+        writer.close()
+        await writer.wait_closed()
+
     server = await asyncio.start_server(answer_once, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    async with server, open_http(5.0) as http:
-        for _ in range(3):
-            async with http.post(f"http://127.0.0.1:{port}/v1/chat/completions", json={"messages": []}) as response:
-                assert await response.json() == {}
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1/chat/completions"
+    async with server:
+        async with open_http(5.0) as http:
+            for _ in range(3):
+                async with http.post(url, json={"messages": []}) as response:
+                    assert await response.json() == {}
+        await asyncio.gather(*[task for task in handlers if task])
+    assert len(handlers) == 3
