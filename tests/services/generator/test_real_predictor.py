@@ -3,6 +3,8 @@
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from tests.services.generator.service import generator_service, until_ready
 from tests.services.predictor.conftest import (
     Predictor,
@@ -31,6 +33,7 @@ async def until_refused(predictor: Predictor) -> None:
             await asyncio.sleep(0.02)
 
 
+@pytest.mark.faults  # on a quiet machine nobody is refused in time: open, see the note of 2026-11-26
 async def test_both_load_a_version_once_and_neither_unloads_what_a_strangers_stream_uses(
     start_predictor: StartPredictor, first_model: Path, second_model: Path, tmp_path: Path, database: str
 ) -> None:
