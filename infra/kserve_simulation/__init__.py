@@ -1,1 +1,1 @@
-"""KServe where its manager is not to be had: its two resources as far as we use them, and a controller that acts by its rules."""
+"""KServe where its manager is not to be had: a controller that acts by its rules, on KServe's own definitions."""

@@ -119,8 +119,8 @@ def test_an_application_that_fails_is_said_with_its_exit_status(turns: Turns) ->
 
 def test_a_turn_whose_launcher_worker_and_head_die_is_one_turn_and_its_version_is_promoted(turns: Turns) -> None:
     configure(turns, {})
-    people = keys(turns.deployed.inside)
-    given = people_rate(turns.deployed.inside, people, THUMBS, FILL_SECONDS)
+    people = keys(turns.deployed)
+    given = people_rate(turns.deployed, people, THUMBS, FILL_SECONDS)
     assert given.thumbs == THUMBS
     until("all is in the bucket", lambda: rows(turns.deployed.audit(), "feedback") >= given.events, STEP_SECONDS)
     turns.begin("turn-1")
@@ -133,7 +133,7 @@ def test_a_turn_whose_launcher_worker_and_head_die_is_one_turn_and_its_version_i
     turns.begin("turn-2")  # while the first one runs: it follows that, and makes none
     until("the canary begins", lambda: at_canary(turns), TURN_SECONDS)
     assert [job["metadata"]["uid"] for job in ray_jobs(turns)] == [uid], "one turn, whoever asked for it"
-    trial = people_rate_while(turns.deployed.inside, people, lambda: not turns.ended("turn-1"), TURN_SECONDS)
+    trial = people_rate_while(turns.deployed, people, lambda: not turns.ended("turn-1"), TURN_SECONDS)
     assert (turns.ended("turn-1"), turns.wait_ended("turn-2", 60)) == ("Complete", "Complete")
     status = turns.shown()
     assert (status["run"], status["result"]) == ("nano-1", "promoted"), status

@@ -43,9 +43,8 @@ def test_too_little_feedback_is_said_and_is_no_failure(turns: Turns) -> None:
 
 def test_thumbs_become_a_version_that_is_tried_promoted_and_answers(turns: Turns) -> None:
     """The pod that trains dies in the middle, and somebody asks for a second turn."""
-    inside = turns.deployed.inside
-    people = keys(inside)
-    given = people_rate(inside, people, THUMBS, FILL_SECONDS)
+    people = keys(turns.deployed)
+    given = people_rate(turns.deployed, people, THUMBS, FILL_SECONDS)
     assert given.thumbs == THUMBS
     until("all is in the bucket", lambda: rows(turns.deployed.audit(), "feedback") >= given.events, STEP_SECONDS)
     turns.begin("turn-1")
@@ -55,7 +54,7 @@ def test_thumbs_become_a_version_that_is_tried_promoted_and_answers(turns: Turns
     until(
         "the canary begins", lambda: turns.shown().get("step") == "canary" or bool(turns.ended("turn-1")), TURN_SECONDS
     )
-    trial = people_rate_while(inside, people, lambda: not turns.ended("turn-1"), TURN_SECONDS)
+    trial = people_rate_while(turns.deployed, people, lambda: not turns.ended("turn-1"), TURN_SECONDS)
     assert turns.wait_ended("turn-1", STEP_SECONDS) == "Complete"
     status = turns.shown()
     assert (status["run"], status["result"]) == ("nano-1", "promoted"), status

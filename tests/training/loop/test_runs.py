@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import time
+from multiprocessing.context import SpawnProcess
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
@@ -15,18 +16,24 @@ from training.progress import Board, Lines, StepState
 from training.runs import LoopRunningError, RunRecord, RunResult, Runs, exclusive
 
 
-def hold(directory: Path, held: Event) -> None:
+def hold(directory: Path, held: Event, seconds: float) -> None:
     with exclusive(directory, "recipe nano"):
         held.set()
-        time.sleep(60)
+        time.sleep(seconds)
+
+
+def another_holds(directory: Path, seconds: float) -> SpawnProcess:
+    """A process of its own that has the lock when this returns."""
+    spawn = multiprocessing.get_context("spawn")
+    held = spawn.Event()
+    other = spawn.Process(target=hold, args=(directory, held, seconds))
+    other.start()
+    assert held.wait(60)
+    return other
 
 
 def test_a_second_loop_is_told_who_runs_and_a_killed_one_leaves_no_lock(tmp_path: Path) -> None:
-    spawn = multiprocessing.get_context("spawn")
-    held = spawn.Event()
-    other = spawn.Process(target=hold, args=(tmp_path, held))
-    other.start()
-    assert held.wait(60)
+    other = another_holds(tmp_path, 60)
     with (
         pytest.raises(LoopRunningError, match=rf"process {other.pid}, recipe nano, since 20"),
         exclusive(tmp_path, "x"),
@@ -39,18 +46,8 @@ def test_a_second_loop_is_told_who_runs_and_a_killed_one_leaves_no_lock(tmp_path
         pass
 
 
-def hold_a_moment(directory: Path, held: Event) -> None:
-    with exclusive(directory, "recipe nano"):
-        held.set()
-        time.sleep(1)
-
-
 def test_whoever_is_patient_begins_when_the_other_has_ended(tmp_path: Path) -> None:
-    spawn = multiprocessing.get_context("spawn")
-    held = spawn.Event()
-    other = spawn.Process(target=hold_a_moment, args=(tmp_path, held))
-    other.start()
-    assert held.wait(60)
+    other = another_holds(tmp_path, 1)
     with exclusive(tmp_path, "recipe nano", patience_seconds=60):
         assert f"process {os.getpid()}, recipe nano" in (tmp_path / "lock").read_text()
     other.join()
