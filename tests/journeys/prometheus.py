@@ -15,10 +15,13 @@ from infra.servers.installation import find_installed
 from infra.servers.prometheus import Prometheus
 from infra.supervision.ports import free_port
 from infra.watching.files import ALERTS
+from infra.watching.panels import Dashboard
 from tests.servers import Server
 
 SERVICES = ("gateway", "guardrail", "enhancer", "session", "generator", "feedback")
 SECONDS = 30
+# Longer than all of a test's traffic, and what Grafana would put in.
+RATE_INTERVAL = "5m"
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,28 @@ class Asked:
         with urllib.request.urlopen(self.url + path, timeout=SECONDS) as answer:
             data: dict[str, Any] = json.load(answer)["data"]
             return data
+
+
+def excuse(excused: Mapping[str, str], expression: str) -> str:
+    """Why a query may find nothing: by words of it."""
+    return next((why for words, why in excused.items() if words in expression), "")
+
+
+def check_panels(asked: Asked, board: Dashboard, excused: Mapping[str, str], perhaps: Sequence[str] = ()) -> None:
+    """Every query is asked and finds series; an excused one must find none, and one with words of `perhaps` may do either."""
+    empty, found_after_all = [], []
+    for panel in (panel for row in board.rows for panel in row.panels):
+        for query in panel.queries:
+            found = asked.query(query.expression.replace("$__rate_interval", RATE_INTERVAL))
+            if any(words in query.expression for words in perhaps):
+                continue
+            why = excuse(excused, query.expression)
+            if not found and not why:
+                empty.append(f"{panel.title}: {query.expression}")
+            if found and why:
+                found_after_all.append(f"{query.expression}: {why}")
+    assert not empty, empty
+    assert not found_after_all, found_after_all
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, delete, insert, select, update
+from sqlalchemy import Connection, Engine, Row, delete, insert, select, text, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from services.chassis.errors import UnavailableError
@@ -22,6 +22,11 @@ from services.feedback.portions import portions
 from services.feedback.principals.gone import Owner, erased_among
 
 MOST_OFFSET = 2**63 - 1
+_HOLD = text("""
+    INSERT INTO streams (stream, sequence, plain_sequence) VALUES (:stream, :step, 0)
+    ON CONFLICT (stream) DO UPDATE SET sequence = streams.sequence + :step
+    RETURNING sequence, plain_sequence
+""")
 
 
 class FencedError(Exception):
@@ -123,7 +128,8 @@ class Ledger:
             LedgerUnavailableError: it is not known whether it was committed; a new lease tells.
         """
         with self._transaction() as connection:
-            segment = self._segment(lease, batch, _next_sequence(connection, lease.stream))
+            sequence, _ = hold(connection, lease.stream, step=1)
+            segment = self._segment(lease, batch, sequence)
             if erased_among(connection, batch.owners):
                 raise ErasedMeanwhileError("an owner of these rows was erased meanwhile")
             self._advance(connection, lease, batch.end_offset)
@@ -136,9 +142,8 @@ class Ledger:
     @contextmanager
     def between_commits(self, stream: str) -> Iterator[Connection]:
         """A transaction during which nobody commits to the stream. Raises: LedgerUnavailableError."""
-        table = tables.streams
         with self._transaction() as connection:
-            connection.execute(update(table).where(table.c.stream == stream).values(sequence=table.c.sequence))
+            hold(connection, stream)
             yield connection
 
     @contextmanager
@@ -292,16 +297,13 @@ def settle(connection: Connection, stream: str, event_ids: Collection[str]) -> N
             connection.execute(delete(tables.claims).where(these))
 
 
-def _next_sequence(connection: Connection, stream: str) -> int:
-    """The first statement of a commit: takes the stream's row, and with it the turn. The first commit of all makes the row."""
-    table = tables.streams
-    mine = update(table).where(table.c.stream == stream)
-    taken = connection.execute(mine.values(sequence=table.c.sequence + 1).returning(table.c.sequence))
-    sequence: int | None = taken.scalar()
-    if sequence is None:
-        sequence = 1
-        connection.execute(insert(table).values(stream=stream, sequence=sequence))
-    return sequence
+def hold(connection: Connection, stream: str, step: int = 0) -> tuple[int, int]:
+    """Nobody else commits to the stream until the transaction ends. Its last sequence, moved by `step`, and the last with plain texts.
+
+    Makes the row where nothing was ever committed: two who are first at once wait for one another too.
+    """
+    row = connection.execute(_HOLD, {"stream": stream, "step": step}).one()
+    return row.sequence, row.plain_sequence
 
 
 def _account(connection: Connection, segment: Segment, batch: Batch) -> None:

@@ -13,13 +13,13 @@ from functools import partial
 from typing import Any
 
 import pyarrow as pa
-from sqlalchemy import Connection, Engine, Row, delete, func, insert, select, text, update
+from sqlalchemy import Connection, Engine, Row, delete, func, insert, select, update
 
 from services.chassis.errors import NotFoundError
 from services.feedback import tables
 from services.feedback.database import scrub
 from services.feedback.events import Stream
-from services.feedback.lake.ledger import transaction
+from services.feedback.lake.ledger import hold, transaction
 from services.feedback.portions import portions
 from services.feedback.principals.data_keys import shred
 from services.feedback.principals.gone import GoneRows, gone_rows
@@ -27,12 +27,6 @@ from services.feedback.principals.gone import GoneRows, gone_rows
 log = logging.getLogger(__name__)
 
 ERASURES_A_PAGE = 1_000
-# Makes the row where nothing was ever committed, so that there is one to hold.
-_HOLD = text("""
-    INSERT INTO streams (stream, sequence, plain_sequence) VALUES (:stream, 0, 0)
-    ON CONFLICT (stream) DO UPDATE SET sequence = streams.sequence
-    RETURNING sequence, plain_sequence
-""")
 
 
 @dataclass(frozen=True)
@@ -89,7 +83,7 @@ class Erasures:
         """Make unreadable what the principal said until now; False beside it: nothing since the last erasure, which is returned."""
         request_us = self._now_us()
         with transaction(self._engine) as connection:
-            streams = {str(stream): _hold(connection, stream) for stream in sorted(Stream)}
+            streams = {str(stream): hold(connection, stream) for stream in sorted(Stream)}
             key_id = shred(connection, principal)
             if key_id is None and (last := _last(connection, principal)):
                 return last, False
@@ -178,12 +172,6 @@ class Erasures:
         connection.execute(insert(tables.erasures).values(**vars(erasure), tenant=tenant, key_id=key_id))
         connection.execute(insert(tables.erasure_reaches), reaches)
         return erasure
-
-
-def _hold(connection: Connection, stream: str) -> tuple[int, int]:
-    """Until the end of the transaction nobody commits to the stream; its last sequence, and the last with plain texts."""
-    row = connection.execute(_HOLD, {"stream": stream}).one()
-    return row.sequence, row.plain_sequence
 
 
 def _newest(connection: Connection) -> int:

@@ -3,23 +3,18 @@ resources, whose definitions are their makers' own, and no pod beyond the restri
 """
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 
 import pytest
 
-from infra.cluster import lifecycle
 from infra.cluster.errors import ClusterError
-from infra.cluster.installation import find_installed
-from infra.cluster.layout import Layout
 from infra.definitions.installation import find_installed as find_definitions
 from infra.definitions.known import make_known
 from infra.deploy.inside import Inside
 from infra.deploy.storage import RESTRICTED
 from infra.kuberay.installation import find_installed as find_kuberay
 from tests.charts.rendering import CHART, VALUES, Object, ray_job, render
+from tests.infra.deploy.clusters import bare_cluster
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(300)]
 FEW, KEYS = "one-node-values.yaml", "tw-thumbwheel-keys"
@@ -29,19 +24,12 @@ MAKERS = ("gateway-api", "keda", "kserve-0_20", "prometheus-operator", "strimzi"
 @pytest.fixture(scope="module")
 def inside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Inside]:
     """An API server that knows all operators' resources and runs nothing."""
-    if os.environ.get("CLUSTER") == "skip":
-        pytest.skip("CLUSTER=skip: the chart's objects are not shown to a real API server")
-    layout, tools = Layout(tmp_path_factory.mktemp("admission") / "cluster"), find_installed()
-    try:
-        command = [sys.executable, "-m", "infra.cluster", "up", "--state", str(layout.state)]
-        subprocess.run(command, check=True, timeout=120)
-        cluster = Inside(layout, tools)
+    state = tmp_path_factory.mktemp("admission") / "cluster"
+    with bare_cluster(state, "the chart's objects are not shown to a real API server") as cluster:
         namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "chat", "labels": RESTRICTED}}
         cluster.run("kubectl", "apply", "-f", "-", said=json.dumps(namespace))
         make_known(cluster, *(find_definitions() / maker for maker in MAKERS), find_kuberay().definitions)
         yield cluster
-    finally:
-        lifecycle.down(layout)
 
 
 def try_apply(inside: Inside, objects: Sequence[Object]) -> str:

@@ -2,22 +2,16 @@
 is said on the page.
 """
 
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
 
-from infra.cluster import lifecycle
 from infra.cluster.errors import ClusterError
-from infra.cluster.installation import find_installed
-from infra.cluster.layout import Layout
-from infra.deploy.inside import Inside
 from infra.deploy.training import RayMode, values
-from tests.infra.deploy.deployed import Deployed, overlaid, rows, until
+from tests.infra.deploy.clusters import deployed_cluster
+from tests.infra.deploy.deployed import overlaid, rows, until
 from tests.infra.deploy.raters import keys, people_rate, people_rate_while
 from tests.infra.deploy.turns import TRAINING, Turns
 
@@ -31,15 +25,9 @@ Changes = Mapping[str, Any]
 @pytest.fixture(scope="module")
 def turns(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Turns]:
     """A cluster of its own, with the operator."""
-    if os.environ.get("CLUSTER") == "skip":
-        pytest.skip("CLUSTER=skip: turns are not tried as RayJobs")
-    layout = Layout(tmp_path_factory.mktemp("ray") / "cluster")
-    command = [sys.executable, "-m", "infra.deploy", "--state", str(layout.state), "--port", "0", "--grpc-port", "0"]
-    try:
-        subprocess.run([*command, "--training", "kuberay"], check=True, timeout=900)
-        yield Turns(Deployed(Inside(layout, find_installed())))
-    finally:
-        lifecycle.down(layout)
+    state = tmp_path_factory.mktemp("ray") / "cluster"
+    with deployed_cluster(state, "turns are not tried as RayJobs", "--training", "kuberay", seconds=900) as deployed:
+        yield Turns(deployed)
 
 
 def configure(turns: Turns, changes: Changes) -> None:

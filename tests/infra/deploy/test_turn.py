@@ -1,17 +1,11 @@
 """One turn of the loop as a Job on a real cluster: thumbs go in at the door, and at the end a version that learned from them answers."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import pytest
 
-from infra.cluster import lifecycle
-from infra.cluster.installation import find_installed
-from infra.cluster.layout import Layout
-from infra.deploy.inside import Inside
-from tests.infra.deploy.deployed import Deployed, rows, until
+from tests.infra.deploy.clusters import deployed_cluster
+from tests.infra.deploy.deployed import rows, until
 from tests.infra.deploy.raters import keys, people_rate, people_rate_while
 from tests.infra.deploy.turns import TRAINING, Turns
 
@@ -23,15 +17,11 @@ THUMBS, FILL_SECONDS, STEP_SECONDS, TURN_SECONDS = 400, 900.0, 300.0, 1500.0
 @pytest.fixture(scope="module")
 def turns(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Turns]:
     """A cluster of its own, where a turn is one pod."""
-    if os.environ.get("CLUSTER") == "skip":
-        pytest.skip("CLUSTER=skip: a turn is not tried on a real cluster")
-    layout = Layout(tmp_path_factory.mktemp("turn") / "cluster")
-    command = [sys.executable, "-m", "infra.deploy", "--state", str(layout.state), "--port", "0", "--grpc-port", "0"]
-    try:
-        subprocess.run([*command, "--training", "local"], check=True, timeout=900)
-        yield Turns(Deployed(Inside(layout, find_installed())))
-    finally:
-        lifecycle.down(layout)
+    state = tmp_path_factory.mktemp("turn") / "cluster"
+    with deployed_cluster(
+        state, "a turn is not tried on a real cluster", "--training", "local", seconds=900
+    ) as deployed:
+        yield Turns(deployed)
 
 
 def test_too_little_feedback_is_said_and_is_no_failure(turns: Turns) -> None:

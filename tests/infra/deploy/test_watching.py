@@ -18,7 +18,7 @@ from infra.watching.panels import Dashboard
 from tests.infra.deploy import prometheus
 from tests.infra.deploy.deployed import SERVICES, Deployed, ask, rate, until
 from tests.journeys.client import Client
-from tests.journeys.prometheus import Asked
+from tests.journeys.prometheus import Asked, check_panels
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -31,8 +31,6 @@ WATCHED = {
     },
     "networkPolicies": {"metricsFrom": [FROM]},
 }
-# Longer than all of the traffic below, and what Grafana would put in.
-RATE_INTERVAL = "5m"
 # Words of a query, and why a healthy cluster has no series for it on its first day. What is found after all must be taken off.
 EXCUSED = {
     "thumbwheel_loop": "no turn of training has run",
@@ -109,10 +107,6 @@ def let_scrape(asked: Asked) -> None:
     until("two more scrapes", lambda: float(asked.query(scrapes)[0]["value"][1]) >= before + 2)
 
 
-def excuse(expression: str) -> str:
-    return next((why for words, why in EXCUSED.items() if words in expression), "")
-
-
 def test_the_pod_monitors_name_every_pod_and_all_answer(watched: Watched) -> None:
     found = {(one["metric"]["job"], one["metric"]["pod"]): one["value"][1] for one in watched.asked.query("up")}
     there = watched.deployed.pods(*SERVICES, "predictor")
@@ -123,19 +117,7 @@ def test_the_pod_monitors_name_every_pod_and_all_answer(watched: Watched) -> Non
 
 @pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.name)
 def test_every_panel_finds_series(watched: Watched, board: Dashboard) -> None:
-    empty, found_after_all = [], []
-    for panel in (panel for row in board.rows for panel in row.panels):
-        for query in panel.queries:
-            found = watched.asked.query(query.expression.replace("$__rate_interval", RATE_INTERVAL))
-            if any(words in query.expression for words in PERHAPS):
-                continue
-            why = excuse(query.expression)
-            if not found and not why:
-                empty.append(f"{panel.title}: {query.expression}")
-            if found and why:
-                found_after_all.append(f"{query.expression}: {why}")
-    assert not empty
-    assert not found_after_all
+    check_panels(watched.asked, board, EXCUSED, PERHAPS)
 
 
 def test_every_rule_is_loaded_and_evaluated_without_an_error(watched: Watched, tmp_path: Path) -> None:

@@ -20,14 +20,13 @@ import yaml
 
 from infra.cluster import lifecycle
 from infra.cluster.errors import ClusterError
-from infra.cluster.installation import find_installed
-from infra.cluster.layout import Layout
 from infra.deploy import release
 from infra.deploy.images import bring_images
 from infra.deploy.inside import Inside
 from infra.deploy.storage import prepare_storage
 from infra.kserve_simulation.running import controller, install_resources
 from services.generator.inference_object import inference_service, read_template
+from tests.infra.deploy.clusters import bare_cluster
 from tests.journeys.client import Client
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -93,14 +92,9 @@ def until(done: Callable[[], Any], seconds: float = 90.0) -> Any:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    if os.environ.get("CLUSTER") == "skip":
-        pytest.skip("CLUSTER=skip: serving through KServe is not tried on a real cluster")
-    layout = Layout(tmp_path_factory.mktemp("kserve") / "cluster")
-    try:
-        subprocess.run([sys.executable, "-m", "infra.cluster", "up", "--state", str(layout.state)], check=True)
-        yield from installed(Inside(layout, find_installed()))
-    finally:
-        lifecycle.down(layout)
+    state = tmp_path_factory.mktemp("kserve") / "cluster"
+    with bare_cluster(state, "serving through KServe is not tried on a real cluster") as inside:
+        yield from installed(inside)
 
 
 def installed(inside: Inside) -> Iterator[World]:

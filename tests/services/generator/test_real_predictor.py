@@ -1,10 +1,12 @@
 """Two generators in front of the real predictor with tiny models: what the hand-made one promises, it keeps."""
 
 import asyncio
+import time
 from pathlib import Path
 
 import pytest
 
+from services.predictor.metrics import VersionMetrics
 from tests.services.generator.service import generator_service, until_ready
 from tests.services.predictor.conftest import (
     Predictor,
@@ -33,7 +35,13 @@ async def until_refused(predictor: Predictor) -> None:
             await asyncio.sleep(0.02)
 
 
-@pytest.mark.faults  # on a quiet machine nobody is refused in time: open, see the note of 2026-11-26
+@pytest.fixture
+def slow_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer of 1,900 tokens then takes 20 seconds and not one: it runs until somebody closes it, also on a fast machine."""
+    monkeypatch.setattr(VersionMetrics, "stepped", lambda *_: time.sleep(0.01))
+
+
+@pytest.mark.usefixtures("slow_steps")
 async def test_both_load_a_version_once_and_neither_unloads_what_a_strangers_stream_uses(
     start_predictor: StartPredictor, first_model: Path, second_model: Path, tmp_path: Path, database: str
 ) -> None:

@@ -1,6 +1,7 @@
 """The commit point: contiguous, fenced, one transaction, and there after power loss."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,6 @@ from services.feedback.lake.ledger import (
     Batch,
     DeadLetter,
     FencedError,
-    Lease,
     Ledger,
     LedgerUnavailableError,
     Segment,
@@ -134,25 +134,32 @@ def test_commits_to_many_partitions_at_once_have_sequences_without_a_gap_and_all
     def fill(partition: int) -> None:
         lease = ledger.lease("feedback", TOPIC, partition)
         for end in range(1, 11):
-            lease = _insist(ledger, lease, batch(end, rows=1, ids=(f"{partition}-{end}",)))
+            lease, _ = ledger.commit(lease, batch(end, rows=1, ids=(f"{partition}-{end}",)), nothing)
 
-    threads = [threading.Thread(target=fill, args=(partition,)) for partition in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(fill, range(4)))
     found = ledger.segments("feedback")
     assert [segment.sequence for segment in found] == list(range(1, 41))
     assert [ledger.end_offset(TOPIC, partition) for partition in range(4)] == [10] * 4
 
 
-def _insist(ledger: Ledger, lease: Lease, what: Batch) -> Lease:
-    """The first commits of a stream may meet; whoever loses does what a sink does."""
-    while True:
-        try:
-            return ledger.commit(lease, what, nothing)[0]
-        except FencedError:
-            lease = ledger.lease(lease.stream, lease.topic_id, lease.partition)
+def test_the_first_two_commits_of_a_stream_wait_for_one_another(engine: Engine) -> None:
+    """As two partitions of a new ledger do: neither is told that it is fenced."""
+    ledger, first_is_in, second_came = Ledger(engine), threading.Event(), threading.Event()
+    leases = [ledger.lease("feedback", TOPIC, partition) for partition in range(2)]
+
+    def slowly(_connection: Connection) -> None:
+        first_is_in.set()
+        second_came.wait(10)
+
+    with ThreadPoolExecutor() as threads:
+        first = threads.submit(ledger.commit, leases[0], batch(end=1, rows=1, ids=("a",)), slowly)
+        assert first_is_in.wait(10)
+        second = threads.submit(ledger.commit, leases[1], batch(end=1, rows=1, ids=("b",)), nothing)
+        with pytest.raises(TimeoutError):
+            second.result(timeout=0.3)
+        second_came.set()
+        assert [done.result()[1].sequence for done in (first, second)] == [1, 2]
 
 
 def test_a_writer_frozen_inside_a_commit_does_not_hold_the_others_for_ever(
