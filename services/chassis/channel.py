@@ -3,15 +3,16 @@
 A ClusterIP pins HTTP/2, hence round_robin over the addresses of a name. What is sent again: `retries`.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, TypeVar, cast
 
 import grpc
 from google.protobuf.descriptor import FileDescriptor
 
 from services.chassis.errors import DeadlineExceededError, from_rpc
+from services.chassis.fresh_channel import Addresses, FreshChannel
 from services.chassis.identity import current_call, outgoing_metadata
-from services.chassis.mutual_tls import TlsChannel, TlsFiles
+from services.chassis.mutual_tls import TlsFiles, secure_channel
 from services.chassis.retries import service_config
 from services.chassis.telemetry import trace_headers
 
@@ -45,9 +46,16 @@ def open_channel(target: str, *protos: FileDescriptor, peer: str = "", tls: TlsF
     Calls of methods that `protos` mark as repeatable are retried. With TLS the peer must be that service.
     """
     options = [("grpc.service_config", service_config(protos)), *CHANNEL_OPTIONS]
-    if tls:
-        return cast(grpc.aio.Channel, TlsChannel(target, peer, tls, options))
-    return grpc.aio.insecure_channel(target, options=options)
+
+    def open_anew() -> grpc.aio.Channel:
+        if tls:
+            return secure_channel(target, peer, tls, options)
+        return grpc.aio.insecure_channel(target, options=options)
+
+    watched: list[Callable[[], object]] = [tls.pems] if tls else []
+    if target.startswith("dns:"):
+        watched.append(Addresses(target))
+    return cast(grpc.aio.Channel, FreshChannel(open_anew, watched)) if watched else open_anew()
 
 
 async def call_unary(peer: str, method: Any, request: RequestT, *, within_seconds: float) -> Any:

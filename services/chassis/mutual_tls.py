@@ -4,12 +4,11 @@ A certificate names its service twice: as `spiffe://thumbwheel/session`, which s
 `session.thumbwheel`, because gRPC's clients compare no other. Changed files are read again; what is connected stays so.
 """
 
-import asyncio
 import logging
 import ssl
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,6 @@ log = logging.getLogger(__name__)
 
 SPIFFE_PREFIX, DNS_SUFFIX = "spiffe://thumbwheel/", ".thumbwheel"
 LOOK_AGAIN_SECONDS = 1.0
-# A channel with an old certificate is closed when its streams are over, at the latest after the longest call.
-OLD_CHANNEL_SECONDS = 900.0
 
 Callers = Mapping[str, frozenset[str]]
 Pems = tuple[bytes, bytes, bytes]
@@ -112,52 +109,10 @@ def require_peer(callers: Callers | None, method: str, context: Any, *, secure: 
             raise PermissionDeniedError("the calling service may not do this", reason="PEER_NOT_ALLOWED")
 
 
-class TlsChannel:
-    """What stubs need of a channel to one service. gRPC's own keep their certificates, so this one is made anew now and then."""
-
-    def __init__(self, target: str, peer: str, files: TlsFiles, options: Sequence[tuple[str, Any]]) -> None:
-        self._target, self._files = target, files
-        self._options = [*options, ("grpc.ssl_target_name_override", peer + DNS_SUFFIX)]
-        self._pems = files.pems()
-        self._channel = self._open()
-        self._old: dict[grpc.aio.Channel, asyncio.Task[None]] = {}
-
-    async def __aenter__(self) -> "TlsChannel":
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        for waiting in self._old.values():
-            waiting.cancel()
-        await asyncio.gather(*(channel.close() for channel in (*self._old, self._channel)))
-
-    def unary_unary(self, *arguments: Any, **named: Any) -> Any:
-        """See grpc.aio.Channel."""
-        return self._method(lambda channel: channel.unary_unary(*arguments, **named))
-
-    def unary_stream(self, *arguments: Any, **named: Any) -> Any:
-        """See grpc.aio.Channel."""
-        return self._method(lambda channel: channel.unary_stream(*arguments, **named))
-
-    def _method(self, bind: Callable[[grpc.aio.Channel], Any]) -> Any:
-        channel, bound = self._channel, bind(self._channel)
-
-        def call(*arguments: Any, **named: Any) -> Any:
-            nonlocal channel, bound
-            self._renew()
-            if channel is not self._channel:
-                channel, bound = self._channel, bind(self._channel)
-            return bound(*arguments, **named)
-
-        return call
-
-    def _renew(self) -> None:
-        before, self._pems = self._pems, self._files.pems()
-        if self._pems is not before:
-            old, self._channel = self._channel, self._open()
-            self._old[old] = asyncio.create_task(old.close(OLD_CHANNEL_SECONDS))
-            self._old[old].add_done_callback(lambda _: self._old.pop(old))
-
-    def _open(self) -> grpc.aio.Channel:
-        certificate, key, authority = self._pems
-        credentials = grpc.ssl_channel_credentials(authority, key, certificate)
-        return grpc.aio.secure_channel(self._target, credentials, options=self._options)
+def secure_channel(target: str, peer: str, files: TlsFiles, options: Sequence[tuple[str, Any]]) -> grpc.aio.Channel:
+    """To one service, with the certificate that is there now."""
+    certificate, key, authority = files.pems()
+    credentials = grpc.ssl_channel_credentials(authority, key, certificate)
+    return grpc.aio.secure_channel(
+        target, credentials, options=[*options, ("grpc.ssl_target_name_override", peer + DNS_SUFFIX)]
+    )

@@ -20,6 +20,7 @@ CHASSIS_FILES = {
     "admission",
     "channel",
     "errors",
+    "fresh_channel",
     "identity",
     "interceptor",
     "mutual_tls",
@@ -127,7 +128,7 @@ def test_no_service_imports_torch_or_transformers() -> None:
 def test_the_chassis_is_a_closed_list_and_small() -> None:
     files = list((ROOT / "services" / "chassis").glob("*.py"))
     assert {file.stem for file in files} == CHASSIS_FILES
-    assert sum(len(file.read_text().splitlines()) for file in files) <= 1_300
+    assert sum(len(file.read_text().splitlines()) for file in files) <= 1_400
 
 
 def test_no_pickle_and_no_eval_anywhere() -> None:

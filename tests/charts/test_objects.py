@@ -145,7 +145,7 @@ def test_a_pod_is_given_longer_to_end_than_it_takes(values: str) -> None:
     for name, pod in pods(render(values)).items():
         for container in pod["spec"]["containers"]:
             if container["name"] in SERVICES:
-                waits = int(re.findall(r"sleep\((\d+)\)", str(container["lifecycle"]["preStop"]))[0])
+                waits = container["lifecycle"]["preStop"]["sleep"]["seconds"]
                 settings, prefix = environment_of(container), f"TW_{container['name'].upper()}_"
                 drains = float(settings[f"{prefix}DRAIN_SECONDS"])
                 drains += float(settings.get(f"{prefix}HTTP_DRAIN_SECONDS", 0))

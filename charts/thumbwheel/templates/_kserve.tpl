@@ -88,8 +88,7 @@ spec:
   startupProbe: {httpGet: {path: /v2/health/ready, port: 8000}, periodSeconds: 2, failureThreshold: 300}
   readinessProbe: {httpGet: {path: /v2/health/ready, port: 8000}, periodSeconds: 2, timeoutSeconds: 2}
   livenessProbe: {httpGet: {path: /v2/health/live, port: 8000}, periodSeconds: 10, failureThreshold: 6, timeoutSeconds: 5}
-  lifecycle:
-    preStop: {exec: {command: [python3, -c, "import time; time.sleep({{ .Values.shutdown.preStopSeconds }})"]}}
+  {{- include "thumbwheel.preStop" . | nindent 2 }}
   volumeMounts:
     - {name: tmp, mountPath: /tmp}
     - {name: cache, mountPath: /cache}

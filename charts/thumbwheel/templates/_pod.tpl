@@ -24,6 +24,14 @@ securityContext:
   capabilities: {drop: [ALL]}
 {{- end -}}
 
+{{/* Until every client and proxy has seen that the pod is going, it takes calls. */}}
+{{- define "thumbwheel.preStop" -}}
+{{- with .Values.shutdown.preStopSeconds -}}
+lifecycle:
+  preStop: {sleep: {seconds: {{ . }}}}
+{{- end -}}
+{{- end -}}
+
 {{/* Where the pods of one component go. Takes a list of root, component and its values. */}}
 {{- define "thumbwheel.placement" -}}
 {{- $values := index . 2 -}}

@@ -63,7 +63,9 @@ class Deployed:
             name: dict(zip(("repository", "tag"), self.image(name).rsplit(":", 1), strict=True))
             for name in ("services", "predictor", "stores")
         }
-        merged = reduce(overlaid, changes, overlaid(yaml.safe_load(release.VALUES.read_text()), {"images": images}))
+        merged = reduce(
+            overlaid, [release.HERE, {"images": images}, *changes], yaml.safe_load(release.VALUES.read_text())
+        )
         file = self.inside.layout.state / f"values-{self.name}.json"
         file.write_text(json.dumps(merged))
         return file

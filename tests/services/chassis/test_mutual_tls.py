@@ -180,19 +180,21 @@ async def test_a_new_authority_comes_in_without_a_dropped_stream(folder: Path) -
         first = (folder / "gateway.pem").read_bytes()
         for service in ("generator", "gateway"):
             write(folder, service, new.issue(service, 1))
-        streams.append(_generate(stub))
-        assert await anext(streams[2]) == "begun"
+        second = (folder / "gateway.pem").read_bytes()
+        async with asyncio.timeout(5):
+            while servicer.certificates[-1] != second:
+                streams.append(_generate(stub))
+                assert await anext(streams[-1]) == "begun"
         _believe(folder, new)
         streams.append(_generate(stub))
-        assert await anext(streams[3]) == "begun"
+        assert await anext(streams[-1]) == "begun"
 
         # The operator's is still of the old authority: that the new files are in use is seen by his being refused.
         with pytest.raises(UnavailableError):
             await promote(port, files(folder, "operator"))
         servicer.go_on.set()
-        assert [[text async for text in stream] for stream in streams] == [["ended"]] * 4
-        second = (folder / "gateway.pem").read_bytes()
-        assert servicer.certificates == [first, first, second, second]
+        assert [[text async for text in stream] for stream in streams] == [["ended"]] * len(streams)
+        assert servicer.certificates == [first] * (len(streams) - 2) + [second] * 2
 
 
 def test_files_in_the_middle_of_being_replaced_change_nothing(folder: Path) -> None:

@@ -1,0 +1,131 @@
+"""Replicas that come and go behind a name, over real sockets and a real name service: no call fails, and no stream is cut."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import grpc
+import pytest
+from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
+
+from services.chassis import fresh_channel
+from services.chassis.channel import CHANNEL_OPTIONS, open_channel
+from services.chassis.retries import service_config
+from services.chassis.server import Registration, serving
+from services.chassis.settings import ServiceSettings
+from tests.services.chassis.name_server import NAME, Names, name_server
+
+SERVICE = "thumbwheel.generator.v1.GeneratorService"
+FIRST, SECOND = "127.0.0.1", "127.0.0.2"
+
+
+class Replica(generator_pb2_grpc.GeneratorServiceServicer):
+    """Says its own name, and once more when it is told to go on."""
+
+    def __init__(self, host: str) -> None:
+        self.host, self.go_on = host, asyncio.Event()
+
+    async def Generate(self, request: Any, context: Any) -> AsyncIterator[generator_pb2.GenerateEvent]:
+        yield generator_pb2.GenerateEvent(text_delta=self.host)
+        if request.user_key == "stay":
+            await self.go_on.wait()
+            yield generator_pb2.GenerateEvent(text_delta=self.host)
+
+
+@asynccontextmanager
+async def replica(host: str, port: int = 0) -> AsyncIterator[tuple[Replica, int]]:
+    servicer = Replica(host)
+    add = generator_pb2_grpc.add_GeneratorServiceServicer_to_server
+    settings = ServiceSettings(host=host, port=port, lame_duck_seconds=1.0, drain_seconds=5)
+    async with serving(settings, [Registration(SERVICE, add, servicer)]) as bound:
+        yield servicer, bound
+
+
+@pytest.fixture
+async def names(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Names]:
+    """Asked by gRPC over UDP, and by ours as if it were libc."""
+    async with name_server(FIRST) as found:
+        monkeypatch.setattr(socket, "getaddrinfo", found.getaddrinfo)
+        monkeypatch.setattr(fresh_channel, "LOOK_AGAIN_SECONDS", 0.05)
+        yield found
+
+
+def target(names: Names, port: int) -> str:
+    return f"dns://127.0.0.1:{names.port}/{NAME}:{port}"
+
+
+async def ask(channel: Any, user_key: str = "go") -> AsyncIterator[str]:
+    stub = generator_pb2_grpc.GeneratorServiceStub(channel)
+    async for event in stub.Generate(generator_pb2.GenerateRequest(user_key=user_key), timeout=20):
+        yield event.text_delta
+
+
+async def until_answers(channel: Any, host: str) -> None:
+    async with asyncio.timeout(10):
+        while host not in [said async for said in ask(channel)]:
+            await asyncio.sleep(0.01)
+
+
+async def replace(channel: Any, names: Names, first: AsyncExitStack, port: int) -> list[grpc.StatusCode]:
+    """The only replica by another one, as an upgrade does it. What calls met that began all the time."""
+    failed: list[grpc.StatusCode] = []
+    over = asyncio.Event()
+
+    async def call() -> None:
+        while not over.is_set():
+            try:
+                assert [said async for said in ask(channel)]
+            except grpc.aio.AioRpcError as error:
+                failed.append(error.code())
+            await asyncio.sleep(0.005)
+
+    async with replica(SECOND, port):
+        calling = asyncio.create_task(call())
+        names.addresses = [FIRST, SECOND]
+        await asyncio.sleep(0.5)
+        names.addresses = [SECOND]
+        await first.aclose()
+        await asyncio.sleep(0.2)
+        over.set()
+        await calling
+    return failed
+
+
+async def test_the_only_replica_is_replaced_and_no_call_fails(names: Names) -> None:
+    async with AsyncExitStack() as first:
+        _, port = await first.enter_async_context(replica(FIRST))
+        async with open_channel(target(names, port)) as channel:
+            await until_answers(channel, FIRST)
+            assert await replace(channel, names, first, port) == []
+
+
+async def test_a_channel_of_grpcs_own_learns_of_it_when_calls_have_failed(names: Names) -> None:
+    """The control."""
+    options = [("grpc.service_config", service_config([])), *CHANNEL_OPTIONS]
+    async with AsyncExitStack() as first:
+        _, port = await first.enter_async_context(replica(FIRST))
+        async with grpc.aio.insecure_channel(target(names, port), options=options) as channel:
+            await until_answers(channel, FIRST)
+            assert grpc.StatusCode.UNAVAILABLE in await replace(channel, names, first, port)
+
+
+async def test_a_new_replica_gets_its_share_while_a_stream_goes_on_with_the_old_one(names: Names) -> None:
+    async with replica(FIRST) as (first, port), replica(SECOND, port), open_channel(target(names, port)) as channel:
+        stream = ask(channel, "stay")
+        assert await anext(stream) == FIRST
+        names.addresses = [FIRST, SECOND]
+        await until_answers(channel, SECOND)
+        await until_answers(channel, FIRST)
+        first.go_on.set()
+        assert [said async for said in stream] == [FIRST]
+
+
+async def test_a_name_service_that_is_away_changes_nothing(names: Names) -> None:
+    async with replica(FIRST) as (_, port), open_channel(target(names, port)) as channel:
+        await until_answers(channel, FIRST)
+        names.addresses = []
+        for _ in range(20):
+            await until_answers(channel, FIRST)
+            await asyncio.sleep(0.01)
