@@ -67,6 +67,11 @@ def prepare(deployed: Deployed) -> None:
         {"kind": "Pod", "metadata": {"name": POD, "namespace": NAMESPACE}, "spec": spec},
     ]
     listed = {"apiVersion": "v1", "kind": "List", "items": [{"apiVersion": "v1", **each} for each in objects]}
+    # One of another image, on a cluster that stays, would be restarted some time after it was ready.
+    where = ("-n", NAMESPACE, "pods", f"--field-selector=metadata.name={POD}")
+    image = deployed.inside.run("kubectl", "get", *where, "-o", "jsonpath={.items[*].spec.containers[*].image}")
+    if image.strip() not in ("", container["image"]):
+        deployed.inside.run("kubectl", "delete", *where)
     deployed.inside.run("kubectl", "apply", "--server-side", "-f", "-", said=json.dumps(listed))
     deployed.inside.run("kubectl", "wait", "-n", NAMESPACE, f"pod/{POD}", "--for=condition=Ready", "--timeout=60s")
 

@@ -35,7 +35,7 @@ def two(deployed: Deployed) -> Iterator[Deployed]:
     put_endless(deployed)
     promote(deployed, ENDLESS)
     yield deployed
-    promote(deployed, NANO_VERSION, "nano")
+    promote(deployed, NANO_VERSION)
     deployed.install()
 
 
