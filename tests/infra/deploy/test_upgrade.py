@@ -10,7 +10,7 @@ from tests.infra.deploy.deployed import SERVICES, Deployed, rows, until
 from tests.infra.deploy.models import ENDLESS, NANO_VERSION, promote, put_endless
 from tests.infra.deploy.people import People, chatting
 
-pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 
 STREAMS, CALLS_A_SECOND = 50, 20
 ROLLED = (*SERVICES, "predictor")

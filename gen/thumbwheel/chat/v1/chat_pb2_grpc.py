@@ -82,8 +82,9 @@ class ChatServiceServicer:
         """Stores the user's message, answers it, and streams the answer. Events are kept for ten minutes after the last one.
         Errors: INVALID_ARGUMENT (field named), NOT_FOUND (conversation, parent, model), ALREADY_EXISTS (request_id used with another
         payload), UNAVAILABLE (a service behind the gateway), RESOURCE_EXHAUSTED (too many turns at once; RetryInfo says when to come
-        back), DEADLINE_EXCEEDED. Send a failed message again only with the same request_id: without one each try leaves a message, and
-        the trailing metadata tells gRPC's own retries so (grpc-retry-pushback-ms: -1).
+        back), DEADLINE_EXCEEDED. What failed before `started` came, send again with the same request_id: without one each try leaves a
+        message, and the trailing metadata tells gRPC's own retries so (grpc-retry-pushback-ms: -1). An answer that failed after `started`
+        stays so under its request_id, with the text that was shown: ask for another one by `regenerate`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

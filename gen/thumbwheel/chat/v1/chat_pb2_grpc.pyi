@@ -26,8 +26,9 @@ class ChatServiceStub:
     """Stores the user's message, answers it, and streams the answer. Events are kept for ten minutes after the last one.
     Errors: INVALID_ARGUMENT (field named), NOT_FOUND (conversation, parent, model), ALREADY_EXISTS (request_id used with another
     payload), UNAVAILABLE (a service behind the gateway), RESOURCE_EXHAUSTED (too many turns at once; RetryInfo says when to come
-    back), DEADLINE_EXCEEDED. Send a failed message again only with the same request_id: without one each try leaves a message, and
-    the trailing metadata tells gRPC's own retries so (grpc-retry-pushback-ms: -1).
+    back), DEADLINE_EXCEEDED. What failed before `started` came, send again with the same request_id: without one each try leaves a
+    message, and the trailing metadata tells gRPC's own retries so (grpc-retry-pushback-ms: -1). An answer that failed after `started`
+    stays so under its request_id, with the text that was shown: ask for another one by `regenerate`.
     """
     ResumeMessage: _aio.UnaryStreamMultiCallable[_chat_pb2.ResumeMessageRequest, _chat_pb2.ChatEvent]
     """Replays the events of a turn after a sequence, then goes on live. NOT_FOUND once the events are no longer kept: the stored
@@ -58,8 +59,9 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         """Stores the user's message, answers it, and streams the answer. Events are kept for ten minutes after the last one.
         Errors: INVALID_ARGUMENT (field named), NOT_FOUND (conversation, parent, model), ALREADY_EXISTS (request_id used with another
         payload), UNAVAILABLE (a service behind the gateway), RESOURCE_EXHAUSTED (too many turns at once; RetryInfo says when to come
-        back), DEADLINE_EXCEEDED. Send a failed message again only with the same request_id: without one each try leaves a message, and
-        the trailing metadata tells gRPC's own retries so (grpc-retry-pushback-ms: -1).
+        back), DEADLINE_EXCEEDED. What failed before `started` came, send again with the same request_id: without one each try leaves a
+        message, and the trailing metadata tells gRPC's own retries so (grpc-retry-pushback-ms: -1). An answer that failed after `started`
+        stays so under its request_id, with the text that was shown: ask for another one by `regenerate`.
         """
 
     @_abc_1.abstractmethod
