@@ -97,7 +97,7 @@ class Turns:
         # Ended turns, oldest first, with the timers that forget them.
         self._kept: dict[Turn, asyncio.TimerHandle] = {}
         self._kept_characters = 0
-        self._closing = False
+        self._closing = self._moving = False
 
     def start(self, caller: Caller, request: TurnRequest) -> Turn:
         """Run a turn, or return the one that this request_id began.
@@ -119,6 +119,8 @@ class Turns:
         turn = Turn(caller, request, self._index, self._announcer, lambda: self._admission.answered(ticket))
         if request.request_id:
             self._by_request[key] = turn
+        if self._moving:
+            turn.hand_over()
         self._tasks[asyncio.create_task(self._drive(turn, ticket))] = turn
         return turn
 
@@ -169,10 +171,12 @@ class Turns:
         await self._memories.forget(caller_key)
 
     def hand_over(self) -> None:
-        """This process drains: readers go on through other gateways, if there are any, while their turns end here."""
+        """This process drains: readers go on through other gateways, if there are any, while their turns end here. So do those whose
+        call had come in before and begins its turn only now.
+        """
         if not self._others.hand_over():
             return
-        self._closing = True
+        self._moving = True
         HANDED_OVER.inc(sum(turn.hand_over() for turn in self._tasks.values()))
 
     async def close(self, drain_seconds: float) -> None:

@@ -15,7 +15,7 @@ from tests.infra.deploy.deployed import SERVICES, Deployed, until
 from tests.infra.deploy.people import chatting
 from tests.infra.deploy.persons import insisting
 from tests.infra.deploy.test_kills import check_invariants, go_on
-from tests.infra.deploy.test_upgrade import noted, settle
+from tests.infra.deploy.test_upgrade import TWO, noted, settle
 
 pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -26,12 +26,12 @@ GO_ON = "go on after an upgrade that was cut off"
 def test_the_control_plane_dies_in_an_upgrade_which_goes_on_when_it_is_back(
     deployed: Deployed, tmp_path: Path, record_property: Any
 ) -> None:
-    deployed.install(noted("before"))
+    deployed.install(TWO, noted("before"))
     before = deployed.pods(*SERVICES, "predictor")
     with chatting(deployed, STREAMS, CALLS_A_SECOND) as people:
         said = cut_off(deployed, lambda: die(deployed, "kube-apiserver", "etcd"))
         record_property("cut off", said)
-        page.run(deployed, GO_ON, tmp_path, deployed.values(noted("after")))
+        page.run(deployed, GO_ON, tmp_path, deployed.values(TWO, noted("after")))
         settle(deployed)
     told = people.told
     record_property("answers", told["answers"])
@@ -48,7 +48,7 @@ def cut_off(deployed: Deployed, strike: Any) -> str:
 
     def upgrade() -> None:
         try:
-            deployed.install(noted("after"))
+            deployed.install(TWO, noted("after"))
         except ClusterError as error:
             said[0] = str(error)
 

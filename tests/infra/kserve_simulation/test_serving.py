@@ -191,7 +191,6 @@ def test_a_candidate_gets_its_share_and_is_promoted_and_the_old_one_goes(world: 
     assert world.chat()[0] == 200
 
 
-@pytest.mark.faults
 def test_an_upgrade_replaces_its_pods_one_by_one_and_everybody_is_answered_meanwhile(world: World) -> None:
     """KServe says Unknown of it for that time."""
     (before,) = world.services().values()

@@ -1,6 +1,7 @@
 """Turns outlive their clients: resume, cancel, disconnect, idempotency, limits, shutdown."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -10,6 +11,7 @@ from thumbwheel.chat.v1 import chat_pb2
 from services.chassis.admission import Admission
 from services.chassis.errors import NotFoundError, ServiceError, UnavailableError
 from services.chassis.identity import Caller
+from services.gateway.alone import Alone
 from services.gateway.events import FinishReason, Started, TextDelta
 from services.gateway.request import TurnRequest, UserInput
 from services.gateway.turn import Turn
@@ -173,6 +175,35 @@ async def test_a_shutdown_waits_a_while_for_turns_that_nobody_reads(tmp_path: Pa
         session = gateway.fakes.session
     stored = session.finished[seen[0].message_id]
     assert (stored.text, stored.finish_reason) == ("The answer is 42.", chat_pb2.FINISH_REASON_STOP)
+
+
+class Elsewhere(Alone):
+    """Others are there."""
+
+    def hand_over(self) -> bool:
+        return True
+
+
+async def test_a_call_that_was_in_when_readers_were_sent_on_begins_its_turn_and_is_sent_on_too() -> None:
+    """It has passed the door, and its key is being looked up: refused it would be a failed message."""
+
+    over = asyncio.Event()
+
+    async def answer(turn: Turn) -> None:
+        turn.begin("message")
+        turn.publish(Started("conversation", "user message"))
+        turn.when_stopped(over.set)
+        await over.wait()
+
+    others = Elsewhere()
+    turns = Turns(answer, LIMITS, replace(alone(), others=others, memories=others), Admission("turns", 8, 10, 1.0))
+    turns.hand_over()
+    events = turns.start(ADA, TurnRequest(UserInput("hello"))).events_after(0)
+    assert (await anext(events)).event == Started("conversation", "user message")
+    with pytest.raises(UnavailableError) as caught:
+        await anext(events)
+    assert caught.value.reason == "RESUME_ELSEWHERE"
+    await turns.close(0)
 
 
 async def test_readers_are_told_that_the_gateway_stops() -> None:
