@@ -72,6 +72,7 @@ THUMBS = Row(
         ),
     ),
 )
+# Of the model server there is: our own, or vLLM, which names a version as the model that it serves.
 SPEED = Row(
     "Generations",
     (
@@ -95,19 +96,27 @@ SPEED = Row(
             [
                 Query("sum by (version) (thumbwheel_predictor_waiting_requests)", "{{version}} waiting"),
                 Query("sum by (version) (thumbwheel_predictor_running_requests)", "{{version}} running"),
+                Query("sum by (model_name) (vllm:num_requests_waiting)", "{{model_name}} waiting"),
+                Query("sum by (model_name) (vllm:num_requests_running)", "{{model_name}} running"),
             ],
         ),
         Panel(
             "Time between two tokens",
             "Of one answer.",
             Unit.SECONDS,
-            quantiles("thumbwheel_predictor_inter_token_seconds", "version"),
+            [
+                *quantiles("thumbwheel_predictor_inter_token_seconds", "version"),
+                *quantiles("vllm:inter_token_latency_seconds", "model_name"),
+            ],
         ),
         Panel(
             "KV blocks in use",
             "Cached prefixes included: full is no fault by itself.",
             Unit.RATIO,
-            [Query("max by (version) (thumbwheel_predictor_cache_usage_ratio)", "{{version}}")],
+            [
+                Query("max by (version) (thumbwheel_predictor_cache_usage_ratio)", "{{version}}"),
+                Query("max by (model_name) (vllm:kv_cache_usage_perc)", "{{model_name}}"),
+            ],
         ),
     ),
 )

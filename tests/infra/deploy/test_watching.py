@@ -33,6 +33,7 @@ WATCHED = {
 }
 # Words of a query, and why a healthy cluster has no series for it on its first day. What is found after all must be taken off.
 EXCUSED = {
+    "vllm:": "our own model server answers",
     "thumbwheel_loop": "no turn of training has run",
     "thumbwheel_session_work_failed_total": "the database did all that it was asked",
     "thumbwheel_feedback_lost_offsets": "Kafka's retention overtook nobody",

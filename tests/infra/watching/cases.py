@@ -204,6 +204,13 @@ MODELS = (
     ),
     Case("ModelServerFull", {WAITING: "12x5 0x15"}, 15),
     Case(
+        "ModelServerFull",
+        {'vllm:num_requests_waiting{instance="v1",model_name="small-2"}': "9x20"},
+        15,
+        "9 generations wait for a place in small-2's batch",
+        {"instance": "v1", "version": "small-2"},
+    ),
+    Case(
         "ManyBlocked",
         {TURNS("stop"): "0+6x90", TURNS("input_blocked"): "0+3x90", TURNS("output_blocked"): "0+1x90"},
         60,
