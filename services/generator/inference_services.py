@@ -29,6 +29,7 @@ from services.generator.inference_object import (
     read_template,
 )
 from services.generator.kubernetes_api import Json
+from services.generator.metrics import KUBERNETES_UP
 from services.generator.presets import Sampling
 from services.generator.sse import Piece
 
@@ -37,6 +38,7 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 1.0
 # A container that fell and rises again may still load; one that fails for longer is told to whoever waits.
 FAILING_SECONDS = 3.0
+OBJECTS = "inferenceservices"
 NO_KSERVE = "the cluster has no InferenceServices: is KServe installed?"
 
 
@@ -82,6 +84,7 @@ class InferenceServices:
         try:
             found = await self._list()
         except ServiceError as error:
+            KUBERNETES_UP.labels(OBJECTS).set(0)
             if not self._known:
                 raise
             # Who answers needs no Kubernetes: chats must outlive its upgrade.
@@ -90,6 +93,7 @@ class InferenceServices:
             self._is_away = True
         else:
             self._is_away = False
+            KUBERNETES_UP.labels(OBJECTS).set(1)
             self._known = {each.version: each for each in found}
             self._servers = {version: server for version, server in self._servers.items() if version in self._known}
         known = list(self._known.values())

@@ -18,6 +18,11 @@ RUNNING = Gauge("thumbwheel_generations_running", "Generations that run now.", [
 VERSIONS_READY = Gauge(
     "thumbwheel_version_ready", "1 for a wanted version that answers, 0 for one that does not.", ["version"]
 )
+KUBERNETES_UP = Gauge(
+    "thumbwheel_kubernetes_up",
+    "1 while the Kubernetes API answers about these objects; absent where versions are none, as only a labelled gauge can be.",
+    ["objects"],
+)
 SHARE = Gauge("thumbwheel_version_share", "Share of the users of a version.", ["version"])
 ROLLOUT_SERIAL = Gauge(
     "thumbwheel_rollout_serial", "Number of the rollout that this replica goes by; replicas differ for a moment only."

@@ -29,6 +29,7 @@ VALKEY = "an embedded run has no Valkey"
 # Words of a query, and why an embedded run has no series for it. What is found after all must be taken off.
 EXCUSED = {
     "vllm:": "our own model server answers",
+    "thumbwheel_kubernetes_up": "versions are not Kubernetes' objects",
     "thumbwheel_feedback_relay_lag_seconds": KAFKA,
     "thumbwheel_feedback_consumer_lag_events": KAFKA,
     "thumbwheel_feedback_stopped_partitions": KAFKA,

@@ -196,6 +196,14 @@ MODELS = (
     ),
     Case("RolloutsDiffer", {SERIAL("g1"): "4 4 4 5x17", SERIAL("g2"): "4 4 5x18"}, 10),
     Case(
+        "KubernetesAway",
+        {'thumbwheel_kubernetes_up{instance="g1",objects="inferenceservices"}': "1 0x9"},
+        8,
+        "g1 cannot ask the Kubernetes API: no version is loaded or taken out",
+        {"instance": "g1", "objects": "inferenceservices"},
+    ),
+    Case("KubernetesAway", {'thumbwheel_kubernetes_up{instance="g1",objects="inferenceservices"}': "1 0 0 1x9"}, 8),
+    Case(
         "ModelServerFull",
         {WAITING: "12x20"},
         15,

@@ -11,6 +11,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from prometheus_client import REGISTRY
 
 from services.chassis.errors import FailedPreconditionError, NotFoundError, UnavailableError
 from services.generator import inference_services
@@ -161,10 +162,16 @@ async def test_while_kubernetes_is_away_who_answers_is_served_and_who_does_not_i
     world.kubernetes.refusal = (503, "etcd is away")
     second.models_answer = False
     assert await world.services.index() == {"v1": True, "v2": False}
+    assert up() == 0
     assert await world.answer("v1") == "Hello there."
     world.kubernetes.refusal = None
     first.models_answer, second.models_answer = False, True
     assert await world.services.index() == {"v1": False, "v2": True}
+    assert up() == 1
+
+
+def up() -> float | None:
+    return REGISTRY.get_sample_value("thumbwheel_kubernetes_up", {"objects": "inferenceservices"})
 
 
 async def test_labels_that_come_with_other_values_of_the_chart_change_nobodys_belonging(world: World) -> None:
