@@ -35,7 +35,6 @@ def started(deployed: Deployed) -> Asked:
 
 def ended(deployed: Deployed) -> None:
     deployed.inside.run("kubectl", "delete", "namespace", NAMESPACE, "--wait", "--ignore-not-found")
-    (deployed.inside.layout.state / f"door-{PORT}.port").unlink(missing_ok=True)
 
 
 def apply(deployed: Deployed, *objects: dict[str, Any]) -> None:

@@ -6,16 +6,19 @@ import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from infra.deploy.doorway import serve
 
+ADDRESS = "door.address"
 SAID = os.urandom(300_000)
 
 
 @asynccontextmanager
-async def door_to(port: int) -> AsyncIterator[int]:
+async def door_to(port: int, folder: Path, address: str = "127.0.0.1") -> AsyncIterator[int]:
     listener = socket.create_server(("127.0.0.1", 0))
-    task = asyncio.create_task(serve(listener, "127.0.0.1", port))
+    (folder / ADDRESS).write_text(address)
+    task = asyncio.create_task(serve(listener, (folder / ADDRESS).read_text, port))
     try:
         yield listener.getsockname()[1]
     finally:
@@ -24,7 +27,7 @@ async def door_to(port: int) -> AsyncIterator[int]:
             await task
 
 
-async def test_what_is_said_arrives_and_so_does_the_answer_to_all_of_it() -> None:
+async def test_what_is_said_arrives_and_so_does_the_answer_to_all_of_it(tmp_path: Path) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         heard = await reader.read(-1)
         writer.write(heard[::-1])
@@ -33,7 +36,7 @@ async def test_what_is_said_arrives_and_so_does_the_answer_to_all_of_it() -> Non
 
     async with (
         await asyncio.start_server(answer, "127.0.0.1", 0) as inner,
-        door_to(inner.sockets[0].getsockname()[1]) as port,
+        door_to(inner.sockets[0].getsockname()[1], tmp_path) as port,
     ):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(SAID)
@@ -43,11 +46,32 @@ async def test_what_is_said_arrives_and_so_does_the_answer_to_all_of_it() -> Non
         await writer.wait_closed()
 
 
-async def test_where_nobody_is_the_caller_is_hung_up_on() -> None:
+async def test_where_nobody_is_the_caller_is_hung_up_on(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port_of_nobody = taken.getsockname()[1]
-    async with door_to(port_of_nobody) as port:
+    async with door_to(port_of_nobody, tmp_path) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         assert await asyncio.wait_for(reader.read(), 10) == b""
         writer.close()
         await writer.wait_closed()
+
+
+async def test_a_door_that_stands_leads_elsewhere_once_its_address_is_another(tmp_path: Path) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(writer.get_extra_info("sockname")[0].encode())
+        writer.close()
+
+    async def ask(port: int) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        said = await asyncio.wait_for(reader.read(), 10)
+        writer.close()
+        return said
+
+    async with (
+        await asyncio.start_server(answer, ["127.0.0.1"]) as first,
+        await asyncio.start_server(answer, ["127.0.0.2"], first.sockets[0].getsockname()[1]),
+        door_to(first.sockets[0].getsockname()[1], tmp_path) as port,
+    ):
+        assert await ask(port) == b"127.0.0.1"
+        (tmp_path / ADDRESS).write_text("127.0.0.2")
+        assert await ask(port) == b"127.0.0.2"

@@ -3,24 +3,21 @@
 import json
 import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from infra.cluster import lifecycle
 from infra.cluster.errors import ClusterError
 from infra.deploy import release
+from infra.deploy.__main__ import HTTP_PORT
+from infra.deploy.doorway import open_door
 from infra.deploy.images import bring_images
 from infra.deploy.inside import Inside
 from infra.deploy.storage import prepare_storage
@@ -103,26 +100,12 @@ def installed(inside: Inside) -> Iterator[World]:
     tags = bring_images(inside, ("services", "predictor", "stores"), print)
     inside.run("kubectl", "apply", "--server-side", "-f", "-", said=prepare_storage(inside.layout, release.NAMESPACE))
     install_resources(inside)
-    with ExitStack() as kserve, socket.create_server(("127.0.0.1", 0)) as door:
+    with ExitStack() as kserve:
         kserve.enter_context(controller(inside))
-        client = Client(f"http://127.0.0.1:{door.getsockname()[1]}", "")
-        World(inside, client, kserve, tags, values).install()
-        with leading(inside, door):
-            yield World(inside, replace(client, key=release.owner_key(inside)), kserve, tags, values)
-
-
-@contextmanager
-def leading(inside: Inside, door: socket.socket) -> Iterator[None]:
-    """The door leads to the page's Service as long as the block runs."""
-    where = [str(door.fileno()), release.door_address(inside), "80"]
-    command = inside.command([sys.executable, "-m", "infra.deploy.doorway", *where])
-    environment = lifecycle.user_environment(inside.layout, inside.tools)
-    process = subprocess.Popen(command, env=environment, pass_fds=[door.fileno()], start_new_session=True)
-    try:
-        yield
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(timeout=30)
+        release.install(inside, tags, values)
+        port = open_door(inside, 0, release.door_address(inside), HTTP_PORT)
+        client = Client(f"http://127.0.0.1:{port}", release.owner_key(inside))
+        yield World(inside, client, kserve, tags, values)
 
 
 def pods_of(world: World, service: Any) -> list[Any]:
