@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -27,8 +28,9 @@ from training.evaluation.canary import Thumbs, Verdict
 from training.evaluation.trial import CandidateState, RolloutView
 
 CALL_SECONDS = 20.0
-# StartCanary answers once the version is ready: vLLM takes its minutes. Below the longest deadline that a service allows.
-LOAD_SECONDS = 840.0
+# StartCanary answers once the version is ready: a call waits for less than the longest deadline that a service allows, and a version that
+# takes longer is asked for again, two hours in all. The generator ends a load that takes too long (its `load_seconds`) itself.
+LOAD_SECONDS, MOST_CALLS_A_LOAD = 840.0, 9
 AGAIN_SECONDS = 1.0
 MAX_REASON_CHARACTERS = 500  # RolloutService's own limit
 MAX_PRINCIPALS = 1_000  # of GetDataKeys, a call
@@ -60,6 +62,10 @@ STATES = {
 
 class RemoteError(RuntimeError):
     """A service is not reachable or refused; the text names the service, its address and why."""
+
+
+class LateError(RemoteError):
+    """It has not answered in time; what was asked for may be under way."""
 
 
 @dataclass(frozen=True)
@@ -186,6 +192,10 @@ class RolloutClient:
         request = generator_pb2.StartCanaryRequest(
             version=version, directory=str(directory.resolve()), share=share, lease=_duration(lease_seconds)
         )
+        for _ in range(MOST_CALLS_A_LOAD - 1):
+            with suppress(LateError):
+                self._call(lambda: self._stub.StartCanary(request, timeout=LOAD_SECONDS))
+                return
         self._call(lambda: self._stub.StartCanary(request, timeout=LOAD_SECONDS))
 
     def renew(self, version: str, lease_seconds: float) -> None:
@@ -222,7 +232,8 @@ def _translated(service: str, target: str, patience_seconds: float, call: Callab
             return call()
         except grpc.RpcError as error:
             if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() >= end:
-                raise RemoteError(f"{service} service at {target}: {error.code().name}: {error.details()}") from error
+                kind = LateError if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED else RemoteError
+                raise kind(f"{service} service at {target}: {error.code().name}: {error.details()}") from error
         time.sleep(AGAIN_SECONDS)
 
 

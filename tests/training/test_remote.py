@@ -1,5 +1,6 @@
 """The loop's two clients against real gRPC servers of hand-written fakes."""
 
+import time
 from collections.abc import Iterator
 from concurrent import futures
 from datetime import UTC, datetime
@@ -82,6 +83,7 @@ class Rollout(generator_pb2_grpc.RolloutServiceServicer):
 
     def __init__(self) -> None:
         self.asked: list[Any] = []
+        self.loads_slowly = 0
 
     def GetRollout(self, request, context):
         candidate = generator_pb2.ServedVersion(
@@ -91,7 +93,12 @@ class Rollout(generator_pb2_grpc.RolloutServiceServicer):
         return generator_pb2.GetRolloutResponse(stable=stable, candidate=candidate)
 
     def StartCanary(self, request, context):
-        context.abort(grpc.StatusCode.FAILED_PRECONDITION, "another candidate is there")
+        if self.loads_slowly:
+            self.loads_slowly -= 1
+            self.asked.append(request)
+            time.sleep(1.0)
+            return generator_pb2.StartCanaryResponse()
+        return context.abort(grpc.StatusCode.FAILED_PRECONDITION, "another candidate is there")
 
     def PromoteCanary(self, request, context):
         self.asked.append(request)
@@ -104,7 +111,7 @@ class Rollout(generator_pb2_grpc.RolloutServiceServicer):
 
 @pytest.fixture
 def servers() -> Iterator[tuple[str, Log, Rollout]]:
-    server = grpc.server(futures.ThreadPoolExecutor(2))
+    server = grpc.server(futures.ThreadPoolExecutor(16))
     log, rollout = Log(), Rollout()
     feedback_pb2_grpc.add_FeedbackLogServiceServicer_to_server(log, server)
     generator_pb2_grpc.add_RolloutServiceServicer_to_server(rollout, server)
@@ -184,6 +191,23 @@ def test_a_refusal_names_the_service_and_its_words(servers) -> None:
     client = RolloutClient(target)
     with pytest.raises(RemoteError, match=rf"^generator service at {target}: FAILED_PRECONDITION: another candidate"):
         client.start("nano-1", Path("models/nano-1"), 0.5, 60)
+    client.close()
+
+
+def test_a_version_that_loads_for_longer_than_a_call_may_wait_is_asked_for_again(
+    servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, _, rollout = servers
+    monkeypatch.setattr(remote, "LOAD_SECONDS", 0.2)
+    rollout.loads_slowly = 2
+    client = RolloutClient(target)
+    with pytest.raises(RemoteError, match="another candidate"):  # what it comes to in the end
+        client.start("nano-1", Path("models/nano-1"), 0.5, 60)
+    assert [request.version for request in rollout.asked] == ["nano-1", "nano-1"]
+    rollout.loads_slowly = remote.MOST_CALLS_A_LOAD + 1
+    with pytest.raises(RemoteError, match="DEADLINE_EXCEEDED"):
+        client.start("nano-1", Path("models/nano-1"), 0.5, 60)
+    assert len(rollout.asked) == 2 + remote.MOST_CALLS_A_LOAD
     client.close()
 
 
