@@ -138,6 +138,7 @@ def test_a_launchers_rights_are_what_it_does() -> None:
         ("rayjobs", "delete", "tw-thumbwheel-turn"),
         ("rayclusters", "get"),
         ("pods", "list"),
+        ("events", "list"),
     }
 
 

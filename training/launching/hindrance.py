@@ -1,5 +1,6 @@
 """Why a turn's pods do not run, in one line. KubeRay says nothing of it in the RayJob: it stands in the RayCluster's conditions where a
-pod is refused, and in the pods where one has no room, no image or no memory; of a worker, in its init container too.
+pod is refused, and in the pods where one has no room, no image or no memory; of a worker, in its init container too. A volume that
+cannot be mounted stands in the node's events alone.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ NO_START = (
     *("CrashLoopBackOff", "RunContainerError", "CreateContainerError", "CreateContainerConfigError"),
     *("ContainerCannotRun", "StartError"),
 )
+NO_VOLUME = ("FailedMount", "FailedAttachVolume", "FailedMapVolume")
 ROLE_LABEL = "ray.io/node-type"
 
 
@@ -22,6 +24,20 @@ def hindrance(cluster: Manifest | None, pods: Sequence[Manifest]) -> str:
     """The first that is found; empty: nothing hinders."""
     found = next((line for line in (*_of_cluster(cluster), *(each for pod in pods for each in _of_pod(pod)))), "")
     return " ".join(found.split())[:MAX_CHARACTERS]
+
+
+def waits_for_its_node(pod: Manifest) -> bool:
+    """It has a node, and that has not yet made ready what its containers need: volumes and network."""
+    conditions = {each["type"]: each["status"] for each in pod.get("status", {}).get("conditions", ())}
+    return conditions.get("PodScheduled") == "True" and conditions.get("PodReadyToStartContainers") == "False"
+
+
+def missing_volume(pod: Manifest, events: Sequence[Manifest]) -> str:
+    """The last that was noted of one; empty: nothing was."""
+    found = [each for each in events if each.get("reason") in NO_VOLUME]
+    last = max(found, key=lambda each: str(each.get("lastTimestamp")), default=None)
+    line = f"a volume of the {_role(pod)} is not there: {last['reason']}: {last.get('message', '')}" if last else ""
+    return " ".join(line.split())[:MAX_CHARACTERS]
 
 
 def _of_cluster(cluster: Manifest | None) -> Iterator[str]:

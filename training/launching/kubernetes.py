@@ -72,6 +72,12 @@ class KubernetesApi:
         found: list[Manifest] = self._call("GET", f"{self._path(kind)}?{urlencode({'labelSelector': labels})}")["items"]
         return found
 
+    def events(self, pod: str) -> list[Manifest]:
+        """What the node has noted of a pod in the last hour. Raises: ApiError."""
+        query = urlencode({"fieldSelector": f"involvedObject.kind=Pod,involvedObject.name={pod}"})
+        found: list[Manifest] = self._call("GET", f"{self._path('api/v1/events')}?{query}")["items"]
+        return found
+
     def create(self, kind: str, manifest: Manifest) -> bool:
         """Whether it was made; False: there is one with its name. Raises: ApiError."""
         try:

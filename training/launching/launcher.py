@@ -5,12 +5,12 @@ All turns of a release have one name, so that the API server itself lets only on
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Protocol, TypeVar
 
-from training.launching.hindrance import hindrance
+from training.launching.hindrance import hindrance, missing_volume, waits_for_its_node
 from training.launching.kubernetes import ApiError, Manifest
 from training.launching.ray_job import RAY_JOBS, RayJob, filled, parse
 
@@ -38,6 +38,7 @@ class Api(Protocol):
     def read(self, kind: str, name: str) -> Manifest | None: ...
 
     def select(self, kind: str, labels: str) -> list[Manifest]: ...
+    def events(self, pod: str) -> list[Manifest]: ...
 
     def create(self, kind: str, manifest: Manifest) -> bool: ...
 
@@ -155,7 +156,12 @@ class Launcher:
             return NOT_TAKEN_UP if late and not job.deployment else ""
         pods = self._api.select(PODS, f"ray.io/cluster={job.cluster}")
         pods += self._api.select(PODS, f"job-name={job.name}")
-        return hindrance(self._api.read(RAY_CLUSTERS, job.cluster), pods)
+        return hindrance(self._api.read(RAY_CLUSTERS, job.cluster), pods) or self._find_missing_volume(pods)
+
+    def _find_missing_volume(self, pods: Sequence[Manifest]) -> str:
+        waiting = (pod for pod in pods if waits_for_its_node(pod))
+        lines = (missing_volume(pod, self._api.events(pod["metadata"]["name"])) for pod in waiting)
+        return next((line for line in lines if line), "")
 
     def _give_up(self, job: RayJob) -> bool:
         """Past its deadline: KubeRay's own is late where it cannot reach the cluster."""

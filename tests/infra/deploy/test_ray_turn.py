@@ -64,6 +64,10 @@ HINDRANCES: dict[str, tuple[Changes, str]] = {
         {"ray": {"workers": {"resources": {"requests": {"cpu": "64"}}}}},
         "no node takes the worker",
     ),
+    "a volume that is not there": (
+        {"training": {"extraVolumes": [{"name": "packages", "configMap": {"name": "nowhere"}}]}},
+        "a volume of the head is not there: FailedMount",
+    ),
     "a pod that the standard refuses": (
         {"training": {"extraVolumes": [{"name": "packages", "hostPath": {"path": "/"}}]}},
         "a pod is refused",

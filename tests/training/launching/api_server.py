@@ -50,8 +50,13 @@ class ApiServer:
         if method == "POST":
             return self._create(kind, body)
         if not name:
-            key, _, value = parse_qs(split.query)["labelSelector"][0].partition("=")
+            asked = parse_qs(split.query)
             found = [each for (of, _), each in self.objects.items() if of == kind]
+            if "fieldSelector" in asked:
+                wanted = dict(each.split("=") for each in asked["fieldSelector"][0].split(","))
+                about = {"kind": wanted["involvedObject.kind"], "name": wanted["involvedObject.name"]}
+                return 200, {"items": [each for each in found if each["involvedObject"] == about]}
+            key, _, value = asked["labelSelector"][0].partition("=")
             return 200, {"items": [each for each in found if each["metadata"].get("labels", {}).get(key) == value]}
         if (kind, name) not in self.objects:
             return 404, {"message": "not found"}

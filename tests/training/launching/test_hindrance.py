@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from training.launching.hindrance import MAX_CHARACTERS, hindrance
+from training.launching.hindrance import MAX_CHARACTERS, hindrance, missing_volume, waits_for_its_node
 
 NO_ROOM = "0/1 nodes are available: 1 Insufficient cpu."
 
@@ -68,6 +68,37 @@ def test_a_pod_that_is_refused_stands_in_the_conditions_of_its_cluster_alone() -
 def test_pods_that_only_start_are_hindered_by_nothing() -> None:
     starting = waiting("ContainerCreating")
     assert hindrance({"metadata": {}}, [pod(containerStatuses=[starting]), pod("worker"), {"metadata": {}}]) == ""
+
+
+STUCK = pod(
+    conditions=[
+        {"type": "PodReadyToStartContainers", "status": "False"},
+        {"type": "PodScheduled", "status": "True"},
+    ]
+)
+
+
+def event(reason: str, message: str, minute: int) -> dict[str, Any]:
+    return {"reason": reason, "message": message, "lastTimestamp": f"2026-11-26T12:{minute:02d}:00Z"}
+
+
+def test_a_volume_that_cannot_be_mounted_is_told_from_the_nodes_events() -> None:
+    noted = [
+        event("FailedMount", "hostPath type check failed:\n/x is not a directory", 7),
+        event("Scheduled", "assigned", 9),
+        event("FailedMount", "timed out", 3),
+    ]
+    line = "a volume of the head is not there: FailedMount: hostPath type check failed: /x is not a directory"
+    assert missing_volume(STUCK, noted) == line
+    assert missing_volume(STUCK, noted[1:2]) == ""
+    assert len(missing_volume(STUCK, [event("FailedMount", "x" * 1_000, 1)])) == MAX_CHARACTERS
+
+
+def test_only_a_pod_with_a_node_that_has_not_begun_with_it_is_asked_about() -> None:
+    assert waits_for_its_node(STUCK)
+    begun = [{"type": "PodReadyToStartContainers", "status": "True"}, {"type": "PodScheduled", "status": "True"}]
+    nowhere = [{"type": "PodReadyToStartContainers", "status": "False"}, {"type": "PodScheduled", "status": "False"}]
+    assert not any(waits_for_its_node(each) for each in (pod(conditions=begun), pod(conditions=nowhere), pod()))
 
 
 def test_a_long_message_is_cut() -> None:

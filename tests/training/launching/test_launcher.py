@@ -188,6 +188,19 @@ def test_past_its_deadline_it_is_deleted_and_what_hindered_it_is_said(stage: Sta
     ]
 
 
+def test_a_pod_whose_volume_is_not_there_is_told_by_what_its_node_has_noted(stage: Stage) -> None:
+    conditions = {"PodScheduled": "True", "PodReadyToStartContainers": "False"}
+    stuck = [{"type": name, "status": status} for name, status in conditions.items()]
+    noted = {"reason": "FailedMount", "message": 'configmap "nowhere" not found', "lastTimestamp": "2026"}
+    stage.server.put("api/v1/events", "head.1", involvedObject={"kind": "Pod", "name": "head"}, **noted)
+    stage.server.put("api/v1/events", "other.1", involvedObject={"kind": "Pod", "name": "other"}, **noted)
+    stage.clock.steps = [stage.status("Initializing"), stage.pod(conditions=stuck), lambda: None]
+    assert not stage.launcher().run()
+    line = 'a volume of the head is not there: FailedMount: configmap "nowhere" not found'
+    assert f"waiting for: {line}" in stage.notices.waited
+    assert stage.notices.ended == [f"it had not ended after 3600 s (seen before: {line})"]
+
+
 def test_one_that_kuberay_ended_at_its_deadline_has_the_same_words_and_is_deleted_too(stage: Stage) -> None:
     stage.clock.steps = [
         stage.status("Initializing"),
