@@ -84,12 +84,15 @@ class FreshChannel:
 
 
 class Addresses:
-    """Those of the name in `dns:///name:port`, as they were a moment ago: each call may begin to ask for them, none waits."""
+    """Those of the name in `dns:///name:port`, as they were a moment ago: each call may begin to ask for them, none waits.
+
+    Nobody is asked before: that a peer is not there yet, when a whole release starts, name services remember for seconds.
+    """
 
     def __init__(self, target: str) -> None:
         self._name = target.rpartition("/")[2].rpartition(":")[0]
         self._known: frozenset[str] = frozenset()
-        self._look_at = 0.0
+        self._look_at = time.monotonic() + LOOK_AGAIN_SECONDS
         self._asking: asyncio.Task[None] | None = None
 
     def __call__(self) -> frozenset[str]:

@@ -147,9 +147,21 @@ def test_a_pod_is_given_longer_to_end_than_it_takes(values: str) -> None:
             if container["name"] in SERVICES:
                 waits = container["lifecycle"]["preStop"]["sleep"]["seconds"]
                 settings, prefix = environment_of(container), f"TW_{container['name'].upper()}_"
-                drains = float(settings[f"{prefix}DRAIN_SECONDS"])
+                drains = float(settings[f"{prefix}DRAIN_SECONDS"]) + float(settings.get(f"{prefix}LAME_DUCK_SECONDS", 0))
                 drains += float(settings.get(f"{prefix}HTTP_DRAIN_SECONDS", 0))
                 assert pod["spec"]["terminationGracePeriodSeconds"] > waits + drains, name
+
+
+@every_file
+def test_the_connections_of_a_gateway_that_ends_grow_old_before_it_closes_them(values: str) -> None:
+    """A call that begins on a connection as its server closes fails, and no client of gRPC sends it again."""
+    for pod in pods(render(values)).values():
+        for container in pod["spec"]["containers"]:
+            if container["name"] == "gateway":
+                settings = environment_of(container)
+                waits = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+                waits += float(settings["TW_GATEWAY_LAME_DUCK_SECONDS"])
+                assert waits > 1.1 * float(settings["TW_GATEWAY_CONNECTION_AGE_SECONDS"])
 
 
 @every_file

@@ -22,5 +22,8 @@ feedback: {port: 50056, database: feedback, calls: [], keys: [principal-key, mas
 {{- define "thumbwheel.least" -}}{{ with include "thumbwheel.scaler" . }}{{ (index $ .).minReplicas }}{{ else }}{{ .replicas }}{{ end }}{{- end -}}
 {{- define "thumbwheel.most" -}}{{ with include "thumbwheel.scaler" . }}{{ (index $ .).maxReplicas }}{{ else }}{{ .replicas }}{{ end }}{{- end -}}
 
+{{/* What a gateway's connections need to grow old, ten percent more than their age, less what `preStop` has waited already. */}}
+{{- define "thumbwheel.gatewayLameDuckSeconds" -}}{{ max 1 (sub 34 .Values.shutdown.preStopSeconds) }}{{- end -}}
+
 {{/* Metrics stand this far above the gRPC port. */}}
 {{- define "thumbwheel.metricsPort" -}}{{ add 1000 . }}{{- end -}}

@@ -122,6 +122,16 @@ async def test_a_new_replica_gets_its_share_while_a_stream_goes_on_with_the_old_
         assert [said async for said in stream] == [FIRST]
 
 
+async def test_a_channel_that_nobody_calls_asks_nobody(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it was told of a peer that is still starting would be remembered on the way."""
+    monkeypatch.setattr(fresh_channel, "LOOK_AGAIN_SECONDS", 60.0)
+    async with replica(FIRST) as (_, port), open_channel(target(names, port)) as channel:
+        await asyncio.sleep(0.2)
+        assert names.asked == 0
+        await until_answers(channel, FIRST)
+        assert names.asked > 0
+
+
 async def test_a_name_service_that_is_away_changes_nothing(names: Names) -> None:
     async with replica(FIRST) as (_, port), open_channel(target(names, port)) as channel:
         await until_answers(channel, FIRST)
