@@ -147,7 +147,9 @@ def test_a_pod_is_given_longer_to_end_than_it_takes(values: str) -> None:
             if container["name"] in SERVICES:
                 waits = container["lifecycle"]["preStop"]["sleep"]["seconds"]
                 settings, prefix = environment_of(container), f"TW_{container['name'].upper()}_"
-                drains = float(settings[f"{prefix}DRAIN_SECONDS"]) + float(settings.get(f"{prefix}LAME_DUCK_SECONDS", 0))
+                drains = float(settings[f"{prefix}DRAIN_SECONDS"]) + float(
+                    settings.get(f"{prefix}LAME_DUCK_SECONDS", 0)
+                )
                 drains += float(settings.get(f"{prefix}HTTP_DRAIN_SECONDS", 0))
                 assert pod["spec"]["terminationGracePeriodSeconds"] > waits + drains, name
 

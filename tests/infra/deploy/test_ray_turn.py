@@ -2,6 +2,7 @@
 is said on the page.
 """
 
+import json
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -12,13 +13,13 @@ from infra.cluster.errors import ClusterError
 from infra.deploy.training import RayMode, values
 from tests.infra.deploy.clusters import deployed_cluster
 from tests.infra.deploy.deployed import overlaid, rows, until
-from tests.infra.deploy.raters import keys, people_rate, people_rate_while
+from tests.infra.deploy.raters import THUMBS, keys, people_rate, people_rate_while
 from tests.infra.deploy.turns import TRAINING, Turns
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(3600)]
 NAME = "thumbwheel-turn"
 HEAD, WORKER = "ray.io/node-type=head", "ray.io/node-type=worker"
-THUMBS, FILL_SECONDS, STEP_SECONDS, TURN_SECONDS = 400, 900.0, 300.0, 1500.0
+FILL_SECONDS, STEP_SECONDS, TURN_SECONDS = 900.0, 300.0, 1500.0
 Changes = Mapping[str, Any]
 
 
@@ -128,7 +129,7 @@ def test_a_turn_whose_launcher_worker_and_head_die_is_one_turn_and_its_version_i
     trial = people_rate_while(turns.deployed, people, lambda: not turns.ended("turn-1"), TURN_SECONDS)
     assert (turns.ended("turn-1"), turns.wait_ended("turn-2", 60)) == ("Complete", "Complete")
     status = turns.shown()
-    assert (status["run"], status["result"]) == ("nano-1", "promoted"), status
+    assert (status["run"], status["result"]) == ("nano-1", "promoted"), json.dumps(status, indent=1)
     assert [step["state"] for step in status["steps"]] == ["done"] * len(status["steps"])
     assert "resumed with" in details(status)
     assert trial.by_version.get("nano-1", 0) > 0
