@@ -22,6 +22,12 @@ WRONG = {
     "no store": ("objectStore.endpoint=", "objectStore.endpoint"),
     "no keys of the store": ("objectStore.existingSecret=", "objectStore.existingSecret"),
     "brokers with passwords that are nowhere": ("kafka.existingSecret=", "kafka.existingSecret"),
+    "passwords that nobody would use": ("kafka.securityProtocol=PLAINTEXT", "kafka.securityProtocol"),
+    "an end of its own": ("services.gateway.settings.drain_seconds=120", "services.gateway.settings.drain_seconds"),
+    "connections that outlive their gateway": (
+        "serviceDefaults.settings.connection_age_seconds=300",
+        "settings.connection_age_seconds",
+    ),
     "two gateways without Valkey": ("valkey.existingSecret=", "valkey.existingSecret"),
     "an autoscaled spool": ("services.feedback.autoscaling.enabled=true", "services.feedback.autoscaling"),
     "fewer at most than at least": (

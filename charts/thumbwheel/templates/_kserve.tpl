@@ -86,7 +86,7 @@ spec:
   ports:
     - {name: http, containerPort: 8000, protocol: TCP}
   startupProbe: {httpGet: {path: /v2/health/ready, port: 8000}, periodSeconds: 2, failureThreshold: 300}
-  readinessProbe: {httpGet: {path: /v2/health/ready, port: 8000}, periodSeconds: 2, timeoutSeconds: 2}
+  readinessProbe: {httpGet: {path: /v2/health/ready, port: 8000}, periodSeconds: 2, failureThreshold: 5, timeoutSeconds: 5}
   livenessProbe: {httpGet: {path: /v2/health/live, port: 8000}, periodSeconds: 10, failureThreshold: 6, timeoutSeconds: 5}
   {{- include "thumbwheel.preStop" . | nindent 2 }}
   volumeMounts:
@@ -157,7 +157,7 @@ spec:
 {{- end -}}
 {{- if eq $kserve.runtime "vllm" -}}
   {{- $limits := .Values.serving.vllm.resources.limits | default dict -}}
-  {{- if not (regexMatch "(gpu|gaudi)[^ ]*:" (toYaml $limits)) -}}{{ fail "serving.vllm.resources: vLLM needs a GPU in limits, as nvidia.com/gpu; or set serving.kserve.runtime to predictor" }}{{- end -}}
+  {{- if not (regexMatch "(gpu|gaudi|mig-)[^ ]*:" (toYaml $limits)) -}}{{ fail "serving.vllm.resources: vLLM needs a GPU in limits, as nvidia.com/gpu; or set serving.kserve.runtime to predictor" }}{{- end -}}
 {{- end -}}
 {{- if gt (int $kserve.minReplicas) (int $kserve.maxReplicas) -}}{{ fail "serving.kserve.minReplicas is above maxReplicas" }}{{- end -}}
 {{- if and (eq $kserve.autoscaler "none") (ne (int $kserve.minReplicas) (int $kserve.maxReplicas)) -}}{{ fail "serving.kserve.autoscaler: none keeps minReplicas; say which one goes up to maxReplicas" }}{{- end -}}

@@ -8,6 +8,7 @@
 {{- if not $stores.kafka.bootstrap -}}{{ fail "kafka.bootstrap: host:port of Kafka's brokers is needed" }}{{- end -}}
 {{- include "thumbwheel.validateStrimzi" . -}}
 {{- if and (hasPrefix "SASL" $v.kafka.securityProtocol) (not $stores.kafka.existingSecret) -}}{{ fail "kafka.existingSecret: kafka.securityProtocol needs a secret with username and password" }}{{- end -}}
+{{- if and $v.kafka.existingSecret (eq $v.kafka.securityProtocol "PLAINTEXT") (not $v.kafka.strimzi.enabled) -}}{{ fail "kafka.securityProtocol: PLAINTEXT uses nothing of kafka.existingSecret; say SASL_SSL, or leave the secret out" }}{{- end -}}
 {{- if and $v.kafka.caKey (not (or $v.kafka.caSecret $v.kafka.existingSecret)) -}}{{ fail "kafka.caSecret: kafka.caKey names a key of that secret, or of kafka.existingSecret" }}{{- end -}}
 {{- if not $stores.objectStore.endpoint -}}{{ fail "objectStore.endpoint: an S3 store is needed" }}{{- end -}}
 {{- if not $stores.objectStore.existingSecret -}}{{ fail "objectStore.existingSecret: a secret with access-key and secret-key is needed" }}{{- end -}}
@@ -17,6 +18,9 @@
 {{- $gateway := include "thumbwheel.values" (list . "gateway") | fromYaml -}}
 {{- if and (gt (int (include "thumbwheel.most" $gateway)) 1) (not $stores.valkey.existingSecret) -}}{{ fail "valkey.existingSecret: more than one gateway needs Valkey for quotas and resuming; or set services.gateway.replicas to 1" }}{{- end -}}
 {{- range $name, $given := $v.services -}}
+  {{- range list "lame_duck_seconds" "drain_seconds" "http_drain_seconds" "connection_age_seconds" -}}
+    {{- if hasKey (include "thumbwheel.values" (list $ $name) | fromYaml).settings . -}}{{ fail (printf "services.%s.settings.%s: how long a pod takes to end is counted from `shutdown`; set that" $name .) }}{{- end -}}
+  {{- end -}}
   {{- $values := include "thumbwheel.values" (list $ $name) | fromYaml -}}
   {{- with include "thumbwheel.scaler" $values -}}
     {{- if gt (int (include "thumbwheel.least" $values)) (int (include "thumbwheel.most" $values)) -}}{{ fail (printf "services.%s.%s: minReplicas is above maxReplicas" $name .) }}{{- end -}}

@@ -76,6 +76,14 @@ class Deployed:
         words += ["--values", str(self.values(*changes)), *(["--wait", "--timeout", f"{seconds}s"] if wait else [])]
         self.inside.run(*words, seconds=seconds + 60)
 
+    def settle(self) -> None:
+        """Until pods that were replaced have ended, which `--wait` does not wait for: a gateway takes more than a minute."""
+        selector = f"app.kubernetes.io/instance={self.name}"
+        until(
+            "old pods have ended",
+            lambda: all("deletionTimestamp" not in p["metadata"] for p in self.objects("pods", "--selector", selector)),
+        )
+
     def helm(self, *words: str, seconds: float = 600) -> str:
         return self.inside.run("helm", "--namespace", self.namespace, *words, seconds=seconds)
 

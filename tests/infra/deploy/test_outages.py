@@ -15,7 +15,7 @@ from tests.infra.deploy.deployed import SERVICES, Deployed, until
 from tests.infra.deploy.people import chatting
 from tests.infra.deploy.persons import insisting
 from tests.infra.deploy.test_kills import check_invariants, go_on
-from tests.infra.deploy.test_upgrade import TWO, noted, settle
+from tests.infra.deploy.test_upgrade import TWO, noted
 
 pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -32,7 +32,7 @@ def test_the_control_plane_dies_in_an_upgrade_which_goes_on_when_it_is_back(
         said = cut_off(deployed, lambda: die(deployed, "kube-apiserver", "etcd"))
         record_property("cut off", said)
         page.run(deployed, GO_ON, tmp_path, deployed.values(TWO, noted("after")))
-        settle(deployed)
+        deployed.settle()
     told = people.told
     record_property("answers", told["answers"])
     assert not before.items() & deployed.pods(*SERVICES, "predictor").items()
@@ -83,7 +83,7 @@ def test_services_with_a_tenth_of_a_processor_serve_on_and_lose_nothing(
     before = committed(deployed)
     with insisting(deployed, 2) as people:
         deployed.install({"serviceDefaults": {"resources": {"limits": {"cpu": "100m"}}}}, seconds=600)
-        settle(deployed)
+        deployed.settle()
         go_on(people)
     record_property("fired", len(SERVICES))
     check_invariants(deployed, before, people, record_property)

@@ -10,7 +10,7 @@ from tests.infra.deploy.deployed import SERVICES, Deployed, rows, until
 from tests.infra.deploy.models import ENDLESS, NANO_VERSION, promote, put_endless
 from tests.infra.deploy.people import People, chatting
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(900)]
 
 STREAMS, CALLS_A_SECOND = 50, 20
 ROLLED = (*SERVICES, "predictor")
@@ -44,18 +44,9 @@ def roll(deployed: Deployed, *changes: Mapping[str, Any]) -> People:
     before = deployed.pods(*ROLLED)
     with chatting(deployed, STREAMS, CALLS_A_SECOND) as people:
         deployed.install(TWO, *changes)
-        settle(deployed)
+        deployed.settle()
     assert not before.items() & deployed.pods(*ROLLED).items(), "a pod was not rolled"
     return people
-
-
-def settle(deployed: Deployed) -> None:
-    """`--wait` does not wait until the old ones have ended."""
-    selector = f"app.kubernetes.io/instance={deployed.name}"
-    until(
-        "old pods have ended",
-        lambda: all("deletionTimestamp" not in p["metadata"] for p in deployed.objects("pods", "--selector", selector)),
-    )
 
 
 def check_whole(told: Mapping[str, Any], record: Any) -> None:
@@ -79,7 +70,7 @@ def test_an_upgrade_and_its_rollback_fail_no_call_and_lose_no_answer(two: Deploy
     pods = two.pods(*ROLLED)
     with chatting(two, STREAMS, CALLS_A_SECOND) as people:
         two.helm("rollback", two.name, "--wait", "--timeout", "400s")
-        settle(two)
+        two.settle()
     assert not pods.items() & two.pods(*ROLLED).items()
     check_whole(people.told, record_property)
     thumbs = len({*upgraded["thumbs"], *people.told["thumbs"]})
@@ -90,7 +81,7 @@ def test_an_upgrade_and_its_rollback_fail_no_call_and_lose_no_answer(two: Deploy
 def test_without_the_wait_before_the_end_calls_fail(two: Deployed, record_property: Any) -> None:
     """The control: what is asserted above can fail."""
     two.install(TWO, noted("before"), {"shutdown": {"preStopSeconds": 0}})
-    settle(two)
+    two.settle()
     told = roll(two, noted("control"), {"shutdown": {"preStopSeconds": 0}}).told
     print(f"\n{ {key: len(value) if key == 'thumbs' else value for key, value in told.items()} }")
     record_property("failed", len(told["failed"]))

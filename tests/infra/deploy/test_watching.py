@@ -70,6 +70,7 @@ class Watched:
 def watched(deployed: Deployed) -> Iterator[Watched]:
     resources = find_definitions() / "prometheus-operator"
     make_known(deployed.inside, resources)
+    deployed.settle()
     before = deployed.pods(*SERVICES)
     try:
         deployed.install(WATCHED)
