@@ -28,12 +28,12 @@
   {{- end -}}
   {{- if and $values.autoscaling.enabled $values.keda.enabled -}}{{ fail (printf "services.%s.keda.enabled: autoscaling.enabled is set too; only one of them may decide" $name) }}{{- end -}}
   {{- if and $values.keda.enabled (not $values.keda.triggers) -}}{{ fail (printf "services.%s.keda.triggers: KEDA scales by at least one" $name) }}{{- end -}}
-  {{- if and $values.keda.enabled (not (or $v.gitops ($.Capabilities.APIVersions.Has "keda.sh/v1alpha1/ScaledObject"))) -}}{{ fail (printf "services.%s.keda.enabled: the cluster has no ScaledObject (KEDA)" $name) }}{{- end -}}
+  {{- if and $values.keda.enabled (not (or $v.gitops ($.Capabilities.APIVersions.Has "keda.sh/v1alpha1/ScaledObject"))) -}}{{ fail (printf "services.%s.keda.enabled: the cluster has no ScaledObject (KEDA); helm template sees no cluster: say --api-versions, or gitops: true" $name) }}{{- end -}}
 {{- end -}}
 {{- if and $v.door.ingress.enabled (not $v.door.ingress.host) -}}{{ fail "door.ingress.host: an ingress needs a host" }}{{- end -}}
 {{- if and $v.door.gatewayApi.enabled (not $v.door.gatewayApi.gateway) -}}{{ fail "door.gatewayApi.gateway: the routes need a Gateway" }}{{- end -}}
-{{- if and $v.monitoring.podMonitors.enabled (not (or $v.gitops (.Capabilities.APIVersions.Has "monitoring.coreos.com/v1/PodMonitor"))) -}}{{ fail "monitoring.podMonitors.enabled: the cluster has no PodMonitor (Prometheus Operator)" }}{{- end -}}
-{{- if and $v.monitoring.rules.enabled (not (or $v.gitops (.Capabilities.APIVersions.Has "monitoring.coreos.com/v1/PrometheusRule"))) -}}{{ fail "monitoring.rules.enabled: the cluster has no PrometheusRule (Prometheus Operator)" }}{{- end -}}
+{{- if and $v.monitoring.podMonitors.enabled (not (or $v.gitops (.Capabilities.APIVersions.Has "monitoring.coreos.com/v1/PodMonitor"))) -}}{{ fail "monitoring.podMonitors.enabled: the cluster has no PodMonitor (Prometheus Operator); helm template sees no cluster: say --api-versions, or gitops: true" }}{{- end -}}
+{{- if and $v.monitoring.rules.enabled (not (or $v.gitops (.Capabilities.APIVersions.Has "monitoring.coreos.com/v1/PrometheusRule"))) -}}{{ fail "monitoring.rules.enabled: the cluster has no PrometheusRule (Prometheus Operator); helm template sees no cluster: say --api-versions, or gitops: true" }}{{- end -}}
 {{- end -}}
 
 {{/* Brokers that the chart makes, or those that are there: not both. */}}
@@ -46,7 +46,7 @@
 {{- if ne $kafka.securityProtocol "PLAINTEXT" -}}{{ fail "kafka.securityProtocol: kafka.strimzi.enabled decides it; leave it out" }}{{- end -}}
 {{- if gt (int $kafka.topics.replicationFactor) (int $kafka.strimzi.brokers) -}}{{ fail "kafka.topics.replicationFactor: is above kafka.strimzi.brokers" }}{{- end -}}
 {{- if .Values.evaluation.enabled -}}{{ fail "kafka.strimzi.enabled: evaluation.enabled brings its own Kafka; say one of the two" }}{{- end -}}
-{{- if not (or .Values.gitops (.Capabilities.APIVersions.Has "kafka.strimzi.io/v1/Kafka")) -}}{{ fail "kafka.strimzi.enabled: the cluster has no kafka.strimzi.io/v1 (Strimzi 1.0 or newer)" }}{{- end -}}
+{{- if not (or .Values.gitops (.Capabilities.APIVersions.Has "kafka.strimzi.io/v1/Kafka")) -}}{{ fail "kafka.strimzi.enabled: the cluster has no kafka.strimzi.io/v1 (Strimzi 1.0 or newer); helm template sees no cluster: say --api-versions, or gitops: true" }}{{- end -}}
 {{- end -}}
 {{- if gt (int $kafka.topics.minInsyncReplicas) (int $kafka.topics.replicationFactor) -}}{{ fail "kafka.topics.minInsyncReplicas: is above kafka.topics.replicationFactor" }}{{- end -}}
 {{- end -}}

@@ -22,5 +22,6 @@ def run(deployed: Deployed, title: str, folder: Path, values: Path) -> str:
         (folder / name).unlink(missing_ok=True)
         (folder / name).symlink_to(target)
     names = f"release={deployed.name} namespace={deployed.namespace} name={deployed.name}"
+    names += f" keys={deployed.name}-keys models={deployed.name}-models"
     script = f"cd {shlex.quote(str(folder))}\n{names}\n{blocks()[title]}"
     return deployed.inside.run("bash", "-euo", "pipefail", "-c", script, seconds=600)
