@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -192,11 +191,14 @@ class RolloutClient:
         request = generator_pb2.StartCanaryRequest(
             version=version, directory=str(directory.resolve()), share=share, lease=_duration(lease_seconds)
         )
-        for _ in range(MOST_CALLS_A_LOAD - 1):
-            with suppress(LateError):
+        for calls_left in reversed(range(MOST_CALLS_A_LOAD)):
+            try:
                 self._call(lambda: self._stub.StartCanary(request, timeout=LOAD_SECONDS))
+            except LateError:
+                if not calls_left:
+                    raise
+            else:
                 return
-        self._call(lambda: self._stub.StartCanary(request, timeout=LOAD_SECONDS))
 
     def renew(self, version: str, lease_seconds: float) -> None:
         request = generator_pb2.RenewCanaryRequest(version=version, lease=_duration(lease_seconds))

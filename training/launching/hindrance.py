@@ -23,7 +23,7 @@ ROLE_LABEL = "ray.io/node-type"
 def hindrance(cluster: Manifest | None, pods: Sequence[Manifest]) -> str:
     """The first that is found; empty: nothing hinders."""
     found = next((line for line in (*_of_cluster(cluster), *(each for pod in pods for each in _of_pod(pod)))), "")
-    return " ".join(found.split())[:MAX_CHARACTERS]
+    return _one_line(found)
 
 
 def waits_for_its_node(pod: Manifest) -> bool:
@@ -36,8 +36,15 @@ def missing_volume(pod: Manifest, events: Sequence[Manifest]) -> str:
     """The last that was noted of one; empty: nothing was."""
     found = [each for each in events if each.get("reason") in NO_VOLUME]
     last = max(found, key=lambda each: str(each.get("lastTimestamp")), default=None)
-    line = f"a volume of the {_role(pod)} is not there: {last['reason']}: {last.get('message', '')}" if last else ""
-    return " ".join(line.split())[:MAX_CHARACTERS]
+    return (
+        _one_line(f"a volume of the {_role(pod)} is not there: {last['reason']}: {last.get('message', '')}")
+        if last
+        else ""
+    )
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:MAX_CHARACTERS]
 
 
 def _of_cluster(cluster: Manifest | None) -> Iterator[str]:

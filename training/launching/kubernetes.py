@@ -69,14 +69,11 @@ class KubernetesApi:
 
     def select(self, kind: str, labels: str) -> list[Manifest]:
         """All objects with these labels. Raises: ApiError."""
-        found: list[Manifest] = self._call("GET", f"{self._path(kind)}?{urlencode({'labelSelector': labels})}")["items"]
-        return found
+        return self._list(kind, {"labelSelector": labels})
 
     def events(self, pod: str) -> list[Manifest]:
         """What the node has noted of a pod in the last hour. Raises: ApiError."""
-        query = urlencode({"fieldSelector": f"involvedObject.kind=Pod,involvedObject.name={pod}"})
-        found: list[Manifest] = self._call("GET", f"{self._path('api/v1/events')}?{query}")["items"]
-        return found
+        return self._list("api/v1/events", {"fieldSelector": f"involvedObject.kind=Pod,involvedObject.name={pod}"})
 
     def create(self, kind: str, manifest: Manifest) -> bool:
         """Whether it was made; False: there is one with its name. Raises: ApiError."""
@@ -96,6 +93,10 @@ class KubernetesApi:
         except _StatusError as error:
             if error.status not in (NOT_FOUND, TAKEN):  # TAKEN: another one has the name by now
                 raise
+
+    def _list(self, kind: str, query: Mapping[str, str]) -> list[Manifest]:
+        found: list[Manifest] = self._call("GET", f"{self._path(kind)}?{urlencode(query)}")["items"]
+        return found
 
     def _path(self, kind: str, name: str = "") -> str:
         group, _, plural = kind.rpartition("/")

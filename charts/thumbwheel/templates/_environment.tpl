@@ -20,8 +20,8 @@
 {{- if $facts.http -}}
   {{- /* Clients outside learn that a gateway ends from their connection alone, and a call that begins as that is closed fails. So while a gateway
          waits for its end, each connection grows old and is left by its client; no new one comes. */}}
-  {{- $_ := mustMergeOverwrite $settings (dict "connection_age_seconds" 30 "lame_duck_seconds" (include "thumbwheel.gatewayLameDuckSeconds" $root)) -}}
-  {{- $_ := mustMergeOverwrite $settings (dict "http_port" 8080 "page_directory" "/app/services/web/dist" "loop_directory" "/loop" "http_metrics" false
+  {{- $_ := mustMergeOverwrite $settings (dict "connection_age_seconds" 30 "lame_duck_seconds" (include "thumbwheel.gatewayLameDuckSeconds" $root)
+        "http_port" 8080 "page_directory" "/app/services/web/dist" "loop_directory" "/loop" "http_metrics" false
         "http_drain_seconds" $root.Values.shutdown.drainSeconds) -}}
 {{- end -}}
 {{- if eq $name "session" -}}

@@ -153,7 +153,7 @@ spec:
 {{- if include "thumbwheel.kserve" . -}}
 {{- $kserve := .Values.serving.kserve -}}
 {{- range $api := list "v1beta1/InferenceService" "v1alpha1/ServingRuntime" -}}
-  {{- if not (or $.Values.gitops ($.Capabilities.APIVersions.Has (printf "serving.kserve.io/%s" $api))) -}}{{ fail (printf "serving.mode: the cluster has no %s (KServe); deployment works without; helm template sees no cluster: say --api-versions, or gitops: true" (base $api)) }}{{- end -}}
+  {{- include "thumbwheel.needs" (list $ (printf "serving.kserve.io/%s" $api) (printf "serving.mode: the cluster has no %s (KServe); deployment works without" (base $api))) -}}
 {{- end -}}
 {{- if eq $kserve.runtime "vllm" -}}
   {{- $limits := .Values.serving.vllm.resources.limits | default dict -}}

@@ -81,7 +81,7 @@ kueue.x-k8s.io/queue-name: {{ . }}
 {{- define "thumbwheel.validateTraining" -}}
 {{- if .Values.training.enabled -}}
 {{- $v := .Values -}}{{- $workers := .Values.ray.workers -}}{{- $gpus := int $workers.gpus -}}
-{{- if and (eq $v.ray.mode "kuberay") (not (or $v.gitops (.Capabilities.APIVersions.Has "ray.io/v1/RayJob"))) -}}{{ fail "ray.mode: kuberay, but the cluster has no RayJob of ray.io/v1 (KubeRay operator); helm template sees no cluster: say --api-versions, or gitops: true" }}{{- end -}}
+{{- if eq $v.ray.mode "kuberay" -}}{{ include "thumbwheel.needs" (list . "ray.io/v1/RayJob" "ray.mode: kuberay, but the cluster has no RayJob of ray.io/v1 (KubeRay operator)") }}{{- end -}}
 {{- if and (gt $gpus 0) (eq $v.ray.mode "local") -}}{{ fail "ray.workers.gpus: GPUs are for ray.mode kuberay; local trains on processors" }}{{- end -}}
 {{- if and (gt $gpus 0) (not (or $workers.nodeSelector $workers.tolerations)) -}}{{ fail "ray.workers.gpus: say where GPUs are, by ray.workers.nodeSelector or ray.workers.tolerations" }}{{- end -}}
 {{- range $kind, $amounts := $workers.resources -}}

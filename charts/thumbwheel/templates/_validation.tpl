@@ -18,22 +18,22 @@
 {{- $gateway := include "thumbwheel.values" (list . "gateway") | fromYaml -}}
 {{- if and (gt (int (include "thumbwheel.most" $gateway)) 1) (not $stores.valkey.existingSecret) -}}{{ fail "valkey.existingSecret: more than one gateway needs Valkey for quotas and resuming; or set services.gateway.replicas to 1" }}{{- end -}}
 {{- range $name, $given := $v.services -}}
-  {{- range list "lame_duck_seconds" "drain_seconds" "http_drain_seconds" "connection_age_seconds" -}}
-    {{- if hasKey (include "thumbwheel.values" (list $ $name) | fromYaml).settings . -}}{{ fail (printf "services.%s.settings.%s: how long a pod takes to end is counted from `shutdown`; set that" $name .) }}{{- end -}}
-  {{- end -}}
   {{- $values := include "thumbwheel.values" (list $ $name) | fromYaml -}}
+  {{- range list "lame_duck_seconds" "drain_seconds" "http_drain_seconds" "connection_age_seconds" -}}
+    {{- if hasKey $values.settings . -}}{{ fail (printf "services.%s.settings.%s: how long a pod takes to end is counted from `shutdown`; set that" $name .) }}{{- end -}}
+  {{- end -}}
   {{- with include "thumbwheel.scaler" $values -}}
     {{- if gt (int (include "thumbwheel.least" $values)) (int (include "thumbwheel.most" $values)) -}}{{ fail (printf "services.%s.%s: minReplicas is above maxReplicas" $name .) }}{{- end -}}
     {{- if eq $name "feedback" -}}{{ fail (printf "services.feedback.%s: each replica has a spool of its own; set replicas" .) }}{{- end -}}
   {{- end -}}
   {{- if and $values.autoscaling.enabled $values.keda.enabled -}}{{ fail (printf "services.%s.keda.enabled: autoscaling.enabled is set too; only one of them may decide" $name) }}{{- end -}}
   {{- if and $values.keda.enabled (not $values.keda.triggers) -}}{{ fail (printf "services.%s.keda.triggers: KEDA scales by at least one" $name) }}{{- end -}}
-  {{- if and $values.keda.enabled (not (or $v.gitops ($.Capabilities.APIVersions.Has "keda.sh/v1alpha1/ScaledObject"))) -}}{{ fail (printf "services.%s.keda.enabled: the cluster has no ScaledObject (KEDA); helm template sees no cluster: say --api-versions, or gitops: true" $name) }}{{- end -}}
+  {{- if $values.keda.enabled -}}{{ include "thumbwheel.needs" (list $ "keda.sh/v1alpha1/ScaledObject" (printf "services.%s.keda.enabled: the cluster has no ScaledObject (KEDA)" $name)) }}{{- end -}}
 {{- end -}}
 {{- if and $v.door.ingress.enabled (not $v.door.ingress.host) -}}{{ fail "door.ingress.host: an ingress needs a host" }}{{- end -}}
 {{- if and $v.door.gatewayApi.enabled (not $v.door.gatewayApi.gateway) -}}{{ fail "door.gatewayApi.gateway: the routes need a Gateway" }}{{- end -}}
-{{- if and $v.monitoring.podMonitors.enabled (not (or $v.gitops (.Capabilities.APIVersions.Has "monitoring.coreos.com/v1/PodMonitor"))) -}}{{ fail "monitoring.podMonitors.enabled: the cluster has no PodMonitor (Prometheus Operator); helm template sees no cluster: say --api-versions, or gitops: true" }}{{- end -}}
-{{- if and $v.monitoring.rules.enabled (not (or $v.gitops (.Capabilities.APIVersions.Has "monitoring.coreos.com/v1/PrometheusRule"))) -}}{{ fail "monitoring.rules.enabled: the cluster has no PrometheusRule (Prometheus Operator); helm template sees no cluster: say --api-versions, or gitops: true" }}{{- end -}}
+{{- if $v.monitoring.podMonitors.enabled -}}{{ include "thumbwheel.needs" (list . "monitoring.coreos.com/v1/PodMonitor" "monitoring.podMonitors.enabled: the cluster has no PodMonitor (Prometheus Operator)") }}{{- end -}}
+{{- if $v.monitoring.rules.enabled -}}{{ include "thumbwheel.needs" (list . "monitoring.coreos.com/v1/PrometheusRule" "monitoring.rules.enabled: the cluster has no PrometheusRule (Prometheus Operator)") }}{{- end -}}
 {{- end -}}
 
 {{/* Brokers that the chart makes, or those that are there: not both. */}}
@@ -46,9 +46,15 @@
 {{- if ne $kafka.securityProtocol "PLAINTEXT" -}}{{ fail "kafka.securityProtocol: kafka.strimzi.enabled decides it; leave it out" }}{{- end -}}
 {{- if gt (int $kafka.topics.replicationFactor) (int $kafka.strimzi.brokers) -}}{{ fail "kafka.topics.replicationFactor: is above kafka.strimzi.brokers" }}{{- end -}}
 {{- if .Values.evaluation.enabled -}}{{ fail "kafka.strimzi.enabled: evaluation.enabled brings its own Kafka; say one of the two" }}{{- end -}}
-{{- if not (or .Values.gitops (.Capabilities.APIVersions.Has "kafka.strimzi.io/v1/Kafka")) -}}{{ fail "kafka.strimzi.enabled: the cluster has no kafka.strimzi.io/v1 (Strimzi 1.0 or newer); helm template sees no cluster: say --api-versions, or gitops: true" }}{{- end -}}
+{{- include "thumbwheel.needs" (list . "kafka.strimzi.io/v1/Kafka" "kafka.strimzi.enabled: the cluster has no kafka.strimzi.io/v1 (Strimzi 1.0 or newer)") -}}
 {{- end -}}
 {{- if gt (int $kafka.topics.minInsyncReplicas) (int $kafka.topics.replicationFactor) -}}{{ fail "kafka.topics.minInsyncReplicas: is above kafka.topics.replicationFactor" }}{{- end -}}
+{{- end -}}
+
+{{/* Fails where the cluster has not what an operator brings. Takes a list of root, API and what to say. */}}
+{{- define "thumbwheel.needs" -}}
+{{- $root := index . 0 -}}
+{{- if not (or $root.Values.gitops ($root.Capabilities.APIVersions.Has (index . 1))) -}}{{ fail (printf "%s; helm template sees no cluster: say --api-versions, or gitops: true" (index . 2)) }}{{- end -}}
 {{- end -}}
 
 {{/* A secret that is there and lacks a key: pods would wait for it without a word. With gitops, and in `helm template`, nothing is looked up. */}}
