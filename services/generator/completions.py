@@ -6,7 +6,7 @@ Foreign errors are translated here. What the server says in words never passes o
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import aiohttp
@@ -25,6 +25,9 @@ from services.generator.sse import EventParser, MalformedStreamError, Piece
 
 DEFAULT_RETRY_SECONDS = 1.0
 SEEDS = 2**63
+# A server that shares a quarter of a processor among fifty answers has left a list unanswered for five seconds, and was well.
+MISSED = 2
+SILENT = "MODEL_SERVER_SILENT"
 _PARAMETERS = frozenset({"messages", "temperature", "top_p", "max_tokens", "stop", "seed"})
 _TOKENS = re.compile(r"limit is (\d+)")
 
@@ -34,6 +37,7 @@ class Completions:
 
     A server that hangs keeps its connections open, and a long queue looks the same to the one who waits in it. So something small,
     which its owner asks for all the time, tells them apart: unanswered while nothing else is heard either, it ends what waits.
+    Unanswered once it says no more than that the server is busy: what it said before holds.
     """
 
     def __init__(self, http: aiohttp.ClientSession, url: str, patience: Patience) -> None:
@@ -42,18 +46,23 @@ class Completions:
         self._patience = patience
         self._waits: set[asyncio.Timeout] = set()
         self._heard_at = time.monotonic()
+        self._said: Mapping[str, bool] | None = None
 
-    def heard(self) -> None:
-        """It has answered just now."""
-        self._heard_at = time.monotonic()
+    def heard(self, said: Mapping[str, bool]) -> Mapping[str, bool]:
+        """It has said just now which versions answer."""
+        self._heard_at, self._said = time.monotonic(), said
+        return said
 
-    def not_heard(self) -> None:
-        """It has left something small unanswered: after a while of silence, whoever waits for it waits no more."""
-        if time.monotonic() < self._heard_at + self._patience.hang_seconds:
-            return
+    def not_heard(self) -> Mapping[str, bool] | None:
+        """It has left something small unanswered. What it said before, if it may only be busy; after two times of silence nothing,
+        and whoever waits for it waits no more.
+        """
+        if time.monotonic() < self._heard_at + MISSED * self._patience.hang_seconds:
+            return self._said
         for patience in self._waits:
             if not patience.expired():
                 patience.reschedule(asyncio.get_running_loop().time())
+        return None
 
     async def answer(
         self, version: str, messages: Sequence[Message], sampling: Sampling, take: Callable[[Piece], None]
@@ -73,9 +82,7 @@ class Completions:
                     raise await _refusal(response)
                 await self._read(response, patience, take)
         except TimeoutError as error:
-            raise UnavailableError(
-                "the model server has fallen silent", reason="MODEL_SERVER_SILENT", retry_seconds=DEFAULT_RETRY_SECONDS
-            ) from error
+            raise silent() from error
         except aiohttp.ClientConnectorError as error:
             raise away(self.url) from error
         except (aiohttp.ClientError, MalformedStreamError) as error:
@@ -86,7 +93,7 @@ class Completions:
     ) -> None:
         loop, parser = asyncio.get_running_loop(), EventParser()
         async for data in response.content.iter_any():
-            self.heard()
+            self._heard_at = time.monotonic()
             for piece in parser.feed(data):
                 if piece.failed:
                     raise broken_off()
@@ -102,6 +109,11 @@ class Completions:
                 yield patience
             finally:
                 self._waits.remove(patience)
+
+
+def silent() -> UnavailableError:
+    """It is there, and does not answer in time."""
+    return UnavailableError("the model server has fallen silent", reason=SILENT, retry_seconds=DEFAULT_RETRY_SECONDS)
 
 
 def broken_off() -> UnavailableError:

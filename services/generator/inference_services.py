@@ -210,11 +210,14 @@ class InferenceServices:
             ):
                 models = await response.json()
             served = response.status == 200 and observed.version in {each["id"] for each in models["data"]}
-        except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError):
+        except TimeoutError:
+            said = server.not_heard() or {}
+        except (aiohttp.ClientError, ValueError, KeyError, TypeError):
             server.not_heard()
             return False
-        server.heard()
-        return served
+        else:
+            said = server.heard({observed.version: served})
+        return said.get(observed.version, False)
 
     def _folder(self, directory: str) -> str:
         try:

@@ -7,7 +7,7 @@ from typing import Any
 import aiohttp
 
 from services.chassis.errors import FailedPreconditionError, NotFoundError, UnavailableError
-from services.generator.completions import Completions, away
+from services.generator.completions import SILENT, Completions, away, silent
 from services.generator.engine import Message, Patience
 from services.generator.presets import Sampling
 from services.generator.sse import Piece
@@ -26,15 +26,16 @@ class HttpModelServer:
         self._completions = Completions(http, url, patience)
 
     async def index(self) -> Mapping[str, bool]:
-        """Version → whether it answers. Raises: UnavailableError."""
+        """Version → whether it answers; as last told, if it may only be busy. Raises: UnavailableError."""
         try:
             entries = await self._ask("index", {}, self._patience.hang_seconds)
-        except UnavailableError:
-            self._completions.not_heard()
-            raise
-        self._completions.heard()
+        except UnavailableError as error:
+            said = self._completions.not_heard()
+            if said is None or error.reason != SILENT:
+                raise
+            return said
         try:
-            return {entry["name"]: entry["state"] == "READY" for entry in entries}
+            return self._completions.heard({entry["name"]: entry["state"] == "READY" for entry in entries})
         except (KeyError, TypeError) as error:
             raise away(self._url) from error
 
@@ -56,7 +57,9 @@ class HttpModelServer:
                 content = await response.json()
                 if response.status == 200:
                     return content
-        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+        except TimeoutError as error:
+            raise silent() from error
+        except (aiohttp.ClientError, ValueError) as error:
             raise away(self._url) from error
         if response.status == 404:
             raise NotFoundError("the model server does not hold this version")

@@ -45,6 +45,8 @@ class FakePredictor:
     error_after: int | None = None
     models_answer: bool = True
     models_hang: bool = False
+    hanging: asyncio.Event = field(default_factory=asyncio.Event)
+    left_unanswered: asyncio.Event = field(default_factory=asyncio.Event)
     states: dict[str, str] = field(default_factory=dict)
     directories: dict[str, str] = field(default_factory=dict)
     requests: list[dict[str, Any]] = field(default_factory=list)
@@ -74,6 +76,9 @@ class FakePredictor:
         return web.json_response({"data": [{"id": name} for name, state in self.states.items() if state == "READY"]})
 
     async def index(self, request: web.Request) -> web.Response:
+        if self.hanging.is_set():
+            self.left_unanswered.set()
+            await asyncio.sleep(3600)
         return web.json_response([{"name": name, "state": state, "reason": ""} for name, state in self.states.items()])
 
     async def load(self, request: web.Request) -> web.Response:

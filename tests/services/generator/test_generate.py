@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import pytest
 from thumbwheel.chat.v1 import chat_pb2
+from thumbwheel.generator.v1 import generator_pb2
 
 from services.chassis.errors import ServiceError, from_rpc
 from tests.services.generator.predictor import FakePredictor, predictor_server
@@ -133,6 +134,33 @@ async def test_a_model_server_that_falls_silent_is_given_up_and_aborted(tmp_path
         async with asyncio.timeout(5):
             await predictor.abort.wait()
     assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "MODEL_SERVER_SILENT")
+
+
+async def test_a_list_that_a_busy_model_server_leaves_unanswered_once_refuses_nobody(tmp_path: Path) -> None:
+    predictor = FakePredictor()
+    async with ready(tmp_path, predictor, hang_seconds=2.0) as stubs:
+        predictor.hanging.set()
+        async with asyncio.timeout(5):
+            await predictor.left_unanswered.wait()
+        await asyncio.sleep(2.2)  # the generator has given that one up
+        assert text_of(await stubs.generate()) == "Hello there."
+
+
+async def test_a_model_server_that_leaves_its_list_unanswered_again_hangs(tmp_path: Path) -> None:
+    predictor = FakePredictor()
+    async with ready(tmp_path, predictor, hang_seconds=0.1) as stubs:
+        predictor.hanging.set()
+        await until_away(stubs)
+        assert (await error_of(stubs)).reason == "MODEL_NOT_READY"
+        predictor.hanging.clear()
+        await until_ready(stubs, "v1")
+        assert text_of(await stubs.generate()) == "Hello there."
+
+
+async def until_away(stubs: Stubs) -> None:
+    async with asyncio.timeout(5):
+        while (await stubs.state()).stable.state == generator_pb2.VERSION_STATE_READY:
+            await asyncio.sleep(0.02)
 
 
 async def test_waits_are_between_pieces_and_not_for_the_whole_answer(tmp_path: Path) -> None:

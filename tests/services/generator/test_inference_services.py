@@ -183,6 +183,16 @@ async def test_labels_that_come_with_other_values_of_the_chart_change_nobodys_be
     await fresh.load("v1", "/models/v1")
 
 
+async def test_a_version_that_is_silent_once_goes_on_and_twice_no_more(world: World) -> None:
+    predictor = await world.load("v1")
+    assert await world.services.index() == {"v1": True}
+    predictor.models_hang = True
+    assert await world.services.index() == {"v1": True}, "it may be busy"
+    assert await world.services.index() == {"v1": False}
+    predictor.models_hang = False
+    assert await world.services.index() == {"v1": True}
+
+
 async def test_an_answer_from_a_server_that_has_fallen_silent_ends(world: World) -> None:
     predictor = await world.load("v1")
     await world.services.index()

@@ -2,12 +2,13 @@
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from services.predictor.engine.engine import AdmissionLimits, Engine
+from services.predictor.engine.engine import LEAD_STEPS, AdmissionLimits, Engine
 from services.predictor.engine.generation import Finish, Generation, Sampling, TokenBatch
 from services.predictor.engine.pipeline import Progress
 from services.predictor.errors import EngineFailedError, OverloadedError, UnavailableError
@@ -113,6 +114,23 @@ async def test_tokens_that_pile_up_come_out_together_and_in_order() -> None:
     assert await anext(generation) == TokenBatch((1, 2, 3), (-0.5, -0.5, -0.5))
     assert [batch async for batch in generation] == []
     assert generation.finish is Finish.STOP
+
+
+async def test_the_engine_waits_for_a_loop_that_is_behind(engine: Engine, pipeline: SteppedPipeline) -> None:
+    generation = engine.submit([1], SAMPLING)
+    await asyncio.sleep(0)
+    pipeline.allowed.release(1000)
+    time.sleep(0.3)  # this is the loop, and it is busy
+    assert len(pipeline.batches) <= LEAD_STEPS + 1
+    assert await take(generation, 100) == list(range(1, 101))
+
+
+async def test_a_loop_that_hears_no_more_keeps_no_engine_from_closing(pipeline: SteppedPipeline) -> None:
+    engine = Engine(pipeline, AdmissionLimits(2, 1), asyncio.get_running_loop(), Observed())
+    engine.submit([1], SAMPLING)
+    pipeline.allowed.release(1000)
+    engine.start()
+    engine.close()  # here, so that the loop cannot hand anything out
 
 
 async def test_no_more_than_the_limit_share_a_step_and_the_rest_waits_or_is_refused(
