@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,8 @@ ENVIRONMENT = {
     "PYTHONPATH": f"{packages.SITE}:{APP}:{APP}/gen",
     "PYTHONUNBUFFERED": "1",
 }
+# Whom Python's TLS believes, and asyncpg's: the image has no system that would say it. A chart's trust bundle takes its place.
+TRUST = dict.fromkeys(("PGSSLROOTCERT", "SSL_CERT_FILE"), f"{packages.SITE}/certifi/cacert.pem")
 # What the code that makes the kept layers is made of: they are made anew when it changes.
 MAKERS = tuple(Path(__file__).with_name(f"{name}.py") for name in ("build", "interpreter", "layer", "packages"))
 
@@ -63,12 +65,17 @@ def config_of(image: Image) -> dict[str, object]:
     """As the image-spec names it."""
     return {
         "User": f"{interpreter.USER}:{interpreter.USER}",
-        "Env": [f"{name}={value}" for name, value in ENVIRONMENT.items()],
+        "Env": [f"{name}={value}" for name, value in {**ENVIRONMENT, **trust_of(image)}.items()],
         "WorkingDir": APP,
         "Entrypoint": ["python3", "-m"],
         "Cmd": [image.module],
         "Labels": labels_of(image),
     }
+
+
+def trust_of(image: Image) -> Mapping[str, str]:
+    """Of an image whose lock has the authorities that everybody believes; the others call nobody outside."""
+    return TRUST if "\ncertifi==" in (ROOT / image.lock).read_text() else {}
 
 
 def labels_of(image: Image) -> dict[str, str]:

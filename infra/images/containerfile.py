@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from infra.images import interpreter, packages
-from infra.images.build import APP, ENVIRONMENT, JARS, config_of, labels_of, locks_of, script
+from infra.images.build import APP, ENVIRONMENT, JARS, config_of, labels_of, locks_of, script, trust_of
 from infra.images.catalogue import ROOT, Catalogue, Image
 from infra.servers.jars import PLUGIN
 
@@ -60,6 +60,7 @@ def _stages(image: Image, catalogue: Catalogue) -> Iterator[list[str]]:
     yield [
         f"# {image.about}",
         f"FROM base AS {image.name}",
+        *[f"ENV {name}={value}" for name, value in trust_of(image).items()],
         f"COPY --from={image.name}-packages {packages.SITE} {packages.SITE}",
         *([f"COPY --from={image.name}-jars {JARS} {JARS}"] if image.jars else []),
         *[f"COPY {path} {APP}/{path}" for path in image.paths],

@@ -17,22 +17,23 @@ OLD_CHANNEL_SECONDS = 900.0
 
 
 class FreshChannel:
-    """What stubs need of a channel. At each call it looks whether something has changed; if so another one is opened, and used as soon as
-    it is connected: what works meanwhile is not given up for what may not.
+    """What stubs need of a channel. From its first call on it looks whether something has changed, called or not: the next call after a
+    quiet minute must not be the one that finds out. If so another one is opened, and used as soon as it is connected: what works
+    meanwhile is not given up for what may not.
     """
 
     def __init__(self, open_anew: Callable[[], grpc.aio.Channel], watched: Sequence[Callable[[], object]]) -> None:
         self._open, self._watched = open_anew, watched
         self._seen = self._look()
         self._channel = self._open()
-        self._opening: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._old: dict[grpc.aio.Channel, asyncio.Task[None]] = {}
 
     async def __aenter__(self) -> "FreshChannel":
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        tasks = [*self._old.values(), *([self._opening] if self._opening else [])]
+        tasks = [*self._old.values(), *([self._watching] if self._watching else [])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -51,7 +52,7 @@ class FreshChannel:
 
         def call(*arguments: Any, **named: Any) -> Any:
             nonlocal channel, bound
-            self._renew()
+            self._watching = self._watching or asyncio.create_task(self._watch())
             if channel is not self._channel:
                 channel, bound = self._channel, bind(self._channel)
             return bound(*arguments, **named)
@@ -61,10 +62,11 @@ class FreshChannel:
     def _look(self) -> Sequence[object]:
         return [look() for look in self._watched]
 
-    def _renew(self) -> None:
-        seen = self._look()
-        if seen != self._seen and self._opening is None:
-            self._opening = asyncio.create_task(self._replace(seen))
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_AGAIN_SECONDS)
+            if (seen := self._look()) != self._seen:
+                await self._replace(seen)
 
     async def _replace(self, seen: Sequence[object]) -> None:
         fresh = self._open()
@@ -79,14 +81,12 @@ class FreshChannel:
             old, self._channel, self._seen = self._channel, fresh, seen
             self._old[old] = asyncio.create_task(old.close(OLD_CHANNEL_SECONDS))
             self._old[old].add_done_callback(lambda _: self._old.pop(old))
-        finally:
-            self._opening = None
 
 
 class Addresses:
-    """Those of the name in `dns:///name:port`, as they were a moment ago: each call may begin to ask for them, none waits.
+    """Those of the name in `dns:///name:port`, as they were a moment ago: each look may begin to ask for them, none waits.
 
-    Nobody is asked before: that a peer is not there yet, when a whole release starts, name services remember for seconds.
+    Nobody is asked at once: that a peer is not there yet, when a whole release starts, name services remember for seconds.
     """
 
     def __init__(self, target: str) -> None:

@@ -69,6 +69,7 @@ def test_every_pod_passes_the_restricted_standard(values: str) -> None:
             "projected",
             "secret",
             *(("configMap", "projected") if name == "launcher/CronJob" else ()),
+            *(("configMap",) if values == "existing-values.yaml" else ()),
         }
     for container in containers(objects):
         assert container["securityContext"] == {
@@ -237,3 +238,47 @@ def test_three_of_everything_stay_when_a_node_or_a_zone_goes() -> None:
         if name.split("/")[0] in budgets:
             spread = {each["topologyKey"] for each in pod["spec"]["topologySpreadConstraints"]}
             assert spread == {"kubernetes.io/hostname", "topology.kubernetes.io/zone"}
+
+
+@pytest.mark.parametrize("values", ["existing-values.yaml", "ray-values.yaml"])
+def test_all_that_call_out_believe_the_trust_bundle_and_nobody_else(values: str) -> None:
+    objects = render(values, "trustBundle.configMap=company", "trustBundle.key=all.pem", "training.enabled=true")
+    believing = {"enhancer", "feedback", "gateway", "generator", "guardrail", "session"} | (
+        {"training"} if values == "existing-values.yaml" else {"training", "ray-worker"}
+    )
+    for name, pod in pods(objects).items():
+        mounted = [volume for volume in pod["spec"].get("volumes", ()) if volume["name"] == "trust"]
+        named = {"configMap": {"name": "company", "items": [{"key": "all.pem", "path": "all.pem"}]}, "name": "trust"}
+        assert mounted in ([], [named])
+        if name.split("/")[0] in believing:
+            assert mounted, name
+    for container in containers(objects):
+        environment = {each["name"]: each.get("value") for each in container.get("env", ())}
+        if "SSL_CERT_FILE" in environment:
+            assert {"name": "trust", "mountPath": "/trust", "readOnly": True} in container["volumeMounts"]
+            assert environment["SSL_CERT_FILE"] == environment["PGSSLROOTCERT"] == "/trust/all.pem"
+
+
+def test_volumes_of_a_service_are_mounted_where_the_values_say() -> None:
+    said = (
+        "services.session.extraVolumes[0].name=more",
+        "services.session.extraVolumes[0].emptyDir.medium=Memory",
+        "services.session.extraVolumeMounts[0].name=more",
+        "services.session.extraVolumeMounts[0].mountPath=/more",
+    )
+    found = pods(render("existing-values.yaml", *said))
+    volume, mount = {"name": "more", "emptyDir": {"medium": "Memory"}}, {"name": "more", "mountPath": "/more"}
+    having = {name: pod["spec"] for name, pod in found.items() if volume in pod["spec"].get("volumes", ())}
+    assert list(having) == ["session/Deployment"]
+    (spec,) = having.values()
+    for container in (*spec["containers"], *spec["initContainers"]):
+        assert mount in container["volumeMounts"] or container["name"] == "seed"
+
+
+def test_the_account_has_the_annotations_of_the_values() -> None:
+    (account,) = [
+        each
+        for each in of_kind(render("existing-values.yaml"), "ServiceAccount")
+        if each["metadata"]["name"] == "tw-thumbwheel"
+    ]
+    assert account["metadata"]["annotations"] == {"example.com/identity": "chat"}

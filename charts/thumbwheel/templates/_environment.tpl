@@ -45,6 +45,7 @@
 {{- end }}{{ end }}
 {{- end }}
 {{- include "thumbwheel.secretEnvironment" (list $root $prefix $facts $stores) }}
+{{- include "thumbwheel.trustEnvironment" $root }}
 {{- with $values.extraEnv }}
 {{ toYaml . }}
 {{- end }}

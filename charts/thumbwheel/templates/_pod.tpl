@@ -62,3 +62,32 @@ topologySpreadConstraints:
 - name: {{ index . 0 }}
   valueFrom: {secretKeyRef: {name: {{ index . 1 }}, key: {{ index . 2 }}}}
 {{- end -}}
+
+{{/* What a cluster's owner mounts in addition: the trust bundle, and what the values say. Takes a list of root and those values. */}}
+{{- define "thumbwheel.extraMounts" -}}
+{{- if (index . 0).Values.trustBundle.configMap }}
+- {name: trust, mountPath: /trust, readOnly: true}
+{{- end }}
+{{- with (index . 1).extraVolumeMounts }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "thumbwheel.extraVolumes" -}}
+{{- with (index . 0).Values.trustBundle }}{{ if .configMap }}
+- name: trust
+  configMap: {name: {{ .configMap }}, items: [{key: {{ .key | quote }}, path: {{ .key | quote }}}]}
+{{- end }}{{ end }}
+{{- with (index . 1).extraVolumes }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* Whom a pod believes over TLS, if not who everybody believes. */}}
+{{- define "thumbwheel.trustEnvironment" -}}
+{{- if .Values.trustBundle.configMap }}
+{{- range list "PGSSLROOTCERT" "SSL_CERT_FILE" }}
+- {name: {{ . }}, value: {{ printf "/trust/%s" $.Values.trustBundle.key | quote }}}
+{{- end }}
+{{- end }}
+{{- end -}}

@@ -32,6 +32,7 @@
 {{- end }}
 {{ include "thumbwheel.fromSecret" (list "TW_TRAINING_S3_ACCESS_KEY" $store.existingSecret "access-key") }}
 {{ include "thumbwheel.fromSecret" (list "TW_TRAINING_S3_SECRET_KEY" $store.existingSecret "secret-key") }}
+{{- include "thumbwheel.trustEnvironment" . }}
 {{- end -}}
 
 {{/* These two take a list of root and whether it is a pod that trains: the submitter has no claim. */}}
@@ -42,9 +43,7 @@
 - {name: models, mountPath: /models}
 - {name: loop, mountPath: /loop}
 {{- end }}
-{{- with $root.Values.training.extraVolumeMounts }}
-{{ toYaml . }}
-{{- end }}
+{{- include "thumbwheel.extraMounts" (list $root $root.Values.training) }}
 {{- end -}}
 
 {{- define "thumbwheel.trainingVolumes" -}}
@@ -54,9 +53,7 @@
 - {name: models, persistentVolumeClaim: {claimName: {{ include "thumbwheel.modelsClaim" $root }}}}
 - {name: loop, persistentVolumeClaim: {claimName: {{ include "thumbwheel.loopClaim" $root }}}}
 {{- end }}
-{{- with $root.Values.training.extraVolumes }}
-{{ toYaml . }}
-{{- end }}
+{{- include "thumbwheel.extraVolumes" (list $root $root.Values.training) }}
 {{- end -}}
 
 {{/* What the two kinds of CronJob have alike. */}}

@@ -101,6 +101,20 @@ async def test_the_only_replica_is_replaced_and_no_call_fails(names: Names) -> N
             assert await replace(channel, names, first, port) == []
 
 
+async def test_a_replica_that_came_and_went_while_nobody_called_is_not_missed(names: Names) -> None:
+    async with AsyncExitStack() as first:
+        _, port = await first.enter_async_context(replica(FIRST))
+        async with open_channel(target(names, port)) as channel, replica(SECOND, port):
+            await until_answers(channel, FIRST)
+            names.addresses = [FIRST, SECOND]
+            await asyncio.sleep(0.5)
+            names.addresses = [SECOND]
+            going = asyncio.create_task(first.aclose())
+            await asyncio.sleep(0.2)  # it says that it does not serve any more
+            assert [said async for said in ask(channel)] == [SECOND]
+            await going
+
+
 async def test_a_channel_of_grpcs_own_learns_of_it_when_calls_have_failed(names: Names) -> None:
     """The control."""
     options = [("grpc.service_config", service_config([])), *CHANNEL_OPTIONS]

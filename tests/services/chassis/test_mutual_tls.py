@@ -19,7 +19,7 @@ from thumbwheel.guardrail.v1 import guardrail_pb2, guardrail_pb2_grpc
 
 from infra.certificates.authority import Authority, Pair
 from infra.certificates.folder import fill, tls_settings, write
-from services.chassis import mutual_tls
+from services.chassis import fresh_channel, mutual_tls
 from services.chassis.channel import call_stream, call_unary, open_channel
 from services.chassis.errors import PermissionDeniedError, UnavailableError
 from services.chassis.identity import CallContext, Caller, bind_call
@@ -60,8 +60,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _look_at_every_call(monkeypatch: pytest.MonkeyPatch) -> None:
+def _look_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mutual_tls, "LOOK_AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr(fresh_channel, "LOOK_AGAIN_SECONDS", 0.02)
 
 
 @asynccontextmanager
