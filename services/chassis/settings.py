@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 class ServiceSettings(BaseSettings):
     """What every gRPC service can be told. Subclasses set `env_prefix` (TW_<SERVICE>_) and add their own fields."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="forbid")
+    # An error would quote what it was given, keys too.
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(ge=0, le=65535, description="gRPC port; 0 picks a free one")

@@ -3,11 +3,13 @@
 Alembic is imported only when there is something to move: the revision is read first, so a usual start does not pay for it.
 """
 
+import os
 import socket
+import ssl
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event, inspect, text
+from sqlalchemy import Engine, create_engine, event, inspect, make_url, text
 
 # The newest of migrations/versions; a test compares.
 HEAD = "0007"
@@ -31,12 +33,18 @@ class SchemaBehindError(Exception):
 
 
 def connect(url: str) -> Engine:
-    """An engine whose commits survive power loss."""
+    """An engine whose commits survive power loss. `?ssl=verify-full` compares Postgres' certificate, as in asyncpg's URLs."""
     if url.startswith("sqlite"):
         return _sqlite(url)
     milliseconds = {name: str(seconds * 1_000) for name, seconds in POSTGRES_SECONDS.items()}
     arguments = {"timeout": SOCKET_SECONDS, "startup_params": milliseconds, "application_name": "thumbwheel-feedback"}
-    engine = create_engine(url, pool_pre_ping=True, pool_size=CONNECTIONS, connect_args=arguments)
+    made = make_url(url)
+    if "ssl" in made.query:
+        # Without it pg8000 encrypts too where the server can, and believes anybody.
+        arguments["ssl_context"] = ssl.create_default_context(cafile=os.environ.get("PGSSLROOTCERT"))
+    engine = create_engine(
+        made.difference_update_query(["ssl"]), pool_pre_ping=True, pool_size=CONNECTIONS, connect_args=arguments
+    )
     # Otherwise each row of an insert is a round trip of its own: 5,000 for a full segment.
     engine.dialect.use_insertmanyvalues_wo_returning = True
     event.listen(engine, "connect", _send_at_once)

@@ -19,8 +19,7 @@ MIB = 1024 * 1024
 class FeedbackSettings(ServiceSettings):
     """Defaults are those of the embedded install, relative to the working directory."""
 
-    # An error would quote what it was given, keys too.
-    model_config = SettingsConfigDict(env_prefix="TW_FEEDBACK_", frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = SettingsConfigDict(env_prefix="TW_FEEDBACK_", frozen=True, extra="forbid")
 
     port: int = Field(50056, ge=0, le=65535, description="gRPC port; 0 picks a free one")
     metrics_port: int = Field(51056, ge=0, le=65535, description="port of /metrics; 0 serves none")
@@ -57,9 +56,9 @@ class FeedbackSettings(ServiceSettings):
     )
     database_url: str = Field(
         "sqlite:///.state/feedback/ledger.db",
-        pattern=r"^(sqlite:///|postgresql\+pg8000://)",
+        pattern=r"^(sqlite:///|postgresql\+pg8000://[^?]+(\?ssl=verify-full)?$)",
         repr=False,
-        description="SQLAlchemy URL of the ledger: sqlite:/// for one process, postgresql+pg8000:// for many",
+        description="SQLAlchemy URL of the ledger: sqlite:/// for one process, postgresql+pg8000://…[?ssl=verify-full] for many",
     )
     flush_rows: int = Field(5_000, ge=1, description="a Parquet object is written at this many waiting events")
     flush_bytes: int = Field(16 * MIB, ge=1, description="most bytes of events in one Parquet object, before encoding")

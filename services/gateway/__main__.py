@@ -296,7 +296,8 @@ def main() -> int:
                 run_service("gateway", load_settings(GatewaySettings), wiring)
                 return 0
     except (DatabaseBehindError, UnavailableError) as error:
-        sys.exit(str(error))
+        # Of the cause its kind alone: what it says may quote the URL.
+        sys.exit(f"{error} ({type(error.__cause__).__name__})" if error.__cause__ else str(error))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ DATABASE_URL = Field(
 class DatabaseSettings(BaseSettings):
     """The part that the commands need; they know nothing of the rest, so they do not refuse it."""
 
-    model_config = SettingsConfigDict(env_prefix="TW_GATEWAY_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="TW_GATEWAY_", frozen=True, extra="ignore", hide_input_in_errors=True)
 
     database_url: str = DATABASE_URL
 

@@ -1,7 +1,12 @@
-"""A misspelt variable stops the service."""
+"""A misspelt variable stops the service; what is wrong is told without what is secret."""
+
+import os
+import subprocess
+import sys
+from importlib import import_module
 
 import pytest
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 from pydantic_settings import SettingsConfigDict
 
 from services.chassis.settings import ServiceSettings, UnknownSettingError, load_settings
@@ -29,3 +34,25 @@ def test_a_value_out_of_range_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("TW_PARROT_PORT", "99999")
     with pytest.raises(ValidationError, match="65535"):
         load_settings(ParrotSettings)
+
+
+@pytest.mark.parametrize("words", [(), ("migrate",)], ids=["serve", "migrate"])
+@pytest.mark.parametrize("service", ["feedback", "gateway", "generator", "session"])
+def test_no_error_quotes_a_secret(service: str, words: tuple[str, ...]) -> None:
+    """Pydantic tells of a missing value with all that was given, and of a wrong one with what it was."""
+    secret = "correct-horse-battery-staple"
+    module = import_module(f"services.{service}.settings")
+    fields = getattr(module, f"{service.title()}Settings").model_fields
+    named = [name for name, field in fields.items() if field.annotation is SecretStr or name.endswith("_url")]
+    said = {f"TW_{service}_{name}".upper(): f"{secret}-{name}" for name in named if name != "principal_key"}
+    told = subprocess.run(
+        [sys.executable, "-m", f"services.{service}", *words],
+        env={**os.environ, **said},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert told.returncode
+    assert "database_url" in told.stderr
+    assert secret not in told.stdout + told.stderr

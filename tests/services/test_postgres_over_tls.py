@@ -1,0 +1,116 @@
+"""Postgres that lets nobody in without TLS: each service compares its certificate where the URL says so, with whom the machine believes."""
+
+import asyncio
+import ipaddress
+import os
+import re
+import ssl
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from pydantic import ValidationError
+
+from infra.certificates.authority import Authority
+from services.feedback.settings import FeedbackSettings
+from tests.servers import PostgresServer
+
+DRIVERS = {"gateway": "asyncpg", "session": "asyncpg", "generator": "asyncpg", "feedback": "pg8000"}
+NEEDED = {
+    "session": {"PRINCIPAL_KEY": "p" * 16, "TOKENIZER_FILE": "models/nano/tokenizer.json"},
+    "feedback": {"PRINCIPAL_KEY": "p" * 16, "MASTER_KEY": "ab" * 32},
+}
+# The first that a client sends which wants TLS (PostgreSQL's protocol, "SSLRequest").
+SSL_REQUEST = bytes.fromhex("0000000804d2162f")
+VERIFIED, REFUSED = "ssl=verify-full", re.compile("certificate verify failed|SSLCertVerificationError")
+
+
+class Authorities:
+    """Two files: who has signed the server's certificate, and somebody else."""
+
+    def __init__(self, folder: Path) -> None:
+        self.own, self.other = folder / "own.pem", folder / "other.pem"
+        authority = Authority.make(1)
+        self.own.write_bytes(authority.pair.certificate)
+        self.other.write_bytes(Authority.make(1).pair.certificate)
+        server = authority.sign(x509.Name([]), [x509.IPAddress(ipaddress.ip_address("127.0.0.1"))], 1)
+        self.certificate, self.key = folder / "server.pem", folder / "server.key"
+        self.certificate.write_bytes(server.certificate)
+        self.key.touch(0o600)
+        self.key.write_bytes(server.key)
+
+
+@pytest.fixture(scope="module")
+def authorities(tmp_path_factory: pytest.TempPathFactory) -> Authorities:
+    return Authorities(tmp_path_factory.mktemp("authorities"))
+
+
+@asynccontextmanager
+async def only_over_tls(authorities: Authorities, port: int) -> AsyncIterator[int]:
+    """A port in front of that of a Postgres, which was built without TLS: asks for it as Postgres does, and lets in nobody without."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(authorities.certificate, authorities.key)
+    ways: set[asyncio.Task[Any]] = set()
+
+    async def let_in(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError, asyncio.IncompleteReadError):
+            if await reader.readexactly(len(SSL_REQUEST)) == SSL_REQUEST:
+                writer.write(b"S")
+                await writer.start_tls(context)
+                behind, to_it = await asyncio.open_connection("127.0.0.1", port)
+                ways.update(asyncio.create_task(pass_on(*way)) for way in ((reader, to_it), (behind, writer)))
+                return
+        writer.close()
+
+    door = await asyncio.start_server(let_in, "127.0.0.1", 0)
+    async with door:
+        yield door.sockets[0].getsockname()[1]
+    await asyncio.gather(*ways)
+
+
+async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(OSError):
+        while data := await reader.read(65_536):
+            writer.write(data)
+    writer.close()
+
+
+def migrate(service: str, url: str, believed: Path) -> subprocess.CompletedProcess[str]:
+    """As a pod's first container does it."""
+    settings = {**NEEDED.get(service, {}), "DATABASE_URL": url}
+    said = {f"TW_{service.upper()}_{name}": value for name, value in settings.items()}
+    trust = {"SSL_CERT_FILE": str(believed), "PGSSLROOTCERT": str(believed)}
+    return subprocess.run(
+        [sys.executable, "-m", f"services.{service}", "migrate"],
+        env={**os.environ, **said, **trust},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize("service", DRIVERS)
+async def test_the_certificate_is_compared(service: str, postgres: PostgresServer, authorities: Authorities) -> None:
+    database = postgres.database()
+    async with only_over_tls(authorities, database.port) as port:
+        url = f"{replace(database, port=port).url(f'postgresql+{DRIVERS[service]}')}?{VERIFIED}"
+        refused = await asyncio.to_thread(migrate, service, url, authorities.other)
+        assert refused.returncode
+        assert REFUSED.search(refused.stderr)
+        assert database.password not in refused.stdout + refused.stderr
+        done = await asyncio.to_thread(migrate, service, url, authorities.own)
+        assert done.returncode == 0, done.stderr[-500:]
+
+
+def test_another_word_is_refused() -> None:
+    with pytest.raises(ValidationError, match="database_url"):
+        FeedbackSettings(
+            database_url="postgresql+pg8000://u:p@db/x?ssl=require", principal_key="p" * 16, master_key="ab" * 32
+        )
