@@ -1,4 +1,4 @@
-"""Writes the chart's README: every value with its comment and default. `--check` compares and writes nothing."""
+"""Writes the chart's README: every value with its default and what its comment says. `--check` compares and writes nothing."""
 
 import json
 import re
@@ -41,15 +41,15 @@ def main() -> None:
 
 
 def described(text: str) -> Iterator[tuple[str, str]]:
-    """Each key that has a comment which begins with `# --`, by its path."""
+    """Each key that has a value on its line or a comment which begins with `# --`, by its path, and the comment."""
     above: list[str] = []
     said: list[str] = []
     for line in text.splitlines():
         if comment := re.fullmatch(r" *# (-- )?(.*)", line):
             said = [comment[2]] if comment[1] else [*said, comment[2]] if said else []
-        elif key := re.match(r"( *)([A-Za-z]+):", line):
+        elif key := re.match(r"( *)([A-Za-z]+):( *[^ #])?", line):
             above = [*above[: len(key[1]) // 2], key[2]]
-            if said:
+            if said or key[3]:
                 yield ".".join(above), " ".join(said).replace("|", "\\|")
             said = []
 

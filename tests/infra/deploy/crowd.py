@@ -27,6 +27,8 @@ TURN_SECONDS, CALL_SECONDS = 120.0, 20.0
 MAX_TOKENS = 200
 # An answer that broke off is lost when its rest cannot be had for so long.
 RESUME_SECONDS = 30.0
+# Whoever began it may have been killed.
+MOST_SECONDS = 900.0
 ENDS = (chat_pb2.FINISH_REASON_STOP, chat_pb2.FINISH_REASON_LENGTH)
 
 
@@ -76,7 +78,7 @@ class Crowd:
         async with aiohttp.ClientSession() as http, grpc.aio.insecure_channel(f"{self._host}:{GRPC_PORT}") as kept:
             calling = asyncio.create_task(self._call_all(calls_a_second, http, kept))
             watching = asyncio.create_task(self._watch(streams))
-            while not (self._folder / "over").exists():
+            while not (self._folder / "over").exists() and time.monotonic() < self._began + MOST_SECONDS:
                 await asyncio.sleep(0.5)
             watching.cancel()
             self._over.set()

@@ -1,4 +1,4 @@
-"""The chart's README has every value that somebody described, with its default."""
+"""The chart's README has every value with its default and what was said of it."""
 
 from infra.docs.chart import described, shown
 
@@ -17,7 +17,12 @@ f: 3
 
 
 def test_comments_belong_to_the_key_below_them() -> None:
-    assert list(described(TEXT)) == [("a", "First line, and the second."), ("b.e", "With a \\| in it.")]
+    assert list(described(TEXT)) == [
+        ("a", "First line, and the second."),
+        ("b.c", ""),
+        ("b.e", "With a \\| in it."),
+        ("f", ""),
+    ]
 
 
 def test_a_long_default_is_cut() -> None:
