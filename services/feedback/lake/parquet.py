@@ -133,9 +133,9 @@ def write(table: pa.Table) -> bytes:
     return buffer.getvalue()
 
 
-def read(data: bytes) -> pa.Table:
-    """The table of a file, with the columns that its writer had."""
-    return pq.read_table(BytesIO(data))
+def read(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
+    """The table of a file, with the columns that its writer had; of those only these, if any are named."""
+    return pq.ParquetFile(BytesIO(data)).read(None if columns is None else list(columns))
 
 
 def to_rows(table: pa.Table) -> list[Row]:

@@ -4,6 +4,7 @@ Compaction writes the sequences down as a column. A sink cannot: it has put its 
 """
 
 import hashlib
+from collections.abc import Sequence
 
 import pyarrow as pa
 
@@ -18,8 +19,8 @@ class DamagedObjectError(ObjectStoreError):
     """The object is missing or not what was committed; the text says which."""
 
 
-def read_served(store: ObjectStore, item: Served) -> pa.Table:
-    """Its rows in ledger order. What has no object has no rows, and no columns but the sequence.
+def read_served(store: ObjectStore, item: Served, columns: Sequence[str] | None = None) -> pa.Table:
+    """Its rows in ledger order. What has no object has no rows, and no columns but the sequence. `columns`: no more than these.
 
     Raises:
         DamagedObjectError: its object is missing, or is not what was committed.
@@ -34,7 +35,7 @@ def read_served(store: ObjectStore, item: Served) -> pa.Table:
     if hashlib.sha256(data).hexdigest() != item.sha256:
         raise DamagedObjectError(f"its object is not what was committed: {item.object_key}")
     try:
-        table = parquet.read(data)
+        table = parquet.read(data, columns)
     except pa.ArrowException as error:
         raise DamagedObjectError(f"its object cannot be read: {item.object_key}") from error
     if SEQUENCE in table.column_names:

@@ -1,6 +1,7 @@
 """The audit finds nothing in a sound log, and finds each kind of damage that is planted."""
 
 import hashlib
+import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import delete, insert, update
 
+from services.feedback import codec
 from services.feedback.database import open_database
 from services.feedback.lake import parquet
 from services.feedback.lake.audit import Report, audit
@@ -18,9 +20,9 @@ from services.feedback.spool.folder import inspect
 from services.feedback.spool.spool import Spool
 from services.feedback.tables import dead_letters, event_ids, partitions, segments
 from tests.services.feedback.objects import decode
-from tests.services.feedback.samples import FEEDBACK, entry, garbage
+from tests.services.feedback.samples import FEEDBACK, entry, garbage, thumb
 
-ROOM = 1 << 20
+ROOM = 1 << 25
 
 
 @dataclass
@@ -28,11 +30,12 @@ class Log:
     """Three segments of two, one dead letter, one repeated event, one event still in the spool."""
 
     root: Path
+    segment_bytes: int = 1
 
     def __post_init__(self) -> None:
         self.engine = open_database(f"sqlite:///{self.root}/ledger.db")
         self.ledger, self.store = Ledger(self.engine), Directory(self.root / "objects")
-        self.spool = Spool(self.root / "spool" / "feedback", max_bytes=ROOM, segment_bytes=1)
+        self.spool = Spool(self.root / "spool" / "feedback", max_bytes=ROOM, segment_bytes=self.segment_bytes)
         sink = Sink(FEEDBACK, self.spool, self.store, self.ledger, FlushLimits(2, ROOM))
         sink.assign()
         for item in (entry("a"), entry("b"), garbage("x"), entry("c"), entry("a"), entry("d"), entry("waits")):
@@ -131,3 +134,27 @@ def test_an_event_that_is_there_twice_is_found(log: Log) -> None:
     log.spool.append([entry("a")])
     sink.flush()
     assert any("an event is there twice" in problem for problem in log.audit().problems)
+
+
+def test_long_texts_cost_an_audit_no_memory(tmp_path: Path) -> None:
+    """It runs in a replica's pod, beside the service."""
+    log = Log(tmp_path, segment_bytes=ROOM)
+    for number in range(500):
+        event = thumb(f"long {number}")
+        event.sealed = b"\x01" + bytes(20_000)
+        log.spool.append([codec.feedback_entry(event)])
+    sink = Sink(FEEDBACK, log.spool, log.store, log.ledger, FlushLimits(1_000, ROOM))
+    sink.assign()
+    while sink.flush():
+        pass
+    tracemalloc.start()
+    try:
+        report = log.audit()
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        log.spool.close()
+        log.engine.dispose()
+    assert report.problems == []
+    assert sum(figures.rows for figures in report.figures) == 505, report.figures
+    assert most < 5_000_000, most
