@@ -7,6 +7,7 @@ PORT ?= 8080
 GRPC_PORT ?= 50051
 LOOP_EVERY ?=
 TRAINING ?=
+WHOLE ?=
 BROKERS ?= 1
 VENV := .venv/bin/python
 # As for the stack: the folder of `make up` is not the cluster's.
@@ -55,13 +56,13 @@ cluster: ## a real Kubernetes of one node on this machine: built once (15 minute
 	@$(VENV) -m infra.cluster install
 	@$(VENV) -m infra.cluster up $(CLUSTER_STATE)
 
-deploy: ## Thumbwheel on that cluster: images, chart, stores in it; prints one URL (TRAINING=local|kuberay  PORT=  GRPC_PORT=  STATE=)
+deploy: ## Thumbwheel on that cluster: images, chart, stores in it; prints one URL (TRAINING=local|kuberay [WHOLE=1]  PORT=  GRPC_PORT=  STATE=)
 	@$(PYTHON) infra/install/environment.py services predictor
 	@$(VENV) -m infra.servers install
 	@$(VENV) -m infra.cluster install
 	@$(if $(TRAINING),$(PYTHON) infra/install/environment.py training)
 	@$(if $(filter kuberay,$(TRAINING)),$(VENV) -m infra.kuberay)
-	@$(VENV) -m infra.deploy --port $(PORT) --grpc-port $(GRPC_PORT) $(if $(TRAINING),--training $(TRAINING)) $(CLUSTER_STATE)
+	@$(VENV) -m infra.deploy --port $(PORT) --grpc-port $(GRPC_PORT) $(if $(TRAINING),--training $(TRAINING)) $(if $(WHOLE),--whole) $(CLUSTER_STATE)
 
 cluster-down: ## end it; nothing of it stays
 	@$(VENV) -m infra.cluster down $(CLUSTER_STATE)

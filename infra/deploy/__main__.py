@@ -35,10 +35,13 @@ def main() -> int:
     parser.add_argument(
         "--training", type=RayMode, choices=list(RayMode), help="turns of training too: in one pod, or by KubeRay"
     )
+    parser.add_argument(
+        "--whole", action="store_true", help="the training image with its six gigabytes, and not with .venv by a volume"
+    )
     options = parser.parse_args()
     interruption.stop_like_ctrl_c()
     try:
-        deploy(Layout(options.state.resolve()), options.port, options.grpc_port, options.training)
+        deploy(Layout(options.state.resolve()), options.port, options.grpc_port, options.training, whole=options.whole)
     except (ClusterError, ServerError, OSError) as error:
         print(f"==> {error}", file=sys.stderr)
         return 1
@@ -47,7 +50,7 @@ def main() -> int:
     return 0
 
 
-def deploy(layout: Layout, port: int, grpc_port: int, training: RayMode | None) -> None:
+def deploy(layout: Layout, port: int, grpc_port: int, training: RayMode | None, *, whole: bool) -> None:
     """All steps; each changes nothing where it was done before.
 
     Raises:
@@ -59,15 +62,15 @@ def deploy(layout: Layout, port: int, grpc_port: int, training: RayMode | None) 
     if lifecycle.find(layout) is None:
         lifecycle.up(layout, tools, say)
     inside = Inside(layout, tools)
-    tags = bring_images(inside, [*IMAGES, *(["training"] if training else [])], say, bare=["training"])
+    tags = bring_images(inside, [*IMAGES, *(["training"] if training else [])], say, bare=[] if whole else ["training"])
     say("namespace (restricted) and volumes")
     inside.run("kubectl", "apply", "--server-side", "-f", "-", said=prepare_storage(layout, release.NAMESPACE))
-    if training:
+    if training and not whole:
         prepare_packages(inside, release.NAMESPACE)
     if training is RayMode.KUBERAY:
         bring_operator(inside, kuberay.find_installed(), release.NAMESPACE, say)
     say("installing the chart, until every pod is ready")
-    release.install(inside, tags, values(training) if training else {})
+    release.install(inside, tags, values(training, whole=whole) if training else {})
     say("helm test")
     release.test(inside)
     address, key = release.door_address(inside), release.owner_key(inside)

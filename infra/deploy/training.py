@@ -1,6 +1,6 @@
 """Training on the cluster of this machine: KubeRay's operator, and the packages, six gigabytes of them, out of .venv by a volume.
 
-Elsewhere pods take them from the training image; here each new cluster would have to load it, for minutes.
+Elsewhere pods take them from the training image; here each new cluster would have to load it, for minutes, unless it is told to.
 """
 
 import json
@@ -31,17 +31,20 @@ class RayMode(StrEnum):
     KUBERAY = "kuberay"
 
 
-def values(mode: RayMode) -> dict[str, object]:
-    """For the chart: turns of nano, by hand alone, with the packages where the volume is."""
+def values(mode: RayMode, *, whole: bool = False) -> dict[str, object]:
+    """For the chart: turns of nano, by hand alone, with the packages where the volume is, or in a whole image."""
+    packages = {
+        "extraVolumes": [{"name": PACKAGES, "persistentVolumeClaim": {"claimName": PACKAGES, "readOnly": True}}],
+        "extraVolumeMounts": [{"name": PACKAGES, "mountPath": PLACE, "readOnly": True}],
+        "extraEnv": [{"name": "PYTHONPATH", "value": f"{PLACE}:/app:/app/gen"}],
+    }
     return {
         "training": {
             "enabled": True,
             "recipe": "nano",
             "suspend": True,
             "resources": RESOURCES,
-            "extraVolumes": [{"name": PACKAGES, "persistentVolumeClaim": {"claimName": PACKAGES, "readOnly": True}}],
-            "extraVolumeMounts": [{"name": PACKAGES, "mountPath": PLACE, "readOnly": True}],
-            "extraEnv": [{"name": "PYTHONPATH", "value": f"{PLACE}:/app:/app/gen"}],
+            **({} if whole else packages),
         },
         "ray": {"mode": str(mode), "head": {"resources": RESOURCES}, "workers": {"resources": RESOURCES}},
     }

@@ -10,7 +10,7 @@ from tests.infra.deploy.deployed import SERVICES, Deployed, rows, until
 from tests.infra.deploy.models import ENDLESS, NANO_VERSION, promote, put_endless
 from tests.infra.deploy.people import People, chatting
 
-pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 
 STREAMS, CALLS_A_SECOND = 50, 20
 ROLLED = (*SERVICES, "predictor")
@@ -78,6 +78,7 @@ def test_an_upgrade_and_its_rollback_fail_no_call_and_lose_no_answer(two: Deploy
     assert rows(two.audit(), "feedback") - before == thumbs
 
 
+@pytest.mark.faults
 def test_without_the_wait_before_the_end_calls_fail(two: Deployed, record_property: Any) -> None:
     """The control: what is asserted above can fail."""
     two.install(TWO, noted("before"), {"shutdown": {"preStopSeconds": 0}})
