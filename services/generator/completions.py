@@ -25,8 +25,6 @@ from services.generator.sse import EventParser, MalformedStreamError, Piece
 
 DEFAULT_RETRY_SECONDS = 1.0
 SEEDS = 2**63
-# A server that shares a quarter of a processor among fifty answers has left a list unanswered for five seconds, and was well.
-MISSED = 2
 SILENT = "MODEL_SERVER_SILENT"
 _PARAMETERS = frozenset({"messages", "temperature", "top_p", "max_tokens", "stop", "seed"})
 _TOKENS = re.compile(r"limit is (\d+)")
@@ -37,7 +35,6 @@ class Completions:
 
     A server that hangs keeps its connections open, and a long queue looks the same to the one who waits in it. So something small,
     which its owner asks for all the time, tells them apart: unanswered while nothing else is heard either, it ends what waits.
-    Unanswered once it says no more than that the server is busy: what it said before holds.
     """
 
     def __init__(self, http: aiohttp.ClientSession, url: str, patience: Patience) -> None:
@@ -54,10 +51,10 @@ class Completions:
         return said
 
     def not_heard(self) -> Mapping[str, bool] | None:
-        """It has left something small unanswered. What it said before, if it may only be busy; after two times of silence nothing,
-        and whoever waits for it waits no more.
+        """It has left something small unanswered. What it said before, while it is heard in its answers: it is busy. Else nothing, and after
+        a while of silence whoever waits for it waits no more.
         """
-        if time.monotonic() < self._heard_at + MISSED * self._patience.hang_seconds:
+        if time.monotonic() < self._heard_at + self._patience.hang_seconds:
             return self._said
         for patience in self._waits:
             if not patience.expired():

@@ -26,7 +26,7 @@ class HttpModelServer:
         self._completions = Completions(http, url, patience)
 
     async def index(self) -> Mapping[str, bool]:
-        """Version → whether it answers; as last told, if it may only be busy. Raises: UnavailableError."""
+        """Version → whether it answers; as last told, if it is only busy. Raises: UnavailableError."""
         try:
             entries = await self._ask("index", {}, self._patience.hang_seconds)
         except UnavailableError as error:

@@ -70,7 +70,7 @@ class GeneratorSettings(ServiceSettings):
     first_token_seconds: float = Field(60.0, gt=0, description="longest wait for the first text of an answer")
     idle_seconds: float = Field(20.0, gt=0, description="longest wait between two pieces of an answer")
     hang_seconds: float = Field(
-        5.0, gt=0, description="longest wait for the model server's list of versions; silent for two of these, it hangs"
+        5.0, gt=0, description="a model server that says nothing for this long, its list of versions included, hangs"
     )
     connect_seconds: float = Field(2.0, gt=0, description="longest wait for a connection to the model server")
     coalesce_seconds: float = Field(
