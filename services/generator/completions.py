@@ -51,8 +51,8 @@ class Completions:
         return said
 
     def not_heard(self) -> Mapping[str, bool] | None:
-        """It has left something small unanswered. What it said before, while it is heard in its answers: it is busy. Else nothing, and after
-        a while of silence whoever waits for it waits no more.
+        """It has left something small unanswered. What it said before, while it is heard in its answers: it is busy. Else nothing, and
+        after a while of silence whoever waits for it waits no more.
         """
         if time.monotonic() < self._heard_at + self._patience.hang_seconds:
             return self._said
