@@ -51,7 +51,7 @@ faults: ## all fault scenarios in all forms, then docs/faults.md (an hour)
 	  $(VENV) -m infra.docs.faults && exit $$passed
 	@$(VENV) -m pytest -m "faults and not cluster" --dist no --ignore tests/faults tests
 
-cluster: ## a real Kubernetes of one node on this machine: built once (15 minutes), started in seconds; root and Linux (STATE=)
+cluster: ## a real Kubernetes of one node on this machine: built once (10 minutes), started in seconds; root and Linux (STATE=)
 	@$(PYTHON) infra/install/environment.py services predictor
 	@$(VENV) -m infra.cluster install
 	@$(VENV) -m infra.cluster up $(CLUSTER_STATE)

@@ -29,6 +29,7 @@ STEPS = (
     Step("generated code", (sys.executable, "-m", "infra.proto.fresh")),
     Step("tree of the docs", (sys.executable, "-m", "infra.docs.tree", "--check")),
     Step("metrics of the docs", (sys.executable, "-m", "infra.docs.metrics", "--check")),
+    Step("settings of the docs", (sys.executable, "-m", "infra.docs.settings", "--check")),
     Step("faults of the docs", (sys.executable, "-m", "infra.docs.faults", "--check")),
     Step("dashboards", (sys.executable, "-m", "infra.watching", "--check")),
     Step("chart", (sys.executable, "-m", "infra.docs.chart", "--check")),

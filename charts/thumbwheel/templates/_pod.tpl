@@ -86,7 +86,8 @@ topologySpreadConstraints:
 {{/* Whom a pod believes over TLS, if not who everybody believes. */}}
 {{- define "thumbwheel.trustEnvironment" -}}
 {{- if .Values.trustBundle.configMap }}
-{{- range list "PGSSLROOTCERT" "SSL_CERT_FILE" }}
+{{- /* libpq's and asyncpg's; OpenSSL's; gRPC's, for traces. */}}
+{{- range list "PGSSLROOTCERT" "SSL_CERT_FILE" "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH" }}
 - {name: {{ . }}, value: {{ printf "/trust/%s" $.Values.trustBundle.key | quote }}}
 {{- end }}
 {{- end }}

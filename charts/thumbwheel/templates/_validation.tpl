@@ -4,7 +4,7 @@
 {{- include "thumbwheel.validateEvaluation" . -}}
 {{- include "thumbwheel.validateTraining" . -}}
 {{- $stores := include "thumbwheel.stores" . | fromYaml -}}
-{{- if not $stores.database.existingSecret -}}{{ fail "database.existingSecret: a secret with the services' Postgres URLs is needed" }}{{- end -}}
+{{- if not $stores.database.existingSecret -}}{{ fail "database.existingSecret: a secret with the services' Postgres URLs is needed (or, for a look, evaluation.enabled: true, which brings all stores)" }}{{- end -}}
 {{- if not $stores.kafka.bootstrap -}}{{ fail "kafka.bootstrap: host:port of Kafka's brokers is needed" }}{{- end -}}
 {{- include "thumbwheel.validateStrimzi" . -}}
 {{- if and (hasPrefix "SASL" $v.kafka.securityProtocol) (not $stores.kafka.existingSecret) -}}{{ fail "kafka.existingSecret: kafka.securityProtocol needs a secret with username and password" }}{{- end -}}

@@ -178,7 +178,13 @@ class Crowd:
         try:
             await (kind(key, kept) if kind == self._thumb else kind(key, http))
         except grpc.aio.AioRpcError as error:
-            self._told.failed.append(f"{self._now()} {kind.__name__} {_details(error)[1]}")
+            wait, reason = _details(error)
+            if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+                self._told.waited += 1
+                await asyncio.sleep(wait or 0.5)
+                await self._call(number, http, kept)
+            else:
+                self._told.failed.append(f"{self._now()} {kind.__name__} {reason}")
         except (aiohttp.ClientError, TimeoutError) as error:
             self._told.failed.append(f"{self._now()} {kind.__name__} {type(error).__name__}: {error}"[:200])
 

@@ -57,6 +57,8 @@ def check_whole(told: Mapping[str, Any], record: Any) -> None:
     print(f"\n{ {key: len(value) if key == 'thumbs' else value for key, value in told.items()} }")
     assert told["failed"] == []
     assert told["lost"] == []
+    # Who is told to come again in a moment has not failed; on this machine that is seldom.
+    assert told["waited"] <= 0.1 * told["calls"]
     assert told["least_running"] == STREAMS
     assert told["calls"] >= 0.9 * CALLS_A_SECOND * told["seconds"] - CALLS_A_SECOND
     assert told["answers"] > STREAMS

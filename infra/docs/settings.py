@@ -1,0 +1,68 @@
+"""Writes docs/settings.md: every setting of the services, read from their settings classes. `--check` compares and writes nothing."""
+
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+from pydantic.fields import FieldInfo
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "settings.md"
+SERVICES = ("gateway", "guardrail", "enhancer", "session", "generator", "feedback", "predictor")
+HEAD = (
+    "# Settings\n\nWritten from the code by `python -m infra.docs.settings`; `make check` compares. Each is a variable of the process, "
+    "`TW_GATEWAY_PORT`; in the\nchart's values it stands by its own name under `services.NAME.settings` or `serving.predictor.settings`, "
+    "as `max_turns: 300`. A name that\nis none stops the service, which lists those that are.\n"
+)
+
+
+def main() -> None:
+    text = page()
+    if "--check" not in sys.argv[1:]:
+        PAGE.write_text(text)
+    elif not PAGE.exists() or PAGE.read_text() != text:
+        sys.exit("docs/settings.md is not what the code says: run python -m infra.docs.settings")
+
+
+def page() -> str:
+    """The whole page, a table a service."""
+    common = import_module("services.chassis.settings").ServiceSettings.model_fields
+    parts = [HEAD, _table("every service but the predictor", common)]
+    for service in SERVICES:
+        own = settings_class(service).model_fields
+        parts.append(_table(service, {name: own[name] for name in own if not _is_same(own[name], common.get(name))}))
+    return "".join(parts)
+
+
+def settings_class(service: str) -> Any:
+    """What the service is told by."""
+    return getattr(import_module(f"services.{service}.settings"), f"{service.title()}Settings")
+
+
+def _is_same(field: FieldInfo, common: FieldInfo | None) -> bool:
+    return common is not None and (field.default, field.description) == (common.default, common.description)
+
+
+def _table(title: str, fields: dict[str, FieldInfo]) -> str:
+    rows = "".join(
+        f"| `{name}` | {_default(field)} | {(field.description or '').replace('|', '&#124;')} |\n"
+        for name, field in fields.items()
+    )
+    return f"\n## {title}\n\n| setting | default | |\n|---|---|---|\n{rows}"
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True, validated_data={})
+    if isinstance(value, SecretStr) or value in ("", None, (), []):
+        return "none"
+    if isinstance(value, Path) and value.is_relative_to(ROOT):
+        value = value.relative_to(ROOT)  # of whichever clone it runs from
+    return f"`{value}`"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,26 @@
+"""The page of settings has every name that a service understands, and none twice."""
+
+import re
+
+import pytest
+
+from infra.docs.settings import SERVICES, page, settings_class
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_every_setting_is_on_the_page(service: str) -> None:
+    text = page()
+    common = _names(text, "every service but the predictor")
+    own = _names(text, service)
+    assert len(own) == len(set(own))
+    assert set(settings_class(service).model_fields) <= {*own, *common}
+    assert set(own) <= set(settings_class(service).model_fields)
+
+
+def test_no_default_of_a_secret_is_shown() -> None:
+    assert "SecretStr" not in page()
+
+
+def _names(text: str, title: str) -> list[str]:
+    (table,) = re.findall(rf"^## {title}$(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    return re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
