@@ -102,5 +102,5 @@ page: ## build the page from services/web
 	@$(PYTHON) infra/install/environment.py dev
 	@$(VENV) -m infra.install.tools page
 
-clean: ## remove .venv; ALL=1: this clone's state folders too (downloads stay: other clones use them; it says where)
+clean: ## remove .venv and dist; ALL=1: this clone's state folders too (downloads stay: other clones use them; it says where)
 	@$(PYTHON) -m infra.install.clean $(if $(ALL),--all)

@@ -111,8 +111,9 @@ def up(layout: Layout, _words: list[str], say: Say) -> int:
 
 def down(layout: Layout, _words: list[str], say: Say) -> int:
     lifecycle.refuse_unable()
+    was = lifecycle.find(layout) is not None
     lifecycle.down(layout)
-    say("no cluster runs")
+    say("the cluster has ended; nothing of it stays" if was else f"no cluster ran in {layout.state}")
     return 0
 
 

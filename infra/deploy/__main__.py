@@ -77,6 +77,10 @@ def deploy(layout: Layout, port: int, grpc_port: int, training: RayMode | None, 
     shown = open_door(inside, port, address, HTTP_PORT)
     grpc = open_door(inside, grpc_port, address, GRPC_PORT)
     say(f"everything runs on the cluster, after {time.monotonic() - started:.0f} s. gRPC: 127.0.0.1:{grpc}")
+    where = "" if layout.state == STATE else f" --state {layout.state}"
+    say(
+        f"it runs on: .venv/bin/python -m infra.cluster down{where} ends it; kubectl and helm: … exec{where} -- kubectl get pods -A"
+    )
     say(f"http://127.0.0.1:{shown}/#key={key}")
 
 

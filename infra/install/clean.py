@@ -1,4 +1,4 @@
-"""`make clean`: removes the environment, with --all this clone's state folders too, and says what stays, where, and how large it is.
+"""`make clean`: removes the environment and what was built, with --all this clone's state folders too, and says what stays and how large it is.
 
 Runs on the system's Python alone. Downloads stay in any case: other clones take theirs from the same folder.
 """
@@ -24,7 +24,7 @@ def clean(clone: Path, downloads: Path, *, everything: bool) -> None:
     states = sorted(path for path in clone.glob(STATES) if path.is_dir())
     if everything:
         refuse_running(states)
-    for folder in [clone / ".venv", *(states if everything else ())]:
+    for folder in [clone / ".venv", clone / "dist", *(states if everything else ())]:
         remove(folder)
     for folder in () if everything else states:
         say(f"stays: {folder}, {size(folder)}: conversations, thumbs, models, keys (make clean ALL=1 removes it)")
