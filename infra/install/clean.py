@@ -1,4 +1,4 @@
-"""`make clean`: removes the environment and what was built, with --all this clone's state folders too, and says what stays and how large it is.
+"""`make clean`: removes the environment and what was built, with --all the state folders of this clone too, and says what stays.
 
 Runs on the system's Python alone. Downloads stay in any case: other clones take theirs from the same folder.
 """
