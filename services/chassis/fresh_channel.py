@@ -52,7 +52,8 @@ class FreshChannel:
 
         def call(*arguments: Any, **named: Any) -> Any:
             nonlocal channel, bound
-            self._watching = self._watching or asyncio.create_task(self._watch())
+            if self._watching is None or self._watching.done():  # done: another one could not be opened
+                self._watching = asyncio.create_task(self._watch())
             if channel is not self._channel:
                 channel, bound = self._channel, bind(self._channel)
             return bound(*arguments, **named)

@@ -12,6 +12,7 @@ from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
 
 from services.chassis import fresh_channel
 from services.chassis.channel import CHANNEL_OPTIONS, open_channel
+from services.chassis.fresh_channel import FreshChannel
 from services.chassis.retries import service_config
 from services.chassis.server import Registration, serving
 from services.chassis.settings import ServiceSettings
@@ -134,6 +135,24 @@ async def test_a_new_replica_gets_its_share_while_a_stream_goes_on_with_the_old_
         await until_answers(channel, FIRST)
         first.go_on.set()
         assert [said async for said in stream] == [FIRST]
+
+
+async def test_another_one_that_cannot_be_opened_is_tried_again(names: Names) -> None:
+    """Certificates in the middle of being replaced, say."""
+    opened: list[str] = []
+
+    def open_anew() -> grpc.aio.Channel:
+        opened.append("")
+        if len(opened) == 2:
+            raise OSError("no such file")
+        return grpc.aio.insecure_channel(f"{FIRST}:{port}")
+
+    look = iter(range(1_000_000))
+    async with replica(FIRST) as (_, port), FreshChannel(open_anew, [lambda: next(look)]) as channel:
+        async with asyncio.timeout(10):
+            while len(opened) < 4:
+                await until_answers(channel, FIRST)
+                await asyncio.sleep(0.01)
 
 
 async def test_a_channel_that_nobody_calls_asks_nobody(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
