@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -307,7 +308,9 @@ def test_down_leaves_nothing(cluster: Cluster, before: dict[str, str]) -> None:
 
 def test_ctrl_c_while_it_starts_leaves_nothing_running(fresh: Cluster) -> None:
     before = machine()
-    with subprocess.Popen(fresh.command("up"), stdout=subprocess.PIPE, text=True) as up:
+    # What a shell begins in the background ignores Ctrl-C, and so does all that it starts.
+    hear = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(fresh.command("up"), stdout=subprocess.PIPE, text=True, preexec_fn=hear) as up:
         assert up.stdout
         assert "namespaces" in up.stdout.readline()
         up.send_signal(signal.SIGINT)
