@@ -2,12 +2,13 @@
 
 import json
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
+
+from infra.docs.written import write_or_compare
 
 CHART = Path(__file__).resolve().parents[2] / "charts" / "thumbwheel"
 PAGE = CHART / "README.md"
@@ -34,10 +35,8 @@ def main() -> None:
     defaults = yaml.safe_load(text)
     rows = [f"| `{path}` | {shown(at(defaults, path))} | {said} |" for path, said in described(text)]
     page = HEAD + "\n".join(rows) + "\n"
-    if "--check" not in sys.argv[1:]:
-        PAGE.write_text(page)
-    elif not PAGE.exists() or PAGE.read_text() != page:
-        sys.exit("the chart's README is not what its values say: run python -m infra.docs.chart")
+    complaint = "the chart's README is not what its values say: run python -m infra.docs.chart"
+    write_or_compare(PAGE, page, complaint)
 
 
 def described(text: str) -> Iterator[tuple[str, str]]:

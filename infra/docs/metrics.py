@@ -4,10 +4,11 @@ What is read are calls like `Counter("thumbwheel_…", "What it counts.", ["labe
 """
 
 import ast
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from infra.docs.written import write_or_compare
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "metrics.md"
@@ -32,11 +33,7 @@ class Metric:
 
 
 def main() -> None:
-    text = page()
-    if "--check" not in sys.argv[1:]:
-        PAGE.write_text(text)
-    elif not PAGE.exists() or PAGE.read_text() != text:
-        sys.exit("docs/metrics.md is not what the code says: run python -m infra.docs.metrics")
+    write_or_compare(PAGE, page(), "docs/metrics.md is not what the code says: run python -m infra.docs.metrics")
 
 
 def page() -> str:

@@ -1,12 +1,13 @@
 """Writes docs/settings.md: every setting of the services, read from their settings classes. `--check` compares and writes nothing."""
 
-import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings
+
+from infra.docs.written import write_or_compare
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "settings.md"
@@ -19,11 +20,7 @@ HEAD = (
 
 
 def main() -> None:
-    text = page()
-    if "--check" not in sys.argv[1:]:
-        PAGE.write_text(text)
-    elif not PAGE.exists() or PAGE.read_text() != text:
-        sys.exit("docs/settings.md is not what the code says: run python -m infra.docs.settings")
+    write_or_compare(PAGE, page(), "docs/settings.md is not what the code says: run python -m infra.docs.settings")
 
 
 def page() -> str:
@@ -36,9 +33,9 @@ def page() -> str:
     return "".join(parts)
 
 
-def settings_class(service: str) -> Any:
+def settings_class(service: str) -> type[BaseSettings]:
     """What the service is told by."""
-    return getattr(import_module(f"services.{service}.settings"), f"{service.title()}Settings")
+    return getattr(import_module(f"services.{service}.settings"), f"{service.title()}Settings")  # type: ignore[no-any-return]
 
 
 def _is_same(field: FieldInfo, common: FieldInfo | None) -> bool:

@@ -2,9 +2,10 @@
 
 import ast
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+from infra.docs.written import write_or_compare
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "tree.md"
@@ -16,10 +17,7 @@ HEAD = "# The tree\n\nOne line a file, from its own first words. Written by `pyt
 
 def main() -> None:
     text = HEAD + "".join(f"\n## {room}\n\n```\n{chr(10).join(lines_of(ROOT / room))}\n```\n" for room in ROOMS)
-    if "--check" not in sys.argv[1:]:
-        PAGE.write_text(text)
-    elif PAGE.read_text() != text:
-        sys.exit("docs/tree.md is not what the files say: run python -m infra.docs.tree")
+    write_or_compare(PAGE, text, "docs/tree.md is not what the files say: run python -m infra.docs.tree")
 
 
 def lines_of(folder: Path, depth: int = 0) -> Iterator[str]:

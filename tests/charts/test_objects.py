@@ -3,13 +3,12 @@
 import os
 import re
 from collections.abc import Iterator
-from importlib import import_module
 from typing import Any
 
 import pytest
 import yaml
-from pydantic_settings import BaseSettings
 
+from infra.docs.settings import settings_class
 from services.chassis.settings import load_settings
 from tests.charts.rendering import (
     CHART,
@@ -39,10 +38,6 @@ SECRETS = {
 }
 
 every_file = pytest.mark.parametrize("values", FILES)
-
-
-def settings_class(service: str) -> type[BaseSettings]:
-    return getattr(import_module(f"services.{service}.settings"), f"{service.title()}Settings")  # type: ignore[no-any-return]
 
 
 def environment_of(container: Any) -> dict[str, str]:

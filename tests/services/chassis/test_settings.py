@@ -3,12 +3,12 @@
 import os
 import subprocess
 import sys
-from importlib import import_module
 
 import pytest
 from pydantic import SecretStr, ValidationError
 from pydantic_settings import SettingsConfigDict
 
+from infra.docs.settings import settings_class
 from services.chassis.settings import ServiceSettings, UnknownSettingError, load_settings
 
 
@@ -41,8 +41,7 @@ def test_a_value_out_of_range_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_no_error_quotes_a_secret(service: str, words: tuple[str, ...]) -> None:
     """Pydantic tells of a missing value with all that was given, and of a wrong one with what it was."""
     secret = "correct-horse-battery-staple"
-    module = import_module(f"services.{service}.settings")
-    fields = getattr(module, f"{service.title()}Settings").model_fields
+    fields = settings_class(service).model_fields
     named = [name for name, field in fields.items() if field.annotation is SecretStr or name.endswith("_url")]
     said = {f"TW_{service}_{name}".upper(): f"{secret}-{name}" for name in named if name != "principal_key"}
     told = subprocess.run(
