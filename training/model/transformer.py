@@ -1,8 +1,8 @@
 """The decoder: one class for Llama, Qwen 2/3 and Gemma 3, with Hugging Face's parameter names.
 
 Shapes: B batch, T new tokens, S all tokens so far (cache + new), D hidden, H heads, K key-value heads, E head dimension,
-V vocabulary. Surprise: columns may be padded on either side; positions count real tokens only, and a padded query sees
-itself so that no softmax row is empty.
+V vocabulary. Surprise: masks hold document numbers, so packed rows need nothing more. Columns may be padded on either side;
+positions count real tokens only, and a padded query sees itself so that no softmax row is empty.
 """
 
 from __future__ import annotations
@@ -146,7 +146,9 @@ class Decoder(nn.Module):
 
         Args:
             ids_BT: token ids; any valid id where the mask is 0.
-            mask_BS: 1 for real tokens, over the cached tokens and the new ones; None: all real (no cache).
+            mask_BS: 0 for filling, else the number of the token's document, rising along a row: tokens see their own
+                document alone, and its positions begin at 0. A mask of ones is one document. Over the cached tokens and
+                the new ones; None: all ones (no cache).
             cache: earlier keys and values; this call's are added to it.
 
         Returns:
@@ -181,17 +183,22 @@ def initialise(decoder: Decoder, seed: int) -> None:
 
 
 def positions_of(mask_BS: Tensor) -> Tensor:
-    """Position of each column: the number of real tokens before it."""
-    return (mask_BS.long().cumsum(dim=1) - 1).clamp(min=0)
+    """Position of each column: the number of real tokens of its document before it."""
+    mask_BS = mask_BS.long()
+    count_BS = ((mask_BS != 0).cumsum(dim=1) - 1).clamp(min=0)
+    begun_BS = mask_BS.cummax(dim=1).values  # the newest document so far
+    first_BS = begun_BS > F.pad(begun_BS, (1, 0))[:, :-1]
+    return count_BS - torch.where(first_BS, count_BS, 0).cummax(dim=1).values
 
 
 def attention_mask(mask_BS: Tensor, tokens: int, window: int | None) -> Tensor:
-    """True where query t (of the last `tokens` columns) may see key s: causal, real, within the window. [B, 1, T, S]"""
+    """True where query t (of the last `tokens` columns) may see key s: causal, of its document, within the window. [B, 1, T, S]"""
     columns = mask_BS.shape[1]
     key_S = torch.arange(columns, device=mask_BS.device)
     query_T1 = key_S[columns - tokens :, None]
     allowed_TS = key_S <= query_T1
     if window is not None:
         allowed_TS = allowed_TS & (key_S > query_T1 - window)
-    seen_BTS = allowed_TS & mask_BS.bool()[:, None, :]
+    same_BTS = mask_BS[:, columns - tokens :, None] == mask_BS[:, None, :]
+    seen_BTS = allowed_TS & same_BTS & (mask_BS != 0)[:, None, :]
     return (seen_BTS | (key_S == query_T1))[:, None]

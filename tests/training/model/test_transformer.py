@@ -62,6 +62,19 @@ def test_decoding_with_the_cache_equals_one_forward(family: str, tmp_path: Path)
     assert ((whole - stepped).abs() * mask_BT[:, :, None]).max() < 5e-5  # spread weights: states reach 5, not 1
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_packed_documents_are_as_if_each_were_alone(family: str, tmp_path: Path) -> None:
+    oracle(family, tmp_path)
+    decoder = load_decoder(tmp_path)
+    parts = [random_ids(1, tokens, seed=tokens) for tokens in (9, 1, 14)]
+    numbers = [torch.full_like(part, number) for number, part in enumerate(parts, start=1)]
+    filling = torch.zeros(1, 3, dtype=torch.long)
+    with torch.no_grad():
+        packed = decoder(torch.cat([*parts, filling], 1), torch.cat([*numbers, filling], 1))
+        alone = torch.cat([decoder(part) for part in parts], dim=1)
+    assert (packed[:, :24] - alone).abs().max() < 5e-5
+
+
 def test_the_sliding_window_hides_older_tokens() -> None:
     mask_BS = torch.ones(1, 6, dtype=torch.long)
     seen = attention_mask(mask_BS, 6, window=3)[0, 0]
@@ -71,6 +84,7 @@ def test_the_sliding_window_hides_older_tokens() -> None:
 
 def test_positions_count_real_tokens_only() -> None:
     assert positions_of(torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 0, 0]])).tolist() == [[0, 0, 0, 1, 2], [0, 1, 2, 2, 2]]
+    assert positions_of(torch.tensor([[0, 1, 1, 1, 2, 3, 3, 0]])).tolist() == [[0, 0, 1, 2, 0, 0, 1, 1]]
 
 
 def test_gemma_scales_embeddings_as_the_weights_type_rounds() -> None:
