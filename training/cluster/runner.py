@@ -24,6 +24,7 @@ from training.model.checkpoint import CheckpointError
 from training.model.config import ModelConfigError
 from training.model.lora import AdapterError
 from training.model.reward import RewardModelError
+from training.optim.ranks import all_different
 from training.stages.artifact import finished
 from training.stages.context import ConfigError, Progress, RunContext
 from training.stages.state import DirectoryCheckpoints
@@ -228,8 +229,7 @@ def _context_of_worker(directory: Path) -> RunContext:
     return RunContext(
         checkpoints=_SharedCheckpoints(directory),
         progress=ProgressLog(directory / PROGRESS).append if where.get_world_rank() == 0 else _ignore,
-        rank=where.get_world_rank(),
-        world_size=where.get_world_size(),
+        ranks=all_different(where.get_world_rank(), where.get_world_size()),
     )
 
 

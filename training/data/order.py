@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import torch
 
@@ -36,8 +36,3 @@ def held_out_keys(keys: Iterable[str], fraction: float, seed: int) -> set[str]:
     """A fixed share of the distinct keys. Split by what must not leak (the prompt), not by row."""
     distinct = sorted(set(keys), key=lambda key: seed_of(seed, "held out", key))
     return set(distinct[: round(len(distinct) * fraction)])
-
-
-def share_of_rank(rows: Sequence[int], rank: int, world_size: int) -> list[int]:
-    """This rank's rows of a step."""
-    return list(rows[rank::world_size])

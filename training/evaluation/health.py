@@ -17,7 +17,6 @@ from training.evaluation.figures import Estimate, clustered_mean
 from training.evaluation.gate import Check, GateConfig, check_labels, check_reward_model, decide
 from training.manifest import Manifest, read_manifest
 from training.model.reward import load_reward_model
-from training.optim.ranks import wait_for_ranks
 from training.stages.context import RunContext
 from training.stages.machine import settle
 
@@ -62,10 +61,10 @@ class HealthConfig:
 def run(config: HealthConfig, context: RunContext) -> Manifest:
     """Measure on rank 0, write output_directory, and return its manifest (kind "health")."""
     # Before rank 0 writes, too: a rank that came late would find the output, go past, and leave rank 0 waiting.
-    wait_for_ranks()
-    if context.rank == 0:
+    context.ranks.wait()
+    if context.ranks.rank == 0:
         measure_health(config.evaluation)
-    wait_for_ranks()
+    context.ranks.wait()
     return read_manifest(config.output_directory)
 
 

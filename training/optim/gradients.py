@@ -10,11 +10,15 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from training.optim.ranks import sum_over_ranks
+from training.optim.ranks import Ranks
 
 
 def apply_gradients(
-    optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], learning_rate: float, clip: float
+    optimizer: torch.optim.Optimizer,
+    parameters: Sequence[nn.Parameter],
+    learning_rate: float,
+    clip: float,
+    ranks: Ranks,
 ) -> float:
     """One optimizer step; gradients are cleared afterwards.
 
@@ -24,7 +28,7 @@ def apply_gradients(
     for parameter in parameters:
         if parameter.grad is None:  # every rank must join every sum
             parameter.grad = torch.zeros_like(parameter)
-        sum_over_ranks(parameter.grad)
+        ranks.sum(parameter.grad)
     norm = nn.utils.clip_grad_norm_(parameters, clip)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from training.optim.ranks import sum_over_ranks
+from training.optim.ranks import Ranks
 
 
 def gae(
@@ -30,11 +30,11 @@ def gae(
     return advantages_BR, advantages_BR + values_BR
 
 
-def whiten(values_BR: Tensor, mask_BR: Tensor) -> Tensor:
+def whiten(values_BR: Tensor, mask_BR: Tensor, ranks: Ranks) -> Tensor:
     """Mean 0 and variance 1 over the real tokens of the batch of **all** ranks; 0 where masked."""
-    count, total = sum_over_ranks(torch.stack((mask_BR.sum().float(), (values_BR * mask_BR).sum())))
+    count, total = ranks.sum(torch.stack((mask_BR.sum().float(), (values_BR * mask_BR).sum())))
     centred_BR = (values_BR - total / count) * mask_BR
-    variance = sum_over_ranks(centred_BR.square().sum()) / count
+    variance = ranks.sum(centred_BR.square().sum()) / count
     whitened_BR: Tensor = centred_BR * torch.rsqrt(variance + 1e-8)
     return whitened_BR
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from training.optim.ranks import sum_over_ranks
+from training.optim.ranks import Ranks
 from training.rl.advantages import explained_variance, gae, whiten
 from training.rl.losses import token_entropy
 from training.rl.players import Players
@@ -62,12 +62,13 @@ class Judging:
     temperature: float
     rows: int
     reward: RewardShape
+    ranks: Ranks
 
 
 @torch.no_grad()
 def judge(players: Players, score: Score, rollout: Rollout, judging: Judging, beta: float) -> Experience:
     """Log-probs recomputed by the trainer, reference, values and scores; then rewards, advantages and returns."""
-    mask_BR, shape = rollout.response_mask_BR, judging.reward
+    mask_BR, shape, ranks = rollout.response_mask_BR, judging.reward, judging.ranks
     parts = [
         opinions(players, score, rollout.rows(rows), judging.temperature)
         for rows in torch.split(torch.arange(mask_BR.shape[0]), judging.rows)
@@ -85,10 +86,11 @@ def judge(players: Players, score: Score, rollout: Rollout, judging: Judging, be
             "response_tokens": mask_BR.sum(1).float(),
             "entropy": entropy_N,
             "sampler_mismatch": (log_probs_BR - rollout.log_probs_BR)[mask_BR.bool()].abs(),
-        }
+        },
+        ranks,
     )
     figures["explained_variance"] = explained_variance(values_BR, returns_BR, mask_BR)
-    return Experience(rollout, log_probs_BR, values_BR, whiten(advantages_BR, mask_BR), returns_BR, figures)
+    return Experience(rollout, log_probs_BR, values_BR, whiten(advantages_BR, mask_BR, ranks), returns_BR, figures)
 
 
 def opinions(
@@ -102,7 +104,7 @@ def opinions(
     return log_probs_BR, reference_BR, values_BR, score(rollout), token_entropy(logits_NV, temperature)
 
 
-def batch_means(values: dict[str, Tensor]) -> dict[str, float]:
+def batch_means(values: dict[str, Tensor], ranks: Ranks) -> dict[str, float]:
     """Mean of each over the entries of all ranks."""
-    sums = sum_over_ranks(torch.tensor([[float(v.sum()), float(v.numel())] for v in values.values()]))
+    sums = ranks.sum(torch.tensor([[float(v.sum()), float(v.numel())] for v in values.values()]))
     return {name: total / count for name, (total, count) in zip(values, sums.tolist(), strict=True)}

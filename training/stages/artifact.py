@@ -10,7 +10,6 @@ from training.manifest import MANIFEST, Manifest, read_manifest, write_manifest
 from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder, save_decoder
 from training.model.lora import LoraConfig, load_adapter, merge_adapter, save_adapter
-from training.optim.ranks import wait_for_ranks
 from training.stages.context import Lineage, RunContext
 
 ADAPTER = "adapter"  # folder of the unmerged adapter in a model directory
@@ -47,7 +46,7 @@ def publish(
     report: Mapping[str, Any],
 ) -> Manifest:
     """Rank 0 writes files, then the manifest; every rank returns the same one."""
-    if context.rank == 0:
+    if context.ranks.rank == 0:
         write()
         snapshot = {"snapshot": lineage.snapshot, "sha256": lineage.snapshot_sha256} if lineage.snapshot else None
         write_manifest(
@@ -62,5 +61,5 @@ def publish(
             report=report,
             licence=lineage.licence,
         )
-    wait_for_ranks()
+    context.ranks.wait()
     return read_manifest(output_directory)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from training.optim.ranks import ALONE, Ranks
+
 
 class ConfigError(ValueError):
     """A combination of settings that cannot run; the text names the field and the limit."""
@@ -65,5 +67,4 @@ class RunContext:
 
     checkpoints: Checkpoints
     progress: Callable[[Progress], None]
-    rank: int = 0
-    world_size: int = 1
+    ranks: Ranks = ALONE

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from training.data.chat import Chat, load_chat
 from training.data.examples import read_prompts
-from training.data.order import rows_of_step, seed_of, share_of_rank
+from training.data.order import rows_of_step, seed_of
 from training.manifest import Manifest
 from training.model.checkpoint import read_config
 from training.model.lora import LoraConfig
@@ -23,7 +23,7 @@ from training.model.reward import RewardModel
 from training.model.vocabulary import VocabularyMap, choose_rows
 from training.optim.adam import OptimizerConfig, build_optimizer
 from training.optim.gradients import apply_gradients
-from training.optim.ranks import sum_over_ranks
+from training.optim.ranks import Ranks
 from training.optim.schedule import learning_rate_at
 from training.rl.experience import Experience, Judging, RewardShape, Score, judge
 from training.rl.kl_control import KlConfig as KlConfig
@@ -83,11 +83,6 @@ class PpoConfig:
             raise ConfigError(
                 f"minibatch_rows: {self.minibatch_rows} does not divide the {self.rows_per_update} rows of an update"
             )
-
-    @property
-    def judging(self) -> Judging:
-        """What the judge of a rollout must know."""
-        return Judging(self.temperature, self.minibatch_rows, self.reward)
 
     @property
     def rows_per_update(self) -> int:
@@ -154,7 +149,9 @@ def train(
     players: Players, prompts: Prompts, score: Score, config: PpoConfig, context: RunContext, autocast: Autocast
 ) -> Outcome:
     """The algorithm. Changes policy and critic; ends after config.updates or at the first alarm."""
-    learner = Learner(players, config, autocast)
+    ranks = context.ranks
+    learner = Learner(players, config, autocast, ranks)
+    judging = Judging(config.temperature, config.minibatch_rows, config.reward, ranks)
     numbers: dict[str, float] = {"step": 0, "beta": config.kl.initial}
     if checkpoint := context.checkpoints.latest():
         numbers = learner.state.read(checkpoint)
@@ -162,15 +159,15 @@ def train(
         context.checkpoints.save(0, lambda directory: learner.state.write(directory, numbers))
 
     for update in range(int(numbers["step"]), config.updates):
-        rollout = sample(players, prompts, update, config, context)
+        rollout = sample(players, prompts, update, config, ranks)
         with autocast():
-            experience = judge(players, score, rollout, config.judging, numbers["beta"])
+            experience = judge(players, score, rollout, judging, numbers["beta"])
         note_figures(numbers, experience.figures)
         if reason := alarm(numbers, config):
             healthy = context.checkpoints.latest(before=update)
             exported = int(learner.state.read(healthy)["step"]) if healthy else update
             return Outcome(exported, f"update {update}: {reason}", numbers)
-        figures = learner.learn(experience, update, context)
+        figures = learner.learn(experience, update)
         figures["beta"] = numbers["beta"]
         numbers["beta"] = next_beta(numbers["beta"], figures["kl"], config.rows_per_update, config.kl)
         numbers["step"] = update + 1
@@ -180,10 +177,10 @@ def train(
     return Outcome(config.updates, "", numbers)
 
 
-def sample(players: Players, prompts: Prompts, update: int, config: PpoConfig, context: RunContext) -> Rollout:
+def sample(players: Players, prompts: Prompts, update: int, config: PpoConfig, ranks: Ranks) -> Rollout:
     """This rank's responses of the update. Each prompt has its own seed, so ranks do not change what is sampled."""
     rows = rows_of_step(update, config.prompts_per_update, len(prompts.ids), config.seed)
-    places = share_of_rank(range(len(rows)), context.rank, context.world_size)
+    places = ranks.share(range(len(rows)))
     engine = CachedEngine(players.policy, prompts.stop_ids, version=f"update-{update}")
     with sampling_threads(config.machine):
         return engine.sample(
@@ -216,8 +213,8 @@ def alarm(numbers: dict[str, float], config: PpoConfig) -> str:
 class Learner:
     """Policy and critic with their optimizers: several shuffled epochs of minibatches over one experience."""
 
-    def __init__(self, players: Players, config: PpoConfig, autocast: Autocast) -> None:
-        self._players, self._config, self._autocast = players, config, autocast
+    def __init__(self, players: Players, config: PpoConfig, autocast: Autocast, ranks: Ranks) -> None:
+        self._players, self._config, self._autocast, self._ranks = players, config, autocast, ranks
         policy, critic = players.policy.named_parameters(), players.critic.named_parameters()
         self._policy: list[nn.Parameter] = [parameter for _, parameter in policy]
         self._critic: list[nn.Parameter] = [parameter for _, parameter in critic]
@@ -228,18 +225,20 @@ class Learner:
             {"policy": self._policy_optimizer, "critic": self._critic_optimizer},
         )
 
-    def learn(self, experience: Experience, update: int, context: RunContext) -> dict[str, float]:
+    def learn(self, experience: Experience, update: int) -> dict[str, float]:
         """All epochs of one update; the experience's figures with the losses' means added."""
-        config = self._config
-        rows = config.minibatch_rows // context.world_size
+        config, ranks = self._config, self._ranks
+        rows = config.minibatch_rows // ranks.data_size
         count = experience.old_log_probs_BR.shape[0]
         sums = torch.zeros(5)
         for epoch in range(config.epochs_per_update):
-            generator = torch.Generator().manual_seed(seed_of(config.seed, "minibatches", update, epoch, context.rank))
+            generator = torch.Generator().manual_seed(
+                seed_of(config.seed, "minibatches", update, epoch, ranks.data_rank)
+            )
             order = torch.randperm(count, generator=generator)
             for start in range(0, count, rows):
                 sums += self._step(experience.rows(order[start : start + rows]), update)
-        tokens, clipped, approximate_kl, policy, value = sum_over_ranks(sums).tolist()
+        tokens, clipped, approximate_kl, policy, value = ranks.sum(sums).tolist()
         return experience.figures | {
             "clip_fraction": clipped / tokens,
             "approximate_kl": approximate_kl / tokens,
@@ -252,7 +251,7 @@ class Learner:
         """One minibatch; sums of tokens, clipped tokens, approximate KL, policy loss, value loss."""
         config, mask_BR = self._config, part.rollout.response_mask_BR
         mine = mask_BR.sum().float()
-        tokens = int(sum_over_ranks(mine.clone()))
+        tokens = int(self._ranks.sum(mine.clone()))
         with self._autocast():
             log_probs_BR, _ = response_log_probs(self._players.policy, part.rollout, config.temperature)
         policy = policy_loss(log_probs_BR, part.old_log_probs_BR, part.advantages_BR, mask_BR, config.clip, tokens)
@@ -273,7 +272,7 @@ class Learner:
             (self._critic_optimizer, self._critic, config.critic_optimizer),
         ):
             rate = learning_rate_at(update, config.updates, settings)
-            apply_gradients(optimizer, parameters, rate, settings.gradient_clip)
+            apply_gradients(optimizer, parameters, rate, settings.gradient_clip, self._ranks)
 
 
 def read_data(config: PpoConfig, chat: Chat) -> Prompts:

@@ -16,14 +16,13 @@ from torch import Tensor
 
 from training.data.chat import load_chat
 from training.data.examples import read_texts
-from training.data.order import rows_of_step, seed_of, share_of_rank
+from training.data.order import rows_of_step, seed_of
 from training.manifest import Manifest
 from training.model.checkpoint import save_decoder
 from training.model.config import parse_config
 from training.model.transformer import Decoder, initialise
 from training.optim.adam import OptimizerConfig, build_optimizer
 from training.optim.gradients import apply_gradients
-from training.optim.ranks import sum_over_ranks
 from training.optim.schedule import learning_rate_at
 from training.rl.losses import token_log_probs
 from training.stages.artifact import finished, publish
@@ -72,14 +71,14 @@ def run(config: PretrainConfig, context: RunContext) -> Manifest:
     tokens = config.batch_rows * (config.context_tokens - 1)
     for step in range(int(numbers["step"]), config.steps):
         rows = rows_of_step(step, config.batch_rows, len(rows_RT), config.seed)
-        ids_BT = rows_RT[share_of_rank(rows, context.rank, context.world_size)]
+        ids_BT = rows_RT[context.ranks.share(rows)]
         with autocast():
             logits_BTV = decoder.logits(decoder(ids_BT)[:, :-1])
         loss = -token_log_probs(logits_BTV, ids_BT[:, 1:]).sum() / tokens
         torch.autograd.backward(loss)
         rate = learning_rate_at(step, config.steps, config.optimizer)
-        norm = apply_gradients(optimizer, parameters, rate, config.optimizer.gradient_clip)
-        numbers.update(step=step + 1, loss=float(sum_over_ranks(loss.detach())))
+        norm = apply_gradients(optimizer, parameters, rate, config.optimizer.gradient_clip, context.ranks)
+        numbers.update(step=step + 1, loss=float(context.ranks.sum(loss.detach())))
         if (step + 1) % config.checkpoint_every_steps == 0 or step + 1 == config.steps:
             context.checkpoints.save(step + 1, lambda directory: state.write(directory, numbers))
         metrics = {"loss": numbers["loss"], "learning_rate": rate, "gradient_norm": norm, "tokens": float(tokens)}

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from training.data.chat import Chat, load_chat
 from training.data.examples import PairExample, read_pairs
-from training.data.order import held_out_keys, rows_of_step, seed_of, share_of_rank, steps_for
+from training.data.order import held_out_keys, rows_of_step, seed_of, steps_for
 from training.data.tensors import pad
 from training.manifest import Manifest
 from training.model.backbone import trainable_backbone
@@ -26,7 +26,7 @@ from training.model.reward import RewardModel, ScalarModel, save_reward_model
 from training.model.vocabulary import choose_rows, trim_vocabulary
 from training.optim.adam import OptimizerConfig, build_optimizer
 from training.optim.gradients import apply_gradients
-from training.optim.ranks import sum_over_ranks
+from training.optim.ranks import Ranks
 from training.optim.schedule import learning_rate_at
 from training.rl.label_noise import estimate_label_noise, noise_ceiling
 from training.rl.losses import bradley_terry, centring, margin_ranking
@@ -117,10 +117,10 @@ def run(config: RewardModelConfig, context: RunContext) -> Manifest:
     numbers = state.read(checkpoint) if checkpoint else {"step": 0}
     for step in range(int(numbers["step"]), total_steps):
         rows = rows_of_step(step, config.batch_pairs, len(pairs.train), config.seed)
-        mine = [pairs.train[row] for row in share_of_rank(rows, context.rank, context.world_size)]
-        metrics = accumulate(scalar, mine, config, autocast)
+        mine = [pairs.train[row] for row in context.ranks.share(rows)]
+        metrics = accumulate(scalar, mine, config, autocast, context.ranks)
         rate = learning_rate_at(step, total_steps, config.optimizer)
-        norm = apply_gradients(optimizer, parameters, rate, config.optimizer.gradient_clip)
+        norm = apply_gradients(optimizer, parameters, rate, config.optimizer.gradient_clip, context.ranks)
         metrics |= {"gradient_norm": norm, "learning_rate": rate}
         numbers["step"] = step + 1
         if (step + 1) % config.checkpoint_every_steps == 0 or step + 1 == total_steps:
@@ -201,7 +201,7 @@ def open_model(config: RewardModelConfig, pairs: Pairs) -> tuple[ScalarModel, Pa
 
 
 def accumulate(
-    scalar: ScalarModel, pairs: Sequence[Pair], config: RewardModelConfig, autocast: Autocast
+    scalar: ScalarModel, pairs: Sequence[Pair], config: RewardModelConfig, autocast: Autocast, ranks: Ranks
 ) -> dict[str, float]:
     """Add the gradient of these pairs' loss; return figures of all ranks together."""
     sums = torch.zeros(3)  # loss, right, margin
@@ -215,7 +215,7 @@ def accumulate(
         torch.autograd.backward(loss)
         gap_B = (chosen_B - rejected_B).detach()
         sums += torch.stack((loss.detach(), (gap_B > 0).sum() / config.batch_pairs, gap_B.sum() / config.batch_pairs))
-    loss_value, right, margin = sum_over_ranks(sums).tolist()
+    loss_value, right, margin = ranks.sum(sums).tolist()
     return {"loss": loss_value, "accuracy": right, "margin": margin}
 
 

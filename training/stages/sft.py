@@ -5,7 +5,7 @@ Read `run` from top to bottom; everything else here is a step of it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from training.data.chat import Chat, load_chat
 from training.data.examples import read_sft
-from training.data.order import held_out_keys, rows_of_step, seed_of, share_of_rank, steps_for
+from training.data.order import held_out_keys, rows_of_step, seed_of, steps_for
 from training.data.tensors import ResponseBatch, TokenisedExample, microbatches
 from training.manifest import Manifest
 from training.model.backbone import Backbone, trainable_backbone
@@ -23,7 +23,7 @@ from training.model.lora import LoraConfig
 from training.model.vocabulary import VocabularyMap, choose_rows, trim_vocabulary
 from training.optim.adam import OptimizerConfig, build_optimizer
 from training.optim.gradients import apply_gradients
-from training.optim.ranks import sum_over_ranks
+from training.optim.ranks import Ranks
 from training.optim.schedule import learning_rate_at
 from training.rl.losses import weighted_cross_entropy
 from training.stages.artifact import finished, publish, write_model
@@ -98,10 +98,10 @@ def run(config: SftConfig, context: RunContext) -> Manifest:
         rows = rows_of_step(step, config.batch_rows, len(examples.train), config.seed)
         batch = [examples.train[row] for row in rows]
         weight_total = sum(example.weight * len(example.response) for example in batch)
-        mine = [batch[i] for i in share_of_rank(range(len(batch)), context.rank, context.world_size)]
-        loss = accumulate(backbone, mine, weight_total, config.microbatch_rows, autocast)
+        microbatched = microbatches(context.ranks.share(batch), config.microbatch_rows)
+        loss = accumulate(backbone, microbatched, weight_total, autocast, context.ranks)
         rate = learning_rate_at(step, total_steps, config.optimizer)
-        norm = apply_gradients(optimizer, parameters, rate, config.optimizer.gradient_clip)
+        norm = apply_gradients(optimizer, parameters, rate, config.optimizer.gradient_clip, context.ranks)
         metrics = {"loss": loss, "learning_rate": rate, "gradient_norm": norm, "tokens": float(tokens_of(batch))}
         numbers["step"] = step + 1
         if (step + 1) % config.checkpoint_every_steps == 0 or step + 1 == total_steps:
@@ -169,16 +169,16 @@ def narrow(examples: Sequence[TokenisedExample], vocabulary: VocabularyMap) -> l
 
 
 def accumulate(
-    backbone: Backbone, examples: Sequence[TokenisedExample], weight_total: float, rows: int, autocast: Autocast
+    backbone: Backbone, batches: Iterable[ResponseBatch], weight_total: float, autocast: Autocast, ranks: Ranks
 ) -> float:
-    """Add the gradient of these examples' loss; return the loss of all ranks together."""
+    """Add the gradient of these batches' loss; return the loss of all ranks together."""
     loss = torch.zeros(())
-    for batch in microbatches(examples, rows):
+    for batch in batches:
         with autocast():
             part = batch_loss(backbone, batch, weight_total)
         torch.autograd.backward(part)
         loss += part.detach()
-    return float(sum_over_ranks(loss))
+    return float(ranks.sum(loss))
 
 
 def batch_loss(backbone: Backbone, batch: ResponseBatch, weight_total: float) -> Tensor:

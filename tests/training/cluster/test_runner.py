@@ -146,7 +146,7 @@ def run_and_die(config: FatalSft, context: RunContext) -> Manifest:
             config.marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
 
-    return sft.run(config.sft, RunContext(context.checkpoints, progress, context.rank, context.world_size))
+    return sft.run(config.sft, RunContext(context.checkpoints, progress, context.ranks))
 
 
 @pytest.mark.slow

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.data.order import held_out_keys, rows_of_step, seed_of, share_of_rank, steps_for
+from training.data.order import held_out_keys, rows_of_step, seed_of, steps_for
 from training.data.tensors import TokenisedExample, microbatches, pad, response_batch
 from training.data.tokenize import CONTROL, train_tokenizer
+from training.optim.ranks import all_different
 
 
 def test_an_epoch_sees_every_row_once_and_the_next_one_in_another_order() -> None:
@@ -38,7 +39,7 @@ def test_a_fixed_share_of_the_keys_is_held_out() -> None:
 
 
 def test_ranks_share_a_step_without_overlap() -> None:
-    shares = [share_of_rank(range(7), rank, 2) for rank in (0, 1)]
+    shares = [all_different(rank, 2).share(range(7)) for rank in (0, 1)]
     assert sorted(shares[0] + shares[1]) == list(range(7))
 
 

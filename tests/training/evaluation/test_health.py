@@ -13,6 +13,7 @@ from training.evaluation.figures import Estimate
 from training.evaluation.health import Health, HealthConfig
 from training.manifest import ManifestError, verify_manifest
 from training.optim.adam import OptimizerConfig
+from training.optim.ranks import Ranks
 from training.recipes.nano import nano
 from training.recipes.recipe import Plan
 from training.stages import reward_model
@@ -73,7 +74,7 @@ def test_one_rank_measures_both_models_on_the_held_out_pairs(tmp_path: Path) -> 
     )
     checkpoints = DirectoryCheckpoints(tmp_path / "health-run")
     with pytest.raises(ManifestError):
-        health.run(config, RunContext(checkpoints, ProgressList(), rank=1, world_size=2))
+        health.run(config, RunContext(checkpoints, ProgressList(), Ranks(rank=1)))
     manifest = health.run(config, RunContext(checkpoints, ProgressList()))
     assert manifest == verify_manifest(config.output_directory)
     assert (manifest.kind, manifest.parents) == ("health", ("reward", "reward"))

@@ -13,6 +13,7 @@ from tests.training.optim import two_ranks
 from tests.training.rl.toy import toy_decoder
 from training.optim.adam import OptimizerConfig, build_optimizer
 from training.optim.gradients import apply_gradients
+from training.optim.ranks import ALONE
 from training.optim.schedule import learning_rate_at
 
 
@@ -61,7 +62,7 @@ def test_settings_that_make_no_sense_are_refused(field: str, value: object) -> N
 def test_a_gradient_beyond_the_clip_is_scaled_and_its_norm_reported() -> None:
     weight = nn.Parameter(torch.zeros(2))
     weight.grad = torch.tensor([30.0, 40.0])
-    norm = apply_gradients(torch.optim.SGD([weight], lr=1.0), [weight], learning_rate=0.5, clip=1.0)
+    norm = apply_gradients(torch.optim.SGD([weight], lr=1.0), [weight], learning_rate=0.5, clip=1.0, ranks=ALONE)
     assert norm == pytest.approx(50.0)
     assert weight.detach().tolist() == pytest.approx([-0.3, -0.4])
     assert weight.grad is None
@@ -70,7 +71,7 @@ def test_a_gradient_beyond_the_clip_is_scaled_and_its_norm_reported() -> None:
 def test_a_parameter_without_a_gradient_stays() -> None:
     one, other = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
     one.grad = torch.ones(1)
-    apply_gradients(torch.optim.SGD([one, other], lr=0.1), [one, other], learning_rate=0.1, clip=10.0)
+    apply_gradients(torch.optim.SGD([one, other], lr=0.1), [one, other], learning_rate=0.1, clip=10.0, ranks=ALONE)
     assert one.item() == pytest.approx(0.9)
     assert other.item() == 1.0
 

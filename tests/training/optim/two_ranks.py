@@ -9,6 +9,7 @@ import torch.distributed as dist
 from tests.training.rl.toy import sentiment, toy_config, toy_players, toy_prompts
 from tests.training.toys import ProgressList, sft_rows, toy_model, write_lines
 from training.optim.adam import OptimizerConfig
+from training.optim.ranks import all_different
 from training.stages import ppo, sft
 from training.stages.context import Lineage, Machine, RunContext
 from training.stages.sft import SftConfig
@@ -22,7 +23,7 @@ def main(directory: Path, rank: int, world: int) -> None:
     mine = directory / f"rank-{rank}-of-{world}"
     mine.mkdir()
     progress = ProgressList()
-    context = RunContext(DirectoryCheckpoints(mine / "sft-run"), progress, rank, world)
+    context = RunContext(DirectoryCheckpoints(mine / "sft-run"), progress, all_different(rank, world))
     config = SftConfig(
         model_directory=toy_model(mine / "first"),
         data_path=write_lines(mine / "sft.jsonl", sft_rows(32)),
@@ -34,7 +35,7 @@ def main(directory: Path, rank: int, world: int) -> None:
     )
     sft.run(config, context)
     players = toy_players()
-    context = RunContext(DirectoryCheckpoints(mine / "ppo-run"), progress, rank, world)
+    context = RunContext(DirectoryCheckpoints(mine / "ppo-run"), progress, all_different(rank, world))
     settings = toy_config(updates=1, prompts_per_update=32, minibatch_rows=64, epochs_per_update=1)
     ppo.train(players, toy_prompts(), sentiment, settings, context, lambda: torch.autocast("cpu", enabled=False))
     if rank == 0:

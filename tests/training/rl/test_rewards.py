@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from training.optim.ranks import ALONE
 from training.rl.advantages import explained_variance, gae, whiten
 from training.rl.kl_control import KlConfig, next_beta
 from training.rl.rewards import response_scores, sequence_kl, token_rewards
@@ -56,7 +57,7 @@ def test_with_lambda_one_returns_are_monte_carlo() -> None:
 
 def test_whitening_sees_real_tokens_only() -> None:
     values = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
-    white = whiten(values + 50.0 * (1 - MASK), MASK)
+    white = whiten(values + 50.0 * (1 - MASK), MASK, ALONE)
     real = white[MASK.bool()]
     assert real.mean().item() == pytest.approx(0.0, abs=1e-6)
     assert real.var(correction=0).item() == pytest.approx(1.0, abs=1e-4)

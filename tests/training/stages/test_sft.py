@@ -10,12 +10,13 @@ from safetensors.torch import load_file
 from tests.training.toys import KillAfter, Killed, ProgressList, sft_rows, toy_model, user, write_lines
 from training.data.chat import load_chat
 from training.data.examples import ExampleError
-from training.data.tensors import response_batch
+from training.data.tensors import microbatches, response_batch
 from training.manifest import verify_manifest
 from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder
 from training.model.lora import LoraConfig, load_adapter, merge_adapter
 from training.optim.adam import OptimizerConfig
+from training.optim.ranks import ALONE
 from training.stages import sft
 from training.stages.context import ConfigError, Lineage, Machine, RunContext
 from training.stages.sft import SftConfig
@@ -122,9 +123,8 @@ def test_microbatches_do_not_change_the_gradient(config: SftConfig) -> None:
     for rows in (2, 8):
         decoder = load_decoder(config.model_directory).requires_grad_(True)
         weight_total = sum(len(e.response) for e in data.train[:8])
-        sft.accumulate(
-            Backbone(decoder), data.train[:8], weight_total, rows, lambda: torch.autocast("cpu", enabled=False)
-        )
+        batches = microbatches(data.train[:8], rows)
+        sft.accumulate(Backbone(decoder), batches, weight_total, lambda: torch.autocast("cpu", enabled=False), ALONE)
         gradient = decoder.model.embed_tokens.weight.grad
         assert gradient is not None
         gradients.append(gradient)
