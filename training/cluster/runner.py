@@ -24,6 +24,7 @@ from training.model.checkpoint import CheckpointError
 from training.model.config import ModelConfigError
 from training.model.lora import AdapterError
 from training.model.reward import RewardModelError
+from training.optim.gradients import NonFiniteError
 from training.optim.ranks import all_different
 from training.stages.artifact import finished
 from training.stages.context import ConfigError, Progress, RunContext
@@ -42,6 +43,7 @@ REFUSALS = (
     AdapterError,
     RewardModelError,
     ManifestError,
+    NonFiniteError,
 )
 WORKER_ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
@@ -50,7 +52,7 @@ WORKER_ENVIRONMENT = {
 
 
 class StageRefusedError(ValueError):
-    """A stage refused its config or its data; the text is the stage's own error."""
+    """A stage refused its config or its data, or to learn from what is not finite; the text is the stage's own error."""
 
 
 class StageConfig(Protocol):

@@ -1,4 +1,7 @@
-"""AdamW with two parameter groups: matrices decay; embeddings, norms and biases do not."""
+"""The optimizer's settings, and AdamW with two parameter groups: matrices decay; embeddings, norms and biases do not.
+
+With `algorithm="muon"` Muon has the hidden matrices, and AdamW keeps what is left.
+"""
 
 from __future__ import annotations
 
@@ -8,41 +11,68 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from training.optim.muon import MuonBesideAdamW, muon_for
+
 EMBEDDINGS = ("embed_tokens.weight", "lm_head.weight")
+SCALAR_HEAD = "score.weight"  # one row: nothing to orthogonalise
+ALGORITHMS = ("adamw", "muon")
+SCHEDULES = ("linear", "cosine", "constant", "wsd")
+COOLDOWNS = ("linear", "sqrt")
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """Rates are per step. warmup_fraction is of all steps; after it the rate falls to final_fraction of its peak."""
+    """Rates are per step. After the warm-up the rate falls to final_fraction of its peak; with `wsd` only over the last
+    cooldown_fraction of all steps (schedule.py). Muon takes learning_rate and weight_decay as they are for AdamW (muon.py).
+    """
 
     learning_rate: float = 1e-4
-    schedule: str = "linear"  # linear, cosine or constant
-    warmup_fraction: float = 0.03
+    schedule: str = "linear"  # linear, cosine, constant or wsd
+    warmup_fraction: float = 0.03  # of all steps
+    warmup_steps: int | None = None  # in place of warmup_fraction
     final_fraction: float = 0.1
+    cooldown_fraction: float = 0.2  # wsd's; 10-20 % are enough (arXiv 2405.18392, figure 5)
+    cooldown: str = "sqrt"  # wsd's shape: linear or sqrt
     weight_decay: float = 0.0
+    algorithm: str = "adamw"  # adamw or muon
     betas: tuple[float, float] = (0.9, 0.95)
     epsilon: float = 1e-5  # PPO's Adam, "N implementation details"; larger than the default on purpose
+    muon_momentum: float = 0.95  # arXiv 2502.16982
     gradient_clip: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.schedule not in ("linear", "cosine", "constant"):
-            raise ValueError(f"schedule: {self.schedule!r} is not one of linear, cosine, constant")
-        if not 0 <= self.warmup_fraction < 1:
-            raise ValueError(f"warmup_fraction: {self.warmup_fraction} is not in [0, 1)")
+        for field, known in (("schedule", SCHEDULES), ("algorithm", ALGORITHMS), ("cooldown", COOLDOWNS)):
+            if (value := getattr(self, field)) not in known:
+                raise ValueError(f"{field}: {value!r} is not one of {', '.join(known)}")
+        for field in ("warmup_fraction", "muon_momentum"):
+            if not 0 <= (value := getattr(self, field)) < 1:
+                raise ValueError(f"{field}: {value} is not in [0, 1)")
+        if self.warmup_steps is not None and self.warmup_steps < 0:
+            raise ValueError(f"warmup_steps: {self.warmup_steps} is not at least 0")
+        if not 0 < self.cooldown_fraction <= 1:
+            raise ValueError(f"cooldown_fraction: {self.cooldown_fraction} is not in (0, 1]")
 
 
-def build_optimizer(named_parameters: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters."""
+def build_optimizer(
+    named_parameters: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig
+) -> torch.optim.Optimizer:
+    """The optimizer of the trainable parameters."""
+    hidden: list[nn.Parameter] = []
     decayed: list[nn.Parameter] = []
     kept: list[nn.Parameter] = []
     for name, parameter in named_parameters:
-        if parameter.requires_grad:
-            plain = parameter.ndim >= 2 and not name.endswith(EMBEDDINGS)
+        if not parameter.requires_grad:
+            continue
+        plain = parameter.ndim >= 2 and not name.endswith(EMBEDDINGS)
+        if plain and config.algorithm == "muon" and not name.endswith(SCALAR_HEAD):
+            hidden.append(parameter)
+        else:
             (decayed if plain else kept).append(parameter)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": kept, "weight_decay": 0.0}]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=config.learning_rate,
-        betas=config.betas,
-        eps=config.epsilon,
+    groups = [group for group in groups if group["params"]]
+    adamw = (
+        torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.epsilon) if groups else None
     )
+    if adamw is not None and not hidden:
+        return adamw
+    return MuonBesideAdamW(muon_for(hidden, config.weight_decay, config.muon_momentum), adamw)

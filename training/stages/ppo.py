@@ -261,18 +261,18 @@ class Learner:
         values_BR = before_response(states_BT, part.rollout)
         value = value_loss(values_BR, part.old_values_BR, part.returns_BR, mask_BR, config.value_clip, tokens)
         torch.autograd.backward(value)
-        self._apply(update)
+        self._apply(update, f"update {update + 1}, policy loss {policy.loss:.4g}, value loss {value:.4g}")
         losses = (policy.loss.detach() * tokens, value.detach() * tokens)
         return torch.stack((mine, policy.clipped_tokens.float(), policy.approximate_kl_sum, *losses))
 
-    def _apply(self, update: int) -> None:
+    def _apply(self, update: int, at: str) -> None:
         config = self._config
         for optimizer, parameters, settings in (
             (self._policy_optimizer, self._policy, config.policy_optimizer),
             (self._critic_optimizer, self._critic, config.critic_optimizer),
         ):
             rate = learning_rate_at(update, config.updates, settings)
-            apply_gradients(optimizer, parameters, rate, settings.gradient_clip, self._ranks)
+            apply_gradients(optimizer, parameters, rate, settings.gradient_clip, self._ranks, at)
 
 
 def read_data(config: PpoConfig, chat: Chat) -> Prompts:

@@ -120,7 +120,8 @@ def run(config: RewardModelConfig, context: RunContext) -> Manifest:
         mine = [pairs.train[row] for row in context.ranks.share(rows)]
         metrics = accumulate(scalar, mine, config, autocast, context.ranks)
         rate = learning_rate_at(step, total_steps, config.optimizer)
-        norm = apply_gradients(optimizer, parameters, rate, config.optimizer.gradient_clip, context.ranks)
+        at = f"step {step + 1}, loss {metrics['loss']:.4g}"
+        norm = apply_gradients(optimizer, parameters, rate, config.optimizer.gradient_clip, context.ranks, at)
         metrics |= {"gradient_norm": norm, "learning_rate": rate}
         numbers["step"] = step + 1
         if (step + 1) % config.checkpoint_every_steps == 0 or step + 1 == total_steps:

@@ -101,7 +101,8 @@ def run(config: SftConfig, context: RunContext) -> Manifest:
         microbatched = microbatches(context.ranks.share(batch), config.microbatch_rows)
         loss = accumulate(backbone, microbatched, weight_total, autocast, context.ranks)
         rate = learning_rate_at(step, total_steps, config.optimizer)
-        norm = apply_gradients(optimizer, parameters, rate, config.optimizer.gradient_clip, context.ranks)
+        at = f"step {step + 1}, loss {loss:.4g}"
+        norm = apply_gradients(optimizer, parameters, rate, config.optimizer.gradient_clip, context.ranks, at)
         metrics = {"loss": loss, "learning_rate": rate, "gradient_norm": norm, "tokens": float(tokens_of(batch))}
         numbers["step"] = step + 1
         if (step + 1) % config.checkpoint_every_steps == 0 or step + 1 == total_steps:

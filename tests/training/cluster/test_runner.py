@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.training.toys import ProgressList, sft_rows, toy_model, write_lines
+from training.cluster import runner
 from training.cluster.progress_log import ProgressLog, read_progress
 from training.cluster.ray_cluster import ENVIRONMENT, ray_cluster
 from training.cluster.runner import StageRefusedError, StageRun, _context_here, _fit, run_stage, run_stages
@@ -147,6 +148,17 @@ def run_and_die(config: FatalSft, context: RunContext) -> Manifest:
             os.kill(os.getpid(), signal.SIGKILL)
 
     return sft.run(config.sft, RunContext(context.checkpoints, progress, context.ranks))
+
+
+def test_a_worker_reports_what_is_not_finite_as_a_refusal_so_that_ray_does_not_try_it_again(
+    config: SftConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "_context_of_worker", _context_here)
+    (tmp_path / "runs" / "far").mkdir(parents=True)
+    far = replace(config, optimizer=OptimizerConfig(learning_rate=1e30, warmup_fraction=0.0))
+    refusal = runner._work({"task": runner._Task([StageRun("far", sft.run, far)], tmp_path / "runs")})
+    assert refusal is not None
+    assert refusal.startswith("NonFiniteError: step 2, loss")
 
 
 @pytest.mark.slow

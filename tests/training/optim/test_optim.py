@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from torch import nn
 from tests.training.optim import two_ranks
 from tests.training.rl.toy import toy_decoder
 from training.optim.adam import OptimizerConfig, build_optimizer
-from training.optim.gradients import apply_gradients
+from training.optim.gradients import NonFiniteError, apply_gradients
 from training.optim.ranks import ALONE
 from training.optim.schedule import learning_rate_at
 
@@ -53,7 +54,64 @@ def test_cosine_is_halfway_in_the_middle_and_constant_stays() -> None:
     assert learning_rate_at(99, 100, constant) == 1.0
 
 
-@pytest.mark.parametrize(("field", "value"), [("schedule", "step"), ("warmup_fraction", 1.0)])
+def test_warm_up_stable_decay_falls_only_at_the_end_along_a_line_or_a_root() -> None:
+    config = OptimizerConfig(
+        learning_rate=1.0, schedule="wsd", warmup_steps=4, cooldown_fraction=0.25, final_fraction=0.2, cooldown="linear"
+    )
+    rates = [learning_rate_at(step, 100, config) for step in range(101)]
+    assert rates[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
+    assert set(rates[4:76]) == {1.0}
+    assert rates[80] == pytest.approx(1 - 0.8 * 5 / 25)
+    assert rates[100] == pytest.approx(0.2)
+    root = replace(config, cooldown="sqrt", final_fraction=0.0)
+    assert learning_rate_at(84, 100, root) == pytest.approx(1 - math.sqrt(9 / 25))
+    assert learning_rate_at(100, 100, root) == pytest.approx(0.0)
+
+
+def test_the_middle_of_warm_up_stable_decay_does_not_know_the_runs_length() -> None:
+    config = OptimizerConfig(schedule="wsd", warmup_steps=10)
+    assert [learning_rate_at(s, 100, config) for s in range(80)] == [
+        learning_rate_at(s, 300, config) for s in range(80)
+    ]
+
+
+def test_two_steps_of_adamw_by_hand() -> None:
+    config = OptimizerConfig(weight_decay=0.1, betas=(0.9, 0.95), epsilon=1e-5)
+    weight = nn.Parameter(torch.tensor([[2.0]]))
+    optimizer = build_optimizer([("up.weight", weight)], config)
+    first, second, value = 0.0, 0.0, 2.0
+    for step, gradient in ((1, 0.5), (2, -0.25)):
+        weight.grad = torch.tensor([[gradient]])
+        apply_gradients(optimizer, [weight], learning_rate=0.01, clip=10.0, ranks=ALONE)
+        first, second = 0.9 * first + 0.1 * gradient, 0.95 * second + 0.05 * gradient**2
+        adaptive = first / (1 - 0.9**step) / (math.sqrt(second / (1 - 0.95**step)) + 1e-5)
+        value = value * (1 - 0.01 * 0.1) - 0.01 * adaptive
+        assert weight.item() == pytest.approx(value, abs=1e-6)
+
+
+@pytest.mark.parametrize("poison", [math.nan, math.inf])
+def test_a_gradient_that_is_not_finite_stops_the_step_and_changes_nothing(poison: float) -> None:
+    one, other = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    one.grad, other.grad = torch.ones(2), torch.tensor([1.0, poison])
+    optimizer = torch.optim.AdamW([one, other], lr=0.1)
+    with pytest.raises(NonFiniteError, match="step 7, loss nan: the gradient's norm is"):
+        apply_gradients(optimizer, [one, other], 0.1, 1.0, ALONE, at="step 7, loss nan")
+    assert one.tolist() == other.tolist() == [1.0, 1.0]
+    assert not optimizer.state
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("schedule", "step"),
+        ("warmup_fraction", 1.0),
+        ("warmup_steps", -1),
+        ("cooldown_fraction", 0.0),
+        ("cooldown", "cosine"),
+        ("algorithm", "sgd"),
+        ("muon_momentum", 1.0),
+    ],
+)
 def test_settings_that_make_no_sense_are_refused(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=field):
         OptimizerConfig(**{field: value})  # type: ignore[arg-type]

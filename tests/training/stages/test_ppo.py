@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.training.rl.toy import sentiment, toy_config, toy_players, toy_prompts
 from tests.training.stages.test_reward_model import pair_rows
 from tests.training.toys import WORDS, KillAfter, Killed, ProgressList, toy_model, user, write_lines
 from training.data.chat import load_chat
@@ -15,13 +16,14 @@ from training.manifest import verify_manifest
 from training.model.lora import LoraConfig
 from training.model.reward import RewardModelError
 from training.optim.adam import OptimizerConfig
+from training.optim.gradients import NonFiniteError
 from training.rl.kl_control import KlConfig
 from training.rl.players import open_players
 from training.stages import ppo, reward_model
 from training.stages.context import ConfigError, Lineage, Machine, RunContext
 from training.stages.ppo import PpoConfig
 from training.stages.reward_model import RewardModelConfig
-from training.stages.state import DirectoryCheckpoints
+from training.stages.state import DirectoryCheckpoints, latest_complete
 
 LORA = LoraConfig(rank=4)
 
@@ -85,6 +87,19 @@ def test_a_killed_run_ends_with_the_same_bits(config: PpoConfig, tmp_path: Path)
     assert {key.split("/")[1] for key in states[0] if key.endswith("exp_avg_sq")} == {"policy", "critic"}
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+def test_an_update_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
+    far = OptimizerConfig(learning_rate=1e30, warmup_fraction=0.0)
+    config = toy_config(updates=2, policy_optimizer=far, checkpoint_every_updates=1)
+    context = RunContext(DirectoryCheckpoints(tmp_path), ProgressList())
+    with pytest.raises(NonFiniteError, match="update 1, policy loss"):
+        ppo.train(
+            toy_players(), toy_prompts(), sentiment, config, context, lambda: torch.autocast("cpu", enabled=False)
+        )
+    kept = latest_complete(tmp_path)
+    assert kept is not None
+    assert kept.name == "step-000000"
 
 
 def test_it_writes_a_model_that_differs_from_its_parent_and_says_where_it_comes_from(

@@ -16,11 +16,12 @@ from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder
 from training.model.lora import LoraConfig, load_adapter, merge_adapter
 from training.optim.adam import OptimizerConfig
+from training.optim.gradients import NonFiniteError
 from training.optim.ranks import ALONE
 from training.stages import sft
 from training.stages.context import ConfigError, Lineage, Machine, RunContext
 from training.stages.sft import SftConfig
-from training.stages.state import DirectoryCheckpoints
+from training.stages.state import DirectoryCheckpoints, latest_complete
 
 LORA = LoraConfig(rank=4)
 
@@ -152,6 +153,18 @@ def test_a_finished_run_is_not_run_again(config: SftConfig, tmp_path: Path) -> N
     progress = ProgressList()
     run(config, tmp_path / "run", progress)
     assert progress.steps == []
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
+    config: SftConfig, tmp_path: Path
+) -> None:
+    far = replace(config, checkpoint_every_steps=1, optimizer=OptimizerConfig(learning_rate=1e30, warmup_fraction=0.0))
+    with pytest.raises(NonFiniteError, match=r"step 2, loss .*: the gradient's norm is nan"):
+        run(far, tmp_path / "run")
+    kept = latest_complete(tmp_path / "run")
+    assert kept is not None
+    assert kept.name == "step-000001"
+    assert not config.output_directory.exists()
 
 
 def test_settings_that_cannot_work_together_are_refused(config: SftConfig) -> None:
