@@ -1,0 +1,272 @@
+"""A corpus as tokens on disk: texts tokenised once, in flat binary shards of a fixed length, and read again through memory maps.
+
+A directory holds, for `train` and `held_out`, SPLIT-00000.bin and so on (uint16, or uint32 for a larger vocabulary; little-endian;
+all documents end to end), and where each document begins: SPLIT-tokens.bin and SPLIT-bytes.bin, int64 [documents + 1]. Bytes of
+text are there so that bits per byte are exact. The manifest comes last; a run that was cut off begins again.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from training.data.chat import load_chat
+from training.data.corpus import is_held_out, read_texts_of, text_files
+from training.manifest import MANIFEST, Manifest, hash_file, plain, read_manifest, write_manifest
+
+KIND = "token_shards"
+TRAIN, HELD_OUT = "train", "held_out"
+BATCH_BYTES = 1 << 20  # of text, tokenised at once
+LARGEST_UINT16_VOCABULARY = 1 << 16
+
+
+class ShardError(ValueError):
+    """Shards are not what their reader asks for; the text names the field or the file."""
+
+
+@dataclass(frozen=True)
+class ShardConfig:
+    """sources: .jsonl and .txt files, or folders of them (corpus.py)."""
+
+    sources: tuple[Path, ...]
+    tokenizer_directory: Path
+    output_directory: Path
+    held_out_fraction: float = 0.01  # of the distinct texts, by their hash
+    begin_documents: bool = True  # a token before each, so that its first one is predicted too
+    control_tokens: bool = (
+        False  # True: a text may spell them, as a rendered chat does; False: "<|end|>" in a text is text
+    )
+    shard_tokens: int = 1 << 26
+    seed: int = 0
+    licence: str = ""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.held_out_fraction < 1:
+            raise ShardError(f"held_out_fraction: {self.held_out_fraction} is not in [0, 1)")
+        if self.shard_tokens < 1:
+            raise ShardError(f"shard_tokens: {self.shard_tokens} is not at least 1")
+
+
+@dataclass(frozen=True)
+class Tokenised:
+    """How far the writing is."""
+
+    read_bytes: int
+    all_bytes: int
+    documents: int
+    tokens: int
+
+
+def write_shards(config: ShardConfig, tell: Callable[[Tokenised], None] = lambda _: None) -> Manifest:
+    """Tokenise all texts, in their order. The same texts under the same settings are not tokenised again.
+
+    Raises:
+        ExampleError: a text cannot be read.
+        ShardError: output_directory holds the shards of something else.
+    """
+    files = text_files(config.sources)
+    settings = _settings(config, files)
+    if (config.output_directory / MANIFEST).exists():
+        return _the_same(config.output_directory, settings)
+    shutil.rmtree(config.output_directory, ignore_errors=True)
+    config.output_directory.mkdir(parents=True)
+    encode, vocabulary = _encoder(config)
+    dtype = np.dtype("<u4" if vocabulary > LARGEST_UINT16_VOCABULARY else "<u2")
+    with ExitStack() as stack:
+        splits = {name: stack.enter_context(closing(_SplitWriter(config, name, dtype))) for name in (TRAIN, HELD_OUT)}
+        sizes = [file.stat().st_size for file in files]
+        for done, file in enumerate(files):
+            for texts in _batches(read_texts_of(file)):
+                for text, ids in zip(texts, encode(texts), strict=True):
+                    held = is_held_out(text, config.held_out_fraction, config.seed)
+                    splits[HELD_OUT if held else TRAIN].add(ids, len(text.encode()))
+                tell(_tokenised(sum(sizes[:done]), sum(sizes), splits))
+        tell(_tokenised(sum(sizes), sum(sizes), splits))
+    counts = {name: split.counts for name, split in splits.items()}
+    return write_manifest(
+        config.output_directory,
+        kind=KIND,
+        version=config.output_directory.name,
+        config=settings,
+        seeds={"held_out": config.seed},
+        report=counts | {"vocabulary": vocabulary, "dtype": dtype.name},
+        licence=config.licence,
+    )
+
+
+@dataclass(frozen=True)
+class TokenStream:
+    """The documents of one split end to end, read from the disk where they are asked for."""
+
+    shards: tuple[npt.NDArray[np.unsignedinteger[Any]], ...]
+    shard_tokens: int
+    token_begins: npt.NDArray[np.int64]  # [documents + 1]: of each document, and the end
+    byte_begins: npt.NDArray[np.int64]  # likewise, in UTF-8
+
+    @property
+    def documents(self) -> int:
+        return len(self.token_begins) - 1
+
+    @property
+    def tokens(self) -> int:
+        return int(self.token_begins[-1])
+
+    @property
+    def bytes(self) -> int:
+        return int(self.byte_begins[-1])
+
+    def read(self, start: int, stop: int) -> npt.NDArray[np.int64]:
+        """Token ids of these places."""
+        parts = []
+        while start < stop:
+            shard, offset = divmod(start, self.shard_tokens)
+            taken = self.shards[shard][offset : offset + stop - start]
+            parts.append(taken.astype(np.int64))
+            start += len(taken)
+        return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+    def documents_at(self, start: int, stop: int) -> npt.NDArray[np.int64]:
+        """The number of the document at each of these places, from 1."""
+        return np.searchsorted(self.token_begins, np.arange(start, stop), side="right")
+
+    def first(self, tokens: int) -> TokenStream:
+        """Its first documents, whole ones, with at most so many tokens; at least one."""
+        count = max(1, int(np.searchsorted(self.token_begins, tokens, side="right")) - 1)
+        return replace(self, token_begins=self.token_begins[: count + 1], byte_begins=self.byte_begins[: count + 1])
+
+
+def open_shards(directory: Path, tokenizer_directory: Path) -> dict[str, TokenStream]:
+    """Both splits by name.
+
+    Raises:
+        ManifestError: the directory is not finished.
+        ShardError: it is something else, a file's length differs, or it was tokenised otherwise.
+    """
+    manifest = read_manifest(directory)
+    if manifest.kind != KIND:
+        raise ShardError(f"{directory.name}: is a {manifest.kind}, not {KIND}")
+    if manifest.config["tokenizer_sha256"] != hash_file(tokenizer_directory / "tokenizer.json"):
+        raise ShardError(
+            f"tokenizer_directory: {tokenizer_directory.name} is not the tokenizer that made {directory.name}"
+        )
+    return {name: _open(directory, name, manifest) for name in (TRAIN, HELD_OUT)}
+
+
+def _open(directory: Path, name: str, manifest: Manifest) -> TokenStream:
+    files = sorted(directory.glob(f"{name}-[0-9]*.bin"))
+    shards = tuple(np.memmap(file, dtype=manifest.report["dtype"], mode="r") for file in files)
+    tokens, text = (np.memmap(directory / f"{name}-{what}.bin", dtype="<i8", mode="r") for what in ("tokens", "bytes"))
+    stream = TokenStream(shards, manifest.config["shard_tokens"], tokens, text)
+    found, written = sum(len(shard) for shard in shards), manifest.report[name]
+    if (found, stream.tokens, stream.documents) != (written["tokens"], written["tokens"], written["documents"]):
+        raise ShardError(f"{directory.name}: {name} has {found} tokens, its manifest says {written['tokens']}")
+    return stream
+
+
+class _SplitWriter:
+    """Appends documents to the shards of one split."""
+
+    def __init__(self, config: ShardConfig, name: str, dtype: np.dtype[np.unsignedinteger[Any]]) -> None:
+        self._directory, self._name, self._dtype = config.output_directory, name, dtype
+        self._shard_tokens = config.shard_tokens
+        self._shard: BinaryIO | None = None
+        self._begins = [(self._directory / f"{name}-{what}.bin").open("wb") for what in ("tokens", "bytes")]
+        self.documents = self.tokens = self.bytes = 0
+        self._note()
+
+    def add(self, ids: Sequence[int], text_bytes: int) -> None:
+        left = np.asarray(ids, dtype=self._dtype)
+        while len(left):
+            place = self.tokens % self._shard_tokens
+            if place == 0:
+                self._next_shard()
+            assert self._shard is not None
+            part, left = np.split(left, [min(len(left), self._shard_tokens - place)])
+            self._shard.write(part.tobytes())
+            self.tokens += len(part)
+        self.documents, self.bytes = self.documents + 1, self.bytes + text_bytes
+        self._note()
+
+    @property
+    def counts(self) -> dict[str, float]:
+        """For the manifest."""
+        per_token = self.bytes / self.tokens if self.tokens else 0.0
+        return {"documents": self.documents, "tokens": self.tokens, "bytes": self.bytes, "bytes_per_token": per_token}
+
+    def close(self) -> None:
+        for file in (*self._begins, *([] if self._shard is None else [self._shard])):
+            file.close()
+
+    def _next_shard(self) -> None:
+        if self._shard is not None:
+            self._shard.close()
+        self._shard = (self._directory / f"{self._name}-{self.tokens // self._shard_tokens:05d}.bin").open("wb")
+
+    def _note(self) -> None:
+        for file, begin in zip(self._begins, (self.tokens, self.bytes), strict=True):
+            file.write(np.int64(begin).astype("<i8").tobytes())
+
+
+def _encoder(config: ShardConfig) -> tuple[Callable[[Sequence[str]], list[list[int]]], int]:
+    """Texts to the ids of whole documents, and the size of the vocabulary."""
+    tokenizer = Tokenizer.from_file(str(config.tokenizer_directory / "tokenizer.json"))
+    tokenizer.encode_special_tokens = not config.control_tokens
+    end_id = load_chat(config.tokenizer_directory).end_id
+    begin = [_begin_id(config.tokenizer_directory, tokenizer)] if config.begin_documents else []
+    return partial(_encode, tokenizer, begin, [end_id]), tokenizer.get_vocab_size()
+
+
+def _encode(tokenizer: Tokenizer, begin: list[int], end: list[int], texts: Sequence[str]) -> list[list[int]]:
+    return [[*begin, *found.ids, *end] for found in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+
+def _begin_id(directory: Path, tokenizer: Tokenizer) -> int:
+    named = json.loads((directory / "tokenizer_config.json").read_text()).get("bos_token")
+    token = tokenizer.token_to_id(named) if isinstance(named, str) else None
+    if token is None:
+        raise ShardError(f"begin_documents: {directory.name} names no bos_token")
+    return int(token)
+
+
+def _batches(texts: Iterator[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    size = 0
+    for text in texts:
+        batch.append(text)
+        size += len(text)
+        if size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _settings(config: ShardConfig, files: Sequence[Path]) -> dict[str, Any]:
+    """What the tokens depend on, without the machine's places."""
+    kept = {name: value for name, value in plain(config).items() if not name.endswith("_directory")}
+    return kept | {
+        "sources": [[file.name, hash_file(file)] for file in files],
+        "tokenizer_sha256": hash_file(config.tokenizer_directory / "tokenizer.json"),
+    }
+
+
+def _the_same(directory: Path, settings: dict[str, Any]) -> Manifest:
+    manifest = read_manifest(directory)
+    if different := sorted(name for name in settings if manifest.config.get(name) != settings[name]):
+        raise ShardError(f"output_directory: {directory.name} was made with another {', '.join(different)}")
+    return manifest
+
+
+def _tokenised(read_bytes: int, all_bytes: int, splits: dict[str, _SplitWriter]) -> Tokenised:
+    documents, tokens = (sum(getattr(s, name) for s in splits.values()) for name in ("documents", "tokens"))
+    return Tokenised(read_bytes, all_bytes, documents, tokens)
