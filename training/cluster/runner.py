@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from training.cluster.progress_log import PROGRESS, Followed, ProgressLog, Watcher, follow
 from training.cluster.ray_cluster import ray_cluster
+from training.cluster.sample_log import SAMPLES, SampleLog
 from training.data.chat import ChatError
 from training.data.examples import ExampleError
+from training.data.token_shards import ShardError
 from training.manifest import Manifest, ManifestError
 from training.model.checkpoint import CheckpointError
 from training.model.config import ModelConfigError
@@ -37,6 +39,7 @@ BOOKKEEPING = "ray"
 REFUSALS = (
     ConfigError,
     ExampleError,
+    ShardError,
     ChatError,
     CheckpointError,
     ModelConfigError,
@@ -176,7 +179,8 @@ def _run_each(stages: Sequence[StageRun[Any]], storage: Path, context: Callable[
 
 
 def _context_here(directory: Path) -> RunContext:
-    return RunContext(DirectoryCheckpoints(directory), ProgressLog(directory / PROGRESS).append)
+    samples = SampleLog(directory / SAMPLES).append
+    return RunContext(DirectoryCheckpoints(directory), ProgressLog(directory / PROGRESS).append, samples=samples)
 
 
 def _run_under_ray(task: _Task, num_workers: int, gpus_per_worker: int, max_failures: int) -> None:
@@ -228,14 +232,16 @@ def _context_of_worker(directory: Path) -> RunContext:
     import ray.train
 
     where = ray.train.get_context()
+    first = where.get_world_rank() == 0
     return RunContext(
         checkpoints=_SharedCheckpoints(directory),
-        progress=ProgressLog(directory / PROGRESS).append if where.get_world_rank() == 0 else _ignore,
+        progress=ProgressLog(directory / PROGRESS).append if first else _ignore,
         ranks=all_different(where.get_world_rank(), where.get_world_size()),
+        samples=SampleLog(directory / SAMPLES).append if first else _ignore,
     )
 
 
-def _ignore(_: Progress) -> None:
+def _ignore(_: object) -> None:
     """Ranks other than 0 report nothing."""
 
 

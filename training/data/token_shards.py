@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -80,8 +79,8 @@ def write_shards(config: ShardConfig, tell: Callable[[Tokenised], None] = lambda
         return _the_same(config.output_directory, settings)
     shutil.rmtree(config.output_directory, ignore_errors=True)
     config.output_directory.mkdir(parents=True)
-    encode, vocabulary = _encoder(config)
-    dtype = np.dtype("<u4" if vocabulary > LARGEST_UINT16_VOCABULARY else "<u2")
+    encode = _Encoder(config)
+    dtype = np.dtype("<u4" if encode.vocabulary > LARGEST_UINT16_VOCABULARY else "<u2")
     with ExitStack() as stack:
         splits = {name: stack.enter_context(closing(_SplitWriter(config, name, dtype))) for name in (TRAIN, HELD_OUT)}
         sizes = [file.stat().st_size for file in files]
@@ -90,8 +89,8 @@ def write_shards(config: ShardConfig, tell: Callable[[Tokenised], None] = lambda
                 for text, ids in zip(texts, encode(texts), strict=True):
                     held = is_held_out(text, config.held_out_fraction, config.seed)
                     splits[HELD_OUT if held else TRAIN].add(ids, len(text.encode()))
-                tell(_tokenised(sum(sizes[:done]), sum(sizes), splits))
-        tell(_tokenised(sum(sizes), sum(sizes), splits))
+                tell(_tokenised(sizes, done, splits))
+        tell(_tokenised(sizes, len(sizes), splits))
     counts = {name: split.counts for name, split in splits.items()}
     return write_manifest(
         config.output_directory,
@@ -99,7 +98,7 @@ def write_shards(config: ShardConfig, tell: Callable[[Tokenised], None] = lambda
         version=config.output_directory.name,
         config=settings,
         seeds={"held_out": config.seed},
-        report=counts | {"vocabulary": vocabulary, "dtype": dtype.name},
+        report=counts | {"vocabulary": encode.vocabulary, "begin_ids": encode.begin_ids, "dtype": dtype.name},
         licence=config.licence,
     )
 
@@ -145,8 +144,18 @@ class TokenStream:
         return replace(self, token_begins=self.token_begins[: count + 1], byte_begins=self.byte_begins[: count + 1])
 
 
-def open_shards(directory: Path, tokenizer_directory: Path) -> dict[str, TokenStream]:
-    """Both splits by name.
+@dataclass(frozen=True)
+class Shards:
+    """Both splits, and what begins each document."""
+
+    train: TokenStream
+    held_out: TokenStream
+    begin_ids: tuple[int, ...]
+    vocabulary: int
+
+
+def open_shards(directory: Path, tokenizer_directory: Path) -> Shards:
+    """What write_shards has written.
 
     Raises:
         ManifestError: the directory is not finished.
@@ -159,7 +168,8 @@ def open_shards(directory: Path, tokenizer_directory: Path) -> dict[str, TokenSt
         raise ShardError(
             f"tokenizer_directory: {tokenizer_directory.name} is not the tokenizer that made {directory.name}"
         )
-    return {name: _open(directory, name, manifest) for name in (TRAIN, HELD_OUT)}
+    train, held_out = (_open(directory, name, manifest) for name in (TRAIN, HELD_OUT))
+    return Shards(train, held_out, tuple(manifest.report["begin_ids"]), manifest.report["vocabulary"])
 
 
 def _open(directory: Path, name: str, manifest: Manifest) -> TokenStream:
@@ -217,17 +227,20 @@ class _SplitWriter:
             file.write(np.int64(begin).astype("<i8").tobytes())
 
 
-def _encoder(config: ShardConfig) -> tuple[Callable[[Sequence[str]], list[list[int]]], int]:
-    """Texts to the ids of whole documents, and the size of the vocabulary."""
-    tokenizer = Tokenizer.from_file(str(config.tokenizer_directory / "tokenizer.json"))
-    tokenizer.encode_special_tokens = not config.control_tokens
-    end_id = load_chat(config.tokenizer_directory).end_id
-    begin = [_begin_id(config.tokenizer_directory, tokenizer)] if config.begin_documents else []
-    return partial(_encode, tokenizer, begin, [end_id]), tokenizer.get_vocab_size()
+class _Encoder:
+    """Texts to the ids of whole documents."""
 
+    def __init__(self, config: ShardConfig) -> None:
+        directory = config.tokenizer_directory
+        self._tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+        self._tokenizer.encode_special_tokens = not config.control_tokens
+        self._end_ids = [load_chat(directory).end_id]
+        self.begin_ids = [_begin_id(directory, self._tokenizer)] if config.begin_documents else []
+        self.vocabulary: int = self._tokenizer.get_vocab_size()
 
-def _encode(tokenizer: Tokenizer, begin: list[int], end: list[int], texts: Sequence[str]) -> list[list[int]]:
-    return [[*begin, *found.ids, *end] for found in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+    def __call__(self, texts: Sequence[str]) -> list[list[int]]:
+        found = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [[*self.begin_ids, *encoding.ids, *self._end_ids] for encoding in found]
 
 
 def _begin_id(directory: Path, tokenizer: Tokenizer) -> int:
@@ -267,6 +280,10 @@ def _the_same(directory: Path, settings: dict[str, Any]) -> Manifest:
     return manifest
 
 
-def _tokenised(read_bytes: int, all_bytes: int, splits: dict[str, _SplitWriter]) -> Tokenised:
-    documents, tokens = (sum(getattr(s, name) for s in splits.values()) for name in ("documents", "tokens"))
-    return Tokenised(read_bytes, all_bytes, documents, tokens)
+def _tokenised(sizes: Sequence[int], done: int, splits: Mapping[str, _SplitWriter]) -> Tokenised:
+    """Within a file only its texts' own bytes are known to be read."""
+    documents, tokens, text = (
+        sum(getattr(s, name) for s in splits.values()) for name in ("documents", "tokens", "bytes")
+    )
+    read = max(sum(sizes[:done]), min(text, sum(sizes[: done + 1])))
+    return Tokenised(read, sum(sizes), documents, tokens)

@@ -51,6 +51,16 @@ class Progress:
     metrics: Mapping[str, float]
 
 
+@dataclass(frozen=True)
+class Sample:
+    """What the model of a stage writes at this step when it is given the beginning."""
+
+    stage: str
+    step: int
+    prompt: str
+    text: str
+
+
 class Checkpoints(Protocol):
     """Training state of one run, by step. A checkpoint is complete when its manifest is there."""
 
@@ -61,6 +71,10 @@ class Checkpoints(Protocol):
         """The complete checkpoint with the highest step (below `before` where given), or None."""
 
 
+def _not_kept(_: Sample) -> None:
+    """Samples are for whoever asks for them."""
+
+
 @dataclass(frozen=True)
 class RunContext:
     """Where a stage runs."""
@@ -68,3 +82,4 @@ class RunContext:
     checkpoints: Checkpoints
     progress: Callable[[Progress], None]
     ranks: Ranks = ALONE
+    samples: Callable[[Sample], None] = _not_kept

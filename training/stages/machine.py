@@ -8,6 +8,7 @@ small, and OpenMP's barriers stall them as soon as another process wants a core.
 from __future__ import annotations
 
 import os
+import resource
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -43,6 +44,15 @@ def sampling_threads(machine: Machine) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def usage(tokens: int, started: float) -> dict[str, float]:
+    """Speed of a step that began at `started` (time.perf_counter), and the most memory that this process has had so far."""
+    peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+    if torch.cuda.is_available():
+        peak_bytes = torch.cuda.max_memory_allocated()
+    seconds = max(time.perf_counter() - started, 1e-9)
+    return {"tokens_per_second": tokens / seconds, "memory_bytes": float(peak_bytes)}
 
 
 def bfloat16_pays() -> bool:

@@ -1,87 +1,137 @@
-"""Pre-training a tiny decoder from nothing on plain text: how `nano` is made.
+"""Pre-training a decoder from nothing on plain text.
 
-Texts are packed end to end into rows of one length, each closed by the end token; a text may see the one before it.
+Read `run` from top to bottom; everything else here is a step of it. Texts come as token shards (data/token_shards.py). The order of
+rows, samples and first weights are functions of the seed and the step, so a run that was killed ends with the same bits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
-from torch import Tensor
 
 from training.data.chat import load_chat
-from training.data.examples import read_texts
 from training.data.order import rows_of_step, seed_of
+from training.data.packing import PACKINGS, PackedRows
+from training.data.token_shards import Shards, open_shards
+from training.evaluation.perplexity import measure, next_token_log_probs
 from training.manifest import Manifest
+from training.model.activation_checkpointing import checkpoint_activations
+from training.model.backbone import Backbone
 from training.model.checkpoint import save_decoder
 from training.model.config import parse_config
 from training.model.transformer import Decoder, initialise
 from training.optim.adam import OptimizerConfig, build_optimizer
 from training.optim.gradients import apply_gradients
+from training.optim.ranks import Ranks
 from training.optim.schedule import learning_rate_at
-from training.rl.losses import token_log_probs
+from training.rl.rollout import CachedEngine
 from training.stages.artifact import finished, publish
-from training.stages.context import ConfigError, Lineage, Machine, Progress, RunContext
-from training.stages.machine import settle
+from training.stages.context import ConfigError, Lineage, Machine, Progress, RunContext, Sample
+from training.stages.machine import Autocast, sampling_threads, settle, usage
 from training.stages.state import TrainingState
 
 STAGE = "pretrain"
 
 
 @dataclass(frozen=True)
+class SampleConfig:
+    """What is sampled at each checkpoint: always with the same seeds, so that samples over time differ by the model alone."""
+
+    prompts: tuple[str, ...] = ()
+    max_tokens: int = 64
+    temperature: float = 0.8
+
+
+@dataclass(frozen=True)
 class PretrainConfig:
-    """data_path: JSON lines {"text": str}. model_json: config.json to build (training.model.config.llama_json)."""
+    """shards_directory: of training.data.token_shards. model_json: config.json to build (training.model.config.llama_json)."""
 
     tokenizer_directory: Path  # tokenizer.json and its companions
-    data_path: Path
+    shards_directory: Path
     output_directory: Path
     lineage: Lineage
     model_json: Mapping[str, Any]
     steps: int = 1000
-    batch_rows: int = 32
-    context_tokens: int = 128
+    batch_rows: int = 32  # rows a step, all workers together
+    microbatch_rows: int = 32  # rows in one forward
+    context_tokens: int = 128  # of a row
+    packing: str = "documents"  # or stream: a text may see the ones before it (data/packing.py)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    checkpoint_activations: bool = False  # blocks are computed again in the backward pass: less memory, more time
+    evaluate_every_steps: int | None = None  # None: never
+    evaluation_tokens: int = 1 << 16  # of the held-out documents, the first ones
+    samples: SampleConfig = field(default_factory=SampleConfig)
     checkpoint_every_steps: int = 200
     seed: int = 0
     machine: Machine = field(default_factory=Machine)
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_rows", "microbatch_rows", "checkpoint_every_steps", "evaluate_every_steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name}: {value} is not at least 1")
+        if self.packing not in PACKINGS:
+            raise ConfigError(f"packing: {self.packing!r} is not one of {', '.join(PACKINGS)}")
+        longest = parse_config(self.model_json).max_positions
+        if not 2 <= self.context_tokens <= longest:
+            raise ConfigError(f"context_tokens: {self.context_tokens} is not in [2, {longest}], the model's positions")
+
+
+@dataclass(frozen=True)
+class Data:
+    """Rows to learn from, rows to be measured by, and what begins a document."""
+
+    train: PackedRows
+    held_out: PackedRows
+    begin_ids: tuple[int, ...]
 
 
 def run(config: PretrainConfig, context: RunContext) -> Manifest:
     """Train, write output_directory, and return its manifest (kind "model").
 
-    Progress metrics: loss, learning_rate, gradient_norm, tokens. Report: tokens (in the data), steps, loss (of the last step).
+    Progress metrics: loss, learning_rate, gradient_norm, tokens (predicted in the step), tokens_per_second, memory_bytes;
+    bits_per_byte of held-out texts where they are measured.
+    Report: documents, tokens and bytes in the data, left_over_tokens, steps, loss (of the last step), bits_per_byte, parameters.
+
+    Raises:
+        NonFiniteError: loss and gradient are NaN or infinite; the last checkpoint is the last good one.
     """
     if done := finished(config.output_directory):
         return done
     autocast = settle(config.machine)
-    rows_RT = pack(config)
+    data = open_data(config)
     decoder = Decoder(parse_config(config.model_json))
     initialise(decoder, seed_of(config.seed, "weights"))
+    if config.checkpoint_activations:
+        checkpoint_activations(decoder)
     parameters = list(decoder.parameters())
     optimizer = build_optimizer(decoder.named_parameters(), config.optimizer)
     state = TrainingState({"model": parameters}, {"model": optimizer})
 
     checkpoint = context.checkpoints.latest()
     numbers = state.read(checkpoint) if checkpoint else {"step": 0, "loss": 0.0}
-    tokens = config.batch_rows * (config.context_tokens - 1)
     for step in range(int(numbers["step"]), config.steps):
-        rows = rows_of_step(step, config.batch_rows, len(rows_RT), config.seed)
-        ids_BT = rows_RT[context.ranks.share(rows)]
-        with autocast():
-            logits_BTV = decoder.logits(decoder(ids_BT)[:, :-1])
-        loss = -token_log_probs(logits_BTV, ids_BT[:, 1:]).sum() / tokens
-        torch.autograd.backward(loss)
+        started, last = time.perf_counter(), step + 1 == config.steps
+        rows = rows_of_step(step, config.batch_rows, len(data.train), config.seed)
+        loss, tokens = accumulate(decoder, data.train, rows, config.microbatch_rows, autocast, context.ranks)
         rate = learning_rate_at(step, config.steps, config.optimizer)
-        norm = apply_gradients(optimizer, parameters, rate, config.optimizer.gradient_clip, context.ranks)
-        numbers.update(step=step + 1, loss=float(context.ranks.sum(loss.detach())))
-        if (step + 1) % config.checkpoint_every_steps == 0 or step + 1 == config.steps:
+        at = f"step {step + 1}, loss {loss:.4g}"
+        norm = apply_gradients(optimizer, parameters, rate, config.optimizer.gradient_clip, context.ranks, at)
+        numbers.update(step=step + 1, loss=loss)
+        metrics = {"loss": loss, "learning_rate": rate, "gradient_norm": norm, "tokens": float(tokens)}
+        metrics |= usage(tokens, started)
+        if config.evaluate_every_steps and (last or (step + 1) % config.evaluate_every_steps == 0):
+            surprise = measure(decoder, data.held_out, config.microbatch_rows, autocast, context.ranks)
+            metrics["bits_per_byte"] = numbers["bits_per_byte"] = surprise.bits_per_byte
+        if last or (step + 1) % config.checkpoint_every_steps == 0:
+            for sample in write_samples(decoder, data.begin_ids, step + 1, config):
+                context.samples(sample)
             context.checkpoints.save(step + 1, lambda directory: state.write(directory, numbers))
-        metrics = {"loss": numbers["loss"], "learning_rate": rate, "gradient_norm": norm, "tokens": float(tokens)}
         context.progress(Progress(STAGE, step + 1, config.steps, metrics))
 
     return publish(
@@ -93,18 +143,67 @@ def run(config: PretrainConfig, context: RunContext) -> Manifest:
         kind="model",
         parents=(),
         seed=config.seed,
-        report={"tokens": rows_RT.numel(), "steps": config.steps, "loss": numbers["loss"]},
+        report={
+            "documents": data.train.stream.documents,
+            "tokens": data.train.stream.tokens,
+            "bytes": data.train.stream.bytes,
+            "left_over_tokens": data.train.left_over_tokens,
+            "parameters": sum(parameter.numel() for parameter in parameters),
+            "steps": config.steps,
+            **{name: numbers[name] for name in ("loss", "bits_per_byte") if name in numbers},
+        },
     )
 
 
-def pack(config: PretrainConfig) -> Tensor:
-    """All texts end to end, cut into rows of context_tokens, [R, T]; the rest of the last row is dropped."""
-    tokenizer = Tokenizer.from_file(str(config.tokenizer_directory / "tokenizer.json"))
-    end_id = load_chat(config.tokenizer_directory).end_id
-    stream: list[int] = []
-    for encoding in tokenizer.encode_batch(read_texts(config.data_path), add_special_tokens=False):
-        stream += [*encoding.ids, end_id]
-    rows = len(stream) // config.context_tokens
-    if rows == 0:
-        raise ConfigError(f"context_tokens: {config.context_tokens}, but the data has {len(stream)} tokens")
-    return torch.tensor(stream[: rows * config.context_tokens]).view(rows, config.context_tokens)
+def open_data(config: PretrainConfig) -> Data:
+    """The shards as rows.
+
+    Raises:
+        ShardError: they are not what the config says.
+        ConfigError: there is no row to learn from, nothing to measure by, an id that the model has not, or nothing to sample from.
+    """
+    shards: Shards = open_shards(config.shards_directory, config.tokenizer_directory)
+    known = parse_config(config.model_json).vocab_size
+    if shards.vocabulary > known:
+        raise ConfigError(f"model_json: vocab_size {known}, but the tokenizer has {shards.vocabulary} ids")
+    train = PackedRows(shards.train, config.context_tokens, config.packing)
+    if len(train) == 0:
+        raise ConfigError(f"context_tokens: {config.context_tokens}, but the data has {shards.train.tokens} tokens")
+    if config.evaluate_every_steps and shards.held_out.documents == 0:
+        raise ConfigError(f"evaluate_every_steps: {config.evaluate_every_steps}, but no document is held out")
+    if "" in config.samples.prompts and not shards.begin_ids:
+        raise ConfigError("samples: an empty prompt, but the shards' documents begin without a token of their own")
+    held_out = shards.held_out.first(config.evaluation_tokens)
+    return Data(train, PackedRows(held_out, config.context_tokens, "documents"), shards.begin_ids)
+
+
+def accumulate(
+    decoder: Decoder, data: PackedRows, rows: Sequence[int], microbatch_rows: int, autocast: Autocast, ranks: Ranks
+) -> tuple[float, int]:
+    """Add the gradient of these rows' loss; return the loss of all ranks together, and how many tokens it is the mean of."""
+    mine = ranks.share(rows)
+    batches = [data.batch(mine[start : start + microbatch_rows]) for start in range(0, len(mine), microbatch_rows)]
+    tokens = int(ranks.sum(torch.tensor(sum(int(batch.learned_BT.sum()) for batch in batches))))
+    loss = torch.zeros(())
+    for batch in batches:
+        with autocast():
+            log_probs_N = next_token_log_probs(decoder, batch, batch.learned_BT)
+        part = -log_probs_N.sum() / tokens
+        torch.autograd.backward(part)
+        loss += part.detach()
+    return float(ranks.sum(loss)), tokens
+
+
+def write_samples(decoder: Decoder, begin_ids: Sequence[int], step: int, config: PretrainConfig) -> Iterator[Sample]:
+    """What the model makes of each prompt. Every rank samples: where the model is shared out, all of them are needed."""
+    prompts = config.samples.prompts
+    if not prompts:
+        return
+    chat = load_chat(config.tokenizer_directory)
+    ids = [[*begin_ids, *chat.response_ids(prompt)[:-1]] for prompt in prompts]  # a beginning: nothing ends it
+    engine = CachedEngine(Backbone(decoder), chat.stop_ids)
+    seeds = [seed_of(config.seed, "sample", place) for place in range(len(prompts))]
+    with sampling_threads(config.machine):
+        rollout = engine.sample(ids, 1, config.samples.max_tokens, config.samples.temperature, seeds)
+    for prompt, response, mask in zip(prompts, rollout.response_ids_BR, rollout.response_mask_BR, strict=True):
+        yield Sample(STAGE, step, prompt, chat.decode(response[mask.bool()].tolist()))

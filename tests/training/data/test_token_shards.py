@@ -13,7 +13,6 @@ from tests.training.toys import write_lines
 from training.data.examples import ExampleError
 from training.data.packing import PackedRows
 from training.data.token_shards import (
-    HELD_OUT,
     TRAIN,
     ShardConfig,
     ShardError,
@@ -57,14 +56,14 @@ def test_every_text_is_in_one_split_once_in_order_across_shards(config: ShardCon
     verify_manifest(config.output_directory)
     splits = open_shards(config.output_directory, config.tokenizer_directory)
     tokenizer = Tokenizer.from_file(str(config.tokenizer_directory / "tokenizer.json"))
-    train, held_out = (documents(splits[name], tokenizer) for name in (TRAIN, HELD_OUT))
+    train, held_out = (documents(split, tokenizer) for split in (splits.train, splits.held_out))
     assert sorted([*train, *held_out]) == sorted(TEXTS)
     assert train == [text for text in TEXTS if text in train]
     assert 4 < len(held_out) < 25
-    assert len(splits[TRAIN].shards) > 2
-    assert {len(shard) for shard in splits[TRAIN].shards[:-1]} == {100}
+    assert len(splits.train.shards) > 2
+    assert {len(shard) for shard in splits.train.shards[:-1]} == {100}
     assert manifest.report["dtype"] == "uint16"
-    assert manifest.report[TRAIN]["bytes"] == sum(len(text.encode()) for text in train) == splits[TRAIN].bytes
+    assert manifest.report[TRAIN]["bytes"] == sum(len(text.encode()) for text in train) == splits.train.bytes
     assert manifest.report[TRAIN]["documents"] == len(train)
 
 
@@ -75,7 +74,7 @@ def test_a_text_is_on_the_same_side_wherever_it_stands(config: ShardConfig, tmp_
     write_shards(again)
     tokenizer = Tokenizer.from_file(str(config.tokenizer_directory / "tokenizer.json"))
     one, other = (
-        documents(open_shards(c.output_directory, c.tokenizer_directory)[HELD_OUT], tokenizer) for c in (config, again)
+        documents(open_shards(c.output_directory, c.tokenizer_directory).held_out, tokenizer) for c in (config, again)
     )
     assert set(one) == set(other)
     assert len(other) == 2 * len(one)
@@ -112,7 +111,7 @@ def test_a_control_token_that_a_text_spells_is_text_unless_asked_for(config: Sha
             held_out_fraction=0.0,
         )
         write_shards(asked)
-        stream = open_shards(asked.output_directory, config.tokenizer_directory)[TRAIN]
+        stream = open_shards(asked.output_directory, config.tokenizer_directory).train
         ends.append(stream.read(0, stream.tokens).tolist().count(2))
     assert ends == [1, 2]
 

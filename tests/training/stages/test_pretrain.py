@@ -1,71 +1,240 @@
-"""Pre-training: packing, learning, and a model directory that SFT can start from."""
+"""Pre-training: learning, the same gradient however it is split, measuring, samples, and a model directory that SFT can start from."""
 
+import math
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
-from tests.training.toys import KillAfter, Killed, ProgressList, write_lines
+from tests.training.stages import pretrain_and_die
+from tests.training.stages.pretrain_and_die import pretrain_config
+from tests.training.toys import KillAfter, Killed, ProgressList
+from training.cluster.runner import StageRun, run_stage
+from training.cluster.sample_log import SAMPLES, read_samples
 from training.data.chat import load_chat
+from training.data.packing import PackedRows
+from training.data.token_shards import ShardConfig, ShardError, open_shards, write_shards
 from training.data.tokenize import train_tokenizer
+from training.evaluation.perplexity import measure
 from training.manifest import verify_manifest
 from training.model.checkpoint import load_decoder
-from training.model.config import llama_json
+from training.model.config import llama_json, parse_config
+from training.model.transformer import Decoder, initialise
 from training.optim.adam import OptimizerConfig
+from training.optim.gradients import NonFiniteError
+from training.optim.ranks import ALONE
 from training.stages import pretrain
-from training.stages.context import ConfigError, Lineage, Machine, RunContext
-from training.stages.pretrain import PretrainConfig
-from training.stages.state import DirectoryCheckpoints
+from training.stages.context import ConfigError, Machine, RunContext
+from training.stages.pretrain import PretrainConfig, SampleConfig
+from training.stages.state import DirectoryCheckpoints, latest_complete
 
-TEXTS = ["the tree stands by the river", "the bird sings in the tree", "a stone lies in the river"]
+
+def plainly() -> torch.autocast:
+    return torch.autocast("cpu", enabled=False)
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> PretrainConfig:
-    tokenizer = train_tokenizer(TEXTS, 280, tmp_path / "tokenizer")
-    return PretrainConfig(
-        tokenizer_directory=tmp_path / "tokenizer",
-        data_path=write_lines(tmp_path / "texts.jsonl", [{"text": text} for text in TEXTS * 20]),
-        output_directory=tmp_path / "base",
-        lineage=Lineage("base"),
-        model_json=llama_json(tokenizer.get_vocab_size(), 32, 2, 4, 2, 64),
-        steps=30,
-        batch_rows=4,
-        context_tokens=32,
-        optimizer=OptimizerConfig(learning_rate=1e-2),
-        checkpoint_every_steps=10,
-        machine=Machine(threads=1),
-    )
+    return pretrain_config(tmp_path)
+
+
+def train(config: PretrainConfig, runs: Path) -> ProgressList:
+    progress = ProgressList()
+    pretrain.run(config, RunContext(DirectoryCheckpoints(runs), progress))
+    return progress
 
 
 def test_the_loss_falls_and_the_directory_is_a_model(config: PretrainConfig, tmp_path: Path) -> None:
-    progress = ProgressList()
-    pretrain.run(config, RunContext(DirectoryCheckpoints(tmp_path / "run"), progress))
-    losses = [step.metrics["loss"] for step in progress.steps]
-    assert losses[-1] < 0.6 * losses[0]
-    verify_manifest(config.output_directory)
+    steps = train(config, tmp_path / "run").steps
+    assert steps[-1].metrics["loss"] < 0.6 * steps[0].metrics["loss"]
+    assert all(step.metrics["tokens_per_second"] > 0 for step in steps)
+    assert steps[0].metrics["memory_bytes"] > 1 << 20
+    measured = {step.step: step.metrics["bits_per_byte"] for step in steps if "bits_per_byte" in step.metrics}
+    assert list(measured) == [10, 20, 30]
+    assert measured[30] < measured[10] < 8
+    report = verify_manifest(config.output_directory).report
+    assert report["bits_per_byte"] == measured[30]
     assert load_decoder(config.output_directory).config.vocab_size == 280
     assert load_chat(config.output_directory).stop_ids == (2,)
 
 
-def test_a_killed_run_ends_with_the_same_bits(config: PretrainConfig, tmp_path: Path) -> None:
-    pretrain.run(config, RunContext(DirectoryCheckpoints(tmp_path / "straight"), ProgressList()))
+@pytest.mark.parametrize("algorithm", ["adamw", "muon"])
+def test_a_killed_run_ends_with_the_same_bits(config: PretrainConfig, tmp_path: Path, algorithm: str) -> None:
+    config = replace(config, optimizer=replace(config.optimizer, algorithm=algorithm, schedule="wsd"))
+    train(config, tmp_path / "straight")
     again = replace(config, output_directory=tmp_path / "again")
     with pytest.raises(Killed):
         pretrain.run(again, RunContext(KillAfter(tmp_path / "killed", 10), ProgressList()))
-    pretrain.run(again, RunContext(DirectoryCheckpoints(tmp_path / "killed"), ProgressList()))
+    train(again, tmp_path / "killed")
     one, other = (verify_manifest(d) for d in (config.output_directory, again.output_directory))
     assert one.files == other.files
     assert one.report == other.report
 
 
-def test_texts_are_closed_by_the_end_token_and_packed_without_gaps(config: PretrainConfig) -> None:
-    rows = pretrain.pack(config)
-    end = load_chat(config.tokenizer_directory).end_id
-    assert rows.shape[1] == 32
-    assert 40 < (rows == end).sum() <= 60
+def test_a_process_killed_in_the_middle_of_a_step_ends_with_the_same_bits(
+    config: PretrainConfig, tmp_path: Path
+) -> None:
+    straight = run_stage(StageRun("straight", pretrain.run, config), tmp_path / "runs")
+    command = [sys.executable, "-m", pretrain_and_die.__name__, str(tmp_path), "17"]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    newest = latest_complete(tmp_path / "runs" / "killed")
+    assert newest is not None
+    assert newest.name == "step-000010"
+    again = replace(config, output_directory=tmp_path / "killed")
+    resumed = run_stage(StageRun("killed", pretrain.run, again), tmp_path / "runs")
+    assert resumed.files == straight.files
+    assert resumed.report == straight.report
 
 
-def test_data_shorter_than_a_row_is_refused(config: PretrainConfig) -> None:
-    with pytest.raises(ConfigError, match="context_tokens: 100000"):
-        pretrain.pack(replace(config, context_tokens=100_000))
+def gradient_of(config: PretrainConfig, microbatch_rows: int, decoder: Decoder) -> tuple[float, list[nn.Parameter]]:
+    data = pretrain.open_data(config)
+    loss, tokens = pretrain.accumulate(decoder, data.train, range(8), microbatch_rows, plainly, ALONE)
+    assert tokens == int(data.train.batch(range(8)).learned_BT.sum())
+    return loss, list(decoder.parameters())
+
+
+@pytest.mark.parametrize("packing", ["documents", "stream"])
+def test_microbatches_do_not_change_the_gradient(config: PretrainConfig, packing: str) -> None:
+    config = replace(config, packing=packing)
+    found = []
+    for rows in (8, 3):
+        decoder = Decoder(parse_config(config.model_json))
+        initialise(decoder, 1)
+        found.append(gradient_of(config, rows, decoder))
+    (loss, whole), (split_loss, split) = found
+    assert split_loss == pytest.approx(loss, abs=1e-6)
+    for one, other in zip(whole, split, strict=True):
+        assert one.grad is not None
+        assert other.grad is not None
+        assert torch.allclose(one.grad, other.grad, atol=1e-6)
+    assert max(float(p.grad.abs().max()) for p in whole if p.grad is not None) > 1e-3
+
+
+def test_with_activations_computed_again_a_run_has_the_same_bits(config: PretrainConfig, tmp_path: Path) -> None:
+    train(config, tmp_path / "plain")
+    again = replace(config, checkpoint_activations=True, output_directory=tmp_path / "again")
+    train(again, tmp_path / "again-run")
+    one, other = (verify_manifest(d).files["model.safetensors"] for d in (config.output_directory, tmp_path / "again"))
+    assert one == other
+
+
+def test_bits_per_byte_are_those_of_each_held_out_text_by_itself(config: PretrainConfig) -> None:
+    # Rows of which each holds whole documents or parts: long ones make no difference to a text that fits.
+    data = pretrain.open_data(replace(config, context_tokens=256))
+    decoder = Decoder(parse_config(config.model_json))
+    initialise(decoder, 3)
+    stream = data.held_out.stream
+    single_row = PackedRows(stream, stream.tokens, "documents")
+    surprise = measure(decoder, single_row, 4, plainly, ALONE)
+    nats, text_bytes = 0.0, 0
+    for number in range(stream.documents):
+        ids = torch.from_numpy(stream.read(*stream.token_begins[number : number + 2].tolist()))
+        with torch.no_grad():
+            log_probs = decoder.logits(decoder(ids[None]))[0].log_softmax(-1)
+        nats -= sum(float(log_probs[place, ids[place + 1]]) for place in range(len(ids) - 2))  # not the end token
+        text_bytes += len(load_chat(config.tokenizer_directory).decode(ids.tolist()).encode())
+    assert surprise.bytes == text_bytes
+    assert surprise.bits_per_byte == pytest.approx(nats / math.log(2) / text_bytes, rel=1e-5)
+    assert surprise.perplexity == pytest.approx(math.exp(nats / surprise.tokens), rel=1e-5)
+    cut = measure(decoder, PackedRows(stream, 7, "documents"), 4, plainly, ALONE)
+    assert (cut.tokens, cut.bytes) == (surprise.tokens, surprise.bytes)
+
+
+def test_bits_per_byte_of_a_model_that_knows_nothing_are_those_of_the_vocabulary(config: PretrainConfig) -> None:
+    data = pretrain.open_data(config)
+    decoder = Decoder(parse_config(config.model_json))
+    nn.init.zeros_(decoder.model.embed_tokens.weight)
+    surprise = measure(decoder, data.held_out, 4, plainly, ALONE)
+    assert surprise.bits_per_byte == pytest.approx(math.log2(280) * surprise.tokens / surprise.bytes, rel=1e-5)
+
+
+def test_a_stream_is_not_measured(config: PretrainConfig) -> None:
+    data = pretrain.open_data(config)
+    stream = PackedRows(data.held_out.stream, 8, "stream")
+    with pytest.raises(ValueError, match="packing: 'stream'"):
+        measure(Decoder(parse_config(config.model_json)), stream, 4, plainly, ALONE)
+
+
+def test_samples_lie_beside_the_progress_and_change_only_with_the_model(config: PretrainConfig, tmp_path: Path) -> None:
+    config = replace(config, samples=SampleConfig(("the tree", ""), max_tokens=8))
+    run_stage(StageRun("run", pretrain.run, config), tmp_path / "runs")
+    samples = read_samples(tmp_path / "runs" / "run" / SAMPLES)
+    assert [(sample.step, sample.prompt) for sample in samples] == [
+        (step, prompt) for step in (10, 20, 30) for prompt in ("the tree", "")
+    ]
+    assert samples[0].text != samples[-2].text
+    decoder = load_decoder(config.output_directory)
+    again = list(pretrain.write_samples(decoder, pretrain.open_data(config).begin_ids, 30, config))
+    assert again == samples[-2:]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
+    config: PretrainConfig, tmp_path: Path
+) -> None:
+    far = OptimizerConfig(learning_rate=1e30, warmup_fraction=0.0)
+    config = replace(config, optimizer=far, checkpoint_every_steps=1, evaluate_every_steps=None)
+    with pytest.raises(NonFiniteError, match=r"step 2, loss .*: the gradient's norm is nan"):
+        train(config, tmp_path / "run")
+    kept = latest_complete(tmp_path / "run")
+    assert kept is not None
+    assert kept.name == "step-000001"
+    assert not config.output_directory.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"context_tokens": 100_000}, "context_tokens: 100000"),
+        ({"microbatch_rows": 0}, "microbatch_rows: 0"),
+        ({"steps": 0}, "steps: 0"),
+        ({"packing": "best"}, "packing: 'best'"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(
+    config: PretrainConfig, changes: dict[str, object], named: str
+) -> None:
+    with pytest.raises(ConfigError, match=named):
+        replace(config, **changes)  # type: ignore[arg-type]
+
+
+def test_data_that_does_not_fit_the_config_is_refused(config: PretrainConfig, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="vocab_size 200, but the tokenizer has 280 ids"):
+        pretrain.open_data(replace(config, model_json=llama_json(200, 32, 2, 4, 2, 64)))
+    write_shards(
+        ShardConfig(
+            sources=(tmp_path / "texts.jsonl",),
+            tokenizer_directory=config.tokenizer_directory,
+            output_directory=tmp_path / "none-held-out",
+            held_out_fraction=0.0,
+            begin_documents=False,
+        )
+    )
+    none_held_out = replace(config, shards_directory=tmp_path / "none-held-out")
+    with pytest.raises(ConfigError, match="evaluate_every_steps: 10, but no document is held out"):
+        pretrain.open_data(none_held_out)
+    with pytest.raises(ConfigError, match="samples: an empty prompt"):
+        pretrain.open_data(replace(none_held_out, evaluate_every_steps=None, samples=SampleConfig(("",))))
+    tokens = open_shards(tmp_path / "none-held-out", config.tokenizer_directory).train.tokens
+    longer = llama_json(280, 32, 2, 4, 2, 64) | {"max_position_embeddings": 1 << 20}
+    short = replace(
+        none_held_out, evaluate_every_steps=None, packing="stream", model_json=longer, context_tokens=1 << 18
+    )
+    with pytest.raises(ConfigError, match=f"context_tokens: {1 << 18}, but the data has {tokens} tokens"):
+        pretrain.open_data(short)
+
+
+def test_another_tokenizer_than_that_of_the_shards_is_refused(config: PretrainConfig, tmp_path: Path) -> None:
+    train_tokenizer(["something else"], 270, tmp_path / "other")
+    with pytest.raises(ShardError, match="tokenizer_directory"):
+        train(replace(config, tokenizer_directory=tmp_path / "other"), tmp_path / "run")
+
+
+def test_bfloat16_learns_too(config: PretrainConfig, tmp_path: Path) -> None:
+    config = replace(config, machine=Machine(threads=1, dtype="bfloat16"))
+    steps = train(config, tmp_path / "run").steps
+    assert steps[-1].metrics["loss"] < 0.6 * steps[0].metrics["loss"]

@@ -12,6 +12,7 @@ from typing import Any
 
 from training.cluster.runner import StageRun, run_stage
 from training.data.chat import Message, load_chat
+from training.data.token_shards import ShardConfig, write_shards
 from training.data.tokenize import train_tokenizer
 from training.manifest import Manifest
 from training.model.config import llama_json
@@ -41,15 +42,26 @@ def bring_up(work: Path, output: Path, code_commit: str, progress: Callable[[Pro
     """Make the base in `work` and put it into `output`. A second call goes on where a killed one stopped."""
     _write_corpus(work)
     machine = Machine(threads=1)
+    write_shards(
+        ShardConfig(
+            sources=(work / "texts.jsonl",),
+            tokenizer_directory=work / "tokenizer",
+            output_directory=work / "shards",
+            held_out_fraction=0.0,
+            begin_documents=False,
+            control_tokens=True,  # the texts are rendered chats
+        )
+    )
     pretraining = pretrain.PretrainConfig(
         tokenizer_directory=work / "tokenizer",
-        data_path=work / "texts.jsonl",
+        shards_directory=work / "shards",
         output_directory=work / "nano-pretrained",
         lineage=Lineage("nano-pretrained", code_commit=code_commit, licence=LICENCE),
         model_json=model_json(),
         steps=PRETRAIN_STEPS,
         batch_rows=32,
         context_tokens=128,
+        packing="stream",
         optimizer=OptimizerConfig(learning_rate=3e-3, schedule="cosine", final_fraction=0.1, weight_decay=0.01),
         seed=SEED,
         machine=machine,

@@ -1,0 +1,67 @@
+"""How well a decoder predicts texts that it has never seen, in bits per byte: a figure that does not depend on the tokenizer.
+
+Exact: every token of a text counts once, and the bytes are those of the texts themselves. The token that ends a document stands for
+no byte and is left out. Where a document goes on in another row, it goes on there without what came before.
+
+Shapes: B rows, T tokens, N chosen tokens, V vocabulary, D hidden.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from training.data.packing import PackedBatch, PackedRows
+from training.model.transformer import Decoder
+from training.optim.ranks import Ranks
+from training.rl.losses import token_log_probs
+from training.stages.machine import Autocast
+
+
+@dataclass(frozen=True)
+class Surprise:
+    """What the texts cost: nats of all their tokens together."""
+
+    nats: float
+    tokens: int
+    bytes: int
+
+    @property
+    def bits_per_byte(self) -> float:
+        return self.nats / math.log(2) / self.bytes
+
+    @property
+    def perplexity(self) -> float:
+        """Of a token; only comparable under one tokenizer."""
+        return math.exp(self.nats / self.tokens)
+
+
+@torch.no_grad()
+def measure(decoder: Decoder, rows: PackedRows, microbatch_rows: int, autocast: Autocast, ranks: Ranks) -> Surprise:
+    """All rows of packed documents (packing `documents`), shared among the ranks.
+
+    Raises:
+        ValueError: the rows are a stream's, in which a document's first token may be in no row.
+    """
+    if rows.packing != "documents":
+        raise ValueError(f"packing: {rows.packing!r}, bits per byte are exact for documents only")
+    mine = ranks.share(range(len(rows)))
+    sums = torch.zeros(2, dtype=torch.float64)
+    for start in range(0, len(mine), microbatch_rows):
+        batch = rows.batch(mine[start : start + microbatch_rows])
+        with autocast():
+            log_probs_N = next_token_log_probs(decoder, batch, batch.text_BT)
+        sums += torch.stack((-log_probs_N.double().sum(), batch.text_BT.sum().double()))
+    nats, tokens = ranks.sum(sums).tolist()
+    return Surprise(nats, int(tokens), rows.stream.bytes)
+
+
+def next_token_log_probs(decoder: Decoder, batch: PackedBatch, chosen_BT: Tensor) -> Tensor:
+    """Log-probability of each chosen token under the one before it, [N]. The head runs on those positions alone."""
+    chosen_BT = chosen_BT[:, 1:]  # position t predicts token t + 1
+    hidden_BTD = decoder(batch.ids_BT, batch.mask_BT)
+    logits_NV = decoder.logits(hidden_BTD[:, :-1][chosen_BT])
+    return token_log_probs(logits_NV, batch.ids_BT[:, 1:][chosen_BT])
