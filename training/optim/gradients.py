@@ -9,7 +9,10 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Placement
 
 from training.optim.ranks import Ranks
 
@@ -43,8 +46,9 @@ def apply_gradients(
     for parameter in parameters:
         if parameter.grad is None:  # every rank must join every sum
             parameter.grad = torch.zeros_like(parameter)
-        ranks.sum(parameter.grad)
-    norm = float(nn.utils.clip_grad_norm_(parameters, clip))
+        if not isinstance(parameter.grad, DTensor):  # what is split was summed by what split it
+            ranks.sum(parameter.grad)
+    norm = clip_gradients([parameter.grad for parameter in parameters if parameter.grad is not None], clip)
     if not math.isfinite(norm):
         raise NonFiniteError(f"{at or 'a step'}: the gradient's norm is {norm}; nothing was changed")
     for group in optimizer.param_groups:
@@ -52,3 +56,36 @@ def apply_gradients(
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return norm
+
+
+def clip_gradients(gradients: Sequence[Tensor], clip: float) -> float:
+    """Scale all gradients so that their norm is at most `clip`; return what it was. Every worker gets the same, whatever part it holds:
+    torch's own refuses gradients that are split in different ways."""
+    norm = global_norm(gradients)
+    scale = (clip / (norm + 1e-6)).clamp(max=1.0)
+    for gradient in gradients:
+        _local(gradient).mul_(scale)
+    return float(norm)
+
+
+def global_norm(gradients: Sequence[Tensor]) -> Tensor:
+    """Norm of all gradients as one vector: squares are added up over the workers that hold different parts of them."""
+    norms: dict[tuple[DeviceMesh, tuple[Placement, ...]] | None, list[Tensor]] = {}
+    for gradient in gradients:
+        split = (gradient.device_mesh, tuple(gradient.placements)) if isinstance(gradient, DTensor) else None
+        norms.setdefault(split, []).append(torch.linalg.vector_norm(_local(gradient).float()))
+    parts = []
+    for split, held in norms.items():
+        square = torch.linalg.vector_norm(torch.stack(held)).square()
+        if split is not None:
+            mesh, placements = split
+            for dimension, placement in enumerate(placements):
+                if not placement.is_replicate():
+                    dist.all_reduce(square, group=mesh.get_group(dimension))
+        parts.append(square)
+    return torch.stack(parts).sum().sqrt()
+
+
+def _local(gradient: Tensor) -> Tensor:
+    """The part of a gradient that this worker holds."""
+    return gradient.to_local() if isinstance(gradient, DTensor) else gradient

@@ -1,6 +1,7 @@
 """One worker of a run among the others: which rows are its own, and sums over all of them. Alone, nothing is exchanged.
 
-Every worker must call `sum` and `wait` equally often.
+Workers that hold parts of one model read the same rows; sums go over those that read different ones. Every worker must call
+`sum` and `wait` equally often.
 """
 
 from __future__ import annotations
@@ -11,27 +12,34 @@ from typing import TypeVar
 
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 
 Row = TypeVar("Row")
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """rank and world_size are of all workers; data_rank and data_size of those that read different rows."""
+    """rank and world_size are of all workers; data_rank and data_size of those that read different rows.
+
+    mesh: how the model is split (training/parallelism.py); None: every worker has all of it. data_group: the workers that hold
+    the same part of the model and read different rows; None: all.
+    """
 
     rank: int = 0
     world_size: int = 1
     data_rank: int = 0
     data_size: int = 1
+    mesh: DeviceMesh | None = None
+    data_group: dist.ProcessGroup | None = None
 
     def share(self, rows: Sequence[Row]) -> list[Row]:
         """This worker's rows of a step."""
         return list(rows[self.data_rank :: self.data_size])
 
     def sum(self, value: Tensor) -> Tensor:
-        """The sum of all workers' tensors, in place, and returned."""
+        """The sum over the workers that read different rows, in place, and returned."""
         if self.data_size > 1:
-            dist.all_reduce(value)
+            dist.all_reduce(value, group=self.data_group)
         return value
 
     def wait(self) -> None:

@@ -1,92 +1,128 @@
 """Everything that a stage must find again after a kill: parameters, optimizers, and a few numbers.
 
-Generators are not among them on purpose: every random number is drawn from a seed made of (run seed, purpose, step).
+Generators are not among them on purpose: every random number is drawn from a seed made of (run seed, purpose, step). Each worker
+writes the parts that it holds, as safetensors; whoever reads them takes what it needs, so the number of workers and the way in which
+they split the model may change between two runs.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import nn
+import torch.distributed.checkpoint as dcp
+from torch import Tensor, nn
+from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
 from training.manifest import ManifestError, verify_manifest, write_manifest
+from training.optim.ranks import ALONE, Ranks
 
-TENSORS = "state.safetensors"
 NUMBERS = "numbers.json"
 KEPT_CHECKPOINTS = 2
+
+NamedParameters = Sequence[tuple[str, nn.Parameter]]
 
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Live objects by name; write and read copy their tensors."""
+    """Live objects by name; write and read copy their tensors. An optimizer has the name of the parameters that it steps."""
 
-    parameters: Mapping[str, Sequence[nn.Parameter]]
+    parameters: Mapping[str, NamedParameters]
     optimizers: Mapping[str, torch.optim.Optimizer]
+    ranks: Ranks = ALONE
 
     def write(self, directory: Path, numbers: Mapping[str, float]) -> None:
-        """Fill `directory`; its manifest comes last."""
-        tensors = {
-            f"parameters/{name}/{index}": parameter.detach().contiguous()
-            for name, group in self.parameters.items()
-            for index, parameter in enumerate(group)
-        }
-        groups = {}
+        """Add this worker's part to `directory`. Every worker calls this."""
+        tensors = self._weights()
         for name, optimizer in self.optimizers.items():
-            stored = optimizer.state_dict()
-            groups[name] = stored["param_groups"]
-            for index, slots in stored["state"].items():
-                tensors |= {f"optimizers/{name}/{index}/{slot}": tensor for slot, tensor in slots.items()}
-        save_file(tensors, directory / TENSORS)
-        (directory / NUMBERS).write_text(json.dumps({"numbers": dict(numbers), "param_groups": groups}))
-        write_manifest(directory, kind="training_state", version=directory.name)
+            for parameter_name, parameter in self.parameters[name]:
+                slots = optimizer.state.get(parameter, {})
+                tensors |= {_slot(name, parameter_name, slot): tensor for slot, tensor in slots.items()}
+        with _alone_is_meant():
+            writer = HuggingFaceStorageWriter(str(directory), save_distributed=True)
+            dcp.save(tensors, storage_writer=writer, no_dist=self.ranks.world_size == 1)
+        if self.ranks.rank == 0:
+            (directory / NUMBERS).write_text(json.dumps(dict(numbers)))
 
     def read(self, directory: Path) -> dict[str, float]:
-        """Put the stored tensors into the live objects, bit by bit; return the numbers."""
-        tensors = load_file(directory / TENSORS)
-        stored = json.loads((directory / NUMBERS).read_text())
-        with torch.no_grad():
-            for name, group in self.parameters.items():
-                for index, parameter in enumerate(group):
-                    parameter.copy_(tensors[f"parameters/{name}/{index}"])
+        """Put the stored tensors into the live objects, bit by bit; return the numbers. Every worker calls this."""
+        reader = HuggingFaceStorageReader(str(directory))
+        stored = reader.read_metadata().state_dict_metadata
+        tensors = self._weights()
         for name, optimizer in self.optimizers.items():
-            slots: dict[int, dict[str, torch.Tensor]] = defaultdict(dict)
-            for key, tensor in tensors.items():
-                kind, owner, *place = key.split("/")
-                if (kind, owner) == ("optimizers", name):
-                    slots[int(place[0])][place[1]] = tensor
-            optimizer.load_state_dict({"state": dict(slots), "param_groups": stored["param_groups"][name]})
-        numbers: dict[str, float] = stored["numbers"]
+            for parameter_name, parameter in self.parameters[name]:
+                prefix = _slot(name, parameter_name, "")
+                slots = {
+                    key.removeprefix(prefix): value.size for key, value in stored.items() if key.startswith(prefix)
+                }
+                optimizer.state[parameter] = {slot: _room(parameter, size) for slot, size in slots.items()}
+                tensors |= {prefix + slot: room for slot, room in optimizer.state[parameter].items()}
+        with _alone_is_meant():
+            dcp.load(tensors, storage_reader=reader, no_dist=self.ranks.world_size == 1)
+        numbers: dict[str, float] = json.loads((directory / NUMBERS).read_text())
         return numbers
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {
+            f"parameters/{name}/{parameter_name}": parameter.detach()
+            for name, parameters in self.parameters.items()
+            for parameter_name, parameter in parameters
+        }
+
+
+def _slot(name: str, parameter_name: str, slot: str) -> str:
+    return f"optimizers/{name}/{parameter_name}/{slot}"
+
+
+def _room(parameter: nn.Parameter, size: torch.Size) -> Tensor:
+    """What a slot of this size is read into: split as its parameter is, or one number (AdamW's step, which lies on the processor)."""
+    return torch.zeros_like(parameter) if size == parameter.shape else torch.zeros(size, device="cpu")
+
+
+@contextmanager
+def _alone_is_meant() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
 
 
 class DirectoryCheckpoints:
-    """Checkpoints of one run in a local directory, the newest two kept."""
+    """Checkpoints of one run in a directory that all its workers see, the newest two kept."""
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+    def __init__(self, directory: Path, ranks: Ranks = ALONE) -> None:
+        self._directory, self._ranks = directory, ranks
 
     def save(self, step: int, write: Callable[[Path], None]) -> None:
-        """Write beside, then rename: what has its final name is whole."""
+        """Write beside, then the manifest, then rename: what has its final name is whole."""
         partial = self._directory / f"partial-{step:06d}"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        first = self._ranks.rank == 0
+        if first:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        self._ranks.wait()
         write(partial)
-        target = self._directory / checkpoint_name(step)
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
-        for old in step_directories(self._directory)[KEPT_CHECKPOINTS:]:
-            shutil.rmtree(old)
+        self._ranks.wait()
+        if first:
+            self._finish(partial, step)
+        self._ranks.wait()
 
     def latest(self, before: int | None = None) -> Path | None:
         """The newest whole checkpoint."""
         return latest_complete(self._directory, before)
+
+    def _finish(self, partial: Path, step: int) -> None:
+        target = self._directory / checkpoint_name(step)
+        write_manifest(partial, kind="training_state", version=target.name)
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
+        for old in step_directories(self._directory)[KEPT_CHECKPOINTS:]:
+            shutil.rmtree(old)
 
 
 def checkpoint_name(step: int) -> str:

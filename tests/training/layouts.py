@@ -1,0 +1,80 @@
+"""What test_parallelism runs in each worker: three steps of training on rows that the workers share, then the figures to compare."""
+
+import json
+from pathlib import Path
+
+import torch
+from torch.distributed.tensor import DTensor
+
+from tests.training.rl.toy import TOKENS, toy_decoder
+from training.model.backbone import Backbone
+from training.model.head import ScalarHead
+from training.model.lora import LoraConfig, add_adapter
+from training.model.reward import ScalarModel
+from training.optim.adam import OptimizerConfig, build_optimizer
+from training.optim.gradients import apply_gradients
+from training.optim.ranks import Ranks, all_different
+from training.parallelism import Parallelism, arrange, distribute, gathered
+from training.rl.losses import token_log_probs
+from training.rl.rollout import CachedEngine
+from training.stages.state import DirectoryCheckpoints, TrainingState
+
+ROWS, COLUMNS, STEPS, KEPT_STEP = 8, 12, 4, 2
+
+
+def train(directory: Path, rank: int, world: int, name: str, layout: str, begin_from: str = "") -> None:
+    """All steps; or those after the checkpoint that another layout left."""
+    ranks = arrange(Parallelism(**json.loads(layout)), all_different(rank, world))
+    decoder = toy_decoder()
+    distribute(decoder, ranks)
+    scalar = ScalarModel(Backbone(decoder), ScalarHead(decoder.config.hidden_size, seed=5))
+    named = scalar.named_parameters()
+    parameters = [parameter for _, parameter in named]
+    optimizer = build_optimizer(named, OptimizerConfig(learning_rate=1e-3, gradient_clip=0.5))
+    checkpoints = DirectoryCheckpoints(directory / name, ranks)
+    state = TrainingState({"model": named}, {"model": optimizer}, ranks)
+    first = int(state.read(directory / begin_from / f"step-{KEPT_STEP:06d}")["step"]) if begin_from else 0
+    figures: dict[str, float] = {}
+    for step in range(first, STEPS):
+        loss = accumulate(scalar, ranks, step)
+        figures[f"loss {step}"] = float(ranks.sum(loss.detach()))
+        figures[f"norm {step}"] = apply_gradients(optimizer, parameters, 1e-3, 0.5, ranks)
+        if step + 1 == KEPT_STEP:
+            checkpoints.save(step + 1, lambda into: state.write(into, {"step": KEPT_STEP}))
+    for key, parameter in named:
+        weight = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+        figures[f"sum of {key}"] = float(weight.detach().double().square().sum())
+    figures |= sampled(decoder, ranks)
+    if rank == 0:
+        (directory / f"{name}.json").write_text(json.dumps(figures))
+
+
+def accumulate(scalar: ScalarModel, ranks: Ranks, step: int) -> torch.Tensor:
+    """Loss of a language model and of a head beside it, over this worker's rows in two microbatches."""
+    generator = torch.Generator().manual_seed(step)
+    ids_BT = torch.randint(2, TOKENS, (ROWS, COLUMNS), generator=generator)
+    mine = ids_BT[torch.tensor(ranks.share(range(ROWS)))]
+    total = torch.zeros(())
+    for part_BT in mine.split(max(1, len(mine) // 2)):
+        decoder = scalar.backbone.decoder
+        logits_BTV = decoder.logits(scalar.backbone.hidden(part_BT)[:, :-1])
+        loss = -token_log_probs(logits_BTV, part_BT[:, 1:]).sum() / (ROWS * (COLUMNS - 1))
+        loss = loss + scalar.everywhere(part_BT, torch.ones_like(part_BT)).square().sum() / (ROWS * COLUMNS)
+        torch.autograd.backward(loss)
+        total = total + loss.detach()
+    return total
+
+
+def sampled(decoder: torch.nn.Module, ranks: Ranks) -> dict[str, float]:
+    """Every worker samples another number of tokens: without gathered weights they would wait for each other for ever."""
+    with gathered(decoder):  # type: ignore[arg-type]
+        engine = CachedEngine(Backbone(decoder), stop_ids=())  # type: ignore[arg-type]
+        rollout = engine.sample([[3, 4, 5]], 2, 6 + ranks.data_rank, 1.0, [7])
+    return {"sampled": float(rollout.response_ids_BR[:, :6].sum())}
+
+
+def split_with_adapter(directory: Path, rank: int, world: int) -> None:
+    """Ends with the refusal."""
+    decoder = toy_decoder()
+    add_adapter(decoder, "policy", LoraConfig(rank=2), seed=1)
+    distribute(decoder, arrange(Parallelism(tensor=2), all_different(rank, world)))

@@ -1,0 +1,76 @@
+"""However a model is split over workers, it learns the same: losses, gradient norms, weights, samples; and checkpoints change layouts."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.training.rl.toy import toy_decoder
+from tests.training.workers import run_workers
+from training.optim.ranks import all_different
+from training.parallelism import Parallelism, arrange, check_divisible
+from training.stages.context import ConfigError
+
+LAYOUTS: dict[str, tuple[int, dict[str, int]]] = {
+    "one": (1, {}),
+    "copies": (2, {}),
+    "shards": (2, {"shard": 2}),
+    "tensor": (2, {"tensor": 2}),
+    "copies of shards": (4, {"shard": 2}),
+    "shards of tensor": (4, {"shard": 2, "tensor": 2}),
+}
+TRAIN = "tests.training.layouts:train"
+
+
+def figures(directory: Path, name: str) -> dict[str, float]:
+    found: dict[str, float] = json.loads((directory / f"{name}.json").read_text())
+    return found
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("layouts")
+    for name, (world, layout) in LAYOUTS.items():
+        run_workers(TRAIN, world, directory, name, json.dumps(layout))
+    return directory
+
+
+@pytest.mark.parametrize("name", [name for name in LAYOUTS if name != "one"])
+def test_every_layout_learns_as_one_process(name: str, trained: Path) -> None:
+    one, other = figures(trained, "one"), figures(trained, name)
+    assert one.keys() == other.keys()
+    for key in one:
+        assert other[key] == pytest.approx(one[key], rel=2e-5, abs=1e-6), key
+
+
+@pytest.mark.parametrize(("before", "after"), [("shards of tensor", "one"), ("one", "shards"), ("shards", "tensor")])
+def test_a_checkpoint_of_one_layout_is_resumed_in_another(before: str, after: str, trained: Path) -> None:
+    world, layout = LAYOUTS[after]
+    run_workers(TRAIN, world, trained, f"{before} then {after}", json.dumps(layout), before)
+    whole, resumed = figures(trained, before), figures(trained, f"{before} then {after}")
+    assert "loss 1" not in resumed
+    for key in resumed:
+        assert resumed[key] == pytest.approx(whole[key], rel=2e-5, abs=1e-6), key
+
+
+def test_a_checkpoint_resumed_in_its_own_layout_gives_the_same_bits(trained: Path) -> None:
+    run_workers(TRAIN, 2, trained, "shards again", json.dumps({"shard": 2}), "shards")
+    whole, resumed = figures(trained, "shards"), figures(trained, "shards again")
+    assert all(resumed[key] == whole[key] for key in resumed)
+
+
+def test_a_layout_that_the_workers_do_not_fill_is_refused() -> None:
+    with pytest.raises(ConfigError, match="shard x tensor is 4, which does not divide 6 workers"):
+        arrange(Parallelism(shard=2, tensor=2), all_different(0, 6))
+    with pytest.raises(ConfigError, match=r"parallelism\.shard: 0, at least 1"):
+        Parallelism(shard=0)
+
+
+def test_heads_that_cannot_be_shared_evenly_are_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match="4 does not divide num_key_value_heads, 2"):
+        check_divisible(toy_decoder().config, 4)
+
+
+def test_adapters_are_not_split_across(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="adapters are not split across workers"):
+        run_workers("tests.training.layouts:split_with_adapter", 2, tmp_path)

@@ -1,0 +1,134 @@
+"""How one model is trained by several workers: whole copies, shards of every layer (FSDP2), layers split across (tensor parallel), and
+their products. The model knows nothing of it: it is built whole, then `distribute` changes it in place.
+
+Losses are sums over a global count, so gradients add up over workers and are never averaged. The order of the mesh, outermost first: copies,
+shards, parts of a layer; neighbours exchange most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
+
+from training.model.config import ModelConfig
+from training.model.lora import LoraLinear
+from training.model.transformer import Decoder
+from training.optim.ranks import Ranks, all_different
+from training.stages.context import ConfigError
+
+REPLICATE, SHARD, TENSOR = "replicate", "shard", "tensor"
+# Megatron's split (arXiv 1909.08053): heads and columns of the MLP apart, one sum after attention and one after the MLP.
+ACROSS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj")
+ALONG = ("self_attn.o_proj", "mlp.down_proj")
+
+
+@dataclass(frozen=True)
+class Parallelism:
+    """shard: workers among which each layer's weights, gradients and optimizer lie. tensor: workers that compute each layer together.
+    What is left of the workers trains copies."""
+
+    shard: int = 1
+    tensor: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("shard", "tensor"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"parallelism.{name}: {getattr(self, name)}, at least 1")
+
+    @property
+    def splits_model(self) -> bool:
+        """Whether a worker holds less than the whole model."""
+        return self.shard * self.tensor > 1
+
+
+def arrange(parallelism: Parallelism, ranks: Ranks) -> Ranks:
+    """The workers laid out as asked.
+
+    Raises:
+        ConfigError: their number is not a multiple of shard x tensor.
+    """
+    parts = parallelism.shard * parallelism.tensor
+    if ranks.world_size % parts:
+        raise ConfigError(f"parallelism: shard x tensor is {parts}, which does not divide {ranks.world_size} workers")
+    if not parallelism.splits_model:
+        return all_different(ranks.rank, ranks.world_size)
+    device, copies = torch.get_default_device().type, ranks.world_size // parts
+    shape = (copies, parallelism.shard, parallelism.tensor)
+    mesh = init_device_mesh(device, shape, mesh_dim_names=(REPLICATE, SHARD, TENSOR))
+    by_data = (copies * parallelism.shard, parallelism.tensor)
+    data = init_device_mesh(device, by_data, mesh_dim_names=("data", TENSOR))["data"]
+    return Ranks(ranks.rank, ranks.world_size, data.get_local_rank(), data.size(), mesh, data.get_group())
+
+
+def distribute(decoder: Decoder, ranks: Ranks) -> None:
+    """Leave this worker its part of the decoder, which must be the same on every worker. Optimizers are built afterwards.
+
+    Raises:
+        ConfigError: heads that the workers cannot share evenly, or adapters where layers are split across.
+    """
+    mesh = ranks.mesh
+    if mesh is None:
+        return
+    if mesh[TENSOR].size() > 1:
+        _split_layers(decoder, mesh[TENSOR])
+    if ranks.data_size > 1:
+        _shard(decoder, mesh[REPLICATE, SHARD])
+
+
+def _split_layers(decoder: Decoder, mesh: DeviceMesh) -> None:
+    """Embedding and head stay whole on each worker of the mesh: shards make them small."""
+    check_divisible(decoder.config, mesh.size())
+    if any(isinstance(module, LoraLinear) for module in decoder.modules()):
+        raise ConfigError("parallelism.tensor: adapters are not split across workers, use shard")
+    plan: dict[str, ParallelStyle] = {name: ColwiseParallel() for name in ACROSS}
+    plan |= {name: RowwiseParallel() for name in ALONG}
+    for layer in decoder.model.layers:
+        parallelize_module(layer, mesh, plan)
+
+
+def check_divisible(config: ModelConfig, tensor: int) -> None:
+    """Raises: ConfigError: `tensor` workers cannot share heads or MLP evenly."""
+    for name, size in (
+        ("num_attention_heads", config.num_heads),
+        ("num_key_value_heads", config.num_kv_heads),
+        ("intermediate_size", config.intermediate_size),
+    ):
+        if size % tensor:
+            raise ConfigError(f"parallelism.tensor: {tensor} does not divide {name}, {size}")
+
+
+def _shard(decoder: Decoder, mesh: DeviceMesh) -> None:
+    """Layer by layer, so that at most two layers are whole at a time; embedding, last norm and head with the decoder itself."""
+    for layer in decoder.model.layers:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(decoder, mesh=mesh)
+    register_fsdp_forward_method(decoder, "logits")
+    for module in _sharded(decoder):
+        module.set_gradient_divide_factor(1.0)
+        module.set_force_sum_reduction_for_comms(True)
+
+
+@contextmanager
+def gathered(decoder: Decoder) -> Iterator[None]:
+    """Shards are whole on every worker inside the block, so that workers may make different numbers of forwards: sampling. No gradients."""
+    modules = list(_sharded(decoder))
+    for module in modules:
+        module.set_reshard_after_forward(False, recurse=False)
+        module.unshard()
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.set_reshard_after_forward(True, recurse=False)
+            module.reshard()
+
+
+def _sharded(decoder: nn.Module) -> Iterator[FSDPModule]:
+    return (module for module in decoder.modules() if isinstance(module, FSDPModule))
