@@ -1,5 +1,5 @@
-"""`python -m training loop | canary | snapshot | forget | lineage | report | nano-base`: the only place that reads arguments and
-builds from them.
+"""`python -m training loop | canary | snapshot | forget | lineage | report | nano-base | pretrain | scaling`: the only place that reads
+arguments and builds from them.
 
 Exit status of loop: 0 the turn ended (promoted, rolled back, refused or passed), 1 an error, 3 another loop runs, 4 not enough
 feedback, 130 told to stop: by Ctrl-C, or by SIGTERM, as a cluster does it.
@@ -35,6 +35,7 @@ from training.manifest import ManifestError
 from training.progress import Bars, Display, Lines, note_erased
 from training.recipes.nano import nano
 from training.recipes.nano_world.brought_up import bring_up, write_texts
+from training.recipes.pretraining.commands import describe as describe_pretraining
 from training.recipes.recipe import TEXTS, LoopConfig, Plan, Recipe
 from training.recipes.small import small
 from training.registry import Registry, RegistryError
@@ -305,6 +306,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--output", type=Path, default=NANO)
     made.set_defaults(command=nano_base)
+    describe_pretraining(commands, _code_commit)
     return parser
 
 
