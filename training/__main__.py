@@ -1,5 +1,5 @@
-"""`python -m training loop | canary | snapshot | forget | lineage | report | nano-base`: the only place that reads arguments and
-builds from them.
+"""`python -m training loop | canary | snapshot | forget | lineage | report | nano-base | tokenizer`: the only place that reads
+arguments and builds from them.
 
 Exit status of loop: 0 the turn ended (promoted, rolled back, refused or passed), 1 an error, 3 another loop runs, 4 not enough
 feedback, 130 told to stop: by Ctrl-C, or by SIGTERM, as a cluster does it.
@@ -43,6 +43,7 @@ from training.report import write_report
 from training.runs import LoopRunningError, Runs, exclusive
 from training.stages.context import ConfigError, Progress
 from training.status import FAILED, Step
+from training.tokenization import commands as tokenizer
 
 RECIPES: dict[str, Recipe] = {"nano": nano, "small": small}
 NANO = Path(__file__).parent.parent / "models" / "nano"
@@ -305,6 +306,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--output", type=Path, default=NANO)
     made.set_defaults(command=nano_base)
+    tokenizer.describe(commands, _code_commit)
     return parser
 
 
