@@ -1,5 +1,4 @@
-"""`python -m training loop | canary | snapshot | forget | lineage | report | nano-base | pretrain | scaling`: the only place that reads
-arguments and builds from them.
+"""`python -m training COMMAND`, `--help` lists them: the only place that reads arguments and builds from them.
 
 Exit status of loop: 0 the turn ended (promoted, rolled back, refused or passed), 1 an error, 3 another loop runs, 4 not enough
 feedback, 130 told to stop: by Ctrl-C, or by SIGTERM, as a cluster does it.
@@ -44,6 +43,7 @@ from training.report import write_report
 from training.runs import LoopRunningError, Runs, exclusive
 from training.stages.context import ConfigError, Progress
 from training.status import FAILED, Step
+from training.tokenization.commands import describe as describe_tokenizer
 
 RECIPES: dict[str, Recipe] = {"nano": nano, "small": small}
 NANO = Path(__file__).parent.parent / "models" / "nano"
@@ -307,6 +307,7 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--output", type=Path, default=NANO)
     made.set_defaults(command=nano_base)
     describe_pretraining(commands, _code_commit)
+    describe_tokenizer(commands, _code_commit)
     return parser
 
 
