@@ -16,6 +16,8 @@ from jinja2 import Template, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
+from training.model.fields import read_object
+
 MARK = "thumbwheel-end-of-reply"  # stands for a reply when we look what the template writes after one
 
 
@@ -60,6 +62,21 @@ class Chat:
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
         return text
 
+    def check_fits(self, vocab_size: int) -> None:
+        """Every id that texts and template can give must have a row in the embedding. Special tokens that neither writes may lie
+        beyond: Gemma 3's text models have a tokenizer with an image token, and no row for it.
+
+        Raises:
+            ChatError: names the highest id.
+        """
+        beyond = {i for i, token in self._tokenizer.get_added_tokens_decoder().items() if token.special}
+        written = {*self._tokenizer.get_vocab().values()} - beyond
+        highest = max({*written, *self.stop_ids, *self.prompt_ids([Message("user", "hello")])})
+        if highest >= vocab_size:
+            raise ChatError(
+                f"tokenizer.json: id {highest} has no row in an embedding of {vocab_size} (config.json: vocab_size)"
+            )
+
     def _encode(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
@@ -88,13 +105,16 @@ def load_chat(directory: Path) -> Chat:
     """Chat of a model directory.
 
     Raises:
-        ChatError: no chat template, or no token that ends a response.
+        ChatError: no chat template, no token that ends a response, or ids that the model beside it has no embedding for.
     """
     settings = json.loads((directory / "tokenizer_config.json").read_text())
     tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
     tokens = {name: _content(settings.get(name)) for name in ("bos_token", "eos_token")}
     names = {name: token for name, token in tokens.items() if token is not None}
-    return Chat(tokenizer, _template(directory, settings), names, _stop_ids(directory, tokenizer, names))
+    chat = Chat(tokenizer, _template(directory, settings), names, _stop_ids(directory, tokenizer, names))
+    if (directory / "config.json").exists():
+        chat.check_fits(read_object(directory / "config.json").get("vocab_size", 0))
+    return chat
 
 
 def _template(directory: Path, settings: dict[str, Any]) -> Template:
