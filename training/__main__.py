@@ -25,6 +25,7 @@ from training.data.bucket import Bucket, bucket_place
 from training.data.catalogue import CatalogueError, Directory, Objects
 from training.data.rows import RowError
 from training.data.snapshot import SnapshotConfig, take_snapshot
+from training.decoding import command as generating
 from training.evaluation.canary import Reading
 from training.evaluation.trial import WallClock, run_trial
 from training.forgetting import Forgotten, forget
@@ -300,6 +301,7 @@ def _parser() -> argparse.ArgumentParser:
     again = commands.add_parser("report", parents=[common], help="build a run's report again")
     again.add_argument("run", help="for example nano-1")
     again.set_defaults(command=report)
+    generating.describe(commands)
     made = commands.add_parser("nano-base", help="make models/nano from nothing, in ten minutes")
     made.add_argument(
         "--work", type=Path, default=Path(".state") / "nano-base", help="folder of the intermediate files"
