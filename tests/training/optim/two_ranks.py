@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from tests.training.rl.toy import sentiment, toy_config, toy_players, toy_prompts
+from tests.training.rl.toy import sentiment, toy_config, toy_players, train_ppo
 from tests.training.toys import ProgressList, sft_rows, toy_model, write_lines
 from training.optim.adam import OptimizerConfig
 from training.optim.ranks import all_different
-from training.stages import ppo, sft
+from training.stages import sft
 from training.stages.context import Lineage, Machine, RunContext
 from training.stages.sft import SftConfig
 from training.stages.state import DirectoryCheckpoints
@@ -37,10 +37,9 @@ def main(directory: Path, rank: int, world: int) -> None:
     players = toy_players()
     context = RunContext(DirectoryCheckpoints(mine / "ppo-run"), progress, all_different(rank, world))
     settings = toy_config(updates=1, prompts_per_update=32, minibatch_rows=64, epochs_per_update=1)
-    ppo.train(players, toy_prompts(), sentiment, settings, context, lambda: torch.autocast("cpu", enabled=False))
+    train_ppo(players, settings, context, sentiment)
     if rank == 0:
         figures = {f"{s.stage} {s.step} {n}": v for s in progress.steps for n, v in s.metrics.items()}
-        figures.pop("ppo 1 explained_variance")  # each rank's own
         weights = players.policy.decoder.state_dict()
         figures |= {f"sum of {name}": float(tensor.double().sum()) for name, tensor in weights.items()}
         torch.save(figures, directory / f"figures-{world}.pt")

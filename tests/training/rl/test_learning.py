@@ -10,30 +10,26 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.training.rl.toy import STOP, sentiment, toy_config, toy_players, toy_prompts
+from tests.training.rl.toy import STOP, sentiment, toy_config, toy_players, train_ppo
 from tests.training.toys import ProgressList
-from training.rl.experience import RewardShape, Score
 from training.rl.kl_control import KlConfig
-from training.rl.losses import policy_loss, token_log_probs
-from training.rl.players import Players
+from training.rl.losses import Clip, policy_loss, token_log_probs
+from training.rl.rewards import RewardShape
 from training.rl.rollout import CachedEngine, Rollout
-from training.stages import ppo
+from training.rl.scores import Score
 from training.stages.context import Progress, RunContext
-from training.stages.ppo import Outcome, PpoConfig
+from training.stages.policy_loop import Outcome
+from training.stages.ppo import PpoConfig, PpoPlayers
 from training.stages.state import DirectoryCheckpoints
 
 
-def no_autocast() -> torch.autocast:
-    return torch.autocast("cpu", enabled=False)
-
-
 def learn(
-    config: PpoConfig, score: Score, runs: Path, players: Players | None = None
+    config: PpoConfig, score: Score, runs: Path, players: PpoPlayers | None = None, gold: Score | None = None
 ) -> tuple[list[Progress], Outcome]:
     torch.set_num_threads(1)
     progress = ProgressList()
     context = RunContext(DirectoryCheckpoints(runs), progress)
-    outcome = ppo.train(players or toy_players(), toy_prompts(), score, config, context, no_autocast)
+    outcome = train_ppo(players or toy_players(), config, context, score, gold)
     return progress.steps, outcome
 
 
@@ -131,8 +127,7 @@ def test_the_sampled_gradient_is_the_exact_gradient_of_a_bandit() -> None:
     log_probs = policy.decoder.logits(policy.hidden(torch.tensor([prompt])))[:, -1].expand(40_000, -1)
     advantages = rewards[drawn] - rewards[drawn].mean()
     now = token_log_probs(log_probs, drawn)[:, None]
-    torch.autograd.backward(
-        policy_loss(now, now.detach(), advantages[:, None], torch.ones(40_000, 1), 0.2, 40_000).loss
-    )
+    weights = torch.full((40_000, 1), 1 / 40_000)
+    torch.autograd.backward(policy_loss(now, now.detach(), advantages[:, None], weights, Clip()).loss)
     assert (weight.grad - expected).abs().max() < 5e-3
     assert expected.abs().max() > 5e-2

@@ -67,8 +67,8 @@ def test_whitening_sees_real_tokens_only() -> None:
 
 def test_explained_variance_is_one_for_a_perfect_critic_and_zero_for_a_constant_one() -> None:
     returns = torch.tensor([[1.0, 2.0, 3.0, 77.0]])
-    assert explained_variance(returns, returns, MASK[:1]) == 1.0
-    assert explained_variance(torch.ones(1, 4), returns, MASK[:1]) == pytest.approx(0.0, abs=1e-6)
+    assert explained_variance(returns, returns, MASK[:1], ALONE) == 1.0
+    assert explained_variance(torch.ones(1, 4), returns, MASK[:1], ALONE) == pytest.approx(0.0, abs=1e-6)
 
 
 def test_beta_follows_the_target_by_at_most_a_fifth_of_samples_over_horizon() -> None:

@@ -16,10 +16,12 @@ from training.model.lora import LoraConfig
 from training.model.reward import RewardModelError
 from training.optim.adam import OptimizerConfig
 from training.rl.kl_control import KlConfig
-from training.rl.players import open_players
+from training.rl.players import open_critic, open_players
 from training.stages import ppo, reward_model
 from training.stages.context import ConfigError, Lineage, Machine, RunContext
+from training.stages.policy_artifact import sources
 from training.stages.ppo import PpoConfig
+from training.stages.prompts import read_data
 from training.stages.reward_model import RewardModelConfig
 from training.stages.state import DirectoryCheckpoints
 
@@ -106,16 +108,19 @@ def test_it_writes_a_model_that_differs_from_its_parent_and_says_where_it_comes_
 
 
 def test_with_lora_all_four_share_one_decoder_and_only_adapters_learn(config: PpoConfig, tmp_path: Path) -> None:
-    players, reward = open_players(config.model_directory, config.reward_model_directory, config.lora, None, 0)
+    made_of = sources(config, None)
+    players = open_players(made_of, with_reference=True)
+    critic, reward = open_critic(players, made_of), players.reward
+    assert players.reference is not None and reward is not None
     decoders = {
         id(backbone.decoder)
-        for backbone in (players.policy, players.reference, players.critic.backbone, reward.scalar.backbone)
+        for backbone in (players.policy, players.reference, critic.backbone, reward.scalar.backbone)
     }
     assert len(decoders) == (4 if config.lora is None else 1)
-    learning = {id(p) for part in (players.policy, players.critic) for _, p in part.named_parameters()}
+    learning = {id(p) for part in (players.policy, critic) for _, p in part.named_parameters()}
     frozen = {id(p) for part in (reward.scalar,) for _, p in part.named_parameters()}
     assert not learning & frozen
-    assert all(p.requires_grad for part in (players.policy, players.critic) for _, p in part.named_parameters())
+    assert all(p.requires_grad for part in (players.policy, critic) for _, p in part.named_parameters())
     assert not any(p.requires_grad for _, p in reward.scalar.named_parameters())
     if config.lora is not None:
         assert all("adapters.policy" in name for name, _ in players.policy.named_parameters())
@@ -141,7 +146,7 @@ def test_a_whole_reward_model_cannot_read_trimmed_ids(config: PpoConfig, tmp_pat
 
 def test_long_prompts_are_dropped_and_counted(config: PpoConfig) -> None:
     write_lines(config.data_path, [{"messages": user("tree")}, {"messages": user("tree " * 300)}])
-    prompts = ppo.read_data(config, load_chat(config.model_directory))
+    prompts = read_data(config, load_chat(config.model_directory))
     assert (len(prompts.ids), prompts.dropped_too_long) == (1, 1)
 
 
