@@ -55,6 +55,9 @@ def score_by_verifier(verifier: Verifier, chat: Chat, vocabulary: VocabularyMap 
             ids = rollout.response_ids_BR[row, : int(rollout.response_mask_BR[row].sum())].tolist()
             full = ids if vocabulary is None else vocabulary.widen(ids)
             answers.append(Answer(task, chat.decode(full), bool(rollout.ended_B[row])))
-        return torch.tensor(list(verifier(answers)), dtype=torch.float32)
+        scores = verifier(answers)
+        if len(scores) != len(answers):
+            raise ValueError(f"verifier: {len(scores)} scores for {len(answers)} answers")
+        return torch.tensor(list(scores), dtype=torch.float32)
 
     return score

@@ -1,4 +1,4 @@
-"""Run by test_optim in processes of their own: one rank of a small SFT and of a small PPO."""
+"""Run by test_optim in processes of their own: one rank of a small SFT, of a small PPO and of a small GRPO."""
 
 import sys
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from tests.training.rl.addition import addition_config, learn_in, right
 from tests.training.rl.toy import sentiment, toy_config, toy_players, train_ppo
 from tests.training.toys import ProgressList, sft_rows, toy_model, write_lines
 from training.optim.adam import OptimizerConfig
@@ -38,10 +39,14 @@ def main(directory: Path, rank: int, world: int) -> None:
     context = RunContext(DirectoryCheckpoints(mine / "ppo-run"), progress, all_different(rank, world))
     settings = toy_config(updates=1, prompts_per_update=32, minibatch_rows=64, epochs_per_update=1)
     train_ppo(players, settings, context, sentiment)
+    context = RunContext(DirectoryCheckpoints(mine / "grpo-run"), progress, all_different(rank, world))
+    groups = addition_config(0, updates=2, prompts_per_update=8, minibatch_rows=128, filter_zero_variance=True)
+    sums = learn_in(context, groups, right)
     if rank == 0:
         figures = {f"{s.stage} {s.step} {n}": v for s in progress.steps for n, v in s.metrics.items()}
-        weights = players.policy.decoder.state_dict()
-        figures |= {f"sum of {name}": float(tensor.double().sum()) for name, tensor in weights.items()}
+        for decoder in (players.policy.decoder, sums):
+            weights = decoder.state_dict()
+            figures |= {f"sum of {len(figures)} {n}": float(tensor.double().sum()) for n, tensor in weights.items()}
         torch.save(figures, directory / f"figures-{world}.pt")
     dist.destroy_process_group()
 

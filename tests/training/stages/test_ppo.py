@@ -153,3 +153,9 @@ def test_long_prompts_are_dropped_and_counted(config: PpoConfig) -> None:
 def test_minibatches_must_divide_an_update(config: PpoConfig) -> None:
     with pytest.raises(ConfigError, match="minibatch_rows: 3 does not divide the 8 rows"):
         replace(config, minibatch_rows=3)
+
+
+def test_dropout_is_nowhere(config: PpoConfig) -> None:
+    players = open_players(sources(config, None), with_reference=True)
+    for module in players.policy.decoder.modules():
+        assert not isinstance(module, torch.nn.Dropout)
