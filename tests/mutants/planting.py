@@ -1,17 +1,20 @@
 """A bug on purpose: one exact replacement in a copy of the code, and which of the tests falls over it."""
 
+import multiprocessing
 import os
 import re
 import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 # Copied, so that a copy holds no way back to the tree; the rest is linked.
 COPIED = ("training", "tests", "pyproject.toml")
 LINKED = ("gen", "infra", "models", "services")
+PRELOADED = ["torch", "transformers", "pytest"]  # most of a short run's time
 PATIENCE_SECONDS = 1200
 FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
 
@@ -87,21 +90,35 @@ def plant(mutant: Mutant, directory: Path) -> Verdict:
 
 def first_failure(tests: tuple[str, ...], directory: Path) -> str:
     """The first test that fails in the copy; empty: none."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PYTEST"))}
-    environment |= {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}  # nothing compiled outlives its source
-    command = (sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", *tests)
-    done = subprocess.run(
-        command,
-        cwd=directory,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=PATIENCE_SECONDS,
-    )
-    if done.returncode == 0:
+    output = directory / "output.txt"
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(PRELOADED)
+    process = processes.Process(target=_test, args=(tests, directory, output))
+    process.start()
+    process.join(PATIENCE_SECONDS)
+    if process.is_alive():
+        process.kill()
+        process.join()
+    if process.exitcode == pytest.ExitCode.OK:
         return ""
-    found = FAILED.search(done.stdout)
-    if done.returncode != 1 or found is None:
-        raise RuntimeError(f"pytest ended with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    found = FAILED.search(output.read_text())
+    if process.exitcode != pytest.ExitCode.TESTS_FAILED or found is None:
+        raise RuntimeError(f"pytest ended with {process.exitcode}:\n{output.read_text()[-4000:]}")
     return found[1]
+
+
+def _test(tests: tuple[str, ...], directory: Path, output: Path) -> None:
+    """In a process of its own, where nothing of ours may come from the tree itself."""
+    with output.open("w") as opened:
+        os.dup2(opened.fileno(), 1)
+        os.dup2(opened.fileno(), 2)
+    os.chdir(directory)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    sys.dont_write_bytecode = True  # nothing compiled outlives its source
+    sys.path[:] = [entry for entry in sys.path if entry and not Path(entry).is_relative_to(ROOT / "gen")]
+    sys.path[:] = [entry for entry in sys.path if Path(entry) != ROOT]
+    for name in [name for name in sys.modules if name.split(".")[0] in ("tests", "training")]:
+        del sys.modules[name]
+    options = ["-x", "-q", "--no-header", "-p", "no:cacheprovider", "--rootdir", str(directory)]
+    preloaded = ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of plugins; their asserts are not ours
+    sys.exit(pytest.main([*options, *preloaded, *tests]))

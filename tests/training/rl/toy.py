@@ -28,6 +28,7 @@ GOOD, BAD = tuple(range(4, 8)), tuple(range(8, 16))
 
 
 def toy_decoder(seed: int = 1, hidden_size: int = 32) -> Decoder:
+    torch.set_num_threads(1)  # threads of products this small wait for each other
     decoder = Decoder(parse_config(llama_json(TOKENS, hidden_size, 2, 4, 2, 2 * hidden_size)))
     initialise(decoder, seed)
     return decoder.eval()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.training.rl.addition import STOP, addition_config, half_trained, learn, prompt_of, right
+from tests.training.rl.addition import STOP, addition_config, beginner, learn, prompt_of, right
 from tests.training.rl.toy import no_autocast
 from tests.training.toys import ProgressList
 from training.model.backbone import Backbone
@@ -24,8 +24,8 @@ from training.stages.state import DirectoryCheckpoints
 
 def made(config: GrpoConfig, reference_seed: int | None = None) -> tuple[Grpo, Rollout]:
     """An algorithm over the addition policy, and a rollout of two prompts with four responses each."""
-    policy = Backbone(half_trained(0))
-    reference = None if reference_seed is None else Backbone(half_trained(reference_seed).requires_grad_(False))
+    policy = Backbone(beginner(0))
+    reference = None if reference_seed is None else Backbone(beginner(reference_seed).requires_grad_(False))
     prompts = Prompts([prompt_of(1, 2), prompt_of(7, 8)], ["1+2", "7+8"], (STOP,), 0)
     algorithm = Grpo(Players(policy, reference), config, Setting(prompts, lambda r: right(r), no_autocast, ALONE))
     engine = CachedEngine(policy, (STOP,), "update-0")
@@ -82,7 +82,7 @@ def weights_after(algorithm: Grpo, rollout: Rollout) -> tuple[list[torch.Tensor]
 
 
 def test_where_every_group_agrees_nothing_moves() -> None:
-    start = [parameter.detach() for parameter in half_trained(0).parameters()]
+    start = [parameter.detach() for parameter in beginner(0).parameters()]
     for filtered, steps in ((False, 2), (True, 0)):
         algorithm, rollout = scored(addition_config(0, **SMALL, filter_zero_variance=filtered), [1.0] * 8)
         weights, figures = weights_after(algorithm, rollout)
@@ -158,7 +158,7 @@ def test_older_weights_are_corrected_within_the_limit_and_refused_beyond(
     tmp_path: Path, older: int, allowed: int
 ) -> None:
     config = addition_config(0, updates=2, max_staleness_updates=allowed, importance_cap=2.0)
-    policy, stale = Backbone(half_trained(0)), Backbone(half_trained(1))
+    policy, stale = Backbone(beginner(0)), Backbone(beginner(1))
     prompts = Prompts([prompt_of(1, 2)], ["1+2"], (STOP,), 0)
     progress = ProgressList()
     algorithm = Grpo(Players(policy, None), config, Setting(prompts, right, no_autocast, ALONE))
