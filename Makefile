@@ -16,7 +16,7 @@ CLUSTER_STATE = $(if $(filter .state,$(STATE)),,--state $(STATE))
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help up stack test faults cluster cluster-down cluster-test deploy check loop demo bench lock page clean
+.PHONY: help up stack test faults mutants cluster cluster-down cluster-test deploy check loop demo bench lock page clean
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -50,6 +50,10 @@ faults: ## all fault scenarios in all forms, then docs/faults.md (an hour)
 	@THUMBWHEEL_FAULTS=docs/faults.jsonl $(VENV) -m pytest --dist no tests/faults; passed=$$?; \
 	  $(VENV) -m infra.docs.faults && exit $$passed
 	@$(VENV) -m pytest -m "faults and not cluster" --dist no --ignore tests/faults tests
+
+mutants: ## plant each known bug of training in a copy, and say which test catches it (a few minutes)
+	@$(PYTHON) infra/install/environment.py dev
+	@$(VENV) -m tests.mutants
 
 cluster: ## a real Kubernetes of one node on this machine: built once (10 minutes), started in seconds; root and Linux (STATE=)
 	@$(PYTHON) infra/install/environment.py services predictor

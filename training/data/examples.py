@@ -39,9 +39,10 @@ class PairExample:
 
 @dataclass(frozen=True)
 class PromptExample:
-    """A conversation that waits for a response."""
+    """A conversation that waits for a response. task: what a verifier finds its expectations by; opaque here."""
 
     messages: tuple[Message, ...]
+    task: str = ""
 
 
 Example = TypeVar("Example")
@@ -63,8 +64,8 @@ def read_pairs(path: Path) -> list[PairExample]:
 
 
 def read_prompts(path: Path) -> list[PromptExample]:
-    """{"messages"}"""
-    return _read(path, lambda row: PromptExample(_messages(row)))
+    """{"messages", "task" = ""}"""
+    return _read(path, lambda row: PromptExample(_messages(row), _text(row, "task") if "task" in row else ""))
 
 
 def read_texts(path: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""Responses of a policy, with everything that PPO must know of how they were sampled.
+"""Responses of a policy, with everything that PPO and GRPO must know of how they were sampled.
 
 Shapes: B rows (prompts x samples), P prompt columns (padded on the left), R response columns (padded on the right),
 V vocabulary, D hidden. Every row draws from its own seed, so it does not depend on its neighbours in the batch.
@@ -21,7 +21,10 @@ from training.rl.losses import token_log_probs
 
 @dataclass(frozen=True)
 class Rollout:
-    """response_mask is 1 up to and including the stop token. log_probs are the sampler's, at its temperature."""
+    """response_mask is 1 up to and including the stop token. log_probs are the sampler's, at its temperature.
+
+    tasks: what each row's prompt refers to in the data file, for verifiers; the stage fills it in, engines know no data.
+    """
 
     prompt_ids_BP: Tensor
     prompt_mask_BP: Tensor
@@ -30,6 +33,7 @@ class Rollout:
     log_probs_BR: Tensor
     ended_B: Tensor  # True where a stop token was sampled
     version: str
+    tasks: tuple[str, ...] = ()
 
     @property
     def ids_BT(self) -> Tensor:
@@ -51,6 +55,7 @@ class Rollout:
             log_probs_BR=self.log_probs_BR[index],
             ended_B=self.ended_B[index],
             version=self.version,
+            tasks=tuple(self.tasks[row] for row in index.tolist()) if self.tasks else (),
         )
 
 
