@@ -26,7 +26,7 @@ class Learner:
         """Learning rate of an update, from 0."""
         return learning_rate_at(update, self._total, self._config)
 
-    def step(self, update: int, at: str) -> None:
+    def step(self, update: int, at: str = "") -> None:
         """Apply the gradients that have gathered. at: the losses, for an error that says where gradients were not finite."""
-        clip, where = self._config.gradient_clip, f"update {update + 1}, {at}"
+        clip, where = self._config.gradient_clip, f"update {update + 1}{at and ', '}{at}"
         apply_gradients(self.optimizer, self.parameters, self.rate(update), clip, self._ranks, where)
