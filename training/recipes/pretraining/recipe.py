@@ -68,7 +68,7 @@ SIZES = (
 def pretraining(
     shape: Shape, prepared: Prepared, steps: int, dtype: str, output: Path, code_commit: str
 ) -> PretrainConfig:
-    """AdamW with a cooldown at the end: a longer run may go on from a checkpoint before it."""
+    """Muon, which learns faster here (docs/decisions/2026-11-26-pre-training.md), with a cooldown at the end."""
     return PretrainConfig(
         tokenizer_directory=prepared.tokenizer_directory,
         shards_directory=prepared.shards_directory,
@@ -80,6 +80,7 @@ def pretraining(
         microbatch_rows=8,
         context_tokens=CONTEXT_TOKENS,
         optimizer=OptimizerConfig(
+            algorithm="muon",
             learning_rate=shape.learning_rate,
             schedule="wsd",
             warmup_fraction=0.05,
