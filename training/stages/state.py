@@ -48,8 +48,13 @@ class TrainingState:
         write_manifest(directory, kind="training_state", version=directory.name)
 
     def read(self, directory: Path) -> dict[str, float]:
-        """Put the stored tensors into the live objects, bit by bit; return the numbers."""
+        """Put the stored tensors into the live objects, bit by bit; return the numbers.
+
+        Raises:
+            ManifestError: it is the state of other parameters.
+        """
         tensors = load_file(directory / TENSORS)
+        self._require_same(directory, tensors)
         stored = json.loads((directory / NUMBERS).read_text())
         with torch.no_grad():
             for name, group in self.parameters.items():
@@ -64,6 +69,18 @@ class TrainingState:
             optimizer.load_state_dict({"state": dict(slots), "param_groups": stored["param_groups"][name]})
         numbers: dict[str, float] = stored["numbers"]
         return numbers
+
+    def _require_same(self, directory: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+        stored = {name: tensor.shape for name, tensor in tensors.items() if name.startswith("parameters/")}
+        live = {
+            f"parameters/{name}/{index}": parameter.shape
+            for name, group in self.parameters.items()
+            for index, parameter in enumerate(group)
+        }
+        if odd := sorted(name for name in stored.keys() | live.keys() if stored.get(name) != live.get(name)):
+            raise ManifestError(
+                f"{directory.name}: holds the state of another model, {len(odd)} differ, first {odd[0]}"
+            )
 
 
 class DirectoryCheckpoints:

@@ -95,6 +95,7 @@ def test_both_commands_run_from_texts_to_their_ends(tmp_path: Path, capsys: pyte
     report = verify_manifest(tmp_path / "one_million").report
     assert report["steps"] == 1
     assert 0 < report["bits_per_byte"] < 2 * math.log2(1024)
+    assert (tmp_path / "runs" / "one_million" / "progress.jsonl").exists(), "another recipe's checkpoints lie apart"
     assert "> Water is" in capsys.readouterr().out
     assert main(command) == 0, "a finished run is not run again"
     assert main(["scaling", "--work", str(tmp_path), "--tokens-per-parameter", "0.001"]) == 0

@@ -18,7 +18,7 @@ from training.cluster.sample_log import SAMPLES, read_samples
 from training.data.chat import load_chat
 from training.data.token_shards import ShardConfig, ShardError, open_shards, write_shards
 from training.data.tokenize import train_tokenizer
-from training.manifest import verify_manifest
+from training.manifest import ManifestError, verify_manifest
 from training.model.checkpoint import load_decoder
 from training.model.config import llama_json, parse_config
 from training.model.transformer import Decoder, initialise
@@ -192,6 +192,13 @@ def test_another_tokenizer_than_that_of_the_shards_is_refused(config: PretrainCo
     train_tokenizer(["something else"], 270, tmp_path / "other")
     with pytest.raises(ShardError, match="tokenizer_directory"):
         train(replace(config, tokenizer_directory=tmp_path / "other"), tmp_path / "run")
+
+
+def test_a_checkpoint_of_another_model_is_refused(config: PretrainConfig, tmp_path: Path) -> None:
+    train(replace(config, steps=10), tmp_path / "run")
+    other = replace(config, output_directory=tmp_path / "other", model_json=llama_json(280, 48, 2, 4, 2, 64))
+    with pytest.raises(ManifestError, match="step-000010: holds the state of another model"):
+        train(other, tmp_path / "run")
 
 
 def test_bfloat16_learns_too(config: PretrainConfig, tmp_path: Path) -> None:

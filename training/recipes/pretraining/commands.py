@@ -54,8 +54,8 @@ def run_pretrain(options: argparse.Namespace, code_commit: str) -> int:
         draft = pretraining(recipe.shape, prepared, 1, "float32", output, code_commit)
         plan = planned(work / f"{options.recipe}-plan.json", options.recipe, options.minutes or recipe.minutes, draft)
         config = pretraining(recipe.shape, prepared, plan.steps, plan.dtype, output, code_commit)
-        manifest = run_stage(StageRun("pretrain", pretrain.run, config), work / "runs", told.move)
-    _print_result(manifest, work / "runs" / "pretrain" / SAMPLES)
+        manifest = run_stage(StageRun(options.recipe, pretrain.run, config), work / "runs", told.move)
+    _print_result(manifest, work / "runs" / options.recipe / SAMPLES)
     print(f"\nthe model is in {output}")
     return 0
 
