@@ -16,7 +16,7 @@ CLUSTER_STATE = $(if $(filter .state,$(STATE)),,--state $(STATE))
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help up stack test faults mutants cluster cluster-down cluster-test deploy check loop demo bench lock page clean
+.PHONY: help up stack test faults mutants cluster cluster-down cluster-test deploy check loop demo bench oracle lock page clean
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -98,6 +98,10 @@ demo: ## simulated people chat and rate, then the loop runs, and the result is j
 bench: ## the measured claims, one file each
 	@$(PYTHON) infra/install/environment.py dev
 	@for file in benchmarks/[a-z]*.py; do echo "==> $$file"; $(VENV) $$file || exit 1; done
+
+oracle: ## our losses against TRL's, in environments of its own (development only)
+	@$(PYTHON) infra/install/environment.py dev
+	@$(VENV) -m tests.oracle
 
 lock: ## resolve dependencies again and write the locks
 	@infra/install/lock.sh

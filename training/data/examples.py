@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from training.data.chat import Message
 
 ROLES = ("system", "user", "assistant")
+THUMBS = ("up", "down")
 
 
 class ExampleError(ValueError):
@@ -38,6 +39,16 @@ class PairExample:
 
 
 @dataclass(frozen=True)
+class ThumbExample:
+    """A response that people liked (up) or not."""
+
+    messages: tuple[Message, ...]
+    response: str
+    up: bool
+    prompt_id: str
+
+
+@dataclass(frozen=True)
 class PromptExample:
     """A conversation that waits for a response. task: what a verifier finds its expectations by; opaque here."""
 
@@ -59,6 +70,18 @@ def read_pairs(path: Path) -> list[PairExample]:
     def parse(row: Mapping[str, Any]) -> PairExample:
         texts = (_text(row, "chosen"), _text(row, "rejected"), _text(row, "prompt_id"))
         return PairExample(_messages(row), *texts, _number(row, "margin", 0.0))
+
+    return _read(path, parse)
+
+
+def read_thumbs(path: Path) -> list[ThumbExample]:
+    """{"messages", "response", "thumb": "up" or "down", "prompt_id"}"""
+
+    def parse(row: Mapping[str, Any]) -> ThumbExample:
+        thumb = row.get("thumb")
+        if thumb not in THUMBS:
+            raise ExampleError(f"thumb: must be one of {', '.join(THUMBS)}")
+        return ThumbExample(_messages(row), _text(row, "response"), thumb == "up", _text(row, "prompt_id"))
 
     return _read(path, parse)
 

@@ -1,5 +1,5 @@
-"""Losses of SFT, reward model, PPO and GRPO. Each is a sum over a count that the caller gives: the count is the whole batch's, over
-all ranks and microbatches, never a mean of means.
+"""Losses of SFT, reward model, DPO, KTO, PPO and GRPO. Each is a sum over a count that the caller gives: the count is the whole batch's,
+over all ranks and microbatches, never a mean of means.
 
 Shapes: B batch, R response tokens, N selected tokens, V vocabulary.
 """
@@ -125,3 +125,36 @@ def k3(log_probs: Tensor, reference: Tensor) -> Tensor:
     """exp(d) - 1 - d with d = reference - log_probs: unbiased too, never negative, less variance (Schulman 2020)."""
     difference = (reference - log_probs).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
     return difference.exp() - 1 - difference
+
+
+def dpo(
+    chosen_B: Tensor, rejected_B: Tensor, margin_B: Tensor, beta: float, label_smoothing: float, pairs: int
+) -> Tensor:
+    """-log sigmoid(beta (chosen - rejected) - margin) of whole responses' log-ratios to the reference (arXiv 2305.18290, equation 7;
+    margin as in ODPO, arXiv 2402.10571).
+
+    Args:
+        label_smoothing: share e of labels thought to be flipped: 1 - e of the loss and e of its mirror image (conservative DPO,
+            equation 3 of arXiv 2403.00409).
+    """
+    gap_B = beta * (chosen_B - rejected_B) - margin_B
+    mirrored_B = beta * (rejected_B - chosen_B) + margin_B
+    right, flipped = 1 - label_smoothing, label_smoothing
+    return -(right * F.logsigmoid(gap_B) + flipped * F.logsigmoid(mirrored_B)).sum() / pairs
+
+
+def kto(
+    ratios_B: Tensor, up_B: Tensor, baseline: float, beta: float, weights: tuple[float, float], thumbs: int
+) -> Tensor:
+    """w_up (1 - sigmoid(beta (r - z0))) for a thumb up, w_down (1 - sigmoid(beta (z0 - r))) for a thumb down (arXiv 2402.01306,
+    equation 8).
+
+    Args:
+        ratios_B: r, log-ratios to the reference of whole responses.
+        up_B: True for a thumb up.
+        baseline: z0. A number, as no gradient may flow through it.
+        weights: of a thumb up and of a thumb down.
+    """
+    sign_B = torch.where(up_B, 1.0, -1.0)
+    weight_B = torch.where(up_B, weights[0], weights[1])
+    return (weight_B * (1 - torch.sigmoid(beta * sign_B * (ratios_B - baseline)))).sum() / thumbs

@@ -12,8 +12,10 @@ from training.rl.losses import (
     Normalisation,
     bradley_terry,
     centring,
+    dpo,
     k1,
     k3,
+    kto,
     margin_ranking,
     policy_loss,
     token_entropy,
@@ -159,3 +161,47 @@ def test_k1_and_k3_are_unbiased_and_k3_is_never_negative() -> None:
     assert estimates[1].mean().item() == pytest.approx(exact, abs=0.01)
     assert estimates[1].min() >= 0 > estimates[0].min()
     assert estimates[1].std() < estimates[0].std()
+
+
+def gradient_of(loss: torch.Tensor, *leaves: torch.Tensor) -> list[float]:
+    return [gradient.item() for gradient in torch.autograd.grad(loss, leaves)]
+
+
+def test_dpo_of_a_policy_that_is_its_reference_is_log_two() -> None:
+    none = torch.zeros(3)
+    assert dpo(none, none, none, 0.1, 0.0, 3).item() == pytest.approx(math.log(2), abs=1e-6)
+    assert dpo(none, none, none, 0.1, 0.3, 3).item() == pytest.approx(math.log(2), abs=1e-6)
+
+
+def test_dpo_weighs_the_gap_by_beta_and_asks_for_the_margin() -> None:
+    chosen, rejected = torch.tensor([3.0], requires_grad=True), torch.tensor([1.0], requires_grad=True)
+    loss = dpo(chosen, rejected, torch.tensor([0.5]), 0.1, 0.0, 2)
+    assert loss.item() == pytest.approx(math.log(1 + math.exp(-(0.1 * 2 - 0.5))) / 2, abs=1e-6)
+    for_chosen, for_rejected = gradient_of(loss, chosen, rejected)
+    assert for_chosen == pytest.approx(
+        -0.1 / (1 + math.exp(-0.3)) / 2, abs=1e-6
+    )  # at most beta: descent raises the chosen
+    assert for_rejected == -for_chosen
+
+
+def test_smoothed_dpo_stops_where_the_flipped_labels_would_be_even() -> None:
+    even = math.log(0.8 / 0.2) / 0.1  # beta gap = logit of the share of right labels
+    chosen = torch.tensor([even], requires_grad=True)
+    flat = gradient_of(dpo(chosen, torch.zeros(1), torch.zeros(1), 0.1, 0.2, 1), chosen)
+    assert flat == pytest.approx([0.0], abs=1e-7)
+    beyond = torch.tensor([even + 5], requires_grad=True)
+    assert gradient_of(dpo(beyond, torch.zeros(1), torch.zeros(1), 0.1, 0.2, 1), beyond)[0] > 1e-3
+    assert gradient_of(dpo(beyond, torch.zeros(1), torch.zeros(1), 0.1, 0.0, 1), beyond)[0] < 0
+
+
+def test_kto_by_hand() -> None:
+    ratios, up = torch.tensor([2.0, 2.0, -1.0]), torch.tensor([True, False, False])
+    sigmoid = [1 / (1 + math.exp(-x)) for x in (0.1 * (2 - 0.5), 0.1 * (0.5 - 2), 0.1 * (0.5 + 1))]
+    wanted = (4 * (1 - sigmoid[0]) + 1 * (1 - sigmoid[1]) + 1 * (1 - sigmoid[2])) / 6
+    assert kto(ratios, up, 0.5, 0.1, (4.0, 1.0), 6).item() == pytest.approx(wanted, abs=1e-6)
+
+
+def test_kto_raises_what_is_liked_and_lowers_what_is_not_by_their_weights() -> None:
+    ratios = torch.zeros(2, requires_grad=True)
+    (gradient,) = torch.autograd.grad(kto(ratios, torch.tensor([True, False]), 0.0, 0.1, (4.0, 1.0), 2), ratios)
+    assert gradient.tolist() == pytest.approx([-4 * 0.1 / 4 / 2, 0.1 / 4 / 2], abs=1e-7)
