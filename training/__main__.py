@@ -1,5 +1,4 @@
-"""`python -m training loop | canary | snapshot | forget | lineage | report | nano-base`: the only place that reads arguments and
-builds from them.
+"""`python -m training COMMAND`, `--help` lists them: the only place that reads arguments and builds from them.
 
 Exit status of loop: 0 the turn ended (promoted, rolled back, refused or passed), 1 an error, 3 another loop runs, 4 not enough
 feedback, 130 told to stop: by Ctrl-C, or by SIGTERM, as a cluster does it.
@@ -26,6 +25,7 @@ from training.data.bucket import Bucket, bucket_place
 from training.data.catalogue import CatalogueError, Directory, Objects
 from training.data.rows import RowError
 from training.data.snapshot import SnapshotConfig, take_snapshot
+from training.decoding import command as generating
 from training.evaluation.canary import Reading
 from training.evaluation.trial import WallClock, run_trial
 from training.forgetting import Forgotten, forget
@@ -35,6 +35,7 @@ from training.manifest import ManifestError
 from training.progress import Bars, Display, Lines, note_erased
 from training.recipes.nano import nano
 from training.recipes.nano_world.brought_up import bring_up, write_texts
+from training.recipes.pretraining.commands import describe as describe_pretraining
 from training.recipes.recipe import TEXTS, LoopConfig, Plan, Recipe
 from training.recipes.small import small
 from training.registry import Registry, RegistryError
@@ -43,6 +44,7 @@ from training.report import write_report
 from training.runs import LoopRunningError, Runs, exclusive
 from training.stages.context import ConfigError, Progress
 from training.status import FAILED, Step
+from training.tokenization.commands import describe as describe_tokenizer
 
 RECIPES: dict[str, Recipe] = {"nano": nano, "small": small}
 NANO = Path(__file__).parent.parent / "models" / "nano"
@@ -299,12 +301,15 @@ def _parser() -> argparse.ArgumentParser:
     again = commands.add_parser("report", parents=[common], help="build a run's report again")
     again.add_argument("run", help="for example nano-1")
     again.set_defaults(command=report)
+    generating.describe(commands)
     made = commands.add_parser("nano-base", help="make models/nano from nothing, in ten minutes")
     made.add_argument(
         "--work", type=Path, default=Path(".state") / "nano-base", help="folder of the intermediate files"
     )
     made.add_argument("--output", type=Path, default=NANO)
     made.set_defaults(command=nano_base)
+    describe_pretraining(commands, _code_commit)
+    describe_tokenizer(commands, _code_commit)
     return parser
 
 

@@ -15,7 +15,8 @@ SERVICES = ("gateway", "guardrail", "enhancer", "session", "generator", "feedbac
 HEAD = (
     "# Settings\n\nWritten from the code by `python -m infra.docs.settings`; `make check` compares. Each is a variable of the process, "
     "`TW_GATEWAY_PORT`; in the\nchart's values it stands by its own name under `services.NAME.settings` or `serving.predictor.settings`, "
-    "as `max_turns: 300`. A name that\nis none stops the service, which lists those that are.\n"
+    "as `max_turns: 300`. A name that\nis none is refused by Helm and by the service itself, which list those that are. What cannot be "
+    "stops the service, by a line a setting.\n"
 )
 
 
@@ -25,12 +26,17 @@ def main() -> None:
 
 def page() -> str:
     """The whole page, a table a service."""
-    common = import_module("services.chassis.settings").ServiceSettings.model_fields
+    common = common_fields()
     parts = [HEAD, _table("every service but the predictor", common)]
     for service in SERVICES:
         own = settings_class(service).model_fields
         parts.append(_table(service, {name: own[name] for name in own if not _is_same(own[name], common.get(name))}))
     return "".join(parts)
+
+
+def common_fields() -> dict[str, FieldInfo]:
+    """What every service has but the predictor."""
+    return import_module("services.chassis.settings").ServiceSettings.model_fields  # type: ignore[no-any-return]
 
 
 def settings_class(service: str) -> type[BaseSettings]:

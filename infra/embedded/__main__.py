@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from infra.embedded.base_model import WrongBaseError, install_base
+from infra.embedded.enough import SilentFeedbackError, too_little
 from infra.embedded.layout import PUBLIC_PORTS, ROOT, Layout, PortTakenError, choose_ports, programs
 from infra.embedded.readiness import wait_for_model
 from infra.embedded.running import UnknownRecipeError, check_recipe, find_ports, refuse_second
@@ -18,11 +19,14 @@ from infra.supervision.child import Child, ChildFailedError, Program
 from infra.supervision.interruption import interruptible
 from infra.supervision.supervisor import AlreadyRunningError, NotRunningError, supervised
 from infra.supervision.terminal import SUPERVISOR, Terminal
+from training.runs import LoopRunningError
 
 EXPECTED_ERRORS = (
     *(PortTakenError, WrongBaseError, ModelError, AlreadyRunningError, NotRunningError, ChildFailedError),
-    UnknownRecipeError,
+    *(UnknownRecipeError, SilentFeedbackError, LoopRunningError),
 )
+# As `python -m training loop` ends then, which is not installed yet.
+TOO_LITTLE = 4
 
 
 def main() -> None:
@@ -36,11 +40,17 @@ def main() -> None:
         elif arguments.command == "loop":
             sys.exit(asyncio.run(run_loop(arguments)))
         elif arguments.state:
-            find_ports(arguments.state.resolve())
+            sys.exit(check(arguments.recipe, arguments.state.resolve()))
     except EXPECTED_ERRORS as error:
         sys.exit(f"==> {error}")
     except KeyboardInterrupt:
         interruption.leave()
+
+
+def check(recipe: str, state: Path) -> int:
+    """Whether a turn can begin on the system that runs there: 0, or what the turn would end with."""
+    feedback = Layout(state, find_ports(state)).target("feedback")
+    return TOO_LITTLE if too_little(recipe, state, feedback) else 0
 
 
 def parse(words: list[str]) -> argparse.Namespace:
@@ -52,7 +62,9 @@ def parse(words: list[str]) -> argparse.Namespace:
     start.add_argument("--grpc-port", type=int, default=PUBLIC_PORTS["gateway"], help="gRPC port; 0 picks a free one")
     start.add_argument("--loop-every", default="", help="run the loop again and again, for example every 6h")
     once = commands.add_parser("loop", help="one turn: from thumbs to a promoted or refused version")
-    check = commands.add_parser("check", help="whether a turn can begin: asked before what it needs is installed")
+    check = commands.add_parser(
+        "check", help="whether a turn can begin, 4 if too little was said: asked before what it needs is installed"
+    )
     check.add_argument("--state", type=Path, help="folder in which a system must run")
     for command in (start, once):
         command.add_argument("--state", type=Path, default=ROOT / ".state", help="folder of everything that is kept")

@@ -1,15 +1,17 @@
 """One frozen settings class a service, read once from the environment.
 
 pydantic-settings' `extra="forbid"` does not see unknown environment variables, so `load_settings` looks for them itself:
-a misspelt variable stops the service and does not silently give the default. Works without gRPC, which the predictor has not.
+a misspelt variable stops the service and does not silently give the default. What is wrong ends the process by a line a setting,
+without values. Works without gRPC, which the predictor has not.
 """
 
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsError as NotJsonError
 
 if TYPE_CHECKING:
     from services.chassis.mutual_tls import TlsFiles
@@ -66,22 +68,34 @@ class ServiceSettings(BaseSettings):
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)
 
 
-class UnknownSettingError(Exception):
-    """A variable has the service's prefix but no field."""
+class SettingsError(SystemExit):
+    """The service cannot be what it was told to be. Whom nobody catches ends the process by its text alone: no traceback."""
 
 
 def load_settings(kind: type[SettingsT]) -> SettingsT:
     """Read settings from the environment once.
 
     Raises:
-        UnknownSettingError: a variable with the prefix names no field; the text lists it and the known ones.
-        pydantic.ValidationError: a value is missing or out of its limits.
+        SettingsError: a variable with the prefix names no field (unless the class ignores those; the text lists the known ones), a value
+            is missing, out of its limits, or should be JSON and is not.
     """
     prefix = str(kind.model_config.get("env_prefix", "")).upper()
     known = {prefix + name.upper() for name in kind.model_fields}
     unknown = sorted(
         name for name in os.environ if prefix and name.upper().startswith(prefix) and name.upper() not in known
     )
-    if unknown:
-        raise UnknownSettingError(f"unknown settings: {', '.join(unknown)}; known: {', '.join(sorted(known))}")
-    return kind()
+    if unknown and kind.model_config.get("extra") != "ignore":
+        raise SettingsError(f"settings: {', '.join(unknown)}: no such setting; known: {', '.join(sorted(known))}")
+    try:
+        return kind()
+    except ValidationError as error:
+        wrong = error.errors(include_url=False, include_context=False, include_input=False)
+        raise SettingsError("\n".join(_line(each["loc"], each["msg"]) for each in wrong)) from None
+    except NotJsonError as error:
+        raise SettingsError(_line((), str(error))) from None
+
+
+def _line(field: tuple[int | str, ...], reason: str) -> str:
+    """Of what concerns several fields the reason names them."""
+    where = ".".join(map(str, field))
+    return ": ".join(word for word in ("settings", where, reason.removeprefix("Value error, ")) if word)

@@ -282,7 +282,7 @@ def main() -> int:
     """The exit status."""
     parser = argparse.ArgumentParser(prog="python -m services.gateway", description=__doc__)
     commands = parser.add_subparsers(dest="group")
-    database_url = DatabaseSettings().database_url
+    database_url = load_settings(DatabaseSettings).database_url
     add_key_commands(commands.add_parser("keys", help="API keys"), database_url)
     add_migrate_command(commands.add_parser("migrate", help="bring the database up to date"), database_url)
     options = parser.parse_args()

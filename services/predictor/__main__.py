@@ -10,9 +10,8 @@ import time
 from pathlib import Path
 
 from aiohttp import web
-from pydantic import ValidationError
 
-from services.chassis.settings import UnknownSettingError, load_settings
+from services.chassis.settings import load_settings
 from services.predictor.engine.engine import AdmissionLimits
 from services.predictor.engine.pipeline import PipelineOptions
 from services.predictor.errors import PredictorError
@@ -149,11 +148,7 @@ async def serve(settings: PredictorSettings) -> int:
 
 def main() -> int:
     """Read the settings, serve, report."""
-    try:
-        settings = load_settings(PredictorSettings)
-    except (UnknownSettingError, ValidationError) as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
+    settings = load_settings(PredictorSettings)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LogFormatter(settings.log_format == "json"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)

@@ -1,6 +1,7 @@
 """The stores of an evaluation: what they are told, what they keep, and that the services meet the very same ones."""
 
 import base64
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from infra.evaluation_stores.preparation import DATABASES, PREPARE
 from infra.servers.installation import find_installed
 from infra.servers.postgres import USER
 from infra.servers.seaweedfs import ACCESS_KEY
-from tests.charts.rendering import component, of_kind, render
+from tests.charts.rendering import Object, component, of_kind, render
 
 VALUES = "evaluation-values.yaml"
 
@@ -44,15 +45,38 @@ def test_a_store_runs_in_its_own_place_with_its_own_secret_alone(store: str) -> 
     assert set(mounted) <= set(secret())
 
 
-def test_the_urls_hold_the_passwords_that_the_stores_start_with() -> None:
+def test_a_secret_holds_passwords_and_no_urls() -> None:
     keys = secret()
-    for database in DATABASES:
-        assert keys[database].endswith(f"://{USER}:{keys['postgres-password']}@tw-thumbwheel-postgres:5432/{database}")
-    assert keys["url"] == f"valkey://:{keys['valkey-password']}@tw-thumbwheel-valkey:6379"
-    assert keys["access-key"] == ACCESS_KEY
-    passwords = {keys[name] for name in ("postgres-password", "valkey-password", "secret-key")}
-    assert len(passwords) == 3
-    assert min(map(len, passwords)) >= 32
+    assert keys.pop("access-key") == ACCESS_KEY
+    assert set(keys) == {"postgres-password", "valkey-password", "secret-key"}
+    assert len(set(keys.values())) == 3
+    assert min(map(len, keys.values())) >= 32
+
+
+@pytest.mark.parametrize("service", DATABASES)
+def test_the_urls_of_a_service_get_the_passwords_that_the_stores_start_with(service: str) -> None:
+    """By Kubernetes, which knows a variable only below the one that it takes it from."""
+    told = expanded(service)
+    driver = "pg8000" if service == "feedback" else "asyncpg"
+    url = f"postgresql+{driver}://{USER}:<postgres-password>@tw-thumbwheel-postgres:5432/{service}"
+    assert told[f"TW_{service.upper()}_DATABASE_URL"] == url
+    if service == "gateway":
+        assert told["TW_GATEWAY_VALKEY_URL"] == "valkey://:<valkey-password>@tw-thumbwheel-valkey:6379"
+
+
+def expanded(service: str) -> dict[str, str]:
+    """As Kubernetes does it, in the order of the variables; a key of the secret stands for what is there."""
+    (only,) = next(each for each in services() if component(each) == service)["spec"]["template"]["spec"]["containers"]
+    told: dict[str, str] = {}
+    for variable in only["env"]:
+        source = variable.get("valueFrom", {}).get("secretKeyRef")
+        value = f"<{source['key']}>" if source else variable["value"]
+        told[variable["name"]] = re.sub(r"\$\((\w+)\)", lambda name: told.get(name[1], name[0]), value)
+    return told
+
+
+def services() -> list[Object]:
+    return of_kind(render(VALUES), "Deployment", "StatefulSet")
 
 
 def test_kafka_sends_clients_to_where_the_services_look_for_it() -> None:

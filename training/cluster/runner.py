@@ -22,10 +22,11 @@ from training.data.chat import ChatError
 from training.data.examples import ExampleError
 from training.data.token_shards import ShardError
 from training.manifest import Manifest, ManifestError
-from training.model.checkpoint import CheckpointError
-from training.model.config import ModelConfigError
+from training.model.fields import ModelConfigError
 from training.model.lora import AdapterError
 from training.model.reward import RewardModelError
+from training.model.tensor_files import CheckpointError
+from training.model.transformer import PositionError
 from training.optim.gradients import NonFiniteError
 from training.optim.ranks import all_different
 from training.stages.artifact import finished
@@ -43,6 +44,7 @@ REFUSALS = (
     ChatError,
     CheckpointError,
     ModelConfigError,
+    PositionError,
     AdapterError,
     RewardModelError,
     ManifestError,

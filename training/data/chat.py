@@ -7,7 +7,7 @@ are tokenised as ordinary text.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,6 +15,8 @@ from typing import Any, NoReturn
 from jinja2 import Template, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
+
+from training.model.fields import ModelConfigError, read_object
 
 MARK = "thumbwheel-end-of-reply"  # stands for a reply when we look what the template writes after one
 
@@ -60,6 +62,21 @@ class Chat:
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
         return text
 
+    def check_fits(self, vocab_size: int) -> None:
+        """Every id that texts and template can give must have a row in the embedding. Special tokens that neither writes may lie
+        beyond: Gemma 3's text models have a tokenizer with an image token, and no row for it.
+
+        Raises:
+            ChatError: names the highest id.
+        """
+        beyond = {i for i, token in self._tokenizer.get_added_tokens_decoder().items() if token.special}
+        written = {*self._tokenizer.get_vocab().values()} - beyond
+        highest = max({*written, *self.stop_ids, *self.prompt_ids([Message("user", "hello")])})
+        if highest >= vocab_size:
+            raise ChatError(
+                f"tokenizer.json: id {highest} has no row in an embedding of {vocab_size} (config.json: vocab_size)"
+            )
+
     def _encode(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
@@ -88,13 +105,15 @@ def load_chat(directory: Path) -> Chat:
     """Chat of a model directory.
 
     Raises:
-        ChatError: no chat template, or no token that ends a response.
+        ChatError: no tokenizer, no chat template, no token that ends a response, or ids that the model beside it has no embedding for.
     """
-    settings = json.loads((directory / "tokenizer_config.json").read_text())
-    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    tokenizer, settings = open_tokenizer(directory)
     tokens = {name: _content(settings.get(name)) for name in ("bos_token", "eos_token")}
     names = {name: token for name, token in tokens.items() if token is not None}
-    return Chat(tokenizer, _template(directory, settings), names, _stop_ids(directory, tokenizer, names))
+    chat = Chat(tokenizer, _template(directory, settings), names, read_stop_ids(directory, tokenizer, settings))
+    if (directory / "config.json").exists():
+        chat.check_fits(read_object(directory / "config.json").get("vocab_size", 0))
+    return chat
 
 
 def _template(directory: Path, settings: dict[str, Any]) -> Template:
@@ -110,11 +129,35 @@ def _template(directory: Path, settings: dict[str, Any]) -> Template:
     return environment.from_string(source)
 
 
-def _stop_ids(directory: Path, tokenizer: Tokenizer, names: dict[str, str]) -> list[int]:
+def open_tokenizer(directory: Path) -> tuple[Tokenizer, dict[str, Any]]:
+    """tokenizer.json, and tokenizer_config.json where there is one.
+
+    Raises:
+        ChatError: a file is missing or broken; names it.
+    """
+    if not (directory / "tokenizer.json").is_file():
+        raise ChatError(f"tokenizer.json: is not in {directory}")
+    config = directory / "tokenizer_config.json"
+    try:
+        settings = read_object(config) if config.exists() else {}
+        return Tokenizer.from_file(str(directory / "tokenizer.json")), settings
+    except ModelConfigError as error:
+        raise ChatError(str(error)) from error
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise ChatError(f"tokenizer.json: {error}") from error
+
+
+def read_stop_ids(directory: Path, tokenizer: Tokenizer, settings: Mapping[str, Any]) -> list[int]:
+    """Any of these ends a text: what generation_config.json says, else the end token that tokenizer_config.json names.
+
+    Raises:
+        ChatError: neither says anything.
+    """
     path = directory / "generation_config.json"
     ids = json.loads(path.read_text()).get("eos_token_id") if path.exists() else None
-    if ids is None and "eos_token" in names:
-        ids = tokenizer.token_to_id(names["eos_token"])
+    end = _content(settings.get("eos_token"))
+    if ids is None and end is not None:
+        ids = tokenizer.token_to_id(end)
     if ids is None:
         raise ChatError("generation_config.json: eos_token_id is missing, and tokenizer_config.json has no eos_token")
     return list(ids) if isinstance(ids, list) else [ids]

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from training.data.chat import Message
 
 ROLES = ("system", "user", "assistant")
+THUMBS = ("up", "down")
 
 
 class ExampleError(ValueError):
@@ -38,10 +39,21 @@ class PairExample:
 
 
 @dataclass(frozen=True)
-class PromptExample:
-    """A conversation that waits for a response."""
+class ThumbExample:
+    """A response that people liked (up) or not."""
 
     messages: tuple[Message, ...]
+    response: str
+    up: bool
+    prompt_id: str
+
+
+@dataclass(frozen=True)
+class PromptExample:
+    """A conversation that waits for a response. task: what a verifier finds its expectations by; opaque here."""
+
+    messages: tuple[Message, ...]
+    task: str = ""
 
 
 Example = TypeVar("Example")
@@ -62,9 +74,21 @@ def read_pairs(path: Path) -> list[PairExample]:
     return _read(path, parse)
 
 
+def read_thumbs(path: Path) -> list[ThumbExample]:
+    """{"messages", "response", "thumb": "up" or "down", "prompt_id"}"""
+
+    def parse(row: Mapping[str, Any]) -> ThumbExample:
+        thumb = row.get("thumb")
+        if thumb not in THUMBS:
+            raise ExampleError(f"thumb: must be one of {', '.join(THUMBS)}")
+        return ThumbExample(_messages(row), _text(row, "response"), thumb == "up", _text(row, "prompt_id"))
+
+    return _read(path, parse)
+
+
 def read_prompts(path: Path) -> list[PromptExample]:
-    """{"messages"}"""
-    return _read(path, lambda row: PromptExample(_messages(row)))
+    """{"messages", "task" = ""}"""
+    return _read(path, lambda row: PromptExample(_messages(row), _text(row, "task") if "task" in row else ""))
 
 
 def read_texts(path: Path) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from functools import lru_cache
 
 import torch
 
@@ -16,15 +17,13 @@ def seed_of(*parts: int | str) -> int:
 
 def rows_of_step(step: int, batch: int, size: int, seed: int) -> list[int]:
     """Row numbers of this step. Each epoch is its own permutation; a step may reach into the next epoch."""
-    permutations: dict[int, list[int]] = {}
-    rows = []
-    for place in range(step * batch, (step + 1) * batch):
-        epoch, offset = divmod(place, size)
-        if epoch not in permutations:
-            generator = torch.Generator().manual_seed(seed_of(seed, "order", epoch))
-            permutations[epoch] = torch.randperm(size, generator=generator).tolist()
-        rows.append(permutations[epoch][offset])
-    return rows
+    places = (divmod(place, size) for place in range(step * batch, (step + 1) * batch))
+    return [int(_permutation(size, seed_of(seed, "order", epoch))[offset]) for epoch, offset in places]
+
+
+@lru_cache(maxsize=2)  # a corpus has millions of rows, and the next step asks for the same epoch
+def _permutation(size: int, seed: int) -> torch.Tensor:
+    return torch.randperm(size, generator=torch.Generator().manual_seed(seed))
 
 
 def steps_for(epochs: int, batch: int, size: int) -> int:

@@ -58,6 +58,7 @@ class Sets:
     """Everything cut from one snapshot. `judges_are` is "users" or, with few users, "answers"."""
 
     sft: list[dict[str, Any]]
+    thumbs: list[dict[str, Any]]
     pairs: list[Pair]
     judge_pairs: list[Pair]
     held_out_pairs: list[Pair]
@@ -76,6 +77,7 @@ class Sets:
         """Figures for the report and the manifest."""
         return {
             "sft_examples": len(self.sft),
+            "thumb_examples": len(self.thumbs),
             "pairs": len(self.pairs),
             "judge_pairs": len(self.judge_pairs),
             "held_out_pairs": len(self.held_out_pairs),
@@ -120,6 +122,7 @@ def cut(judgements: Sequence[Judgement], config: SetsConfig) -> Sets:
     random.Random(config.seed).shuffle(pairs)
     return Sets(
         sft=[*_sft_lines(teachers, config.correction_weight), *map(_anchor_line, anchors)],
+        thumbs=[*_thumb_lines(teachers), *(line for anchor in anchors for line in _anchor_thumbs(anchor))],
         pairs=pairs,
         judge_pairs=made[1],
         held_out_pairs=made[2],
@@ -136,6 +139,7 @@ def write_sets(sets: Sets, directory: Path) -> None:
     """One JSON-lines file a set, under the names that recipes use."""
     directory.mkdir(parents=True, exist_ok=True)
     _write(directory / "sft.jsonl", sets.sft)
+    _write(directory / "thumbs.jsonl", sets.thumbs)
     _write(directory / "pairs.jsonl", map(pair_line, sets.pairs))
     _write(directory / "judge_pairs.jsonl", map(pair_line, sets.judge_pairs))
     _write(directory / "held_out_pairs.jsonl", map(pair_line, sets.held_out_pairs))
@@ -198,6 +202,27 @@ def _sft_lines(questions: Iterable[Question], correction_weight: float) -> list[
             for better in sorted({better for better, _ in question.corrections})
         ]
     return lines
+
+
+def _thumb_lines(questions: Iterable[Question]) -> list[dict[str, Any]]:
+    """One thumb an answer, however many it got: its majority's. A tie says nothing."""
+    return [
+        _thumb_line(question.prompt_id, question.context, answer.text, answer.up > answer.down)
+        for question in questions
+        for answer in question.answers
+        if answer.up != answer.down
+    ]
+
+
+def _anchor_thumbs(anchor: Pair) -> list[dict[str, Any]]:
+    return [
+        _thumb_line(anchor.prompt_id, anchor.context, text, up)
+        for text, up in ((anchor.chosen, True), (anchor.rejected, False))
+    ]
+
+
+def _thumb_line(prompt_id: str, context: Sequence[Message], response: str, up: bool) -> dict[str, Any]:
+    return {**_prompt_line(context), "response": response, "thumb": "up" if up else "down", "prompt_id": prompt_id}
 
 
 def _anchor_line(anchor: Pair) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from training.model.vocabulary import VocabularyMap
+
 FILL_ID = 0
 
 
@@ -26,6 +28,11 @@ class TokenisedExample:
     def tokens(self) -> int:
         """Prompt and response together."""
         return len(self.prompt) + len(self.response)
+
+    def narrowed(self, vocabulary: VocabularyMap) -> TokenisedExample:
+        """The same example in dense ids."""
+        prompt, response = (tuple(vocabulary.narrow(ids)) for ids in (self.prompt, self.response))
+        return TokenisedExample(prompt, response, self.weight)
 
 
 @dataclass(frozen=True)

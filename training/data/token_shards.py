@@ -8,7 +8,7 @@ text are there so that bits per byte are exact. The manifest comes last; a run t
 from __future__ import annotations
 
 import json
-import shutil
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
@@ -26,6 +26,7 @@ from training.manifest import MANIFEST, Manifest, hash_file, plain, read_manifes
 KIND = "token_shards"
 TRAIN, HELD_OUT = "train", "held_out"
 BATCH_BYTES = 1 << 20  # of text, tokenised at once
+OURS = re.compile(rf"({TRAIN}|{HELD_OUT})-(\d+|tokens|bytes)\.bin|manifest\.partial")
 LARGEST_UINT16_VOCABULARY = 1 << 16
 
 
@@ -71,14 +72,13 @@ def write_shards(config: ShardConfig, tell: Callable[[Tokenised], None] = lambda
 
     Raises:
         ExampleError: a text cannot be read.
-        ShardError: output_directory holds the shards of something else.
+        ShardError: output_directory holds the shards of something else, or something else than shards.
     """
     files = text_files(config.sources)
     settings = _settings(config, files)
     if (config.output_directory / MANIFEST).exists():
         return _the_same(config.output_directory, settings)
-    shutil.rmtree(config.output_directory, ignore_errors=True)
-    config.output_directory.mkdir(parents=True)
+    _clear(config.output_directory)
     encode = _Encoder(config)
     dtype = np.dtype("<u4" if encode.vocabulary > LARGEST_UINT16_VOCABULARY else "<u2")
     with ExitStack() as stack:
@@ -271,6 +271,16 @@ def _settings(config: ShardConfig, files: Sequence[Path]) -> dict[str, Any]:
         "sources": [[file.name, hash_file(file)] for file in files],
         "tokenizer_sha256": hash_file(config.tokenizer_directory / "tokenizer.json"),
     }
+
+
+def _clear(directory: Path) -> None:
+    """Make room, also where a run was cut off. Nothing but such a run's files is removed."""
+    directory.mkdir(parents=True, exist_ok=True)
+    left = sorted(directory.iterdir())
+    if foreign := [file.name for file in left if not OURS.fullmatch(file.name)]:
+        raise ShardError(f"output_directory: {directory.name} holds {foreign[0]}, which is no part of shards")
+    for file in left:
+        file.unlink()
 
 
 def _the_same(directory: Path, settings: dict[str, Any]) -> Manifest:

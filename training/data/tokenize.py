@@ -1,23 +1,21 @@
-"""A byte-level BPE tokenizer of our own with its chat template: what `nano` speaks.
+"""The tokenizer that `nano` speaks: our byte pairs with GPT-2's splitting, and every pair merged, however rare, so that toys of a few
+words fill their vocabulary too.
 
-Byte-level, so that any text can be encoded; the first ids are the control tokens, which makes them cheap to keep.
+nano's own files are to stay the same bytes: a model's rows belong to ids.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer
 
-PAD, BEGIN, END = "<|pad|>", "<|begin|>", "<|end|>"
-CONTROL = (PAD, BEGIN, END, "<|system|>", "<|user|>", "<|assistant|>")
-CHAT_TEMPLATE = (
-    "{{ bos_token }}"
-    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}" + END + "{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
-)
+from training.tokenization.byte_pairs import FEWEST_TOKENS, learn_byte_pairs
+from training.tokenization.control import CONTROL, write_chat_files
+from training.tokenization.splitting import Split
+
+__all__ = ["CONTROL", "train_tokenizer"]
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, directory: Path) -> Tokenizer:
@@ -26,33 +24,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, directory: Path) -> T
     Args:
         vocab_size: at least 262: 256 bytes and the control tokens.
     """
-    if vocab_size < 256 + len(CONTROL):
-        raise ValueError(f"vocab_size: {vocab_size}, at least {256 + len(CONTROL)}")
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=list(CONTROL),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    directory.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(directory / "tokenizer.json"))
-    settings = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": BEGIN,
-        "eos_token": END,
-        "pad_token": PAD,
-        "chat_template": CHAT_TEMPLATE,
-        "clean_up_tokenization_spaces": False,
-    }
-    (directory / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
-    ids = {
-        "bos_token_id": tokenizer.token_to_id(BEGIN),
-        "eos_token_id": tokenizer.token_to_id(END),
-        "pad_token_id": tokenizer.token_to_id(PAD),
-    }
-    (directory / "generation_config.json").write_text(json.dumps(ids, indent=2) + "\n")
+    if vocab_size < FEWEST_TOKENS:
+        raise ValueError(f"vocab_size: {vocab_size}, at least {FEWEST_TOKENS}")
+    tokenizer = learn_byte_pairs(texts, vocab_size, Split.GPT2, least_count=0)
+    write_chat_files(tokenizer, directory)
     return tokenizer

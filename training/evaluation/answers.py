@@ -15,10 +15,12 @@ import torch
 from training.data.chat import Chat, Message, load_chat
 from training.data.order import seed_of
 from training.data.tensors import pad
+from training.decoding.rows import Rows, stop_at
+from training.decoding.rules import Rules
+from training.decoding.sampling import sample
 from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder
 from training.model.reward import RewardModel
-from training.rl.rollout import CachedEngine
 
 Prompt = Sequence[Message]
 
@@ -31,6 +33,7 @@ class Sampling:
     max_prompt_tokens: int = 256
     max_response_tokens: int = 64
     temperature: float = 1.0
+    top_p: float = 1.0
     batch_prompts: int = 16
     seed: int = 0
 
@@ -55,22 +58,17 @@ class Speaker:
     def answer(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Said]:
         """samples_per_prompt answers to each prompt, in prompt order. Longer prompts lose their oldest tokens."""
         ids = [self.chat.prompt_ids(prompt)[-sampling.max_prompt_tokens :] for prompt in prompts]
-        engine = CachedEngine(self.backbone, self.chat.stop_ids)
+        rules = Rules(temperature=sampling.temperature, top_p=sampling.top_p)
         said: list[Said] = []
         for start in range(0, len(ids), sampling.batch_prompts):
-            numbers = range(start, min(start + sampling.batch_prompts, len(ids)))
-            rollout = engine.sample(
-                [ids[number] for number in numbers],
-                sampling.samples_per_prompt,
-                sampling.max_response_tokens,
-                sampling.temperature,
-                [seed_of(sampling.seed, "evaluation", number) for number in numbers],
-            )
-            lengths = rollout.response_mask_BR.sum(1).tolist()
-            for row, length in enumerate(lengths):
-                words = self.chat.decode(rollout.response_ids_BR[row, :length].tolist())
-                prompt = numbers[row // sampling.samples_per_prompt]
-                said.append(Said(prompt, words.strip(), int(length), bool(rollout.ended_B[row])))
+            batch = ids[start : start + sampling.batch_prompts]
+            rows = Rows(self.backbone, batch, sampling.max_response_tokens, copies=sampling.samples_per_prompt)
+            seeds = [seed_of(sampling.seed, "evaluation", start + place) for place in range(len(batch))]
+            ends = stop_at(self.chat.stop_ids)
+            for row, continued in enumerate(sample(rows, rules, ends, sampling.max_response_tokens, seeds)):
+                prompt = start + row // sampling.samples_per_prompt
+                text = self.chat.decode(continued.ids).strip()
+                said.append(Said(prompt, text, len(continued.ids), continued.ended))
         return said
 
     @torch.no_grad()

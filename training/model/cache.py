@@ -5,6 +5,8 @@ Shapes: B batch, T new tokens, S tokens so far, K key-value heads, E head dimens
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor
 
@@ -31,3 +33,15 @@ class KeyValueCache:
         self._keys[layer, :, :, self.length : end] = keys_BKTE
         self._values[layer, :, :, self.length : end] = values_BKTE
         return self._keys[layer, :, :, :end], self._values[layer, :, :, :end]
+
+    def take(self, rows_B: Tensor) -> KeyValueCache:
+        """A cache of these rows, in this order; one may be there twice. Copies what is filled."""
+        taken = copy.copy(self)
+        taken._keys, taken._values = self._rows_of(self._keys, rows_B), self._rows_of(self._values, rows_B)
+        return taken
+
+    def _rows_of(self, buffer: Tensor, rows_B: Tensor) -> Tensor:
+        layers, _, heads, capacity, size = buffer.shape
+        taken = buffer.new_zeros(layers, len(rows_B), heads, capacity, size)
+        taken[:, :, :, : self.length] = buffer[:, :, :, : self.length].index_select(1, rows_B)
+        return taken

@@ -1,6 +1,6 @@
 """A decoder on disk: a Hugging Face directory (config.json + safetensors), readable by vLLM and by our predictor.
 
-Only the weights and config.json are read and written here; tokenizer files are copied as they are.
+Only the weights and config.json are read and written here; tokenizer files are copied as they are. Pickles are never read.
 """
 
 from __future__ import annotations
@@ -11,17 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from training.model.config import ModelConfig, parse_config, stored_dtype
+from training.model.fields import read_object
+from training.model.layout import EMBEDDINGS, from_disk, hugging_face_name, is_constant, to_disk
 from training.model.lora import ADAPTERS
+from training.model.tensor_files import WEIGHTS, CheckpointError, read_tensors, stored_type, weight_files
 from training.model.transformer import Decoder
 
-WEIGHTS = "model.safetensors"
-EMBEDDING = "model.embed_tokens.weight"
-INDEX = "model.safetensors.index.json"
 COMPANIONS = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -29,16 +28,16 @@ COMPANIONS = (
     "chat_template.jinja",
     "generation_config.json",
 )
-STORED_TYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
-
-
-class CheckpointError(ValueError):
-    """The directory's weights do not fit its config.json; the text names the tensors."""
 
 
 def read_config(directory: Path) -> ModelConfig:
-    """config.json of a model directory. Where it names no dtype, the stored type of the embedding stands for it."""
-    raw = json.loads((directory / "config.json").read_text())
+    """config.json of a model directory. Where it names no dtype, the stored type of the embedding stands for it.
+
+    Raises:
+        ModelConfigError: it is missing, no JSON, or describes what we do not build; names the field.
+        CheckpointError: it names no dtype, and the weights cannot be read.
+    """
+    raw = read_object(directory / "config.json")
     if not (raw.get("dtype") or raw.get("torch_dtype")):
         raw["dtype"] = _stored_type(directory)
     return parse_config(raw)
@@ -48,20 +47,24 @@ def load_decoder(directory: Path, dtype: torch.dtype = torch.float32) -> Decoder
     """The decoder of a model directory, with its weights cast to `dtype`, in eval mode.
 
     Raises:
-        CheckpointError: a tensor is missing, has another shape, or is unknown.
+        ModelConfigError: see read_config.
+        CheckpointError: a file is missing, broken or a pickle; a tensor is missing, unknown, of another shape, or not finite.
     """
     config = read_config(directory)
     with torch.device("meta"):
         decoder = Decoder(config)
-    tensors = _read_tensors(directory, dtype)
+    tensors = _read_all(directory, config, dtype)
     if decoder.lm_head is None:
         tensors.pop("lm_head.weight", None)  # some exporters write the tied head twice
-    expected = {name: parameter.shape for name, parameter in decoder.state_dict().items()}
+    expected = {name: tensor.shape for name, tensor in to_disk(decoder.state_dict(), config).items()}
     found = {name: tensor.shape for name, tensor in tensors.items()}
     if expected != found:
         odd = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-        raise CheckpointError(f"{WEIGHTS}: {len(odd)} tensors do not fit config.json, first {odd[0]}")
-    decoder.load_state_dict(tensors, assign=True)
+        raise CheckpointError(
+            f"{WEIGHTS}: {len(odd)} tensors do not fit config.json, first {odd[0]}: "
+            f"{_shape(found.get(odd[0]))}, expected {_shape(expected.get(odd[0]))}"
+        )
+    decoder.load_state_dict(from_disk(tensors, config), assign=True)
     return decoder.eval()
 
 
@@ -85,29 +88,28 @@ def copy_companions(source: Path, target: Path) -> None:
 
 
 def plain_weights(decoder: Decoder) -> dict[str, Tensor]:
-    """The decoder's own weights under Hugging Face names, without adapters."""
-    return {name: tensor for name, tensor in decoder.state_dict().items() if ADAPTERS not in name}
+    """The decoder's own weights under Hugging Face names and in their layout, without adapters."""
+    own = {name: tensor for name, tensor in decoder.state_dict().items() if ADAPTERS not in name}
+    return to_disk(own, decoder.config)
 
 
 def _stored_type(directory: Path) -> str:
-    for file in _weight_files(directory):
-        with safe_open(file, framework="pt") as opened:
-            if EMBEDDING in opened.keys():  # noqa: SIM118 - safe_open is not a mapping
-                return STORED_TYPES[opened.get_slice(EMBEDDING).get_dtype()]
-    raise CheckpointError(f"{WEIGHTS}: {EMBEDDING} is missing")
+    for file in weight_files(directory):
+        if (found := stored_type(file, EMBEDDINGS)) is not None:
+            return found
+    raise CheckpointError(f"{WEIGHTS}: {EMBEDDINGS[0]} is missing")
 
 
-def _weight_files(directory: Path) -> list[Path]:
-    if not (directory / INDEX).exists():
-        return [directory / WEIGHTS]
-    shards = json.loads((directory / INDEX).read_text())["weight_map"].values()
-    return [directory / shard for shard in sorted(set(shards))]
-
-
-def _read_tensors(directory: Path, dtype: torch.dtype) -> dict[str, Tensor]:
+def _read_all(directory: Path, config: ModelConfig, dtype: torch.dtype) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
-    for file in _weight_files(directory):
-        with safe_open(file, framework="pt") as opened:
-            for name in opened.keys():  # noqa: SIM118 - safe_open is not a mapping
-                tensors[name] = opened.get_tensor(name).to(dtype)
+    for file in weight_files(directory):
+        for name, tensor in read_tensors(file, dtype, skip=is_constant).items():
+            full = hugging_face_name(name, config)
+            if full in tensors:
+                raise CheckpointError(f"{file.name}: {full} is there twice")
+            tensors[full] = tensor
     return tensors
+
+
+def _shape(shape: torch.Size | None) -> str:
+    return "nothing" if shape is None else str(list(shape))

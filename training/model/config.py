@@ -1,7 +1,8 @@
 """What a decoder looks like, read from a Hugging Face config.json.
 
-One frozen description covers Llama, Qwen 2/3 and Gemma 3: every difference between the families is a field here, so the
-transformer asks for fields and never for a family's name. Unknown families and unknown rope scalings are refused.
+One frozen description covers GPT-2, Llama, Qwen 2/3 and Gemma 3: every difference between the families is a field here, so the
+transformer asks for fields and never for a family's name. What we do not build is refused by field. Dropout is not built and not
+refused: it is a matter of training, and the rates in GPT-2's files say nothing of what its weights compute.
 """
 
 from __future__ import annotations
@@ -13,26 +14,19 @@ from typing import Any
 
 import torch
 
-FAMILIES = ("llama", "qwen2", "qwen3", "gemma3_text")
-GEMMA_GLOBAL_EVERY = 6  # every sixth layer is global where config.json does not list layer_types (Gemma 3 report)
-GEMMA_LOCAL_THETA = 10_000.0
+from training.model.fields import MAX_LAYERS, Fields, ModelConfigError
+from training.model.layer_kinds import SLIDING, Rope, read_layer_kinds, read_rope
+
+FAMILIES = ("gpt2", "llama", "qwen2", "qwen3", "gemma3_text")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-class ModelConfigError(ValueError):
-    """config.json describes something that this library does not build; the text names the field."""
-
-
-@dataclass(frozen=True)
-class Rope:
-    """Rotary frequencies of a layer. `scaling` is Hugging Face's: default, linear or llama3."""
-
-    theta: float
-    scaling: str = "default"
-    factor: float = 1.0
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    original_positions: int = 8192
+NOT_BUILT = (
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
+    "use_bidirectional_attention",
+    "quantization_config",
+    "add_cross_attention",
+    "scale_attn_by_inverse_layer_idx",
+)
 
 
 @dataclass(frozen=True)
@@ -47,6 +41,7 @@ class ModelConfig:
     num_heads: int
     num_kv_heads: int
     head_dim: int
+    layer_norm: bool  # mean and bias too (GPT-2), else RMS
     norm_eps: float
     norm_offset: float  # Gemma stores w - 1
     tie_embeddings: bool
@@ -55,12 +50,14 @@ class ModelConfig:
     mlp_bias: bool
     qk_norm: bool
     sandwich_norms: bool
-    gelu: bool
+    gated_mlp: bool
+    gelu: bool  # by tanh, else SiLU
     attention_scale: float
     embedding_scale: float
     windows: tuple[int | None, ...]  # per layer: attended tokens, None = all
-    ropes: tuple[Rope, ...]  # per layer
-    max_positions: int
+    ropes: tuple[Rope | None, ...]  # per layer, None = not rotated
+    learned_positions: bool
+    max_positions: int  # a bound where positions are learned, else what the model was trained for
     initializer_range: float
     raw: Mapping[str, Any]
 
@@ -69,46 +66,108 @@ def parse_config(raw: Mapping[str, Any]) -> ModelConfig:
     """config.json to a ModelConfig.
 
     Raises:
-        ModelConfigError: the family, the activation, a soft cap or the rope scaling is not one that we build.
+        ModelConfigError: a field is missing or out of range, or asks for what we do not build; names it.
     """
-    family = raw.get("model_type")
-    if family not in FAMILIES:
-        raise ModelConfigError(f"model_type: {family!r} is not one of {', '.join(FAMILIES)}")
-    _refuse_unsupported(raw)
-    gemma = family == "gemma3_text"
-    head_dim = raw.get("head_dim") or (256 if gemma else raw["hidden_size"] // raw["num_attention_heads"])
-    layer_types = _layer_types(raw, gemma)
+    fields = Fields(raw)
+    family = fields.one_of("model_type", FAMILIES)
+    fields.refuse(*NOT_BUILT)
+    stored_dtype(raw)
+    return _learned(fields, family) if family == "gpt2" else _rotary(fields, family)
+
+
+def _learned(fields: Fields, family: str) -> ModelConfig:
+    """GPT-2 and its own names of fields."""
+    fields.one_of("activation_function", ("gelu_new", "gelu_pytorch_tanh"), "gelu_new")  # two names of one function
+    hidden_size, heads = fields.count("n_embd"), fields.count("n_head")
+    if hidden_size % heads:
+        raise ModelConfigError(f"n_embd: {hidden_size} is not a multiple of n_head, {heads}")
+    layers = fields.count("n_layer", most=MAX_LAYERS)
+    scaled = fields.flag("scale_attn_weights", True)
     return ModelConfig(
         family=family,
-        vocab_size=raw["vocab_size"],
-        hidden_size=raw["hidden_size"],
-        intermediate_size=raw["intermediate_size"],
-        num_layers=raw["num_hidden_layers"],
-        num_heads=raw["num_attention_heads"],
-        num_kv_heads=raw.get("num_key_value_heads") or raw["num_attention_heads"],
+        vocab_size=fields.count("vocab_size"),
+        hidden_size=hidden_size,
+        intermediate_size=fields.count("n_inner", 4 * hidden_size),
+        num_layers=layers,
+        num_heads=heads,
+        num_kv_heads=heads,
+        head_dim=hidden_size // heads,
+        layer_norm=True,
+        norm_eps=fields.number("layer_norm_epsilon", 1e-5),
+        norm_offset=0.0,
+        tie_embeddings=fields.flag("tie_word_embeddings", True),
+        qkv_bias=True,
+        output_bias=True,
+        mlp_bias=True,
+        qk_norm=False,
+        sandwich_norms=False,
+        gated_mlp=False,
+        gelu=True,
+        attention_scale=(hidden_size // heads) ** -0.5 if scaled else 1.0,
+        embedding_scale=1.0,
+        windows=(None,) * layers,
+        ropes=(None,) * layers,
+        learned_positions=True,
+        max_positions=fields.count("n_positions"),
+        initializer_range=fields.number("initializer_range", 0.02),
+        raw=dict(fields.values),
+    )
+
+
+def _rotary(fields: Fields, family: str) -> ModelConfig:
+    """Llama, Qwen 2/3 and Gemma 3."""
+    gemma = family == "gemma3_text"
+    _check_activation(fields, gemma)
+    hidden_size, heads = fields.count("hidden_size"), fields.count("num_attention_heads")
+    kv_heads = fields.count("num_key_value_heads", None if gemma else heads)  # a Gemma's default is its own
+    head_dim = fields.count("head_dim", 256 if gemma else max(1, hidden_size // heads))
+    if heads % kv_heads:
+        raise ModelConfigError(f"num_attention_heads: {heads} is not a multiple of num_key_value_heads, {kv_heads}")
+    if head_dim % 2:
+        raise ModelConfigError(f"head_dim: {head_dim} is odd, and rotation turns pairs")
+    kinds = read_layer_kinds(fields, family)
+    attention_bias = fields.flag("attention_bias", False)
+    return ModelConfig(
+        family=family,
+        vocab_size=fields.count("vocab_size"),
+        hidden_size=hidden_size,
+        intermediate_size=fields.count("intermediate_size"),
+        num_layers=len(kinds),
+        num_heads=heads,
+        num_kv_heads=kv_heads,
         head_dim=head_dim,
-        norm_eps=raw.get("rms_norm_eps", 1e-6),
+        layer_norm=False,
+        norm_eps=fields.number("rms_norm_eps", 1e-6),
         norm_offset=1.0 if gemma else 0.0,
-        tie_embeddings=raw.get("tie_word_embeddings", gemma),
-        qkv_bias=family == "qwen2" or raw.get("attention_bias", False),
-        output_bias=family != "qwen2" and raw.get("attention_bias", False),
-        mlp_bias=raw.get("mlp_bias", False),
+        tie_embeddings=fields.flag("tie_word_embeddings", gemma),
+        qkv_bias=family == "qwen2" or attention_bias,
+        output_bias=family != "qwen2" and attention_bias,
+        mlp_bias=family == "llama" and fields.flag("mlp_bias", False),
         qk_norm=family in ("qwen3", "gemma3_text"),
         sandwich_norms=gemma,
+        gated_mlp=True,
         gelu=gemma,
-        attention_scale=(raw.get("query_pre_attn_scalar", 256) if gemma else head_dim) ** -0.5,
-        embedding_scale=_embedding_scale(raw) if gemma else 1.0,
-        windows=tuple(raw.get("sliding_window") if t == "sliding_attention" else None for t in layer_types),
-        ropes=tuple(_rope(raw, layer_type) for layer_type in layer_types),
-        max_positions=raw.get("max_position_embeddings", 131_072 if gemma else 2048),
-        initializer_range=raw.get("initializer_range", 0.02),
-        raw=dict(raw),
+        attention_scale=(fields.number("query_pre_attn_scalar", 256) if gemma else head_dim) ** -0.5,
+        embedding_scale=_embedding_scale(fields.values, hidden_size) if gemma else 1.0,
+        windows=tuple(fields.count("sliding_window") if kind == SLIDING else None for kind in kinds),
+        ropes=tuple(read_rope(fields, family, kind) for kind in kinds),
+        learned_positions=False,
+        max_positions=fields.count("max_position_embeddings", 131_072 if gemma else 2048),
+        initializer_range=fields.number("initializer_range", 0.02),
+        raw=dict(fields.values),
     )
 
 
 def stored_dtype(raw: Mapping[str, Any]) -> torch.dtype:
-    """The type that config.json says the weights have; float32 where it says nothing."""
-    return DTYPES[raw.get("dtype") or raw.get("torch_dtype") or "float32"]
+    """The type that config.json says the weights have; float32 where it says nothing.
+
+    Raises:
+        ModelConfigError: it is another one than float32, bfloat16 or float16.
+    """
+    name = raw.get("dtype") or raw.get("torch_dtype") or "float32"
+    if name not in DTYPES:
+        raise ModelConfigError(f"dtype: {name!r} is not one of {', '.join(DTYPES)}")
+    return DTYPES[name]
 
 
 def llama_json(
@@ -137,60 +196,39 @@ def llama_json(
     }
 
 
-def _refuse_unsupported(raw: Mapping[str, Any]) -> None:
-    activation = raw.get("hidden_activation") or raw.get("hidden_act") or "silu"
-    wanted = "gelu_pytorch_tanh" if raw["model_type"] == "gemma3_text" else "silu"
-    if activation != wanted:
-        raise ModelConfigError(f"hidden_act: {activation!r}, only {wanted} is built for {raw['model_type']}")
-    for cap in ("attn_logit_softcapping", "final_logit_softcapping"):
-        if raw.get(cap) is not None:
-            raise ModelConfigError(f"{cap}: soft capping is not built")
-    if raw.get("use_bidirectional_attention"):
-        raise ModelConfigError("use_bidirectional_attention: only causal decoders are built")
+def gpt2_json(
+    vocab_size: int, hidden_size: int, num_layers: int, num_heads: int, max_positions: int = 1024
+) -> dict[str, Any]:
+    """config.json of a GPT-2-shaped decoder with tied embeddings. Dropout is off for whoever trains it on elsewhere too."""
+    return {
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "vocab_size": vocab_size,
+        "n_embd": hidden_size,
+        "n_inner": 4 * hidden_size,
+        "n_layer": num_layers,
+        "n_head": num_heads,
+        "n_positions": max_positions,
+        "activation_function": "gelu_new",
+        "layer_norm_epsilon": 1e-5,
+        "initializer_range": 0.02,
+        "tie_word_embeddings": True,
+        "attn_pdrop": 0.0,
+        "embd_pdrop": 0.0,
+        "resid_pdrop": 0.0,
+        "dtype": "float32",
+    }
 
 
-def _embedding_scale(raw: Mapping[str, Any]) -> float:
+def _check_activation(fields: Fields, gemma: bool) -> None:
+    field = "hidden_activation" if fields.values.get("hidden_activation") else "hidden_act"
+    fields.one_of(field, ("gelu_pytorch_tanh" if gemma else "silu",), "gelu_pytorch_tanh" if gemma else "silu")
+
+
+def _embedding_scale(raw: Mapping[str, Any], hidden_size: int) -> float:
     """sqrt(d), rounded as the weights' own type rounds it: 25.25 (not 25.298) for the bf16 Gemma-3-270M.
 
     The model server follows config.json's dtype too, whatever it computes in; both must agree
     (docs/decisions/2026-11-24-predictor-embedding-scale.md).
     """
-    dtype = stored_dtype(raw)
-    return float(torch.tensor(math.sqrt(raw["hidden_size"]), dtype=dtype))
-
-
-def _layer_types(raw: Mapping[str, Any], gemma: bool) -> list[str]:
-    count = raw["num_hidden_layers"]
-    if raw.get("layer_types"):
-        return list(raw["layer_types"])
-    if gemma:
-        every = raw.get("sliding_window_pattern") or raw.get("_sliding_window_pattern") or GEMMA_GLOBAL_EVERY
-        return ["full_attention" if (i + 1) % every == 0 else "sliding_attention" for i in range(count)]
-    if raw.get("use_sliding_window") and raw.get("sliding_window"):
-        first = raw.get("max_window_layers", count)
-        return ["sliding_attention" if i >= first else "full_attention" for i in range(count)]
-    return ["full_attention"] * count
-
-
-def _rope(raw: Mapping[str, Any], layer_type: str) -> Rope:
-    """Both spellings: rope_parameters (transformers 5) and rope_theta + rope_scaling + rope_local_base_freq."""
-    if raw.get("rope_parameters"):
-        parameters = raw["rope_parameters"]
-        parameters = parameters.get(layer_type, parameters)
-    else:
-        parameters = dict(raw.get("rope_scaling") or {})
-        gemma = raw["model_type"] == "gemma3_text"
-        parameters["rope_theta"] = raw.get("rope_theta", 1_000_000.0 if gemma else 10_000.0)
-        if gemma and layer_type == "sliding_attention":
-            parameters = {"rope_theta": raw.get("rope_local_base_freq", GEMMA_LOCAL_THETA)}
-    scaling = parameters.get("rope_type", parameters.get("type", "default"))
-    if scaling not in ("default", "linear", "llama3"):
-        raise ModelConfigError(f"rope_type: {scaling!r} is not one of default, linear, llama3")
-    return Rope(
-        theta=float(parameters.get("rope_theta", raw.get("rope_theta", 10_000.0))),
-        scaling=scaling,
-        factor=float(parameters.get("factor", 1.0)),
-        low_freq_factor=float(parameters.get("low_freq_factor", 1.0)),
-        high_freq_factor=float(parameters.get("high_freq_factor", 4.0)),
-        original_positions=int(parameters.get("original_max_position_embeddings", 8192)),
-    )
+    return float(torch.tensor(math.sqrt(hidden_size), dtype=stored_dtype(raw)))

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from training.model.tensor_files import read_tensors
 from training.model.transformer import Decoder
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -179,7 +180,7 @@ def load_adapter(decoder: Decoder, name: str, directory: Path) -> LoraConfig:
     """
     config = read_adapter_config(directory)
     add_adapter(decoder, name, config, seed=0)
-    tensors = load_file(directory / ADAPTER_WEIGHTS)
+    tensors = read_tensors(directory / ADAPTER_WEIGHTS, torch.float32)
     slots = {
         f"{PEFT_PREFIX}{path}.{part}.weight": parameter
         for path, linear in _wrapped(decoder)

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder, save_decoder
 from training.model.head import ScalarHead, last_real_column
 from training.model.lora import LoraConfig, add_adapter, copy_adapter, load_adapter, read_adapter_config, save_adapter
+from training.model.tensor_files import read_tensors
 from training.model.transformer import Decoder
 
 SETTINGS = "reward_model.json"
@@ -107,7 +108,7 @@ def load_reward_model(directory: Path, model_directory: Path, decoder: Decoder |
     else:
         backbone = Backbone(load_decoder(directory))
     head = ScalarHead(backbone.decoder.config.hidden_size)
-    head.load_state_dict(load_file(directory / HEAD))
+    head.load_state_dict(read_tensors(directory / HEAD, torch.float32))
     scalar = ScalarModel(backbone, head)
     for _, parameter in scalar.named_parameters():
         parameter.requires_grad_(False)

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from training.model.config import Rope
+from training.model.layer_kinds import Rope
 
 
 def inverse_frequencies(rope: Rope, head_dim: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""The decoder: one class for Llama, Qwen 2/3 and Gemma 3, with Hugging Face's parameter names.
+"""The decoder: one class for GPT-2, Llama, Qwen 2/3 and Gemma 3, with the names of Llama's parameters for all (layout.py has GPT-2's).
 
 Shapes: B batch, T new tokens, S all tokens so far (cache + new), D hidden, H heads, K key-value heads, E head dimension,
 V vocabulary. Surprise: masks hold document numbers, so packed rows need nothing more. Columns may be padded on either side;
@@ -7,13 +7,23 @@ positions count real tokens only, and a padded query sees itself so that no soft
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.model.cache import KeyValueCache
 from training.model.config import ModelConfig
+from training.model.layer_kinds import Rope
 from training.model.rope import inverse_frequencies, rotate, rotation
+
+Turn = tuple[Tensor, Tensor] | None
+"""Cosine and sine of a layer's rotation, [B, 1, T, E] each; None where positions are learned."""
+
+
+class PositionError(ValueError):
+    """A document is longer than the positions that the model has learned; the text names both."""
 
 
 class RMSNorm(nn.Module):
@@ -30,6 +40,11 @@ class RMSNorm(nn.Module):
         return (wide * (self.offset + self.weight.float())).type_as(x)
 
 
+def new_norm(size: int, config: ModelConfig) -> nn.Module:
+    """The norm that the family has."""
+    return nn.LayerNorm(size, config.norm_eps) if config.layer_norm else RMSNorm(size, config)
+
+
 class Attention(nn.Module):
     """Grouped-query attention with optional query/key norms."""
 
@@ -44,15 +59,15 @@ class Attention(nn.Module):
         self.q_norm: nn.Module = RMSNorm(e, config) if config.qk_norm else nn.Identity()
         self.k_norm: nn.Module = RMSNorm(e, config) if config.qk_norm else nn.Identity()
 
-    def forward(
-        self, x_BTD: Tensor, turn: tuple[Tensor, Tensor], mask_B1TS: Tensor, cache: KeyValueCache | None
-    ) -> Tensor:
+    def forward(self, x_BTD: Tensor, turn: Turn, mask_B1TS: Tensor, cache: KeyValueCache | None) -> Tensor:
         batch, tokens, _ = x_BTD.shape
         q_BHTE = self.q_proj(x_BTD).view(batch, tokens, -1, self.head_dim)
         k_BKTE = self.k_proj(x_BTD).view(batch, tokens, -1, self.head_dim)
         v_BKTE = self.v_proj(x_BTD).view(batch, tokens, -1, self.head_dim).transpose(1, 2)
-        q_BHTE = rotate(self.q_norm(q_BHTE).transpose(1, 2), *turn)
-        k_BKTE = rotate(self.k_norm(k_BKTE).transpose(1, 2), *turn)
+        q_BHTE = self.q_norm(q_BHTE).transpose(1, 2)
+        k_BKTE = self.k_norm(k_BKTE).transpose(1, 2)
+        if turn is not None:
+            q_BHTE, k_BKTE = rotate(q_BHTE, *turn), rotate(k_BKTE, *turn)
         if cache is not None:
             k_BKTE, v_BKTE = cache.append(self.layer, k_BKTE, v_BKTE)
         y_BHTE = F.scaled_dot_product_attention(
@@ -63,20 +78,23 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Gated feed-forward: down(act(gate(x)) * up(x))."""
+    """Feed-forward: down(act(gate(x)) * up(x)), or down(act(up(x))) where the family has no gate."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         d, wide, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
-        self.gelu = config.gelu
-        self.gate_proj = nn.Linear(d, wide, bias=bias)
+        self.gated, self.gelu = config.gated_mlp, config.gelu
+        if self.gated:
+            self.gate_proj = nn.Linear(d, wide, bias=bias)
         self.up_proj = nn.Linear(d, wide, bias=bias)
         self.down_proj = nn.Linear(wide, d, bias=bias)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        gate = self.gate_proj(x_BTD)
-        gate = F.gelu(gate, approximate="tanh") if self.gelu else F.silu(gate)
-        out: Tensor = self.down_proj(gate * self.up_proj(x_BTD))
+        wide = self.gate_proj(x_BTD) if self.gated else self.up_proj(x_BTD)
+        wide = F.gelu(wide, approximate="tanh") if self.gelu else F.silu(wide)
+        if self.gated:
+            wide = wide * self.up_proj(x_BTD)
+        out: Tensor = self.down_proj(wide)
         return out
 
 
@@ -87,15 +105,13 @@ class Block(nn.Module):
         super().__init__()
         self.self_attn, self.mlp = Attention(config, layer), MLP(config)
         self.sandwich = config.sandwich_norms
-        self.input_layernorm = RMSNorm(config.hidden_size, config)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, config)
+        self.input_layernorm = new_norm(config.hidden_size, config)
+        self.post_attention_layernorm = new_norm(config.hidden_size, config)
         if self.sandwich:
-            self.pre_feedforward_layernorm = RMSNorm(config.hidden_size, config)
-            self.post_feedforward_layernorm = RMSNorm(config.hidden_size, config)
+            self.pre_feedforward_layernorm = new_norm(config.hidden_size, config)
+            self.post_feedforward_layernorm = new_norm(config.hidden_size, config)
 
-    def forward(
-        self, x_BTD: Tensor, turn: tuple[Tensor, Tensor], mask_B1TS: Tensor, cache: KeyValueCache | None
-    ) -> Tensor:
+    def forward(self, x_BTD: Tensor, turn: Turn, mask_B1TS: Tensor, cache: KeyValueCache | None) -> Tensor:
         attended: Tensor = self.self_attn(self.input_layernorm(x_BTD), turn, mask_B1TS, cache)
         if self.sandwich:
             x_BTD = x_BTD + self.post_attention_layernorm(attended)
@@ -113,16 +129,22 @@ class Stack(nn.Module):
         super().__init__()
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        if config.learned_positions:
+            self.embed_positions = nn.Embedding(config.max_positions, config.hidden_size)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
-        self.norm = RMSNorm(config.hidden_size, config)
-        self._frequencies = {rope: inverse_frequencies(rope, config.head_dim) for rope in set(config.ropes)}
+        self.norm = new_norm(config.hidden_size, config)
+        self._frequencies = {rope: inverse_frequencies(rope, config.head_dim) for rope in set(config.ropes) if rope}
 
     def forward(self, ids_BT: Tensor, mask_BS: Tensor, cache: KeyValueCache | None) -> Tensor:
         tokens = ids_BT.shape[1]
         positions_BT = positions_of(mask_BS)[:, -tokens:]
-        turns = {rope: rotation(positions_BT, f.to(ids_BT.device)) for rope, f in self._frequencies.items()}
+        turns: dict[Rope | None, Turn] = {None: None}
+        turns |= {rope: rotation(positions_BT, f.to(ids_BT.device)) for rope, f in self._frequencies.items()}
         masks = {window: attention_mask(mask_BS, tokens, window) for window in set(self.config.windows)}
         x_BTD = self.embed_tokens(ids_BT) * self.config.embedding_scale
+        if self.config.learned_positions:
+            check_positions(mask_BS, positions_BT, self.config.max_positions)
+            x_BTD = x_BTD + self.embed_positions(positions_BT)
         for layer, rope, window in zip(self.layers, self.config.ropes, self.config.windows, strict=True):
             x_BTD = layer(x_BTD, turns[rope], masks[window], cache)
         if cache is not None:
@@ -171,15 +193,35 @@ class Decoder(nn.Module):
         return KeyValueCache(self.config, batch, capacity, weight.dtype, weight.device)
 
 
-def initialise(decoder: Decoder, seed: int) -> None:
-    """Fresh weights: normal(0, initializer_range), biases zero, norms one. A function of the seed alone."""
+def initialise(decoder: Decoder, seed: int, scaled_residuals: bool = False) -> None:
+    """Fresh weights: normal(0, initializer_range), biases zero, norms one. A function of the seed alone.
+
+    Args:
+        scaled_residuals: projections onto the residual stream get 1 / sqrt(2 layers) of that deviation, so that a deep stack
+            begins with the variance of a shallow one (GPT-2, Radford et al. 2019, section 2.3).
+    """
     generator = torch.Generator().manual_seed(seed)
+    spread = decoder.config.initializer_range
+    onto_residuals = spread / math.sqrt(2 * decoder.config.num_layers) if scaled_residuals else spread
     with torch.no_grad():
-        for module in decoder.modules():
+        for name, module in decoder.named_modules():
             if isinstance(module, nn.Linear | nn.Embedding):
-                module.weight.normal_(0.0, decoder.config.initializer_range, generator=generator)
+                ends = name.endswith(("o_proj", "down_proj"))
+                module.weight.normal_(0.0, onto_residuals if ends else spread, generator=generator)
             if isinstance(module, nn.Linear) and module.bias is not None:
                 module.bias.zero_()
+
+
+def check_positions(mask_BS: Tensor, positions_BT: Tensor, most: int) -> None:
+    """Looks at the positions only where a row is long enough to hold such a document: looking waits for the accelerator.
+
+    Raises:
+        PositionError: a document has more than `most` tokens.
+    """
+    if mask_BS.shape[1] > most and (longest := int(positions_BT.max()) + 1) > most:
+        raise PositionError(
+            f"max_positions: a document of {longest} tokens, but the model has learned {most} positions"
+        )
 
 
 def positions_of(mask_BS: Tensor) -> Tensor:

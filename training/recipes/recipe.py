@@ -133,6 +133,6 @@ def evaluation_of(
     )
 
 
-def _same(name: str, value: Path, other: str, expected: Path) -> None:
+def _same(name: str, value: Path | None, other: str, expected: Path) -> None:
     if value != expected:
-        raise ConfigError(f"{name}: {value.name} is not {other}, {expected.name}")
+        raise ConfigError(f"{name}: {value and value.name} is not {other}, {expected.name}")

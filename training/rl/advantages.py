@@ -1,6 +1,7 @@
-"""Generalised advantage estimation and whitening, both blind to what is masked.
+"""How much better a response did than expected: by a critic (GAE, for PPO) or by its group (GRPO). Blind to what is masked.
 
-Shapes: B batch, R response tokens. values_BR[:, t] is the value of the state *before* response token t.
+Shapes: B batch, R response tokens, P prompts, G responses to each. values_BR[:, t] is the value of the state *before* response
+token t. Rows of a group stand side by side.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ import torch
 from torch import Tensor
 
 from training.optim.ranks import Ranks
+
+GROUP_EPSILON = 1e-4  # TRL's; scores of verifiers are 0 or 1
 
 
 def gae(
@@ -39,9 +42,32 @@ def whiten(values_BR: Tensor, mask_BR: Tensor, ranks: Ranks) -> Tensor:
     return whitened_BR
 
 
-def explained_variance(values_BR: Tensor, returns_BR: Tensor, mask_BR: Tensor) -> float:
-    """1 - var(return - value) / var(return) over real tokens: 1 is a perfect critic, 0 one that knows nothing."""
+def explained_variance(values_BR: Tensor, returns_BR: Tensor, mask_BR: Tensor, ranks: Ranks) -> float:
+    """1 - var(return - value) / var(return) over real tokens of all ranks: 1 is a perfect critic, 0 one that knows nothing."""
     real_BR = mask_BR.bool()
-    returns_N, errors_N = returns_BR[real_BR], (returns_BR - values_BR)[real_BR]
-    spread = returns_N.var(correction=0)
-    return float(1 - errors_N.var(correction=0) / spread) if spread > 0 else 0.0
+    parts = (returns_BR[real_BR].double(), (returns_BR - values_BR)[real_BR].double())
+    sums = torch.stack([moment for part in parts for moment in (part.sum(), part.square().sum())])
+    count, *moments = ranks.sum(torch.cat((real_BR.sum().double()[None], sums))).tolist()
+    returns, errors = (
+        square / count - (total / count) ** 2 for total, square in zip(*[iter(moments)] * 2, strict=True)
+    )
+    return 1 - errors / returns if returns > 1e-12 else 0.0
+
+
+def group_advantages(scores_B: Tensor, group: int, standardise: bool) -> Tensor:
+    """Score less the mean of its group, [B]; divided by the group's standard deviation with `standardise` (GRPO, arXiv 2402.03300),
+    as it is without (Dr. GRPO, arXiv 2503.20783: the division makes questions that are nearly always or never solved count most).
+
+    A group that all did alike gets zeros. The deviation is the unbiased one, as everybody computes it.
+    """
+    scores_PG = scores_B.view(-1, group)
+    advantages_PG = scores_PG - scores_PG.mean(dim=1, keepdim=True)
+    if standardise:
+        advantages_PG = advantages_PG / (scores_PG.std(dim=1, keepdim=True) + GROUP_EPSILON)
+    return advantages_PG.flatten()
+
+
+def undecided_groups(scores_B: Tensor, group: int) -> Tensor:
+    """True for each row whose group did not all get one score: only those teach anything, [B]. DAPO's filter (arXiv 2503.14476)."""
+    scores_PG = scores_B.view(-1, group)
+    return (scores_PG != scores_PG[:, :1]).any(dim=1).repeat_interleave(group)

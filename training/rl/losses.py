@@ -1,5 +1,5 @@
-"""Losses of SFT, reward model and PPO. Each is a sum over a count that the caller gives: the count is the whole batch's, over
-all ranks and microbatches, never a mean of means.
+"""Losses of SFT, reward model, DPO, KTO, PPO and GRPO. Each is a sum over a count that the caller gives: the count is the whole batch's,
+over all ranks and microbatches, never a mean of means.
 
 Shapes: B batch, R response tokens, N selected tokens, V vocabulary.
 """
@@ -7,10 +7,13 @@ Shapes: B batch, R response tokens, N selected tokens, V vocabulary.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from training.optim.ranks import Ranks
 
 LOG_RATIO_LIMIT = 20.0  # exp() of more overflows the surrogate before clipping can act
 
@@ -49,6 +52,39 @@ def centring(chosen_B: Tensor, rejected_B: Tensor, pairs: int) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Clip:
+    """How far a ratio may leave 1 before it teaches no more. DAPO's clip-higher is (0.2, 0.28), arXiv 2503.14476."""
+
+    low: float = 0.2
+    high: float = 0.2
+
+
+class Normalisation(StrEnum):
+    """What a minibatch's loss is divided by. token: all its tokens (DAPO). sequence: each response's own tokens, then the responses
+    (GRPO). constant: a number that is given times the responses, so that no response counts for being short (Dr. GRPO)."""
+
+    TOKEN = "token"  # noqa: S105
+    SEQUENCE = "sequence"
+    CONSTANT = "constant"
+
+
+def token_weights(
+    mask_BR: Tensor, ranks: Ranks, normalisation: Normalisation = Normalisation.TOKEN, constant_tokens: int = 0
+) -> Tensor:
+    """What each token counts in the loss of a minibatch, [B, R], 0 where masked. Counts are of all ranks. Rows without a token that
+    counts are no responses here."""
+    lengths_B1 = mask_BR.sum(dim=1, keepdim=True)
+    tokens, rows = ranks.sum(torch.stack((lengths_B1.sum(), (lengths_B1 > 0).sum())).float()).clamp(min=1).tolist()
+    divisors = {
+        Normalisation.TOKEN: torch.full_like(lengths_B1, tokens, dtype=torch.float32),
+        Normalisation.SEQUENCE: lengths_B1.clamp(min=1) * rows,
+        Normalisation.CONSTANT: torch.full_like(lengths_B1, constant_tokens * rows, dtype=torch.float32),
+    }
+    weights_BR: Tensor = mask_BR / divisors[normalisation]
+    return weights_BR
+
+
+@dataclass(frozen=True)
 class PolicyLoss:
     """loss carries the gradient; the others are sums for the log."""
 
@@ -58,28 +94,26 @@ class PolicyLoss:
 
 
 def policy_loss(
-    log_probs_BR: Tensor, old_log_probs_BR: Tensor, advantages_BR: Tensor, mask_BR: Tensor, clip: float, tokens: int
+    log_probs_BR: Tensor, old_log_probs_BR: Tensor, advantages_BR: Tensor, weights_BR: Tensor, clip: Clip
 ) -> PolicyLoss:
-    """PPO's clipped surrogate (arXiv 1707.06347), summed over real response tokens and divided by the global count."""
+    """PPO's clipped surrogate (arXiv 1707.06347), the sum over tokens by their weights, which hold mask and normalisation."""
     log_ratio_BR = (log_probs_BR - old_log_probs_BR).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
     ratio_BR = log_ratio_BR.exp()
     plain_BR = ratio_BR * advantages_BR
-    clipped_BR = ratio_BR.clamp(1 - clip, 1 + clip) * advantages_BR
-    loss = -(torch.min(plain_BR, clipped_BR) * mask_BR).sum() / tokens
+    clipped_BR = ratio_BR.clamp(1 - clip.low, 1 + clip.high) * advantages_BR
+    counted_BR = weights_BR > 0
     return PolicyLoss(
-        loss=loss,
-        clipped_tokens=((clipped_BR < plain_BR) * mask_BR).sum().detach(),
-        approximate_kl_sum=(k3(log_probs_BR, old_log_probs_BR) * mask_BR).sum().detach(),
+        loss=-(torch.min(plain_BR, clipped_BR) * weights_BR).sum(),
+        clipped_tokens=((clipped_BR < plain_BR) & counted_BR).sum().detach(),
+        approximate_kl_sum=(k3(log_probs_BR, old_log_probs_BR) * counted_BR).sum().detach(),
     )
 
 
-def value_loss(
-    values_BR: Tensor, old_values_BR: Tensor, returns_BR: Tensor, mask_BR: Tensor, clip: float, tokens: int
-) -> Tensor:
+def value_loss(values_BR: Tensor, old_values_BR: Tensor, returns_BR: Tensor, weights_BR: Tensor, clip: float) -> Tensor:
     """0.5 max((v - R)^2, (clip(v) - R)^2), as the policy's clipping: the worse of both counts."""
     near_BR = old_values_BR + (values_BR - old_values_BR).clamp(-clip, clip)
     worse_BR = torch.max((values_BR - returns_BR).square(), (near_BR - returns_BR).square())
-    return 0.5 * (worse_BR * mask_BR).sum() / tokens
+    return 0.5 * (worse_BR * weights_BR).sum()
 
 
 def k1(log_probs: Tensor, reference: Tensor) -> Tensor:
@@ -91,3 +125,36 @@ def k3(log_probs: Tensor, reference: Tensor) -> Tensor:
     """exp(d) - 1 - d with d = reference - log_probs: unbiased too, never negative, less variance (Schulman 2020)."""
     difference = (reference - log_probs).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
     return difference.exp() - 1 - difference
+
+
+def dpo(
+    chosen_B: Tensor, rejected_B: Tensor, margin_B: Tensor, beta: float, label_smoothing: float, pairs: int
+) -> Tensor:
+    """-log sigmoid(beta (chosen - rejected) - margin) of whole responses' log-ratios to the reference (arXiv 2305.18290, equation 7;
+    margin as in ODPO, arXiv 2402.10571).
+
+    Args:
+        label_smoothing: share e of labels thought to be flipped: 1 - e of the loss and e of its mirror image (conservative DPO,
+            equation 3 of arXiv 2403.00409).
+    """
+    gap_B = beta * (chosen_B - rejected_B) - margin_B
+    mirrored_B = beta * (rejected_B - chosen_B) + margin_B
+    right, flipped = 1 - label_smoothing, label_smoothing
+    return -(right * F.logsigmoid(gap_B) + flipped * F.logsigmoid(mirrored_B)).sum() / pairs
+
+
+def kto(
+    ratios_B: Tensor, up_B: Tensor, baseline: float, beta: float, weights: tuple[float, float], thumbs: int
+) -> Tensor:
+    """w_up (1 - sigmoid(beta (r - z0))) for a thumb up, w_down (1 - sigmoid(beta (z0 - r))) for a thumb down (arXiv 2402.01306,
+    equation 8).
+
+    Args:
+        ratios_B: r, log-ratios to the reference of whole responses.
+        up_B: True for a thumb up.
+        baseline: z0. A number, as no gradient may flow through it.
+        weights: of a thumb up and of a thumb down.
+    """
+    sign_B = torch.where(up_B, 1.0, -1.0)
+    weight_B = torch.where(up_B, weights[0], weights[1])
+    return (weight_B * (1 - torch.sigmoid(beta * sign_B * (ratios_B - baseline)))).sum() / thumbs

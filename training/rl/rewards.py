@@ -5,6 +5,8 @@ Shapes: B batch, R response tokens.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -12,9 +14,27 @@ from training.model.head import last_real_column
 from training.rl.losses import k1
 
 
+@dataclass(frozen=True)
+class RewardShape:
+    """How scores and KL become PPO's rewards, and rewards become advantages."""
+
+    missing_eos_penalty: float = 1.0
+    score_clip: float = 5.0
+    discount: float = 1.0
+    gae_lambda: float = 0.95
+
+
 def response_scores(scores_B: Tensor, ended_B: Tensor, missing_eos_penalty: float, clip: float) -> Tensor:
     """Normalised scores, clipped, less a penalty where the response did not end by itself (N+ details, arXiv 2403.17031)."""
     return scores_B.clamp(-clip, clip) - missing_eos_penalty * (~ended_B).float()
+
+
+def overlong_penalty(mask_BR: Tensor, max_tokens: int, soft_tokens: int) -> Tensor:
+    """0 up to max_tokens - soft_tokens, then rising linearly to 1 at max_tokens, [B] (DAPO, arXiv 2503.14476, equation 13)."""
+    if soft_tokens == 0:
+        return torch.zeros(mask_BR.shape[0])
+    over_B = mask_BR.sum(dim=1) - (max_tokens - soft_tokens)
+    return over_B.clamp(0, soft_tokens) / soft_tokens
 
 
 def token_rewards(scores_B: Tensor, log_probs_BR: Tensor, reference_BR: Tensor, mask_BR: Tensor, beta: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Responses of a policy, with everything that PPO must know of how they were sampled.
+"""Responses of a policy, with everything that PPO and GRPO must know of how they were sampled.
 
 Shapes: B rows (prompts x samples), P prompt columns (padded on the left), R response columns (padded on the right),
 V vocabulary, D hidden. Every row draws from its own seed, so it does not depend on its neighbours in the batch.
@@ -13,15 +13,18 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from training.data.order import seed_of
-from training.data.tensors import FILL_ID, pad
+from training.decoding.rows import Rows, steps, stop_at
+from training.decoding.sampling import choose, row_noise
 from training.model.backbone import Backbone
 from training.rl.losses import token_log_probs
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """response_mask is 1 up to and including the stop token. log_probs are the sampler's, at its temperature."""
+    """response_mask is 1 up to and including the stop token. log_probs are the sampler's, at its temperature.
+
+    tasks: what each row's prompt refers to in the data file, for verifiers; the stage fills it in, engines know no data.
+    """
 
     prompt_ids_BP: Tensor
     prompt_mask_BP: Tensor
@@ -30,6 +33,7 @@ class Rollout:
     log_probs_BR: Tensor
     ended_B: Tensor  # True where a stop token was sampled
     version: str
+    tasks: tuple[str, ...] = ()
 
     @property
     def ids_BT(self) -> Tensor:
@@ -51,6 +55,7 @@ class Rollout:
             log_probs_BR=self.log_probs_BR[index],
             ended_B=self.ended_B[index],
             version=self.version,
+            tasks=tuple(self.tasks[row] for row in index.tolist()) if self.tasks else (),
         )
 
 
@@ -82,46 +87,27 @@ class CachedEngine:
         self, token_ids: Sequence[Sequence[int]], n: int, max_new: int, temperature: float, seeds: Sequence[int]
     ) -> Rollout:
         """See RolloutEngine."""
-        prompts = [prompt for prompt in token_ids for _ in range(n)]
-        prompt_ids_BP, prompt_mask_BP = pad(prompts, side="left")
-        noise_BR = _noise(seeds, n, max_new)
-        stop = torch.tensor(self.stop_ids)
-        cache = self.backbone.decoder.new_cache(len(prompts), prompt_ids_BP.shape[1] + max_new)
-        mask_BS, new_ids = prompt_mask_BP, prompt_ids_BP
-        running_B = torch.ones(len(prompts), dtype=torch.bool)
-        ids, masks, log_probs = [], [], []
-        for column in range(max_new):
-            hidden_BD = self.backbone.hidden(new_ids, mask_BS, cache)[:, -1]
-            logits_BV = self.backbone.decoder.logits(hidden_BD)
-            token_B = choose(logits_BV, noise_BR[:, column], temperature)
-            log_prob_B = token_log_probs(logits_BV, token_B, temperature or 1.0)
-            ids.append(torch.where(running_B, token_B, FILL_ID))
-            masks.append(running_B.long())
-            log_probs.append(torch.where(running_B, log_prob_B, 0.0))
-            mask_BS = torch.cat((mask_BS, running_B.long()[:, None]), dim=1)
-            running_B = running_B & ~torch.isin(token_B, stop)
-            new_ids = ids[-1][:, None]
-            if not running_B.any():
-                break
+        rows = Rows(self.backbone, token_ids, max_new, copies=n)
+        prompt_ids_BP, prompt_mask_BP = rows.ids_BS, rows.mask_BS
+        noise_BR = row_noise(seeds, n, max_new).to(prompt_ids_BP.device)
+
+        def draw(_: Rows, logits_BV: Tensor, column: int) -> Tensor:
+            return choose(logits_BV, noise_BR[:, column], temperature)
+
+        masks, log_probs = [], []
+        for step in steps(rows, draw, stop_at(self.stop_ids), max_new):
+            masks.append(step.real_B.long())
+            log_prob_B = token_log_probs(step.logits_BV, step.token_B, temperature or 1.0)
+            log_probs.append(torch.where(step.real_B, log_prob_B, 0.0))
         return Rollout(
             prompt_ids_BP=prompt_ids_BP,
             prompt_mask_BP=prompt_mask_BP,
-            response_ids_BR=torch.stack(ids, dim=1),
+            response_ids_BR=rows.ids_BS[:, prompt_ids_BP.shape[1] :],
             response_mask_BR=torch.stack(masks, dim=1),
             log_probs_BR=torch.stack(log_probs, dim=1),
-            ended_B=~running_B,
+            ended_B=~step.running_B,
             version=self.version,
         )
-
-
-def choose(logits_BV: Tensor, noise_B: Tensor, temperature: float) -> Tensor:
-    """One token a row: the inverse of the cumulative distribution at `noise` in [0, 1). In fp64: 262k terms add up."""
-    if temperature == 0:
-        return logits_BV.argmax(-1)
-    cumulative_BV = (logits_BV.double() / temperature).softmax(-1).cumsum(-1)
-    wanted_B1 = noise_B[:, None].double() * cumulative_BV[:, -1:]
-    token_B1 = torch.searchsorted(cumulative_BV, wanted_B1, right=True)
-    return token_B1.squeeze(-1).clamp(max=logits_BV.shape[-1] - 1)
 
 
 def response_log_probs(backbone: Backbone, rollout: Rollout, temperature: float) -> tuple[Tensor, Tensor]:
@@ -132,7 +118,7 @@ def response_log_probs(backbone: Backbone, rollout: Rollout, temperature: float)
     hidden_BRD = before_response(backbone.hidden(rollout.ids_BT, rollout.mask_BT), rollout)
     real_BR = rollout.response_mask_BR.bool()
     logits_NV = backbone.decoder.logits(hidden_BRD[real_BR])
-    log_probs_BR = torch.zeros(real_BR.shape)
+    log_probs_BR = torch.zeros(real_BR.shape, device=real_BR.device)
     log_probs_BR[real_BR] = token_log_probs(logits_NV, rollout.response_ids_BR[real_BR], temperature)
     return log_probs_BR, logits_NV
 
@@ -141,12 +127,3 @@ def before_response(state_BT: Tensor, rollout: Rollout) -> Tensor:
     """The column before each response token, [B, R, ...]: what predicts it, and the state that the critic values."""
     prompt_columns = rollout.prompt_ids_BP.shape[1]
     return state_BT[:, prompt_columns - 1 : -1]
-
-
-def _noise(seeds: Sequence[int], n: int, max_new: int) -> Tensor:
-    rows = [
-        torch.rand(max_new, generator=torch.Generator().manual_seed(seed_of(seed, sample)), dtype=torch.float64)
-        for seed in seeds
-        for sample in range(n)
-    ]
-    return torch.stack(rows)

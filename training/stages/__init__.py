@@ -1,1 +1,1 @@
-"""One file a stage, read top to bottom: pretrain, sft, reward_model, ppo."""
+"""One file a stage, read top to bottom: pretrain, sft, reward_model, ppo, grpo."""

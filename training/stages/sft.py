@@ -163,10 +163,7 @@ def open_model(config: SftConfig, examples: Examples) -> tuple[Backbone, Example
 
 def narrow(examples: Sequence[TokenisedExample], vocabulary: VocabularyMap) -> list[TokenisedExample]:
     """The same examples in dense ids."""
-    return [
-        TokenisedExample(tuple(vocabulary.narrow(e.prompt)), tuple(vocabulary.narrow(e.response)), e.weight)
-        for e in examples
-    ]
+    return [example.narrowed(vocabulary) for example in examples]
 
 
 def accumulate(

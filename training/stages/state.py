@@ -19,11 +19,13 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from training.manifest import ManifestError, verify_manifest, write_manifest
 from training.optim.ranks import ALONE, Ranks
 
 NUMBERS = "numbers.json"
+PARAMETERS = "parameters/"
 KEPT_CHECKPOINTS = 2
 
 NamedParameters = Sequence[tuple[str, nn.Parameter]]
@@ -51,10 +53,15 @@ class TrainingState:
             (directory / NUMBERS).write_text(json.dumps(dict(numbers)))
 
     def read(self, directory: Path) -> dict[str, float]:
-        """Put the stored tensors into the live objects, bit by bit; return the numbers. Every worker calls this."""
+        """Put the stored tensors into the live objects, bit by bit; return the numbers. Every worker calls this.
+
+        Raises:
+            ManifestError: it is the state of other parameters.
+        """
         reader = HuggingFaceStorageReader(str(directory))
         stored = reader.read_metadata().state_dict_metadata
         tensors = self._weights()
+        _require_same(directory, stored, tensors)
         for name, optimizer in self.optimizers.items():
             for parameter_name, parameter in self.parameters[name]:
                 prefix = _slot(name, parameter_name, "")
@@ -70,10 +77,22 @@ class TrainingState:
 
     def _weights(self) -> dict[str, Tensor]:
         return {
-            f"parameters/{name}/{parameter_name}": parameter.detach()
+            f"{PARAMETERS}{name}/{parameter_name}": parameter.detach()
             for name, parameters in self.parameters.items()
             for parameter_name, parameter in parameters
         }
+
+
+def _require_same(directory: Path, stored: Mapping[str, TensorStorageMetadata], live: Mapping[str, Tensor]) -> None:
+    """Weights alone: an optimizer that has taken no step holds nothing."""
+    kept = {name: found.size for name, found in stored.items() if name.startswith(PARAMETERS)}
+    odd = sorted(name for name in kept.keys() | live.keys() if kept.get(name) != _shape(live.get(name)))
+    if odd:
+        raise ManifestError(f"{directory.name}: holds the state of another model, {len(odd)} differ, first {odd[0]}")
+
+
+def _shape(tensor: Tensor | None) -> torch.Size | None:
+    return None if tensor is None else tensor.shape
 
 
 def _slot(name: str, parameter_name: str, slot: str) -> str:

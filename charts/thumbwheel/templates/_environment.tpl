@@ -72,11 +72,17 @@ min_insync_replicas: {{ .topics.minInsyncReplicas }}
 {{- range $facts.keys }}
 {{ include "thumbwheel.fromSecret" (list (printf "%s%s" $prefix (. | replace "-" "_" | upper)) (include "thumbwheel.secret" $root) .) }}
 {{- end }}
+{{- if $root.Values.evaluation.enabled }}
+{{- include "thumbwheel.evaluationUrls" (list $root $prefix $facts) }}
+{{- else }}
 {{- with $facts.database }}
 {{ include "thumbwheel.fromSecret" (list (printf "%sDATABASE_URL" $prefix) $stores.database.existingSecret .) }}
 {{- end }}
 {{- if and $facts.valkey $stores.valkey.existingSecret }}
 {{ include "thumbwheel.fromSecret" (list (printf "%sVALKEY_URL" $prefix) $stores.valkey.existingSecret "url") }}
+{{- end }}
+{{- end }}
+{{- if and $facts.valkey $stores.valkey.existingSecret }}
 {{ include "thumbwheel.fromSecret" (list (printf "%sVALKEY_SECRET" $prefix) (include "thumbwheel.secret" $root) "valkey-secret") }}
 {{- end }}
 {{- if and $facts.kafka (hasPrefix "SASL" $stores.kafka.securityProtocol) }}

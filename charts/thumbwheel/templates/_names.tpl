@@ -34,10 +34,6 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version }}
 {{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ $image.tag | default $root.Chart.AppVersion }}{{ end -}}
 {{- end -}}
 
-{{- define "thumbwheel.secret" -}}
-{{- .Values.secrets.existing | default (include "thumbwheel.name" (list . "keys")) -}}
-{{- end -}}
-
 {{- define "thumbwheel.modelsClaim" -}}
 {{- .Values.models.existingClaim | default (include "thumbwheel.name" (list . "models")) -}}
 {{- end -}}

@@ -14,11 +14,25 @@ s3: {port: 8333, fact: objects, secret: secret-key, ready: {httpGet: {path: /hea
 valkey: {port: 6379, fact: valkey, secret: valkey-password, ready: {exec: {command: [python3, -m, infra.evaluation_stores.ping]}}}
 {{- end -}}
 
-{{- define "thumbwheel.evaluationSecret" -}}{{ include "thumbwheel.name" (list . "evaluation") }}{{- end -}}
-
 {{/* host:port of one of them. Takes a list of root and store. */}}
 {{- define "thumbwheel.evaluationDoor" -}}
 {{- include "thumbwheel.name" . }}:{{ (index (include "thumbwheel.evaluationStores" (index . 0) | fromYaml) (index . 1)).port -}}
+{{- end -}}
+
+{{/* Where Postgres and Valkey of an evaluation are, for one service. Their secret holds passwords and no URLs, and Kubernetes puts one into the
+     other: who changes a password has changed all of it. Takes a list of root, prefix and the service's facts. */}}
+{{- define "thumbwheel.evaluationUrls" -}}
+{{- $root := index . 0 -}}{{- $prefix := index . 1 -}}{{- $secret := include "thumbwheel.evaluationSecret" $root -}}
+{{- with (index . 2).database }}
+{{ include "thumbwheel.fromSecret" (list "POSTGRES_PASSWORD" $secret "postgres-password") }}
+- name: {{ $prefix }}DATABASE_URL
+  value: postgresql+{{ eq . "feedback" | ternary "pg8000" "asyncpg" }}://thumbwheel:$(POSTGRES_PASSWORD)@{{ include "thumbwheel.evaluationDoor" (list $root "postgres") }}/{{ . }}
+{{- end }}
+{{- if (index . 2).valkey }}
+{{ include "thumbwheel.fromSecret" (list "VALKEY_PASSWORD" $secret "valkey-password") }}
+- name: {{ $prefix }}VALKEY_URL
+  value: valkey://:$(VALKEY_PASSWORD)@{{ include "thumbwheel.evaluationDoor" (list $root "valkey") }}
+{{- end }}
 {{- end -}}
 
 {{/* Which stores the services use, in the form of the values: the given ones, or those of the evaluation. Who else needs to know asks here. */}}

@@ -78,6 +78,9 @@ kueue.x-k8s.io/queue-name: {{ . }}
 {{- define "thumbwheel.validateTraining" -}}
 {{- if .Values.training.enabled -}}
 {{- $v := .Values -}}{{- $workers := .Values.ray.workers -}}{{- $gpus := int $workers.gpus -}}
+{{- range list "nano" "small" -}}
+  {{- if and (ne . $v.training.recipe) (regexMatch (printf "^%s-[0-9]+$" .) $v.models.initial) -}}{{ fail (printf "training.recipe: %s trains no model of %s's, and models.initial is %s; say %s" $v.training.recipe . $v.models.initial .) }}{{- end -}}
+{{- end -}}
 {{- if eq $v.ray.mode "kuberay" -}}{{ include "thumbwheel.needs" (list . "ray.io/v1/RayJob" "ray.mode: kuberay, but the cluster has no RayJob of ray.io/v1 (KubeRay operator)") }}{{- end -}}
 {{- if and (gt $gpus 0) (eq $v.ray.mode "local") -}}{{ fail "ray.workers.gpus: GPUs are for ray.mode kuberay; local trains on processors" }}{{- end -}}
 {{- if and (gt $gpus 0) (not (or $workers.nodeSelector $workers.tolerations)) -}}{{ fail "ray.workers.gpus: say where GPUs are, by ray.workers.nodeSelector or ray.workers.tolerations" }}{{- end -}}

@@ -13,7 +13,7 @@
 {{- if not $stores.objectStore.endpoint -}}{{ fail "objectStore.endpoint: an S3 store is needed" }}{{- end -}}
 {{- if not $stores.objectStore.existingSecret -}}{{ fail "objectStore.existingSecret: a secret with access-key and secret-key is needed" }}{{- end -}}
 {{- if and $v.gitops (not $v.secrets.existing) -}}{{ fail "secrets.existing: with gitops nothing is generated, so a secret with principal-key, master-key and valkey-secret is needed" }}{{- end -}}
-{{- include "thumbwheel.validateKeys" . -}}
+{{- include "thumbwheel.validateSecrets" . -}}
 {{- include "thumbwheel.validateKserve" . -}}
 {{- $gateway := include "thumbwheel.values" (list . "gateway") | fromYaml -}}
 {{- if and (gt (int (include "thumbwheel.most" $gateway)) 1) (not $stores.valkey.existingSecret) -}}{{ fail "valkey.existingSecret: more than one gateway needs Valkey for quotas and resuming; or set services.gateway.replicas to 1" }}{{- end -}}
@@ -55,19 +55,6 @@
 {{- define "thumbwheel.needs" -}}
 {{- $root := index . 0 -}}
 {{- if not (or $root.Values.gitops ($root.Capabilities.APIVersions.Has (index . 1))) -}}{{ fail (printf "%s; helm template sees no cluster: say --api-versions, or gitops: true" (index . 2)) }}{{- end -}}
-{{- end -}}
-
-{{/* A secret that is there and lacks a key: pods would wait for it without a word. With gitops, and in `helm template`, nothing is looked up. */}}
-{{- define "thumbwheel.validateKeys" -}}
-{{- $name := .Values.secrets.existing -}}
-{{- if and $name (not .Values.gitops) -}}
-{{- $found := lookup "v1" "Secret" .Release.Namespace $name -}}
-{{- if $found -}}
-  {{- range list "principal-key" "master-key" "valkey-secret" -}}
-    {{- if not (hasKey (default dict $found.data) .) -}}{{ fail (printf "secrets.existing: the secret %s lacks %s" $name .) }}{{- end -}}
-  {{- end -}}
-{{- end -}}
-{{- end -}}
 {{- end -}}
 
 {{/* Two answers to where a store is: neither is silently dropped. */}}

@@ -2,8 +2,13 @@
 resources, whose definitions are their makers' own, and no pod beyond the restricted standard.
 """
 
+import base64
 import json
+import os
+import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +22,18 @@ from tests.charts.rendering import CHART, VALUES, Object, ray_job, render
 from tests.infra.deploy.clusters import bare_cluster
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(300)]
-FEW, KEYS = "one-node-values.yaml", "tw-thumbwheel-keys"
+FEW = "one-node-values.yaml"
+# As charts before 2026-11-26 had it: an object like any other, whose values every revision holds.
+EARLIER = """
+{{- $data := (lookup "v1" "Secret" .Release.Namespace (include "thumbwheel.secret" .) | default dict).data | default dict }}
+apiVersion: v1
+kind: Secret
+metadata: {name: {{ include "thumbwheel.secret" . }}, annotations: {helm.sh/resource-policy: keep}}
+data:
+  {{- range list "principal-key" "master-key" "valkey-secret" }}
+  {{ . }}: {{ index $data . | default (randAlphaNum 64 | b64enc) }}
+  {{- end }}
+"""
 MAKERS = ("gateway-api", "keda", "kserve-0_20", "prometheus-operator", "strimzi")
 
 
@@ -63,20 +79,101 @@ def test_the_oldest_kserve_takes_what_the_newest_does(inside: Inside) -> None:
             try_apply(inside, served)
 
 
+@dataclass(frozen=True)
+class Release:
+    """Of which no pod runs: the objects are what Helm's versions and the chart's must agree about."""
+
+    inside: Inside
+    helm: str
+    name: str
+
+    def upgrade(self, chart: Path, *sets: str) -> None:
+        none = ["serviceDefaults.replicas=0", "services.gateway.podAnnotations.by=helm", *sets]
+        words = ["upgrade", "--install", self.name, str(chart), "--values", str(VALUES / FEW)]
+        self.run(*words, *(word for each in none for word in ("--set", each)))
+
+    def run(self, *words: str) -> str:
+        return self.inside.run(self.helm, "--namespace", "chat", *words)
+
+    def kubectl(self, *words: str) -> str:
+        return self.inside.run("kubectl", "--namespace", "chat", *words)
+
+    def keys(self) -> dict[str, str]:
+        found: dict[str, str] = json.loads(self.kubectl("get", "secret", self.secret, "-o", "json"))["data"]
+        return found
+
+    @property
+    def secret(self) -> str:
+        return f"{self.name}-thumbwheel-keys"
+
+    def rotate(self) -> dict[str, str]:
+        """As the operating page does it; what the secret is to be from now on."""
+        new = {"valkey-secret": base64.b64encode(os.urandom(32)).decode()}
+        self.kubectl("patch", "secret", self.secret, "--type", "merge", "--patch", json.dumps({"data": new}))
+        return {**self.keys(), **new}
+
+
+@pytest.fixture(params=["helm 4", "helm 3"])
+def release(inside: Inside, request: pytest.FixtureRequest) -> Iterator[Release]:
+    """By each of the two; nothing of it stays."""
+    helm = "helm" if request.param == "helm 4" else str(inside.tools.helm3 / "helm")
+    release = Release(inside, helm, "rotated")
+    yield release
+    release.run("uninstall", release.name)
+    release.kubectl("delete", "secret", release.secret)
+
+
+@pytest.fixture
+def earlier(tmp_path: Path) -> Path:
+    """The chart as it was, as far as its secret goes."""
+    chart = tmp_path / "thumbwheel"
+    shutil.copytree(CHART, chart)
+    (chart / "templates" / "secrets.yaml").write_text(EARLIER)
+    return chart
+
+
+def test_a_rollback_brings_no_secret_back_whatever_chart_made_it(release: Release, earlier: Path) -> None:
+    release.upgrade(earlier)
+    first = release.keys()
+    release.upgrade(CHART)
+    assert release.keys() == first, "it left the manifest, and stays"
+    release.upgrade(CHART, "door.httpPort=81")
+    rotated = release.rotate()
+    release.run("rollback", release.name)
+    assert release.keys() == rotated != first
+    # The earlier chart's own revision holds the first one: no Helm goes back to it, and an upgrade does.
+    with pytest.raises(ClusterError, match=rf'Secret with the name "{release.secret}"( not)? found'):
+        release.run("rollback", release.name, "1")
+    for chart in (earlier, CHART):
+        release.upgrade(chart)
+        assert release.keys() == rotated
+    release.run("uninstall", release.name)
+    release.upgrade(CHART)
+    assert release.keys() == rotated
+
+
+def test_a_secret_that_an_upgrade_would_lose_or_that_lacks_a_key_stops_it(release: Release, earlier: Path) -> None:
+    release.upgrade(earlier)
+    release.kubectl("annotate", "secret", release.secret, "helm.sh/resource-policy-")
+    first = release.keys()
+    with pytest.raises(ClusterError, match=rf"annotate secret {release.secret} helm.sh/resource-policy=keep"):
+        release.upgrade(CHART)
+    release.kubectl("annotate", "secret", release.secret, "helm.sh/resource-policy=keep")
+    release.upgrade(CHART)
+    assert release.keys() == first
+    release.kubectl("patch", "secret", release.secret, "--type", "merge", "--patch", '{"data": {"master-key": null}}')
+    with pytest.raises(ClusterError, match=f"the secret {release.secret} lacks master-key"):
+        release.upgrade(CHART)
+
+
 def test_a_release_of_helm_3_goes_on_with_helm_4_and_back(inside: Inside) -> None:
-    """No pod runs for it: the objects are what the two must agree about."""
-    none = ["--set", "serviceDefaults.replicas=0", "--set", "services.gateway.podAnnotations.by=helm"]
-    words = ["upgrade", "--install", "tw", str(CHART), "--namespace", "chat", "--values", str(VALUES / FEW), *none]
-
-    def keys() -> object:
-        return json.loads(inside.run("kubectl", "--namespace", "chat", "get", "secret", KEYS, "-o", "json"))["data"]
-
-    inside.run(str(inside.tools.helm3 / "helm"), *words)
-    first = keys()
-    inside.run("helm", *words, "--set", "door.httpPort=81")
-    inside.run("helm", "rollback", "tw", "1", "--namespace", "chat")
-    told = json.loads(inside.run("helm", "history", "tw", "--namespace", "chat", "--output", "json"))
+    before, now = (Release(inside, helm, "tw") for helm in (str(inside.tools.helm3 / "helm"), "helm"))
+    before.upgrade(CHART)
+    first = before.keys()
+    now.upgrade(CHART, "door.httpPort=81")
+    now.run("rollback", "tw", "1")
+    told = json.loads(now.run("history", "tw", "--output", "json"))
     assert [each["status"] for each in told] == ["superseded", "superseded", "deployed"]
-    assert keys() == first
-    door = inside.run("kubectl", "--namespace", "chat", "get", "service", "tw-thumbwheel-door", "-o", "json")
+    assert now.keys() == first
+    door = now.kubectl("get", "service", "tw-thumbwheel-door", "-o", "json")
     assert [port["port"] for port in json.loads(door)["spec"]["ports"]] == [80, 50051]

@@ -1,4 +1,6 @@
-"""F50: secrets are changed while people chat and rate, by the operating page's own commands; whoever insists is answered."""
+"""F50: secrets are changed while people chat and rate, by the operating page's own commands; whoever insists is answered, and a
+rollback to before brings no secret back.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -26,11 +28,16 @@ def test_a_secret_is_rotated_while_people_chat(
 ) -> None:
     secret, key = ROTATIONS[title]
     where = ("get", "secret", f"{deployed.name}-{secret}", "-o", f"jsonpath={{.data.{key}}}")
+    # A revision to go back from; no pod moves for it.
+    deployed.install({"door": {"annotations": {"until": title}}})
     old, before = deployed.kubectl(*where), committed(deployed)
     with insisting(deployed, PEOPLE) as people:
         go_on(people)
         page.run(deployed, title, tmp_path, deployed.values())
+        new = deployed.kubectl(*where)
         go_on(people)
-    assert deployed.kubectl(*where) != old
+        deployed.helm("rollback", deployed.name, "--wait", "--timeout", "300s")
+        go_on(people)
+    assert deployed.kubectl(*where) == new != old
     record_property("fired", 1)
     check_invariants(deployed, before, people, record_property)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
 
 from tests.training.toys import toy_model
 from training.data.chat import Chat, ChatError, Message, load_chat
@@ -93,4 +94,22 @@ def test_without_anything_that_ends_a_response_the_directory_is_refused(director
     edit(directory / "tokenizer_config.json", eos_token=None)
     (directory / "generation_config.json").unlink()
     with pytest.raises(ChatError, match="eos_token"):
+        load_chat(directory)
+
+
+def test_a_tokenizer_with_more_ids_than_the_embedding_has_rows_is_refused(directory: Path) -> None:
+    rows = json.loads((directory / "config.json").read_text())["vocab_size"]
+    edit(directory / "config.json", vocab_size=rows - 1)
+    with pytest.raises(ChatError, match=f"id {rows - 1} has no row in an embedding of {rows - 1}"):
+        load_chat(directory)
+
+
+def test_a_special_token_that_nothing_writes_may_lie_beyond_the_embedding(directory: Path) -> None:
+    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    tokenizer.add_special_tokens(["<image_soft_token>"])  # as in Gemma 3's text models
+    tokenizer.save(str(directory / "tokenizer.json"))
+    load_chat(directory)
+    settings = json.loads((directory / "tokenizer_config.json").read_text())
+    edit(directory / "tokenizer_config.json", chat_template=settings["chat_template"] + "<image_soft_token>")
+    with pytest.raises(ChatError, match="has no row"):
         load_chat(directory)

@@ -1,13 +1,17 @@
 """Pairs, margins, label noise and its ceiling, and the cuts that keep what judges away from what learns."""
 
+import json
 import random
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from training.data.chat import Message
+from training.data.examples import read_thumbs
 from training.data.judgements import Judgement
 from training.data.pairs import LabelNoise, estimate_noise, group, make_pairs, noise_ceiling, prompt_key
-from training.data.sets import SetsConfig, cut, is_held_out
+from training.data.sets import SetsConfig, cut, is_held_out, write_sets
 
 
 def said(
@@ -123,7 +127,7 @@ def questions_of(lines: list[dict[str, object]] | list[tuple[Message, ...]]) -> 
 def test_no_question_both_teaches_and_judges() -> None:
     sets = cut(crowd(), CONFIG)
     held = questions_of(sets.held_out_prompts)
-    taught = questions_of(sets.sft) | questions_of(sets.prompts)
+    taught = questions_of(sets.sft) | questions_of(sets.thumbs) | questions_of(sets.prompts)
     taught |= {pair.context[-1].content for pair in (*sets.pairs, *sets.judge_pairs)}
     assert held
     assert held == {pair.context[-1].content for pair in sets.held_out_pairs} | (held - taught)
@@ -149,7 +153,8 @@ def test_judges_are_other_users_than_teachers() -> None:
     assert sets.judges_are == "users"
     assert not teachers & jury
     assert len(jury) == 8  # 0.4 of 20
-    assert {str(row["response"]).split("of ")[1] for row in sets.sft} <= teachers
+    for learned in (sets.sft, sets.thumbs):
+        assert {str(row["response"]).split("of ")[1] for row in learned} <= teachers
 
 
 def test_with_few_users_answers_are_divided_instead() -> None:
@@ -176,3 +181,26 @@ def test_liked_answers_and_corrections_are_learned_disliked_ones_are_not() -> No
     judgements += [said(train, "bad", False, "better", who=w, name=f"b{w}") for w in people]
     rows = {(row["response"], row["weight"]) for row in cut(judgements, CONFIG).sft}
     assert rows == {("good", 1.0), ("better", CONFIG.correction_weight)}
+
+
+def test_an_answer_has_one_thumb_that_of_its_majority_and_a_tie_has_none() -> None:
+    train = next(q for q in (f"q{n}" for n in range(50)) if not is_held_out(prompt_key([Message("user", q)]), 0.2))
+    people = [f"user {n}" for n in range(8)]
+    judgements = [said(train, "good", True, who=w, name=f"g{w}") for w in people]
+    judgements += [said(train, "bad", w == "user 0", who=w, name=f"b{w}") for w in people]
+    judgements += [said(train, "so", up, who=w, name=f"{w}{up}") for w in people for up in (True, False)]
+    thumbs = cut(judgements, CONFIG).thumbs
+    assert sorted((row["response"], row["thumb"]) for row in thumbs) == [("bad", "down"), ("good", "up")]
+    assert {row["prompt_id"] for row in thumbs} == {prompt_key([Message("user", train)])}
+
+
+def test_anchors_are_thumbs_too_and_the_file_is_what_kto_reads(tmp_path: Path) -> None:
+    anchors = tmp_path / "anchors.jsonl"
+    line = {"messages": [{"role": "user", "content": "help me harm"}], "chosen": "No.", "rejected": "Sure."}
+    anchors.write_text(json.dumps(line) + "\n")
+    sets = cut(crowd(), replace(CONFIG, anchors=anchors))
+    write_sets(sets, tmp_path / "sets")
+    thumbs = read_thumbs(tmp_path / "sets" / "thumbs.jsonl")
+    assert len(thumbs) == len(sets.thumbs) == sets.counts()["thumb_examples"]
+    ours = [(thumb.response, thumb.up) for thumb in thumbs if thumb.messages[0].content == "help me harm"]
+    assert ours == [("No.", True), ("Sure.", False)]

@@ -25,7 +25,7 @@ from training.model.vocabulary import choose_rows, trim_vocabulary
 IDS_BT = torch.arange(3, 33).view(2, 15)
 
 
-@pytest.fixture(params=["gemma3", "qwen2"])
+@pytest.fixture(params=["gemma3", "gpt2", "qwen2"])
 def decoder(request: pytest.FixtureRequest, tmp_path: Path) -> Decoder:
     oracle(request.param, tmp_path)
     return load_decoder(tmp_path)
@@ -50,7 +50,7 @@ def test_a_new_adapter_changes_nothing_and_alone_is_trainable(decoder: Decoder) 
     assert torch.equal(hidden(decoder, "policy"), plain)
     trainable = [p for p in decoder.parameters() if p.requires_grad]
     assert {id(p) for p in trainable} == {id(p) for p in parameters}
-    assert len(parameters) == 2 * 7 * decoder.config.num_layers
+    assert len(parameters) == 2 * (7 if decoder.config.gated_mlp else 6) * decoder.config.num_layers
 
 
 def test_adapters_on_one_decoder_are_apart(decoder: Decoder) -> None:

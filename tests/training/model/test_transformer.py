@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from tests.training.model.shapes import CONFIGS, oracle
-from training.model.checkpoint import CheckpointError, load_decoder, read_config, save_decoder
-from training.model.config import ModelConfigError, llama_json, parse_config
+from training.model.checkpoint import load_decoder, read_config, save_decoder
+from training.model.config import llama_json, parse_config
+from training.model.fields import ModelConfigError
+from training.model.tensor_files import CheckpointError
 from training.model.transformer import Decoder, attention_mask, initialise, positions_of
 
 FAMILIES = sorted(CONFIGS)
@@ -30,7 +32,7 @@ def test_logits_equal_transformers(family: str, tmp_path: Path) -> None:
     assert expected.std() > 0.1
 
 
-@pytest.mark.parametrize("family", ["gemma3", "llama3_rope", "qwen2"])
+@pytest.mark.parametrize("family", ["gemma3", "gpt2", "llama3_rope", "qwen2"])
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padding_on_either_side_changes_no_real_token(family: str, side: str, tmp_path: Path) -> None:
     oracle(family, tmp_path)
@@ -125,7 +127,7 @@ def test_old_and_new_spelling_of_gemma_rope_are_the_same() -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"model_type": "gpt2"}, "model_type"),
+        ({"model_type": "mixtral"}, "model_type"),
         ({"hidden_act": "relu"}, "hidden_act"),
         ({"rope_parameters": {"rope_type": "yarn"}}, "rope_type"),
         ({"final_logit_softcapping": 30.0}, "final_logit_softcapping"),
@@ -136,7 +138,7 @@ def test_a_config_that_we_do_not_build_is_refused_by_field(change: dict[str, obj
         parse_config({**llama_json(64, 32, 2, 4, 2, 48), **change})
 
 
-@pytest.mark.parametrize("family", ["gemma3", "qwen2", "llama"])
+@pytest.mark.parametrize("family", ["gemma3", "gpt2", "gpt2_untied", "qwen2", "llama"])
 def test_saving_and_loading_gives_the_same_bits(family: str, tmp_path: Path) -> None:
     oracle(family, tmp_path / "a")
     decoder = load_decoder(tmp_path / "a")

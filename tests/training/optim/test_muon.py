@@ -31,7 +31,7 @@ def stepped(rows: int, columns: int, config: OptimizerConfig = CONFIG) -> tuple[
 
 def test_hidden_matrices_are_muons_and_embeddings_norms_and_scalar_heads_are_adamws() -> None:
     decoder, head = toy_decoder(), nn.Linear(32, 1)
-    named = [*decoder.named_parameters(), ("head.score.weight", head.weight), ("head.score.bias", head.bias)]
+    named = [*decoder.named_parameters(), *head.named_parameters(prefix="head.score")]
     muon, matrices_of_adamw, rest = build_optimizer(named, CONFIG).param_groups
     assert "adjust_lr_fn" in muon
     assert len(muon["params"]) == 2 * 7

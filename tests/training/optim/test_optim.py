@@ -137,7 +137,7 @@ def test_a_parameter_without_a_gradient_stays() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # seconds on a free machine
 def test_two_ranks_train_as_one(tmp_path: Path) -> None:
-    """SFT and PPO on the same data with 1 and 2 gloo ranks: the same losses, within float order."""
+    """SFT, pre-training, PPO and GRPO on the same data with 1 and 2 gloo ranks: the same losses, within float order."""
     script = Path(__file__).with_name("two_ranks.py")
     other = subprocess.Popen([sys.executable, str(script), str(tmp_path), "1", "2"], cwd=Path.cwd())
     two_ranks.main(tmp_path, 0, 1)

@@ -1,16 +1,19 @@
-"""Run by test_optim in processes of their own: one rank of a small SFT and of a small PPO."""
+"""Run by test_optim in processes of their own: one rank of a small SFT, of pre-training, of a small PPO and of a small GRPO."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
-from tests.training.rl.toy import sentiment, toy_config, toy_players, toy_prompts
+from tests.training.rl.addition import addition_config, learn_in, right
+from tests.training.rl.toy import sentiment, toy_config, toy_players, train_ppo
+from tests.training.stages.pretrain_and_die import pretrain_config
 from tests.training.toys import ProgressList, sft_rows, toy_model, write_lines
 from training.optim.adam import OptimizerConfig
 from training.optim.ranks import all_different
-from training.stages import ppo, sft
+from training.stages import pretrain, sft
 from training.stages.context import Lineage, Machine, RunContext
 from training.stages.sft import SftConfig
 from training.stages.state import DirectoryCheckpoints
@@ -34,15 +37,23 @@ def main(directory: Path, rank: int, world: int) -> None:
         machine=Machine(threads=1),
     )
     sft.run(config, context)
+    again = replace(
+        pretrain_config(mine), output_directory=directory / f"pretrained-{world}", batch_rows=6, microbatch_rows=2
+    )
+    pretrain.run(again, RunContext(DirectoryCheckpoints(mine / "pretrain-run"), progress, all_different(rank, world)))
     players = toy_players()
     context = RunContext(DirectoryCheckpoints(mine / "ppo-run"), progress, all_different(rank, world))
     settings = toy_config(updates=1, prompts_per_update=32, minibatch_rows=64, epochs_per_update=1)
-    ppo.train(players, toy_prompts(), sentiment, settings, context, lambda: torch.autocast("cpu", enabled=False))
+    train_ppo(players, settings, context, sentiment)
+    context = RunContext(DirectoryCheckpoints(mine / "grpo-run"), progress, all_different(rank, world))
+    groups = addition_config(0, updates=2, prompts_per_update=8, minibatch_rows=128, filter_zero_variance=True)
+    sums = learn_in(context, groups, right)
     if rank == 0:
         figures = {f"{s.stage} {s.step} {n}": v for s in progress.steps for n, v in s.metrics.items()}
-        figures.pop("ppo 1 explained_variance")  # each rank's own
-        weights = players.policy.decoder.state_dict()
-        figures |= {f"sum of {name}": float(tensor.double().sum()) for name, tensor in weights.items()}
+        figures = {name: value for name, value in figures.items() if not name.endswith(("per_second", "memory_bytes"))}
+        for decoder in (players.policy.decoder, sums):
+            weights = decoder.state_dict()
+            figures |= {f"sum of {len(figures)} {n}": float(tensor.double().sum()) for n, tensor in weights.items()}
         torch.save(figures, directory / f"figures-{world}.pt")
     dist.destroy_process_group()
 

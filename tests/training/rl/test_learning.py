@@ -3,6 +3,7 @@
 A rising reward alone passes most bugs (reference/training: 7 of 17 mutants); hence both KL bounds and the EOS rate.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -10,30 +11,30 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.training.rl.toy import STOP, sentiment, toy_config, toy_players, toy_prompts
+from tests.training.rl.judged import train_reward
+from tests.training.rl.toy import STOP, sentiment, toy_config, toy_players, train_ppo
 from tests.training.toys import ProgressList
-from training.rl.experience import RewardShape, Score
+from training.model.reward import critic_from
 from training.rl.kl_control import KlConfig
-from training.rl.losses import policy_loss, token_log_probs
-from training.rl.players import Players
+from training.rl.losses import Clip, policy_loss, token_log_probs
+from training.rl.rewards import RewardShape
 from training.rl.rollout import CachedEngine, Rollout
-from training.stages import ppo
+from training.rl.scores import Score, score_by_model
 from training.stages.context import Progress, RunContext
-from training.stages.ppo import Outcome, PpoConfig
+from training.stages.policy_loop import Outcome
+from training.stages.ppo import PpoConfig, PpoPlayers
 from training.stages.state import DirectoryCheckpoints
 
-
-def no_autocast() -> torch.autocast:
-    return torch.autocast("cpu", enabled=False)
+SEEDS = [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)]
 
 
 def learn(
-    config: PpoConfig, score: Score, runs: Path, players: Players | None = None
+    config: PpoConfig, score: Score, runs: Path, players: PpoPlayers | None = None, gold: Score | None = None
 ) -> tuple[list[Progress], Outcome]:
     torch.set_num_threads(1)
     progress = ProgressList()
     context = RunContext(DirectoryCheckpoints(runs), progress)
-    outcome = ppo.train(players or toy_players(), toy_prompts(), score, config, context, no_autocast)
+    outcome = train_ppo(players or toy_players(), config, context, score, gold)
     return progress.steps, outcome
 
 
@@ -50,6 +51,39 @@ def test_ppo_learns_and_stays_within_bounds(tmp_path: Path) -> None:
     assert last(steps, "eos_rate") > 0.9
     assert max(step.metrics["sampler_mismatch"] for step in steps) < 1e-5
     assert last(steps, "explained_variance") > 0.0
+
+
+@pytest.mark.parametrize("seed", SEEDS[1:])
+def test_ppo_learns_with_other_seeds_too(seed: int, tmp_path: Path) -> None:
+    steps, _ = learn(toy_config(length_floor_fraction=0.0, seed=seed), sentiment, tmp_path, toy_players(10 * seed))
+    assert last(steps, "score") >= 0.8
+    assert 0.5 < last(steps, "kl") < 15
+    assert last(steps, "eos_rate") > 0.9
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_reward_model_comes_near_its_ceiling_and_what_ppo_makes_of_it_is_truly_better(
+    seed: int, tmp_path: Path
+) -> None:
+    judged = train_reward(seed)
+    assert judged.ceiling < 0.9
+    assert judged.accuracy > judged.ceiling - 0.05
+    players = toy_players()
+    players = replace(players, critic=critic_from(judged.reward, tmp_path))
+    # Its scores have a deviation of 1, which is several times the truth's: beta is larger for it.
+    config = toy_config(length_floor_fraction=0.0, seed=seed, kl=KlConfig(initial=0.1))
+    steps, _ = learn(config, score_by_model(judged.reward), tmp_path, players, gold=sentiment)
+    assert steps[0].metrics["gold_score"] < 0.1
+    assert last(steps, "gold_score") >= 0.7
+    assert 0.5 < last(steps, "kl") < 15
+
+
+def test_a_gold_judge_that_falls_while_the_score_rises_stops_training(tmp_path: Path) -> None:
+    config = toy_config(length_floor_fraction=0.0, gold_drop=0.3, checkpoint_every_updates=1)
+    steps, outcome = learn(config, sentiment, tmp_path, gold=lambda rollout: -sentiment(rollout))
+    assert "over-optimisation" in outcome.stopped_because
+    assert steps[-1].metrics["score"] > steps[0].metrics["score"]
+    assert len(steps) < 30
 
 
 def test_control_a_shuffled_reward_teaches_nothing(tmp_path: Path) -> None:
@@ -131,8 +165,7 @@ def test_the_sampled_gradient_is_the_exact_gradient_of_a_bandit() -> None:
     log_probs = policy.decoder.logits(policy.hidden(torch.tensor([prompt])))[:, -1].expand(40_000, -1)
     advantages = rewards[drawn] - rewards[drawn].mean()
     now = token_log_probs(log_probs, drawn)[:, None]
-    torch.autograd.backward(
-        policy_loss(now, now.detach(), advantages[:, None], torch.ones(40_000, 1), 0.2, 40_000).loss
-    )
+    weights = torch.full((40_000, 1), 1 / 40_000)
+    torch.autograd.backward(policy_loss(now, now.detach(), advantages[:, None], weights, Clip()).loss)
     assert (weight.grad - expected).abs().max() < 5e-3
     assert expected.abs().max() > 5e-2

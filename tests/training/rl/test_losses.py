@@ -5,15 +5,22 @@ import math
 import pytest
 import torch
 
+from training.optim.ranks import ALONE
 from training.rl.losses import (
+    LOG_RATIO_LIMIT,
+    Clip,
+    Normalisation,
     bradley_terry,
     centring,
+    dpo,
     k1,
     k3,
+    kto,
     margin_ranking,
     policy_loss,
     token_entropy,
     token_log_probs,
+    token_weights,
     value_loss,
     weighted_cross_entropy,
 )
@@ -72,7 +79,7 @@ def test_centring_pulls_the_sum_of_a_pair_to_zero() -> None:
 def test_the_clipped_surrogate_stops_the_gradient_only_where_the_ratio_has_gone_too_far() -> None:
     ratios, advantages = torch.tensor([[1.5, 0.5, 1.5, 0.5]]), torch.tensor([[1.0, 1.0, -1.0, -1.0]])
     log_probs = ratios.log().requires_grad_(True)
-    result = policy_loss(log_probs, torch.zeros(1, 4), advantages, torch.ones(1, 4), 0.2, 4)
+    result = policy_loss(log_probs, torch.zeros(1, 4), advantages, torch.ones(1, 4) / 4, Clip())
     result.loss.backward()  # type: ignore[no-untyped-call]
     assert log_probs.grad is not None
     assert (log_probs.grad != 0).tolist() == [[False, True, True, False]]
@@ -82,7 +89,7 @@ def test_the_clipped_surrogate_stops_the_gradient_only_where_the_ratio_has_gone_
 
 def test_a_positive_advantage_raises_the_log_prob() -> None:
     log_probs = torch.zeros(1, 2, requires_grad=True)
-    policy_loss(log_probs, torch.zeros(1, 2), torch.tensor([[1.0, -1.0]]), torch.ones(1, 2), 0.2, 2).loss.backward()  # type: ignore[no-untyped-call]
+    policy_loss(log_probs, torch.zeros(1, 2), torch.tensor([[1.0, -1.0]]), torch.ones(1, 2), Clip()).loss.backward()  # type: ignore[no-untyped-call]
     assert log_probs.grad is not None
     assert log_probs.grad[0, 0] < 0 < log_probs.grad[0, 1]  # descent raises the first, lowers the second
 
@@ -90,7 +97,7 @@ def test_a_positive_advantage_raises_the_log_prob() -> None:
 def test_masked_tokens_have_no_part_in_the_policy_loss() -> None:
     advantages, mask = torch.tensor([[1.0, 99.0]]), torch.tensor([[1, 0]])
     log_probs = torch.zeros(1, 2, requires_grad=True)
-    result = policy_loss(log_probs, torch.tensor([[0.0, -5.0]]), advantages, mask, 0.2, 1)
+    result = policy_loss(log_probs, torch.tensor([[0.0, -5.0]]), advantages, mask, Clip())
     result.loss.backward()  # type: ignore[no-untyped-call]
     assert result.loss.item() == -1.0
     assert log_probs.grad is not None and log_probs.grad[0, 1] == 0
@@ -99,16 +106,48 @@ def test_masked_tokens_have_no_part_in_the_policy_loss() -> None:
 
 
 def test_an_absurd_ratio_stays_finite() -> None:
-    result = policy_loss(torch.tensor([[500.0]]), torch.tensor([[-500.0]]), -torch.ones(1, 1), torch.ones(1, 1), 0.2, 1)
-    assert torch.isfinite(result.loss)
+    log_probs = torch.tensor([[500.0]], requires_grad=True)
+    result = policy_loss(log_probs, torch.tensor([[-500.0]]), -torch.ones(1, 1), torch.ones(1, 1), Clip())
+    result.loss.backward()  # type: ignore[no-untyped-call]
+    assert result.loss.item() == pytest.approx(math.exp(LOG_RATIO_LIMIT))
+    assert log_probs.grad is not None and torch.isfinite(log_probs.grad).all()
+
+
+def test_clip_higher_gives_rare_tokens_more_room_upwards_than_downwards() -> None:
+    ratios, advantages = torch.tensor([[1.25, 1.3, 0.75, 0.85]]), torch.tensor([[1.0, 1.0, -1.0, -1.0]])
+    result = policy_loss(ratios.log(), torch.zeros(1, 4), advantages, torch.ones(1, 4), Clip(0.2, 0.28))
+    assert result.loss.item() == pytest.approx(-(1.25 + 1.28 - 0.8 - 0.85), abs=1e-5)
+    assert result.clipped_tokens.item() == 2
+
+
+WEIGHTED = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0]])  # four tokens, two, and a row that teaches nothing
+
+
+@pytest.mark.parametrize(
+    ("normalisation", "expected"),
+    [
+        (Normalisation.TOKEN, [4 / 6, 2 / 6, 0]),  # the long response counts twice the short one
+        (Normalisation.SEQUENCE, [1 / 2, 1 / 2, 0]),  # they count alike
+        (Normalisation.CONSTANT, [4 / 20, 2 / 20, 0]),  # by length, whatever the others' lengths
+    ],
+)
+def test_each_normalisation_weighs_responses_as_it_says(normalisation: Normalisation, expected: list[float]) -> None:
+    weights = token_weights(WEIGHTED, ALONE, normalisation, constant_tokens=10)
+    assert weights.sum(1).tolist() == pytest.approx(expected)
+    assert (weights > 0).tolist() == WEIGHTED.bool().tolist()
+
+
+def test_a_batch_without_tokens_weighs_nothing_and_divides_by_nothing() -> None:
+    for normalisation in Normalisation:
+        assert token_weights(torch.zeros(2, 3), ALONE, normalisation, 10).tolist() == [[0] * 3] * 2
 
 
 def test_the_value_loss_takes_the_worse_of_clipped_and_unclipped() -> None:
-    old, returns, mask = torch.zeros(1, 2), torch.tensor([[1.0, 0.1]]), torch.ones(1, 2)
+    old, returns, halves = torch.zeros(1, 2), torch.tensor([[1.0, 0.1]]), torch.full((1, 2), 0.5)
     values = torch.tensor([[1.0, 0.1]], requires_grad=True)  # both exact, but 1.0 jumped further than 0.2
-    loss = value_loss(values, old, returns, mask, 0.2, 2)
+    loss = value_loss(values, old, returns, halves, 0.2)
     assert loss.item() == pytest.approx(0.5 * (1.0 - 0.2) ** 2 / 2, abs=1e-6)
-    far = value_loss(torch.tensor([[3.0, 0.1]]), old, returns, mask, 0.2, 2)
+    far = value_loss(torch.tensor([[3.0, 0.1]]), old, returns, halves, 0.2)
     assert far.item() == pytest.approx(0.5 * (3.0 - 1.0) ** 2 / 2, abs=1e-6)
 
 
@@ -122,3 +161,47 @@ def test_k1_and_k3_are_unbiased_and_k3_is_never_negative() -> None:
     assert estimates[1].mean().item() == pytest.approx(exact, abs=0.01)
     assert estimates[1].min() >= 0 > estimates[0].min()
     assert estimates[1].std() < estimates[0].std()
+
+
+def gradient_of(loss: torch.Tensor, *leaves: torch.Tensor) -> list[float]:
+    return [gradient.item() for gradient in torch.autograd.grad(loss, leaves)]
+
+
+def test_dpo_of_a_policy_that_is_its_reference_is_log_two() -> None:
+    none = torch.zeros(3)
+    assert dpo(none, none, none, 0.1, 0.0, 3).item() == pytest.approx(math.log(2), abs=1e-6)
+    assert dpo(none, none, none, 0.1, 0.3, 3).item() == pytest.approx(math.log(2), abs=1e-6)
+
+
+def test_dpo_weighs_the_gap_by_beta_and_asks_for_the_margin() -> None:
+    chosen, rejected = torch.tensor([3.0], requires_grad=True), torch.tensor([1.0], requires_grad=True)
+    loss = dpo(chosen, rejected, torch.tensor([0.5]), 0.1, 0.0, 2)
+    assert loss.item() == pytest.approx(math.log(1 + math.exp(-(0.1 * 2 - 0.5))) / 2, abs=1e-6)
+    for_chosen, for_rejected = gradient_of(loss, chosen, rejected)
+    assert for_chosen == pytest.approx(
+        -0.1 / (1 + math.exp(-0.3)) / 2, abs=1e-6
+    )  # at most beta: descent raises the chosen
+    assert for_rejected == -for_chosen
+
+
+def test_smoothed_dpo_stops_where_the_flipped_labels_would_be_even() -> None:
+    even = math.log(0.8 / 0.2) / 0.1  # beta gap = logit of the share of right labels
+    chosen = torch.tensor([even], requires_grad=True)
+    flat = gradient_of(dpo(chosen, torch.zeros(1), torch.zeros(1), 0.1, 0.2, 1), chosen)
+    assert flat == pytest.approx([0.0], abs=1e-7)
+    beyond = torch.tensor([even + 5], requires_grad=True)
+    assert gradient_of(dpo(beyond, torch.zeros(1), torch.zeros(1), 0.1, 0.2, 1), beyond)[0] > 1e-3
+    assert gradient_of(dpo(beyond, torch.zeros(1), torch.zeros(1), 0.1, 0.0, 1), beyond)[0] < 0
+
+
+def test_kto_by_hand() -> None:
+    ratios, up = torch.tensor([2.0, 2.0, -1.0]), torch.tensor([True, False, False])
+    sigmoid = [1 / (1 + math.exp(-x)) for x in (0.1 * (2 - 0.5), 0.1 * (0.5 - 2), 0.1 * (0.5 + 1))]
+    wanted = (4 * (1 - sigmoid[0]) + 1 * (1 - sigmoid[1]) + 1 * (1 - sigmoid[2])) / 6
+    assert kto(ratios, up, 0.5, 0.1, (4.0, 1.0), 6).item() == pytest.approx(wanted, abs=1e-6)
+
+
+def test_kto_raises_what_is_liked_and_lowers_what_is_not_by_their_weights() -> None:
+    ratios = torch.zeros(2, requires_grad=True)
+    (gradient,) = torch.autograd.grad(kto(ratios, torch.tensor([True, False]), 0.0, 0.1, (4.0, 1.0), 2), ratios)
+    assert gradient.tolist() == pytest.approx([-4 * 0.1 / 4 / 2, 0.1 / 4 / 2], abs=1e-7)

@@ -6,7 +6,7 @@ import torch
 from training.optim.ranks import ALONE
 from training.rl.advantages import explained_variance, gae, whiten
 from training.rl.kl_control import KlConfig, next_beta
-from training.rl.rewards import response_scores, sequence_kl, token_rewards
+from training.rl.rewards import overlong_penalty, response_scores, sequence_kl, token_rewards
 
 MASK = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1], [1, 0, 0, 0]])
 
@@ -27,6 +27,12 @@ def test_drifting_from_the_reference_costs_beta_per_nat() -> None:
 def test_an_unfinished_response_costs_the_penalty_and_scores_are_clipped() -> None:
     scores = response_scores(torch.tensor([0.5, 0.5, 99.0]), torch.tensor([True, False, True]), 2.0, clip=5.0)
     assert scores.tolist() == [0.5, -1.5, 5.0]
+
+
+def test_length_begins_to_cost_only_near_the_limit() -> None:
+    mask = (torch.arange(10) < torch.tensor([[5], [6], [8], [10]])).long()
+    assert overlong_penalty(mask, 10, 4).tolist() == [0, 0, 0.5, 1]
+    assert overlong_penalty(mask, 10, 0).tolist() == [0, 0, 0, 0]
 
 
 def brute_force_gae(rewards: list[float], values: list[float], discount: float, lam: float) -> list[float]:
@@ -67,8 +73,8 @@ def test_whitening_sees_real_tokens_only() -> None:
 
 def test_explained_variance_is_one_for_a_perfect_critic_and_zero_for_a_constant_one() -> None:
     returns = torch.tensor([[1.0, 2.0, 3.0, 77.0]])
-    assert explained_variance(returns, returns, MASK[:1]) == 1.0
-    assert explained_variance(torch.ones(1, 4), returns, MASK[:1]) == pytest.approx(0.0, abs=1e-6)
+    assert explained_variance(returns, returns, MASK[:1], ALONE) == 1.0
+    assert explained_variance(torch.ones(1, 4), returns, MASK[:1], ALONE) == pytest.approx(0.0, abs=1e-6)
 
 
 def test_beta_follows_the_target_by_at_most_a_fifth_of_samples_over_horizon() -> None:

@@ -14,34 +14,38 @@ from training.model.head import ScalarHead
 from training.model.reward import ScalarModel
 from training.model.transformer import Decoder, initialise
 from training.optim.adam import OptimizerConfig
-from training.rl.experience import RewardShape
 from training.rl.kl_control import KlConfig
-from training.rl.players import Players
+from training.rl.rewards import RewardShape
 from training.rl.rollout import Rollout
-from training.stages.context import Lineage, Machine
-from training.stages.ppo import PpoConfig, Prompts
+from training.rl.scores import Score
+from training.stages.context import Lineage, Machine, RunContext
+from training.stages.policy_loop import Outcome, Setting, own_engine, train
+from training.stages.ppo import Ppo, PpoConfig, PpoPlayers
+from training.stages.prompts import Prompts
 
 TOKENS, STOP = 24, 1
 GOOD, BAD = tuple(range(4, 8)), tuple(range(8, 16))
 
 
 def toy_decoder(seed: int = 1, hidden_size: int = 32) -> Decoder:
+    torch.set_num_threads(1)  # threads of products this small wait for each other
     decoder = Decoder(parse_config(llama_json(TOKENS, hidden_size, 2, 4, 2, 2 * hidden_size)))
     initialise(decoder, seed)
     return decoder.eval()
 
 
-def toy_players(seed: int = 1, hidden_size: int = 32) -> Players:
+def toy_players(seed: int = 1, hidden_size: int = 32) -> PpoPlayers:
     policy = toy_decoder(seed, hidden_size)
     reference = copy.deepcopy(policy).requires_grad_(False)
     critic = ScalarModel(Backbone(toy_decoder(seed + 1, hidden_size)), ScalarHead(hidden_size))
-    return Players(Backbone(policy), Backbone(reference), critic)
+    return PpoPlayers(Backbone(policy), Backbone(reference), critic)
 
 
 def toy_prompts(count: int = 64, seed: int = 3) -> Prompts:
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.randint(2, 6, (count,), generator=generator).tolist()
-    return Prompts([torch.randint(2, TOKENS, (n,), generator=generator).tolist() for n in lengths], (STOP,), 0)
+    ids = [torch.randint(2, TOKENS, (n,), generator=generator).tolist() for n in lengths]
+    return Prompts(ids, [""] * count, (STOP,), 0)
 
 
 def sentiment(rollout: Rollout) -> torch.Tensor:
@@ -72,3 +76,15 @@ def toy_config(**changes: object) -> PpoConfig:
         "machine": Machine(threads=1),
     }
     return PpoConfig(**{**settings, **changes})  # type: ignore[arg-type]
+
+
+def no_autocast() -> torch.autocast:
+    return torch.autocast("cpu", enabled=False)
+
+
+def train_ppo(
+    players: PpoPlayers, config: PpoConfig, context: RunContext, score: Score, gold: Score | None = None
+) -> Outcome:
+    prompts = toy_prompts()
+    algorithm = Ppo(players, config, Setting(prompts, score, no_autocast, context.ranks, gold))
+    return train("ppo", algorithm, prompts, config, context, own_engine(players.policy, prompts))

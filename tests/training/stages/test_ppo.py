@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.training.rl.toy import sentiment, toy_config, toy_players, toy_prompts
+from tests.training.rl.toy import sentiment, toy_config, toy_players, train_ppo
 from tests.training.stages.test_reward_model import pair_rows
 from tests.training.toys import WORDS, KillAfter, Killed, ProgressList, toy_model, user, write_lines
 from training.data.chat import load_chat
@@ -18,10 +18,12 @@ from training.model.reward import RewardModelError
 from training.optim.adam import OptimizerConfig
 from training.optim.gradients import NonFiniteError
 from training.rl.kl_control import KlConfig
-from training.rl.players import open_players
+from training.rl.players import open_critic, open_players
 from training.stages import ppo, reward_model
 from training.stages.context import ConfigError, Lineage, Machine, RunContext
+from training.stages.policy_artifact import sources
 from training.stages.ppo import PpoConfig
+from training.stages.prompts import read_data
 from training.stages.reward_model import RewardModelConfig
 from training.stages.state import DirectoryCheckpoints, latest_complete
 
@@ -94,9 +96,7 @@ def test_an_update_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoin
     config = toy_config(updates=2, policy_optimizer=far, checkpoint_every_updates=1)
     context = RunContext(DirectoryCheckpoints(tmp_path), ProgressList())
     with pytest.raises(NonFiniteError, match="update 1, policy loss"):
-        ppo.train(
-            toy_players(), toy_prompts(), sentiment, config, context, lambda: torch.autocast("cpu", enabled=False)
-        )
+        train_ppo(toy_players(), config, context, sentiment)
     kept = latest_complete(tmp_path)
     assert kept is not None
     assert kept.name == "step-000000"
@@ -121,16 +121,19 @@ def test_it_writes_a_model_that_differs_from_its_parent_and_says_where_it_comes_
 
 
 def test_with_lora_all_four_share_one_decoder_and_only_adapters_learn(config: PpoConfig, tmp_path: Path) -> None:
-    players, reward = open_players(config.model_directory, config.reward_model_directory, config.lora, None, 0)
+    made_of = sources(config, None)
+    players = open_players(made_of, with_reference=True)
+    critic, reward = open_critic(players, made_of), players.reward
+    assert players.reference is not None and reward is not None
     decoders = {
         id(backbone.decoder)
-        for backbone in (players.policy, players.reference, players.critic.backbone, reward.scalar.backbone)
+        for backbone in (players.policy, players.reference, critic.backbone, reward.scalar.backbone)
     }
     assert len(decoders) == (4 if config.lora is None else 1)
-    learning = {id(p) for part in (players.policy, players.critic) for _, p in part.named_parameters()}
+    learning = {id(p) for part in (players.policy, critic) for _, p in part.named_parameters()}
     frozen = {id(p) for part in (reward.scalar,) for _, p in part.named_parameters()}
     assert not learning & frozen
-    assert all(p.requires_grad for part in (players.policy, players.critic) for _, p in part.named_parameters())
+    assert all(p.requires_grad for part in (players.policy, critic) for _, p in part.named_parameters())
     assert not any(p.requires_grad for _, p in reward.scalar.named_parameters())
     if config.lora is not None:
         assert all("adapters.policy" in name for name, _ in players.policy.named_parameters())
@@ -156,10 +159,16 @@ def test_a_whole_reward_model_cannot_read_trimmed_ids(config: PpoConfig, tmp_pat
 
 def test_long_prompts_are_dropped_and_counted(config: PpoConfig) -> None:
     write_lines(config.data_path, [{"messages": user("tree")}, {"messages": user("tree " * 300)}])
-    prompts = ppo.read_data(config, load_chat(config.model_directory))
+    prompts = read_data(config, load_chat(config.model_directory))
     assert (len(prompts.ids), prompts.dropped_too_long) == (1, 1)
 
 
 def test_minibatches_must_divide_an_update(config: PpoConfig) -> None:
     with pytest.raises(ConfigError, match="minibatch_rows: 3 does not divide the 8 rows"):
         replace(config, minibatch_rows=3)
+
+
+def test_dropout_is_nowhere(config: PpoConfig) -> None:
+    players = open_players(sources(config, None), with_reference=True)
+    for module in players.policy.decoder.modules():
+        assert not isinstance(module, torch.nn.Dropout)

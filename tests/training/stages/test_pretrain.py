@@ -1,6 +1,5 @@
 """Pre-training: learning, the same gradient however it is split, measuring, samples, and a model directory that SFT can start from."""
 
-import math
 import signal
 import subprocess
 import sys
@@ -17,11 +16,9 @@ from tests.training.toys import KillAfter, Killed, ProgressList
 from training.cluster.runner import StageRun, run_stage
 from training.cluster.sample_log import SAMPLES, read_samples
 from training.data.chat import load_chat
-from training.data.packing import PackedRows
 from training.data.token_shards import ShardConfig, ShardError, open_shards, write_shards
 from training.data.tokenize import train_tokenizer
-from training.evaluation.perplexity import measure
-from training.manifest import verify_manifest
+from training.manifest import ManifestError, verify_manifest
 from training.model.checkpoint import load_decoder
 from training.model.config import llama_json, parse_config
 from training.model.transformer import Decoder, initialise
@@ -123,43 +120,6 @@ def test_with_activations_computed_again_a_run_has_the_same_bits(config: Pretrai
     assert one == other
 
 
-def test_bits_per_byte_are_those_of_each_held_out_text_by_itself(config: PretrainConfig) -> None:
-    # Rows of which each holds whole documents or parts: long ones make no difference to a text that fits.
-    data = pretrain.open_data(replace(config, context_tokens=256))
-    decoder = Decoder(parse_config(config.model_json))
-    initialise(decoder, 3)
-    stream = data.held_out.stream
-    single_row = PackedRows(stream, stream.tokens, "documents")
-    surprise = measure(decoder, single_row, 4, plainly, ALONE)
-    nats, text_bytes = 0.0, 0
-    for number in range(stream.documents):
-        ids = torch.from_numpy(stream.read(*stream.token_begins[number : number + 2].tolist()))
-        with torch.no_grad():
-            log_probs = decoder.logits(decoder(ids[None]))[0].log_softmax(-1)
-        nats -= sum(float(log_probs[place, ids[place + 1]]) for place in range(len(ids) - 2))  # not the end token
-        text_bytes += len(load_chat(config.tokenizer_directory).decode(ids.tolist()).encode())
-    assert surprise.bytes == text_bytes
-    assert surprise.bits_per_byte == pytest.approx(nats / math.log(2) / text_bytes, rel=1e-5)
-    assert surprise.perplexity == pytest.approx(math.exp(nats / surprise.tokens), rel=1e-5)
-    cut = measure(decoder, PackedRows(stream, 7, "documents"), 4, plainly, ALONE)
-    assert (cut.tokens, cut.bytes) == (surprise.tokens, surprise.bytes)
-
-
-def test_bits_per_byte_of_a_model_that_knows_nothing_are_those_of_the_vocabulary(config: PretrainConfig) -> None:
-    data = pretrain.open_data(config)
-    decoder = Decoder(parse_config(config.model_json))
-    nn.init.zeros_(decoder.model.embed_tokens.weight)
-    surprise = measure(decoder, data.held_out, 4, plainly, ALONE)
-    assert surprise.bits_per_byte == pytest.approx(math.log2(280) * surprise.tokens / surprise.bytes, rel=1e-5)
-
-
-def test_a_stream_is_not_measured(config: PretrainConfig) -> None:
-    data = pretrain.open_data(config)
-    stream = PackedRows(data.held_out.stream, 8, "stream")
-    with pytest.raises(ValueError, match="packing: 'stream'"):
-        measure(Decoder(parse_config(config.model_json)), stream, 4, plainly, ALONE)
-
-
 def test_samples_lie_beside_the_progress_and_change_only_with_the_model(config: PretrainConfig, tmp_path: Path) -> None:
     config = replace(config, samples=SampleConfig(("the tree", ""), max_tokens=8))
     run_stage(StageRun("run", pretrain.run, config), tmp_path / "runs")
@@ -232,6 +192,13 @@ def test_another_tokenizer_than_that_of_the_shards_is_refused(config: PretrainCo
     train_tokenizer(["something else"], 270, tmp_path / "other")
     with pytest.raises(ShardError, match="tokenizer_directory"):
         train(replace(config, tokenizer_directory=tmp_path / "other"), tmp_path / "run")
+
+
+def test_a_checkpoint_of_another_model_is_refused(config: PretrainConfig, tmp_path: Path) -> None:
+    train(replace(config, steps=10), tmp_path / "run")
+    other = replace(config, output_directory=tmp_path / "other", model_json=llama_json(280, 48, 2, 4, 2, 64))
+    with pytest.raises(ManifestError, match="step-000010: holds the state of another model"):
+        train(other, tmp_path / "run")
 
 
 def test_bfloat16_learns_too(config: PretrainConfig, tmp_path: Path) -> None:

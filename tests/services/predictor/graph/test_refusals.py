@@ -32,6 +32,7 @@ def config(llama_directory: Path) -> dict[str, Any]:
     [
         ({"model_type": "mixtral"}, "model_type"),
         ({"model_type": None}, "model_type"),
+        ({"model_type": "gpt2"}, "model_type must be one of llama, qwen2, qwen3, gemma3_text"),
         ({"hidden_act": "relu"}, "hidden_act"),
         ({"hidden_size": "64"}, "hidden_size"),
         ({"num_hidden_layers": 0}, "num_hidden_layers"),

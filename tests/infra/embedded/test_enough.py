@@ -1,0 +1,107 @@
+"""Too little feedback is told before anything is installed, in a turn's words, and left for the page; a turn that was cut off goes on."""
+
+import json
+import os
+from collections.abc import Iterator
+from concurrent import futures
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
+
+from infra.embedded.__main__ import TOO_LITTLE, check
+from infra.embedded.enough import NEEDED_THUMBS, SilentFeedbackError, standing_thumbs, too_little
+from infra.supervision.supervisor import RUNNING
+from training.__main__ import RECIPES
+from training.__main__ import TOO_LITTLE as TURNS_TOO_LITTLE
+from training.recipes.recipe import Plan
+from training.runs import LoopRunningError, RunRecord, RunResult, Runs, exclusive
+from training.status import read_status
+
+
+class Log(feedback_pb2_grpc.FeedbackLogServiceServicer):
+    """Counts what it is told to."""
+
+    thumbs = 0
+
+    def CountThumbs(self, request: Any, context: Any) -> Any:
+        up = feedback_pb2.ThumbCount(model_version="nano-0", arm="stable", up=self.thumbs)
+        return feedback_pb2.CountThumbsResponse(counts=[up, feedback_pb2.ThumbCount(arm="pinned", down=1)])
+
+
+@pytest.fixture
+def log() -> Log:
+    return Log()
+
+
+@pytest.fixture
+def feedback(log: Log) -> Iterator[str]:
+    """Its address."""
+    server = grpc.server(futures.ThreadPoolExecutor(1))
+    feedback_pb2_grpc.add_FeedbackLogServiceServicer_to_server(log, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield f"127.0.0.1:{port}"
+    server.stop(None).wait()
+
+
+def begun(state: Path) -> Runs:
+    """A turn is under way."""
+    runs = Runs(state / "loop")
+    runs.begin(RunRecord("nano-1", "nano", "nano-0", "snap-1", "2026-11-26T12:00:00+00:00"))
+    return runs
+
+
+def test_what_is_missing_is_said_and_stands_where_the_page_looks(
+    tmp_path: Path, log: Log, feedback: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log.thumbs = 40
+    begun(tmp_path).end("nano-1", RunResult("refused", "too weak", "2026-11-26T13:00:00+00:00"))
+    (tmp_path / "loop" / "status.json").write_text(json.dumps(BEFORE))
+    assert too_little("nano", tmp_path, feedback)
+    assert capsys.readouterr().out.endswith(" not enough feedback: 41 thumbs, 200 needed\n")
+    status = read_status(tmp_path / "loop")
+    assert status is not None
+    assert (status.run, status.recipe, status.result) == ("nano-2", "nano", "not_enough_feedback")
+    assert (status.needed_thumbs, status.learned_until) == (200, "2026-11-26T12:00:00+00:00")
+    assert status.erased_versions == BEFORE["erased_versions"]
+
+
+BEFORE = {"run": "nano-1", "recipe": "nano", "started": "", "steps": [], "erased_versions": [{"version": "nano-1"}]}
+
+
+def test_enough_is_left_to_the_turn(tmp_path: Path, log: Log, feedback: str) -> None:
+    log.thumbs = 199
+    assert not too_little("nano", tmp_path, feedback)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_turn_that_was_cut_off_goes_on_with_what_it_had(tmp_path: Path, feedback: str) -> None:
+    begun(tmp_path)
+    assert not too_little("nano", tmp_path, feedback)
+
+
+def test_a_turn_that_runs_keeps_what_it_shows(tmp_path: Path, feedback: str) -> None:
+    with exclusive(tmp_path / "loop", "recipe nano"), pytest.raises(LoopRunningError, match="a loop runs already"):
+        too_little("nano", tmp_path, feedback)
+    assert read_status(tmp_path / "loop") is None
+
+
+def test_a_service_that_is_silent_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("infra.embedded.enough.CALL_SECONDS", 0.1)
+    with pytest.raises(SilentFeedbackError, match=r"feedback service at 127\.0\.0\.1:1: DEADLINE_EXCEEDED"):
+        standing_thumbs("127.0.0.1:1")
+
+
+def test_the_command_ends_as_the_turn_would(tmp_path: Path, feedback: str) -> None:
+    ports = {"feedback": int(feedback.rsplit(":", 1)[1])}
+    (tmp_path / RUNNING).write_text(json.dumps({"pid": os.getpid(), "ports": ports}))
+    assert check("small", tmp_path) == TOO_LITTLE == TURNS_TOO_LITTLE
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_what_is_needed_is_what_the_recipe_says(recipe: str, tmp_path: Path) -> None:
+    config = RECIPES[recipe](Plan(f"{recipe}-1", tmp_path, tmp_path))
+    assert NEEDED_THUMBS[recipe] == config.sets.min_thumbs

@@ -1,0 +1,110 @@
+"""Our side: what each stage does with a batch, on the fixed one. Microbatches are smaller than the batch on purpose: TRL sees it whole."""
+
+from collections.abc import Iterable
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from tests.oracle.batch import BETA, CENTRE, DOWN_WEIGHT, UP_WEIGHT, Batch
+from training.data.chat import load_chat
+from training.data.examples import read_pairs, read_sft, read_thumbs
+from training.data.tensors import TokenisedExample, microbatches
+from training.model.backbone import Backbone
+from training.model.checkpoint import load_decoder
+from training.model.head import ScalarHead
+from training.model.reward import ScalarModel
+from training.optim.ranks import ALONE
+from training.rl.reference import PolicyAndReference
+from training.stages import dpo, kto, reward_model, sft
+from training.stages.context import Lineage
+
+Figures = dict[str, float]
+
+
+def losses(batch: Batch) -> Figures:
+    """Loss and norm of the gradient, by name."""
+    torch.set_num_threads(1)
+    return {**of_sft(batch), **of_reward_model(batch), **of_dpo(batch), **of_kto(batch)}
+
+
+def learned_texts(batch: Batch) -> list[str]:
+    """What SFT learns of each row, decoded with its control tokens."""
+    chat = load_chat(batch.model("policy"))
+    names = {chat.end_id: "<|end|>"}
+    return [
+        "".join(names.get(i, chat.decode([i])) for i in chat.response_ids(row.response))
+        for row in read_sft(batch.folder / "sft.jsonl")
+    ]
+
+
+def of_sft(batch: Batch) -> Figures:
+    chat, policy = load_chat(batch.model("policy")), backbone(batch, "policy")
+    examples = [
+        TokenisedExample(tuple(chat.prompt_ids(row.messages)), tuple(chat.response_ids(row.response)))
+        for row in read_sft(batch.folder / "sft.jsonl")
+    ]
+    tokens = sum(len(example.response) for example in examples)
+    loss = sft.accumulate(policy, microbatches(examples, 2), tokens, no_autocast, ALONE)
+    return figures("SFT", loss, policy.decoder.parameters())
+
+
+def of_reward_model(batch: Batch) -> Figures:
+    chat, scalar = load_chat(batch.model("reward")), scalar_model(batch, "reward")
+    pairs = [reward_model.tokenise(row, chat) for row in read_pairs(batch.folder / "pairs.jsonl")]
+    config = reward_model.RewardModelConfig(
+        *places(batch), centre_coefficient=CENTRE, batch_pairs=len(pairs), microbatch_pairs=2
+    )
+    loss = reward_model.accumulate(scalar, pairs, config, no_autocast, ALONE)["loss"]
+    return figures("reward model", loss, (parameter for _, parameter in scalar.named_parameters()))
+
+
+def of_dpo(batch: Batch) -> Figures:
+    chat, models = load_chat(batch.model("policy")), policy_and_reference(batch)
+    pairs = [dpo.tokenise(row, chat) for row in read_pairs(batch.folder / "pairs.jsonl")]
+    config = dpo.DpoConfig(*places(batch), beta=BETA, batch_pairs=len(pairs), microbatch_pairs=2)
+    loss = dpo.accumulate(models, pairs, config, no_autocast, ALONE)["loss"]
+    return figures("DPO", loss, models.policy.decoder.parameters())
+
+
+def of_kto(batch: Batch) -> Figures:
+    chat, models = load_chat(batch.model("policy")), policy_and_reference(batch)
+    thumbs = [kto.tokenise(row, chat) for row in read_thumbs(batch.folder / "thumbs.jsonl")]
+    config = kto.KtoConfig(*places(batch), beta=BETA, batch_rows=len(thumbs), microbatch_rows=2)
+    z0 = kto.baseline(models, thumbs, config, no_autocast, ALONE)
+    loss = kto.accumulate(models, thumbs, z0, (UP_WEIGHT, DOWN_WEIGHT), config, no_autocast, ALONE)["loss"]
+    return {"KTO z0": z0, **figures("KTO", loss, models.policy.decoder.parameters())}
+
+
+def figures(name: str, loss: float, parameters: Iterable[nn.Parameter]) -> Figures:
+    return {f"{name} loss": loss, f"{name} gradient norm": norm_of(parameters)}
+
+
+def norm_of(parameters: Iterable[nn.Parameter]) -> float:
+    """Norm of the gradient over all of them."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    return float(torch.stack([gradient.double().norm() for gradient in gradients]).norm())
+
+
+def policy_and_reference(batch: Batch) -> PolicyAndReference:
+    return PolicyAndReference(backbone(batch, "policy"), backbone(batch, "reference"))
+
+
+def backbone(batch: Batch, name: str) -> Backbone:
+    return Backbone(load_decoder(batch.model(name)))
+
+
+def scalar_model(batch: Batch, name: str) -> ScalarModel:
+    decoder = load_decoder(batch.model(name))
+    head = ScalarHead(decoder.config.hidden_size)
+    head.load_state_dict(load_file(batch.model(name) / "head.safetensors"))
+    return ScalarModel(Backbone(decoder), head)
+
+
+def places(batch: Batch) -> tuple[object, ...]:
+    """The paths of a config and its lineage; nothing is read from or written to them here."""
+    return batch.model("policy"), batch.folder, batch.folder / "output", Lineage("oracle")
+
+
+def no_autocast() -> torch.autocast:
+    return torch.autocast("cpu", enabled=False)

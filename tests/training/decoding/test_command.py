@@ -1,0 +1,115 @@
+"""`python -m training generate` as a user calls it."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.training.toys import toy_model
+from training.__main__ import main
+from training.data.chat import Message, load_chat
+from training.decoding.beam import Beams, beam_search
+from training.decoding.presets import PRESETS, Task
+from training.decoding.rows import Rows, stop_at
+from training.decoding.rules import Rules
+from training.decoding.sampling import sample
+from training.model.backbone import Backbone
+from training.model.checkpoint import load_decoder, save_decoder
+from training.model.config import gpt2_json, parse_config
+from training.model.transformer import Decoder, initialise
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return toy_model(tmp_path / "model")
+
+
+def answer(directory: Path, rules: Rules, tokens: int, seed: int, words: str = "good tree") -> str:
+    chat, ours = load_chat(directory), Backbone(load_decoder(directory))
+    rows = Rows(ours, [chat.prompt_ids([Message("user", words)])], tokens)
+    return chat.decode(sample(rows, rules, stop_at(chat.stop_ids), tokens, [seed])[0].ids)
+
+
+def test_an_answer_is_drawn_as_the_task_is_served(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["generate", str(directory), "--prompt", "good tree", "--max-tokens", "20", "--seed", "5"]
+    for task in (Task.CODE, Task.CREATIVE):
+        assert main([*words, "--task", task]) == 0
+        assert capsys.readouterr().out == answer(directory, PRESETS[task], 20, 5) + "\n"
+    assert main([*words, "--temperature", "0"]) == 0
+    assert capsys.readouterr().out == answer(directory, Rules(temperature=0), 20, 5) + "\n"
+
+
+def test_text_is_shown_token_by_token(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    monkeypatch.setattr(sys.stdout, "write", written.append)
+    main(["generate", str(directory), "--prompt", "good", "--max-tokens", "12"])
+    assert len(written) > 6
+    assert written[-1].endswith("\n")
+
+
+def test_beams_print_the_best_one(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", str(directory), "--prompt", "good", "--max-tokens", "6", "--beams", "3"]) == 0
+    chat = load_chat(directory)
+    prompt = chat.prompt_ids([Message("user", "good")])
+    best = beam_search(Backbone(load_decoder(directory)), [prompt], Beams(3), 6, chat.stop_ids)[0][0]
+    assert capsys.readouterr().out == chat.decode(best.ids) + "\n"
+
+
+def test_a_model_without_a_template_continues_plain_text(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = json.loads((directory / "tokenizer_config.json").read_text())
+    del settings["chat_template"]
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings))
+    words = ["generate", str(directory), "--prompt", "good tree", "--max-tokens", "5"]
+    assert main(words) == 1
+    assert capsys.readouterr().err == "failed: tokenizer_config.json: chat_template is missing\n"
+    assert main([*words, "--plain"]) == 0
+    assert capsys.readouterr().out.strip()
+
+
+def test_gpt2_shaped_models_are_spoken_to_as_any_other(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = json.loads((directory / "config.json").read_text())["vocab_size"]
+    decoder = Decoder(parse_config(gpt2_json(rows, 32, 2, 4, max_positions=40)))
+    initialise(decoder, seed=1)
+    save_decoder(decoder, directory)
+    words = ["generate", str(directory), "--prompt", "good tree"]
+    assert main(words) == 0  # as many tokens as its positions have room for
+    assert capsys.readouterr().out.strip()
+    assert main([*words, "--max-tokens", "40"]) == 1
+    assert "max_positions: a prompt of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "refusal"),
+    [
+        ("--temperature", "3", "temperature: 3 is not 0 to 2"),
+        ("--top-p", "0", "top_p: 0 is not above 0 to 1"),
+        ("--top-k", "-2", "top_k: -2 is not at least 0"),
+        ("--min-p", "1", "min_p: 1 is not 0 to below 1"),
+        ("--repetition-penalty", "0", "repetition_penalty: 0 is not above 0"),
+        ("--max-tokens", "0", "max_tokens: 0 is not 1 to 4096"),
+        ("--max-tokens", "5000", "max_tokens: 5000 is not 1 to 4096"),
+        ("--beams", "0", "beams: 0 is below 1"),
+        ("--stop", "", "stop: a text of 0 characters"),
+    ],
+)
+def test_bad_values_are_refused_by_field_and_limit(
+    option: str, value: str, refusal: str, directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["generate", str(directory), "--prompt", "good", option, value]) == 1
+    assert capsys.readouterr().err.startswith(f"failed: {refusal}")
+
+
+def test_a_directory_that_is_no_model_is_refused_without_a_traceback(
+    directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["generate", str(tmp_path / "nothing"), "--prompt", "x"]) == 1
+    assert "tokenizer.json: is not in" in capsys.readouterr().err
+    (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
+    assert main(["generate", str(directory), "--prompt", "x"]) == 1
+    assert "Reading a pickle runs what is in it" in capsys.readouterr().err
+    (directory / "tokenizer.json").write_text("{")
+    assert main(["generate", str(directory), "--prompt", "x"]) == 1
+    assert capsys.readouterr().err.startswith("failed: tokenizer.json: ")
+    assert torch.is_grad_enabled()

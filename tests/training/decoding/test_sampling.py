@@ -1,0 +1,145 @@
+"""Drawing: as often as the ruled distribution says, each row by its own seed, and refusals by field and limit."""
+
+import math
+
+import pytest
+import torch
+
+from tests.training.decoding.families import PROMPTS, pair
+from training.data.tensors import pad
+from training.decoding.beam import Beams
+from training.decoding.rows import DecodingError, Rows, stop_at
+from training.decoding.rules import Rules, keep_min_p, keep_top_k, keep_top_p, penalise, seen
+from training.decoding.sampling import choose, row_noise, sample
+from training.model.transformer import PositionError
+
+NEW = 8
+CHI_SQUARE_999 = {
+    5: 20.52,
+    6: 22.46,
+    7: 24.32,
+    8: 26.12,
+    9: 27.88,
+    10: 29.59,
+    11: 31.26,
+}  # 0.999 quantiles, by degrees of freedom
+CHAT = Rules(temperature=0.9, top_p=0.95, repetition_penalty=1.1)
+
+
+def test_tokens_come_as_often_as_the_ruled_distribution_says() -> None:
+    draws, prompt = 20_000, PROMPTS[0]
+    rules = Rules(temperature=1.3, top_k=12, top_p=0.9)
+    rows = Rows(pair("gpt2").ours, [prompt], 1, copies=draws)
+    drawn = torch.tensor([said.ids[0] for said in sample(rows, rules, stop_at([]), 1, [17])])
+    ids, mask = pad([prompt], side="left")
+    expected = rules.apply(Rows(pair("gpt2").ours, [prompt], 1).next_logits(), ids, mask)[0].softmax(-1)
+    counts = torch.bincount(drawn, minlength=97)
+    possible = expected > 0
+    assert counts[~possible].sum() == 0
+    assert 5 < possible.sum() <= 12
+    statistic = float(((counts - draws * expected)[possible].square() / (draws * expected[possible])).sum())
+    assert statistic < CHI_SQUARE_999[int(possible.sum()) - 1]
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma3_untied"])
+def test_a_row_does_not_depend_on_its_neighbours(family: str) -> None:
+    ours = pair(family).ours
+    together = sample(Rows(ours, PROMPTS, NEW, copies=2), CHAT, stop_at([3, 4, 5]), NEW, [11, 12, 13])
+    for number, prompt in enumerate(PROMPTS):
+        alone = sample(Rows(ours, [prompt], NEW, copies=2), CHAT, stop_at([3, 4, 5]), NEW, [11 + number])
+        assert together[2 * number : 2 * number + 2] == alone
+    assert together[0] != together[1]
+
+
+def test_copies_that_share_a_reading_give_the_logits_of_rows_that_do_not() -> None:
+    ours = pair("gemma3_untied").ours
+    shared = Rows(ours, PROMPTS, 2, copies=2)
+    apart = Rows(ours, [prompt for prompt in PROMPTS for _ in range(2)], 2)
+    assert torch.equal(shared.ids_BS, apart.ids_BS)
+    for _ in range(2):
+        assert (shared.next_logits() - apart.next_logits()).abs().max() < 1e-4
+        for rows in (shared, apart):
+            rows.append(torch.arange(6), torch.tensor([True] * 5 + [False]))
+
+
+def test_rows_that_are_taken_go_on_as_if_they_had_been_alone() -> None:
+    ours = pair("gpt2").ours
+    rows = Rows(ours, PROMPTS, 4)
+    rows.next_logits()
+    rows.append(torch.tensor([7, 8, 9]), torch.ones(3, dtype=torch.bool))
+    rows.take(torch.tensor([2, 0, 2, 1]))
+    alone = Rows(ours, [[*PROMPTS[row], 7 + row] for row in (2, 0, 2, 1)], 4)
+    assert (rows.next_logits() - alone.next_logits()).abs().max() < 1e-4
+
+
+def test_what_ended_says_so_and_what_did_not_has_every_token() -> None:
+    said = sample(Rows(pair("gpt2").ours, PROMPTS, NEW, copies=20), Rules(), stop_at(list(range(40))), NEW, [1, 2, 3])
+    assert {one.ended for one in said} == {True, False}
+    for one in said:
+        ends = [place for place, token in enumerate(one.ids) if token < 40]
+        assert ends == ([len(one.ids) - 1] if one.ended else [])
+        assert one.ended or len(one.ids) == NEW
+
+
+def test_the_rules_in_numbers() -> None:
+    logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
+
+    def kept(ruled: torch.Tensor) -> list[bool]:
+        return [value > -math.inf for value in ruled.flatten().tolist()]
+
+    assert kept(keep_top_k(logits, 2)) == [True, True, False, False]
+    assert kept(keep_top_k(torch.zeros(1, 4), 1)) == [True] * 4  # ties stay
+    assert kept(keep_top_k(logits, 99)) == [True] * 4
+    assert kept(keep_top_p(logits, 0.79)) == [True, True, False, False]
+    assert kept(keep_top_p(logits, 0.81)) == [True, True, True, False]
+    assert kept(keep_top_p(logits, 1e-9)) == [True, False, False, False]
+    assert kept(keep_min_p(logits, 0.2)) == [True, True, True, False]
+    assert penalise(torch.tensor([[2.0, -2.0, 2.0]]), torch.tensor([[True, True, False]]), 2.0).tolist() == [[1, -4, 2]]
+    assert seen(torch.tensor([[0, 2, 2]]), torch.tensor([[0, 1, 1]]), 4).tolist() == [[False, False, True, False]]
+
+
+def test_noise_is_each_rows_own_and_greedy_needs_none() -> None:
+    noise = row_noise([1, 2], 2, 5)
+    assert torch.equal(noise[2:], row_noise([2], 2, 5))
+    assert len({float(x) for x in noise.flatten()}) == 20
+    assert choose(torch.tensor([[0.0, 3.0, 1.0]]), torch.tensor([0.999]), 0).tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "refusal"),
+    [
+        ({"temperature": -0.1}, "temperature: -0.1 is not 0 to 2"),
+        ({"temperature": 2.1}, "temperature: 2.1 is not 0 to 2"),
+        ({"temperature": math.nan}, "temperature: nan is not 0 to 2"),
+        ({"top_p": 0.0}, "top_p: 0 is not above 0 to 1"),
+        ({"top_p": 1.1}, "top_p: 1.1 is not above 0 to 1"),
+        ({"top_k": -1}, "top_k: -1 is not at least 0"),
+        ({"min_p": 1.0}, "min_p: 1 is not 0 to below 1"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty: 0 is not above 0"),
+        ({"repetition_penalty": math.inf}, "repetition_penalty: inf is not above 0"),
+    ],
+)
+def test_a_setting_out_of_range_is_refused_by_field_and_limit(settings: dict[str, float], refusal: str) -> None:
+    with pytest.raises(DecodingError, match=refusal):
+        Rules(**settings)  # type: ignore[arg-type]
+
+
+def test_prompts_and_beams_that_cannot_be_are_refused() -> None:
+    ours = pair("gpt2").ours
+    with pytest.raises(DecodingError, match="prompt: has no tokens"):
+        Rows(ours, [[1], []], 4)
+    with pytest.raises(DecodingError, match="prompt: id 97 has no row in an embedding of 97"):
+        Rows(ours, [[97]], 4)
+    with pytest.raises(DecodingError, match="max_tokens: 0"):
+        Rows(ours, [[1]], 0)
+    with pytest.raises(
+        PositionError, match="max_positions: a prompt of 3 tokens and 62 new ones, but the model knows 64"
+    ):
+        Rows(ours, [[1, 2, 3]], 62)
+    Rows(ours, [[1, 2, 3]], 61)
+    with pytest.raises(DecodingError, match="beams: 0"):
+        Beams(0)
+    with pytest.raises(DecodingError, match="length_penalty: inf"):
+        Beams(length_penalty=math.inf)
+    with pytest.raises(DecodingError, match="repetition_penalty: 0"):
+        Beams(repetition_penalty=0)

@@ -1,0 +1,33 @@
+"""What a model says to the same prompts, under the same rules as it is served."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.training.toys import toy_model
+from training.data.chat import Message
+from training.evaluation.answers import Sampling, Speaker
+
+PROMPTS = [[Message("user", words)] for words in ("good tree", "bad", "river stone cloud")]
+SAMPLING = Sampling(samples_per_prompt=2, max_response_tokens=10, temperature=0.9, top_p=0.95)
+
+
+@pytest.fixture(scope="module")
+def speaker(tmp_path_factory: pytest.TempPathFactory) -> Speaker:
+    directory: Path = toy_model(tmp_path_factory.mktemp("toy") / "model")
+    return Speaker(directory)
+
+
+def test_answers_do_not_depend_on_how_prompts_are_batched(speaker: Speaker) -> None:
+    together = speaker.answer(PROMPTS, SAMPLING)
+    assert [said.prompt for said in together] == [0, 0, 1, 1, 2, 2]
+    assert speaker.answer(PROMPTS, replace(SAMPLING, batch_prompts=1)) == together
+    assert together[0].text != together[1].text
+    assert speaker.answer(PROMPTS, replace(SAMPLING, seed=1)) != together
+
+
+def test_the_nucleus_of_the_preset_is_kept(speaker: Speaker) -> None:
+    greedy = speaker.answer(PROMPTS, replace(SAMPLING, temperature=0.0))
+    assert speaker.answer(PROMPTS, replace(SAMPLING, top_p=1e-6)) == greedy
+    assert greedy != speaker.answer(PROMPTS, SAMPLING)

@@ -1,0 +1,173 @@
+"""What families share only in this library: GPT-2's files both ways, its positions, and the config.json of real small models."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from tests.training.model.hub_configs import HUB_CONFIGS
+from tests.training.model.shapes import CONFIGS, oracle
+from training.model.checkpoint import load_decoder, plain_weights, save_decoder
+from training.model.config import gpt2_json, llama_json, parse_config
+from training.model.fields import ModelConfigError
+from training.model.lora import LoraConfig, adapter_parameters, add_adapter, merge_adapter
+from training.model.transformer import Decoder, PositionError, initialise
+
+IDS_BT = torch.arange(3, 63).view(2, 30)
+
+
+def logits_of(decoder: Decoder, ids_BT: torch.Tensor = IDS_BT) -> torch.Tensor:
+    with torch.no_grad():
+        return decoder.logits(decoder(ids_BT))
+
+
+def theirs(directory: Path) -> torch.Tensor:
+    """Logits of what transformers makes of the directory; a tensor that it misses or does not know is an error."""
+    model, report = AutoModelForCausalLM.from_pretrained(
+        directory, attn_implementation="eager", output_loading_info=True, dtype=torch.float32
+    )
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    with torch.no_grad():
+        logits: torch.Tensor = model.eval()(IDS_BT).logits
+    return logits
+
+
+@pytest.mark.parametrize("name", sorted(HUB_CONFIGS))
+def test_config_json_of_real_small_models_gives_transformers_logits(name: str, tmp_path: Path) -> None:
+    raw = HUB_CONFIGS[name]
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    torch.manual_seed(3)
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tmp_path), attn_implementation="eager").eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0.0, 0.3)
+        expected = model(IDS_BT).logits
+    model.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(raw))  # as its authors wrote it, not as transformers 5 does
+    assert (logits_of(load_decoder(tmp_path)) - expected).abs().max() < 1e-4
+    assert expected.std() > 0.1
+
+
+@pytest.mark.parametrize("family", sorted(CONFIGS))
+def test_transformers_reads_what_we_save_and_agrees(family: str, tmp_path: Path) -> None:
+    oracle(family, tmp_path / "theirs")
+    decoder = load_decoder(tmp_path / "theirs")
+    add_adapter(decoder, "tuned", LoraConfig(rank=2), seed=1)
+    with torch.no_grad():
+        for parameter in adapter_parameters(decoder, "tuned"):
+            parameter.normal_(0, 0.1, generator=torch.Generator().manual_seed(2))
+    merge_adapter(decoder, "tuned")
+    save_decoder(decoder, tmp_path / "ours")
+    assert (theirs(tmp_path / "ours") - logits_of(decoder)).abs().max() < 1e-4
+    assert load_file(tmp_path / "ours" / "model.safetensors").keys() == load_file(
+        tmp_path / "theirs" / "model.safetensors"
+    ).keys() | ({"lm_head.weight"} if decoder.lm_head else set())
+
+
+def test_a_fresh_gpt2_of_ours_is_one_of_transformers(tmp_path: Path) -> None:
+    decoder = Decoder(parse_config(gpt2_json(97, 32, 2, 4, max_positions=64)))
+    initialise(decoder, seed=1)
+    save_decoder(decoder, tmp_path)
+    assert (theirs(tmp_path) - logits_of(decoder)).abs().max() < 1e-4
+
+
+def test_gpt2_files_as_openai_named_them_are_read(tmp_path: Path) -> None:
+    oracle("gpt2", tmp_path)
+    expected = logits_of(load_decoder(tmp_path))
+    tensors = {name.removeprefix("transformer."): t for name, t in load_file(tmp_path / "model.safetensors").items()}
+    for layer in range(3):  # causal masks, which these files carry along
+        tensors[f"h.{layer}.attn.bias"] = torch.ones(1, 1, 64, 64, dtype=torch.bool).tril()
+        tensors[f"h.{layer}.attn.masked_bias"] = torch.tensor(-1e4)
+    save_file(tensors, tmp_path / "model.safetensors")
+    assert torch.equal(logits_of(load_decoder(tmp_path)), expected)
+
+
+def test_in_memory_gpt2_has_the_names_that_everything_else_knows(tmp_path: Path) -> None:
+    oracle("gpt2", tmp_path)
+    decoder = load_decoder(tmp_path)
+    names = set(decoder.state_dict())
+    assert "model.layers.0.self_attn.q_proj.weight" in names
+    assert not any("c_attn" in name for name in names)
+    assert "transformer.h.0.attn.c_attn.weight" in plain_weights(decoder)
+    assert all(parameter.is_contiguous() for parameter in decoder.parameters())
+    assert len({p.untyped_storage().data_ptr() for p in decoder.parameters()}) == len(list(decoder.parameters()))
+
+
+def test_a_document_longer_than_the_learned_positions_is_refused_by_name(tmp_path: Path) -> None:
+    oracle("gpt2", tmp_path)
+    decoder = load_decoder(tmp_path)
+    ids_BT = torch.randint(3, 97, (1, 65), generator=torch.Generator().manual_seed(1))
+    with pytest.raises(PositionError, match="max_positions: a document of 65 tokens, but the model has learned 64"):
+        decoder(ids_BT)
+    with torch.no_grad():
+        packed = torch.ones_like(ids_BT).cumsum(1).clamp(max=2)  # two documents, each short enough
+        whole = decoder(ids_BT, packed)
+        assert (whole[:, 1:] - decoder(ids_BT[:, 1:])).abs().max() < 5e-5
+        cache = decoder.new_cache(1, 65)
+        decoder(ids_BT[:, :64], torch.ones(1, 64), cache)
+        with pytest.raises(PositionError):
+            decoder(ids_BT[:, 64:], torch.ones(1, 65), cache)
+
+
+def test_learned_positions_begin_anew_with_each_document(tmp_path: Path) -> None:
+    oracle("gpt2", tmp_path)
+    decoder = load_decoder(tmp_path)
+    with torch.no_grad():
+        decoder.model.embed_positions.weight[20:] = float("nan")  # never looked at: no document is that long
+        mask_BS = torch.tensor([[0, 0, *[1] * 14, *[2] * 14], [*[1] * 10, *[2] * 10, *[3] * 10]])
+        assert torch.isfinite(decoder(IDS_BT, mask_BS)).all()
+
+
+def test_scaled_residuals_shrink_what_is_written_to_the_stream_and_nothing_else() -> None:
+    plain, scaled = (Decoder(parse_config(llama_json(97, 32, 8, 4, 2, 48))) for _ in range(2))
+    initialise(plain, 1)
+    initialise(scaled, 1, scaled_residuals=True)
+    for (name, before), (_, after) in zip(plain.named_parameters(), scaled.named_parameters(), strict=True):
+        onto = name.endswith(("o_proj.weight", "down_proj.weight"))
+        assert torch.allclose(after, before / 4 if onto else before)  # sqrt(2 * 8) = 4
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "named"),
+    [
+        ("gpt2", {"n_embd": None}, "n_embd: is missing"),
+        ("gpt2", {"n_positions": None}, "n_positions: is missing"),
+        ("gpt2", {"n_head": 5}, "n_embd: 32 is not a multiple of n_head, 5"),
+        ("gpt2", {"activation_function": "relu"}, "activation_function: 'relu'"),
+        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx: True is not built"),
+        ("gpt2", {"add_cross_attention": True}, "add_cross_attention"),
+        ("llama-3.2-1b", {"hidden_size": None}, "hidden_size: is missing"),
+        ("llama-3.2-1b", {"vocab_size": "97"}, "vocab_size: '97' is not a whole number from 1 to"),
+        ("llama-3.2-1b", {"num_hidden_layers": 10**9}, "num_hidden_layers: 1000000000 is not"),
+        ("llama-3.2-1b", {"num_attention_heads": True}, "num_attention_heads: True"),
+        ("llama-3.2-1b", {"num_key_value_heads": 3}, "num_attention_heads: 4 is not a multiple"),
+        ("llama-3.2-1b", {"head_dim": 7}, "head_dim: 7 is odd"),
+        ("llama-3.2-1b", {"rms_norm_eps": float("nan")}, "rms_norm_eps: nan"),
+        ("llama-3.2-1b", {"tie_word_embeddings": "yes"}, "tie_word_embeddings: 'yes' is not true or false"),
+        ("llama-3.2-1b", {"rope_scaling": {"rope_type": "yarn", "factor": 4}}, "rope_type: 'yarn'"),
+        ("llama-3.2-1b", {"rope_scaling": {"rope_type": "llama3", "factor": 4}}, "low_freq_factor: is missing"),
+        ("llama-3.2-1b", {"rope_scaling": "linear"}, "rope_scaling: 'linear' is not an object"),
+        ("llama-3.2-1b", {"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+        ("llama-3.2-1b", {"quantization_config": {"bits": 4}}, "quantization_config"),
+        ("llama-3.2-1b", {"dtype": "float8"}, "dtype: 'float8'"),
+        ("llama-3.2-1b", {"layer_types": ["sliding_attention"] * 2}, "layer_types: sliding_attention, but a llama"),
+        ("qwen3-0.6b", {"layer_types": ["sliding_attention"] * 2}, "slides only with use_sliding_window"),
+        ("qwen3-0.6b", {"layer_types": ["full_attention"]}, "layer_types: must name 2 layers"),
+        (
+            "qwen3-0.6b",
+            {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": None},
+            "max_window_layers",
+        ),
+        ("gemma-3-1b", {"sliding_window": None}, "sliding_window: is missing"),
+        ("gemma-3-1b", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
+        ("gemma-3-1b", {"model_type": "gemma3"}, "model_type: 'gemma3' is not one of"),
+    ],
+)
+def test_a_config_that_is_not_one_of_ours_is_refused_by_field(name: str, change: dict[str, Any], named: str) -> None:
+    with pytest.raises(ModelConfigError, match=named):
+        parse_config({**HUB_CONFIGS[name], **change})

@@ -1,0 +1,103 @@
+"""The pre-training recipes: sizes, plans, the power law, and both commands from texts to their pages."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.training.stages.pretrain_and_die import TEXTS, pretrain_config
+from tests.training.toys import write_lines
+from training.__main__ import main
+from training.manifest import verify_manifest
+from training.model.config import parse_config
+from training.model.transformer import Decoder
+from training.recipes.pretraining.plan import planned
+from training.recipes.pretraining.recipe import RECIPES, SIZES, SIZES_VOCABULARY, Shape
+from training.recipes.pretraining.scaling import Point, Size, course, fit, steps_for_size, write_scaling
+from training.stages.context import ConfigError, Progress
+
+SHAPES = [(recipe.shape, recipe.vocabulary) for recipe in RECIPES.values()]
+
+
+@pytest.mark.parametrize(("shape", "vocabulary"), [*SHAPES, *((size, SIZES_VOCABULARY) for size in SIZES)])
+def test_a_shape_counts_its_parameters(shape: Shape, vocabulary: int) -> None:
+    decoder = Decoder(parse_config(shape.model_json(vocabulary)))
+    assert shape.parameters(vocabulary) == sum(parameter.numel() for parameter in decoder.parameters())
+
+
+def test_sizes_are_what_their_names_say() -> None:
+    assert RECIPES["ten_million"].shape.parameters(4096) == pytest.approx(10e6, rel=0.03)
+    for size, wanted in zip(SIZES, (0.3e6, 1e6, 3e6), strict=True):
+        assert size.parameters(SIZES_VOCABULARY) == pytest.approx(wanted, rel=0.1)
+
+
+def test_sizes_see_equally_many_tokens_a_parameter() -> None:
+    for size in SIZES:
+        tokens = steps_for_size(size, SIZES_VOCABULARY, 2.0) * size.batch_rows * 256
+        assert tokens / size.parameters(SIZES_VOCABULARY) == pytest.approx(2.0, rel=0.01)
+
+
+def test_a_plan_is_made_once_and_kept(tmp_path: Path) -> None:
+    config = pretrain_config(tmp_path)
+    path = tmp_path / "plan.json"
+    plan = planned(path, "tiny", 1.0, config)
+    assert plan.steps == round(60 * 0.85 * plan.tokens_per_second / (8 * 32))
+    assert planned(path, "tiny", 1.0, config) == plan
+    with pytest.raises(ConfigError, match="work: holds tiny for 1 minutes"):
+        planned(path, "tiny", 2.0, config)
+
+
+def test_the_power_law_is_found_again() -> None:
+    points = [Point(flops, 40 * flops**-0.08) for flops in (1e12, 1e13, 1e14)]
+    law = fit(points)
+    assert law.coefficient == pytest.approx(40)
+    assert law.exponent == pytest.approx(0.08)
+    assert law.largest_error < 1e-9
+    off = fit([*points[:2], replace(points[2], bits_per_byte=1.1 * points[2].bits_per_byte)])
+    assert off.exponent < 0.08
+    assert off.largest_error > 0.01
+    with pytest.raises(ValueError, match="two amounts of compute"):
+        fit(points[:1])
+
+
+def test_a_course_counts_compute_from_the_tokens_that_were_predicted() -> None:
+    steps = [
+        Progress("pretrain", n, 4, {"tokens": 100.0} | ({"bits_per_byte": 4.0 / n} if n % 2 == 0 else {}))
+        for n in range(1, 5)
+    ]
+    assert course("toy", 10, steps) == Size("toy", 10, 400, (Point(6 * 10 * 200, 2.0), Point(6 * 10 * 400, 1.0)))
+
+
+def test_the_page_shows_each_size_and_the_law(tmp_path: Path) -> None:
+    sizes = [
+        Size(f"{n}M", n * 1000, n * 2000, (Point(n * 1e11, 4 / n), Point(n * 1e12, 3 * (n * 1e12) ** -0.05)))
+        for n in (1, 2, 4)
+    ]
+    law = write_scaling(sizes, 2.0, tmp_path)
+    page = (tmp_path / "scaling.html").read_text()
+    assert page.count("<polyline points=") == 4
+    assert "FLOPs<sup>−0.0500</sup>" in page
+    assert all(f"<td>{size.name}</td><td>{size.parameters:,}</td>" in page for size in sizes)
+    assert f"{law.at(4e13):.4f}" in page
+    kept = json.loads((tmp_path / "scaling.json").read_text())
+    assert kept["law"]["exponent"] == pytest.approx(0.05)
+    assert [size["tokens"] for size in kept["sizes"]] == [2000, 4000, 8000]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # seconds on a free machine
+def test_both_commands_run_from_texts_to_their_ends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_lines(tmp_path / "texts.jsonl", [{"text": f"{n} {TEXTS[n % 80]}"} for n in range(400)])
+    command = ["pretrain", "--recipe", "one_million", "--work", str(tmp_path), "--minutes", "0.001"]
+    assert main(command) == 0
+    report = verify_manifest(tmp_path / "one_million").report
+    assert report["steps"] == 1
+    assert 0 < report["bits_per_byte"] < 2 * math.log2(1024)
+    assert (tmp_path / "runs" / "one_million" / "progress.jsonl").exists(), "another recipe's checkpoints lie apart"
+    assert "> Water is" in capsys.readouterr().out
+    assert main(command) == 0, "a finished run is not run again"
+    assert main(["scaling", "--work", str(tmp_path), "--tokens-per-parameter", "0.001"]) == 0
+    assert "bits per byte = " in capsys.readouterr().out
+    assert (tmp_path / "scaling.html").exists()

@@ -1,0 +1,121 @@
+"""One-digit addition for GRPO: "a+b=" and its digits, from a start that SFT left half-trained (reference/training, section 4).
+
+400 responses an update, as groups of 16 for 8 prompts collapsed in the reference run.
+"""
+
+import copy
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from tests.training.rl.toy import no_autocast
+from tests.training.toys import ProgressList
+from training.data.tensors import TokenisedExample, response_batch
+from training.model.backbone import Backbone
+from training.model.config import llama_json, parse_config
+from training.model.transformer import Decoder, initialise
+from training.optim.adam import OptimizerConfig
+from training.optim.learner import Learner
+from training.optim.ranks import ALONE
+from training.rl.players import Players
+from training.rl.rollout import Rollout
+from training.rl.scores import Score
+from training.stages.context import Lineage, Machine, Progress, RunContext
+from training.stages.grpo import Grpo, GrpoConfig
+from training.stages.policy_loop import Setting, own_engine, train
+from training.stages.prompts import Prompts
+from training.stages.sft import batch_loss
+from training.stages.state import DirectoryCheckpoints
+
+PLUS, EQUALS, STOP = 10, 11, 12
+SUMS = [(a, b) for a in range(10) for b in range(10)]
+SFT_STEPS, SFT_ROWS = 80, 64
+UPDATES = 60
+
+
+def prompt_of(a: int, b: int) -> list[int]:
+    return [a, PLUS, b, EQUALS]
+
+
+def answer_of(a: int, b: int) -> list[int]:
+    return [*map(int, str(a + b)), STOP]
+
+
+def right(rollout: Rollout) -> torch.Tensor:
+    """1 where the response is the sum and ends there, [B]."""
+    scores = []
+    for row, task in enumerate(rollout.tasks):
+        length = int(rollout.response_mask_BR[row].sum())
+        a, b = map(int, task.split("+"))
+        scores.append(float(rollout.response_ids_BR[row, :length].tolist() == answer_of(a, b)))
+    return torch.tensor(scores)
+
+
+@lru_cache
+def _trained(seed: int, steps: int) -> Decoder:
+    torch.set_num_threads(1)  # threads of products this small wait for each other
+    decoder = Decoder(parse_config(llama_json(13, 64, 2, 4, 2, 128)))
+    initialise(decoder, seed)
+    policy = Backbone(decoder.eval())
+    learner = Learner(policy.named_parameters(), OptimizerConfig(learning_rate=2e-3, schedule="constant"), steps, ALONE)
+    generator = torch.Generator().manual_seed(seed)
+    for step in range(steps):
+        drawn = [SUMS[i] for i in torch.randint(100, (SFT_ROWS,), generator=generator).tolist()]
+        batch = response_batch([TokenisedExample(tuple(prompt_of(*s)), tuple(answer_of(*s))) for s in drawn])
+        torch.autograd.backward(batch_loss(policy, batch, float(batch.response_mask_BT.sum())))
+        learner.step(step)
+    return decoder
+
+
+def half_trained(seed: int) -> Decoder:
+    """Right on about three sums of ten, sampled."""
+    return copy.deepcopy(_trained(seed, SFT_STEPS))
+
+
+def beginner(seed: int) -> Decoder:
+    """Knows that digits come first and that a response ends: enough for one update."""
+    return copy.deepcopy(_trained(seed, 12))
+
+
+def addition_config(seed: int, **changes: object) -> GrpoConfig:
+    settings: dict[str, object] = {
+        "model_directory": Path("none"),
+        "reward_model_directory": None,
+        "data_path": Path("none"),
+        "output_directory": Path("none"),
+        "lineage": Lineage("sums"),
+        "updates": UPDATES,
+        "prompts_per_update": 25,
+        "samples_per_prompt": 16,
+        "minibatch_rows": 100,
+        "max_response_tokens": 4,
+        "kl_coefficient": 0.0,
+        "kl_ceiling_nats": None,
+        "length_floor_fraction": 0.0,
+        "policy_optimizer": OptimizerConfig(
+            learning_rate=1e-3, warmup_fraction=10 / UPDATES, final_fraction=0.0, betas=(0.9, 0.99)
+        ),
+        "checkpoint_every_updates": 1000,
+        "seed": seed,
+        "machine": Machine(threads=1),
+    }
+    return GrpoConfig(**{**settings, **changes})  # type: ignore[arg-type]
+
+
+def learn(config: GrpoConfig, score: Score, runs: Path) -> list[Progress]:
+    torch.set_num_threads(1)
+    progress = ProgressList()
+    learn_in(RunContext(DirectoryCheckpoints(runs), progress), config, score)
+    return progress.steps
+
+
+def learn_in(context: RunContext, config: GrpoConfig, score: Score) -> Decoder:
+    """The policy after learning."""
+    decoder = half_trained(config.seed)
+    reference = Backbone(copy.deepcopy(decoder).requires_grad_(False)) if config.kl_coefficient else None
+    players = Players(Backbone(decoder), reference)
+    prompts = Prompts([prompt_of(a, b) for a, b in SUMS], [f"{a}+{b}" for a, b in SUMS], (STOP,), 0)
+    algorithm = Grpo(players, config, Setting(prompts, score, no_autocast, context.ranks))
+    train("grpo", algorithm, prompts, config, context, own_engine(players.policy, prompts))
+    return decoder

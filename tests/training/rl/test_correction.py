@@ -1,0 +1,54 @@
+"""A sampler that is not the trainer: what its tokens weigh, and when its rollouts are refused."""
+
+import pytest
+import torch
+
+from training.rl.correction import StaleRolloutError, mismatch, refuse_stale, truncated_importance
+from training.rl.losses import Clip, policy_loss
+
+
+def test_a_token_weighs_trainer_over_sampler_up_to_the_cap() -> None:
+    old, sampler = torch.tensor([[-1.0, -1.0, -1.0]], requires_grad=True), torch.tensor([[-1.0, -2.0, -0.5]])
+    weights = truncated_importance(old, sampler, cap=2.0)
+    assert weights[0].tolist() == pytest.approx([1.0, 2.0, 0.60653], abs=1e-4)
+    assert not weights.requires_grad
+    assert torch.isfinite(truncated_importance(torch.zeros(1, 1), torch.full((1, 1), -900.0), 1e30)).all()
+
+
+def test_corrected_samples_of_another_policy_give_the_exact_gradient() -> None:
+    """A bandit of six arms, sampled from other probabilities than the trainer's."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(6, generator=generator, requires_grad=True)
+    sampler, rewards = torch.randn(6, generator=generator).log_softmax(0), torch.linspace(-1, 1, 6)
+    (exact,) = torch.autograd.grad((logits.softmax(0) * rewards).sum(), logits)
+    drawn = torch.multinomial(sampler.exp(), 200_000, replacement=True, generator=generator)
+    now = logits.log_softmax(0)[drawn][:, None]
+    baseline = (logits.detach().softmax(0) * rewards).sum()
+
+    def gradient(weights: torch.Tensor) -> torch.Tensor:
+        advantages = (rewards[drawn] - baseline)[:, None]
+        loss = policy_loss(now, now.detach(), advantages, weights / len(drawn), Clip()).loss
+        (found,) = torch.autograd.grad(-loss, logits, retain_graph=True)
+        return found
+
+    corrected = gradient(truncated_importance(now.detach(), sampler[drawn][:, None], cap=100.0))
+    assert (corrected - exact).abs().max() < 0.01
+    assert (gradient(torch.ones_like(now)) - exact).abs().max() > 0.05
+
+
+def test_the_mismatch_is_of_real_tokens_and_its_kl_is_not_negative() -> None:
+    old, sampler = torch.tensor([[-1.0, -3.0, 50.0]]), torch.tensor([[-1.5, -2.0, 0.0]])
+    figures = mismatch(old, sampler, torch.tensor([[1, 1, 0]]))
+    assert figures["sampler_mismatch"].tolist() == pytest.approx([0.5, 1.0])
+    assert (figures["sampler_kl"] > 0).all()
+    assert mismatch(old, old, torch.ones(1, 3))["sampler_kl"].tolist() == [0, 0, 0]
+
+
+def test_rollouts_of_older_weights_are_refused_beyond_the_limit() -> None:
+    refuse_stale("update-7", 7, 0)
+    refuse_stale("update-5", 7, 2)
+    with pytest.raises(StaleRolloutError, match="max_staleness_updates: rollout of update-4 in update 7, at most 2"):
+        refuse_stale("update-4", 7, 2)
+    for foreign in ("update-8", "nano-1", ""):
+        with pytest.raises(StaleRolloutError):
+            refuse_stale(foreign, 7, 2)

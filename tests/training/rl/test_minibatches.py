@@ -1,0 +1,44 @@
+"""Which rows a step sees, alone and with another rank."""
+
+from dataclasses import dataclass
+
+import torch
+
+from training.optim.ranks import ALONE, Ranks
+from training.rl.minibatches import minibatches
+
+
+@dataclass(frozen=True)
+class WithAnother(Ranks):
+    """Rank 0 of 2, whose neighbour has so many live rows."""
+
+    others: int = 0
+
+    def sum(self, value: torch.Tensor) -> torch.Tensor:
+        value[1] += self.others
+        return value
+
+
+def test_every_row_is_seen_once_in_an_order_of_the_seed() -> None:
+    live = torch.ones(12, dtype=torch.bool)
+    one, same, other = (list(minibatches(live, 4, seed, ALONE)) for seed in (1, 1, 2))
+    assert [len(part) for part in one] == [4, 4, 4]
+    assert sorted(torch.cat(one).tolist()) == list(range(12))
+    assert torch.equal(torch.cat(one), torch.cat(same))
+    assert not torch.equal(torch.cat(one), torch.cat(other))
+
+
+def test_rows_that_teach_nothing_are_left_out_and_the_rest_is_evenly_spread() -> None:
+    live = torch.arange(16) % 3 == 0  # six of sixteen
+    parts = list(minibatches(live, 4, 1, ALONE))
+    assert [len(part) for part in parts] == [3, 3]
+    assert sorted(torch.cat(parts).tolist()) == [0, 3, 6, 9, 12, 15]
+    assert list(minibatches(torch.zeros(8, dtype=torch.bool), 4, 1, ALONE)) == []
+
+
+def test_a_rank_takes_as_many_steps_of_the_same_size_as_its_neighbour() -> None:
+    live = torch.arange(16) < 2
+    parts = list(minibatches(live, 4, 1, WithAnother(0, 2, 0, 2, others=10)))
+    assert [len(part) for part in parts] == [4, 3, 3]
+    assert {0, 1} <= set(torch.cat(parts).tolist())
+    assert len(list(minibatches(torch.zeros(16, dtype=torch.bool), 4, 1, WithAnother(0, 2, 0, 2, others=4)))) == 1

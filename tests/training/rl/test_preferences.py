@@ -1,0 +1,84 @@
+"""DPO and KTO learn a toy task, and thumbs of angry people collapse KTO unless its weights are computed.
+
+As reference/training.md, section 6, but the policy here starts untrained, so what it collapses to is one word without end, not silence.
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.training.rl.toy_preferences import gold_of, toy_dpo, toy_kto, toy_models, toy_pairs, toy_thumbs
+from tests.training.toys import ProgressList
+from training.optim.adam import OptimizerConfig
+from training.rl.reference import PolicyAndReference, WatchConfig
+from training.stages import dpo, kto
+from training.stages.context import RunContext
+from training.stages.state import DirectoryCheckpoints
+
+FLIPPED = 0.2
+STEEP = OptimizerConfig(learning_rate=5e-3, warmup_fraction=0.1)
+
+
+def no_autocast() -> torch.autocast:
+    return torch.autocast("cpu", enabled=False)
+
+
+def learn_from_pairs(pairs: dpo.Pairs, runs: Path) -> tuple[PolicyAndReference, dict[str, float]]:
+    torch.set_num_threads(1)
+    models, context = toy_models(), RunContext(DirectoryCheckpoints(runs), ProgressList())
+    config = toy_dpo(batch_pairs=64, microbatch_pairs=64, optimizer=STEEP)
+    return models, dpo.train(models, pairs, config, context, no_autocast)[0]
+
+
+def learn_from_thumbs(
+    thumbs: kto.Thumbs, runs: Path, **changes: object
+) -> tuple[PolicyAndReference, dict[str, float], str]:
+    torch.set_num_threads(1)
+    models, context = toy_models(), RunContext(DirectoryCheckpoints(runs), ProgressList())
+    config = toy_kto(optimizer=STEEP, **changes)
+    return models, *kto.train(models, thumbs, config, context, no_autocast)
+
+
+def test_dpo_learns_from_noisy_pairs(tmp_path: Path) -> None:
+    assert gold_of(toy_models())[0] < -0.1
+    models, figures = learn_from_pairs(toy_pairs(2048, FLIPPED), tmp_path)
+    gold, length = gold_of(models)
+    assert gold >= 0.35
+    assert 5 < length < 12
+    assert 1 < figures["kl"] < 12
+    assert figures["held_out_accuracy"] > 0.65  # of 0.8, the ceiling
+
+
+def test_control_pairs_whose_labels_are_all_chance_teach_nothing(tmp_path: Path) -> None:
+    models, _ = learn_from_pairs(toy_pairs(1024, 0.5), tmp_path)
+    assert gold_of(models)[0] < 0.1
+
+
+def test_kto_learns_from_noisy_thumbs(tmp_path: Path) -> None:
+    models, figures, _ = learn_from_thumbs(
+        toy_thumbs(2048, FLIPPED), tmp_path, batch_rows=64, microbatch_rows=64, epochs=2
+    )
+    gold, length = gold_of(models)
+    assert gold >= 0.35
+    assert 5 < length < 12
+    assert 1 < figures["kl"] < 12
+
+
+@pytest.mark.parametrize("weights", ["equal", "balanced"])
+def test_angry_thumbs_collapse_kto_and_computed_weights_do_not(tmp_path: Path, weights: str) -> None:
+    """A fifth of the thumbs is up, as who is disappointed votes four times as often."""
+    thumbs = toy_thumbs(812, FLIPPED, anger=4.0)
+    assert thumbs.ups / len(thumbs.train) < 0.25
+    watch = WatchConfig(prompts=128, max_response_tokens=12, kl_ceiling_nats=15.0)
+    models, figures, stopped = learn_from_thumbs(
+        thumbs, tmp_path, weights=weights, watch=watch, epochs=9, checkpoint_every_steps=10
+    )
+    if weights == "equal":
+        assert "above the ceiling of 15" in stopped
+    else:
+        assert stopped == ""
+        assert figures["kl"] < 8
+        gold, length = gold_of(models)
+        assert gold > 0.05
+        assert 6 < length < 11

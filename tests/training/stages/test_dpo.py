@@ -1,0 +1,192 @@
+"""DPO from files to files: it learns what people prefer, splits by prompt, resumes bit by bit, and stops when responses collapse."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.training.rl.toy_preferences import Half, gradients, toy_dpo, toy_models, toy_pairs
+from tests.training.stages.test_reward_model import pair_rows
+from tests.training.toys import KillAfter, Killed, ProgressList, toy_model, write_lines
+from training.data.chat import load_chat
+from training.manifest import verify_manifest
+from training.model.lora import LoraConfig
+from training.optim.adam import OptimizerConfig
+from training.optim.ranks import ALONE
+from training.rl.reference import WatchConfig
+from training.stages import dpo
+from training.stages.context import ConfigError, Lineage, Machine, RunContext
+from training.stages.dpo import DpoConfig
+from training.stages.state import DirectoryCheckpoints
+
+LORA = LoraConfig(rank=4)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> DpoConfig:
+    return DpoConfig(
+        model_directory=toy_model(tmp_path / "first"),
+        data_path=write_lines(tmp_path / "pairs.jsonl", pair_rows(160, noise=0.0)),
+        output_directory=tmp_path / "second",
+        lineage=Lineage("second", snapshot="snap", snapshot_sha256="ab", code_commit="c0ffee"),
+        batch_pairs=16,
+        microbatch_pairs=8,
+        optimizer=OptimizerConfig(learning_rate=3e-3),
+        watch=WatchConfig(prompts=4, max_response_tokens=8, length_floor_fraction=0.0),
+        checkpoint_every_steps=5,
+        machine=Machine(threads=1),
+    )
+
+
+def run(config: DpoConfig, runs: Path, progress: ProgressList | None = None) -> dict[str, Any]:
+    dpo.run(config, RunContext(DirectoryCheckpoints(runs), progress or ProgressList()))
+    return dict(verify_manifest(config.output_directory).report)
+
+
+def no_autocast() -> torch.autocast:
+    return torch.autocast("cpu", enabled=False)
+
+
+@pytest.mark.parametrize("lora", [None, LORA])
+def test_it_learns_what_people_prefer_and_writes_a_model_directory(
+    config: DpoConfig, tmp_path: Path, lora: LoraConfig | None
+) -> None:
+    progress = ProgressList()
+    report = run(replace(config, lora=lora, optimizer=OptimizerConfig(learning_rate=1e-2)), tmp_path / "run", progress)
+    manifest = verify_manifest(config.output_directory)
+    assert report["held_out_accuracy"] > 0.95
+    assert report["held_out_margin"] > 0.1
+    assert (report["exported_step"], report["stopped_because"]) == (9, "")
+    assert report["label_noise_ceiling"] is None
+    assert (manifest.kind, manifest.version, manifest.parents) == ("model", "second", ("first",))
+    assert manifest.data == {"snapshot": "snap", "sha256": "ab"}
+    before, after = (load_file(d / "model.safetensors") for d in (config.model_directory, config.output_directory))
+    assert before.keys() == after.keys()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    assert (config.output_directory / "adapter").is_dir() == (lora is not None)
+    assert progress.steps[0].metrics["loss"] == pytest.approx(0.6931, abs=1e-4)  # the policy is its reference
+    assert {"held_out_accuracy", "response_tokens", "kl"} <= set(progress.steps[4].metrics)
+
+
+@pytest.mark.parametrize("lora", [None, LORA])
+def test_a_killed_run_ends_with_the_same_bits(config: DpoConfig, tmp_path: Path, lora: LoraConfig | None) -> None:
+    config = replace(config, lora=lora)
+    straight, resumed = ProgressList(), ProgressList()
+    reports = [run(config, tmp_path / "straight", straight)]
+    again = replace(config, output_directory=tmp_path / "again")
+    with pytest.raises(Killed):
+        dpo.run(again, RunContext(KillAfter(tmp_path / "killed", 5), ProgressList()))
+    reports.append(run(again, tmp_path / "killed", resumed))
+    assert [step.metrics for step in resumed.steps] == [step.metrics for step in straight.steps[5:]]
+    assert reports[0] == reports[1]
+    files = [verify_manifest(directory).files for directory in (config.output_directory, again.output_directory)]
+    assert files[0] == files[1]
+
+
+def test_a_trimmed_vocabulary_learns_the_same_and_keeps_the_embedding(config: DpoConfig, tmp_path: Path) -> None:
+    report = run(replace(config, lora=LORA, vocabulary_rows=290), tmp_path / "run")
+    assert report["held_out_accuracy"] > 0.7
+    merged, base = (load_file(d / "model.safetensors") for d in (config.output_directory, config.model_directory))
+    assert torch.equal(merged["model.embed_tokens.weight"], base["model.embed_tokens.weight"])
+
+
+def test_the_split_is_by_prompt_and_noise_sets_a_ceiling(config: DpoConfig) -> None:
+    write_lines(config.data_path, pair_rows(100, noise=0.2, repeats=4))
+    pairs = dpo.read_data(config, load_chat(config.model_directory))
+    assert (len(pairs.train), len(pairs.held_out)) == (360, 40)
+    asked = [{pair.chosen.prompt for pair in part} for part in (pairs.train, pairs.held_out)]
+    assert len(asked[1]) == 10
+    assert not asked[0] & asked[1]
+    assert pairs.label_noise == pytest.approx(0.2, abs=0.06)
+
+
+def test_both_sides_of_a_pair_share_the_prompt_and_end(config: DpoConfig) -> None:
+    chat = load_chat(config.model_directory)
+    pair = dpo.read_data(config, chat).train[0]
+    assert pair.chosen.prompt == pair.rejected.prompt
+    assert {pair.chosen.response[-1], pair.rejected.response[-1]} == {chat.end_id}
+
+
+def test_a_pair_with_one_response_too_long_is_dropped_whole_and_counted(config: DpoConfig) -> None:
+    rows = pair_rows(20, noise=0.0)
+    rows[0]["rejected"] = "tree " * 600
+    write_lines(config.data_path, rows)
+    pairs = dpo.read_data(config, load_chat(config.model_directory))
+    assert (len(pairs.train) + len(pairs.held_out), pairs.dropped_too_long) == (19, 1)
+
+
+def test_margins_count_only_where_they_are_asked_for() -> None:
+    pairs = [replace(pair, margin=0.8) for pair in toy_pairs(32, 0.0).train[:4]]
+
+    def loss(**changes: object) -> float:
+        config = toy_dpo(batch_pairs=4, **changes)
+        return dpo.accumulate(toy_models(), pairs, config, no_autocast, ALONE)["loss"]
+
+    assert loss() == pytest.approx(0.6931, abs=1e-4)
+    assert loss(margin_weight=1.0) == pytest.approx(1.1711, abs=1e-3)  # log(1 + exp(0.8))
+
+
+def test_neither_microbatches_nor_workers_change_the_gradient() -> None:
+    torch.set_num_threads(1)
+    pairs = toy_pairs(32, 0.0).train[:9]
+    whole, parts = toy_dpo(batch_pairs=9, microbatch_pairs=9), toy_dpo(batch_pairs=9, microbatch_pairs=2)
+    found = []
+    for config, workers in ((whole, [ALONE]), (parts, [ALONE]), (parts, [Half(0), Half(1)])):
+        models = toy_models()
+        for ranks in workers:
+            dpo.accumulate(models, ranks.share(pairs), config, no_autocast, ranks)
+        found.append(gradients(models))
+    for others in found[1:]:
+        assert all(torch.allclose(one, other, atol=1e-6) for one, other in zip(found[0], others, strict=True))
+    assert max(float(gradient.abs().max()) for gradient in found[0]) > 1e-4
+
+
+def test_a_collapse_stops_training_and_the_last_healthy_weights_come_back(tmp_path: Path) -> None:
+    models, pairs = toy_models(), toy_pairs(128, 0.0)
+    config = toy_dpo(
+        watch=WatchConfig(prompts=16, max_response_tokens=12, kl_ceiling_nats=0.5),
+        checkpoint_every_steps=1,
+        epochs=8,
+        optimizer=OptimizerConfig(learning_rate=1e-2),
+    )
+    progress = ProgressList()
+    context = RunContext(DirectoryCheckpoints(tmp_path), progress)
+    numbers, reason = dpo.train(models, pairs, config, context, no_autocast)
+    stopped_at = progress.steps[-1].step
+    assert f"step {stopped_at}: KL to the reference" in reason
+    assert progress.steps[-1].metrics["kl"] > 0.5
+    assert numbers["step"] == stopped_at - 1
+    assert numbers["kl"] <= 0.5
+    stored = load_file(tmp_path / f"step-{stopped_at - 1:06d}" / "state.safetensors")
+    weights = list(models.policy.decoder.parameters())
+    assert all(torch.equal(weight, stored[f"parameters/model/{i}"]) for i, weight in enumerate(weights))
+
+
+def test_a_finished_run_is_not_run_again(config: DpoConfig, tmp_path: Path) -> None:
+    run(config, tmp_path / "run")
+    progress = ProgressList()
+    run(config, tmp_path / "run", progress)
+    assert progress.steps == []
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"beta": 0.0}, "beta: 0.0 is not above 0"),
+        ({"label_smoothing": 0.5}, r"label_smoothing: 0.5 is not in \[0, 0.5\)"),
+        ({"margin_weight": -1.0}, "margin_weight: -1.0 is below 0"),
+        ({"label_noise": 0.7}, "label_noise: 0.7"),
+        ({"vocabulary_rows": 9}, "vocabulary_rows"),
+    ],
+)
+def test_settings_that_cannot_run_are_refused(config: DpoConfig, change: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        replace(config, **change)
+
+
+def test_data_without_a_held_out_pair_is_refused(config: DpoConfig) -> None:
+    with pytest.raises(ConfigError, match="held_out_fraction: 160 pairs to train and 0 held out"):
+        dpo.read_data(replace(config, held_out_fraction=0.0), load_chat(config.model_directory))

@@ -1,0 +1,253 @@
+"""The GRPO stage from files to files: what it loads, refuses, learns from and leaves behind; and that PPO takes a verifier too."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.training.stages.test_reward_model import pair_rows
+from tests.training.toys import WORDS, KillAfter, Killed, ProgressList, sft_rows, toy_model, user, write_lines
+from training.data.chat import load_chat
+from training.manifest import Manifest, verify_manifest
+from training.model.lora import LoraConfig
+from training.optim.adam import OptimizerConfig
+from training.optim.ranks import Ranks
+from training.rl.losses import Normalisation
+from training.rl.players import open_players
+from training.rl.scores import Answer
+from training.stages import grpo, ppo, reward_model
+from training.stages.context import ConfigError, Lineage, Machine, RunContext
+from training.stages.grpo import GrpoConfig
+from training.stages.policy_artifact import sources
+from training.stages.policy_loop import refuse_uneven
+from training.stages.ppo import PpoConfig
+from training.stages.prompts import SftMix, read_data
+from training.stages.reward_model import RewardModelConfig
+from training.stages.state import DirectoryCheckpoints
+
+LORA = LoraConfig(rank=4)
+
+
+def short(answers: Sequence[Answer]) -> list[float]:
+    """Shorter texts are better, and better still where the prompt's task says so."""
+    return [-len(answer.text) * float(answer.task) for answer in answers]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> GrpoConfig:
+    rows = [{"messages": user(f"{word} {i}"), "task": f"{1 + i % 2}"} for i, word in enumerate(WORDS * 2)]
+    return GrpoConfig(
+        model_directory=toy_model(tmp_path / "first"),
+        reward_model_directory=None,
+        data_path=write_lines(tmp_path / "prompts.jsonl", rows),
+        output_directory=tmp_path / "second",
+        lineage=Lineage("second"),
+        updates=6,
+        prompts_per_update=4,
+        samples_per_prompt=4,
+        minibatch_rows=8,
+        max_response_tokens=8,
+        policy_optimizer=OptimizerConfig(learning_rate=2e-3),
+        checkpoint_every_updates=3,
+        length_floor_fraction=0.0,
+        machine=Machine(threads=1),
+    )
+
+
+def run(config: GrpoConfig, runs: Path, progress: ProgressList | None = None) -> Manifest:
+    grpo.run(config, RunContext(DirectoryCheckpoints(runs), progress or ProgressList()), short)
+    return verify_manifest(config.output_directory)
+
+
+@pytest.mark.parametrize("lora", [None, LORA])
+def test_a_killed_run_ends_with_the_same_bits(config: GrpoConfig, tmp_path: Path, lora: LoraConfig | None) -> None:
+    config = replace(config, lora=lora, filter_zero_variance=True)
+    straight, resumed = ProgressList(), ProgressList()
+    first = run(config, tmp_path / "straight", straight)
+    again = replace(config, output_directory=tmp_path / "again")
+    with pytest.raises(Killed):
+        grpo.run(again, RunContext(KillAfter(tmp_path / "killed", 3), ProgressList()), short)
+    second = run(again, tmp_path / "killed", resumed)
+    assert [step.metrics for step in resumed.steps] == [step.metrics for step in straight.steps[3:]]
+    assert (first.files, first.report) == (second.files, second.report)
+    states = [load_file(tmp_path / name / "step-000006" / "state.safetensors") for name in ("straight", "killed")]
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+def test_it_writes_a_model_that_differs_from_its_parent_and_reports_every_figure(
+    config: GrpoConfig, tmp_path: Path
+) -> None:
+    progress = ProgressList()
+    manifest = run(replace(config, importance_cap=2.0), tmp_path / "run", progress)
+    assert (manifest.kind, manifest.parents) == ("model", ("first",))
+    assert manifest.report["exported_update"] == 6
+    before, after = (load_file(d / "model.safetensors") for d in (config.model_directory, config.output_directory))
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    assert set(progress.steps[0].metrics) == {
+        "approximate_kl",
+        "clip_fraction",
+        "entropy",
+        "eos_rate",
+        "importance",
+        "importance_capped",
+        "kl",
+        "learning_rate",
+        "masked_responses",
+        "minibatches",
+        "policy_loss",
+        "reference_loss",
+        "response_tokens",
+        "reward",
+        "sampler_kl",
+        "sampler_mismatch",
+        "score",
+        "zero_variance_groups",
+    }
+    assert progress.steps[0].metrics["importance"] == pytest.approx(1.0, abs=1e-4)
+
+
+def test_a_reward_model_gives_scores_as_well(config: GrpoConfig, tmp_path: Path) -> None:
+    reward_model.run(
+        RewardModelConfig(
+            model_directory=config.model_directory,
+            data_path=write_lines(tmp_path / "pairs.jsonl", pair_rows(40, noise=0.0)),
+            output_directory=tmp_path / "reward",
+            lineage=Lineage("reward"),
+            lora=LORA,
+            machine=Machine(threads=1),
+        ),
+        RunContext(DirectoryCheckpoints(tmp_path / "reward-run"), ProgressList()),
+    )
+    progress = ProgressList()
+    judged = replace(
+        config,
+        reward_model_directory=tmp_path / "reward",
+        lora=LORA,
+        vocabulary_rows=290,
+        updates=2,
+        judge_directory=tmp_path / "reward",
+        judge_base_directory=config.model_directory,
+    )
+    manifest = grpo.run(judged, RunContext(DirectoryCheckpoints(tmp_path / "run"), progress))
+    assert manifest.parents == ("first", "reward")
+    for step in progress.steps:  # here the judge is the reward model, read in full ids
+        assert step.metrics["gold_score"] == pytest.approx(step.metrics["score"], abs=1e-4)
+
+
+@pytest.mark.parametrize("lora", [None, LORA])
+def test_ppo_takes_a_verifier_and_begins_with_a_critic_that_says_nothing(
+    config: GrpoConfig, tmp_path: Path, lora: LoraConfig | None
+) -> None:
+    progress = ProgressList()
+    settings = PpoConfig(
+        model_directory=config.model_directory,
+        reward_model_directory=None,
+        data_path=config.data_path,
+        output_directory=config.output_directory,
+        lineage=config.lineage,
+        updates=2,
+        prompts_per_update=4,
+        minibatch_rows=4,
+        max_response_tokens=8,
+        lora=lora,
+        machine=config.machine,
+    )
+    ppo.run(settings, RunContext(DirectoryCheckpoints(tmp_path / "run"), progress), short)
+    assert progress.steps[0].metrics["score"] < 0
+    assert progress.steps[0].metrics["explained_variance"] == pytest.approx(0.0, abs=1e-6)
+    assert progress.steps[1].metrics["explained_variance"] != 0.0
+    assert verify_manifest(config.output_directory).parents == ("first",)
+
+
+def test_scores_come_from_exactly_one_source(config: GrpoConfig, tmp_path: Path) -> None:
+    context = RunContext(DirectoryCheckpoints(tmp_path / "run"), ProgressList())
+    with pytest.raises(ConfigError, match="reward_model_directory: neither it nor a verifier"):
+        grpo.run(config, context)
+    with pytest.raises(ConfigError, match="reward_model_directory: both it and a verifier"):
+        grpo.run(replace(config, reward_model_directory=tmp_path), context, short)
+
+
+@pytest.mark.parametrize("lora", [None, LORA])
+def test_without_a_kl_coefficient_no_reference_is_loaded(config: GrpoConfig, lora: LoraConfig | None) -> None:
+    made_of = sources(replace(config, lora=lora), None)
+    assert open_players(made_of, with_reference=False).reference is None
+    with_reference = open_players(made_of, with_reference=True)
+    assert with_reference.reference is not None
+    assert (with_reference.reference.decoder is with_reference.policy.decoder) == (lora is not None)
+
+
+def test_without_a_reference_there_is_no_kl_to_report(config: GrpoConfig, tmp_path: Path) -> None:
+    progress = ProgressList()
+    run(replace(config, kl_coefficient=0.0, kl_ceiling_nats=None, updates=1), tmp_path / "run", progress)
+    assert not {"kl", "reference_loss"} & set(progress.steps[0].metrics)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"samples_per_prompt": 1, "minibatch_rows": 4}, "samples_per_prompt: 1, a group needs two"),
+        ({"minibatch_rows": 7}, "minibatch_rows: 7 does not divide the 16 rows"),
+        ({"normalisation": Normalisation.CONSTANT, "standardise": False}, "constant_tokens: None"),
+        ({"constant_tokens": 8}, "constant_tokens: 8 with normalisation token"),
+        ({"normalisation": Normalisation.CONSTANT, "constant_tokens": 0, "standardise": False}, "constant_tokens: 0"),
+        ({"normalisation": Normalisation.CONSTANT, "constant_tokens": 8}, "standardise: Dr. GRPO"),
+        ({"kl_coefficient": 0.0}, "kl_ceiling_nats: without kl_coefficient"),
+        ({"mask_missing_eos": True, "missing_eos_penalty": 1.0}, "mask_missing_eos"),
+        ({"mask_missing_eos": True, "soft_overlong_tokens": 2}, "mask_missing_eos"),
+        ({"soft_overlong_tokens": 8}, "soft_overlong_tokens: 8"),
+        ({"clip_low": 1.0}, "clip_low"),
+        ({"clip_high": 0.0}, "clip_high"),
+        ({"temperature": 0.0}, "temperature"),
+        ({"importance_cap": 0.5}, "importance_cap"),
+        ({"max_staleness_updates": 2}, "max_staleness_updates"),
+        ({"judge_directory": Path("judge")}, "judge_base_directory"),
+        ({"vocabulary_rows": 290}, "vocabulary_rows"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused_by_name(
+    config: GrpoConfig, changes: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(ConfigError, match=named):
+        replace(config, **changes)
+
+
+def test_what_does_not_divide_among_the_workers_is_refused(config: GrpoConfig) -> None:
+    refuse_uneven(config, Ranks(0, 4, 0, 4))
+    with pytest.raises(ConfigError, match="prompts_per_update: 4 is not a multiple of the 3 workers"):
+        refuse_uneven(config, Ranks(0, 3, 0, 3))
+    with pytest.raises(ConfigError, match=r"sft_mix\.rows: 6 is not a multiple of the 4 workers"):
+        refuse_uneven(replace(config, sft_mix=SftMix(config.data_path, rows=6)), Ranks(0, 4, 0, 4))
+
+
+def test_examples_that_are_mixed_in_are_learned_beside_the_reward(config: GrpoConfig, tmp_path: Path) -> None:
+    write_lines(tmp_path / "sft.jsonl", sft_rows(32))
+    losses = {}
+    for coefficient in (1e-6, 1.0):
+        progress = ProgressList()
+        mix = SftMix(tmp_path / "sft.jsonl", coefficient, rows=8)
+        mixed = replace(config, sft_mix=mix, updates=8, output_directory=tmp_path / f"out-{coefficient}")
+        run(mixed, tmp_path / f"run-{coefficient}", progress)
+        losses[coefficient] = [step.metrics["sft_loss"] / coefficient for step in progress.steps]
+    assert losses[1.0][0] == pytest.approx(losses[1e-6][0], rel=0.2)
+    assert losses[1.0][-1] < 0.8 * losses[1e-6][-1]
+
+
+def test_mixed_examples_have_their_ids_in_a_trimmed_vocabulary(config: GrpoConfig, tmp_path: Path) -> None:
+    mix = SftMix(write_lines(tmp_path / "sft.jsonl", sft_rows(16)))
+    trimmed = replace(config, sft_mix=mix, lora=LORA, vocabulary_rows=290)
+    prompts = read_data(trimmed, load_chat(config.model_directory))
+    whole = read_data(replace(trimmed, vocabulary_rows=None), load_chat(config.model_directory))
+    assert prompts.vocabulary is not None
+    assert tuple(prompts.vocabulary.widen(prompts.mixed[3].response)) == whole.mixed[3].response
+    assert prompts.tasks == whole.tasks == ["1", "2"] * 8
+
+
+def test_mixed_examples_that_are_too_long_are_refused(config: GrpoConfig, tmp_path: Path) -> None:
+    mix = SftMix(write_lines(tmp_path / "sft.jsonl", [{"messages": user("tree " * 400), "response": "good"}]))
+    with pytest.raises(ConfigError, match="sft_mix: none of 1 examples"):
+        read_data(replace(config, sft_mix=mix), load_chat(config.model_directory))

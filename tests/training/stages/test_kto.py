@@ -1,0 +1,221 @@
+"""KTO from files to files: weights from the counts, z0 over everybody and without a gradient, resuming bit by bit, refusals."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.training.rl.toy import STOP
+from tests.training.rl.toy_preferences import Half, gradients, toy_kto, toy_models, toy_thumbs
+from tests.training.stages.test_reward_model import pair_rows
+from tests.training.toys import KillAfter, Killed, ProgressList, toy_model, user, write_lines
+from training.data.chat import load_chat
+from training.data.examples import ExampleError
+from training.data.tensors import TokenisedExample, response_batch
+from training.manifest import verify_manifest
+from training.model.lora import LoraConfig
+from training.optim.adam import OptimizerConfig
+from training.optim.ranks import ALONE
+from training.rl.reference import WatchConfig
+from training.stages import kto
+from training.stages.context import ConfigError, Lineage, Machine, RunContext
+from training.stages.kto import KtoConfig, Thumb, Thumbs
+from training.stages.state import DirectoryCheckpoints
+
+LORA = LoraConfig(rank=4)
+
+
+def thumb_rows(ups: int, downs: int) -> list[dict[str, Any]]:
+    """Liked responses hold "good", the others "bad"; every prompt is asked once a side."""
+    rows = pair_rows(max(ups, downs), noise=0.0)
+    return [
+        {"messages": row["messages"], "response": row[side], "thumb": thumb, "prompt_id": row["prompt_id"]}
+        for side, thumb, count in (("chosen", "up", ups), ("rejected", "down", downs))
+        for row in rows[:count]
+    ]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> KtoConfig:
+    return KtoConfig(
+        model_directory=toy_model(tmp_path / "first"),
+        data_path=write_lines(tmp_path / "thumbs.jsonl", thumb_rows(80, 160)),
+        output_directory=tmp_path / "second",
+        lineage=Lineage("second"),
+        batch_rows=24,
+        microbatch_rows=12,
+        optimizer=OptimizerConfig(learning_rate=1e-2),
+        watch=WatchConfig(prompts=4, max_response_tokens=8, length_floor_fraction=0.0),
+        checkpoint_every_steps=5,
+        machine=Machine(threads=1),
+    )
+
+
+@pytest.fixture
+def apart() -> Any:
+    """A policy that has left its reference."""
+    torch.set_num_threads(1)
+    models = toy_models()
+    with torch.no_grad():
+        for parameter in models.policy.decoder.parameters():
+            parameter.mul_(3.0)
+    return models
+
+
+def run(config: KtoConfig, runs: Path, progress: ProgressList | None = None) -> dict[str, Any]:
+    kto.run(config, RunContext(DirectoryCheckpoints(runs), progress or ProgressList()))
+    return dict(verify_manifest(config.output_directory).report)
+
+
+def no_autocast() -> torch.autocast:
+    return torch.autocast("cpu", enabled=False)
+
+
+def test_it_learns_what_is_liked_and_reports_counts_and_weights(config: KtoConfig, tmp_path: Path) -> None:
+    progress = ProgressList()
+    report = run(config, tmp_path / "run", progress)
+    manifest = verify_manifest(config.output_directory)
+    assert report["held_out_accuracy"] > 0.95
+    assert (manifest.kind, manifest.parents) == ("model", ("first",))
+    assert report["train_thumbs"] + report["held_out_thumbs"] == 240
+    downs = report["train_thumbs"] - report["train_thumbs_up"]
+    assert report["up_weight"] * report["train_thumbs_up"] == pytest.approx(report["down_weight"] * downs)
+    assert report["down_weight"] == 1.0
+    first, last = progress.steps[0].metrics, progress.steps[-1].metrics
+    assert first["baseline"] == pytest.approx(0.0, abs=1e-4)
+    assert last["up_reward"] > last["down_reward"] + 0.1
+    assert {"held_out_accuracy", "response_tokens", "kl"} <= set(last)
+
+
+@pytest.mark.parametrize("lora", [None, LORA])
+def test_a_killed_run_ends_with_the_same_bits(config: KtoConfig, tmp_path: Path, lora: LoraConfig | None) -> None:
+    config = replace(config, lora=lora)
+    straight, resumed = ProgressList(), ProgressList()
+    reports = [run(config, tmp_path / "straight", straight)]
+    again = replace(config, output_directory=tmp_path / "again")
+    with pytest.raises(Killed):
+        kto.run(again, RunContext(KillAfter(tmp_path / "killed", 5), ProgressList()))
+    reports.append(run(again, tmp_path / "killed", resumed))
+    assert [step.metrics for step in resumed.steps] == [step.metrics for step in straight.steps[5:]]
+    assert reports[0] == reports[1]
+    files = [verify_manifest(directory).files for directory in (config.output_directory, again.output_directory)]
+    assert files[0] == files[1]
+
+
+def test_a_trimmed_vocabulary_trains_and_keeps_the_embedding(config: KtoConfig, tmp_path: Path) -> None:
+    run(replace(config, lora=LORA, vocabulary_rows=290), tmp_path / "run")
+    merged, base = (load_file(d / "model.safetensors") for d in (config.output_directory, config.model_directory))
+    assert torch.equal(merged["model.embed_tokens.weight"], base["model.embed_tokens.weight"])
+
+
+@pytest.mark.parametrize(("ups", "downs", "wanted"), [(2, 8, (4.0, 1.0)), (6, 3, (1.0, 2.0)), (5, 5, (1.0, 1.0))])
+def test_the_rarer_thumb_weighs_more_so_that_both_kinds_weigh_the_same(
+    ups: int, downs: int, wanted: tuple[float, float]
+) -> None:
+    example = TokenisedExample((2,), (STOP,))
+    thumbs = Thumbs([*[Thumb(example, True)] * ups, *[Thumb(example, False)] * downs], [], (STOP,))
+    assert kto.weights_of(thumbs, toy_kto()) == wanted
+    assert kto.weights_of(thumbs, toy_kto(weights="equal")) == (1.0, 1.0)
+
+
+def test_the_baseline_is_the_mean_log_ratio_of_each_others_responses(apart: Any) -> None:
+    batch = toy_thumbs(32, 0.0).train[:6]
+    config = toy_kto(microbatch_rows=4)
+    mismatched = [
+        TokenisedExample(one.example.prompt, other.example.response)
+        for one, other in zip(batch, [batch[-1], *batch[:-1]], strict=True)
+    ]
+    with torch.no_grad():
+        wanted = float(apart.log_ratios(response_batch(mismatched)).mean())
+        matched = float(apart.log_ratios(response_batch([thumb.example for thumb in batch])).mean())
+    swapped = replace(apart, policy=apart.reference, reference=apart.policy)
+    found = [kto.baseline(models, batch, config, no_autocast, ALONE) for models in (apart, swapped)]
+    assert sorted(found) == pytest.approx([0.0, abs(wanted)], abs=1e-5)  # never below 0
+    assert abs(wanted - matched) > 0.01
+    halves = [Half(0), Half(1)]
+    for half in halves:
+        kto.baseline(apart, batch, config, no_autocast, half)
+    assert sum(float(half.parts[0]) for half in halves) / 6 == pytest.approx(wanted, abs=1e-5)
+
+
+def test_mismatched_responses_keep_to_the_limit_of_tokens(apart: Any) -> None:
+    long, short = TokenisedExample((2,) * 8, (5, STOP)), TokenisedExample((3,), (4,) * 8 + (STOP,))
+    seen: list[int] = []
+
+    class Measured:
+        def log_ratios(self, batch: Any) -> torch.Tensor:
+            seen.append(int(batch.mask_BT.sum(1).max()))
+            return torch.zeros(len(batch.ids_BT))
+
+    batch = [Thumb(long, True), Thumb(short, False)]
+    kto.baseline(Measured(), batch, toy_kto(max_tokens=10), no_autocast, ALONE)  # type: ignore[arg-type]
+    assert seen == [10]
+
+
+def test_neither_microbatches_nor_workers_change_the_gradient(apart: Any) -> None:
+    batch = toy_thumbs(32, 0.0).train[:9]
+    found = []
+    for rows, workers in ((9, [ALONE]), (2, [ALONE]), (2, [Half(0), Half(1)])):
+        for ranks in workers:
+            kto.accumulate(apart, batch, 0.3, (2.0, 1.0), toy_kto(microbatch_rows=rows), no_autocast, ranks)
+        found.append(gradients(apart))
+    for others in found[1:]:
+        assert all(torch.allclose(one, other, atol=1e-6) for one, other in zip(found[0], others, strict=True))
+    assert max(float(gradient.abs().max()) for gradient in found[0]) > 1e-4
+
+
+def test_accuracy_is_how_often_a_liked_response_is_above_a_disliked_one(apart: Any) -> None:
+    thumbs = toy_thumbs(64, 0.0).train
+    with torch.no_grad():
+        ratios = apart.log_ratios(response_batch([thumb.example for thumb in thumbs])).tolist()
+    middle = sorted(ratios)[len(ratios) // 2]
+    told = [Thumb(thumb.example, ratio >= middle) for thumb, ratio in zip(thumbs, ratios, strict=True)]
+    watch = kto.Watch(WatchConfig(max_response_tokens=2), [(2, 3)], (STOP,), 0)
+    for held_out, wanted in ((told, 1.0), ([Thumb(t.example, not t.up) for t in told], 0.0)):
+        figures = kto.examine(apart, Thumbs([], held_out, (STOP,)), watch, toy_kto(), no_autocast, ALONE)
+        assert figures["held_out_accuracy"] == wanted
+
+
+def test_the_split_is_by_prompt(config: KtoConfig) -> None:
+    thumbs = kto.read_data(config, load_chat(config.model_directory))
+    asked = [{thumb.example.prompt for thumb in part} for part in (thumbs.train, thumbs.held_out)]
+    assert len(asked[1]) == 16
+    assert not asked[0] & asked[1]
+
+
+def test_thumbs_of_one_kind_alone_are_refused(config: KtoConfig) -> None:
+    write_lines(config.data_path, thumb_rows(0, 40))
+    with pytest.raises(ConfigError, match="held_out_fraction: 0 thumbs up and 36 down to train, one of each needed"):
+        kto.read_data(config, load_chat(config.model_directory))
+
+
+@pytest.mark.parametrize(
+    ("row", "named"),
+    [
+        ({"messages": user("a"), "response": "b", "prompt_id": "p"}, "line 1: thumb: must be one of up, down"),
+        ({"messages": user("a"), "response": "b", "prompt_id": "p", "thumb": True}, "line 1: thumb"),
+        ({"messages": user("a"), "response": "", "prompt_id": "p", "thumb": "up"}, "line 1: response"),
+        ({"messages": user("a"), "response": "b", "thumb": "up"}, "line 1: prompt_id"),
+    ],
+)
+def test_a_bad_line_is_named_by_line_and_field(config: KtoConfig, row: dict[str, object], named: str) -> None:
+    write_lines(config.data_path, [row])
+    with pytest.raises(ExampleError, match=named):
+        kto.read_data(config, load_chat(config.model_directory))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"beta": 0.0}, "beta: 0.0 is not above 0"),
+        ({"weights": "angry"}, "weights: 'angry' is not one of balanced, equal"),
+        ({"batch_rows": 1}, "batch_rows: 1, mismatched responses need at least 2"),
+        ({"vocabulary_rows": 9}, "vocabulary_rows"),
+    ],
+)
+def test_settings_that_cannot_run_are_refused(config: KtoConfig, change: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        replace(config, **change)

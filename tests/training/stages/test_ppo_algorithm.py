@@ -1,0 +1,91 @@
+"""What makes the loop PPO, without files: a policy that has left its reference behind is judged, and learns."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.training.rl.toy import no_autocast, sentiment, toy_config, toy_players, toy_prompts
+from training.optim.ranks import ALONE
+from training.rl.kl_control import KlConfig
+from training.rl.rewards import RewardShape
+from training.rl.rollout import CachedEngine, Rollout
+from training.stages.policy_loop import Setting
+from training.stages.ppo import Ppo, PpoPlayers
+
+
+def drifted(**changes: object) -> tuple[Ppo, PpoPlayers, Rollout]:
+    players = toy_players()
+    with torch.no_grad():
+        for parameter in players.policy.decoder.parameters():
+            parameter.mul_(2.0)
+        players.critic.head.score.weight.fill_(0.1)
+    config = toy_config(prompts_per_update=6, minibatch_rows=12, epochs_per_update=1, **changes)
+    prompts = toy_prompts(6)
+    algorithm = Ppo(players, config, Setting(prompts, sentiment, no_autocast, ALONE))
+    engine = CachedEngine(players.policy, prompts.stop_ids, "update-0")
+    rollout = engine.sample(prompts.ids, 2, config.max_response_tokens, config.temperature, list(range(6)))
+    return algorithm, players, rollout
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_old_log_probs_are_the_policys_own_at_its_temperature(temperature: float) -> None:
+    algorithm, _, rollout = drifted(temperature=temperature)
+    numbers = {"beta": 0.1, "last_kl": 1.0}
+    experience, figures = algorithm.judge(rollout, numbers)
+    assert figures["kl"] > 0.1
+    assert (experience.old_log_probs_BR - rollout.log_probs_BR).abs().max() < 1e-5
+    learned = algorithm.learn(experience, 0, numbers)
+    assert learned["clip_fraction"] == 0
+    assert learned["approximate_kl"] < 1e-10
+
+
+def test_drifting_costs_beta_times_the_kl() -> None:
+    algorithm, _, rollout = drifted(reward=RewardShape(missing_eos_penalty=0.0))
+    free, dear = (algorithm.judge(rollout, {"beta": beta})[1] for beta in (0.0, 2.0))
+    assert free["reward"] == pytest.approx(free["score"], abs=1e-5)
+    assert dear["reward"] == pytest.approx(free["reward"] - 2.0 * free["kl"], abs=1e-4)
+
+
+def test_values_are_of_the_state_before_their_token_when_judged_and_when_learned() -> None:
+    algorithm, _, rollout = drifted()
+    changed = replace(rollout, response_ids_BR=rollout.response_ids_BR.clone())
+    changed.response_ids_BR[:, 2] = (changed.response_ids_BR[:, 2] + 1) % 24
+    numbers = {"beta": 0.1, "last_kl": 1.0}
+    (before, _), (after, _) = algorithm.judge(rollout, numbers), algorithm.judge(changed, numbers)
+    long = rollout.response_mask_BR[:, 3].bool()
+    assert long.any()
+    assert torch.equal(before.old_values_BR[:, :3], after.old_values_BR[:, :3])
+    assert (before.old_values_BR[long, 3] != after.old_values_BR[long, 3]).all()
+    errors = ((before.old_values_BR - before.returns_BR).square() * before.mask_BR).sum() / before.mask_BR.sum()
+    assert algorithm.learn(before, 0, numbers)["value_loss"] == pytest.approx(float(errors) / 2, rel=1e-5)
+
+
+def test_a_better_response_has_the_higher_advantage_and_an_endless_one_the_lower() -> None:
+    algorithm, _, rollout = drifted(kl=KlConfig(initial=0.0), reward=RewardShape(missing_eos_penalty=9.0))
+    rollout = replace(rollout, ended_B=torch.tensor([True, False] * 6))
+    experience, _ = algorithm.judge(rollout, {"beta": 0.0})
+    first = experience.advantages_BR[:, 0]
+    assert first[::2].min() > first[1::2].max()
+
+
+def test_beta_follows_its_target_from_update_to_update() -> None:
+    algorithm, _, rollout = drifted(kl=KlConfig(initial=0.1, target_nats=4.0, horizon_samples=120))
+    numbers = algorithm.begin() | {"last_kl": 8.0}
+    experience, _ = algorithm.judge(rollout, numbers)
+    assert algorithm.learn(experience, 0, numbers)["beta"] == 0.1
+    assert numbers["beta"] == pytest.approx(0.1 * (1 + 0.2 * 12 / 120))
+
+
+def test_the_sampler_is_corrected_in_the_policys_loss_alone() -> None:
+    algorithm, _, rollout = drifted(importance_cap=1.5)
+    rollout = replace(rollout, log_probs_BR=rollout.log_probs_BR + torch.linspace(-1, 1, 12)[:, None])
+    numbers = {"beta": 0.1, "last_kl": 1.0}
+    experience, figures = algorithm.judge(rollout, numbers)
+    mask, tokens = experience.mask_BR, experience.mask_BR.sum()
+    assert figures["importance_capped"] > 0
+    learned = algorithm.learn(experience, 0, numbers)
+    expected = -(experience.advantages_BR * experience.correction_BR * mask).sum() / tokens
+    errors = ((experience.old_values_BR - experience.returns_BR).square() * mask).sum() / tokens
+    assert learned["policy_loss"] == pytest.approx(float(expected), abs=1e-5)
+    assert learned["value_loss"] == pytest.approx(float(errors) / 2, rel=1e-5)

@@ -1,0 +1,140 @@
+"""`python -m training tokenizer …` as a person calls it."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.training.tokenization.made import README
+from training.__main__ import main
+from training.manifest import verify_manifest
+from training.tokenization.opened import BytePairs, open_tokenizer
+from training.tokenization.reading import TextFiles
+from training.tokenization.watching import Watched
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    path = tmp_path / "readme.txt"
+    path.write_text(README)
+    return path
+
+
+def train(texts: Path, output: Path, *words: str) -> int:
+    return main(["tokenizer", "train", str(texts), "--vocabulary", "600", "--output", str(output), *words])
+
+
+def test_train_leaves_a_finished_directory_that_opens(
+    texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(texts, tmp_path / "ours") == 0
+    assert capsys.readouterr().out == f"ours is in {tmp_path / 'ours'}: 600 tokens\n"
+    manifest = verify_manifest(tmp_path / "ours")
+    assert (manifest.kind, manifest.version) == ("tokenizer", "ours")
+    assert manifest.config == {"vocabulary": 600, "kind": "byte-pairs", "split": "gpt4", "least_count": 2}
+    assert manifest.report["bytes"] == texts.stat().st_size
+    assert list(manifest.report["sources"]) == ["readme.txt"]
+    assert set(manifest.files) == {"tokenizer.json", "tokenizer_config.json", "generation_config.json"}
+    assert isinstance(open_tokenizer(tmp_path / "ours"), BytePairs)
+
+
+def test_train_twice_writes_the_same_bytes_from_txt_and_again(texts: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        assert train(texts, tmp_path / name) == 0
+    one, two = (verify_manifest(tmp_path / name) for name in ("one", "two"))
+    assert one.files == two.files
+
+
+@pytest.mark.parametrize("kind", ["words", "characters"])
+def test_train_makes_words_and_characters_too(texts: Path, tmp_path: Path, kind: str) -> None:
+    assert train(texts, tmp_path / kind, "--kind", kind) == 0
+    assert list(verify_manifest(tmp_path / kind).files) == ["tokenizer.json"]
+
+
+def test_train_says_when_the_texts_have_no_more_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = tmp_path / "few.jsonl"
+    rows.write_text(json.dumps({"text": "abab"}) + "\n")
+    assert train(rows, tmp_path / "few") == 0
+    assert capsys.readouterr().out.endswith("263 tokens of 600, as the texts have no more\n")
+
+
+def test_compare_prints_a_table_and_writes_the_page(
+    texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(texts, tmp_path / "given")
+    capsys.readouterr()
+    page = tmp_path / "page.html"
+    command = ["tokenizer", "compare", str(texts), "--vocabulary", "300", "400", "--held-out", "0.3"]
+    assert main([*command, "--tokenizer", str(tmp_path / "given"), "--page", str(page)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    names = [line.split()[0] for line in lines]
+    assert names == ["tokenizer", "bpe-300", "bpe-400", "word-300", "word-400", "char-400", "given", "the"]
+    bytes_per_token = [float(line.split()[4]) for line in lines[1:4]]
+    assert bytes_per_token[0] < bytes_per_token[1] < bytes_per_token[2]
+    assert all(line.endswith("100.0%") for line in lines[1:3])
+    assert page.read_text().count("<h2>") == 7
+
+
+def test_show_takes_a_text_or_a_file(texts: Path, tmp_path: Path) -> None:
+    train(texts, tmp_path / "ours")
+    rows, page = tmp_path / "rows.jsonl", tmp_path / "page.html"
+    rows.write_text('{"text": "first of all"}\n{"text": "second"}\n')
+    show = ["tokenizer", "show", "--page", str(page)]
+    assert main([*show, "--text", "given <b>", str(tmp_path / "ours")]) == 0
+    assert "The text given: 9 characters" in page.read_text()
+    assert main([*show, str(rows), str(tmp_path / "ours")]) == 0
+    assert "rows.jsonl: 12 characters" in page.read_text()
+    texts.write_text(README * 2)
+    assert main([*show, str(texts), str(tmp_path / "ours")]) == 0
+    assert "readme.txt, its first 10,000 characters" in page.read_text()
+
+
+def test_what_cannot_be_done_is_said_in_one_line(
+    texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty, torn = tmp_path / "empty.txt", tmp_path / "torn.txt"
+    empty.write_text("")
+    torn.write_bytes(b"abc\xff")
+    (tmp_path / "bare").mkdir()
+    page, new = ["--page", str(tmp_path / "p.html")], ["--output", str(tmp_path / "new")]
+    short = tmp_path / "short.txt"
+    short.write_text("short")
+    refused = {
+        f"train {texts} --vocabulary 261 {' '.join(new)}": "vocabulary: 261, at least 262",
+        f"train {empty} --vocabulary 300 {' '.join(new)}": "texts: empty.txt is empty",
+        f"train {torn} --vocabulary 300 {' '.join(new)}": "texts: torn.txt is not UTF-8 at byte 3",
+        f"train {texts} --vocabulary 300 --output {texts}": "output: readme.txt is there already",
+        f"train {texts} --vocabulary 300 --output {tmp_path}": "is there already",
+        f"compare {texts} --tokenizer {tmp_path / 'bare'}": "tokenizer.json: missing in bare",
+        f"compare {short} --vocabulary 300": "held-out: a share of 0.1 leaves no text to measure on",
+        f"show {texts} {' '.join(page)}": "places: no tokenizer's directory after the file",
+        f"show --text x {tmp_path / 'bare'} {' '.join(page)}": "tokenizer.json: missing in bare",
+        f"show {tmp_path / 'bare'} {texts} {' '.join(page)}": "texts: bare is not one of .txt, .jsonl",
+    }
+    for command, reason in refused.items():
+        assert main(["tokenizer", *command.split()]) == 1, command
+        said = capsys.readouterr().err
+        assert said.startswith("failed: ")
+        assert reason in said
+    for text, reason in (("", "text: empty"), ("a\udcff", "text: half a surrogate pair at character 1")):
+        assert main(["tokenizer", "show", "--text", text, str(tmp_path), *page]) == 1
+        assert reason in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_somebody_who_waits_is_told_how_far_it_is(texts: Path) -> None:
+    out, seconds = io.StringIO(), iter(range(1000))
+    texts.write_text(README * 20)
+    list(Watched(TextFiles([texts, texts]), "ours", "merging", out, lambda: float(next(seconds))))
+    lines = out.getvalue().splitlines()
+    total = f"{2 * texts.stat().st_size / 1e6:.1f}"
+    assert lines[0] == f"ours: 0.0 of {total} MB read"
+    assert len(lines) > 3
+    assert lines[-1] == "ours: all read, merging"
+
+
+def test_nothing_is_said_of_what_is_over_in_a_moment(texts: Path) -> None:
+    out = io.StringIO()
+    assert "".join(Watched(TextFiles([texts]), "ours", "merging", out, lambda: 0.0)) == README
+    assert out.getvalue() == ""

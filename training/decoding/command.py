@@ -1,0 +1,107 @@
+"""`python -m training generate DIRECTORY --prompt TEXT`: what a model says, shown while it says it.
+
+A prompt is a user's message in the model's own chat template; with --plain it is text to be continued, for models without one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from training.data.chat import Message, load_chat, open_tokenizer, read_stop_ids
+from training.decoding.beam import Beams, beam_search
+from training.decoding.presets import MAX_TOKENS, PRESETS, Task
+from training.decoding.rows import DecodingError, Rows, stop_at
+from training.decoding.rules import Rules
+from training.decoding.sampling import sample
+from training.decoding.text import GrowingText, check_stops, stop_at_text
+from training.model.backbone import Backbone
+from training.model.checkpoint import load_decoder
+
+USUAL_TOKENS = 256
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt as ids, what ends its continuation, and how ids read as text."""
+
+    ids: Sequence[int]
+    stop_ids: Sequence[int]
+    decode: Callable[[Sequence[int]], str]
+
+
+def describe(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the subcommand."""
+    parser = commands.add_parser("generate", help="let a model directory answer a prompt, or continue a text")
+    parser.add_argument("directory", type=Path, metavar="DIRECTORY")
+    parser.add_argument("--prompt", required=True, help="a user's message; with --plain a text to continue")
+    parser.add_argument("--plain", action="store_true", help="without the chat template")
+    parser.add_argument(
+        "--task", type=Task, choices=list(Task), default=Task.CHAT, help="whose sampling is used (default chat)"
+    )
+    parser.add_argument("--temperature", type=float, help="0 to 2; 0 is greedy")
+    parser.add_argument("--top-p", type=float, help="mass of the nucleus, above 0 to 1")
+    parser.add_argument("--top-k", type=int, help="this many of the likeliest tokens; 0 is all")
+    parser.add_argument("--min-p", type=float, help="at least this share of the likeliest token's probability")
+    parser.add_argument("--repetition-penalty", type=float, help="above 1 against tokens that were there")
+    parser.add_argument("--max-tokens", type=int, help=f"1 to {MAX_TOKENS} (default: up to {USUAL_TOKENS})")
+    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="ends the answer; up to 4 times")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed draws the same answer (default 0)")
+    parser.add_argument("--beams", type=int, metavar="N", help="search with so many beams instead of drawing")
+    parser.set_defaults(command=generate)
+
+
+def generate(options: argparse.Namespace) -> int:
+    """Print the continuation as it grows, or the best beam's at the end."""
+    rules = chosen_rules(options)
+    if options.max_tokens is not None and not 1 <= options.max_tokens <= MAX_TOKENS:
+        raise DecodingError(f"max_tokens: {options.max_tokens} is not 1 to {MAX_TOKENS}")
+    check_stops(options.stop)
+    prompt = _plain(options) if options.plain else _message(options)
+    backbone = Backbone(load_decoder(options.directory))
+    room = backbone.decoder.config.max_positions - len(prompt.ids)
+    max_tokens = options.max_tokens or max(1, min(USUAL_TOKENS, room))
+    text = GrowingText(prompt.decode, options.stop)
+    if options.beams is None:
+        _draw(backbone, prompt, rules, max_tokens, options.seed, text)
+    else:
+        beams = Beams(options.beams, repetition_penalty=rules.repetition_penalty)
+        best = beam_search(backbone, [prompt.ids], beams, max_tokens, prompt.stop_ids)[0][0]
+        for token in best.ids[:-1] if best.ids[-1] in prompt.stop_ids else best.ids:
+            _show(0, "" if text.stopped else text.feed(token))
+    _show(0, text.finish() + "\n")
+    return 0
+
+
+def chosen_rules(options: argparse.Namespace) -> Rules:
+    """The task's preset with what the command line asked for otherwise."""
+    names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+    given = {name: getattr(options, name) for name in names}
+    return replace(PRESETS[options.task], **{name: value for name, value in given.items() if value is not None})
+
+
+def _draw(backbone: Backbone, prompt: Prompt, rules: Rules, max_tokens: int, seed: int, text: GrowingText) -> None:
+    rows = Rows(backbone, [prompt.ids], max_tokens)
+    sample(rows, rules, stop_at_text([text], stop_at(prompt.stop_ids), _show), max_tokens, [seed])
+
+
+def _message(options: argparse.Namespace) -> Prompt:
+    chat = load_chat(options.directory)
+    return Prompt(chat.prompt_ids([Message("user", options.prompt)]), chat.stop_ids, chat.decode)
+
+
+def _plain(options: argparse.Namespace) -> Prompt:
+    tokenizer, settings = open_tokenizer(options.directory)
+
+    def decode(ids: Sequence[int]) -> str:
+        return tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    return Prompt(tokenizer.encode(options.prompt).ids, read_stop_ids(options.directory, tokenizer, settings), decode)
+
+
+def _show(_: int, words: str) -> None:
+    sys.stdout.write(words)
+    sys.stdout.flush()

@@ -1,0 +1,68 @@
+"""Drawing tokens: one uniform number a row and column, from the row's own seed, through the cumulative distribution.
+
+Shapes: B rows (prompts x copies), R new columns, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from training.data.order import seed_of
+from training.decoding.rows import Ends, Rows, steps
+from training.decoding.rules import Rules
+
+
+@dataclass(frozen=True)
+class Continued:
+    """The new tokens of one row, with the one that ended it. `ended`: by itself, not by the limit."""
+
+    ids: tuple[int, ...]
+    ended: bool
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Chooses tokens by rules and noise; noise_BR is in [0, 1), and its columns are as many as may be drawn."""
+
+    rules: Rules
+    noise_BR: Tensor
+
+    def __call__(self, rows: Rows, logits_BV: Tensor, column: int) -> Tensor:
+        """The next token of each row, [B]."""
+        ruled_BV = self.rules.apply(logits_BV, rows.ids_BS, rows.mask_BS)
+        return choose(ruled_BV, self.noise_BR[:, column], temperature=0.0 if self.rules.greedy else 1.0)
+
+
+@torch.no_grad()
+def sample(rows: Rows, rules: Rules, ends: Ends, max_new: int, seeds: Sequence[int]) -> list[Continued]:
+    """Continue each row by sampling, or greedily. seeds: one a prompt."""
+    drawing = Drawing(rules, row_noise(seeds, len(rows) // len(seeds), max_new).to(rows.ids_BS.device))
+    grown = list(steps(rows, drawing, ends, max_new))
+    lengths = torch.stack([step.real_B for step in grown]).sum(0).tolist()
+    ended = (~grown[-1].running_B).tolist()
+    ids = rows.ids_BS[:, rows.prompt_columns :].tolist()
+    return [Continued(tuple(row[:length]), end) for row, length, end in zip(ids, lengths, ended, strict=True)]
+
+
+def choose(logits_BV: Tensor, noise_B: Tensor, temperature: float) -> Tensor:
+    """One token a row: the inverse of the cumulative distribution at `noise` in [0, 1). In fp64: 262k terms add up."""
+    if temperature == 0:
+        return logits_BV.argmax(-1)
+    cumulative_BV = (logits_BV.double() / temperature).softmax(-1).cumsum(-1)
+    wanted_B1 = noise_B[:, None].double() * cumulative_BV[:, -1:]
+    token_B1 = torch.searchsorted(cumulative_BV, wanted_B1, right=True)
+    return token_B1.squeeze(-1).clamp(max=logits_BV.shape[-1] - 1)
+
+
+def row_noise(seeds: Sequence[int], copies: int, columns: int) -> Tensor:
+    """Uniform numbers of every row, [B, columns], in fp64: each row has a seed of its own, made of its prompt's and its number."""
+    rows = [
+        torch.rand(columns, generator=torch.Generator().manual_seed(seed_of(seed, copy)), dtype=torch.float64)
+        for seed in seeds
+        for copy in range(copies)
+    ]
+    return torch.stack(rows)

@@ -1,0 +1,93 @@
+"""How far each layer of a rotary family looks back and how it rotates, read from three generations of config.json.
+
+Old files have rope_scaling, rope_local_base_freq and a window pattern; new ones rope_parameters and layer_types.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from training.model.fields import MAX_LAYERS, Fields, ModelConfigError
+
+GEMMA_GLOBAL_EVERY = 6  # every sixth layer is global where config.json does not list layer_types (Gemma 3 report)
+GEMMA_LOCAL_THETA, GEMMA_GLOBAL_THETA, USUAL_THETA = 10_000.0, 1_000_000.0, 10_000.0
+FULL, SLIDING = "full_attention", "sliding_attention"
+SCALINGS = ("default", "linear", "llama3")
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Rotary frequencies of a layer. `scaling` is Hugging Face's: default, linear or llama3."""
+
+    theta: float
+    scaling: str = "default"
+    factor: float = 1.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_positions: int = 8192
+
+
+def read_layer_kinds(fields: Fields, family: str) -> list[str]:
+    """FULL or SLIDING of each layer.
+
+    Raises:
+        ModelConfigError: layers slide where the family, or use_sliding_window, says that none does.
+    """
+    count = fields.count("num_hidden_layers", most=MAX_LAYERS)
+    slides = family == "gemma3_text" or (family != "llama" and fields.flag("use_sliding_window", False))
+    named = fields.values.get("layer_types")
+    if named is None:
+        return _unnamed(fields, family, count) if slides else [FULL] * count
+    if not isinstance(named, list) or len(named) != count or not all(kind in (FULL, SLIDING) for kind in named):
+        raise ModelConfigError(f"layer_types: must name {count} layers, each {FULL} or {SLIDING}")
+    if SLIDING in named and not slides:
+        raise ModelConfigError(f"layer_types: {SLIDING}, but a {family} slides only with use_sliding_window, if at all")
+    return named
+
+
+def read_rope(fields: Fields, family: str, kind: str) -> Rope:
+    """The rotation of layers of a kind.
+
+    Raises:
+        ModelConfigError: a scaling that is not built, or one without its numbers.
+    """
+    local = family == "gemma3_text" and kind == SLIDING
+    if local:
+        theta = fields.number("rope_local_base_freq", GEMMA_LOCAL_THETA)
+    else:
+        theta = fields.number("rope_theta", GEMMA_GLOBAL_THETA if family == "gemma3_text" else USUAL_THETA)
+    given = fields.inside("rope_parameters")
+    if given is None:
+        given = Fields({}) if local else fields.inside("rope_scaling") or Fields({})
+    elif family == "gemma3_text":
+        given = given.inside(kind) or Fields({})
+    for place in (fields, given):
+        if place.number("partial_rotary_factor", 1.0) != 1.0:
+            raise ModelConfigError("partial_rotary_factor: only whole heads are rotated")
+    return _scaled(given, given.number("rope_theta", theta))
+
+
+def _scaled(given: Fields, theta: float) -> Rope:
+    scaling = given.one_of("rope_type" if given.values.get("rope_type") else "type", SCALINGS, "default")
+    if scaling == "default":
+        return Rope(theta)
+    factor = given.number("factor")
+    if scaling == "linear":
+        return Rope(theta, scaling, factor)
+    low, high = given.number("low_freq_factor"), given.number("high_freq_factor")
+    if high <= low:
+        raise ModelConfigError(f"high_freq_factor: {high:g} is not above low_freq_factor, {low:g}")
+    return Rope(theta, scaling, factor, low, high, given.count("original_max_position_embeddings"))
+
+
+def _unnamed(fields: Fields, family: str, count: int) -> list[str]:
+    if family == "gemma3_text":
+        pattern = "sliding_window_pattern"
+        every = fields.count(pattern if fields.values.get(pattern) else f"_{pattern}", GEMMA_GLOBAL_EVERY)
+        return [FULL if (layer + 1) % every == 0 else SLIDING for layer in range(count)]
+    if not fields.values.get("sliding_window"):
+        return [FULL] * count
+    first = fields.values.get("max_window_layers")
+    if not isinstance(first, int):
+        raise ModelConfigError(f"max_window_layers: {first!r} is not the number of a layer")
+    return [SLIDING if layer >= first else FULL for layer in range(count)]

@@ -1,0 +1,32 @@
+"""One network that learns in a stage with several: its parameters, its optimizer, and its rate by update."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from training.optim.adam import OptimizerConfig, build_optimizer
+from training.optim.gradients import apply_gradients
+from training.optim.ranks import Ranks
+from training.optim.schedule import learning_rate_at
+
+
+class Learner:
+    """total_updates: the rate's schedule; an update may take many steps, all at its rate."""
+
+    def __init__(
+        self, named: Sequence[tuple[str, nn.Parameter]], config: OptimizerConfig, total_updates: int, ranks: Ranks
+    ) -> None:
+        self._config, self._total, self._ranks = config, total_updates, ranks
+        self.parameters = [parameter for _, parameter in named]
+        self.optimizer = build_optimizer(named, config)
+
+    def rate(self, update: int) -> float:
+        """Learning rate of an update, from 0."""
+        return learning_rate_at(update, self._total, self._config)
+
+    def step(self, update: int, at: str = "") -> None:
+        """Apply the gradients that have gathered. at: the losses, for an error that says where gradients were not finite."""
+        clip, where = self._config.gradient_clip, f"update {update + 1}{at and ', '}{at}"
+        apply_gradients(self.optimizer, self.parameters, self.rate(update), clip, self._ranks, where)

@@ -1,0 +1,139 @@
+"""`python -m training pretrain` and `python -m training scaling`: texts, tokenizer, shards, and the runs. The same command goes on after
+a kill.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+from training.cluster.runner import StageRun, run_stage
+from training.cluster.sample_log import SAMPLES, read_samples
+from training.data.token_shards import Tokenised
+from training.manifest import Manifest
+from training.progress import FIGURE_GAP, Bars, Display, Lines
+from training.recipes.guardrail.packages import DataError
+from training.recipes.pretraining.plan import planned
+from training.recipes.pretraining.recipe import RECIPES, SIZES_VOCABULARY, pretraining
+from training.recipes.pretraining.scaling import train_sizes, write_scaling
+from training.recipes.pretraining.texts import prepare, write_texts
+from training.stages import pretrain
+from training.stages.context import ConfigError, Progress
+from training.status import Step, StepState
+
+SHOWN = ("loss", "bits_per_byte", "tokens_per_second")
+
+
+def describe(commands: argparse._SubParsersAction[argparse.ArgumentParser], code_commit: Callable[[], str]) -> None:
+    """Add both commands."""
+    work = argparse.ArgumentParser(add_help=False)
+    work.add_argument("--work", type=Path, required=True, help="folder of the texts, the shards and the runs")
+    one = commands.add_parser("pretrain", parents=[work], help="make a small decoder from nothing")
+    one.add_argument("--recipe", choices=sorted(RECIPES), required=True)
+    one.add_argument(
+        "--minutes", type=_positive, help="how long the whole may take about; the recipe's own if not given"
+    )
+    one.set_defaults(command=lambda options: run_pretrain(options, code_commit()))
+    three = commands.add_parser("scaling", parents=[work], help="loss over compute for three sizes, as a page")
+    three.add_argument("--tokens-per-parameter", type=_positive, default=2.0, help="20 is Chinchilla's (default 2)")
+    three.set_defaults(command=lambda options: run_scaling(options, code_commit()))
+
+
+def run_pretrain(options: argparse.Namespace, code_commit: str) -> int:
+    """One recipe to its end."""
+    recipe = RECIPES[options.recipe]
+    work: Path = options.work.absolute()
+    with _shown() as told:
+        prepared = prepare(_texts(work), recipe.vocabulary, work, told.tokenised)
+        output = work / options.recipe
+        draft = pretraining(recipe.shape, prepared, 1, "float32", output, code_commit)
+        plan = planned(work / f"{options.recipe}-plan.json", options.recipe, options.minutes or recipe.minutes, draft)
+        config = pretraining(recipe.shape, prepared, plan.steps, plan.dtype, output, code_commit)
+        manifest = run_stage(StageRun(options.recipe, pretrain.run, config), work / "runs", told.move)
+    _print_result(manifest, work / "runs" / options.recipe / SAMPLES)
+    print(f"\nthe model is in {output}")
+    return 0
+
+
+def run_scaling(options: argparse.Namespace, code_commit: str) -> int:
+    """Three sizes and the page about them."""
+    work: Path = options.work.absolute()
+    with _shown() as told:
+        prepared = prepare(_texts(work), SIZES_VOCABULARY, work, told.tokenised)
+        sizes = train_sizes(prepared, options.tokens_per_parameter, work / "scaling", code_commit, told.move_named)
+    law = write_scaling(sizes, options.tokens_per_parameter, work)
+    for size in sizes:
+        print(f"{size.name}: {size.tokens:,} tokens, {size.points[-1].bits_per_byte:.4f} bits per byte")
+    print(f"bits per byte = {law.coefficient:.4g} * FLOPs ^ -{law.exponent:.4f}")
+    print(work / "scaling.html")
+    return 0
+
+
+class _Told:
+    """Steps by name, shown as they move."""
+
+    def __init__(self, display: Display) -> None:
+        self._display = display
+        self._steps: dict[str, Step] = {}
+
+    def move(self, progress: Progress) -> None:
+        self.move_named(progress.stage, progress)
+
+    def move_named(self, name: str, progress: Progress) -> None:
+        figures = [f"{figure} {progress.metrics[figure]:.4g}" for figure in SHOWN if figure in progress.metrics]
+        where = f"step {progress.step} of {progress.total_steps}"
+        self._show(name, progress.step / progress.total_steps, FIGURE_GAP.join((where, *figures)))
+
+    def tokenised(self, told: Tokenised) -> None:
+        self._show("tokenise", told.read_bytes / told.all_bytes, f"{told.documents:,} texts, {told.tokens:,} tokens")
+
+    def _show(self, name: str, share: float, detail: str) -> None:
+        if name not in self._steps:
+            self._steps[name] = Step(name, StepState.RUNNING)
+            self._display.begin(self._steps[name])
+        step = self._steps[name]
+        step.progress, step.detail = share, detail
+        if share < 1:
+            self._display.move(step)
+        else:
+            step.state = StepState.DONE
+            self._display.end(step)
+
+
+@contextmanager
+def _shown() -> Iterator[_Told]:
+    if sys.stdout.isatty():
+        with Bars(Console()) as bars:
+            yield _Told(bars)
+    else:
+        yield _Told(Lines(sys.stdout))
+
+
+def _texts(work: Path) -> Path:
+    try:
+        return write_texts(work)
+    except DataError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _print_result(manifest: Manifest, samples: Path) -> None:
+    report = manifest.report
+    print(
+        f"{report['parameters']:,} parameters, {report['bits_per_byte']:.4f} bits per byte after {report['steps']} steps"
+    )
+    written = read_samples(samples)
+    for sample in written:
+        if sample.step == written[-1].step:
+            print(f"\n> {sample.prompt}{sample.text}")
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not more than 0")
+    return value

@@ -1,0 +1,97 @@
+"""Complete configs: `ten_million`, which 20 minutes on two cores are enough for, and the three sizes of the scaling report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from training.model.config import llama_json
+from training.optim.adam import OptimizerConfig
+from training.recipes.pretraining.texts import LICENCE, Prepared
+from training.stages.context import Lineage, Machine
+from training.stages.pretrain import PretrainConfig, SampleConfig
+
+CONTEXT_TOKENS = 256  # 9 of 10 texts are shorter
+EVALUATIONS, CHECKPOINTS = 20, 8  # of a run, unless they would be closer than so many steps
+CLOSEST_STEPS = 10
+PROMPTS = ("The", "Water is", "Paris is the", "In mathematics,", "He was an American", "A language")
+SEED = 20_261_126
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A Llama-shaped decoder with tied embeddings, and the rate that suits its width."""
+
+    name: str
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    intermediate_size: int
+    learning_rate: float
+    batch_rows: int
+
+    def model_json(self, vocabulary: int) -> dict[str, Any]:
+        shape = llama_json(
+            vocabulary, self.hidden_size, self.num_layers, self.num_heads, self.num_heads, self.intermediate_size
+        )
+        return shape | {"max_position_embeddings": CONTEXT_TOKENS}
+
+    def parameters(self, vocabulary: int) -> int:
+        """All of them: with tied embeddings the head's product is as large as the embedding, so 6ND holds."""
+        d, wide = self.hidden_size, self.intermediate_size
+        return vocabulary * d + self.num_layers * (4 * d * d + 3 * d * wide + 2 * d) + d
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is trained, and for how long if nobody says otherwise."""
+
+    shape: Shape
+    vocabulary: int
+    minutes: float
+
+
+RECIPES: Mapping[str, Recipe] = {
+    "ten_million": Recipe(Shape("ten_million", 320, 7, 5, 864, 2e-3, 16), vocabulary=4096, minutes=20.0),
+    "one_million": Recipe(Shape("one_million", 112, 6, 4, 304, 4e-3, 16), vocabulary=1024, minutes=3.0),
+}
+SIZES_VOCABULARY = 1024  # with more, the smallest would be little else than embeddings
+SIZES = (
+    Shape("0.3M", 64, 5, 4, 168, 5e-3, 8),
+    Shape("1M", 112, 6, 4, 304, 4e-3, 8),
+    Shape("3M", 176, 8, 4, 472, 3e-3, 8),
+)
+
+
+def pretraining(
+    shape: Shape, prepared: Prepared, steps: int, dtype: str, output: Path, code_commit: str
+) -> PretrainConfig:
+    """Muon, which learns faster here (docs/decisions/2026-11-26-pre-training.md), with a cooldown at the end."""
+    return PretrainConfig(
+        tokenizer_directory=prepared.tokenizer_directory,
+        shards_directory=prepared.shards_directory,
+        output_directory=output,
+        lineage=Lineage(output.name, code_commit=code_commit, licence=LICENCE),
+        model_json=shape.model_json(prepared.vocabulary),
+        steps=steps,
+        batch_rows=shape.batch_rows,
+        microbatch_rows=8,
+        context_tokens=CONTEXT_TOKENS,
+        optimizer=OptimizerConfig(
+            algorithm="muon",
+            learning_rate=shape.learning_rate,
+            schedule="wsd",
+            warmup_fraction=0.05,
+            final_fraction=0.0,
+            weight_decay=0.1,
+            epsilon=1e-8,
+        ),
+        evaluate_every_steps=max(CLOSEST_STEPS, steps // EVALUATIONS),
+        evaluation_tokens=1 << 15,
+        samples=SampleConfig(PROMPTS),
+        checkpoint_every_steps=max(CLOSEST_STEPS, steps // CHECKPOINTS),
+        seed=SEED,
+        machine=Machine(dtype=dtype),
+    )

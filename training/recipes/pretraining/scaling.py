@@ -1,0 +1,125 @@
+"""Loss over compute for three sizes at equal tokens a parameter, and the power law through their ends.
+
+Compute is 6ND (Kaplan et al., arXiv 2001.08361, 2.1): parameters times tokens, forward and backward.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from training.cluster.progress_log import PROGRESS, read_progress
+from training.cluster.runner import StageRun, run_stage
+from training.curves import HEIGHT, WIDTH, chart
+from training.recipes.pretraining.recipe import CONTEXT_TOKENS, SIZES, SIZES_VOCABULARY, Shape, pretraining
+from training.recipes.pretraining.texts import Prepared
+from training.stages import pretrain
+from training.stages.context import Progress
+
+TEMPLATES = Path(__file__).parents[2] / "templates"
+DTYPE = "float32"  # the same wherever the three run
+
+
+@dataclass(frozen=True)
+class Point:
+    """A model after so many tokens."""
+
+    flops: float
+    bits_per_byte: float
+
+
+@dataclass(frozen=True)
+class Size:
+    """One of the sizes: its course; the last point is its end."""
+
+    name: str
+    parameters: int
+    tokens: int
+    points: tuple[Point, ...]
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """bits per byte = coefficient * flops ** -exponent. largest_error: of a point, as a share of what the law says."""
+
+    coefficient: float
+    exponent: float
+    largest_error: float
+
+    def at(self, flops: float) -> float:
+        return float(self.coefficient * flops**-self.exponent)
+
+
+def fit(points: Sequence[Point]) -> PowerLaw:
+    """Least squares on the logarithms.
+
+    Raises:
+        ValueError: fewer than two different amounts of compute.
+    """
+    if len({point.flops for point in points}) < 2:
+        raise ValueError(f"points: {len(points)}, a power law needs two amounts of compute")
+    flops = np.log([point.flops for point in points])
+    design = np.stack((np.ones_like(flops), -flops), axis=1)
+    (constant, exponent), *_ = np.linalg.lstsq(design, np.log([point.bits_per_byte for point in points]), rcond=None)
+    law = PowerLaw(math.exp(constant), float(exponent), 0.0)
+    error = max(abs(point.bits_per_byte / law.at(point.flops) - 1) for point in points)
+    return PowerLaw(law.coefficient, law.exponent, error)
+
+
+def steps_for_size(shape: Shape, vocabulary: int, tokens_per_parameter: float) -> int:
+    """As many as see so many tokens."""
+    tokens = shape.parameters(vocabulary) * tokens_per_parameter
+    return max(1, math.ceil(tokens / (shape.batch_rows * CONTEXT_TOKENS)))
+
+
+def train_sizes(
+    prepared: Prepared, tokens_per_parameter: float, work: Path, code_commit: str, tell: Callable[[str, Progress], None]
+) -> list[Size]:
+    """Train the three, or go on where a kill left them."""
+    sizes = []
+    for shape in SIZES:
+        name = f"{shape.name}-{tokens_per_parameter:g}"
+        steps = steps_for_size(shape, SIZES_VOCABULARY, tokens_per_parameter)
+        config = pretraining(shape, prepared, steps, DTYPE, work / f"model-{name}", code_commit)
+        manifest = run_stage(StageRun(name, pretrain.run, config), work, partial(tell, shape.name))
+        sizes.append(course(shape.name, manifest.report["parameters"], read_progress(work / name / PROGRESS)))
+    return sizes
+
+
+def course(name: str, parameters: int, steps: Sequence[Progress]) -> Size:
+    """Points where bits per byte were measured; tokens are those that were predicted."""
+    tokens, points = 0.0, []
+    for step in steps:
+        tokens += step.metrics["tokens"]
+        if "bits_per_byte" in step.metrics:
+            points.append(Point(6 * parameters * tokens, step.metrics["bits_per_byte"]))
+    return Size(name, parameters, int(tokens), tuple(points))
+
+
+def write_scaling(sizes: Sequence[Size], tokens_per_parameter: float, directory: Path) -> PowerLaw:
+    """scaling.json and scaling.html."""
+    ends = [size.points[-1] for size in sizes]
+    law = fit(ends)
+    flops = [point.flops for point in ends]
+    facts = {
+        "sizes": sizes,
+        "law": law,
+        "tokens_per_parameter": tokens_per_parameter,
+        "tenfold": Point(10 * max(flops), law.at(10 * max(flops))),
+    }
+    series = {size.name: [(math.log10(p.flops), p.bits_per_byte) for p in size.points] for size in sizes}
+    series["power law"] = [(math.log10(f), law.at(f)) for f in np.geomspace(min(flops), max(flops), 20)]
+    page = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
+    drawn = chart("held-out bits per byte over log10 of FLOPs", series)
+    html = page.get_template("scaling.html.jinja").render(facts, chart=drawn, width=WIDTH, height=HEIGHT)
+    (directory / "scaling.html").write_text(html)
+    rows = {"sizes": [asdict(size) for size in sizes], "law": asdict(law), "tokens_per_parameter": tokens_per_parameter}
+    (directory / "scaling.json").write_text(json.dumps(rows, indent=2) + "\n")
+    return law

@@ -1,0 +1,113 @@
+"""A policy beside the frozen model that it starts from: what DPO and KTO compare, and what watches that responses don't collapse.
+
+The reference is computed anew in every step, never stored: a step stays a function of its number, so a resumed run needs no file of
+log-probs (docs/decisions/2026-11-26-reference-log-probs.md). With LoRA it is the same decoder with the adapter off.
+
+Shapes: B responses, T tokens, N selected tokens, V vocabulary, D hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from training.data.order import seed_of
+from training.data.tensors import ResponseBatch
+from training.model.backbone import Backbone, trainable_backbone
+from training.model.checkpoint import load_decoder
+from training.model.lora import LoraConfig
+from training.model.vocabulary import VocabularyMap, trim_vocabulary
+from training.optim.ranks import Ranks
+from training.rl.losses import token_log_probs
+from training.rl.rollout import CachedEngine, response_log_probs
+
+
+@dataclass(frozen=True)
+class PolicyAndReference:
+    """`policy` learns, `reference` never does."""
+
+    policy: Backbone
+    reference: Backbone
+
+    def log_ratios(self, batch: ResponseBatch) -> Tensor:
+        """log policy - log reference of each whole response, its end included, [B]. Gradient through the policy alone."""
+        with torch.no_grad():
+            reference_B = sequence_log_probs(self.reference, batch)
+        return sequence_log_probs(self.policy, batch) - reference_B
+
+
+def open_policy_and_reference(
+    model_directory: Path, lora: LoraConfig | None, vocabulary: VocabularyMap | None, seed: int
+) -> PolicyAndReference:
+    """Load the model once with LoRA, else twice."""
+    decoder = load_decoder(model_directory)
+    if vocabulary is not None:
+        trim_vocabulary(decoder, vocabulary)
+    policy = trainable_backbone(decoder, "policy", lora, seed_of(seed, "lora"))
+    frozen = decoder if lora is not None else load_decoder(model_directory).requires_grad_(False)
+    return PolicyAndReference(policy, Backbone(frozen))
+
+
+def sequence_log_probs(backbone: Backbone, batch: ResponseBatch) -> Tensor:
+    """Log-probability of each row's response given its prompt, [B]. The head runs on response positions alone."""
+    hidden_BTD = backbone.hidden(batch.ids_BT, batch.mask_BT)
+    chosen_BT = batch.response_mask_BT[:, 1:].bool()  # position t predicts token t + 1
+    logits_NV = backbone.decoder.logits(hidden_BTD[:, :-1][chosen_BT])
+    log_probs_BT = torch.zeros(chosen_BT.shape)
+    log_probs_BT[chosen_BT] = token_log_probs(logits_NV, batch.ids_BT[:, 1:][chosen_BT])
+    return log_probs_BT.sum(1)
+
+
+@dataclass(frozen=True)
+class WatchConfig:
+    """What is sampled at every checkpoint. The loss falls while responses collapse (reference/training.md, section 6), so it can't tell."""
+
+    prompts: int = 32  # held-out ones
+    max_response_tokens: int = 64
+    length_floor_fraction: float = 0.25  # of the mean length before training; below: stop
+    kl_ceiling_nats: float = 20.0  # per response, as PPO's; above: stop
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Samples responses to prompts that are never learned from, always with the same random numbers."""
+
+    config: WatchConfig
+    prompts: Sequence[Sequence[int]]
+    stop_ids: tuple[int, ...]
+    seed: int
+
+    @torch.no_grad()
+    def look(self, models: PolicyAndReference, ranks: Ranks) -> dict[str, float]:
+        """Mean response_tokens, and kl: mean log-ratio to the reference in nats a response (k1). Of all ranks together."""
+        places = ranks.share(range(len(self.prompts)))
+        sums = torch.zeros(2)
+        if places:
+            rollout = CachedEngine(models.policy, self.stop_ids).sample(
+                [self.prompts[place] for place in places],
+                1,
+                self.config.max_response_tokens,
+                1.0,
+                [seed_of(self.seed, "watch", place) for place in places],
+            )
+            reference_BR, _ = response_log_probs(models.reference, rollout, 1.0)
+            sums = torch.stack((rollout.response_mask_BR.sum(), (rollout.log_probs_BR - reference_BR).sum()))
+        tokens, ratios = ranks.sum(sums.float()).tolist()
+        return {"response_tokens": tokens / len(self.prompts), "kl": ratios / len(self.prompts)}
+
+    def alarm(self, before: float, seen: Mapping[str, float]) -> str:
+        """Why training must stop, or "". Responses collapse either way: to nothing, or to one that never ends, far from the reference.
+
+        Args:
+            before: mean response tokens before training.
+        """
+        length, kl, floor = seen["response_tokens"], seen["kl"], self.config.length_floor_fraction * before
+        if kl > self.config.kl_ceiling_nats:
+            return f"KL to the reference {kl:.2f} nats, above the ceiling of {self.config.kl_ceiling_nats:g}"
+        if length < floor:
+            return f"responses collapsed to {length:.1f} tokens, below the floor of {floor:.1f}"
+        return ""

@@ -1,0 +1,63 @@
+"""Where scores come from: a reward model, or a verifier that reads responses as text. PPO and GRPO take either.
+
+Shapes: B rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from training.data.chat import Chat
+from training.model.reward import RewardModel
+from training.model.vocabulary import VocabularyMap
+from training.rl.rollout import Rollout
+
+Score = Callable[[Rollout], Tensor]
+"""Scores of a rollout's responses, [B]. Rollout.tasks says which task each row's prompt poses."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A response to verify. ended: it stopped by itself, it was not cut off."""
+
+    task: str
+    text: str
+    ended: bool
+
+
+class Verifier(Protocol):
+    """Judges by computation. What it raises ends the training: a verifier that fails is not a response that is wrong."""
+
+    def __call__(self, answers: Sequence[Answer]) -> Sequence[float]:
+        """One score an answer, in their order."""
+
+
+def score_by_model(reward: RewardModel) -> Score:
+    """The reward model's normalised score of prompt and response together."""
+
+    def score(rollout: Rollout) -> Tensor:
+        return reward.score(rollout.ids_BT, rollout.mask_BT)
+
+    return score
+
+
+def score_by_verifier(verifier: Verifier, chat: Chat, vocabulary: VocabularyMap | None) -> Score:
+    """The verifier's scores of the responses as people would read them."""
+
+    def score(rollout: Rollout) -> Tensor:
+        answers = []
+        for row, task in enumerate(rollout.tasks):
+            ids = rollout.response_ids_BR[row, : int(rollout.response_mask_BR[row].sum())].tolist()
+            full = ids if vocabulary is None else vocabulary.widen(ids)
+            answers.append(Answer(task, chat.decode(full), bool(rollout.ended_B[row])))
+        scores = verifier(answers)
+        if len(scores) != len(answers):
+            raise ValueError(f"verifier: {len(scores)} scores for {len(answers)} answers")
+        return torch.tensor(list(scores), dtype=torch.float32)
+
+    return score

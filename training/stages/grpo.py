@@ -1,0 +1,189 @@
+"""GRPO: a response is good where it beats the others to the same prompt; there is no critic. Dr. GRPO and DAPO are settings of it.
+
+`run` opens files; `Grpo` is what makes the loop GRPO (policy_loop.py has sampling, alarms and checkpoints): read `judge`, then `learn`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from training.data.chat import load_chat
+from training.manifest import Manifest
+from training.optim.learner import Learner
+from training.rl.advantages import group_advantages, undecided_groups
+from training.rl.experience import Experience, batch_means, opinions
+from training.rl.losses import Clip, Normalisation, k3, policy_loss, token_weights
+from training.rl.players import Players, open_players
+from training.rl.rewards import overlong_penalty
+from training.rl.rollout import Rollout, response_log_probs
+from training.rl.scores import Verifier
+from training.stages.artifact import finished
+from training.stages.context import ConfigError, RunContext
+from training.stages.machine import settle
+from training.stages.policy_artifact import open_gold, open_score, publish_policy, refuse_judges, sources
+from training.stages.policy_loop import PolicyConfig, Setting, own_engine, several_epochs, sums_of, train
+from training.stages.prompts import mixed_loss, read_data
+from training.stages.state import TrainingState
+
+STAGE = "grpo"
+
+
+@dataclass(frozen=True)
+class GrpoConfig(PolicyConfig):
+    """See PolicyConfig. A group is the samples_per_prompt responses to one prompt.
+
+    kl_coefficient: of k3 to the reference in the loss; 0: no reference is loaded, and kl_ceiling_nats must be None.
+
+    | paper | standardise | normalisation | filter_zero_variance | clip_high | kl_coefficient |
+    |---|---|---|---|---|---|
+    | GRPO, arXiv 2402.03300 | True | sequence | False | 0.2 | 0.04 |
+    | Dr. GRPO, arXiv 2503.20783 | False | constant | False | 0.2 | 0 |
+    | DAPO, arXiv 2503.14476 | True | token | True | 0.28 | 0 |
+    """
+
+    samples_per_prompt: int = 16
+    minibatch_rows: int = 64
+    standardise: bool = True
+    normalisation: Normalisation = Normalisation.TOKEN
+    constant_tokens: int | None = None  # what normalisation "constant" divides each response by
+    filter_zero_variance: bool = False
+    clip_low: float = 0.2
+    clip_high: float = 0.28
+    kl_coefficient: float = 0.02
+    missing_eos_penalty: float = 0.0  # off the score of a response that did not end by itself
+    mask_missing_eos: bool = False  # such a response counts in its group, and nothing is learned from it
+    soft_overlong_tokens: int = 0  # before max_response_tokens, where length begins to cost score
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.samples_per_prompt < 2:
+            raise ConfigError(f"samples_per_prompt: {self.samples_per_prompt}, a group needs two to compare")
+        constant = self.normalisation is Normalisation.CONSTANT
+        if constant != (self.constant_tokens is not None):
+            raise ConfigError(f"constant_tokens: {self.constant_tokens} with normalisation {self.normalisation.value}")
+        if self.constant_tokens is not None and self.constant_tokens < 1:
+            raise ConfigError(f"constant_tokens: {self.constant_tokens} is below 1")
+        if constant and self.standardise:
+            raise ConfigError("standardise: Dr. GRPO's constant normalisation is for advantages that are not divided")
+        if self.kl_coefficient == 0 and self.kl_ceiling_nats is not None:
+            raise ConfigError("kl_ceiling_nats: without kl_coefficient no reference is there to measure it; set None")
+        if self.mask_missing_eos and (self.missing_eos_penalty or self.soft_overlong_tokens):
+            raise ConfigError("mask_missing_eos: no penalty reaches what nothing is learned from")
+        if not 0 <= self.soft_overlong_tokens < self.max_response_tokens:
+            raise ConfigError(
+                f"soft_overlong_tokens: {self.soft_overlong_tokens} is not in [0, {self.max_response_tokens}), "
+                "the tokens of a response"
+            )
+        if not 0 < self.clip_low < 1 or self.clip_high <= 0:
+            raise ConfigError(f"clip_low, clip_high: {self.clip_low:g}, {self.clip_high:g} leave no range around 1")
+
+
+@dataclass(frozen=True)
+class GrpoExperience(Experience):
+    """reference_BR: zeros where no reference was asked."""
+
+    reference_BR: Tensor
+
+
+def run(config: GrpoConfig, context: RunContext, verifier: Verifier | None = None) -> Manifest:
+    """Train, write output_directory, and return its manifest (kind "model").
+
+    Progress metrics, every update: score, reward (score and penalties), zero_variance_groups (their share), masked_responses (theirs),
+    entropy, clip_fraction, approximate_kl, eos_rate, response_tokens, policy_loss, minibatches, sampler_mismatch, sampler_kl,
+    learning_rate; kl and reference_loss with kl_coefficient; sft_loss with sft_mix; importance and importance_capped with
+    importance_cap; gold_score with a judge. Report: publish_policy().
+    """
+    if done := finished(config.output_directory):
+        return done
+    refuse_judges(config, verifier)
+    autocast = settle(config.machine)
+    chat = load_chat(config.model_directory)
+    prompts = read_data(config, chat)
+    players = open_players(sources(config, prompts.vocabulary), with_reference=config.kl_coefficient > 0)
+    score, gold = open_score(players, verifier, chat, prompts.vocabulary), open_gold(config, prompts.vocabulary)
+    algorithm = Grpo(players, config, Setting(prompts, score, autocast, context.ranks, gold))
+    outcome = train(STAGE, algorithm, prompts, config, context, own_engine(players.policy, prompts))
+    return publish_policy(config, context, players.policy, prompts, outcome)
+
+
+class Grpo:
+    """The policy with its optimizer."""
+
+    def __init__(self, players: Players, config: GrpoConfig, setting: Setting) -> None:
+        self._players, self._config, self._setting, self._ranks = players, config, setting, setting.ranks
+        self._judging = setting.judging(config)
+        self._policy = Learner(players.policy.named_parameters(), config.policy_optimizer, config.updates, self._ranks)
+        self.state = TrainingState({"policy": self._policy.parameters}, {"policy": self._policy.optimizer})
+
+    def begin(self) -> dict[str, float]:
+        """Nothing but the step."""
+        return {}
+
+    @torch.no_grad()
+    def judge(self, rollout: Rollout, numbers: dict[str, float]) -> tuple[GrpoExperience, dict[str, float]]:
+        """Each response's score against its group's; who teaches nothing is masked."""
+        config, mask_BR, group = self._config, rollout.response_mask_BR, self._config.samples_per_prompt
+        with self._setting.autocast():
+            said = opinions(self._players.policy, self._players.reference, rollout, self._judging)
+        rewards_B = said.scores_B - config.missing_eos_penalty * (~rollout.ended_B).float()
+        rewards_B = rewards_B - overlong_penalty(mask_BR, config.max_response_tokens, config.soft_overlong_tokens)
+        advantages_B = group_advantages(rewards_B, group, config.standardise)
+        undecided_B, live_B = undecided_groups(rewards_B, group), torch.ones_like(rollout.ended_B)
+        if config.filter_zero_variance:
+            live_B = live_B & undecided_B
+        if config.mask_missing_eos:
+            live_B = live_B & rollout.ended_B
+        experience = GrpoExperience(
+            rollout=rollout,
+            mask_BR=mask_BR * live_B[:, None],
+            old_log_probs_BR=said.log_probs_BR,
+            advantages_BR=advantages_B[:, None] * mask_BR,
+            correction_BR=said.correction_BR,
+            reference_BR=torch.zeros_like(said.log_probs_BR) if said.reference_BR is None else said.reference_BR,
+        )
+        shares = {"zero_variance_groups": (~undecided_B).float(), "masked_responses": (~live_B).float()}
+        return experience, said.figures | batch_means({"reward": rewards_B, **shares}, self._ranks)
+
+    def learn(self, experience: GrpoExperience, update: int, numbers: dict[str, float]) -> dict[str, float]:
+        """Several epochs over what is not masked; no step where that is nothing."""
+        config = self._config
+        losses = ["policy_loss"]
+        losses += ["reference_loss"] if config.kl_coefficient > 0 else []
+        losses += ["sft_loss"] if config.sft_mix else []
+        figures = several_epochs(
+            experience,
+            lambda part, place: self._step(part, update, place),
+            losses,
+            config,
+            update,
+            self._ranks,
+        )
+        return figures | {"learning_rate": self._policy.rate(update)}
+
+    def _step(self, part: GrpoExperience, update: int, place: int) -> Tensor:
+        """One minibatch."""
+        config = self._config
+        weights_BR = token_weights(part.mask_BR, self._ranks, config.normalisation, config.constant_tokens or 0)
+        with self._setting.autocast():
+            log_probs_BR, _ = response_log_probs(self._players.policy, part.rollout, config.temperature)
+        policy = policy_loss(
+            log_probs_BR,
+            part.old_log_probs_BR,
+            part.advantages_BR,
+            weights_BR * part.correction_BR,
+            Clip(config.clip_low, config.clip_high),
+        )
+        losses = [policy.loss]
+        if config.kl_coefficient > 0:
+            losses.append(config.kl_coefficient * (k3(log_probs_BR, part.reference_BR) * weights_BR).sum())
+        torch.autograd.backward(losses)
+        if config.sft_mix is not None:
+            mixed = (self._setting.prompts.mixed, config.sft_mix, (config.seed, update, place), self._ranks)
+            with self._setting.autocast():
+                losses.append(mixed_loss(self._players.policy, *mixed))
+            torch.autograd.backward(losses[-1])
+        self._policy.step(update, f"policy loss {policy.loss:.4g}")
+        return sums_of(part.mask_BR, policy, *losses)

@@ -1,0 +1,78 @@
+"""How a stage of policy learning opens what judges it, and what it leaves behind."""
+
+from __future__ import annotations
+
+import torch
+
+from training.data.chat import Chat
+from training.manifest import Manifest
+from training.model.backbone import Backbone
+from training.model.reward import load_reward_model
+from training.model.vocabulary import VocabularyMap
+from training.rl.players import Players, Sources
+from training.rl.rollout import Rollout
+from training.rl.scores import Score, Verifier, score_by_model, score_by_verifier
+from training.stages.artifact import publish, write_model
+from training.stages.context import ConfigError, RunContext
+from training.stages.policy_loop import Outcome, PolicyConfig
+from training.stages.prompts import Prompts
+
+
+def sources(config: PolicyConfig, vocabulary: VocabularyMap | None) -> Sources:
+    """What the networks are made of."""
+    return Sources(config.model_directory, config.reward_model_directory, config.lora, vocabulary, config.seed)
+
+
+def refuse_judges(config: PolicyConfig, verifier: Verifier | None) -> None:
+    """Exactly one may give the scores."""
+    if (config.reward_model_directory is None) == (verifier is None):
+        both = "both it and a verifier" if verifier else "neither it nor a verifier"
+        raise ConfigError(f"reward_model_directory: {both} would give the scores")
+
+
+def open_score(players: Players, verifier: Verifier | None, chat: Chat, vocabulary: VocabularyMap | None) -> Score:
+    """The reward model's, or the verifier's."""
+    if verifier is not None:
+        return score_by_verifier(verifier, chat, vocabulary)
+    assert players.reward is not None
+    return score_by_model(players.reward)
+
+
+def open_gold(config: PolicyConfig, vocabulary: VocabularyMap | None) -> Score | None:
+    """The judge that nothing is learned from. It has weights of its own, so it reads full ids."""
+    if config.judge_directory is None or config.judge_base_directory is None:
+        return None
+    judge = load_reward_model(config.judge_directory, config.judge_base_directory)
+    kept = None if vocabulary is None else torch.tensor(vocabulary.kept)
+
+    def score(rollout: Rollout) -> torch.Tensor:
+        ids_BT = rollout.ids_BT if kept is None else kept[rollout.ids_BT]
+        return judge.score(ids_BT, rollout.mask_BT)
+
+    return score
+
+
+def publish_policy(
+    config: PolicyConfig, context: RunContext, policy: Backbone, prompts: Prompts, outcome: Outcome
+) -> Manifest:
+    """The model directory, with updates, stopped_because ("" or the reason), exported_update, dropped_too_long, and first_ and last_
+    of the alarms' figures in its manifest."""
+    figures = {name: outcome.numbers[name] for name in sorted(outcome.numbers) if name.startswith(("first_", "last_"))}
+    judges = [path for path in (config.reward_model_directory,) if path is not None]
+    return publish(
+        config,
+        config.lineage,
+        config.output_directory,
+        context,
+        lambda: write_model(policy, config.lora, config.model_directory, config.output_directory),
+        kind="model",
+        parents=(config.model_directory.name, *(path.name for path in judges)),
+        seed=config.seed,
+        report={
+            "updates": config.updates,
+            "exported_update": outcome.exported_update,
+            "stopped_because": outcome.stopped_because,
+            "dropped_too_long": prompts.dropped_too_long,
+            **figures,
+        },
+    )

@@ -1,0 +1,244 @@
+"""The loop that PPO and GRPO are: sample, judge, stop or learn. What differs, how advantages come about and what else learns, is an
+Algorithm; ppo.py and grpo.py each hold one.
+
+Each update is a function of the state before it and of (seed, update), so a killed run goes on bit by bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from training.data.order import rows_of_step, seed_of
+from training.model.backbone import Backbone
+from training.model.lora import LoraConfig
+from training.optim.adam import OptimizerConfig
+from training.optim.ranks import Ranks
+from training.rl.alarms import Limits, alarm, note
+from training.rl.correction import refuse_stale, version_of
+from training.rl.experience import E, Judging
+from training.rl.losses import PolicyLoss
+from training.rl.minibatches import minibatches
+from training.rl.rollout import CachedEngine, Rollout, RolloutEngine
+from training.rl.scores import Score
+from training.stages.context import ConfigError, Lineage, Machine, Progress, RunContext
+from training.stages.machine import Autocast, sampling_threads
+from training.stages.prompts import Prompts, SftMix
+from training.stages.state import TrainingState
+
+Engines = Callable[[int], RolloutEngine]
+"""The engine that samples an update: the policy in this process, or a server that has its weights or slightly older ones."""
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """data_path: JSON lines {"messages": [...], "task": str = ""}. Scores come from the reward model, or from a verifier that is passed to
+    the stage where there is none. The reference is model_directory as it is.
+
+    output_directory becomes a model directory; with `lora` all networks share the base weights.
+    """
+
+    model_directory: Path
+    reward_model_directory: Path | None
+    data_path: Path
+    output_directory: Path
+    lineage: Lineage
+    updates: int = 100
+    prompts_per_update: int = 32  # all workers together
+    samples_per_prompt: int = 1
+    minibatch_rows: int = 16  # responses an optimizer step, all workers together
+    epochs_per_update: int = 2
+    early_stop_nats: float | None = None  # new against old policy, a token of a minibatch; above: the update ends early
+    max_prompt_tokens: int = 256  # longer prompts are dropped and counted
+    max_response_tokens: int = 64
+    temperature: float = 1.0
+    importance_cap: float | None = (
+        None  # of trainer / sampler, for a sampler with other weights or number types; None: ours
+    )
+    max_staleness_updates: int = 0  # of the weights that sampled a rollout; older ones are refused
+    judge_directory: Path | None = (
+        None  # a reward model that nothing is learned from: it must not fall while the score rises
+    )
+    judge_base_directory: Path | None = None  # what the judge stands on
+    kl_ceiling_nats: float | None = 20.0  # per response; above: stop
+    length_floor_fraction: float = 0.25  # of the first update's mean length; below: stop
+    gold_drop: float = 0.5  # of the judge's normalised score, from its best; more while the score rises: stop
+    policy_optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    sft_mix: SftMix | None = None
+    lora: LoraConfig | None = None
+    vocabulary_rows: int | None = None
+    checkpoint_every_updates: int = 5
+    seed: int = 0
+    machine: Machine = field(default_factory=Machine)
+
+    def __post_init__(self) -> None:
+        if self.vocabulary_rows is not None and self.lora is None:
+            raise ConfigError("vocabulary_rows: only with lora, full training would lose the other rows")
+        if self.temperature <= 0:
+            raise ConfigError(f"temperature: {self.temperature}, policies are sampled at more than 0")
+        if self.rows_per_update % self.minibatch_rows:
+            raise ConfigError(
+                f"minibatch_rows: {self.minibatch_rows} does not divide the {self.rows_per_update} rows of an update"
+            )
+        if (self.judge_directory is None) != (self.judge_base_directory is None):
+            raise ConfigError("judge_directory, judge_base_directory: one without the other")
+        if self.importance_cap is not None and self.importance_cap < 1:
+            raise ConfigError(f"importance_cap: {self.importance_cap} is below 1, which would shrink exact weights too")
+        if self.max_staleness_updates > 0 and self.importance_cap is None:
+            raise ConfigError("max_staleness_updates: older weights sample otherwise, which needs importance_cap")
+
+    @property
+    def rows_per_update(self) -> int:
+        """Responses in one update, all workers together."""
+        return self.prompts_per_update * self.samples_per_prompt
+
+    @property
+    def limits(self) -> Limits:
+        """When to stop."""
+        return Limits(self.kl_ceiling_nats, self.length_floor_fraction, self.gold_drop)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What an algorithm works in, beside its networks and its config. gold: a judge that nothing is learned from."""
+
+    prompts: Prompts
+    score: Score
+    autocast: Autocast
+    ranks: Ranks
+    gold: Score | None = None
+
+    def judging(self, config: PolicyConfig) -> Judging:
+        """How a rollout is read: in parts of a minibatch."""
+        rows = max(1, config.minibatch_rows // self.ranks.data_size)
+        return Judging(self.score, config.temperature, rows, self.ranks, config.importance_cap, self.gold)
+
+
+class Algorithm(Protocol[E]):
+    """What PPO and GRPO do each in its own way. numbers: what a checkpoint keeps beside tensors."""
+
+    @property
+    def state(self) -> TrainingState:
+        """All that learns."""
+
+    def begin(self) -> dict[str, float]:
+        """The numbers before the first update."""
+
+    def judge(self, rollout: Rollout, numbers: dict[str, float]) -> tuple[E, dict[str, float]]:
+        """What to learn from the rollout, and figures about it: means over all ranks."""
+
+    def learn(self, experience: E, update: int, numbers: dict[str, float]) -> dict[str, float]:
+        """All epochs of one update, and figures about them."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How training ended. exported_update: updates behind the weights that the policy now has."""
+
+    exported_update: int
+    stopped_because: str
+    numbers: dict[str, float]
+
+
+def train(
+    stage: str, algorithm: Algorithm[E], prompts: Prompts, config: PolicyConfig, context: RunContext, engines: Engines
+) -> Outcome:
+    """Learns until config.updates or the first alarm, after which the newest healthy weights are back."""
+    refuse_uneven(config, context.ranks)
+    numbers = {"step": 0.0} | algorithm.begin()
+    if checkpoint := context.checkpoints.latest():
+        numbers = algorithm.state.read(checkpoint)
+    else:
+        context.checkpoints.save(0, lambda directory: algorithm.state.write(directory, numbers))
+
+    for update in range(int(numbers["step"]), config.updates):
+        rollout = sample(engines(update), prompts, update, config, context.ranks)
+        refuse_stale(rollout.version, update, config.max_staleness_updates)
+        experience, figures = algorithm.judge(rollout, numbers)
+        note(numbers, figures)
+        if reason := alarm(numbers, config.limits):
+            healthy = context.checkpoints.latest(before=update)
+            exported = int(algorithm.state.read(healthy)["step"]) if healthy else update
+            return Outcome(exported, f"update {update}: {reason}", numbers)
+        figures |= algorithm.learn(experience, update, numbers)
+        numbers["step"] = update + 1
+        if (update + 1) % config.checkpoint_every_updates == 0 or update + 1 == config.updates:
+            context.checkpoints.save(update + 1, lambda directory: algorithm.state.write(directory, numbers))
+        context.progress(Progress(stage, update + 1, config.updates, figures))
+    return Outcome(config.updates, "", numbers)
+
+
+def refuse_uneven(config: PolicyConfig, ranks: Ranks) -> None:
+    """Ranks that took different numbers of steps would wait for each other for ever."""
+    counts = {"prompts_per_update": config.prompts_per_update, "minibatch_rows": config.minibatch_rows}
+    counts |= {"sft_mix.rows": config.sft_mix.rows} if config.sft_mix else {}
+    for name, count in counts.items():
+        if count % ranks.data_size:
+            raise ConfigError(f"{name}: {count} is not a multiple of the {ranks.data_size} workers")
+
+
+def own_engine(policy: Backbone, prompts: Prompts) -> Engines:
+    """The policy itself, as it is when an update samples."""
+    return lambda update: CachedEngine(policy, prompts.stop_ids, version_of(update))
+
+
+def sample(engine: RolloutEngine, prompts: Prompts, update: int, config: PolicyConfig, ranks: Ranks) -> Rollout:
+    """This rank's responses of the update. Each prompt has its own seed, so ranks do not change what is sampled."""
+    rows = rows_of_step(update, config.prompts_per_update, len(prompts.ids), config.seed)
+    places = ranks.share(range(len(rows)))
+    with sampling_threads(config.machine):
+        rollout = engine.sample(
+            [prompts.ids[rows[place]] for place in places],
+            config.samples_per_prompt,
+            config.max_response_tokens,
+            config.temperature,
+            [seed_of(config.seed, "rollout", update, place) for place in places],
+        )
+    asked = [place for place in places for _ in range(config.samples_per_prompt)]
+    return replace(rollout, tasks=tuple(prompts.tasks[rows[place]] for place in asked))
+
+
+def several_epochs(
+    experience: E,
+    step: Callable[[E, int], Tensor],
+    losses: Sequence[str],
+    config: PolicyConfig,
+    update: int,
+    ranks: Ranks,
+) -> dict[str, float]:
+    """Shuffled minibatches, epoch after epoch.
+
+    Args:
+        step: learns from a minibatch, given its number in the update; returns sums_of() it.
+        losses: names of the losses in those sums.
+
+    Returns:
+        minibatches, clip_fraction and approximate_kl (means over tokens), and each loss (mean over minibatches).
+    """
+    live_B = experience.mask_BR.any(dim=1)
+    rows = config.minibatch_rows // ranks.data_size
+    totals, taken, drifted = torch.zeros(3 + len(losses)), 0, False
+    for epoch in range(config.epochs_per_update):
+        for index in minibatches(live_B, rows, seed_of(config.seed, "minibatches", update, epoch), ranks):
+            sums = ranks.sum(step(experience.rows(index), taken))
+            totals, taken = totals + sums, taken + 1
+            drifted = config.early_stop_nats is not None and float(sums[2] / sums[0]) > config.early_stop_nats
+            if drifted:
+                break
+        if drifted:
+            break
+    tokens, clipped, approximate_kl, *summed = totals.tolist()
+    figures = {name: total / max(1, taken) for name, total in zip(losses, summed, strict=True)}
+    means = {"clip_fraction": clipped / max(1, tokens), "approximate_kl": approximate_kl / max(1, tokens)}
+    return figures | means | {"minibatches": float(taken)}
+
+
+def sums_of(mask_BR: Tensor, policy: PolicyLoss, *losses: Tensor) -> Tensor:
+    """This rank's part of a minibatch: tokens, clipped tokens, approximate KL, then the losses."""
+    numbers = (mask_BR.sum(), policy.clipped_tokens, policy.approximate_kl_sum, *losses)
+    return torch.stack([number.detach().float() for number in numbers])

@@ -1,0 +1,108 @@
+"""What policy learning reads: prompts with their tasks, and examples to mix in, in the ids that the model is trained with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from training.data.chat import Chat
+from training.data.examples import read_prompts, read_sft
+from training.data.order import seed_of
+from training.data.tensors import TokenisedExample, response_batch
+from training.model.backbone import Backbone
+from training.model.checkpoint import read_config
+from training.model.vocabulary import VocabularyMap, choose_rows
+from training.optim.ranks import Ranks
+from training.stages.context import ConfigError
+from training.stages.sft import batch_loss, narrow
+
+
+@dataclass(frozen=True)
+class SftMix:
+    """Against the alignment tax: each minibatch also lowers the loss of examples as SFT reads them (PPO-ptx, arXiv 2203.02155).
+
+    data_path: as SftConfig's. Examples that are longer than a prompt and a response together are left out.
+    """
+
+    data_path: Path
+    coefficient: float = 0.1
+    rows: int = 8  # examples a minibatch, all workers together
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """tasks: one a prompt, "" where its line names none. stop_ids end a response."""
+
+    ids: list[list[int]]
+    tasks: list[str]
+    stop_ids: tuple[int, ...]
+    dropped_too_long: int
+    mixed: list[TokenisedExample] = field(default_factory=list)
+    vocabulary: VocabularyMap | None = None
+
+
+class Wanted(Protocol):
+    """What of a config says which data."""
+
+    @property
+    def model_directory(self) -> Path: ...
+    @property
+    def data_path(self) -> Path: ...
+    @property
+    def max_prompt_tokens(self) -> int: ...
+    @property
+    def max_response_tokens(self) -> int: ...
+    @property
+    def vocabulary_rows(self) -> int | None: ...
+    @property
+    def sft_mix(self) -> SftMix | None: ...
+
+
+def read_data(config: Wanted, chat: Chat) -> Prompts:
+    """Tokenise, drop what is too long, and trim the vocabulary to what prompts, examples and responses need."""
+    rows = read_prompts(config.data_path)
+    tokenised = [(chat.prompt_ids(row.messages), row.task) for row in rows]
+    fitting = [(ids, task) for ids, task in tokenised if len(ids) <= config.max_prompt_tokens]
+    if not fitting:
+        raise ConfigError(f"max_prompt_tokens: {config.max_prompt_tokens} fits none of {len(rows)} prompts")
+    ids, tasks = [ids for ids, _ in fitting], [task for _, task in fitting]
+    mixed = read_mix(config, chat)
+    dropped = len(rows) - len(ids)
+    if config.vocabulary_rows is None:
+        return Prompts(ids, tasks, chat.stop_ids, dropped, mixed)
+    used = {*chat.stop_ids, *(i for row in ids for i in row), *(i for e in mixed for i in (*e.prompt, *e.response))}
+    vocabulary = choose_rows(used, read_config(config.model_directory).vocab_size, config.vocabulary_rows)
+    narrowed = [vocabulary.narrow(row) for row in ids]
+    stop_ids = tuple(vocabulary.narrow(chat.stop_ids))
+    return Prompts(narrowed, tasks, stop_ids, dropped, narrow(mixed, vocabulary), vocabulary)
+
+
+def read_mix(config: Wanted, chat: Chat) -> list[TokenisedExample]:
+    """The examples to mix in, in full ids; none where none are asked for."""
+    if config.sft_mix is None:
+        return []
+    longest = config.max_prompt_tokens + config.max_response_tokens
+    rows = [
+        TokenisedExample(tuple(chat.prompt_ids(row.messages)), tuple(chat.response_ids(row.response)), row.weight)
+        for row in read_sft(config.sft_mix.data_path)
+    ]
+    fitting = [row for row in rows if row.tokens <= longest and row.weight > 0]
+    if not fitting:
+        raise ConfigError(f"sft_mix: none of {len(rows)} examples fits {longest} tokens")
+    return fitting
+
+
+def mixed_loss(
+    policy: Backbone, examples: Sequence[TokenisedExample], mix: SftMix, seeds: tuple[int, ...], ranks: Ranks
+) -> Tensor:
+    """This rank's part of coefficient times the loss of the examples that (run seed, update, minibatch) draw."""
+    generator = torch.Generator().manual_seed(seed_of("sft mix", *seeds))
+    drawn = [examples[row] for row in torch.randint(len(examples), (mix.rows,), generator=generator).tolist()]
+    weight_total = sum(example.weight * len(example.response) for example in drawn)
+    mine = ranks.share(drawn)
+    return mix.coefficient * batch_loss(policy, response_batch(mine), weight_total)
