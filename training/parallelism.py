@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
 
 from training.model.config import ModelConfig
@@ -108,11 +109,22 @@ def _shard(decoder: Decoder, mesh: DeviceMesh) -> None:
     """Layer by layer, so that at most two layers are whole at a time; embedding, last norm and head with the decoder itself."""
     for layer in decoder.model.layers:
         fully_shard(layer, mesh=mesh)
-    fully_shard(decoder, mesh=mesh)
+    fully_shard(decoder, mesh=mesh, reshard_after_forward=True)
     register_fsdp_forward_method(decoder, "logits")
     for module in _sharded(decoder):
         module.set_gradient_divide_factor(1.0)
         module.set_force_sum_reduction_for_comms(True)
+
+
+def assemble(decoder: Decoder, ranks: Ranks) -> None:
+    """Put the parts together on the first worker, so that it can write the model; the others keep nothing. It computes no more."""
+    if ranks.mesh is None:
+        return
+    for module in decoder.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if isinstance(parameter, DTensor):
+                whole = parameter.full_tensor().detach()
+                setattr(module, name, nn.Parameter(whole if ranks.rank == 0 else whole[:0], requires_grad=False))
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from training.data.tensors import FILL_ID, pad
 from training.model.backbone import Backbone
+from training.model.cache import KeyValueCache
 from training.model.config import ModelConfig
 from training.model.transformer import PositionError
 
@@ -44,7 +45,7 @@ class Rows:
         ids_BS, mask_BS = pad(prompts, side="left")
         self.ids_BS, self.mask_BS = ids_BS.to(device), mask_BS.to(device)
         self.prompt_columns = ids_BS.shape[1]
-        self._cache = backbone.decoder.new_cache(len(prompts), self.prompt_columns + max_new)
+        self._cache = KeyValueCache(self.prompt_columns + max_new)
         if copies > 1:
             if self.prompt_columns > 1:
                 backbone.hidden(self.ids_BS[:, :-1], self.mask_BS[:, :-1], self._cache)

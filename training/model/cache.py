@@ -1,47 +1,51 @@
-"""Keys and values of the tokens so far, preallocated: decoding appends in place and never copies what is there.
+"""Keys and values of the tokens so far, in buffers of a fixed capacity: decoding appends in place and never copies what is there.
+
+Buffers take their shape from what comes first, so a worker that has a part of the heads keeps a part of the cache.
 
 Shapes: B batch, T new tokens, S tokens so far, K key-value heads, E head dimension.
 """
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor
 
-from training.model.config import ModelConfig
-
 
 class KeyValueCache:
-    """One buffer a layer. `length` moves once per forward, after every layer has appended."""
+    """Two buffers a layer. `length` moves once per forward, after every layer has appended."""
 
-    def __init__(
-        self, config: ModelConfig, batch: int, capacity: int, dtype: torch.dtype, device: torch.device
-    ) -> None:
-        shape = (config.num_layers, batch, config.num_kv_heads, capacity, config.head_dim)
-        self._keys = torch.zeros(shape, dtype=dtype, device=device)
-        self._values = torch.zeros(shape, dtype=dtype, device=device)
-        self.capacity = capacity
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity  # tokens of each row
         self.length = 0
+        self._keys: list[Tensor] = []
+        self._values: list[Tensor] = []
 
     def append(self, layer: int, keys_BKTE: Tensor, values_BKTE: Tensor) -> tuple[Tensor, Tensor]:
         """All keys and values of this layer including the new ones, [B, K, S, E] each."""
         end = self.length + keys_BKTE.shape[2]
         if end > self.capacity:
             raise ValueError(f"cache: {end} tokens do not fit its capacity of {self.capacity}")
-        self._keys[layer, :, :, self.length : end] = keys_BKTE
-        self._values[layer, :, :, self.length : end] = values_BKTE
-        return self._keys[layer, :, :, :end], self._values[layer, :, :, :end]
+        if layer == len(self._keys):
+            self._keys.append(self._room(keys_BKTE))
+            self._values.append(self._room(values_BKTE))
+        keys, values = self._keys[layer], self._values[layer]
+        keys[:, :, self.length : end] = keys_BKTE
+        values[:, :, self.length : end] = values_BKTE
+        return keys[:, :, :end], values[:, :, :end]
 
     def take(self, rows_B: Tensor) -> KeyValueCache:
         """A cache of these rows, in this order; one may be there twice. Copies what is filled."""
-        taken = copy.copy(self)
-        taken._keys, taken._values = self._rows_of(self._keys, rows_B), self._rows_of(self._values, rows_B)
+        taken = KeyValueCache(self.capacity)
+        taken.length = self.length
+        taken._keys = [self._rows_of(buffer, rows_B) for buffer in self._keys]
+        taken._values = [self._rows_of(buffer, rows_B) for buffer in self._values]
         return taken
 
+    def _room(self, first_BKTE: Tensor) -> Tensor:
+        batch, heads, _, size = first_BKTE.shape
+        return first_BKTE.new_zeros(batch, heads, self.capacity, size)
+
     def _rows_of(self, buffer: Tensor, rows_B: Tensor) -> Tensor:
-        layers, _, heads, capacity, size = buffer.shape
-        taken = buffer.new_zeros(layers, len(rows_B), heads, capacity, size)
-        taken[:, :, :, : self.length] = buffer[:, :, :, : self.length].index_select(1, rows_B)
+        taken = torch.zeros_like(buffer[:1]).repeat(len(rows_B), 1, 1, 1)
+        taken[:, :, : self.length] = buffer[:, :, : self.length].index_select(0, rows_B)
         return taken

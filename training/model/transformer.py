@@ -187,11 +187,6 @@ class Decoder(nn.Module):
         with torch.autocast(hidden.device.type, enabled=False):
             return F.linear(hidden.float(), weight.float())
 
-    def new_cache(self, batch: int, capacity: int) -> KeyValueCache:
-        """Room for `capacity` tokens in each of `batch` rows."""
-        weight = self.model.embed_tokens.weight
-        return KeyValueCache(self.config, batch, capacity, weight.dtype, weight.device)
-
 
 def initialise(decoder: Decoder, seed: int, scaled_residuals: bool = False) -> None:
     """Fresh weights: normal(0, initializer_range), biases zero, norms one. A function of the seed alone.

@@ -7,6 +7,7 @@ import torch
 
 from tests.training.rl.toy import toy_decoder
 from training.model.activation_checkpointing import checkpoint_activations
+from training.model.cache import KeyValueCache
 from training.model.transformer import Block, Decoder
 
 
@@ -61,7 +62,7 @@ def test_a_block_runs_twice_in_training_and_once_without_gradients(monkeypatch: 
     assert len(calls) == 2 * 2
     calls.clear()
     with torch.no_grad():
-        cache = decoder.new_cache(1, 4)
+        cache = KeyValueCache(4)
         decoder(torch.ones(1, 4, dtype=torch.long), torch.ones(1, 4), cache)
     assert len(calls) == 2
     assert cache.length == 4

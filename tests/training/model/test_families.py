@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests.training.model.hub_configs import HUB_CONFIGS
 from tests.training.model.shapes import CONFIGS, oracle
+from training.model.cache import KeyValueCache
 from training.model.checkpoint import load_decoder, plain_weights, save_decoder
 from training.model.config import gpt2_json, llama_json, parse_config
 from training.model.fields import ModelConfigError
@@ -108,7 +109,7 @@ def test_a_document_longer_than_the_learned_positions_is_refused_by_name(tmp_pat
         packed = torch.ones_like(ids_BT).cumsum(1).clamp(max=2)  # two documents, each short enough
         whole = decoder(ids_BT, packed)
         assert (whole[:, 1:] - decoder(ids_BT[:, 1:])).abs().max() < 5e-5
-        cache = decoder.new_cache(1, 65)
+        cache = KeyValueCache(65)
         decoder(ids_BT[:, :64], torch.ones(1, 64), cache)
         with pytest.raises(PositionError):
             decoder(ids_BT[:, 64:], torch.ones(1, 65), cache)

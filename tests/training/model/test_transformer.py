@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.training.model.shapes import CONFIGS, oracle
+from training.model.cache import KeyValueCache
 from training.model.checkpoint import load_decoder, read_config, save_decoder
 from training.model.config import llama_json, parse_config
 from training.model.fields import ModelConfigError
@@ -57,7 +58,7 @@ def test_decoding_with_the_cache_equals_one_forward(family: str, tmp_path: Path)
     mask_BT[0, :7] = 0
     with torch.no_grad():
         whole = decoder(ids_BT, mask_BT)
-        cache = decoder.new_cache(3, 24)
+        cache = KeyValueCache(24)
         parts = [decoder(ids_BT[:, :10], mask_BT[:, :10], cache)]
         parts += [decoder(ids_BT[:, t : t + 1], mask_BT[:, : t + 1], cache) for t in range(10, 24)]
     stepped = torch.cat(parts, dim=1)
