@@ -45,6 +45,7 @@ from training.runs import LoopRunningError, Runs, exclusive
 from training.stages.context import ConfigError, Progress
 from training.status import FAILED, Step
 from training.tokenization.commands import describe as describe_tokenizer
+from training.verification.commands import describe as describe_tasks
 
 RECIPES: dict[str, Recipe] = {"nano": nano, "small": small}
 NANO = Path(__file__).parent.parent / "models" / "nano"
@@ -310,6 +311,7 @@ def _parser() -> argparse.ArgumentParser:
     made.set_defaults(command=nano_base)
     describe_pretraining(commands, _code_commit)
     describe_tokenizer(commands, _code_commit)
+    describe_tasks(commands)
     return parser
 
 

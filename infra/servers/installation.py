@@ -26,9 +26,13 @@ LOCKS = Path(__file__).resolve().parents[2] / "locks"
 PACKAGES = LOCKS / "servers.txt"
 JARS = (LOCKS / "kafka" / "pom.xml", LOCKS / "kafka" / "jars.sha256")
 PROMETHEUS = LOCKS / "prometheus.sha256"
+BUBBLEWRAP = LOCKS / "bubblewrap.sha256"
 # For machines that are not Debian: a folder with `prometheus` and `promtool`.
 PROMETHEUS_FOLDER = "THUMBWHEEL_PROMETHEUS"
 INSTEAD = f"Or get prometheus and promtool (2.42 or newer) yourself and name their folder in {PROMETHEUS_FOLDER}."
+# Likewise the program `bwrap`, in which training runs code that a model wrote.
+BUBBLEWRAP_PROGRAM = "THUMBWHEEL_BUBBLEWRAP"
+BUBBLEWRAP_INSTEAD = f"Or get bubblewrap (0.8 or newer) yourself and name its program, bwrap, in {BUBBLEWRAP_PROGRAM}."
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class Binaries(Programs):
     jars: Path
     classes: Path
     prometheus_folder: Path
+    bubblewrap: Path
 
     @property
     def java(self) -> Java:
@@ -68,11 +73,13 @@ class Part:
 def locate() -> Binaries:
     """Where the present locks say that everything is."""
     unpacked = _home("prometheus", PROMETHEUS) / "usr" / "bin"
+    sandbox = _home("bubblewrap", BUBBLEWRAP) / "usr" / "bin" / "bwrap"
     return Binaries(
         packages=_home("packages", PACKAGES),
         jars=_home("kafka", *JARS),
         classes=_home("kafka-classes", PACKAGES, *JARS),
         prometheus_folder=Path(os.environ.get(PROMETHEUS_FOLDER) or unpacked),
+        bubblewrap=Path(os.environ.get(BUBBLEWRAP_PROGRAM) or sandbox),
     )
 
 
@@ -138,15 +145,28 @@ def parts(binaries: Binaries) -> list[Part]:
             arrives=None,
         ),
     ]
+    return [*listed, *_prometheus(binaries), *_bubblewrap(binaries)]
+
+
+def _prometheus(binaries: Binaries) -> list[Part]:
+    """Nothing to install where somebody named their own."""
     if os.environ.get(PROMETHEUS_FOLDER):
         if not (binaries.prometheus.exists() and binaries.promtool.exists()):
             raise ServerError(f"{PROMETHEUS_FOLDER}={binaries.prometheus_folder} lacks prometheus or promtool")
-        return listed
+        return []
     package = "Prometheus and promtool, Debian's package (19 MB to download)"
-    return [
-        *listed,
-        Part(binaries.prometheus.parents[2], package, lambda folder: unpack_packages(PROMETHEUS, folder, INSTEAD)),
-    ]
+    return [Part(binaries.prometheus.parents[2], package, lambda folder: unpack_packages(PROMETHEUS, folder, INSTEAD))]
+
+
+def _bubblewrap(binaries: Binaries) -> list[Part]:
+    """The sandbox of training's code rewards; nothing to install where somebody named their own."""
+    if os.environ.get(BUBBLEWRAP_PROGRAM):
+        if not binaries.bubblewrap.exists():
+            raise ServerError(f"{BUBBLEWRAP_PROGRAM}={binaries.bubblewrap} does not exist")
+        return []
+    package = "bubblewrap, Debian's package (47 kB to download)"
+    home = binaries.bubblewrap.parents[2]
+    return [Part(home, package, lambda folder: unpack_packages(BUBBLEWRAP, folder, BUBBLEWRAP_INSTEAD))]
 
 
 def _jars(home: Path) -> Part:

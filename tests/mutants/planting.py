@@ -90,6 +90,7 @@ def plant(mutant: Mutant, directory: Path) -> Verdict:
 
 def first_failure(tests: tuple[str, ...], directory: Path) -> str:
     """The first test that fails in the copy; empty: none."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded: threads of products this small wait for each other
     output = directory / "output.txt"
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(PRELOADED)
@@ -113,7 +114,6 @@ def _test(tests: tuple[str, ...], directory: Path, output: Path) -> None:
         os.dup2(opened.fileno(), 1)
         os.dup2(opened.fileno(), 2)
     os.chdir(directory)
-    os.environ["OMP_NUM_THREADS"] = "1"
     sys.dont_write_bytecode = True  # nothing compiled outlives its source
     sys.path[:] = [entry for entry in sys.path if entry and not Path(entry).is_relative_to(ROOT / "gen")]
     sys.path[:] = [entry for entry in sys.path if Path(entry) != ROOT]

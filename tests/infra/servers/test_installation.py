@@ -17,7 +17,7 @@ from infra.servers.steps import run_steps
 def test_every_part_has_a_folder_named_after_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("THUMBWHEEL_CACHE", str(tmp_path))
     homes = [part.home for part in installation.parts(installation.locate())]
-    assert len(set(homes)) == 4
+    assert len(set(homes)) == 5
     assert all(home.is_relative_to(tmp_path) for home in homes)
 
 
@@ -63,6 +63,18 @@ def test_where_there_is_no_debian_it_is_said_what_to_do_instead(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ServerError, match="THUMBWHEEL_PROMETHEUS"):
         unpack_packages(installation.PROMETHEUS, tmp_path, installation.INSTEAD)
+
+
+def test_a_bubblewrap_of_ones_own_takes_the_place_of_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("THUMBWHEEL_BUBBLEWRAP", str(tmp_path / "bwrap"))
+    with pytest.raises(ServerError, match=r"THUMBWHEEL_BUBBLEWRAP=.*does not exist"):
+        installation.parts(installation.locate())
+    (tmp_path / "bwrap").touch()
+    found = installation.locate()
+    assert found.bubblewrap == tmp_path / "bwrap"
+    assert not [part for part in installation.parts(found) if "bubblewrap" in part.what]
 
 
 def test_a_package_that_is_not_what_the_lock_says_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

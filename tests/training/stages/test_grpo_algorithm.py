@@ -1,5 +1,6 @@
 """What makes the loop GRPO, without files: groups are compared, what teaches nothing is masked, and the loss is the one asked for."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,6 +56,16 @@ def test_the_first_minibatch_is_on_policy_with_log_probs_of_its_own(temperature:
     learned = algorithm.learn(experience, 0, {})
     assert (learned["clip_fraction"], learned["minibatches"]) == (0, 1)
     assert learned["approximate_kl"] < 1e-10
+
+
+@pytest.mark.parametrize(("ratio", "advantage", "clipped"), [(1.25, 1.0, 0.0), (1.3, 1.0, 1.0), (0.75, -1.0, 1.0)])
+def test_a_ratio_has_more_room_upwards_than_downwards(ratio: float, advantage: float, clipped: float) -> None:
+    algorithm, rollout = made(addition_config(0, **SMALL, epochs_per_update=1, clip_low=0.2, clip_high=0.28))
+    experience, _ = algorithm.judge(rollout, {})
+    mask = experience.mask_BR
+    shifted = (experience.old_log_probs_BR - math.log(ratio)) * mask
+    moved = replace(experience, old_log_probs_BR=shifted, advantages_BR=advantage * mask)
+    assert algorithm.learn(moved, 0, {})["clip_fraction"] == clipped
 
 
 def test_groups_are_compared_with_themselves_and_counted() -> None:

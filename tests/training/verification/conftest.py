@@ -1,0 +1,28 @@
+"""The real sandbox and real workers. Where the sandbox cannot run, what needs it fails with the reason; nothing is skipped."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from infra.servers import installation
+from training.verification.sandbox.bubblewrap import PROGRAM_VARIABLE
+from training.verification.sandbox.runs import Limits, Sandbox, open_sandbox
+from training.verification.workers import WorkerLimits, Workers
+
+
+@pytest.fixture(scope="session")
+def bubblewrap() -> dict[str, str]:
+    """The environment that names the installed program."""
+    return {PROGRAM_VARIABLE: str(installation.find_installed().bubblewrap)}
+
+
+@pytest.fixture(scope="session")
+def sandbox(bubblewrap: dict[str, str]) -> Sandbox:
+    """Of two processor seconds; the wall clock is generous, for machines that are busy."""
+    return open_sandbox(bubblewrap, Limits(wall_seconds=60.0, processor_seconds=2))
+
+
+@pytest.fixture(scope="session")
+def workers() -> Iterator[Workers]:
+    with Workers(1, WorkerLimits(processor_seconds=2, wall_seconds=120.0)) as started:
+        yield started

@@ -1,0 +1,150 @@
+"""From answers to rewards, in their order, with every outcome counted and no failure passed off as a 0."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from training.data.examples import ExampleError, read_prompts
+from training.rl.rollout import Rollout
+from training.rl.scores import Answer, score_by_verifier
+from training.verification.checks import Calls, Check, Mathematics
+from training.verification.items import Item, Split, split_of, write_items
+from training.verification.rewards import TaskVerifier
+from training.verification.sandbox.bubblewrap import SandboxUnavailableError
+from training.verification.sandbox.runs import Ended, Run
+from training.verification.scorer import Scorer
+from training.verification.verdict import Outcome, Verdict, VerificationError
+from training.verification.workers import WorkerLimits, Workers
+
+SUM = Item("sums", "1+1?", Mathematics("2"))
+CODE = Item("code", "f?", Calls("f", ("[]",), ("1",)))
+
+
+class Judges:
+    """Workers that say at once what they are told to."""
+
+    def __init__(self, judge: Callable[[str], Outcome]) -> None:
+        self.count, self._judge = 3, judge
+
+    def judge(self, check: Check, response: str) -> Verdict:
+        return Verdict(self._judge(response))
+
+
+class Runs:
+    """A sandbox that gives the same every time, or does not start."""
+
+    def __init__(self, run: Run | None) -> None:
+        self._run = run
+
+    def run(self, request: dict[str, object]) -> Run:
+        if self._run is None:
+            raise SandboxUnavailableError("not today")
+        return self._run
+
+
+def verifier(
+    judge: Callable[[str], Outcome], sandbox: Runs | None = None, item: Item = SUM
+) -> tuple[TaskVerifier, str]:
+    """With the task's text, as the loop hands it on."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_items([item], Path(folder) / "items.jsonl")
+        prompts = read_prompts(Path(folder) / "items.jsonl")
+    return TaskVerifier(prompts, Scorer(Judges(judge), sandbox)), prompts[0].task  # type: ignore[arg-type]
+
+
+def answers(task: str, *texts: str) -> list[Answer]:
+    return [Answer(task, text, ended=True) for text in texts]
+
+
+def even(text: str) -> Outcome:
+    return Outcome.RIGHT if text in ("2", "44") else Outcome.WRONG
+
+
+def test_rewards_come_in_the_order_of_the_answers() -> None:
+    verify, task = verifier(even)
+    assert verify(answers(task, "2", "1", "44", "45", "2")) == [1, 0, 1, 0, 1]
+
+
+def test_it_is_what_the_loop_of_ppo_and_grpo_takes() -> None:
+    verify, task = verifier(even)
+    ids_BR = torch.tensor([[ord("2"), ord("!")], [ord("4"), ord("4")]])
+    mask_BR = torch.tensor([[1, 0], [1, 1]])
+    empty_B1 = torch.zeros(2, 1, dtype=torch.long)
+    ended_B = torch.ones(2).bool()
+    rollout = Rollout(empty_B1, empty_B1, ids_BR, mask_BR, torch.zeros(2, 2), ended_B, "", tasks=(task, task))
+    assert score_by_verifier(verify, Spelling(), None)(rollout).tolist() == [1, 1]  # type: ignore[arg-type]
+
+
+class Spelling:
+    """A chat whose token ids are letters."""
+
+    def decode(self, ids: list[int]) -> str:
+        return "".join(map(chr, ids))
+
+
+def test_a_task_that_was_not_read_is_an_error() -> None:
+    verify, _ = verifier(even)
+    with pytest.raises(VerificationError, match="not in the prompts"):
+        verify(answers("another", "2"))
+
+
+def test_what_is_held_out_verifies_no_training() -> None:
+    number = next(n for n in range(1_000) if split_of(f"{n}?") is Split.HELD_OUT)
+    with pytest.raises(ExampleError, match="held out"):
+        verifier(even, item=Item("sums", f"{number}?", Mathematics("2")))
+
+
+def test_every_outcome_is_counted_once() -> None:
+    outcomes = {"a": Outcome.RIGHT, "b": Outcome.OUT_OF_TIME, "c": Outcome.UNPARSABLE, "d": Outcome.WRONG}
+    verify, task = verifier(lambda text: outcomes[text])
+    assert verify(answers(task, "a", "b", "c", "d")) == [1, 0, 0, 0]
+    figures = verify.take_figures()
+    assert figures["verdict_out_of_time"] == 0.25
+    assert figures["verdict_verifier_failed"] == 0
+    assert sum(figures.values()) == 1
+    assert sum(verify.take_figures().values()) == 0
+
+
+def test_a_verifier_that_fails_often_stops_the_run_and_a_rare_failure_is_counted() -> None:
+    broken, task = verifier(lambda _: Outcome.VERIFIER_FAILED)
+    with pytest.raises(VerificationError, match="2 of 2"):
+        broken(answers(task, "1", "2"))
+    rare, task = verifier(lambda text: Outcome.VERIFIER_FAILED if text == "x" else Outcome.RIGHT)
+    rare(answers(task, *["1"] * 39, "x"))
+    assert rare.take_figures()["verdict_verifier_failed"] == 1 / 40
+
+
+def test_code_without_a_sandbox_is_an_error_and_never_a_reward() -> None:
+    without, task = verifier(even, item=CODE)
+    with pytest.raises(VerificationError, match="needs a sandbox"):
+        without(answers(task, "def f(): return 1"))
+    broken, task = verifier(even, Runs(None), CODE)
+    with pytest.raises(SandboxUnavailableError, match="not today"):
+        broken(answers(task, "def f(): return 1"))
+
+
+@pytest.mark.parametrize(
+    ("ended", "output", "outcome"),
+    [
+        (Ended.BY_ITSELF, b'{"value": 1}\n', Outcome.RIGHT),
+        (Ended.BY_ITSELF, b'{"value": 1.0}\n', Outcome.RIGHT),
+        (Ended.BY_ITSELF, b'{"value": true}\n', Outcome.WRONG),
+        (Ended.BY_ITSELF, b'{"value": "1"}\n', Outcome.WRONG),
+        (Ended.BY_ITSELF, b'{"value": 1}', Outcome.WRONG),
+        (Ended.BY_ITSELF, b'{"value": 1}\n{"value": 1}\n', Outcome.WRONG),
+        (Ended.BY_ITSELF, b'{"error": "MemoryError"}\n', Outcome.OUT_OF_MEMORY),
+        (Ended.BY_ITSELF, b"\xff\n", Outcome.WRONG),
+        (Ended.BY_ITSELF, b"", Outcome.WRONG),
+        (Ended.OUT_OF_TIME, b'{"value": 1}\n', Outcome.OUT_OF_TIME),
+        (Ended.KILLED, b'{"value": 1}\n', Outcome.WRONG),
+        (Ended.FLOODED, b'{"value": 1}\n', Outcome.WRONG),
+    ],
+)
+def test_what_comes_out_of_the_sandbox_is_judged_outside(ended: Ended, output: bytes, outcome: Outcome) -> None:
+    scorer = Scorer(Workers(1, WorkerLimits()), Runs(Run(ended, output, 0.1)))
+    assert scorer.score(CODE, "def f(): return 1").outcome is outcome
+    assert scorer.score(CODE, " ").outcome is Outcome.UNPARSABLE
+    assert scorer.score(CODE, "x" * 50_000).outcome is Outcome.UNPARSABLE

@@ -1,0 +1,160 @@
+"""Where the sandbox cannot be had it says so and runs nothing; where it can, it runs for root and for anybody."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from training.verification.sandbox import control_groups
+from training.verification.sandbox.bubblewrap import NOBODY, PROGRAM_VARIABLE, SandboxUnavailableError
+from training.verification.sandbox.control_groups import ControlGroups
+from training.verification.sandbox.inside import plain
+from training.verification.sandbox.runs import Sandbox, open_sandbox
+from training.verification.sandbox.system_calls import UnknownArchitectureError, build_filter
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_without_bubblewrap_code_is_refused_and_it_is_said_how_to_get_it(tmp_path: Path) -> None:
+    with pytest.raises(SandboxUnavailableError, match=r"apt-get install bubblewrap.*python -m infra\.servers install"):
+        open_sandbox({"PATH": str(tmp_path)})
+
+
+def test_a_bubblewrap_that_may_not_make_namespaces_is_refused_with_what_it_needs(tmp_path: Path) -> None:
+    program = tmp_path / "bwrap"
+    program.write_text("#!/bin/sh\necho 'bwrap: Creating new namespace failed: Operation not permitted' >&2\nexit 1\n")
+    program.chmod(0o755)
+    with pytest.raises(SandboxUnavailableError, match=r"CAP_SYS_ADMIN.*user\.max_user_namespaces"):
+        open_sandbox({PROGRAM_VARIABLE: str(program)})
+
+
+def test_a_bubblewrap_that_isolates_nothing_and_stays_root_is_refused(tmp_path: Path) -> None:
+    program = tmp_path / "bwrap"
+    program.write_text("#!/bin/sh\necho '{\"value\": [42, false]}'\n")
+    program.chmod(0o755)
+    with pytest.raises(SandboxUnavailableError, match="a first program gave"):
+        open_sandbox({PROGRAM_VARIABLE: str(program)})
+
+
+def test_a_processor_without_a_filter_is_refused() -> None:
+    with pytest.raises(UnknownArchitectureError, match="riscv64"):
+        build_filter("riscv64")
+
+
+def test_the_filter_of_every_processor_jumps_inside_itself() -> None:
+    for machine in ("x86_64", "aarch64"):
+        rules = build_filter(machine)
+        program = [rules[place : place + 8] for place in range(0, len(rules), 8)]
+        for number, instruction in enumerate(program):
+            assert number + 1 + max(instruction[2], instruction[3]) < len(program) or instruction[0] == 6
+
+
+ANYBODY = '''
+import json, os, sys, time
+from pathlib import Path
+from training.verification.sandbox.bubblewrap import Interpreter
+from training.verification.sandbox.runs import Limits, open_sandbox
+program = Path("/usr/bin/python3").resolve()
+python = Interpreter(program, Path("/usr/lib") / program.name)
+sandbox = open_sandbox(os.environ, Limits(wall_seconds=90.0), python)
+def ask(body): return sandbox.run({"code": body, "function": "probe", "calls": [[]]}).output.decode()
+print(os.geteuid(), sandbox.groups is None)
+print(ask("import os\\ndef probe(): return [os.getuid(), os.listdir('/')]"))
+print(ask("import os\\ndef probe(): return open('/etc/passwd').read()"))
+print(ask("import ctypes\\ndef probe(): return ctypes.CDLL(None).unshare(0x10000000)"))
+print(ask("""
+import os, time
+def probe():
+    for number in range(100):
+        if os.fork() == 0:
+            time.sleep(9)
+            os._exit(0)
+    return number
+"""))
+'''
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="not root: then all other tests of the sandbox are this test")
+def test_it_holds_for_a_user_who_is_not_root_and_has_no_control_groups(
+    bubblewrap: dict[str, str], tmp_path: Path
+) -> None:
+    assert Path("/usr/bin/python3").exists(), "needs an interpreter that everybody may read"
+    program = tmp_path / "bwrap"
+    shutil.copy(bubblewrap[PROGRAM_VARIABLE], program)
+    copied = tmp_path / "code"
+    for file in (ROOT / "training" / "verification").rglob("*.py"):
+        place = copied / file.relative_to(ROOT)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, place)
+    (copied / "training" / "__init__.py").touch()
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.is_relative_to(tmp_path.parents[1]):
+            folder.chmod(0o755)
+    done = subprocess.run(
+        ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "/usr/bin/python3", "-c", ANYBODY],
+        cwd=copied,
+        env={**bubblewrap, PROGRAM_VARIABLE: str(program), "PYTHONPATH": str(copied)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    lines = done.stdout.splitlines()
+    assert lines[0] == f"{NOBODY} True", done.stderr
+    who, passwords, namespace, forks, *_ = (line for line in lines[1:] if line)
+    assert f"[{NOBODY}," in who
+    assert "root" not in who
+    assert "FileNotFoundError" in passwords
+    assert '{"value": -1}' in namespace
+    assert "BlockingIOError" in forks
+
+
+def test_groups_of_version_2_take_the_limits_that_they_know_and_are_removed(tmp_path: Path) -> None:
+    groups = ControlGroups((tmp_path,), {"memory.max": 7, "pids.max": 3, "memory.limit_in_bytes": 9})
+    made = Kernel(tmp_path, ("memory.max", "pids.max", "cgroup.procs"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "mkdir", lambda group: made.mkdir(group))
+        patch.setattr(Path, "rmdir", lambda group: made.rmdir(group))
+        with groups.of_one_run("1") as entries:
+            group = entries[0].parent
+            assert (group / "memory.max").read_text() == "7"
+            assert (group / "pids.max").read_text() == "3"
+            assert not (group / "memory.limit_in_bytes").exists()
+    assert made.removed == [group]
+
+
+def test_where_no_groups_can_be_made_there_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control_groups, "MOUNT", tmp_path / "nothing")
+    assert control_groups.find_control_groups(2**20, 8) is None
+
+
+class Kernel:
+    """Makes and removes the files of a group with it, as the kernel does."""
+
+    def __init__(self, folder: Path, files: tuple[str, ...]) -> None:
+        self.folder, self.files, self.removed = folder, files, list[Path]()
+
+    def mkdir(self, group: Path) -> None:
+        os.mkdir(group)  # noqa: PTH102 - Path's own is replaced
+        for file in self.files:
+            (group / file).write_text("")
+
+    def rmdir(self, group: Path) -> None:
+        shutil.rmtree(group)
+        self.removed.append(group)
+
+
+def test_only_what_json_knows_comes_out() -> None:
+    assert plain({"a": (1, [2.5, None, "x"], True)}) == {"a": [1, [2.5, None, "x"], True]}
+    for value in ({1, 2}, {1: 2}, object(), b"x", type("Text", (str,), {})("x")):
+        with pytest.raises(TypeError):
+            plain(value)
+
+
+def test_a_run_is_the_same_every_time(sandbox: Sandbox) -> None:
+    code = "def probe(): return [list({'a', 'b', 'c', 'd'}), hash('x')]"
+    outputs = {sandbox.run({"code": code, "function": "probe", "calls": [[]]}).output for _ in range(3)}
+    assert len(outputs) == 1
+    assert sys.hash_info.width == 64

@@ -1,0 +1,213 @@
+"""Items: the same from the same seed, right for their own answers, on one side of the split, and whole in their file."""
+
+import gzip
+import inspect
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from training.__main__ import main
+from training.data.examples import ExampleError, read_prompts
+from training.verification.checks import Calls, CheckError, Choice, Gym, Mathematics, Programs, from_mapping, to_mapping
+from training.verification.items import Item, Split, items_of, split_of, training_items, write_items
+from training.verification.sandbox.runs import Sandbox
+from training.verification.scorer import Scorer
+from training.verification.tasks import choices, coding, gym
+from training.verification.tasks.catalogue import FUNCTIONS, PROGRAMS, Order, make_items, names
+from training.verification.verdict import Outcome
+from training.verification.workers import WorkerLimits, Workers
+
+
+@pytest.mark.parametrize("name", gym.GENERATORS)
+def test_the_answer_of_every_generator_is_right_and_another_is_not(name: str, workers: Workers) -> None:
+    items = make_items(Order(name, 4, seed=5))
+    assert len({item.prompt for item in items}) == 4
+    for item in items:
+        expected = item.check.expected if isinstance(item.check, Mathematics) else answer_of(item)
+        assert workers.judge(item.check, f"I thought.\nAnswer: {expected}").outcome is Outcome.RIGHT, expected
+        other = workers.judge(item.check, "Answer: nothing of the kind")
+        assert other.outcome in (Outcome.WRONG, Outcome.UNPARSABLE), other
+        assert expected not in ("", None)
+
+
+def answer_of(item: Item) -> str:
+    assert isinstance(item.check, Gym)
+    return str(json.loads(item.check.entry)["answer"])
+
+
+def test_no_generator_that_is_asked_runs_an_answer_as_code() -> None:
+    factory = gym.library()
+    for name in gym.GENERATORS:
+        scorer = inspect.getsource(factory.DATASETS[name][0].score_answer)
+        assert not re.search(r"\b(eval|exec|parse_expr|sympify|literal_eval)\(", scorer), name
+    with pytest.raises(ValueError, match="n_queens"):
+        gym.generator("n_queens", 1, 0, None)
+
+
+def test_a_text_that_only_contains_the_answer_earns_nothing(workers: Workers) -> None:
+    item = make_items(Order("spell_backward", 1, seed=3))[0]
+    hedged = f"Answer: {answer_of(item)} or {answer_of(item)[::-1]}"
+    assert gym.opened("spell_backward").score_answer(answer_of(item), json.loads(item.check.entry)) == 1  # type: ignore[union-attr]
+    assert workers.judge(item.check, hedged).outcome is Outcome.WRONG  # type: ignore[arg-type]
+
+
+def test_a_library_that_takes_longer_to_load_than_an_answer_may_take_is_loaded_all_the_same() -> None:
+    item = make_items(Order("spell_backward", 1, seed=3))[0]
+    with Workers(1, WorkerLimits(processor_seconds=1, wall_seconds=120.0)) as workers:
+        assert workers.judge(Choice("A", 4), "A").outcome is Outcome.RIGHT
+        assert workers.judge(item.check, f"Answer: {answer_of(item)}").outcome is Outcome.RIGHT  # type: ignore[arg-type]
+
+
+def test_levels_grow_and_those_that_are_not_there_are_refused() -> None:
+    easy, hard = (make_items(Order("chain_sum", 8, seed=1, level=level)) for level in (0, 5))
+    assert max(len(item.prompt) for item in easy) < max(len(item.prompt) for item in hard)
+    assert {item.level for item in hard} == {5}
+    for task in ("chain_sum", FUNCTIONS):
+        with pytest.raises(ValueError, match="level"):
+            make_items(Order(task, 1, seed=1, level=99))
+    with pytest.raises(ValueError, match="tasks list"):
+        make_items(Order("gsm_symbolic", 1, seed=1))
+
+
+@pytest.mark.parametrize("task", [FUNCTIONS, PROGRAMS])
+def test_code_that_does_as_it_is_told_is_right(task: str, sandbox: Sandbox, workers: Workers) -> None:
+    item = next(
+        item
+        for item in make_items(Order(task, 400, seed=2))
+        if "Add 3 to every number, then take the sum of the numbers" in item.prompt
+    )
+    value = "sum(x + 3 for x in {})"
+    right = {
+        FUNCTIONS: f"def solve(numbers):\n    return {value.format('numbers')}",
+        PROGRAMS: f"print({value.format('map(int, input().split())')})",
+    }[task]
+    verifier = Scorer(workers, sandbox)
+    assert verifier.score(item, f"```python\n{right}\n```").outcome is Outcome.RIGHT
+    assert verifier.score(item, f"```python\n{right.replace('+ 3', '+ 4')}\n```").outcome is Outcome.WRONG
+
+
+def test_expected_values_are_not_all_the_same_so_that_a_constant_is_never_right() -> None:
+    for task in (FUNCTIONS, PROGRAMS):
+        for item in make_items(Order(task, 200, seed=4, level=1)):
+            assert isinstance(item.check, Calls | Programs)
+            expected = item.check.expected if isinstance(item.check, Calls) else item.check.outputs
+            assert len(set(expected)) > 1, item.prompt
+
+
+def test_items_are_the_same_from_the_same_seed_and_others_from_another() -> None:
+    one, same, other = (make_items(Order(FUNCTIONS, 5, seed=seed)) for seed in (1, 1, 2))
+    assert one == same
+    assert {item.id for item in one}.isdisjoint(item.id for item in other)
+
+
+def test_held_out_prompts_are_held_out_in_every_file_by_every_seed() -> None:
+    train = [item.prompt for seed in range(3) for item in make_items(Order(FUNCTIONS, 100, seed=seed))]
+    held_out = [item.prompt for item in make_items(Order(FUNCTIONS, 30, seed=9, split=Split.HELD_OUT))]
+    assert set(train).isdisjoint(held_out)
+    share = sum(split_of(f"prompt {number}") is Split.HELD_OUT for number in range(2_000)) / 2_000
+    assert 0.07 < share < 0.13
+
+
+def test_a_file_of_items_is_read_as_prompts_and_as_the_same_items(tmp_path: Path) -> None:
+    items = [
+        *make_items(Order(FUNCTIONS, 2, seed=1)),
+        Item("choices", "Which?", Choice("B", 4)),
+        Item("m", "1?", Mathematics("1"), 3),
+    ]
+    write_items(items, tmp_path / "items.jsonl")
+    assert items_of(read_prompts(tmp_path / "items.jsonl")) == items
+
+
+def test_what_is_held_out_is_refused_where_it_would_train(tmp_path: Path) -> None:
+    write_items(make_items(Order(FUNCTIONS, 2, seed=1, split=Split.HELD_OUT)), tmp_path / "items.jsonl")
+    prompts = read_prompts(tmp_path / "items.jsonl")
+    assert len(items_of(prompts)) == 2
+    with pytest.raises(ExampleError, match=r"prompt 1: python_functions-\w+ is held out"):
+        training_items(prompts)
+
+
+def task(**fields: object) -> dict[str, object]:
+    return {"task": json.dumps({"name": "m", **fields})}
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"task": ""}, "task"),
+        ({"task": "not json"}, "task: not JSON"),
+        ({"task": "{}"}, "task.check"),
+        (task(check={"kind": "guess"}), "check.kind"),
+        (task(check={"kind": "choice", "letter": "B"}), "letters"),
+        (task(check={"kind": "choice", "letter": "B", "letters": 0}), "check.letters"),
+        (task(check={"kind": "calls", "function": "f", "arguments": ["[1]"], "expected": []}), "check.expected"),
+        (task(check={"kind": "mathematics", "expected": "2"}), "task.id"),
+        (task(level="x", check={"kind": "mathematics", "expected": "2"}), "task.level"),
+        ({"messages": [{"role": "user", "content": "changed"}]}, "task.id"),
+    ],
+)
+def test_a_bad_line_is_an_error_that_names_the_field(tmp_path: Path, change: dict[str, object], complaint: str) -> None:
+    write_items([Item("m", "1+1?", Mathematics("2"))], tmp_path / "items.jsonl")
+    row = json.loads((tmp_path / "items.jsonl").read_text()) | change
+    (tmp_path / "items.jsonl").write_text(json.dumps(row))
+    with pytest.raises(ExampleError, match=complaint):
+        items_of(read_prompts(tmp_path / "items.jsonl"))
+
+
+def test_prompts_without_a_task_are_prompts_as_before_and_no_items(tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text(json.dumps({"messages": [{"role": "user", "content": "hello"}]}))
+    prompts = read_prompts(tmp_path / "p.jsonl")
+    assert prompts[0].task == ""
+    with pytest.raises(ExampleError, match="nothing to verify"):
+        items_of(prompts)
+
+
+def test_every_kind_of_check_survives_its_file() -> None:
+    kinds = [Mathematics("1"), Choice("A", 4), Gym("gcd", "{}"), Calls("f", ("[1]",), ("2",)), Programs(("1",), ("",))]
+    for check in kinds:
+        assert from_mapping(json.loads(json.dumps(to_mapping(check)))) == check
+    with pytest.raises(CheckError, match="JSON"):
+        from_mapping({"kind": "calls", "function": "f", "arguments": ["[1"], "expected": ["2"]})
+
+
+def test_choices_are_read_from_train_splits_alone_and_shuffled(tmp_path: Path) -> None:
+    rows = [
+        {"doc": {"query": f"Question: What is {n}?\nAnswer:", "choices": [f"{n}", "no", "never"], "gold": 0}}
+        for n in range(40)
+    ]
+    path = tmp_path / choices.REQUESTS.format(name="csqa")
+    path.parent.mkdir(parents=True)
+    with gzip.open(path, "wt") as lines:
+        lines.writelines(json.dumps(row) + "\n" for row in rows)
+    items = make_items(Order("csqa", 100, seed=1, texts=tmp_path))
+    assert 25 < len(items) < 40
+    assert {item.check.letter for item in items} == {"A", "B", "C"}  # type: ignore[union-attr]
+    for item in items:
+        number = re.search(r"What is (\d+)", item.prompt)
+        assert number and f"{item.check.letter}. {number[1]}\n" in item.prompt  # type: ignore[union-attr]
+    assert "train" in choices.REQUESTS
+    with pytest.raises(ValueError, match="small_sft_texts"):
+        make_items(Order("csqa", 1, seed=1, texts=tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match="texts"):
+        make_items(Order("csqa", 1, seed=1))
+
+
+def test_the_command_writes_what_a_stage_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "items.jsonl"
+    written = ["tasks", "write", PROGRAMS, "--items", "3", "--seed", "7", "--level", "1", "--output", str(file)]
+    assert main(written) == 0
+    assert len(training_items(read_prompts(file))) == 3
+    assert main(["tasks", "list"]) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in names())
+    assert main(["tasks", "write", "nonsense", "--items", "1", "--output", str(file)]) == 1
+    assert "nonsense" in capsys.readouterr().err
+    assert main(["tasks", "write", PROGRAMS, "--items", "0", "--output", str(file)]) == 1
+
+
+def test_steps_are_described_as_they_are_done() -> None:
+    prompt, check = next(iter(coding.functions(1, seed=0, level=2)))
+    assert prompt.count(", then ") == 3
+    assert isinstance(check, Calls)
+    assert "[[]]" in check.arguments

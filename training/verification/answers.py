@@ -1,0 +1,66 @@
+"""The final answer out of free text: what stands in the last box, or after the last "answer is", or the last number.
+
+The later mark wins: a response that gives two answers has given its last one.
+"""
+
+from __future__ import annotations
+
+import re
+
+# The end of a response holds its answer; what lies before is reasoning, however long.
+READ_CHARACTERS = 20_000
+BOX = "\\boxed{"
+_MARKED = re.compile(r"(?i)\banswer\b\W{0,4}(?:is\b|:|=)[ \t:*]*([^\n]*)|####[ \t]*([^\n]*)")
+_NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+|(?<=\d))(?:/\d+)?%?")
+_WRAPPED = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ('"', '"'))
+
+
+def marked_answer(text: str) -> str | None:
+    """The answer that the text itself marks as such; None if it marks none."""
+    text = text[-READ_CHARACTERS:]
+    found = [(match.start(), match[1] or match[2] or "") for match in _MARKED.finditer(text)]
+    if (box := text.rfind(BOX)) >= 0 and (content := _balanced(text, box + len(BOX))) is not None:
+        found.append((box, content))
+    answers = [(place, answer) for place, answer in found if answer.strip()]
+    if not answers:
+        return None
+    answer = max(answers)[1]
+    if BOX in answer:  # "The answer is \boxed{5}" is one mark, not two
+        answer = _balanced(answer, answer.rfind(BOX) + len(BOX)) or answer
+    return tidy(answer) or None
+
+
+def last_number(text: str) -> str | None:
+    """What counts as the answer of a text that marks none, where numbers are asked for."""
+    numbers = _NUMBER.findall(text[-READ_CHARACTERS:])
+    return numbers[-1] if numbers else None
+
+
+def only_line(text: str) -> str | None:
+    """The whole text where it is one line: a model that answers with nothing but the answer is right to."""
+    lines = text[-READ_CHARACTERS:].strip().splitlines()
+    return tidy(lines[0]) or None if len(lines) == 1 else None
+
+
+def tidy(answer: str) -> str:
+    """Without marks of emphasis or mathematics around it, what follows its first sentence, and the full stop."""
+    answer = re.split(r"(?<=[^\s.])\.\s", answer.strip(), maxsplit=1)[0].strip()
+    before = None
+    while before != answer:
+        before = answer
+        answer = answer.removesuffix(".").strip("*` \t")
+        for opening, closing in _WRAPPED:
+            inside = answer[len(opening) : -len(closing)]
+            if answer.startswith(opening) and answer.endswith(closing) and len(answer) > len(opening + closing):
+                answer = inside.strip()
+    return answer
+
+
+def _balanced(text: str, start: int) -> str | None:
+    """From start to the brace that closes the one before it; None if nothing does."""
+    depth = 1
+    for place in range(start, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[place], 0)
+        if depth == 0:
+            return text[start:place]
+    return None

@@ -1,0 +1,50 @@
+"""`python -m training tasks list | write`: what can be verified, and prompts with their checks as a file that stages read."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from training.verification.items import Split, write_items
+from training.verification.tasks.catalogue import Order, make_items, names
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+
+def describe(commands: Commands) -> None:
+    """Add `tasks` to the command line."""
+    tasks = commands.add_parser("tasks", help="prompts whose responses are verified by computation")
+    verbs = tasks.add_subparsers(required=True)
+    verbs.add_parser("list", help="every task").set_defaults(command=list_tasks)
+    write = verbs.add_parser("write", help="items of a task, as prompts that a stage reads")
+    write.add_argument("name", help="as `tasks list` says")
+    write.add_argument("--items", type=int, required=True, metavar="N")
+    write.add_argument("--seed", type=int, default=0)
+    write.add_argument("--split", type=Split, choices=list(Split), default=Split.TRAIN)
+    write.add_argument("--level", type=int, help="of difficulty, from 0; without it the generator's own defaults")
+    write.add_argument("--texts", type=Path, help="folder of the packages of locks/small_sft_texts.txt")
+    write.add_argument("--output", type=Path, required=True, metavar="FILE")
+    write.set_defaults(command=write_tasks)
+
+
+def list_tasks(options: argparse.Namespace) -> int:
+    """A line a task."""
+    for name, source in names().items():
+        print(f"{name:<26}{source}")
+    return 0
+
+
+def write_tasks(options: argparse.Namespace) -> int:
+    """Raises: ValueError: what was asked for is not to be had."""
+    order = Order(options.name, options.items, options.seed, options.split, options.level, options.texts)
+    items = make_items(order)
+    written = write_items(items, options.output)
+    if written < options.items:
+        print(
+            f"only {written} different items: {options.name} has no more of the {options.split} split", file=sys.stderr
+        )
+    print(f"{written} items of {options.name} ({options.split}) are in {options.output}")
+    return 0
