@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -21,8 +21,8 @@ from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, Ro
 from training.model.config import ModelConfig
 from training.model.lora import LoraLinear
 from training.model.transformer import Decoder
-from training.optim.ranks import Ranks, all_different
-from training.stages.context import ConfigError
+from training.optim.ranks import Ranks
+from training.stages.context import ConfigError, RunContext
 
 REPLICATE, SHARD, TENSOR = "replicate", "shard", "tensor"
 # Megatron's split (arXiv 1909.08053): heads and columns of the MLP apart, one sum after attention and one after the MLP.
@@ -59,13 +59,18 @@ def arrange(parallelism: Parallelism, ranks: Ranks) -> Ranks:
     if ranks.world_size % parts:
         raise ConfigError(f"parallelism: shard x tensor is {parts}, which does not divide {ranks.world_size} workers")
     if not parallelism.splits_model:
-        return all_different(ranks.rank, ranks.world_size)
+        return ranks
     device, copies = torch.get_default_device().type, ranks.world_size // parts
     shape = (copies, parallelism.shard, parallelism.tensor)
     mesh = init_device_mesh(device, shape, mesh_dim_names=(REPLICATE, SHARD, TENSOR))
     by_data = (copies * parallelism.shard, parallelism.tensor)
     data = init_device_mesh(device, by_data, mesh_dim_names=("data", TENSOR))["data"]
     return Ranks(ranks.rank, ranks.world_size, data.get_local_rank(), data.size(), mesh, data.get_group())
+
+
+def lay_out(parallelism: Parallelism, context: RunContext) -> RunContext:
+    """The context of a stage whose workers are arranged so. Raises: as arrange."""
+    return replace(context, ranks=arrange(parallelism, context.ranks))
 
 
 def distribute(decoder: Decoder, ranks: Ranks) -> None:

@@ -19,7 +19,7 @@ from services.predictor.graph.conversion import convert
 from tests.training.toys import toy_model
 from training.manifest import ManifestError, verify_manifest, write_manifest
 from training.model.checkpoint import load_decoder
-from training.stages.state import TENSORS, DirectoryCheckpoints
+from training.stages.state import DirectoryCheckpoints
 
 TORN_AT = 40
 
@@ -36,7 +36,6 @@ class Trap:
 
 def write(step: int, into: Path) -> None:
     save_file({"t": torch.full((64,), float(step))}, into / TENSORS)
-    write_manifest(into, kind="training_state", version=into.name)
 
 
 def test_f47_of_a_torn_checkpoint_nothing_is_loaded_and_the_one_before_counts(
@@ -79,7 +78,7 @@ def test_f47_a_pickle_is_no_model_for_training_and_none_for_the_predictor(tmp_pa
         verify_manifest(model)
     # And if somebody made a manifest for it.
     write_manifest(model, kind="model", version="pickled")
-    with pytest.raises(Exception, match=r"(?i)header|no such file|too large|invalid"):
+    with pytest.raises(Exception, match=r"is a pickle|Reading a pickle"):
         load_decoder(model)
     with pytest.raises(ModelRefusedError):
         convert(model, tmp_path / "graph")

@@ -16,7 +16,7 @@ from training.optim.adam import OptimizerConfig
 from training.stages import sft
 from training.stages.context import Lineage, Machine, Progress, RunContext
 from training.stages.sft import SftConfig
-from training.stages.state import TENSORS, DirectoryCheckpoints
+from training.stages.state import DirectoryCheckpoints
 
 STEPS, CHECKPOINT_EVERY, STEP_SECONDS = 10, 2, 0.4
 TENSOR_ELEMENTS = 1 << 20
@@ -63,7 +63,6 @@ def save_for_ever(directory: Path) -> None:
 
     def write(step: int, into: Path) -> None:
         save_file({f"t{n}": torch.full((TENSOR_ELEMENTS,), float(step)) for n in range(4)}, into / TENSORS)
-        write_manifest(into, kind="training_state", version=into.name)
 
     latest = checkpoints.latest()
     first = int(latest.name.removeprefix("step-")) + 1 if latest else 1

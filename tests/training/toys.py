@@ -5,6 +5,10 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from safetensors.torch import load_file
+
 from training.data.tokenize import train_tokenizer
 from training.manifest import write_manifest
 from training.model.checkpoint import save_decoder
@@ -45,6 +49,12 @@ def sft_rows(count: int) -> list[dict[str, Any]]:
         }
         for i in range(count)
     ]
+
+
+def kept_tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a training state that one worker wrote."""
+    (file,) = checkpoint.glob("*.safetensors")
+    return load_file(file)
 
 
 class ProgressList:

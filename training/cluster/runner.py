@@ -95,14 +95,13 @@ class _Task:
 
 
 class _SharedCheckpoints(DirectoryCheckpoints):
-    """Rank 0 writes where all ranks read; nobody goes on before it is there."""
+    """All ranks write where all read; nobody goes on before it is there."""
 
     def save(self, step: int, write: Callable[[Path], None]) -> None:
         """ray.train.report is a barrier."""
         import ray.train
 
-        if ray.train.get_context().get_world_rank() == 0:
-            super().save(step, write)
+        super().save(step, write)
         ray.train.report({"step": step})
 
 
@@ -234,11 +233,12 @@ def _context_of_worker(directory: Path) -> RunContext:
     import ray.train
 
     where = ray.train.get_context()
-    first = where.get_world_rank() == 0
+    ranks = all_different(where.get_world_rank(), where.get_world_size())
+    first = ranks.rank == 0
     return RunContext(
-        checkpoints=_SharedCheckpoints(directory),
+        checkpoints=_SharedCheckpoints(directory, ranks),
         progress=ProgressLog(directory / PROGRESS).append if first else _ignore,
-        ranks=all_different(where.get_world_rank(), where.get_world_size()),
+        ranks=ranks,
         samples=SampleLog(directory / SAMPLES).append if first else _ignore,
     )
 

@@ -50,11 +50,14 @@ def measure(decoder: Decoder, rows: PackedRows, microbatch_rows: int, autocast: 
         raise ValueError(f"packing: {rows.packing!r}, bits per byte are exact for documents only")
     mine = ranks.share(range(len(rows)))
     sums = torch.zeros(2, dtype=torch.float64)
-    for start in range(0, len(mine), microbatch_rows):
-        batch = rows.batch(mine[start : start + microbatch_rows])
+    most = -(-len(rows) // ranks.data_size)
+    for start in range(0, most, microbatch_rows):
+        part = mine[start : start + microbatch_rows]
+        batch = rows.batch(part or [0])  # of nothing: where the model is shared out, each forward needs every worker
         with autocast():
             log_probs_N = next_token_log_probs(decoder, batch, batch.text_BT)
-        sums += torch.stack((-log_probs_N.double().sum(), batch.text_BT.sum().double()))
+        if part:
+            sums += torch.stack((-log_probs_N.double().sum(), batch.text_BT.sum().double()))
     nats, tokens = ranks.sum(sums).tolist()
     return Surprise(nats, int(tokens), rows.stream.bytes)
 

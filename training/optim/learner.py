@@ -19,6 +19,7 @@ class Learner:
         self, named: Sequence[tuple[str, nn.Parameter]], config: OptimizerConfig, total_updates: int, ranks: Ranks
     ) -> None:
         self._config, self._total, self._ranks = config, total_updates, ranks
+        self.named = list(named)
         self.parameters = [parameter for _, parameter in named]
         self.optimizer = build_optimizer(named, config)
 

@@ -150,7 +150,7 @@ def train(
     named = models.policy.named_parameters()
     parameters = [parameter for _, parameter in named]
     optimizer = build_optimizer(named, config.optimizer)
-    state = TrainingState({"model": parameters}, {"model": optimizer})
+    state = TrainingState({"model": named}, {"model": optimizer}, context.ranks)
     total_steps = steps_for(config.epochs, config.batch_pairs, len(pairs.train))
     prompts = list(dict.fromkeys(pair.chosen.prompt for pair in pairs.held_out))[: config.watch.prompts]
     watch = Watch(config.watch, prompts, pairs.stop_ids, config.seed)

@@ -116,7 +116,7 @@ class Grpo:
         self._players, self._config, self._setting, self._ranks = players, config, setting, setting.ranks
         self._judging = setting.judging(config)
         self._policy = Learner(players.policy.named_parameters(), config.policy_optimizer, config.updates, self._ranks)
-        self.state = TrainingState({"policy": self._policy.parameters}, {"policy": self._policy.optimizer})
+        self.state = TrainingState({"policy": self._policy.named}, {"policy": self._policy.optimizer}, self._ranks)
 
     def begin(self) -> dict[str, float]:
         """Nothing but the step."""

@@ -146,7 +146,7 @@ def train(
     named = models.policy.named_parameters()
     parameters = [parameter for _, parameter in named]
     optimizer = build_optimizer(named, config.optimizer)
-    state = TrainingState({"model": parameters}, {"model": optimizer})
+    state = TrainingState({"model": named}, {"model": optimizer}, context.ranks)
     total_steps = steps_for(config.epochs, config.batch_rows, len(thumbs.train))
     weights = weights_of(thumbs, config)
     prompts = list(dict.fromkeys(thumb.example.prompt for thumb in thumbs.held_out))[: config.watch.prompts]

@@ -98,8 +98,9 @@ class Ppo:
         self._policy = Learner(players.policy.named_parameters(), config.policy_optimizer, config.updates, self._ranks)
         self._critic = Learner(players.critic.named_parameters(), config.critic_optimizer, config.updates, self._ranks)
         self.state = TrainingState(
-            {"policy": self._policy.parameters, "critic": self._critic.parameters},
+            {"policy": self._policy.named, "critic": self._critic.named},
             {"policy": self._policy.optimizer, "critic": self._critic.optimizer},
+            self._ranks,
         )
 
     def begin(self) -> dict[str, float]:

@@ -29,6 +29,7 @@ from training.optim.adam import OptimizerConfig, build_optimizer
 from training.optim.gradients import apply_gradients
 from training.optim.ranks import Ranks
 from training.optim.schedule import learning_rate_at
+from training.parallelism import Parallelism, assemble, distribute, lay_out
 from training.rl.rollout import CachedEngine
 from training.stages.artifact import finished, publish
 from training.stages.context import ConfigError, Lineage, Machine, Progress, RunContext, Sample
@@ -69,6 +70,7 @@ class PretrainConfig:
     checkpoint_every_steps: int = 200
     seed: int = 0
     machine: Machine = field(default_factory=Machine)
+    parallelism: Parallelism = field(default_factory=Parallelism)
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_rows", "microbatch_rows", "checkpoint_every_steps", "evaluate_every_steps"):
@@ -104,14 +106,19 @@ def run(config: PretrainConfig, context: RunContext) -> Manifest:
     if done := finished(config.output_directory):
         return done
     autocast = settle(config.machine)
+    context = lay_out(config.parallelism, context)
+    context.ranks.require_even("batch_rows", config.batch_rows)
     data = open_data(config)
     decoder = Decoder(parse_config(config.model_json))
     initialise(decoder, seed_of(config.seed, "weights"))
     if config.checkpoint_activations:
         checkpoint_activations(decoder)
-    parameters = list(decoder.parameters())
-    optimizer = build_optimizer(decoder.named_parameters(), config.optimizer)
-    state = TrainingState({"model": parameters}, {"model": optimizer})
+    distribute(decoder, context.ranks)
+    named = list(decoder.named_parameters())
+    count = sum(parameter.numel() for _, parameter in named)
+    parameters = [parameter for _, parameter in named]
+    optimizer = build_optimizer(named, config.optimizer)
+    state = TrainingState({"model": named}, {"model": optimizer}, context.ranks)
 
     checkpoint = context.checkpoints.latest()
     numbers = state.read(checkpoint) if checkpoint else {"step": 0, "loss": 0.0}
@@ -134,6 +141,7 @@ def run(config: PretrainConfig, context: RunContext) -> Manifest:
             context.checkpoints.save(step + 1, lambda directory: state.write(directory, numbers))
         context.progress(Progress(STAGE, step + 1, config.steps, metrics))
 
+    assemble(decoder, context.ranks)
     return publish(
         config,
         config.lineage,
@@ -148,7 +156,7 @@ def run(config: PretrainConfig, context: RunContext) -> Manifest:
             "tokens": data.train.stream.tokens,
             "bytes": data.train.stream.bytes,
             "left_over_tokens": data.train.left_over_tokens,
-            "parameters": sum(parameter.numel() for parameter in parameters),
+            "parameters": count,
             "steps": config.steps,
             **{name: numbers[name] for name in ("loss", "bits_per_byte") if name in numbers},
         },

@@ -28,6 +28,7 @@ from training.optim.adam import OptimizerConfig, build_optimizer
 from training.optim.gradients import apply_gradients
 from training.optim.ranks import Ranks
 from training.optim.schedule import learning_rate_at
+from training.parallelism import Parallelism, assemble, distribute, lay_out
 from training.rl.label_noise import estimate_label_noise, noise_ceiling
 from training.rl.losses import bradley_terry, centring, margin_ranking
 from training.stages.artifact import finished, publish
@@ -65,6 +66,7 @@ class RewardModelConfig:
     checkpoint_every_steps: int = 50
     seed: int = 0
     machine: Machine = field(default_factory=Machine)
+    parallelism: Parallelism = field(default_factory=Parallelism)
 
     def __post_init__(self) -> None:
         if self.loss not in LOSSES:
@@ -105,12 +107,15 @@ def run(config: RewardModelConfig, context: RunContext) -> Manifest:
     if done := finished(config.output_directory):
         return done
     autocast = settle(config.machine)
+    context = lay_out(config.parallelism, context)
+    context.ranks.require_even("batch_pairs", config.batch_pairs)
     pairs = read_data(config, load_chat(config.model_directory))
     scalar, pairs = open_model(config, pairs)
+    distribute(scalar.backbone.decoder, context.ranks)
     named = scalar.named_parameters()
     parameters = [parameter for _, parameter in named]
     optimizer = build_optimizer(named, config.optimizer)
-    state = TrainingState({"model": parameters}, {"model": optimizer})
+    state = TrainingState({"model": named}, {"model": optimizer}, context.ranks)
     total_steps = steps_for(config.epochs, config.batch_pairs, len(pairs.train))
 
     checkpoint = context.checkpoints.latest()
@@ -131,6 +136,7 @@ def run(config: RewardModelConfig, context: RunContext) -> Manifest:
 
     chosen, rejected = scores_of(scalar, pairs.held_out, config, autocast)
     both = torch.cat((chosen, rejected))
+    assemble(scalar.backbone.decoder, context.ranks)
     reward = RewardModel(scalar, float(both.mean()), max(float(both.std(correction=0)), 1e-3))
     return publish(
         config,

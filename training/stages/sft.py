@@ -25,6 +25,7 @@ from training.optim.adam import OptimizerConfig, build_optimizer
 from training.optim.gradients import apply_gradients
 from training.optim.ranks import Ranks
 from training.optim.schedule import learning_rate_at
+from training.parallelism import Parallelism, assemble, distribute, lay_out
 from training.rl.losses import weighted_cross_entropy
 from training.stages.artifact import finished, publish, write_model
 from training.stages.context import ConfigError, Lineage, Machine, Progress, RunContext
@@ -56,6 +57,7 @@ class SftConfig:
     checkpoint_every_steps: int = 50
     seed: int = 0
     machine: Machine = field(default_factory=Machine)
+    parallelism: Parallelism = field(default_factory=Parallelism)
 
     def __post_init__(self) -> None:
         if self.vocabulary_rows is not None and self.lora is None:
@@ -80,12 +82,15 @@ def run(config: SftConfig, context: RunContext) -> Manifest:
     if done := finished(config.output_directory):
         return done
     autocast = settle(config.machine)
+    context = lay_out(config.parallelism, context)
+    context.ranks.require_even("batch_rows", config.batch_rows)
     examples = read_examples(config, load_chat(config.model_directory))
     backbone, examples = open_model(config, examples)
+    distribute(backbone.decoder, context.ranks)
     named = backbone.named_parameters()
     parameters = [parameter for _, parameter in named]
     optimizer = build_optimizer(named, config.optimizer)
-    state = TrainingState({"model": parameters}, {"model": optimizer})
+    state = TrainingState({"model": named}, {"model": optimizer}, context.ranks)
     total_steps = steps_for(config.epochs, config.batch_rows, len(examples.train))
 
     if checkpoint := context.checkpoints.latest():
@@ -111,6 +116,7 @@ def run(config: SftConfig, context: RunContext) -> Manifest:
             context.checkpoints.save(step + 1, lambda directory: state.write(directory, numbers))
         context.progress(Progress(STAGE, step + 1, total_steps, metrics))
 
+    assemble(backbone.decoder, context.ranks)
     return publish(
         config,
         config.lineage,

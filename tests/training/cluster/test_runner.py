@@ -120,7 +120,8 @@ def test_later_lines_of_a_step_are_the_true_ones(tmp_path: Path) -> None:
 def test_a_checkpoint_whose_files_differ_from_its_manifest_does_not_count(config: SftConfig, tmp_path: Path) -> None:
     run_stage(StageRun("run", sft.run, config), tmp_path / "runs")
     run = tmp_path / "runs" / "run"
-    (run / "step-000010" / "state.safetensors").write_bytes(b"torn")
+    (tensors,) = (run / "step-000010").glob("*.safetensors")
+    tensors.write_bytes(b"torn")
     (run / "step-000012").mkdir()
     newest = latest_complete(run)
     assert newest is not None

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from tests.training.rl.judged import train_reward
 from tests.training.rl.toy import STOP, sentiment, toy_config, toy_players, train_ppo
-from tests.training.toys import ProgressList
+from tests.training.toys import kept_tensors, ProgressList
 from training.model.reward import critic_from
 from training.rl.kl_control import KlConfig
 from training.rl.losses import Clip, policy_loss, token_log_probs
@@ -138,7 +138,7 @@ def test_over_optimisation_stops_training_and_the_last_healthy_weights_come_back
     assert "above the ceiling of 2" in outcome.stopped_because
     stopped_at = steps[-1].step
     assert outcome.exported_update == stopped_at - 1  # the newest weights that a rollout has measured and found healthy
-    stored = load_file(tmp_path / f"step-{outcome.exported_update:06d}" / "state.safetensors")
+    stored = kept_tensors(tmp_path / f"step-{outcome.exported_update:06d}")
     weights = list(players.policy.decoder.parameters())
     assert all(torch.equal(weight, stored[f"parameters/policy/{i}"]) for i, weight in enumerate(weights))
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.training.stages.test_reward_model import pair_rows
-from tests.training.toys import WORDS, KillAfter, Killed, ProgressList, sft_rows, toy_model, user, write_lines
+from tests.training.toys import kept_tensors, WORDS, KillAfter, Killed, ProgressList, sft_rows, toy_model, user, write_lines
 from training.data.chat import load_chat
 from training.manifest import Manifest, verify_manifest
 from training.model.lora import LoraConfig
@@ -74,7 +74,7 @@ def test_a_killed_run_ends_with_the_same_bits(config: GrpoConfig, tmp_path: Path
     second = run(again, tmp_path / "killed", resumed)
     assert [step.metrics for step in resumed.steps] == [step.metrics for step in straight.steps[3:]]
     assert (first.files, first.report) == (second.files, second.report)
-    states = [load_file(tmp_path / name / "step-000006" / "state.safetensors") for name in ("straight", "killed")]
+    states = [kept_tensors(tmp_path / name / "step-000006") for name in ("straight", "killed")]
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
 

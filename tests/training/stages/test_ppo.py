@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from tests.training.rl.toy import sentiment, toy_config, toy_players, train_ppo
 from tests.training.stages.test_reward_model import pair_rows
-from tests.training.toys import WORDS, KillAfter, Killed, ProgressList, toy_model, user, write_lines
+from tests.training.toys import kept_tensors, WORDS, KillAfter, Killed, ProgressList, toy_model, user, write_lines
 from training.data.chat import load_chat
 from training.manifest import verify_manifest
 from training.model.lora import LoraConfig
@@ -85,7 +85,7 @@ def test_a_killed_run_ends_with_the_same_bits(config: PpoConfig, tmp_path: Path)
     assert reports[0] == reports[1]
     one, other = (load_file(d / "model.safetensors") for d in (config.output_directory, again.output_directory))
     assert all(torch.equal(one[name], other[name]) for name in one)
-    states = [load_file(tmp_path / name / "step-000010" / "state.safetensors") for name in ("straight", "killed")]
+    states = [kept_tensors(tmp_path / name / "step-000010") for name in ("straight", "killed")]
     assert {key.split("/")[1] for key in states[0] if key.endswith("exp_avg_sq")} == {"policy", "critic"}
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
