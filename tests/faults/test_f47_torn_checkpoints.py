@@ -79,7 +79,7 @@ def test_f47_a_pickle_is_no_model_for_training_and_none_for_the_predictor(tmp_pa
         verify_manifest(model)
     # And if somebody made a manifest for it.
     write_manifest(model, kind="model", version="pickled")
-    with pytest.raises(Exception, match=r"(?i)header|no such file|too large|invalid"):
+    with pytest.raises(Exception, match=r"is a pickle|Reading a pickle"):
         load_decoder(model)
     with pytest.raises(ModelRefusedError):
         convert(model, tmp_path / "graph")
