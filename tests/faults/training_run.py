@@ -5,6 +5,7 @@ mid-run; `… save DIRECTORY` writes one checkpoint after another.
 import itertools
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -44,7 +45,7 @@ def run_slowly(config: SftConfig, context: RunContext) -> Manifest:
         context.progress(step)
         time.sleep(STEP_SECONDS)
 
-    return sft.run(config, RunContext(context.checkpoints, progress, context.rank, context.world_size))
+    return sft.run(config, replace(context, progress=progress))
 
 
 class Nobody:
