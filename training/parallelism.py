@@ -1,8 +1,8 @@
 """How one model is trained by several workers: whole copies, shards of every layer (FSDP2), layers split across (tensor parallel), and
 their products. The model knows nothing of it: it is built whole, then `distribute` changes it in place.
 
-Losses are sums over a global count, so gradients add up over workers and are never averaged. The order of the mesh, outermost first: copies,
-shards, parts of a layer; neighbours exchange most.
+Losses are sums over a global count, so gradients add up over workers and are never averaged. The mesh, outermost first: copies, shards,
+parts of a layer; neighbours exchange most.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from training.model.checkpoint import load_decoder
 from training.stages.state import DirectoryCheckpoints
 
 TORN_AT = 40
+TENSORS = "tensors.safetensors"
 
 
 class Trap:

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from training.cluster.runner import StageRun, run_stages
-from training.manifest import Manifest, write_manifest
+from training.manifest import Manifest
 from training.optim.adam import OptimizerConfig
 from training.stages import sft
 from training.stages.context import Lineage, Machine, Progress, RunContext
@@ -20,7 +20,7 @@ from training.stages.sft import SftConfig
 from training.stages.state import DirectoryCheckpoints
 
 STEPS, CHECKPOINT_EVERY, STEP_SECONDS = 10, 2, 0.4
-TENSOR_ELEMENTS = 1 << 20
+TENSORS, TENSOR_ELEMENTS = "tensors.safetensors", 1 << 20
 
 
 def sft_config(root: Path, output: str) -> SftConfig:

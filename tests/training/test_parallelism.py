@@ -11,6 +11,9 @@ from training.optim.ranks import all_different
 from training.parallelism import Parallelism, arrange, check_divisible
 from training.stages.context import ConfigError
 
+# Each layout is trained once, by the first test that asks: seconds of processor time, minutes where cores are busy.
+pytestmark = [pytest.mark.xdist_group("layouts"), pytest.mark.timeout(900)]
+
 LAYOUTS: dict[str, tuple[int, dict[str, int]]] = {
     "one": (1, {}),
     "copies": (2, {}),

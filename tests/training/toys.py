@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
 from safetensors.torch import load_file
 
 from training.data.tokenize import train_tokenizer

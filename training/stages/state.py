@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
-from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from training.manifest import ManifestError, verify_manifest, write_manifest
 from training.optim.ranks import ALONE, Ranks
@@ -48,7 +49,7 @@ class TrainingState:
                 tensors |= {_slot(name, parameter_name, slot): tensor for slot, tensor in slots.items()}
         with _alone_is_meant():
             writer = HuggingFaceStorageWriter(str(directory), save_distributed=True)
-            dcp.save(tensors, storage_writer=writer, no_dist=self.ranks.world_size == 1)
+            save(tensors, storage_writer=writer, no_dist=self.ranks.world_size == 1)
         if self.ranks.rank == 0:
             (directory / NUMBERS).write_text(json.dumps(dict(numbers)))
 
@@ -59,19 +60,18 @@ class TrainingState:
             ManifestError: it is the state of other parameters.
         """
         reader = HuggingFaceStorageReader(str(directory))
-        stored = reader.read_metadata().state_dict_metadata
+        metadata = reader.read_metadata().state_dict_metadata
+        stored = {name: found.size for name, found in metadata.items() if isinstance(found, TensorStorageMetadata)}
         tensors = self._weights()
         _require_same(directory, stored, tensors)
         for name, optimizer in self.optimizers.items():
             for parameter_name, parameter in self.parameters[name]:
                 prefix = _slot(name, parameter_name, "")
-                slots = {
-                    key.removeprefix(prefix): value.size for key, value in stored.items() if key.startswith(prefix)
-                }
+                slots = {key.removeprefix(prefix): size for key, size in stored.items() if key.startswith(prefix)}
                 optimizer.state[parameter] = {slot: _room(parameter, size) for slot, size in slots.items()}
                 tensors |= {prefix + slot: room for slot, room in optimizer.state[parameter].items()}
         with _alone_is_meant():
-            dcp.load(tensors, storage_reader=reader, no_dist=self.ranks.world_size == 1)
+            load(tensors, storage_reader=reader, no_dist=self.ranks.world_size == 1)
         numbers: dict[str, float] = json.loads((directory / NUMBERS).read_text())
         return numbers
 
@@ -83,9 +83,9 @@ class TrainingState:
         }
 
 
-def _require_same(directory: Path, stored: Mapping[str, TensorStorageMetadata], live: Mapping[str, Tensor]) -> None:
+def _require_same(directory: Path, stored: Mapping[str, torch.Size], live: Mapping[str, Tensor]) -> None:
     """Weights alone: an optimizer that has taken no step holds nothing."""
-    kept = {name: found.size for name, found in stored.items() if name.startswith(PARAMETERS)}
+    kept = {name: size for name, size in stored.items() if name.startswith(PARAMETERS)}
     odd = sorted(name for name in kept.keys() | live.keys() if kept.get(name) != _shape(live.get(name)))
     if odd:
         raise ManifestError(f"{directory.name}: holds the state of another model, {len(odd)} differ, first {odd[0]}")

@@ -81,7 +81,7 @@ def test_a_written_state_goes_on_bit_by_bit(tmp_path: Path) -> None:
         decoder = toy_decoder(decoder_seed)
         parameters = list(decoder.parameters())
         optimizer = build_optimizer(decoder.named_parameters(), CONFIG)
-        state = TrainingState({"model": parameters}, {"model": optimizer})
+        state = TrainingState({"model": list(decoder.named_parameters())}, {"model": optimizer})
         if resumed_from is not None:
             state.read(resumed_from)
         for step in steps:

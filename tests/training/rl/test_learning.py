@@ -9,11 +9,10 @@ from statistics import fmean
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from tests.training.rl.judged import train_reward
 from tests.training.rl.toy import STOP, sentiment, toy_config, toy_players, train_ppo
-from tests.training.toys import kept_tensors, ProgressList
+from tests.training.toys import ProgressList, kept_tensors
 from training.model.reward import critic_from
 from training.rl.kl_control import KlConfig
 from training.rl.losses import Clip, policy_loss, token_log_probs
@@ -139,8 +138,8 @@ def test_over_optimisation_stops_training_and_the_last_healthy_weights_come_back
     stopped_at = steps[-1].step
     assert outcome.exported_update == stopped_at - 1  # the newest weights that a rollout has measured and found healthy
     stored = kept_tensors(tmp_path / f"step-{outcome.exported_update:06d}")
-    weights = list(players.policy.decoder.parameters())
-    assert all(torch.equal(weight, stored[f"parameters/policy/{i}"]) for i, weight in enumerate(weights))
+    weights = players.policy.decoder.named_parameters()
+    assert all(torch.equal(weight, stored[f"parameters/policy/{name}"]) for name, weight in weights)
 
 
 def test_collapsing_responses_stop_training(tmp_path: Path) -> None:

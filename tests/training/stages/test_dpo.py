@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from tests.training.rl.toy_preferences import Half, gradients, toy_dpo, toy_models, toy_pairs
 from tests.training.stages.test_reward_model import pair_rows
-from tests.training.toys import kept_tensors, KillAfter, Killed, ProgressList, toy_model, write_lines
+from tests.training.toys import KillAfter, Killed, ProgressList, kept_tensors, toy_model, write_lines
 from training.data.chat import load_chat
 from training.manifest import verify_manifest
 from training.model.lora import LoraConfig
@@ -161,8 +161,8 @@ def test_a_collapse_stops_training_and_the_last_healthy_weights_come_back(tmp_pa
     assert numbers["step"] == stopped_at - 1
     assert numbers["kl"] <= 0.5
     stored = kept_tensors(tmp_path / f"step-{stopped_at - 1:06d}")
-    weights = list(models.policy.decoder.parameters())
-    assert all(torch.equal(weight, stored[f"parameters/model/{i}"]) for i, weight in enumerate(weights))
+    weights = models.policy.decoder.named_parameters()
+    assert all(torch.equal(weight, stored[f"parameters/model/{name}"]) for name, weight in weights)
 
 
 def test_a_finished_run_is_not_run_again(config: DpoConfig, tmp_path: Path) -> None:

@@ -10,7 +10,17 @@ import torch
 from safetensors.torch import load_file
 
 from tests.training.stages.test_reward_model import pair_rows
-from tests.training.toys import kept_tensors, WORDS, KillAfter, Killed, ProgressList, sft_rows, toy_model, user, write_lines
+from tests.training.toys import (
+    WORDS,
+    KillAfter,
+    Killed,
+    ProgressList,
+    kept_tensors,
+    sft_rows,
+    toy_model,
+    user,
+    write_lines,
+)
 from training.data.chat import load_chat
 from training.manifest import Manifest, verify_manifest
 from training.model.lora import LoraConfig

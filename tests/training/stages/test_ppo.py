@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from tests.training.rl.toy import sentiment, toy_config, toy_players, train_ppo
 from tests.training.stages.test_reward_model import pair_rows
-from tests.training.toys import kept_tensors, WORDS, KillAfter, Killed, ProgressList, toy_model, user, write_lines
+from tests.training.toys import WORDS, KillAfter, Killed, ProgressList, kept_tensors, toy_model, user, write_lines
 from training.data.chat import load_chat
 from training.manifest import verify_manifest
 from training.model.lora import LoraConfig
