@@ -93,8 +93,8 @@ TWENTY = (
     Mutant(
         "10 EOS excluded from the response mask",
         ROLLOUT_PY,
-        "masks.append(running_B.long())",
-        "masks.append((running_B & ~torch.isin(token_B, stop)).long())",
+        "masks.append(step.real_B.long())",
+        "masks.append((step.real_B & step.running_B).long())",
         ROLLOUT,
     ),
     Mutant(
