@@ -1,12 +1,14 @@
 """What test_parallelism runs in each worker: three steps of training on rows that the workers share, then the figures to compare."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch.distributed.tensor import DTensor
 
 from tests.training.rl.toy import TOKENS, toy_decoder
+from tests.training.toys import ProgressList
 from training.model.backbone import Backbone
 from training.model.head import ScalarHead
 from training.model.lora import LoraConfig, add_adapter
@@ -17,6 +19,10 @@ from training.optim.ranks import Ranks, all_different
 from training.parallelism import Parallelism, arrange, distribute, gathered
 from training.rl.losses import token_log_probs
 from training.rl.rollout import CachedEngine
+from training.stages import reward_model, sft
+from training.stages.context import Lineage, Machine, RunContext
+from training.stages.reward_model import RewardModelConfig
+from training.stages.sft import SftConfig
 from training.stages.state import DirectoryCheckpoints, TrainingState
 
 ROWS, COLUMNS, STEPS, KEPT_STEP = 8, 12, 4, 2
@@ -71,6 +77,43 @@ def sampled(decoder: torch.nn.Module, ranks: Ranks) -> dict[str, float]:
         engine = CachedEngine(Backbone(decoder), stop_ids=())  # type: ignore[arg-type]
         rollout = engine.sample([[3, 4, 5]], 2, 6 + ranks.data_rank, 1.0, [7])
     return {"sampled": float(rollout.response_ids_BR[:, :6].sum())}
+
+
+def stages(directory: Path, rank: int, world: int, name: str, layout: str) -> None:
+    """SFT of the toy model, full and by an adapter, and a reward model on the result: what they write is compared."""
+    mine, parallelism = directory / name, Parallelism(**json.loads(layout))
+    ranks = all_different(rank, world)
+
+    def context(stage: str) -> RunContext:
+        return RunContext(DirectoryCheckpoints(mine / f"{stage}-run", ranks), ProgressList(), ranks)
+
+    full = SftConfig(
+        model_directory=directory / "first",
+        data_path=directory / "sft.jsonl",
+        output_directory=mine / "full",
+        lineage=Lineage("full"),
+        batch_rows=8,
+        microbatch_rows=2,
+        optimizer=OptimizerConfig(learning_rate=1e-3),
+        machine=Machine(threads=1),
+        parallelism=parallelism,
+    )
+    sft.run(full, context("full"))
+    if parallelism.tensor == 1:
+        adapted = replace(full, output_directory=mine / "adapted", lineage=Lineage("adapted"), lora=LoraConfig(rank=2))
+        sft.run(adapted, context("adapted"))
+    judge = RewardModelConfig(
+        model_directory=directory / "first",
+        data_path=directory / "pairs.jsonl",
+        output_directory=mine / "reward",
+        lineage=Lineage("reward"),
+        batch_pairs=8,
+        microbatch_pairs=2,
+        optimizer=OptimizerConfig(learning_rate=1e-3),
+        machine=Machine(threads=1),
+        parallelism=parallelism,
+    )
+    reward_model.run(judge, context("reward"))
 
 
 def split_with_adapter(directory: Path, rank: int, world: int) -> None:

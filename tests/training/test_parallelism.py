@@ -4,9 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from tests.training.rl.toy import toy_decoder
+from tests.training.stages.test_reward_model import pair_rows
+from tests.training.toys import sft_rows, toy_model, write_lines
 from tests.training.workers import run_workers
+from training.manifest import verify_manifest
 from training.optim.ranks import all_different
 from training.parallelism import Parallelism, arrange, check_divisible
 from training.stages.context import ConfigError
@@ -22,7 +26,7 @@ LAYOUTS: dict[str, tuple[int, dict[str, int]]] = {
     "copies of shards": (4, {"shard": 2}),
     "shards of tensor": (4, {"shard": 2, "tensor": 2}),
 }
-TRAIN = "tests.training.layouts:train"
+TRAIN, STAGES = "tests.training.layouts:train", "tests.training.layouts:stages"
 
 
 def figures(directory: Path, name: str) -> dict[str, float]:
@@ -60,6 +64,29 @@ def test_a_checkpoint_resumed_in_its_own_layout_gives_the_same_bits(trained: Pat
     run_workers(TRAIN, 2, trained, "shards again", json.dumps({"shard": 2}), "shards")
     whole, resumed = figures(trained, "shards"), figures(trained, "shards again")
     assert all(resumed[key] == whole[key] for key in resumed)
+
+
+@pytest.mark.parametrize("name", ["shards", "tensor"])
+def test_stages_write_what_one_process_writes(name: str, whole_stages: Path) -> None:
+    world, layout = LAYOUTS[name]
+    run_workers(STAGES, world, whole_stages, name, json.dumps(layout))
+    for made in ("full", "reward") if name == "tensor" else ("full", "adapted", "reward"):
+        reports = [verify_manifest(whole_stages / by / made).report for by in ("one", name)]
+        one, other = ({key: value for key, value in report.items() if value is not None} for report in reports)
+        assert other == pytest.approx(one, rel=1e-4, abs=1e-5), made
+        weights = [load_file(whole_stages / by / made / "model.safetensors") for by in ("one", name)]
+        assert weights[0].keys() == weights[1].keys()
+        assert max(float((weights[0][key] - weights[1][key]).abs().max()) for key in weights[0]) < 1e-5
+
+
+@pytest.fixture(scope="module")
+def whole_stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("stages")
+    toy_model(directory / "first")
+    write_lines(directory / "sft.jsonl", sft_rows(32))
+    write_lines(directory / "pairs.jsonl", pair_rows(32, noise=0.0))
+    run_workers(STAGES, 1, directory, "one", "{}")
+    return directory
 
 
 def test_a_layout_that_the_workers_do_not_fill_is_refused() -> None:
