@@ -19,8 +19,9 @@ from training.data.token_shards import (
     open_shards,
     write_shards,
 )
-from training.data.tokenize import BEGIN, END, train_tokenizer
+from training.data.tokenize import train_tokenizer
 from training.manifest import MANIFEST, ManifestError, verify_manifest
+from training.tokenization.control import BEGIN, END
 
 TEXTS = [f"the bird number {i} sings in the tree — über {'river ' * (i % 7)}" for i in range(60)]
 

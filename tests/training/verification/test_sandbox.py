@@ -4,6 +4,8 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,14 @@ from training.verification.sandbox.runs import Sandbox, open_sandbox
 from training.verification.sandbox.system_calls import UnknownArchitectureError, build_filter
 
 ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def open_to_all() -> Iterator[Path]:
+    """pytest's own folders are closed to others."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
 
 
 def test_without_bubblewrap_code_is_refused_and_it_is_said_how_to_get_it(tmp_path: Path) -> None:
@@ -79,20 +89,17 @@ def probe():
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="not root: then all other tests of the sandbox are this test")
 def test_it_holds_for_a_user_who_is_not_root_and_has_no_control_groups(
-    bubblewrap: dict[str, str], tmp_path: Path
+    bubblewrap: dict[str, str], open_to_all: Path
 ) -> None:
     assert Path("/usr/bin/python3").exists(), "needs an interpreter that everybody may read"
-    program = tmp_path / "bwrap"
+    program = open_to_all / "bwrap"
     shutil.copy(bubblewrap[PROGRAM_VARIABLE], program)
-    copied = tmp_path / "code"
+    copied = open_to_all / "code"
     for file in (ROOT / "training" / "verification").rglob("*.py"):
         place = copied / file.relative_to(ROOT)
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, place)
     (copied / "training" / "__init__.py").touch()
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder.is_relative_to(tmp_path.parents[1]):
-            folder.chmod(0o755)
     done = subprocess.run(
         ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "/usr/bin/python3", "-c", ANYBODY],
         cwd=copied,
