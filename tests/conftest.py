@@ -14,12 +14,13 @@ import pytest
 if TYPE_CHECKING:
     from tests.servers import KafkaServer, PostgresServer, S3Server, ValkeyServer
 
-# What costs seconds to start and is shared by a worker's tests: the real servers (not Valkey, which is there at once), whole systems.
+# What costs seconds and is shared by a worker's tests: the real servers (not Valkey, which is there at once), whole systems, runs.
 SHARED = {
     **dict.fromkeys(("kafka", "kafka_of_three", "postgres", "s3"), "servers"),
     "stack": "stack",
     "system": "watched",
     "deployed": "cluster",
+    "layouts": "layouts",
 }
 
 

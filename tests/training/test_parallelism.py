@@ -15,8 +15,8 @@ from training.optim.ranks import all_different
 from training.parallelism import Parallelism, arrange, check_divisible
 from training.stages.context import ConfigError
 
-# Each layout is trained once, by the first test that asks: seconds of processor time, minutes where cores are busy.
-pytestmark = [pytest.mark.xdist_group("layouts"), pytest.mark.timeout(900)]
+# Each layout is trained once, by the first test that asks: a minute, more where cores are busy.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 LAYOUTS: dict[str, tuple[int, dict[str, int]]] = {
     "one": (1, {}),
@@ -35,7 +35,7 @@ def figures(directory: Path, name: str) -> dict[str, float]:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def layouts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("layouts")
     for name, (world, layout) in LAYOUTS.items():
         run_workers(TRAIN, world, directory, name, json.dumps(layout))
@@ -43,26 +43,26 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", [name for name in LAYOUTS if name != "one"])
-def test_every_layout_learns_as_one_process(name: str, trained: Path) -> None:
-    one, other = figures(trained, "one"), figures(trained, name)
+def test_every_layout_learns_as_one_process(name: str, layouts: Path) -> None:
+    one, other = figures(layouts, "one"), figures(layouts, name)
     assert one.keys() == other.keys()
     for key in one:
         assert other[key] == pytest.approx(one[key], rel=2e-5, abs=1e-6), key
 
 
 @pytest.mark.parametrize(("before", "after"), [("shards of tensor", "one"), ("one", "shards"), ("shards", "tensor")])
-def test_a_checkpoint_of_one_layout_is_resumed_in_another(before: str, after: str, trained: Path) -> None:
+def test_a_checkpoint_of_one_layout_is_resumed_in_another(before: str, after: str, layouts: Path) -> None:
     world, layout = LAYOUTS[after]
-    run_workers(TRAIN, world, trained, f"{before} then {after}", json.dumps(layout), before)
-    whole, resumed = figures(trained, before), figures(trained, f"{before} then {after}")
+    run_workers(TRAIN, world, layouts, f"{before} then {after}", json.dumps(layout), before)
+    whole, resumed = figures(layouts, before), figures(layouts, f"{before} then {after}")
     assert "loss 1" not in resumed
     for key in resumed:
         assert resumed[key] == pytest.approx(whole[key], rel=2e-5, abs=1e-6), key
 
 
-def test_a_checkpoint_resumed_in_its_own_layout_gives_the_same_bits(trained: Path) -> None:
-    run_workers(TRAIN, 2, trained, "shards again", json.dumps({"shard": 2}), "shards")
-    whole, resumed = figures(trained, "shards"), figures(trained, "shards again")
+def test_a_checkpoint_resumed_in_its_own_layout_gives_the_same_bits(layouts: Path) -> None:
+    run_workers(TRAIN, 2, layouts, "shards again", json.dumps({"shard": 2}), "shards")
+    whole, resumed = figures(layouts, "shards"), figures(layouts, "shards again")
     assert all(resumed[key] == whole[key] for key in resumed)
 
 
