@@ -36,13 +36,6 @@ class Ranks:
         """This worker's rows of a step."""
         return list(rows[self.data_rank :: self.data_size])
 
-    def require_even(self, name: str, count: int) -> None:
-        """Raises: ValueError: workers would take different numbers of steps, and wait for each other for ever."""
-        if count % self.data_size:
-            raise ValueError(
-                f"{name}: {count} is not a multiple of the {self.data_size} workers that read different rows"
-            )
-
     def sum(self, value: Tensor) -> Tensor:
         """The sum over the workers that read different rows, in place, and returned."""
         if self.data_size > 1:

@@ -22,6 +22,7 @@ from training.model.checkpoint import load_decoder
 from training.model.lora import LoraConfig
 from training.model.vocabulary import VocabularyMap, trim_vocabulary
 from training.optim.ranks import Ranks
+from training.rl.alarms import Limits, alarm
 from training.rl.losses import token_log_probs
 from training.rl.rollout import CachedEngine, response_log_probs
 
@@ -105,9 +106,5 @@ class Watch:
         Args:
             before: mean response tokens before training.
         """
-        length, kl, floor = seen["response_tokens"], seen["kl"], self.config.length_floor_fraction * before
-        if kl > self.config.kl_ceiling_nats:
-            return f"KL to the reference {kl:.2f} nats, above the ceiling of {self.config.kl_ceiling_nats:g}"
-        if length < floor:
-            return f"responses collapsed to {length:.1f} tokens, below the floor of {floor:.1f}"
-        return ""
+        numbers = {"first_response_tokens": before, **{f"last_{name}": figure for name, figure in seen.items()}}
+        return alarm(numbers, Limits(self.config.kl_ceiling_nats, self.config.length_floor_fraction))

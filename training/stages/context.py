@@ -75,6 +75,20 @@ def _not_kept(_: Sample) -> None:
     """Samples are for whoever asks for them."""
 
 
+def require_even(counts: Mapping[str, int], ranks: Ranks) -> None:
+    """Ranks that took different numbers of steps would wait for each other for ever.
+
+    Args:
+        counts: of a step's rows, by the fields that say how many.
+
+    Raises:
+        ConfigError: one that the workers cannot share evenly.
+    """
+    for name, count in counts.items():
+        if count % ranks.data_size:
+            raise ConfigError(f"{name}: {count} is not a multiple of the {ranks.data_size} workers")
+
+
 @dataclass(frozen=True)
 class RunContext:
     """Where a stage runs."""

@@ -26,7 +26,7 @@ from training.rl.losses import PolicyLoss
 from training.rl.minibatches import minibatches
 from training.rl.rollout import CachedEngine, Rollout, RolloutEngine
 from training.rl.scores import Score
-from training.stages.context import ConfigError, Lineage, Machine, Progress, RunContext
+from training.stages.context import ConfigError, Lineage, Machine, Progress, RunContext, require_even
 from training.stages.machine import Autocast, sampling_threads
 from training.stages.prompts import Prompts, SftMix
 from training.stages.state import TrainingState
@@ -174,12 +174,10 @@ def train(
 
 
 def refuse_uneven(config: PolicyConfig, ranks: Ranks) -> None:
-    """Ranks that took different numbers of steps would wait for each other for ever."""
+    """Raises: ConfigError: see require_even."""
     counts = {"prompts_per_update": config.prompts_per_update, "minibatch_rows": config.minibatch_rows}
     counts |= {"sft_mix.rows": config.sft_mix.rows} if config.sft_mix else {}
-    for name, count in counts.items():
-        if count % ranks.data_size:
-            raise ConfigError(f"{name}: {count} is not a multiple of the {ranks.data_size} workers")
+    require_even(counts, ranks)
 
 
 def own_engine(policy: Backbone, prompts: Prompts) -> Engines:

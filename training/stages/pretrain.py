@@ -32,7 +32,7 @@ from training.optim.schedule import learning_rate_at
 from training.parallelism import Parallelism, assemble, distribute, lay_out
 from training.rl.rollout import CachedEngine
 from training.stages.artifact import finished, publish
-from training.stages.context import ConfigError, Lineage, Machine, Progress, RunContext, Sample
+from training.stages.context import ConfigError, Lineage, Machine, Progress, RunContext, Sample, require_even
 from training.stages.machine import Autocast, sampling_threads, settle, usage
 from training.stages.state import TrainingState
 
@@ -107,7 +107,7 @@ def run(config: PretrainConfig, context: RunContext) -> Manifest:
         return done
     autocast = settle(config.machine)
     context = lay_out(config.parallelism, context)
-    context.ranks.require_even("batch_rows", config.batch_rows)
+    require_even({"batch_rows": config.batch_rows}, context.ranks)
     data = open_data(config)
     decoder = Decoder(parse_config(config.model_json))
     initialise(decoder, seed_of(config.seed, "weights"))

@@ -1,8 +1,6 @@
 """Optimizer groups, schedule and gradients, one rank and two."""
 
 import math
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from tests.training.optim import two_ranks
 from tests.training.rl.toy import toy_decoder
+from tests.training.workers import run_workers
 from training.optim.adam import OptimizerConfig, build_optimizer
 from training.optim.gradients import NonFiniteError, apply_gradients
 from training.optim.ranks import ALONE
@@ -138,11 +136,8 @@ def test_a_parameter_without_a_gradient_stays() -> None:
 @pytest.mark.timeout(900)  # seconds on a free machine
 def test_two_ranks_train_as_one(tmp_path: Path) -> None:
     """SFT, pre-training, PPO and GRPO on the same data with 1 and 2 gloo ranks: the same losses, within float order."""
-    script = Path(__file__).with_name("two_ranks.py")
-    other = subprocess.Popen([sys.executable, str(script), str(tmp_path), "1", "2"], cwd=Path.cwd())
-    two_ranks.main(tmp_path, 0, 1)
-    two_ranks.main(tmp_path, 0, 2)
-    assert other.wait() == 0
+    for world in (1, 2):
+        run_workers("tests.training.optim.two_ranks:train_stages", world, tmp_path, timeout_seconds=400)
     one, two = (torch.load(tmp_path / f"figures-{world}.pt", weights_only=True) for world in (1, 2))
     assert one.keys() == two.keys()
     for name in one:

@@ -1,11 +1,9 @@
-"""Run by test_optim in processes of their own: one rank of a small SFT, of pre-training, of a small PPO and of a small GRPO."""
+"""Run by test_optim as workers (tests/training/workers.py): a small SFT, pre-training, a small PPO and a small GRPO."""
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 
 from tests.training.rl.addition import addition_config, learn_in, right
 from tests.training.rl.toy import sentiment, toy_config, toy_players, train_ppo
@@ -19,10 +17,7 @@ from training.stages.sft import SftConfig
 from training.stages.state import DirectoryCheckpoints
 
 
-def main(directory: Path, rank: int, world: int) -> None:
-    torch.set_num_threads(1)
-    store = dist.FileStore(str(directory / f"store-{world}"), world)  # type: ignore[attr-defined]
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=world)
+def train_stages(directory: Path, rank: int, world: int) -> None:
     mine = directory / f"rank-{rank}-of-{world}"
     mine.mkdir()
     progress = ProgressList()
@@ -55,8 +50,3 @@ def main(directory: Path, rank: int, world: int) -> None:
             weights = decoder.state_dict()
             figures |= {f"sum of {len(figures)} {n}": float(tensor.double().sum()) for n, tensor in weights.items()}
         torch.save(figures, directory / f"figures-{world}.pt")
-    dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
