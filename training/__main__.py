@@ -40,7 +40,7 @@ from training.recipes.recipe import TEXTS, LoopConfig, Plan, Recipe
 from training.recipes.small import small
 from training.registry import Registry, RegistryError
 from training.remote import FeedbackLog, RemoteError, RolloutClient, TlsFiles
-from training.report import write_report
+from training.reporting.commands import describe as describe_reports
 from training.runs import LoopRunningError, Runs, exclusive
 from training.stages.context import ConfigError, Progress
 from training.status import FAILED, Step
@@ -127,15 +127,6 @@ def lineage(options: argparse.Namespace) -> int:
     for descent in _descents(options):
         if descent.erasures or descent.unknown or not options.erased:
             print(descent.text())
-    return 0
-
-
-def report(options: argparse.Namespace) -> int:
-    """Build a run's report again."""
-    runs = _runs(options)
-    pinned = runs.snapshots / runs.record(options.run).snapshot
-    descent = next(descent for descent in _descents(options) if descent.version == options.run)
-    print(write_report(runs.directory(options.run), pinned, runs.result(options.run), descent))
     return 0
 
 
@@ -299,9 +290,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     tracing.add_argument("--erased", action="store_true", help="only versions that learned from what is gone")
     tracing.set_defaults(command=lineage)
-    again = commands.add_parser("report", parents=[common], help="build a run's report again")
-    again.add_argument("run", help="for example nano-1")
-    again.set_defaults(command=report)
+    describe_reports(commands, common)
     generating.describe(commands)
     made = commands.add_parser("nano-base", help="make models/nano from nothing, in ten minutes")
     made.add_argument(

@@ -21,7 +21,7 @@ from training.evaluation.comparison import SAMPLES
 from training.lineage import trace
 from training.manifest import MANIFEST, mark_erased
 from training.registry import Registry
-from training.report import REPORT, write_report
+from training.reporting.turn import REPORT, write_report
 from training.runs import Runs, write_json
 
 APPLIED = "erasures.json"

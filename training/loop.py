@@ -28,7 +28,7 @@ from training.manifest import MANIFEST, Manifest, plain, read_manifest, write_ma
 from training.progress import FIGURE_GAP, Board, Display
 from training.recipes.recipe import LoopConfig, Plan, Recipe
 from training.registry import Registry, RegistryError, Stage
-from training.report import REPORT, write_report
+from training.reporting.turn import REPORT, write_report
 from training.runs import RunRecord, RunResult, Runs, write_json
 from training.stages import ppo, reward_model, sft
 from training.stages.context import ConfigError, Progress

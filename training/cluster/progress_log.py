@@ -1,4 +1,4 @@
-"""progress.jsonl: one line a step, appended by the stage and followed by the driver. It survives both.
+"""progress.jsonl: one line a step with what it took, appended by the stage and followed by the driver. It survives both.
 
 After a resume, steps after the checkpoint appear again: the later line is the true one.
 """
@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
 from training.stages.artifact import finished
 from training.stages.context import Progress
+from training.stages.machine import peak_memory_bytes
 
 PROGRESS = "progress.jsonl"
 POLL_SECONDS = 0.2
@@ -39,11 +41,31 @@ class Followed:
     lets_go_on: Callable[[], bool]
 
 
+@dataclass(frozen=True)
+class Effort:
+    """What a stage had taken at the end of a step since it began in this process, in seconds: on the clock, and of its processors.
+    memory_bytes: the most so far. workers: that worked on it, each as much."""
+
+    elapsed_seconds: float = 0.0
+    processor_seconds: float = 0.0
+    memory_bytes: float = 0.0
+    workers: int = 1
+
+
+@dataclass(frozen=True)
+class Line:
+    """As it was written."""
+
+    progress: Progress
+    effort: Effort
+
+
 class ProgressLog:
     """Appends steps to a file, each line in one write."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, workers: int = 1) -> None:
+        self._path, self._workers = path, workers
+        self._began, self._processor_before = time.monotonic(), time.process_time()
 
     def append(self, progress: Progress) -> None:
         """Add one step."""
@@ -52,16 +74,26 @@ class ProgressLog:
             "step": progress.step,
             "total_steps": progress.total_steps,
             "metrics": dict(progress.metrics),
+            "effort": asdict(self._effort()),
         }
         with self._path.open("a") as opened:
             opened.write(json.dumps(row) + "\n")
 
+    def _effort(self) -> Effort:
+        elapsed, processor = time.monotonic() - self._began, time.process_time() - self._processor_before
+        return Effort(elapsed, processor, peak_memory_bytes(), self._workers)
+
+
+def read_lines(path: Path) -> list[Line]:
+    """Every line, also of steps that were taken twice, as they were written."""
+    if not path.exists():
+        return []
+    return [_parse(line) for line in path.read_text().splitlines() if line]
+
 
 def read_progress(path: Path) -> list[Progress]:
     """The steps so far, in order, each once."""
-    if not path.exists():
-        return []
-    steps = [_parse(line) for line in path.read_text().splitlines() if line]
+    steps = [line.progress for line in read_lines(path)]
     return [step for _, step in sorted({step.step: step for step in steps}.items())]
 
 
@@ -88,7 +120,7 @@ def _added(stage: Followed, offset: int, stop: threading.Event) -> Iterator[Prog
         whole = _whole_lines(stage.path, offset)
         if whole:
             offset += len(whole) + 1
-            yield from (_parse(line.decode()) for line in whole.split(b"\n"))
+            yield from (_parse(line.decode()).progress for line in whole.split(b"\n"))
 
 
 def _whole_lines(path: Path, offset: int) -> bytes:
@@ -99,6 +131,8 @@ def _whole_lines(path: Path, offset: int) -> bytes:
         return opened.read().rpartition(b"\n")[0]
 
 
-def _parse(line: str) -> Progress:
+def _parse(line: str) -> Line:
+    """Without its effort it is of a run that was begun before that was noted."""
     row = json.loads(line)
-    return Progress(row["stage"], row["step"], row["total_steps"], row["metrics"])
+    progress = Progress(row["stage"], row["step"], row["total_steps"], row["metrics"])
+    return Line(progress, Effort(**row.get("effort", {})))

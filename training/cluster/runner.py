@@ -1,5 +1,5 @@
-"""Run stages under Ray Train V2, or in this process. Either way a stage's checkpoints and progress lie under storage/name: where Ray has
-several machines, on a volume that all of them mount.
+"""Run stages under Ray Train V2, or in this process. Either way a stage's checkpoints, progress and page lie under storage/name: where
+Ray has several machines, on a volume that all of them mount.
 
 One worker group runs several stages one after another: to start one costs half a minute of a laptop's two cores. A checkpoint
 counts when its manifest agrees with its files, whatever Ray knows: its controller polls, and would miss the last one before a kill.
@@ -8,16 +8,19 @@ Ray is imported where it is used: that costs seconds, and `snapshot` or `forget`
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
+from training.cluster.event_files import EVENTS, EventFiles
 from training.cluster.progress_log import PROGRESS, Followed, ProgressLog, Watcher, follow
 from training.cluster.ray_cluster import ray_cluster
 from training.cluster.sample_log import SAMPLES, SampleLog
+from training.cluster.stage_record import note_start
 from training.data.chat import ChatError
 from training.data.examples import ExampleError
 from training.data.token_shards import ShardError
@@ -28,13 +31,16 @@ from training.model.reward import RewardModelError
 from training.model.tensor_files import CheckpointError
 from training.model.transformer import PositionError
 from training.optim.gradients import NonFiniteError
-from training.optim.ranks import all_different
+from training.optim.ranks import ALONE, Ranks, all_different
+from training.reporting.stage import write_stage_page
 from training.stages.artifact import finished
-from training.stages.context import ConfigError, Progress, RunContext
+from training.stages.context import ConfigError, Progress, RunContext, Sample
 from training.stages.state import DirectoryCheckpoints
 
 if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
+
+logger = logging.getLogger(__name__)
 
 BOOKKEEPING = "ray"
 REFUSALS = (
@@ -126,7 +132,7 @@ def run_stages(
     for stage in stages:
         (storage / stage.name).mkdir(parents=True, exist_ok=True)
     followed = [Followed(s.name, storage / s.name / PROGRESS, s.config.output_directory, s.lets_go_on) for s in stages]
-    with _following(followed, watcher):
+    with _pages([storage / stage.name for stage in stages]), _following(followed, watcher):
         _, due = _standing(stages)
         if due and num_workers == 0:
             _run_each(stages, storage, _context_here)
@@ -171,17 +177,41 @@ def _standing(stages: Sequence[StageRun[Any]]) -> tuple[list[Manifest], str]:
     return manifests, ""
 
 
-def _run_each(stages: Sequence[StageRun[Any]], storage: Path, context: Callable[[Path], RunContext]) -> None:
+def _run_each(
+    stages: Sequence[StageRun[Any]], storage: Path, opened: Callable[[Path], AbstractContextManager[RunContext]]
+) -> None:
     for stage in stages:
         if not finished(stage.config.output_directory):
-            stage.function(stage.config, context(storage / stage.name))
+            directory = storage / stage.name
+            with opened(directory) as context:
+                if context.ranks.rank == 0:
+                    note_start(stage.name, stage.config, directory, context.ranks.world_size)
+                stage.function(stage.config, context)
         if not stage.lets_go_on():
             return
 
 
-def _context_here(directory: Path) -> RunContext:
-    samples = SampleLog(directory / SAMPLES).append
-    return RunContext(DirectoryCheckpoints(directory), ProgressLog(directory / PROGRESS).append, samples=samples)
+@contextmanager
+def _context_here(directory: Path) -> Iterator[RunContext]:
+    with _reports(directory, ALONE) as (progress, samples):
+        yield RunContext(DirectoryCheckpoints(directory), progress, ALONE, samples)
+
+
+@contextmanager
+def _reports(directory: Path, ranks: Ranks) -> Iterator[tuple[Callable[[Progress], None], Callable[[Sample], None]]]:
+    """Where steps and samples are told: our own lines, which everything else reads, and TensorBoard's files."""
+    lines, written = ProgressLog(directory / PROGRESS, ranks.world_size), SampleLog(directory / SAMPLES)
+    with closing(EventFiles(directory / EVENTS)) as events:
+
+        def progress(step: Progress) -> None:
+            lines.append(step)
+            events.append(step)
+
+        def samples(sample: Sample) -> None:
+            written.append(sample)
+            events.append_sample(sample)
+
+        yield progress, samples
 
 
 def _run_under_ray(task: _Task, num_workers: int, gpus_per_worker: int, max_failures: int) -> None:
@@ -229,18 +259,18 @@ def _work(parameters: dict[str, _Task]) -> str | None:
     return None
 
 
-def _context_of_worker(directory: Path) -> RunContext:
+@contextmanager
+def _context_of_worker(directory: Path) -> Iterator[RunContext]:
     import ray.train
 
     where = ray.train.get_context()
     ranks = all_different(where.get_world_rank(), where.get_world_size())
-    first = ranks.rank == 0
-    return RunContext(
-        checkpoints=_SharedCheckpoints(directory, ranks),
-        progress=ProgressLog(directory / PROGRESS).append if first else _ignore,
-        ranks=ranks,
-        samples=SampleLog(directory / SAMPLES).append if first else _ignore,
-    )
+    checkpoints = _SharedCheckpoints(directory, ranks)
+    if ranks.rank > 0:
+        yield RunContext(checkpoints, _ignore, ranks)
+        return
+    with _reports(directory, ranks) as (progress, samples):
+        yield RunContext(checkpoints, progress, ranks, samples)
 
 
 def _ignore(_: object) -> None:
@@ -258,3 +288,16 @@ def _following(stages: Sequence[Followed], watcher: Watcher) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
+
+
+@contextmanager
+def _pages(directories: Sequence[Path]) -> Iterator[None]:
+    """A page of each stage that began, however the block ends."""
+    try:
+        yield
+    finally:
+        for directory in directories:
+            try:
+                write_stage_page(directory)
+            except Exception:  # a page is no reason to lose what was trained, or to hide why it was not
+                logger.exception("page of %s: not written; `python -m training report` tries again", directory.name)

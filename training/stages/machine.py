@@ -48,11 +48,15 @@ def sampling_threads(machine: Machine) -> Iterator[None]:
 
 def usage(tokens: int, started: float) -> dict[str, float]:
     """Speed of a step that began at `started` (time.perf_counter), and the most memory that this process has had so far."""
-    peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
-    if torch.cuda.is_available():
-        peak_bytes = torch.cuda.max_memory_allocated()
     seconds = max(time.perf_counter() - started, 1e-9)
-    return {"tokens_per_second": tokens / seconds, "memory_bytes": float(peak_bytes)}
+    return {"tokens_per_second": tokens / seconds, "memory_bytes": peak_memory_bytes()}
+
+
+def peak_memory_bytes() -> float:
+    """The most that this process has had so far; of its accelerator where there is one."""
+    if torch.cuda.is_available():
+        return float(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0  # Linux counts in KiB
 
 
 def bfloat16_pays() -> bool:

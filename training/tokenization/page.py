@@ -1,4 +1,4 @@
-"""One HTML file that shows how tokenizers split a text, and how they compare: no scripts, no requests, everything escaped."""
+"""A page that shows how tokenizers split a text, and how they compare."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
+from training.reporting import pages
 from training.tokenization.chips import Chip, chips
 from training.tokenization.comparison import HEAD, Figures, rows
 from training.tokenization.opened import TextTokenizer
 
 TEMPLATE = "tokenizers.html.jinja"
-TEMPLATES = Path(__file__).parent.parent / "templates"
 MOST_CHARACTERS = 10_000  # a token is an element: more makes browsers slow
 
 
@@ -43,8 +41,6 @@ def write_page(path: Path, shown: Shown, tokenizers: Sequence[TextTokenizer], me
     Raises:
         ValueError: the path is a folder.
     """
-    if path.is_dir():
-        raise ValueError(f"page: {path.name} is a folder")
     facts = {
         "shown": shown,
         "size": len(shown.text.encode()),
@@ -53,11 +49,7 @@ def write_page(path: Path, shown: Shown, tokenizers: Sequence[TextTokenizer], me
         "rows": rows(measured),
         "held_out": measured[0] if measured else None,
     }
-    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(environment.get_template(TEMPLATE).render(facts), encoding="utf-8")
-    partial.replace(path)
+    pages.write_page(path, TEMPLATE, facts)
 
 
 def _split(tokenizer: TextTokenizer, text: str) -> Splitting:

@@ -239,7 +239,8 @@ def test_workers_are_asked_for_with_a_whole_cpu_each_and_their_gpus(
             asked.append(how)
 
         def fit(self) -> Any:
-            sft.run(config, _context_here(tmp_path / "runs" / "run"))
+            with _context_here(tmp_path / "runs" / "run") as context:
+                sft.run(config, context)
             return SimpleNamespace(return_value=None)
 
     monkeypatch.setattr("ray.train.torch.TorchTrainer", Trainer)

@@ -17,7 +17,7 @@ from training.lineage import Descent
 from training.loop import NotEnoughFeedbackError
 from training.manifest import write_manifest
 from training.registry import Registry, RegistryError
-from training.report import write_report
+from training.reporting.turn import write_report
 from training.runs import RunRecord, RunResult, Runs, exclusive
 from training.stages.context import ConfigError
 

@@ -13,17 +13,16 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from training.cluster.progress_log import PROGRESS, read_progress
 from training.cluster.runner import StageRun, run_stage
-from training.curves import HEIGHT, WIDTH, chart
 from training.recipes.pretraining.recipe import CONTEXT_TOKENS, SIZES, SIZES_VOCABULARY, Shape, pretraining
 from training.recipes.pretraining.texts import Prepared
+from training.reporting.curves import chart
+from training.reporting.pages import write_page
 from training.stages import pretrain
 from training.stages.context import Progress
 
-TEMPLATES = Path(__file__).parents[2] / "templates"
 DTYPE = "float32"  # the same wherever the three run
 
 
@@ -116,10 +115,8 @@ def write_scaling(sizes: Sequence[Size], tokens_per_parameter: float, directory:
     }
     series = {size.name: [(math.log10(p.flops), p.bits_per_byte) for p in size.points] for size in sizes}
     series["power law"] = [(math.log10(f), law.at(f)) for f in np.geomspace(min(flops), max(flops), 20)]
-    page = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
     drawn = chart("held-out bits per byte over log10 of FLOPs", series)
-    html = page.get_template("scaling.html.jinja").render(facts, chart=drawn, width=WIDTH, height=HEIGHT)
-    (directory / "scaling.html").write_text(html)
+    write_page(directory / "scaling.html", "scaling.html.jinja", facts | {"chart": drawn})
     rows = {"sizes": [asdict(size) for size in sizes], "law": asdict(law), "tokens_per_parameter": tokens_per_parameter}
     (directory / "scaling.json").write_text(json.dumps(rows, indent=2) + "\n")
     return law

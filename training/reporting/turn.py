@@ -1,35 +1,25 @@
-"""report.html of one run: one file without scripts and without requests, built from what the run left on disk.
-
-The answers in it are users' prompts and models' words: every one goes through the template's escaping.
-"""
+"""report.html of one turn of the loop, built from what it left on disk."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-from training.cluster.progress_log import read_progress
-from training.curves import HEIGHT, WIDTH, Chart, chart
 from training.evaluation.comparison import SAMPLES
 from training.evaluation.trial import COURSE
 from training.lineage import Descent
 from training.manifest import MANIFEST, Manifest, read_manifest
+from training.reporting.curves import Chart, Curves, chart, curves
+from training.reporting.pages import write_page
+from training.reporting.stage import read_stages
 from training.runs import RECORD, RunResult
 
 REPORT = "report.html"
-TEMPLATE = "report.html.jinja"
+TEMPLATE = "turn.html.jinja"
 MAX_SAMPLES = 24
-SHOWN = {
-    "sft": ("loss", "held_out_loss"),
-    "reward_model": ("loss", "accuracy", "held_out_accuracy"),
-    "judge": ("loss", "accuracy", "held_out_accuracy"),
-    "ppo": ("score", "reward", "kl", "response_tokens", "entropy", "eos_rate", "clip_fraction", "explained_variance"),
-}
 
 
 def write_report(run_directory: Path, snapshot_directory: Path, result: RunResult | None, descent: Descent) -> Path:
@@ -44,40 +34,20 @@ def write_report(run_directory: Path, snapshot_directory: Path, result: RunResul
         "canary": _json(run_directory / "canary.json"),
         "canary_charts": _canary_charts(run_directory / "canary" / COURSE),
         "samples": _lines(run_directory / f"{version}-evaluation" / SAMPLES)[:MAX_SAMPLES],
-        "stages": {stage: _stage_charts(run_directory, stage) for stage in SHOWN},
+        "stages": dict(_stages(run_directory / "stages")),
         "snapshot": read_manifest(snapshot_directory),
         "sets": _manifest_report(run_directory / f"{version}-sets"),
         "artifacts": _artifacts(run_directory),
         "config": json.dumps(_json(run_directory / "config.json"), indent=1),
-        "width": WIDTH,
-        "height": HEIGHT,
     }
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined
-    )
-    environment.filters["figure"] = figure
-    path = run_directory / REPORT
-    partial = path.with_suffix(".partial")
-    partial.write_text(environment.get_template(TEMPLATE).render(facts))
-    partial.replace(path)
-    return path
+    return write_page(run_directory / REPORT, TEMPLATE, facts)
 
 
-def figure(value: object) -> str:
-    """A number as people read it; a table in a table as "name value, name value"."""
-    if isinstance(value, Mapping):
-        return ", ".join(f"{str(name).replace('_', ' ')} {figure(item)}" for name, item in value.items())
-    if value is None:
-        return "unknown"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _stage_charts(run_directory: Path, stage: str) -> list[Chart]:
-    steps = read_progress(run_directory / "stages" / stage / "progress.jsonl")
-    charts = [
-        chart(name, {name: [(s.step, s.metrics[name]) for s in steps if name in s.metrics]}) for name in SHOWN[stage]
-    ]
-    return [drawn for drawn in charts if drawn is not None]
+def _stages(directory: Path) -> Iterator[tuple[str, Curves]]:
+    """In the order in which they began."""
+    for read in read_stages(directory):
+        if read.steps:
+            yield read.record.name, curves({read.record.name: read.steps})
 
 
 def _canary_charts(path: Path) -> list[Chart]:

@@ -1,4 +1,7 @@
-"""Series of numbers as the points of an SVG polyline; the template draws them. Pixels, y downwards."""
+"""Series of numbers as the points of an SVG polyline; the template draws them. Pixels, y downwards.
+
+Of a stage's many figures those that people ask for first come first; the page folds the others away.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from training.stages.context import Progress
+
 WIDTH, HEIGHT, PAD = 300, 110, 4
 MAX_POINTS = 300  # more than one a pixel only makes the file large
+FIRST = (
+    *("loss", "bits_per_byte", "held_out_loss", "accuracy", "held_out_accuracy"),
+    *("score", "gold_score", "reward", "kl", "response_tokens", "entropy", "eos_rate", "clip_fraction"),
+    *("explained_variance", "zero_variance_groups", "margin", "up_reward", "down_reward"),
+)
 
 
 @dataclass(frozen=True)
@@ -29,6 +39,29 @@ class Chart:
     first: str
     last: str
     newest: str
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Charts of one stage, or of the same stage of several runs."""
+
+    first: tuple[Chart, ...]
+    others: tuple[Chart, ...]
+
+
+def curves(courses: Mapping[str, Sequence[Progress]]) -> Curves:
+    """Every figure over the steps, a line a run. courses: steps by the run's name; with one alone each line has the figure's name."""
+    names = {name: None for steps in courses.values() for step in steps for name in step.metrics}
+    charts = {}
+    for name in names:
+        lines = {
+            (run if len(courses) > 1 else name): [(s.step, s.metrics[name]) for s in steps if name in s.metrics]
+            for run, steps in courses.items()
+        }
+        if drawn := chart(name, lines):
+            charts[name] = drawn
+    first = tuple(charts[name] for name in FIRST if name in charts)
+    return Curves(first, tuple(drawn for name, drawn in charts.items() if name not in FIRST))
 
 
 def chart(title: str, series: Mapping[str, Sequence[tuple[float, float]]]) -> Chart | None:

@@ -1,0 +1,47 @@
+"""One HTML file without scripts and without requests; every word in it goes through the template's escaping, since models and users wrote
+some of them. templates/page.html.jinja is what all pages look like.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from training.reporting.curves import HEIGHT, WIDTH
+
+
+def write_page(path: Path, template: str, facts: Mapping[str, object]) -> Path:
+    """Whole or not at all.
+
+    Raises:
+        ValueError: the path is a folder.
+    """
+    if path.is_dir():
+        raise ValueError(f"page: {path.name} is a folder")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(_environment().get_template(template).render(facts), encoding="utf-8")
+    partial.replace(path)
+    return path
+
+
+def figure(value: object) -> str:
+    """A number as people read it; a table in a table as "name value, name value"."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{str(name).replace('_', ' ')} {figure(item)}" for name, item in value.items())
+    if value is None:
+        return "unknown"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined
+    )
+    environment.filters["figure"] = figure
+    environment.globals |= {"width": WIDTH, "height": HEIGHT}
+    return environment
