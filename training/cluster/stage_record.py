@@ -64,7 +64,7 @@ def note_start(name: str, config: object, directory: Path, workers: int) -> None
     """Add a start to the record in `directory`, or begin it."""
     fields = plain(config)
     start = Start(
-        time=datetime.now(UTC).isoformat(timespec="seconds"),
+        time=datetime.now(UTC).isoformat(timespec="milliseconds"),
         workers=workers,
         processors=len(os.sched_getaffinity(0)),
         accelerators=tuple(torch.cuda.get_device_name(place) for place in range(torch.cuda.device_count())),

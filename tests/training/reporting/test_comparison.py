@@ -1,0 +1,113 @@
+"""Two runs side by side, from their directories and from the command line."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.training.toys import sft_rows, toy_model, write_lines
+from training.__main__ import main
+from training.cluster.runner import StageRun, run_stage
+from training.optim.adam import OptimizerConfig
+from training.reporting.comparison import ComparisonError, compare, flat, text_of
+from training.stages import sft
+from training.stages.context import Lineage, Machine
+from training.stages.sft import SftConfig
+
+Run = Callable[..., Path]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    toy_model(tmp_path / "first")
+    write_lines(tmp_path / "sft.jsonl", sft_rows(40))
+    write_lines(tmp_path / "more.jsonl", sft_rows(48))
+
+    def learn(name: str, stage: str = "sft", **changes: object) -> Path:
+        config = SftConfig(
+            model_directory=tmp_path / "first",
+            data_path=tmp_path / "sft.jsonl",
+            output_directory=tmp_path / name,
+            lineage=Lineage(name),
+            batch_rows=8,
+            machine=Machine(threads=1),
+        )
+        run_stage(StageRun(stage, sft.run, replace(config, **changes)), tmp_path / "runs" / name)
+        return tmp_path / "runs" / name
+
+    return learn
+
+
+def test_what_was_asked_otherwise_is_all_that_is_named(run: Run, tmp_path: Path) -> None:
+    optimizer = OptimizerConfig(learning_rate=0.5)
+    (pair,) = compare(run("a"), run("b", optimizer=optimizer, data_path=tmp_path / "more.jsonl"))
+    rows = {row.name: (row.first, row.second) for row in pair.differences}
+    assert rows.keys() == {"data_path", "optimizer.learning_rate", "data: data_path"}
+    assert rows["optimizer.learning_rate"][1] == "0.5"
+    figures = {row.name: row for row in pair.figures}
+    assert next(iter(figures)) == "loss"
+    assert figures["loss"].first != figures["loss"].second
+    assert {row.name for row in pair.costs} >= {"steps", "time", "tokens a second"}
+    assert [line.name for line in pair.curves.first[0].lines] == ["a", "b"]
+
+
+def test_the_same_run_twice_differs_in_nothing(run: Run) -> None:
+    (pair,) = compare(run("a"), run("b"))
+    assert pair.differences == []
+    assert all(row.first == row.second for row in pair.figures)
+    assert "asked otherwise: nothing" in text_of([pair])
+
+
+def test_two_single_stages_are_a_pair_whatever_they_are_called(run: Run) -> None:
+    assert len(compare(run("a", "sft"), run("b", "tuning"))) == 1
+
+
+def test_stages_of_larger_runs_are_paired_by_name(run: Run, tmp_path: Path) -> None:
+    for stage in ("sft", "again"):
+        run(f"whole/{stage}", stage)
+    pairs = compare(tmp_path / "runs" / "whole", run("b", "again"))
+    assert [pair.name for pair in pairs] == ["again"]
+    with pytest.raises(ComparisonError, match=r"has sft, again, .* has other; no stage is in both"):
+        compare(tmp_path / "runs" / "whole", run("c", "other"))
+
+
+def test_a_directory_without_stages_is_named(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(ComparisonError, match=r"first: no stage began there"):
+        compare(tmp_path / "first", run("a"))
+
+
+def test_from_the_command_line_with_a_page(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = run("a"), run("b", epochs=2)
+    page = tmp_path / "compared.html"
+    asked = ["compare", str(first), str(second), "--state", str(tmp_path), "--page", str(page)]
+    assert main(asked) == 0
+    said = capsys.readouterr().out
+    assert "epochs  1                     2" in said
+    text = page.read_text()
+    assert "<h1>a and b</h1>" in text
+    assert text.count("<polyline") >= 4
+    assert "<script" not in text
+
+
+def test_a_run_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for asked in (["compare", "nano-7", "nano-8"], ["report", "nano-7"]):
+        assert main([*asked, "--state", str(tmp_path)]) == 1
+        assert "run: nano-7 is neither a run of the loop in" in capsys.readouterr().err
+    assert main(["report", str(tmp_path), "--state", str(tmp_path)]) == 1
+    assert "no stage began there" in capsys.readouterr().err
+
+
+def test_a_stages_page_is_built_again_with_its_price(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = run("a")
+    (directory / "sft" / "report.html").unlink()
+    assert main(["report", str(directory), "--state", str(tmp_path), "--dollars-per-worker-hour", "4"]) == 0
+    assert str(directory / "sft" / "report.html") in capsys.readouterr().out
+    assert "$4 a worker" in (directory / "sft" / "report.html").read_text()
+
+
+def test_a_configs_fields_have_their_whole_names_and_the_runs_own_are_left_out() -> None:
+    config = {"a": 1, "b": {"c": {"d": 2}}, "output_directory": "x", "lineage": {"version": "v"}}
+    assert flat(config) == {"a": 1, "b.c.d": 2}

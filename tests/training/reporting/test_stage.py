@@ -1,0 +1,195 @@
+"""A stage's page: what a run leaves on disk, read as a person would."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from tests.training.toys import sft_rows, toy_model, write_lines
+from training.cluster.progress_log import PROGRESS, Effort, Line, read_lines
+from training.cluster.runner import StageRun, run_stage
+from training.cluster.sample_log import SAMPLES, SampleLog
+from training.cluster.stage_record import UNHASHED, note_start, read_record
+from training.manifest import Manifest, hash_file
+from training.reporting.stage import (
+    MOST_SAMPLED_STEPS,
+    PRICE_VARIABLE,
+    cost_of,
+    duration,
+    price_here,
+    read_stage,
+    read_stages,
+    took,
+    write_stage_page,
+)
+from training.stages import sft
+from training.stages.context import Lineage, Machine, Progress, RunContext, Sample
+from training.stages.sft import SftConfig
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> SftConfig:
+    toy_model(tmp_path / "first")
+    write_lines(tmp_path / "sft.jsonl", sft_rows(40))
+    return SftConfig(
+        model_directory=tmp_path / "first",
+        data_path=tmp_path / "sft.jsonl",
+        output_directory=tmp_path / "tuned",
+        lineage=Lineage("tuned", code_commit="c0ffee"),
+        batch_rows=8,
+        checkpoint_every_steps=2,
+        machine=Machine(threads=1),
+    )
+
+
+def line(step: int, elapsed: float, workers: int = 1, tokens: float | None = None) -> Line:
+    metrics = {} if tokens is None else {"tokens": tokens}
+    return Line(Progress("sft", step, 9, metrics), Effort(elapsed, elapsed / 2, 100.0 * elapsed, workers))
+
+
+def test_a_finished_stage_has_a_page_with_its_curves_its_data_and_what_it_took(
+    config: SftConfig, tmp_path: Path
+) -> None:
+    run_stage(StageRun("run", sft.run, config), tmp_path / "runs")
+    page = (tmp_path / "runs" / "run" / "report.html").read_text()
+    assert ">finished<" in page
+    assert hash_file(config.data_path) in page
+    assert "held out loss" in page
+    assert "tokens a second" in page
+    assert "c0ffee" in page
+    assert "<script" not in page
+
+
+def test_a_stage_that_failed_has_a_page_that_says_how_far_it_came(config: SftConfig, tmp_path: Path) -> None:
+    def fails(config: SftConfig, context: RunContext) -> Manifest:
+        def progress(step: Progress) -> None:
+            context.progress(step)
+            if step.step == 3:
+                raise OSError("the disk is full")
+
+        return sft.run(config, replace(context, progress=progress))
+
+    with pytest.raises(OSError, match="full"):
+        run_stage(StageRun("run", fails, config), tmp_path / "runs")
+    assert "not finished: step 3 of 5" in (tmp_path / "runs" / "run" / "report.html").read_text()
+
+    run_stage(StageRun("run", sft.run, config), tmp_path / "runs")
+    read = read_stage(tmp_path / "runs" / "run")
+    assert read is not None
+    assert (read.standing, len(read.record.starts), read.cost.repeated_steps) == ("finished", 2, 1)
+    assert "taken up again 1 times" in (tmp_path / "runs" / "run" / "report.html").read_text()
+
+
+def test_a_page_that_cannot_be_written_loses_no_run_and_says_so(
+    config: SftConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(PRICE_VARIABLE, "a pound of flesh")
+    manifest = run_stage(StageRun("run", sft.run, config), tmp_path / "runs")
+    assert manifest.version == "tuned"
+    assert "page of run: not written" in caplog.text
+    assert not (tmp_path / "runs" / "run" / "report.html").exists()
+
+
+def test_every_start_counts_whatever_it_came_to() -> None:
+    cost = cost_of([line(1, 10, 2, 5), line(2, 20, 2, 5), line(2, 4, 3, 5), line(3, 9, 3, 5)])
+    assert (cost.seconds, cost.worker_seconds, cost.processor_seconds) == (29, 2 * 20 + 3 * 9, 14.5)
+    assert (cost.memory_bytes, cost.tokens, cost.repeated_steps) == (2000, 20, 1)
+    assert cost.tokens_per_second == pytest.approx(20 / 29)
+    assert cost.dollars(3.6) == pytest.approx(67 * 0.001)
+
+
+def test_what_is_not_known_is_not_made_up() -> None:
+    nothing = cost_of([])
+    assert (nothing.seconds, nothing.tokens, nothing.tokens_per_second, nothing.dollars(None)) == (0, None, None, None)
+
+
+def test_lines_from_before_efforts_were_noted_are_read(tmp_path: Path) -> None:
+    (tmp_path / PROGRESS).write_text('{"stage": "sft", "step": 1, "total_steps": 2, "metrics": {"loss": 1.5}}\n')
+    assert read_lines(tmp_path / PROGRESS) == [Line(Progress("sft", 1, 2, {"loss": 1.5}), Effort())]
+
+
+@pytest.mark.parametrize("text", ["nan", "-1", "much", "inf"])
+def test_a_price_that_is_none_is_refused_by_the_variables_name(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PRICE_VARIABLE, text)
+    with pytest.raises(ValueError, match=PRICE_VARIABLE):
+        price_here()
+
+
+def test_a_price_makes_a_cost(config: SftConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PRICE_VARIABLE, "2.5")
+    run_stage(StageRun("run", sft.run, config), tmp_path / "runs")
+    assert "at $2.5 a worker" in (tmp_path / "runs" / "run" / "report.html").read_text()
+    read = read_stage(tmp_path / "runs" / "run")
+    assert read is not None
+    assert "cost" not in took(read, None)
+
+
+@dataclass(frozen=True)
+class Inner:
+    """A config's part."""
+
+    extra_path: Path
+
+
+@dataclass(frozen=True)
+class Outer:
+    """A config."""
+
+    data_path: Path
+    bare_directory: Path
+    none_path: Path
+    output_directory: Path
+    inner: Inner
+    lineage: Lineage
+
+
+def test_inputs_are_hashed_by_field_and_outputs_are_not(tmp_path: Path) -> None:
+    for name in ("data", "extra"):
+        (tmp_path / name).write_text(name)
+    for name in ("bare", "out"):
+        (tmp_path / name).mkdir()
+    inner = Inner(tmp_path / "extra")
+    config = Outer(
+        tmp_path / "data", tmp_path / "bare", tmp_path / "none", tmp_path / "out", inner, Lineage("v", code_commit="c")
+    )
+    note_start("stage", config, tmp_path, workers=2)
+    note_start("stage", replace(config, lineage=Lineage("v", code_commit="d")), tmp_path, workers=3)
+    record = read_record(tmp_path)
+    assert record is not None
+    assert record.data == {
+        "data_path": hash_file(tmp_path / "data"),
+        "bare_directory": UNHASHED,
+        "inner.extra_path": hash_file(tmp_path / "extra"),
+    }
+    assert [start.workers for start in record.starts] == [2, 3]
+    assert record.starts[0].config_sha256 != record.starts[1].config_sha256
+    assert (record.code_commit, record.output_directory) == ("d", tmp_path / "out")
+    page = write_stage_page(tmp_path)
+    assert page is not None
+    assert "another config" in page.read_text()
+
+
+def test_a_directory_in_which_nothing_began_has_no_page(tmp_path: Path) -> None:
+    assert write_stage_page(tmp_path) is None
+    assert read_stages(tmp_path) == []
+
+
+def test_samples_stand_by_prompt_over_time_and_are_only_words(config: SftConfig, tmp_path: Path) -> None:
+    log = SampleLog(tmp_path / SAMPLES)
+    for step in range(1, 41):
+        for prompt in ("Zebra", "An"):
+            log.append(Sample("sft", step, prompt, f"<b>{prompt} {step}</b>"))
+    note_start("stage", config, tmp_path, workers=1)
+    page = write_stage_page(tmp_path)
+    assert page is not None
+    text = page.read_text()
+    assert text.index("Zebra") < text.index("<h3>An</h3>")  # as the config has them
+    assert "&lt;b&gt;An 1&lt;/b&gt;" in text
+    assert "&lt;b&gt;An 40&lt;/b&gt;" in text
+    assert text.count("&lt;b&gt;An ") == MOST_SAMPLED_STEPS
+    assert "<b>" not in text
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(0.25, "0.25 s"), (119, "119 s"), (600, "10.0 min"), (9000, "2.5 h")])
+def test_times_are_said_as_people_say_them(seconds: float, said: str) -> None:
+    assert duration(seconds) == said
