@@ -37,6 +37,7 @@ from training.recipes.nano import nano
 from training.recipes.nano_world.brought_up import bring_up, write_texts
 from training.recipes.pretraining.commands import describe as describe_pretraining
 from training.recipes.recipe import TEXTS, LoopConfig, Plan, Recipe
+from training.recipes.rlvr.commands import describe as describe_rlvr
 from training.recipes.small import small
 from training.registry import Registry, RegistryError
 from training.remote import FeedbackLog, RemoteError, RolloutClient, TlsFiles
@@ -301,6 +302,7 @@ def _parser() -> argparse.ArgumentParser:
     describe_pretraining(commands, _code_commit)
     describe_tokenizer(commands, _code_commit)
     describe_tasks(commands)
+    describe_rlvr(commands, _code_commit)
     return parser
 
 

@@ -18,13 +18,13 @@ from training.rl.correction import mismatch, truncated_importance
 from training.rl.losses import token_entropy
 from training.rl.rewards import sequence_kl
 from training.rl.rollout import Rollout, response_log_probs
-from training.rl.scores import Score
+from training.rl.scores import Score, TellsFigures
 
 
 @dataclass(frozen=True)
 class Judging:
     """How a rollout is judged. rows: responses in one forward, which bounds the memory for logits. importance_cap: None where the
-    sampler is exact. gold: a second judge that nothing is learned from."""
+    sampler is exact. gold: a second judge that nothing is learned from. verifier: whose verdicts the scores are, if it tells of them."""
 
     score: Score
     temperature: float
@@ -32,6 +32,7 @@ class Judging:
     ranks: Ranks
     importance_cap: float | None = None
     gold: Score | None = None
+    verifier: TellsFigures | None = None
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def opinions(policy: Backbone, reference: Backbone | None, rollout: Rollout, jud
         values["kl"] = sequence_kl(log_probs_BR, reference_BR, mask_BR)
     if judging.gold is not None:
         values["gold_score"] = gold_B
-    figures = batch_means(values, judging.ranks)
+    figures = batch_means(values, judging.ranks) | _verdicts(judging)
     return Opinions(log_probs_BR, None if reference is None else reference_BR, scores_B, correction_BR, figures)
 
 
@@ -103,6 +104,15 @@ def batch_means(values: dict[str, Tensor], ranks: Ranks) -> dict[str, float]:
     """Mean of each over the entries of all ranks."""
     sums = ranks.sum(torch.tensor([[float(v.sum()), float(v.numel())] for v in values.values()]))
     return {name: total / count for name, (total, count) in zip(values, sums.tolist(), strict=True)}
+
+
+def _verdicts(judging: Judging) -> dict[str, float]:
+    """Mean of each rank's shares: all judge equally many rows."""
+    if judging.verifier is None:
+        return {}
+    shares = judging.verifier.take_figures()
+    sums = judging.ranks.sum(torch.tensor(list(shares.values())))
+    return {name: total / judging.ranks.data_size for name, total in zip(shares, sums.tolist(), strict=True)}
 
 
 def _part(policy: Backbone, reference: Backbone | None, rollout: Rollout, judging: Judging) -> tuple[Tensor, ...]:

@@ -5,9 +5,9 @@ Shapes: B rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -35,6 +35,19 @@ class Verifier(Protocol):
 
     def __call__(self, answers: Sequence[Answer]) -> Sequence[float]:
         """One score an answer, in their order."""
+
+
+@runtime_checkable
+class TellsFigures(Protocol):
+    """A verifier that knows more of its verdicts than their scores."""
+
+    def take_figures(self) -> Mapping[str, float]:
+        """Shares since they were last taken, always under the same names."""
+
+
+def telling(verifier: Verifier | None) -> TellsFigures | None:
+    """The verifier, if it tells of its verdicts."""
+    return verifier if isinstance(verifier, TellsFigures) else None
 
 
 def score_by_model(reward: RewardModel) -> Score:

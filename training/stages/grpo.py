@@ -19,7 +19,7 @@ from training.rl.losses import Clip, Normalisation, k3, policy_loss, token_weigh
 from training.rl.players import Players, open_players
 from training.rl.rewards import overlong_penalty
 from training.rl.rollout import Rollout, response_log_probs
-from training.rl.scores import Verifier
+from training.rl.scores import Verifier, telling
 from training.stages.artifact import finished
 from training.stages.context import ConfigError, RunContext
 from training.stages.machine import settle
@@ -104,7 +104,7 @@ def run(config: GrpoConfig, context: RunContext, verifier: Verifier | None = Non
     prompts = read_data(config, chat)
     players = open_players(sources(config, prompts.vocabulary), with_reference=config.kl_coefficient > 0)
     score, gold = open_score(players, verifier, chat, prompts.vocabulary), open_gold(config, prompts.vocabulary)
-    algorithm = Grpo(players, config, Setting(prompts, score, autocast, context.ranks, gold))
+    algorithm = Grpo(players, config, Setting(prompts, score, autocast, context.ranks, gold, telling(verifier)))
     outcome = train(STAGE, algorithm, prompts, config, context, own_engine(players.policy, prompts))
     return publish_policy(config, context, players.policy, prompts, outcome)
 

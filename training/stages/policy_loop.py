@@ -25,7 +25,7 @@ from training.rl.experience import E, Judging
 from training.rl.losses import PolicyLoss
 from training.rl.minibatches import minibatches
 from training.rl.rollout import CachedEngine, Rollout, RolloutEngine
-from training.rl.scores import Score
+from training.rl.scores import Score, TellsFigures
 from training.stages.context import ConfigError, Lineage, Machine, Progress, RunContext, require_even
 from training.stages.machine import Autocast, sampling_threads
 from training.stages.prompts import Prompts, SftMix
@@ -105,18 +105,22 @@ class PolicyConfig:
 
 @dataclass(frozen=True)
 class Setting:
-    """What an algorithm works in, beside its networks and its config. gold: a judge that nothing is learned from."""
+    """What an algorithm works in, beside its networks and its config. gold: a judge that nothing is learned from. verifier: what the
+    scores come from, where it is one that tells of its verdicts."""
 
     prompts: Prompts
     score: Score
     autocast: Autocast
     ranks: Ranks
     gold: Score | None = None
+    verifier: TellsFigures | None = None
 
     def judging(self, config: PolicyConfig) -> Judging:
         """How a rollout is read: in parts of a minibatch."""
         rows = max(1, config.minibatch_rows // self.ranks.data_size)
-        return Judging(self.score, config.temperature, rows, self.ranks, config.importance_cap, self.gold)
+        return Judging(
+            self.score, config.temperature, rows, self.ranks, config.importance_cap, self.gold, self.verifier
+        )
 
 
 class Algorithm(Protocol[E]):

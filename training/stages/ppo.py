@@ -25,7 +25,7 @@ from training.rl.players import open_critic, open_players
 from training.rl.rewards import RewardShape as RewardShape
 from training.rl.rewards import response_scores, token_rewards
 from training.rl.rollout import Rollout, before_response, response_log_probs
-from training.rl.scores import Verifier
+from training.rl.scores import Verifier, telling
 from training.stages.artifact import finished
 from training.stages.context import RunContext
 from training.stages.machine import settle
@@ -84,7 +84,7 @@ def run(config: PpoConfig, context: RunContext, verifier: Verifier | None = None
     assert opened.reference is not None
     players = PpoPlayers(opened.policy, opened.reference, open_critic(opened, made_of))
     score, gold = open_score(opened, verifier, chat, prompts.vocabulary), open_gold(config, prompts.vocabulary)
-    algorithm = Ppo(players, config, Setting(prompts, score, autocast, context.ranks, gold))
+    algorithm = Ppo(players, config, Setting(prompts, score, autocast, context.ranks, gold, telling(verifier)))
     outcome = train(STAGE, algorithm, prompts, config, context, own_engine(players.policy, prompts))
     return publish_policy(config, context, players.policy, prompts, outcome)
 

@@ -1,0 +1,128 @@
+"""Training on a task whose answers are checked: the command from outside, and how what it won is measured."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.training.toys import toy_model
+from training.__main__ import main
+from training.cluster.progress_log import PROGRESS, read_progress
+from training.data.examples import read_prompts
+from training.manifest import verify_manifest
+from training.recipes.rlvr import commands, recipe, stage
+from training.recipes.rlvr.held_out import Measured, interval
+from training.recipes.rlvr.recipe import ALGORITHMS, SIZES, Lengths, Size
+from training.stages.grpo import GrpoConfig
+from training.stages.ppo import PpoConfig
+from training.verification.checks import Calls, Mathematics
+from training.verification.items import Item, Split, items_of, write_items
+from training.verification.scorer import Scorer
+from training.verification.verdict import Outcome, Verdict, VerificationError
+from training.verification.workers import Workers
+
+TINY = Size(None, None, 3e-3, prompts=4, samples=4, minibatch_rows=8)
+
+
+class OddAnswers(Workers):
+    """Stands for the processes: what has an odd number of characters is right. It needs no start of seconds."""
+
+    def judge(self, check: object, response: str) -> Verdict:
+        return Verdict(Outcome.RIGHT if len(response) % 2 else Outcome.WRONG)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def opened(_: object) -> Iterator[Scorer]:
+        with OddAnswers(1) as workers:
+            yield Scorer(workers, None)
+
+    monkeypatch.setitem(SIZES, "tiny", TINY)
+    monkeypatch.setattr(commands, "open_scorer", opened)
+    monkeypatch.setattr(stage, "open_scorer", opened)
+
+
+def asked(tmp_path: Path, *more: str) -> list[str]:
+    model = tmp_path / "toy"
+    if not model.exists():
+        toy_model(model)
+    sizes = ["--updates", "2", "--items", "12", "--held-out", "6", "--prompt-tokens", "500", "--response-tokens", "4"]
+    wanted = ["rlvr", "--task", "chain_sum", "--level", "0", "--model", str(model), "--size", "tiny", *sizes]
+    return [*wanted, "--work", str(tmp_path / "work"), *more]
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("algorithm", ["grpo", "ppo"])
+def test_a_model_is_trained_and_measured_before_and_after(
+    algorithm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work = tmp_path / "work"
+    assert main(asked(tmp_path, "--algorithm", algorithm)) == 0
+    said = capsys.readouterr().out
+    assert "6 held-out items, 2 answers each: toy answers" in said
+    assert "(95 %, 6 items)" in said
+    assert verify_manifest(work / f"toy-chain_sum-{algorithm}").report["updates"] == 2
+    learned = {item.prompt for item in items_of(read_prompts(work / "items.jsonl"))}
+    assert all(item.split is Split.TRAIN for item in items_of(read_prompts(work / "items.jsonl")))
+    assert len(learned) == 12
+    steps = read_progress(work / "runs" / algorithm / PROGRESS)
+    assert {"verdict_right", "verdict_wrong"} <= steps[0].metrics.keys()
+    assert steps[0].metrics["verdict_right"] == pytest.approx(steps[0].metrics["score"])
+    result = json.loads((work / "result.json").read_text())
+    assert result["gain"]["value"] == pytest.approx(result["after"]["value"] - result["before"]["value"])
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_same_command_again_does_nothing_twice_and_another_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(asked(tmp_path)) == 0
+    first = capsys.readouterr().out.splitlines()[-2]
+    (tmp_path / "toy" / "model.safetensors").unlink()  # whoever would answer again could not
+    assert main(asked(tmp_path)) == 0
+    assert capsys.readouterr().out.splitlines()[-2].split(" ", 1)[1] == first.split(" ", 1)[1]
+    assert main(asked(tmp_path, "--updates", "3")) == 1
+    assert "work: holds a run that was asked for otherwise" in capsys.readouterr().err
+
+
+def test_code_is_scored_in_a_sandbox_and_text_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(stage, "open_sandbox", lambda _: opened.append("sandbox"))
+    code, text = Item("programs", "Write f.", Calls("f", ("[1]",), ("1",))), Item("sums", "1 + 1", Mathematics("2"))
+    with stage.open_scorer([text]) as scorer, pytest.raises(VerificationError, match="code needs a sandbox"):
+        scorer.score(code, "def f(x): return x")
+    assert opened == []
+    with stage.open_scorer([text, code]):
+        assert opened == ["sandbox"]
+
+
+def test_what_was_won_is_measured_answer_by_answer() -> None:
+    before = Measured("a", 2, (0.0, 1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0), {})
+    after = Measured("b", 2, (1.0, 1.0, 0.0, 1.0, 1.0, 1.0, 0.0, 1.0), {})
+    gain = after.gain(before)
+    assert gain.value == pytest.approx(3 / 8)
+    assert gain.clusters == 4
+    # Items gained 1, 1, 0, 1 of two answers each: deviations 1/4, 1/4, -3/4, 1/4 from their mean of 3/4.
+    assert gain.error == pytest.approx((12 / 16 / 64 * 4 / 3) ** 0.5)
+    assert interval(gain) == "0.375 [0.130, 0.620]"
+
+
+def test_the_sizes_make_configs_that_can_run(tmp_path: Path) -> None:
+    for size in SIZES.values():
+        made = [
+            make(size, tmp_path / "m", tmp_path / "d", tmp_path / "o", 5, Lengths(), "") for make in ALGORITHMS.values()
+        ]
+        assert [type(config) for config in made] == [GrpoConfig, PpoConfig]
+        assert len({config.rows_per_update for config in made}) == 1  # of PPO as many responses as of GRPO
+    assert recipe.sampling(Lengths(), 2).temperature == made[0].temperature
+
+
+def test_held_out_items_train_nothing(tmp_path: Path) -> None:
+    held_out = commands.make_items(commands.Order("chain_sum", 1, 0, Split.HELD_OUT, 0))
+    write_items(held_out, tmp_path / "items.jsonl")
+    config = ALGORITHMS["grpo"](TINY, tmp_path, tmp_path / "items.jsonl", tmp_path / "o", 1, Lengths(), "")
+    with pytest.raises(ValueError, match="is held out and must not train"):
+        stage.run(config, None)  # type: ignore[arg-type]

@@ -1,0 +1,126 @@
+"""`python -m training rlvr`: items, the model's answers to held-out ones, training, and the answers again. Each step leaves a file and is
+skipped where it is there, so the same command goes on after a kill.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from training.cluster.runner import StageRun, run_stages
+from training.manifest import plain
+from training.progress import FIGURE_GAP, Lines
+from training.recipes.rlvr.held_out import Measured, interval, measure
+from training.recipes.rlvr.recipe import ALGORITHMS, SIZES, Lengths, sampling
+from training.recipes.rlvr.stage import open_scorer, run
+from training.runs import write_json
+from training.stages.context import ConfigError, Progress
+from training.status import Step, StepState
+from training.verification.items import Item, Split, write_items
+from training.verification.tasks.catalogue import Order, make_items
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+SHOWN = ("score", "reward", "kl", "response_tokens", "zero_variance_groups", "verdict_unparsable")
+ASKED, BEFORE, AFTER, RESULT = "asked.json", "before.json", "after.json", "result.json"
+
+
+def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
+    """Add the command."""
+    rlvr = commands.add_parser("rlvr", help="train on a task whose answers are checked by computation")
+    rlvr.add_argument("--task", required=True, help="as `tasks list` says")
+    rlvr.add_argument("--level", type=int, help="of difficulty, from 0; without it the generator's own defaults")
+    rlvr.add_argument("--texts", type=Path, help="folder of the packages of locks/small_sft_texts.txt")
+    rlvr.add_argument("--model", type=Path, required=True, metavar="DIRECTORY", help="what is trained")
+    rlvr.add_argument("--size", choices=sorted(SIZES), default="small", help="tiny: all weights; small: LoRA")
+    rlvr.add_argument("--algorithm", choices=sorted(ALGORITHMS), default="grpo")
+    rlvr.add_argument("--updates", type=int, default=40)
+    rlvr.add_argument("--items", type=int, default=1000, help="to learn from (default 1000)")
+    rlvr.add_argument("--held-out", type=int, default=200, metavar="ITEMS", help="to measure by (default 200)")
+    rlvr.add_argument("--samples", type=int, default=2, help="answers to each held-out item (default 2)")
+    rlvr.add_argument("--prompt-tokens", type=int, default=Lengths.prompt, help="longer prompts are dropped")
+    rlvr.add_argument("--response-tokens", type=int, default=Lengths.response, help="longer responses are cut off")
+    rlvr.add_argument("--workers", type=int, default=0, help="Ray workers; 0 trains in this process")
+    rlvr.add_argument("--work", type=Path, required=True, help="folder of the items, the run and the model")
+    rlvr.set_defaults(command=lambda options: train_on_task(options, code_commit()))
+
+
+def train_on_task(options: argparse.Namespace, code_commit: str) -> int:
+    """The whole of it.
+
+    Raises:
+        ValueError: what was asked for is not to be had, or the folder is another run's.
+    """
+    work: Path = options.work.absolute()
+    work.mkdir(parents=True, exist_ok=True)
+    _remember(options, work / ASKED)
+    lengths = Lengths(options.prompt_tokens, options.response_tokens)
+    trained, held_out = _items(options, Split.TRAIN, options.items), _items(options, Split.HELD_OUT, options.held_out)
+    data = work / "items.jsonl"
+    write_items(trained, data)
+    output, lines = work / f"{options.model.name}-{options.task}-{options.algorithm}", Lines(sys.stdout)
+    config = ALGORITHMS[options.algorithm](
+        SIZES[options.size], options.model.absolute(), data, output, options.updates, lengths, code_commit
+    )
+    answered = sampling(lengths, options.samples)
+    with open_scorer(held_out) as scorer:
+        lines.say(f"{len(held_out)} held-out items, {options.samples} answers each: {options.model.name} answers")
+        before = measure(options.model, held_out, scorer, answered, work / BEFORE)
+        lines.say(f"right before: {interval(before.right)}")
+        run_stages([StageRun(options.algorithm, run, config)], work / "runs", options.workers, _Told(lines))
+        lines.say(f"{output.name} answers the same items")
+        after = measure(output, held_out, scorer, answered, work / AFTER)
+    _conclude(before, after, work, lines)
+    return 0
+
+
+def _items(options: argparse.Namespace, split: Split, count: int) -> Sequence[Item]:
+    items = make_items(Order(options.task, count, 0, split, options.level, options.texts))
+    if len(items) < count:
+        print(f"only {len(items)} of {count} items: {options.task} has no more of the {split} split", file=sys.stderr)
+    if not items:
+        raise ConfigError(f"task: {options.task} has no {split} items")
+    return items
+
+
+def _remember(options: argparse.Namespace, path: Path) -> None:
+    """A folder is of one run: going on with other options would mix two."""
+    kept = {name: value for name, value in vars(options).items() if name not in ("command", "workers", "work")}
+    asked = plain(kept | {"model": options.model.absolute()})
+    if path.exists() and json.loads(path.read_text()) != asked:
+        raise ConfigError("work: holds a run that was asked for otherwise (asked.json); take another folder")
+    write_json(path, asked)
+
+
+def _conclude(before: Measured, after: Measured, work: Path, lines: Lines) -> None:
+    gain = after.gain(before)
+    fields = {"before": before.right, "after": after.right, "gain": gain}
+    write_json(work / RESULT, {name: plain(value) for name, value in fields.items()})
+    lines.say(f"right after: {interval(after.right)}; gained: {interval(gain)} (95 %, {gain.clusters} items)")
+    lines.say(f"the model is in {work / after.version}, the run's page under {work / 'runs'}")
+
+
+class _Told:
+    """Shows what the stage reports."""
+
+    def __init__(self, lines: Lines) -> None:
+        self._lines = lines
+
+    def begin(self, name: str) -> None:
+        self._step = Step(name, StepState.RUNNING)
+        self._lines.begin(self._step)
+
+    def move(self, name: str, progress: Progress) -> None:
+        figures = [f"{figure} {progress.metrics[figure]:.3g}" for figure in SHOWN if figure in progress.metrics]
+        self._step.progress = progress.step / progress.total_steps
+        self._step.detail = FIGURE_GAP.join((f"update {progress.step} of {progress.total_steps}", *figures))
+        self._lines.move(self._step)
+
+    def end(self, name: str) -> None:
+        self._step.state = StepState.DONE
+        self._lines.end(self._step)

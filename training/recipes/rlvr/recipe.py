@@ -1,0 +1,114 @@
+"""Complete configs for two sizes of model: all weights of one as small as nano, LoRA on one like small.
+
+Groups of 8 with 16 prompts: below some hundred samples an update GRPO collapses early on small models (reference: 400 and more are
+better, and cost a small machine minutes an update).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from training.evaluation.answers import Sampling
+from training.model.lora import LoraConfig
+from training.optim.adam import OptimizerConfig
+from training.recipes.small import LORA, VOCABULARY_ROWS
+from training.rl.kl_control import KlConfig
+from training.stages.context import Lineage, Machine
+from training.stages.grpo import GrpoConfig
+from training.stages.ppo import PpoConfig
+
+SEED = 20_261_126
+
+
+@dataclass(frozen=True)
+class Size:
+    """What suits a size of model. prompts and samples: of an update."""
+
+    lora: LoraConfig | None
+    vocabulary_rows: int | None
+    learning_rate: float
+    prompts: int
+    samples: int
+    minibatch_rows: int
+    dtype: str = "float32"
+
+
+SIZES = {
+    "tiny": Size(None, None, 3e-4, prompts=25, samples=16, minibatch_rows=100),
+    "small": Size(LORA, VOCABULARY_ROWS, 2e-4, prompts=16, samples=8, minibatch_rows=32, dtype="auto"),
+}
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """In tokens. Longer prompts are dropped, longer responses cut off."""
+
+    prompt: int = 192
+    response: int = 64
+
+
+def grpo(size: Size, model: Path, data: Path, output: Path, updates: int, lengths: Lengths, commit: str) -> GrpoConfig:
+    """GRPO with DAPO's wider clip and its filter: groups that are all right or all wrong teach nothing."""
+    return GrpoConfig(
+        model_directory=model,
+        reward_model_directory=None,
+        data_path=data,
+        output_directory=output,
+        lineage=Lineage(output.name, code_commit=commit),
+        updates=updates,
+        prompts_per_update=size.prompts,
+        samples_per_prompt=size.samples,
+        minibatch_rows=size.minibatch_rows,
+        epochs_per_update=1,
+        filter_zero_variance=True,
+        max_prompt_tokens=lengths.prompt,
+        max_response_tokens=lengths.response,
+        policy_optimizer=_optimizer(size),
+        lora=size.lora,
+        vocabulary_rows=size.vocabulary_rows,
+        checkpoint_every_updates=2,
+        seed=SEED,
+        machine=Machine(dtype=size.dtype),
+    )
+
+
+def ppo(size: Size, model: Path, data: Path, output: Path, updates: int, lengths: Lengths, commit: str) -> PpoConfig:
+    """PPO whose critic starts as the model with a head of zeros, as no reward model is there."""
+    return PpoConfig(
+        model_directory=model,
+        reward_model_directory=None,
+        data_path=data,
+        output_directory=output,
+        lineage=Lineage(output.name, code_commit=commit),
+        updates=updates,
+        prompts_per_update=size.prompts * size.samples,
+        minibatch_rows=size.minibatch_rows,
+        max_prompt_tokens=lengths.prompt,
+        max_response_tokens=lengths.response,
+        kl=KlConfig(initial=0.05),
+        policy_optimizer=_optimizer(size),
+        critic_optimizer=_optimizer(size),
+        lora=size.lora,
+        vocabulary_rows=size.vocabulary_rows,
+        checkpoint_every_updates=2,
+        seed=SEED,
+        machine=Machine(dtype=size.dtype),
+    )
+
+
+ALGORITHMS = {"grpo": grpo, "ppo": ppo}
+
+
+def sampling(lengths: Lengths, samples: int) -> Sampling:
+    """How held-out items are answered: as training samples, so that what is learned is what is measured."""
+    return Sampling(
+        samples_per_prompt=samples,
+        max_prompt_tokens=lengths.prompt,
+        max_response_tokens=lengths.response,
+        seed=SEED,
+    )
+
+
+def _optimizer(size: Size) -> OptimizerConfig:
+    return OptimizerConfig(learning_rate=size.learning_rate, warmup_steps=2, betas=(0.9, 0.99))
