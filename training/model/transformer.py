@@ -122,15 +122,20 @@ class Block(nn.Module):
         return x_BTD + fed
 
 
+def new_embedding(rows: int, width: int) -> nn.Embedding:
+    """Zeros, for `initialise` or a file to fill: its own normal_ imports torch's compiler on the meta device, seconds of every start."""
+    return nn.Embedding.from_pretrained(torch.zeros(rows, width), freeze=False)
+
+
 class Stack(nn.Module):
     """Embedding, layers and last norm: what Hugging Face calls `model.`"""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = new_embedding(config.vocab_size, config.hidden_size)
         if config.learned_positions:
-            self.embed_positions = nn.Embedding(config.max_positions, config.hidden_size)
+            self.embed_positions = new_embedding(config.max_positions, config.hidden_size)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
         self.norm = new_norm(config.hidden_size, config)
         self._frequencies = {rope: inverse_frequencies(rope, config.head_dim) for rope in set(config.ropes) if rope}
