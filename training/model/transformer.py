@@ -124,7 +124,7 @@ class Block(nn.Module):
 
 def new_embedding(rows: int, width: int) -> nn.Embedding:
     """Zeros, for `initialise` or a file to fill: its own normal_ imports torch's compiler on the meta device, seconds of every start."""
-    return nn.Embedding.from_pretrained(torch.zeros(rows, width), freeze=False)
+    return nn.Embedding(rows, width, _weight=torch.zeros(rows, width))
 
 
 class Stack(nn.Module):

@@ -16,12 +16,14 @@ from torch import Tensor
 from training.decoding.rows import Rows, steps, stop_at
 from training.decoding.sampling import choose, row_noise
 from training.model.backbone import Backbone
+from training.model.cache import KeyValueCache
 from training.rl.losses import token_log_probs
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """response_mask is 1 up to and including the stop token. log_probs are the sampler's, at its temperature.
+    """response_mask is 1 up to and including the stop token. log_probs are the sampler's, at its temperature. copies: responses that were
+    sampled to each prompt; with more than one, whoever reads the rollout reads each prompt once.
 
     tasks: what each row's prompt refers to in the data file, for verifiers; the stage fills it in, engines know no data.
     """
@@ -34,6 +36,7 @@ class Rollout:
     ended_B: Tensor  # True where a stop token was sampled
     version: str
     tasks: tuple[str, ...] = ()
+    copies: int = 1
 
     @property
     def ids_BT(self) -> Tensor:
@@ -56,6 +59,7 @@ class Rollout:
             ended_B=self.ended_B[index],
             version=self.version,
             tasks=tuple(self.tasks[row] for row in index.tolist()) if self.tasks else (),
+            copies=self.copies,
         )
 
 
@@ -107,6 +111,7 @@ class CachedEngine:
             log_probs_BR=torch.stack(log_probs, dim=1),
             ended_B=~step.running_B,
             version=self.version,
+            copies=n,
         )
 
 
@@ -115,12 +120,32 @@ def response_log_probs(backbone: Backbone, rollout: Rollout, temperature: float)
 
     Every policy term uses these, never the sampler's own, so that the first ratio is exactly 1.
     """
-    hidden_BRD = before_response(backbone.hidden(rollout.ids_BT, rollout.mask_BT), rollout)
+    hidden_BRD = states_before_response(backbone, rollout)
     real_BR = rollout.response_mask_BR.bool()
     logits_NV = backbone.decoder.logits(hidden_BRD[real_BR])
     log_probs_BR = torch.zeros(real_BR.shape, device=real_BR.device)
     log_probs_BR[real_BR] = token_log_probs(logits_NV, rollout.response_ids_BR[real_BR], temperature)
     return log_probs_BR, logits_NV
+
+
+def states_before_response(backbone: Backbone, rollout: Rollout) -> Tensor:
+    """Hidden states that predict each response token, [B, R, D]. Copies of a prompt share its reading, with its gradient: half of the
+    tokens and more are prompts' where responses are short. Which way is taken follows from how it was sampled, not from the rows that
+    are left: workers that share a model must make equally many forwards."""
+    if rollout.copies == 1:
+        return before_response(backbone.hidden(rollout.ids_BT, rollout.mask_BT), rollout)
+    columns = rollout.prompt_ids_BP.shape[1]
+    prompts_UP, prompt_of_B = torch.unique(
+        torch.cat((rollout.prompt_ids_BP, rollout.prompt_mask_BP), dim=1), dim=0, return_inverse=True
+    )
+    cache = KeyValueCache(rollout.ids_BT.shape[1])
+    prompt_UPD = backbone.hidden(prompts_UP[:, :columns], prompts_UP[:, columns:], cache)
+    first_B1D = prompt_UPD[:, -1:][prompt_of_B]
+    if rollout.response_ids_BR.shape[1] == 1:
+        return first_B1D
+    # Copied before it grows: what a forward has read must not change before its gradient is taken.
+    later_BRD = backbone.hidden(rollout.response_ids_BR[:, :-1], rollout.mask_BT[:, :-1], cache.take(prompt_of_B))
+    return torch.cat((first_B1D, later_BRD), dim=1)
 
 
 def before_response(state_BT: Tensor, rollout: Rollout) -> Tensor:

@@ -1,11 +1,16 @@
 """Sampling: what ends a response, whose log-probs count, and that rows do not touch each other."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 
+from tests.training.model.shapes import oracle
 from tests.training.rl.toy import STOP, TOKENS, toy_decoder
 from training.decoding.sampling import choose
 from training.model.backbone import Backbone
+from training.model.checkpoint import load_decoder
 from training.model.head import ScalarHead
 from training.model.reward import ScalarModel
 from training.rl.rollout import CachedEngine, before_response, response_log_probs
@@ -51,6 +56,39 @@ def test_log_probs_are_of_each_token_given_all_before_it(backbone: Backbone) -> 
             context = torch.tensor([[*PROMPTS[0], *rollout.response_ids_BR[0, :t].tolist()]])
             step = backbone.decoder.logits(backbone.hidden(context))[0, -1].log_softmax(-1)
             assert recomputed[0, t].item() == pytest.approx(step[rollout.response_ids_BR[0, t]].item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3", "qwen3"])
+@pytest.mark.parametrize("rows", [None, [7, 0, 4, 1]])
+def test_a_prompt_that_is_read_once_for_all_its_copies_gives_the_same_log_probs_and_gradients(
+    family: str, rows: list[int] | None, tmp_path: Path
+) -> None:
+    oracle(family, tmp_path)
+    decoder = load_decoder(tmp_path).requires_grad_(True)
+    rollout = CachedEngine(Backbone(decoder), (STOP,)).sample(PROMPTS, 3, 9, 1.0, [1, 2, 3])
+    assert rollout.copies == 3
+    if rows is not None:  # of a shuffled minibatch: one copy of a prompt, two of another
+        rollout = rollout.rows(torch.tensor(rows))
+    assert rollout.prompt_mask_BP.min() == 0
+    found = []
+    for read in (rollout, replace(rollout, copies=1)):
+        decoder.zero_grad()
+        log_probs_BR, _ = response_log_probs(Backbone(decoder), read, 0.7)
+        (log_probs_BR * torch.linspace(-1, 1, log_probs_BR.shape[1])).sum().backward()
+        found.append((log_probs_BR.detach(), {name: p.grad for name, p in decoder.named_parameters()}))
+    (once, gradients), (each, expected) = found
+    assert (once - each).abs().max() < 2e-5
+    for name, gradient in expected.items():
+        assert gradient is not None
+        assert torch.allclose(gradients[name], gradient, atol=1e-4, rtol=1e-4), name
+
+
+def test_one_token_responses_need_no_more_than_their_prompts(backbone: Backbone) -> None:
+    rollout = CachedEngine(backbone, (STOP,)).sample(PROMPTS, 2, 1, 1.0, [1, 2, 3])
+    with torch.no_grad():
+        once, _ = response_log_probs(backbone, rollout, 1.0)
+    assert once.shape == (6, 1)
+    assert (once - rollout.log_probs_BR).abs().max() < 1e-5
 
 
 def test_tokens_are_drawn_as_often_as_their_probability_says(backbone: Backbone) -> None:
