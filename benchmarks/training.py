@@ -2,8 +2,8 @@
 
 TRL runs in its own environments (locks/oracle*.txt: 1.16, and 1.12 for PPO, which later ones have not). Both sides are processes that wait
 for a word before each step, so they take turns step by step and neighbours slow both; with one thread it is processor time that counts.
-The ratio is of the sums over all rounds, beside the middle half of the rounds' own. Weights are fresh: responses hardly ever end by themselves, so both sample the same number of tokens.
-Nothing is saved, logged or evaluated on either side.
+The ratio is of the sums over all rounds, beside the middle half of the rounds' own. Weights are fresh: responses hardly ever end by
+themselves, so both sample the same number of tokens. Nothing is saved, logged or evaluated on either side.
 """
 
 import argparse
@@ -25,8 +25,13 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 CASES = ("sft", "grpo", "ppo")
 WORDS = ("good", "bad", "tree", "house", "river", "stone", "cloud", "bird")
-# hidden size, layers, heads, key-value heads, MLP
-SHAPES = {"1M": (128, 4, 4, 2, 336), "10M": (320, 8, 5, 5, 864)}
+# Vocabulary, hidden size, layers, heads, key-value heads, MLP. The first two are our pre-training recipes; open models of the size of the
+# third have more rows still (Gemma 3 270M: 262,144 of 640).
+SHAPES = {
+    "1M": (1024, 112, 6, 4, 4, 304),
+    "10M": (4096, 320, 7, 5, 5, 864),
+    "wide": (32_768, 320, 7, 5, 5, 864),
+}
 WARM_UP = 2
 SFT_ROWS, GROUPS, GROUP, PPO_ROWS, RESPONSE_TOKENS = 16, 8, 8, 64, 48
 RATE, KL = 1e-6, 0.02
@@ -73,7 +78,7 @@ def compare(case: str, shape: str, folder: Path, rounds: int, threads: int) -> N
     ours, theirs = (sum(column) for column in zip(*times[WARM_UP:], strict=True))
     low, _, high = statistics.quantiles([theirs_one / ours_one for ours_one, theirs_one in times[WARM_UP:]], n=4)
     print(
-        f"{case:<5}{shape:>4}  ours {ours / rounds:7.3f} s a step, TRL {theirs / rounds:7.3f} s: "
+        f"{case:<5}{shape:>5}  ours {ours / rounds:7.3f} s a step, TRL {theirs / rounds:7.3f} s: "
         f"{theirs / ours:.2f} times as fast (middle half {low:.2f} to {high:.2f})",
         flush=True,
     )
@@ -148,12 +153,12 @@ def write_inputs(folder: Path, shape: str, steps: int) -> None:
     def words(low: int, high: int) -> str:
         return " ".join(drawn.choices(WORDS, k=drawn.randint(low, high)))
 
-    tokenizer = train_tokenizer([" ".join(WORDS)] * 50, 300, folder / "model")
-    decoder = Decoder(parse_config(llama_json(tokenizer.get_vocab_size(), *SHAPES[shape])))
+    train_tokenizer([" ".join(WORDS)] * 50, 300, folder / "model")  # the rows that it has no word for are sampled too
+    decoder = Decoder(parse_config(llama_json(*SHAPES[shape])))
     initialise(decoder, 1)
     save_decoder(decoder, folder / "model")
     write_manifest(folder / "model", kind="model", version="model")
-    reward = RewardModel(ScalarModel(Backbone(decoder), ScalarHead(SHAPES[shape][0], seed=2)))
+    reward = RewardModel(ScalarModel(Backbone(decoder), ScalarHead(SHAPES[shape][1], seed=2)))
     save_reward_model(reward, None, folder / "model", folder / "reward")
     write_manifest(folder / "reward", kind="reward_model", version="reward")
     asked = [{"messages": [{"role": "user", "content": f"{words(4, 24)} {row}"}]} for row in range(steps * PPO_ROWS)]
@@ -187,16 +192,16 @@ def ours(case: str, folder: Path, steps: int, threads: int) -> None:
 def _our_sft(folder: Path, steps: int, common: Settings) -> Stage:
     from training.stages.sft import SftConfig, run
 
-    sizes = {"microbatch_rows": SFT_ROWS, "batch_rows": SFT_ROWS, "held_out_fraction": 0.0}
-    rest = {"data_path": folder / "sft.jsonl", "optimizer": _our_rate(), "checkpoint_every_steps": NEVER}
+    sizes: Settings = {"microbatch_rows": SFT_ROWS, "batch_rows": SFT_ROWS, "held_out_fraction": 0.0}
+    rest: Settings = {"data_path": folder / "sft.jsonl", "optimizer": _our_rate(), "checkpoint_every_steps": NEVER}
     return partial(run, SftConfig(**common, **sizes, **rest))
 
 
 def _our_grpo(folder: Path, steps: int, common: Settings) -> Stage:
     from training.stages.grpo import GrpoConfig, run
 
-    sizes = {"prompts_per_update": GROUPS, "samples_per_prompt": GROUP, "minibatch_rows": GROUPS * GROUP}
-    rest = {"reward_model_directory": None, "epochs_per_update": 1, "kl_coefficient": KL}
+    sizes: Settings = {"prompts_per_update": GROUPS, "samples_per_prompt": GROUP, "minibatch_rows": GROUPS * GROUP}
+    rest: Settings = {"reward_model_directory": None, "epochs_per_update": 1, "kl_coefficient": KL}
     config = GrpoConfig(**common, **_our_policy(folder, steps), **sizes, **rest)
     return partial(run, config, verifier=lambda answers: [float(answer.text.count("o")) for answer in answers])
 
@@ -205,8 +210,8 @@ def _our_ppo(folder: Path, steps: int, common: Settings) -> Stage:
     from training.rl.kl_control import KlConfig
     from training.stages.ppo import PpoConfig, run
 
-    sizes = {"prompts_per_update": PPO_ROWS, "minibatch_rows": PPO_ROWS // 2, "epochs_per_update": 2}
-    rest = {"reward_model_directory": folder / "reward", "critic_optimizer": _our_rate(), "kl": KlConfig(KL)}
+    sizes: Settings = {"prompts_per_update": PPO_ROWS, "minibatch_rows": PPO_ROWS // 2, "epochs_per_update": 2}
+    rest: Settings = {"reward_model_directory": folder / "reward", "critic_optimizer": _our_rate(), "kl": KlConfig(KL)}
     return partial(run, PpoConfig(**common, **_our_policy(folder, steps), **sizes, **rest))
 
 
@@ -246,19 +251,24 @@ def theirs(case: str, folder: Path, steps: int, threads: int) -> None:
     torch.set_num_threads(threads)
     pace = Pace(threads)
     trainer = {"sft": _trl_sft, "grpo": _trl_grpo, "ppo": _trl_ppo}[case](folder, steps)
-    trainer.add_callback(_paced(pace))
+    trainer.add_callback(Paced(pace))
     pace()
     trainer.train()
 
 
-def _paced(pace: Pace) -> object:
-    from transformers import TrainerCallback
+class Paced:
+    """TRL's trainers call every event of a callback; of these one is a step's end."""
 
-    class Paced(TrainerCallback):
-        def on_step_end(self, *_: object, **__: object) -> None:
-            pace()
+    def __init__(self, pace: Pace) -> None:
+        self._pace = pace
 
-    return Paced()
+    def on_step_end(self, *_: object, **__: object) -> None:
+        self._pace()
+
+    def __getattr__(self, event: str) -> Callable[..., None]:
+        if not event.startswith("on_"):
+            raise AttributeError(event)
+        return lambda *_, **__: None
 
 
 def _trl_sft(folder: Path, steps: int) -> Any:
@@ -304,10 +314,10 @@ def _trl_ppo(folder: Path, steps: int) -> object:
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
     from trl.experimental.ppo import PPOConfig, PPOTrainer
 
-    def causal() -> torch.nn.Module:
+    def causal() -> Any:
         return AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32)
 
-    def scalar() -> torch.nn.Module:
+    def scalar() -> Any:
         return AutoModelForSequenceClassification.from_pretrained(folder / "model", num_labels=1, dtype=torch.float32)
 
     tokenizer = _tokenizer(folder)
@@ -357,7 +367,7 @@ def _common(folder: Path, rows: int, steps: int) -> Settings:
     }
 
 
-def _tokenizer(folder: Path) -> object:
+def _tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(folder / "model", padding_side="left")
