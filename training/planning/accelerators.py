@@ -14,8 +14,8 @@ GIB, GB, TERA = 1 << 30, 1e9, 1e12
 NODE_GPUS = 8
 
 USABLE_MEMORY = 0.9  # the rest: CUDA's context, NCCL's buffers, what the allocator cannot join; our choice
-# Of the bf16 peak, for a whole step: torchtitan trains Llama 3.1 8B with FSDP at 5,762 tokens/s on each of 8 H100 (6,667 with torch.compile),
-# 33 to 39 % of the peak (its benchmarks/llama3_h100_202412_torchtitan.md; H100 of 500 W). Ours is not compiled.
+# Of the bf16 peak, for a whole step: torchtitan trains Llama 3.1 8B with FSDP at 5,762 tokens/s on each of 8 H100, 6,667 compiled: 33 and
+# 39 % of the peak (its benchmarks/llama3_h100_202412_torchtitan.md; H100 of 500 W). Ours is not compiled.
 BF16_SHARE = 0.35
 # Of the data sheet's rates of fp32 products, memory and links. Assumed: nobody measured it for this library.
 SUSTAINED_SHARE = 0.75

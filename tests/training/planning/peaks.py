@@ -97,6 +97,20 @@ def sampled(prompts: int, copies: int, prompt_tokens: int, response_tokens: int)
     return living.peak
 
 
+def read(networks: int, learn: bool) -> int:
+    """The peak of a forward without gradients of each network in turn, in one autocast; weights are not counted."""
+    decoders, living = [Decoder(parse_config(SHAPE)).requires_grad_(learn) for _ in range(networks)], Living()
+    for decoder in decoders:
+        initialise(decoder, 1)
+        for parameter in decoder.parameters():
+            living.note(parameter)
+    weights, ids_BT = living.bytes(), torch.ones(ROWS, COLUMNS, dtype=torch.long)
+    with living, torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        for decoder in decoders:
+            token_log_probs(decoder.logits(decoder(ids_BT)), ids_BT)
+    return living.peak - weights
+
+
 def _backbone(case: dict[str, Any]) -> Backbone:
     decoder = Decoder(parse_config(SHAPE))
     initialise(decoder, 1)

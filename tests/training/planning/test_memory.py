@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.training.planning.peaks import COLUMNS, LORA, ROWS, SHAPE, sampled
+from tests.training.planning.peaks import COLUMNS, LORA, ROWS, SHAPE, read, sampled
 from tests.training.workers import run_workers
 from training.model.config import parse_config
 from training.parallelism import Parallelism
@@ -96,8 +96,13 @@ def test_muon_keeps_one_number_of_a_matrix() -> None:
     assert (adamw, adamw - muon) == (8 * WHOLE, 4 * matrices)
 
 
-def test_a_judging_autocast_keeps_the_copies_of_all_that_learn() -> None:
+def test_a_judging_autocast_keeps_the_copies_of_all_that_learn_and_of_nothing_frozen() -> None:
     whole = tuple(Network(name, Role.LEARNS, WHOLE) for name in ("policy", "critic"))
-    made = tuple(Pass(name, False, 1, 1, 8, 8, 8, 8) for name in ("policy", "critic"))
+    made = tuple(Pass(name, False, 1, ROWS, COLUMNS, COLUMNS, COLUMNS, COLUMNS) for name in ("policy", "critic"))
     reading = phase_named(replace(work_of(), networks=whole, passes=made), "reading", Layout(1, Parallelism()))
-    assert bytes_of(reading, Taken.COPIES) == 2 * 2 * sizes_of(MODEL).matrices
+    one = 2 * sizes_of(MODEL).matrices
+    assert bytes_of(reading, Taken.COPIES) == 2 * one
+    learning, frozen = read(2, learn=True), read(2, learn=False)
+    assert learning - read(1, learn=True) == pytest.approx(one, rel=0.02)
+    assert frozen < one / 2
+    assert learning <= bytes_of(reading, Taken.COPIES, Taken.ACTIVATIONS, Taken.LOGITS) < 1.4 * learning

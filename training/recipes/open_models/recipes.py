@@ -1,7 +1,7 @@
 """Complete configs for open models on 1, 8 and 64 GPUs, and RECIPES, which lists them by name.
 
-Batches and rates are common ones for these sizes, not results of ours: nothing here was run. Limits of tokens and microbatches come from
-the plans: they are what the stages, as they are, fit into 80 GB.
+Batches and rates are common ones for these sizes, not results of ours: nothing here was run. Layouts, microbatches and limits of tokens
+come from the plans: the fastest of those that fit into 80 GB with the stages as they are.
 """
 
 from __future__ import annotations
@@ -66,6 +66,13 @@ def llama_31_8b_lora(places: Places) -> OpenRecipe:
     return OpenRecipe(making.name, 1, making.shape, (sft, making.dpo(after="sft", batch_pairs=32, max_tokens=512)))
 
 
+def gemma3_1b_full(places: Places) -> OpenRecipe:
+    """All weights of a small model with a large vocabulary on one GPU."""
+    making = _Making("gemma-3-1b-sft-dpo", "gemma-3-1b", places, Parallelism())
+    sft = making.sft(batch_rows=64, microbatch_rows=4, max_tokens=1024, rate=1e-5)
+    return OpenRecipe(making.name, 1, making.shape, (sft, making.dpo(after="sft", batch_pairs=32, max_tokens=1024)))
+
+
 def llama_31_8b_full(places: Places) -> OpenRecipe:
     """All weights of an 8B model on 8 GPUs: the whole way to a policy that PPO has taught."""
     making = _Making("llama-3.1-8b-full", "llama-3.1-8b", places, Parallelism(shard=8))
@@ -93,7 +100,7 @@ def qwen25_7b_full(places: Places) -> OpenRecipe:
 
 def qwen3_32b_full(places: Places) -> OpenRecipe:
     """All weights of a 32B model on 64 GPUs."""
-    making = _Making("qwen3-32b-sft-dpo", "qwen3-32b", places, Parallelism(shard=8, tensor=8))
+    making = _Making("qwen3-32b-sft-dpo", "qwen3-32b", places, Parallelism(shard=16, tensor=4))
     sft = making.sft(batch_rows=64, microbatch_rows=2, max_tokens=1024, rate=5e-6)
     return OpenRecipe(making.name, 64, making.shape, (sft, making.dpo(after="sft", batch_pairs=64, max_tokens=768)))
 
@@ -104,13 +111,21 @@ def llama_31_70b_full(places: Places) -> OpenRecipe:
     return OpenRecipe(making.name, 64, making.shape, (making.sft(64, microbatch_rows=1, max_tokens=768, rate=5e-6),))
 
 
+def gemma3_27b_full(places: Places) -> OpenRecipe:
+    """All weights of a 27B model on 64 GPUs."""
+    making = _Making("gemma-3-27b-sft", "gemma-3-27b", places, Parallelism(shard=16, tensor=4))
+    return OpenRecipe(making.name, 64, making.shape, (making.sft(64, microbatch_rows=1, max_tokens=1024, rate=5e-6),))
+
+
 RECIPES: Mapping[str, Callable[[Places], OpenRecipe]] = {
     "qwen3-0.6b-sft-grpo": qwen3_06b_sft,
     "llama-3.1-8b-lora": llama_31_8b_lora,
+    "gemma-3-1b-sft-dpo": gemma3_1b_full,
     "llama-3.1-8b-full": llama_31_8b_full,
     "qwen3-8b-grpo": qwen3_8b_grpo,
     "qwen2.5-7b-sft-kto": qwen25_7b_full,
     "qwen3-32b-sft-dpo": qwen3_32b_full,
+    "gemma-3-27b-sft": gemma3_27b_full,
     "llama-3.1-70b-sft": llama_31_70b_full,
 }
 
@@ -156,7 +171,7 @@ class _Making:
             output_directory=self._made("reward"),
             lineage=self._lineage("reward"),
             batch_pairs=batch_pairs,
-            microbatch_pairs=1,
+            microbatch_pairs=2,
             max_tokens=max_tokens,
             optimizer=_rate(5e-6),
             lora=self.lora,
@@ -187,7 +202,7 @@ class _Making:
             output_directory=self._made("kto"),
             lineage=self._lineage("kto"),
             batch_rows=batch_rows,
-            microbatch_rows=1,
+            microbatch_rows=2,
             max_tokens=1024,
             optimizer=_rate(5e-7),
             lora=self.lora,
