@@ -158,8 +158,10 @@ def _sampling(sampled: Sampled, work: Work, layout: Layout) -> Iterator[Part]:
     copied = sampled.prompts if sampled.rows > sampled.prompts else 0  # the cache of the prompts, while it is copied
     yield Part(Taken.CACHE, (sampled.rows + copied) * tokens * cache_bytes(work, layout))
     forward = Forward(layout.tensor, narrow=False, adapted=True)
-    yield Part(Taken.ACTIVATIONS, passing_bytes(model, forward, sampled.prompts, sampled.prompt_tokens))
-    yield Part(Taken.CHOOSING, sampled.rows * model.vocab_size * CHOICE_BYTES)
+    # First the prompts are read, then tokens are drawn.
+    reading = Part(Taken.ACTIVATIONS, passing_bytes(model, forward, sampled.prompts, sampled.prompt_tokens))
+    choosing = Part(Taken.CHOOSING, sampled.rows * model.vocab_size * CHOICE_BYTES)
+    yield max(reading, choosing, key=lambda part: part.bytes)
 
 
 def cache_bytes(work: Work, layout: Layout) -> float:

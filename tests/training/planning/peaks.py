@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from training.model.activation_checkpointing import checkpoint_activations
 from training.model.backbone import Backbone, trainable_backbone
-from training.model.config import llama_json, parse_config
+from training.model.config import ModelConfig, llama_json, parse_config
 from training.model.lora import LoraConfig
 from training.model.transformer import Decoder, initialise
 from training.optim.adam import OptimizerConfig, build_optimizer
@@ -84,9 +84,9 @@ def measured(rank: int, world: int, case: dict[str, Any]) -> int:
     return living.peak
 
 
-def sampled(prompts: int, copies: int, prompt_tokens: int, response_tokens: int) -> int:
+def sampled(model: ModelConfig, prompts: int, copies: int, prompt_tokens: int, response_tokens: int) -> int:
     """The peak of sampling alone, in this process, weights included."""
-    decoder = Decoder(parse_config(SHAPE))
+    decoder = Decoder(model)
     initialise(decoder, 1)
     living = Living()
     for parameter in decoder.parameters():

@@ -65,12 +65,24 @@ def bytes_of(phase: Phase, *names: Taken) -> float:
     return sum(part.bytes for part in phase.parts if part.name in names)
 
 
-@pytest.mark.parametrize(("prompts", "copies", "prompt_tokens", "response_tokens"), [(2, 8, 96, 4), (16, 1, 8, 12)])
-def test_sampling_takes_what_is_planned(prompts: int, copies: int, prompt_tokens: int, response_tokens: int) -> None:
-    asked = Sampled(prompts * copies, prompts, prompt_tokens, response_tokens)
-    phase = phase_named(replace(work_of(), sampled=asked), "sampling", Layout(1, Parallelism()))
-    planned = bytes_of(phase, Taken.WEIGHTS, Taken.CACHE, Taken.ACTIVATIONS, Taken.CHOOSING)
-    assert 0.98 <= planned / sampled(prompts, copies, prompt_tokens, response_tokens) <= 1.25
+@pytest.mark.parametrize(
+    ("vocabulary", "prompts", "copies", "prompt_tokens", "response_tokens", "largest"),
+    [(512, 4, 1, 96, 4, Taken.ACTIVATIONS), (512, 16, 8, 2, 24, Taken.CACHE), (8192, 64, 1, 2, 4, Taken.CHOOSING)],
+)
+def test_sampling_takes_what_is_planned(
+    vocabulary: int, prompts: int, copies: int, prompt_tokens: int, response_tokens: int, largest: Taken
+) -> None:
+    asked, model = (
+        Sampled(prompts * copies, prompts, prompt_tokens, response_tokens),
+        replace(MODEL, vocab_size=vocabulary),
+    )
+    work = replace(work_of(), model=model, sampled=asked)
+    phase = phase_named(work, "sampling", Layout(1, Parallelism()))
+    taken = (Taken.CACHE, Taken.ACTIVATIONS, Taken.CHOOSING)
+    planned = bytes_of(phase, Taken.WEIGHTS, *taken)
+    measured = sampled(model, prompts, copies, prompt_tokens, response_tokens)
+    assert 0.98 <= planned / measured <= 1.25
+    assert max(taken, key=lambda name: bytes_of(phase, name)) is largest
 
 
 def test_sampling_from_shards_has_the_whole_model_beside_them() -> None:
