@@ -132,6 +132,8 @@ def _learning(made: Pass, work: Work, layout: Layout) -> Iterator[Part]:
     if work.narrow:
         yield Part(Taken.COPIES, copied_weights_bytes(sizes, forward))
     yield Part(Taken.ACTIVATIONS, kept_bytes(work.model, forward, made.rows, made.most_tokens))
+    if made.shared is not None:  # of the prompts, and copied for each row: kept like activations
+        yield Part(Taken.CACHE, 2 * made.rows * made.most_tokens * cache_bytes(work, layout, forward.product_bytes))
     if made.most_logits:
         yield Part(Taken.LOGITS, made.rows * made.most_logits * work.model.vocab_size * LOGIT_BYTES)
 
@@ -156,7 +158,7 @@ def _sampling(sampled: Sampled, work: Work, layout: Layout) -> Iterator[Part]:
         yield Part(Taken.GATHERED, sizes.held(layout.tensor) * FP32)
     tokens = sampled.prompt_tokens + sampled.response_tokens
     copied = sampled.prompts if sampled.rows > sampled.prompts else 0  # the cache of the prompts, while it is copied
-    yield Part(Taken.CACHE, (sampled.rows + copied) * tokens * cache_bytes(work, layout))
+    yield Part(Taken.CACHE, (sampled.rows + copied) * tokens * cache_bytes(work, layout, FP32))
     forward = Forward(layout.tensor, narrow=False, adapted=True)
     # First the prompts are read, then tokens are drawn.
     reading = Part(Taken.ACTIVATIONS, passing_bytes(model, forward, sampled.prompts, sampled.prompt_tokens))
@@ -164,10 +166,10 @@ def _sampling(sampled: Sampled, work: Work, layout: Layout) -> Iterator[Part]:
     yield max(reading, choosing, key=lambda part: part.bytes)
 
 
-def cache_bytes(work: Work, layout: Layout) -> float:
+def cache_bytes(work: Work, layout: Layout, number_bytes: int) -> float:
     """Of one token's keys and values in all layers."""
     model = work.model
-    return 2 * model.num_layers * model.num_kv_heads * model.head_dim * FP32 / layout.tensor
+    return 2 * model.num_layers * model.num_kv_heads * model.head_dim * number_bytes / layout.tensor
 
 
 def _gathered(sizes: Sizes, layout: Layout, with_gradients: bool) -> Iterator[Part]:

@@ -55,11 +55,11 @@ def operations_seconds(made: Pass, work: Work, layout: Layout, accelerator: Acce
     attention = (
         2 * work.model.num_layers * work.model.num_heads * work.model.head_dim * made.tokens
     )  # of scores and of values
-    body = made.rows * made.tokens * 2 * (sizes.matrices + attention) / layout.tensor
+    body = made.read_tokens * 2 * (sizes.matrices + attention) / layout.tensor
     head = made.rows * made.logits * 2 * sizes.head
     backward = 0 if not made.learns else 1 if work.adapted else 2
     # Attention has no weights: its backward is twice its forward whatever learns.
-    more = made.rows * made.tokens * 2 * attention / layout.tensor if made.learns and work.adapted else 0.0
+    more = made.read_tokens * 2 * attention / layout.tensor if made.learns and work.adapted else 0.0
     again = body if made.learns and work.recomputed else 0.0
     rate = accelerator.narrow_rate if work.narrow else accelerator.wide_rate
     return (body * (1 + backward) + more + again) / rate + head * (1 + backward) / accelerator.wide_rate
@@ -73,7 +73,8 @@ def _exchange_seconds(made: Pass, work: Work, layout: Layout, accelerator: Accel
     learned = _learned_bytes(work, layout) if made.learns else 0.0
     of_shards = (layout.shard - 1) / layout.shard * (held * (2 if made.learns else 1) + learned)
     of_copies = _ring(learned / layout.shard, layout.copies)
-    return of_shards / layout.shard_rate(accelerator) + of_copies / layout.copies_rate(accelerator)
+    forwards = 1 if made.shared is None else 2
+    return forwards * (of_shards / layout.shard_rate(accelerator) + of_copies / layout.copies_rate(accelerator))
 
 
 def _copies_seconds(work: Work, layout: Layout, accelerator: Accelerator) -> float:
@@ -95,7 +96,7 @@ def _tensor_seconds(made: Pass, work: Work, layout: Layout, accelerator: Acceler
     width = work.model.hidden_size * (BF16 if work.narrow else FP32)
     forward = FORWARD_SUMS * width * (2 if made.learns and work.recomputed else 1)
     backward = BACKWARD_SUMS * work.model.hidden_size * FP32 if made.learns else 0
-    summed = made.rows * made.tokens * work.model.num_layers * (forward + backward)
+    summed = made.read_tokens * work.model.num_layers * (forward + backward)
     return _ring(summed, layout.tensor) / layout.tensor_rate(accelerator)
 
 
@@ -109,7 +110,7 @@ def _sampling_seconds(sampled: Sampled, work: Work, layout: Layout, accelerator:
     reading = sampled.prompts * sampled.prompt_tokens * 2 * sizes.matrices / layout.tensor / accelerator.wide_rate
     weights = sizes.matrices / layout.tensor + sizes.head
     seen = sampled.prompt_tokens + sampled.response_tokens / 2
-    read = weights * FP32 + sampled.rows * seen * cache_bytes(work, layout)
+    read = weights * FP32 + sampled.rows * seen * cache_bytes(work, layout, FP32)
     attention = 2 * model.num_layers * model.num_heads * model.head_dim * seen / layout.tensor
     products = sampled.rows * 2 * (weights + attention)
     token = max(read / accelerator.memory_rate, products / accelerator.wide_rate)

@@ -55,6 +55,14 @@ class Network:
 
 
 @dataclass(frozen=True)
+class Shared:
+    """Prompts that several rows of a forward begin with: read once, in a forward of their own, and their cache copied (rl/rollout.py)."""
+
+    prompts: float  # different ones, on average
+    prompt_tokens: float
+
+
+@dataclass(frozen=True)
 class Pass:
     """A forward, with its backward if it learns, that a worker makes `times` a step over `rows` rows. Tokens of a row: mean and most;
     logits: positions of a row that the head is computed for."""
@@ -67,6 +75,15 @@ class Pass:
     most_tokens: int
     logits: float = 0.0
     most_logits: int = 0
+    shared: Shared | None = None
+
+    @property
+    def read_tokens(self) -> float:
+        """In one forward."""
+        if self.shared is None:
+            return self.rows * self.tokens
+        prompts = self.shared.prompts * self.shared.prompt_tokens
+        return prompts + self.rows * (self.tokens - self.shared.prompt_tokens)
 
 
 @dataclass(frozen=True)
@@ -205,16 +222,18 @@ def _policy(config: PpoConfig | GrpoConfig, data: DataSize, model: ModelConfig, 
     longest = config.max_prompt_tokens + config.max_response_tokens
     one = _reading("policy", False, minibatches, minibatch, longest, data)
     one = replace(one, most_logits=config.max_response_tokens)
-    with_logits = ("policy", "reference")
-    judged = [_without_logits(replace(one, network=name), name in with_logits) for name in (*learners, *frozen)]
-    epochs = config.epochs_per_update
-    learned = [
-        _without_logits(replace(one, network=name, learns=True, times=epochs * minibatches), name in with_logits)
-        for name in learners
-    ]
-    prompts = config.prompts_per_update // layout.data_size
+    prompts, copies, epochs = (
+        config.prompts_per_update // layout.data_size,
+        config.samples_per_prompt,
+        config.epochs_per_update,
+    )
+    # Judged in their order, learned from in a random one.
+    in_order, at_random = math.ceil(minibatch / copies), prompts * (1 - (1 - 1 / prompts) ** minibatch)
+    judged = [_of_policy(replace(one, network=name), data, copies, in_order) for name in (*learners, *frozen)]
+    learning = replace(one, learns=True, times=epochs * minibatches)
+    learned = [_of_policy(replace(learning, network=name), data, copies, at_random) for name in learners]
     sampled = Sampled(
-        rows=prompts * config.samples_per_prompt,
+        rows=prompts * copies,
         prompts=prompts,
         prompt_tokens=config.max_prompt_tokens,
         response_tokens=config.max_response_tokens,
@@ -222,7 +241,8 @@ def _policy(config: PpoConfig | GrpoConfig, data: DataSize, model: ModelConfig, 
     if config.sft_mix is not None:
         require_even({"sft_mix.rows": config.sft_mix.rows}, layout.ranks)
         rows = config.sft_mix.rows // layout.data_size
-        learned.append(replace(learned[0], rows=rows, logits=longest, most_logits=longest, tokens=longest))
+        mixed = replace(learned[0], rows=rows, logits=longest, most_logits=longest, tokens=longest, shared=None)
+        learned.append(mixed)
     networks = _learners(model, config.lora, *learners) + _frozen(model, config.lora, *frozen)
     tokens, steps = sampled.rows * one.tokens, epochs * minibatches
     work = Work(model, networks, (*judged, *learned), config.updates, tokens, steps, sampled)
@@ -258,8 +278,11 @@ def _reading(network: str, learns: bool, times: int, rows: int, most_tokens: int
     return Pass(network, learns, times, rows, tokens, most_tokens, data.response_tokens, most_tokens)
 
 
-def _without_logits(made: Pass, keep: bool) -> Pass:
-    return made if keep else replace(made, logits=0.0, most_logits=0)
+def _of_policy(made: Pass, data: DataSize, copies: int, prompts: float) -> Pass:
+    """Policy and reference are asked for log-probabilities, and share prompts; the others read whole rows for a number each."""
+    if made.network not in ("policy", "reference"):
+        return replace(made, logits=0.0, most_logits=0)
+    return made if copies == 1 else replace(made, shared=Shared(prompts, data.prompt_tokens))
 
 
 def _learners(model: ModelConfig, lora: LoraConfig | None, *names: str) -> tuple[Network, ...]:

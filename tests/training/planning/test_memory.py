@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.training.planning.kept import kept_of_responses
 from tests.training.planning.peaks import COLUMNS, LORA, ROWS, SHAPE, read, sampled
 from tests.training.workers import run_workers
 from training.model.config import parse_config
@@ -14,7 +15,7 @@ from training.parallelism import Parallelism
 from training.planning.layout import Layout
 from training.planning.memory import Phase, Taken, peak, phases
 from training.planning.sizes import adapter_size, sizes_of
-from training.planning.work import Network, Pass, Role, Sampled, Work
+from training.planning.work import Network, Pass, Role, Sampled, Shared, Work
 
 MODEL = parse_config(SHAPE)
 WHOLE = sizes_of(MODEL).total
@@ -83,6 +84,17 @@ def test_sampling_takes_what_is_planned(
     measured = sampled(model, prompts, copies, prompt_tokens, response_tokens)
     assert 0.98 <= planned / measured <= 1.25
     assert max(taken, key=lambda name: bytes_of(phase, name)) is largest
+
+
+@pytest.mark.parametrize(("prompts", "copies", "most"), [(4, 1, 1.05), (2, 2, 1.4)])
+def test_shared_prompts_are_planned_as_if_no_two_rows_of_a_minibatch_had_one(
+    prompts: int, copies: int, most: float
+) -> None:
+    """So it may be, and then caches come on top of what whole rows keep."""
+    made = Pass("policy", True, 1, 4, 128, 128, shared=Shared(prompts, 64))
+    phase = phase_named(replace(work_of(), passes=(made,)), "learning (policy)", Layout(1, Parallelism()))
+    planned = bytes_of(phase, Taken.ACTIVATIONS, Taken.COPIES, Taken.CACHE)
+    assert 0.98 <= planned / kept_of_responses(MODEL, prompts, copies, 64, 64) <= most
 
 
 def test_sampling_from_shards_has_the_whole_model_beside_them() -> None:

@@ -14,7 +14,7 @@ from training.planning.accelerators import ACCELERATORS, BF16_SHARE, SUSTAINED_S
 from training.planning.layout import Layout
 from training.planning.sizes import sizes_of
 from training.planning.timing import BACKWARD_SUMS, FORWARD_SUMS, Spent, spent_most, time_of
-from training.planning.work import Network, Pass, Role, Sampled, Work
+from training.planning.work import Network, Pass, Role, Sampled, Shared, Work
 from training.recipes.open_models.shapes import shape
 
 H100 = ACCELERATORS["h100"]
@@ -65,6 +65,14 @@ def test_shards_are_exchanged_while_layers_compute_and_the_longer_counts() -> No
     assert found == {"exchange of shards": pytest.approx(3 * 3 * 4 * WHOLE * 3 / 4 / 1e9)}
     slow = replace(ROUND, bf16_teraflops=ROUND.bf16_teraflops / 1e6)
     assert list(spent(work_of(WITHOUT_HEAD), gpus=4, shard=4, accelerator=slow)) == ["computing"]
+
+
+def test_shared_prompts_are_read_once_in_a_forward_more() -> None:
+    shared = replace(WITHOUT_HEAD, shared=Shared(prompts=1, prompt_tokens=6))
+    body = (6 + 2 * 4) * (6 * MATRICES + 12 * 2 * 64 * 10)
+    assert spent(work_of(shared)) == {"computing": pytest.approx(3 * body / 1e12)}
+    whole = spent(work_of(WITHOUT_HEAD), gpus=4, shard=4)["exchange of shards"]
+    assert spent(work_of(shared), gpus=4, shard=4)["exchange of shards"] == pytest.approx(2 * whole)
 
 
 def test_copies_sum_their_gradients_once_a_step_and_wait_for_it() -> None:

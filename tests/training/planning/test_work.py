@@ -12,7 +12,7 @@ from training.optim.adam import OptimizerConfig
 from training.parallelism import Parallelism
 from training.planning.layout import Layout
 from training.planning.sizes import adapter_size, sizes_of
-from training.planning.work import DataSize, Pass, Role, Sampled, StageConfig, Work, work_of
+from training.planning.work import DataSize, Pass, Role, Sampled, Shared, StageConfig, Work, work_of
 from training.stages.context import ConfigError, Machine
 from training.stages.prompts import SftMix
 
@@ -92,6 +92,18 @@ def test_ppo_samples_judges_and_learns_with_two_networks_and_only_policy_and_ref
 def test_grpo_samples_groups_of_which_the_prompt_is_read_once() -> None:
     found = work(replace(GRPO, max_response_tokens=60))
     assert found.sampled == Sampled(rows=32 * 16, prompts=32, prompt_tokens=256, response_tokens=60)
+
+
+def test_whoever_is_asked_for_log_probabilities_reads_a_group_s_prompt_once() -> None:
+    """Minibatches of 64 of 32 groups of 16: in order they begin with 4 prompts; drawn at random, with nearly all 32."""
+    found = work(replace(GRPO, reward_model_directory=Path("reward"), max_response_tokens=60))
+    policy, reference, reward, learning = found.passes
+    assert policy.shared == reference.shared == Shared(4, 30)
+    assert policy.read_tokens == 4 * 30 + 64 * 50
+    assert (reward.shared, reward.read_tokens) == (None, 64 * 80)
+    assert learning.shared is not None
+    assert 27 < learning.shared.prompts < 32
+    assert all(made.shared is None for made in work(PPO).passes)  # one response to a prompt
 
 
 def test_mixed_in_examples_are_learned_from_as_well() -> None:
