@@ -32,6 +32,7 @@ from training.forgetting import Forgotten, forget
 from training.lineage import Descent, erased_versions, trace
 from training.loop import NotEnoughFeedbackError, Surroundings, reading_text, run_loop
 from training.manifest import ManifestError
+from training.planning.commands import describe as describe_plan
 from training.progress import Bars, Display, Lines, note_erased
 from training.recipes.nano import nano
 from training.recipes.nano_world.brought_up import bring_up, write_texts
@@ -303,6 +304,7 @@ def _parser() -> argparse.ArgumentParser:
     describe_tokenizer(commands, _code_commit)
     describe_tasks(commands)
     describe_rlvr(commands, _code_commit)
+    describe_plan(commands)
     return parser
 
 

@@ -1,0 +1,121 @@
+"""The most memory that steps of training and sampling take in a worker: what test_memory holds the plan against."""
+
+import json
+import weakref
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from training.model.activation_checkpointing import checkpoint_activations
+from training.model.backbone import Backbone, trainable_backbone
+from training.model.config import ModelConfig, llama_json, parse_config
+from training.model.lora import LoraConfig
+from training.model.transformer import Decoder, initialise
+from training.optim.adam import OptimizerConfig, build_optimizer
+from training.optim.gradients import apply_gradients
+from training.optim.ranks import all_different
+from training.parallelism import Parallelism, arrange, distribute
+from training.rl.losses import token_log_probs
+from training.rl.rollout import CachedEngine
+
+SHAPE = llama_json(vocab_size=512, hidden_size=256, num_layers=4, num_heads=8, num_kv_heads=2, intermediate_size=640)
+ROWS, COLUMNS, LORA = 2, 96, LoraConfig(rank=2)
+
+
+class Living(TorchDispatchMode):
+    """Adds up the storages that are alive, at their sizes of the moment: FSDP lets storages go by making them empty."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = 0
+        self._known: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(issubclass(kind, DTensor) for kind in types):
+            return NotImplemented  # comes again with the tensors that this worker holds
+        found = function(*args, **(kwargs or {}))
+        for leaf in tree_leaves((args, kwargs, found)):
+            if isinstance(leaf, torch.Tensor):
+                self.note(leaf)
+        self.peak = max(self.peak, self.bytes())
+        return found
+
+    def note(self, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if (key := storage._cdata) not in self._known:
+            self._known[key] = weakref.ref(storage)
+            weakref.finalize(storage, self._known.pop, key, None)
+
+    def bytes(self) -> int:
+        alive = [reference() for reference in list(self._known.values())]
+        return sum(storage.nbytes() for storage in alive if storage is not None)
+
+
+def measure(directory: Path, rank: int, world: int, cases: str) -> None:
+    """Writes the first worker's peak in each case, in bytes. A case: parallelism, narrow, adapted, recomputed."""
+    peaks = [measured(rank, world, case) for case in json.loads(cases)]
+    if rank == 0:
+        (directory / "peaks.json").write_text(json.dumps(peaks))
+
+
+def measured(rank: int, world: int, case: dict[str, Any]) -> int:
+    """Of the second of two steps, with two microbatches each: the optimizer has its slots, and gradients wait for more."""
+    ranks = arrange(Parallelism(**case["parallelism"]), all_different(rank, world))
+    backbone = _backbone(case)
+    distribute(backbone.decoder, ranks)
+    named = backbone.named_parameters()
+    optimizer = build_optimizer(named, OptimizerConfig())
+    living = Living()
+    for parameter in backbone.decoder.parameters():
+        living.note(parameter.to_local() if isinstance(parameter, DTensor) else parameter)
+    ids_BT = torch.randint(0, 512, (ROWS, COLUMNS), generator=torch.Generator().manual_seed(rank))
+    with living:
+        for _ in range(2):
+            living.peak = 0
+            for _ in range(2):
+                with torch.autocast("cpu", dtype=torch.bfloat16, enabled=case["narrow"]):
+                    loss = -token_log_probs(backbone.decoder.logits(backbone.hidden(ids_BT)), ids_BT).sum() / 1000
+                torch.autograd.backward(loss)
+            apply_gradients(optimizer, [parameter for _, parameter in named], 1e-3, 1.0, ranks)
+    return living.peak
+
+
+def sampled(model: ModelConfig, prompts: int, copies: int, prompt_tokens: int, response_tokens: int) -> int:
+    """The peak of sampling alone, in this process, weights included."""
+    decoder = Decoder(model)
+    initialise(decoder, 1)
+    living = Living()
+    for parameter in decoder.parameters():
+        living.note(parameter)
+    with living:
+        engine = CachedEngine(Backbone(decoder), stop_ids=())
+        engine.sample([[7] * prompt_tokens] * prompts, copies, response_tokens, 1.0, list(range(prompts)))
+    return living.peak
+
+
+def read(networks: int, learn: bool) -> int:
+    """The peak of a forward without gradients of each network in turn, in one autocast; weights are not counted."""
+    decoders, living = [Decoder(parse_config(SHAPE)).requires_grad_(learn) for _ in range(networks)], Living()
+    for decoder in decoders:
+        initialise(decoder, 1)
+        for parameter in decoder.parameters():
+            living.note(parameter)
+    weights, ids_BT = living.bytes(), torch.ones(ROWS, COLUMNS, dtype=torch.long)
+    with living, torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        for decoder in decoders:
+            token_log_probs(decoder.logits(decoder(ids_BT)), ids_BT)
+    return living.peak - weights
+
+
+def _backbone(case: dict[str, Any]) -> Backbone:
+    decoder = Decoder(parse_config(SHAPE))
+    initialise(decoder, 1)
+    if case["recomputed"]:
+        checkpoint_activations(decoder)
+    if case["adapted"]:
+        decoder.requires_grad_(False)
+    return trainable_backbone(decoder, "policy", LORA if case["adapted"] else None, seed=1)

@@ -1,0 +1,50 @@
+"""What workers that share layers or shards send each other in a step: what test_timing holds the plan against."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from training.model.config import llama_json, parse_config
+from training.model.transformer import Decoder, initialise
+from training.optim.ranks import all_different
+from training.parallelism import Parallelism, arrange, distribute
+
+LAYERS = 3
+
+
+class Sent(TorchDispatchMode):
+    """Counts collective operations by their kind and number type."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(issubclass(kind, DTensor) for kind in types):
+            return NotImplemented
+        namespace, name, *_ = str(function).split(".")
+        if namespace in ("c10d", "_c10d_functional") and ("reduce" in name or "gather" in name):
+            tensor = next(leaf for leaf in tree_leaves(args) if isinstance(leaf, torch.Tensor))
+            self.counts[f"{name} {str(tensor.dtype).removeprefix('torch.')}"] += 1
+        return function(*args, **(kwargs or {}))
+
+
+def count(directory: Path, rank: int, world: int, parallelism: str) -> None:
+    """Writes the counts of a forward and of its backward."""
+    ranks = arrange(Parallelism(**json.loads(parallelism)), all_different(rank, world))
+    decoder = Decoder(parse_config(llama_json(64, 64, LAYERS, 8, 2, 128)))
+    initialise(decoder, 1)
+    distribute(decoder, ranks)
+    forward, backward = Sent(), Sent()
+    with forward, torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = decoder.logits(decoder(torch.ones(2, 8, dtype=torch.long))).square().mean()
+    with backward:
+        torch.autograd.backward(loss)
+    if rank == 0:
+        (directory / "sums.json").write_text(json.dumps([forward.counts, backward.counts]))

@@ -1,0 +1,78 @@
+"""`python -m training plan` as a person calls it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from training.__main__ import main
+from training.recipes.open_models.shapes import SHAPES
+
+
+def plan(*words: str) -> int:
+    return main(["plan", *words])
+
+
+def test_a_plan_is_printed_with_what_it_assumes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert plan("--recipe", "llama-3.1-8b-full") == 0
+    printed = capsys.readouterr().out
+    lines = printed.splitlines()
+    assert lines[0] == "llama-3.1-8b-full on 8 x h100, 71.1 GiB of each usable"
+    heads = [line.split() for line in lines if line.startswith("stage")]
+    assert heads[0][:5] == ["stage", "copies", "shard", "tensor", "weights"]
+    assert heads[1][:3] == ["stage", "steps", "s"]
+    assert [line.split()[0] for line in lines if line.startswith(("sft", "reward_model", "ppo"))] == 2 * [
+        "sft",
+        "reward_model",
+        "ppo",
+    ]
+    assert "GPU hours" in printed
+    assert "dollars" not in printed
+    assert "No step was timed on a GPU" in printed
+    assert "NVIDIA H100 data sheet" in printed
+
+
+def test_json_has_the_same_and_the_price(capsys: pytest.CaptureFixture[str]) -> None:
+    assert plan("--recipe", "qwen3-8b-grpo", "--gpus", "16", "--json", "--dollars-per-gpu-hour", "2.5") == 0
+    found = json.loads(capsys.readouterr().out)
+    (grpo,) = found["stages"]
+    assert (found["gpus"], grpo["copies"], grpo["shard"], grpo["tensor"]) == (16, 2, 4, 2)
+    assert grpo["peak_bytes"] == pytest.approx(sum(grpo["parts_bytes"].values()))
+    assert grpo["seconds_per_step"] == pytest.approx(sum(grpo["spent_seconds"].values()))
+    assert found["gpu_hours"] == pytest.approx(16 * grpo["hours"])
+    assert found["dollars"] == pytest.approx(2.5 * found["gpu_hours"])
+    assert any("No step was timed on a GPU" in line for line in found["assumptions"])
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["--recipe", "gpt"], "recipe: 'gpt' is not one of qwen3-0.6b-sft-grpo, "),
+        (["--recipe", "qwen3-8b-grpo", "--accelerator", "tpu"], "accelerator: 'tpu' is not one of h100, "),
+        (["--recipe", "qwen3-8b-grpo", "--gpus", "12"], "grpo: parallelism: shard 4 x tensor 2 is 8, which does not"),
+        (["--recipe", "qwen3-8b-grpo", "--gpus", "0"], "grpo: gpus: 0, at least 1"),
+        (["--recipe", "qwen3-8b-grpo", "--shard", "0"], "parallelism.shard: 0, at least 1"),
+        (["--recipe", "qwen3-8b-grpo", "--tensor", "1"], "grpo: needs "),
+        (["--recipe", "qwen3-8b-grpo", "--model", "nowhere"], "config.json: is not in nowhere"),
+    ],
+)
+def test_what_cannot_be_planned_is_an_error_that_says_why(
+    words: list[str], error: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert plan(*words) == 1
+    assert capsys.readouterr().err.startswith(f"failed: {error}")
+
+
+def test_another_model_and_layout_may_be_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.json").write_text((SHAPES / "qwen3-0.6b.json").read_text())
+    words = ["--recipe", "qwen3-8b-grpo", "--model", str(tmp_path), "--shard", "1", "--tensor", "1", "--gpus", "2"]
+    assert plan(*words, "--json") == 0
+    (grpo,) = json.loads(capsys.readouterr().out)["stages"]
+    assert grpo["copies"] == 2
+    assert grpo["parts_bytes"]["weights"] == 4 * 596_049_920
+
+
+@pytest.mark.parametrize("price", ["-1", "inf", "much"])
+def test_a_price_is_a_number_from_0(price: str) -> None:
+    with pytest.raises(SystemExit):
+        plan("--recipe", "qwen3-8b-grpo", "--dollars-per-gpu-hour", price)

@@ -1,0 +1,132 @@
+"""Planned memory against what real steps take, on this processor."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.training.planning.kept import kept_of_responses
+from tests.training.planning.peaks import COLUMNS, LORA, ROWS, SHAPE, read, sampled
+from tests.training.workers import run_workers
+from training.model.config import parse_config
+from training.parallelism import Parallelism
+from training.planning.layout import Layout
+from training.planning.memory import Phase, Taken, peak, phases
+from training.planning.sizes import adapter_size, sizes_of
+from training.planning.work import Network, Pass, Role, Sampled, Shared, Work
+
+MODEL = parse_config(SHAPE)
+WHOLE = sizes_of(MODEL).total
+
+
+def case(
+    parallelism: dict[str, int], narrow: bool = True, adapted: bool = False, recomputed: bool = False
+) -> dict[str, Any]:
+    return {"parallelism": parallelism, "narrow": narrow, "adapted": adapted, "recomputed": recomputed}
+
+
+ALONE = [case({}), case({}, narrow=False), case({}, recomputed=True), case({}, adapted=True)]
+TOGETHER = [
+    case({"shard": 2}),
+    case({"shard": 2}, narrow=False, recomputed=True),
+    case({"shard": 2}, adapted=True),
+    case({"tensor": 2}),
+    case({}, narrow=False),
+]
+
+
+def work_of(narrow: bool = True, adapted: bool = False, recomputed: bool = False) -> Work:
+    networks = (Network("policy", Role.LEARNS, WHOLE),)
+    if adapted:
+        networks = (Network("base", Role.FROZEN, WHOLE), Network("policy", Role.ADAPTER, adapter_size(MODEL, LORA)))
+    made = Pass("policy", True, 2, ROWS, COLUMNS, COLUMNS, COLUMNS, COLUMNS)
+    return Work(MODEL, networks, (made,), 2, ROWS * COLUMNS, narrow=narrow, adapted=adapted, recomputed=recomputed)
+
+
+@pytest.mark.parametrize(("world", "cases"), [(1, ALONE), (2, TOGETHER)])
+def test_a_plan_is_never_below_what_steps_take_and_little_above(
+    world: int, cases: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    run_workers("tests.training.planning.peaks:measure", world, tmp_path, json.dumps(cases))
+    measured = json.loads((tmp_path / "peaks.json").read_text())
+    for settings, taken in zip(cases, measured, strict=True):
+        how = {name: setting for name, setting in settings.items() if name != "parallelism"}
+        planned = peak(work_of(**how), Layout(world, Parallelism(**settings["parallelism"])))
+        assert 0.98 <= planned.bytes / taken <= 1.25, settings
+
+
+def phase_named(work: Work, name: str, layout: Layout) -> Phase:
+    (found,) = [phase for phase in phases(work, layout) if phase.name == name]
+    return found
+
+
+def bytes_of(phase: Phase, *names: Taken) -> float:
+    return sum(part.bytes for part in phase.parts if part.name in names)
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "prompts", "copies", "prompt_tokens", "response_tokens", "largest"),
+    [(512, 4, 1, 96, 4, Taken.ACTIVATIONS), (512, 16, 8, 2, 24, Taken.CACHE), (8192, 64, 1, 2, 4, Taken.CHOOSING)],
+)
+def test_sampling_takes_what_is_planned(
+    vocabulary: int, prompts: int, copies: int, prompt_tokens: int, response_tokens: int, largest: Taken
+) -> None:
+    asked, model = (
+        Sampled(prompts * copies, prompts, prompt_tokens, response_tokens),
+        replace(MODEL, vocab_size=vocabulary),
+    )
+    work = replace(work_of(), model=model, sampled=asked)
+    phase = phase_named(work, "sampling", Layout(1, Parallelism()))
+    taken = (Taken.CACHE, Taken.ACTIVATIONS, Taken.CHOOSING)
+    planned = bytes_of(phase, Taken.WEIGHTS, *taken)
+    measured = sampled(model, prompts, copies, prompt_tokens, response_tokens)
+    assert 0.98 <= planned / measured <= 1.25
+    assert max(taken, key=lambda name: bytes_of(phase, name)) is largest
+
+
+@pytest.mark.parametrize(("prompts", "copies", "most"), [(4, 1, 1.05), (2, 2, 1.4)])
+def test_shared_prompts_are_planned_as_if_no_two_rows_of_a_minibatch_had_one(
+    prompts: int, copies: int, most: float
+) -> None:
+    """So it may be, and then caches come on top of what whole rows keep."""
+    made = Pass("policy", True, 1, 4, 128, 128, shared=Shared(prompts, 64))
+    phase = phase_named(replace(work_of(), passes=(made,)), "learning (policy)", Layout(1, Parallelism()))
+    planned = bytes_of(phase, Taken.ACTIVATIONS, Taken.COPIES, Taken.CACHE)
+    assert 0.98 <= planned / kept_of_responses(MODEL, prompts, copies, 64, 64) <= most
+
+
+def test_sampling_from_shards_has_the_whole_model_beside_them() -> None:
+    work = replace(work_of(), sampled=Sampled(8, 8, 16, 16))
+    alone = phase_named(work, "sampling", Layout(1, Parallelism()))
+    shared = phase_named(work, "sampling", Layout(4, Parallelism(shard=4)))
+    assert bytes_of(alone, Taken.GATHERED) == 0
+    assert bytes_of(shared, Taken.GATHERED) == WHOLE * 4
+    assert bytes_of(shared, Taken.WEIGHTS) == WHOLE * 4 / 4
+
+
+def test_learning_state_is_16_bytes_a_weight_over_shards_and_frozen_weights_4() -> None:
+    frozen = Network("reference", Role.FROZEN, WHOLE)
+    work = replace(work_of(), networks=(*work_of().networks, frozen))
+    phase = peak(work, Layout(8, Parallelism(shard=4)))
+    assert bytes_of(phase, Taken.WEIGHTS, Taken.GRADIENTS, Taken.OPTIMIZER) == 16 * WHOLE / 4
+    assert bytes_of(phase, Taken.FROZEN) == 4 * WHOLE / 4
+
+
+def test_muon_keeps_one_number_of_a_matrix() -> None:
+    layout, matrices = Layout(1, Parallelism()), sizes_of(MODEL).matrices
+    adamw, muon = (bytes_of(peak(replace(work_of(), muon=m), layout), Taken.OPTIMIZER) for m in (False, True))
+    assert (adamw, adamw - muon) == (8 * WHOLE, 4 * matrices)
+
+
+def test_a_judging_autocast_keeps_the_copies_of_all_that_learn_and_of_nothing_frozen() -> None:
+    whole = tuple(Network(name, Role.LEARNS, WHOLE) for name in ("policy", "critic"))
+    made = tuple(Pass(name, False, 1, ROWS, COLUMNS, COLUMNS, COLUMNS, COLUMNS) for name in ("policy", "critic"))
+    reading = phase_named(replace(work_of(), networks=whole, passes=made), "reading", Layout(1, Parallelism()))
+    one = 2 * sizes_of(MODEL).matrices
+    assert bytes_of(reading, Taken.COPIES) == 2 * one
+    learning, frozen = read(2, learn=True), read(2, learn=False)
+    assert learning - read(1, learn=True) == pytest.approx(one, rel=0.02)
+    assert frozen < one / 2
+    assert learning <= bytes_of(reading, Taken.COPIES, Taken.ACTIVATIONS, Taken.LOGITS) < 1.4 * learning

@@ -1,0 +1,105 @@
+"""Plans of stages: what fits, what is refused and with what advice."""
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from tests.training.planning.stages import GRPO, PPO, SFT, stage
+from training.model.config import llama_json, parse_config
+from training.model.lora import LoraConfig
+from training.planning.accelerators import ACCELERATORS
+from training.planning.plan import fitting, plan_recipe, plan_stage
+from training.recipes.open_models.shapes import shape
+from training.stages.context import ConfigError
+
+H100, L4 = ACCELERATORS["h100"], ACCELERATORS["l4"]
+SMALL, LLAMA = parse_config(llama_json(1000, 64, 2, 4, 2, 128)), shape("llama-3.1-8b")
+LONG = replace(SFT, batch_rows=64, microbatch_rows=2)
+
+
+def test_a_plan_of_several_stages_adds_their_hours() -> None:
+    plan = plan_recipe("both", [stage(SFT), stage(GRPO)], SMALL, 4, H100)
+    assert plan.hours == sum(one.hours for one in plan.stages)
+    assert plan.gpu_hours == 4 * plan.hours
+    sft = plan.stages[0]
+    assert sft.tokens_per_second == pytest.approx(4 * 80 / sft.seconds)  # 16 rows over 4 GPUs
+    assert sft.hours == pytest.approx(sft.work.steps * sft.seconds / 3600)
+
+
+def test_what_does_not_fit_is_refused_with_its_stage_its_largest_part_and_a_layout_that_fits() -> None:
+    with pytest.raises(ConfigError) as refused:
+        plan_stage(stage(LONG, shard=2, tensor=1), LLAMA, 8, H100)
+    assert "it: needs " in str(refused.value)
+    assert "GiB of each h100, of which 71.1 are usable, with shard 2 x tensor 1" in str(refused.value)
+    advice = re.search(
+        r"is optimizer while learning \(policy\); shard (\d) x tensor (\d) would fit", str(refused.value)
+    )
+    assert advice
+    plan_stage(stage(LONG, int(advice[1]), int(advice[2])), LLAMA, 8, H100)
+
+
+def test_where_nothing_fits_the_refusal_says_so() -> None:
+    with pytest.raises(ConfigError, match=r"it: needs .* no layout of 1 h100 fits"):
+        plan_stage(stage(LONG), LLAMA, 1, H100)
+
+
+def test_gpus_that_the_layout_does_not_divide_are_refused_with_a_layout_that_does() -> None:
+    with pytest.raises(
+        ConfigError, match=r"it: parallelism: shard 8 x tensor 1 is 8, which does not divide 4 GPUs; shard .* would fit"
+    ):
+        plan_stage(stage(LONG, shard=8), LLAMA, 4, H100)
+
+
+def test_what_the_stage_itself_would_refuse_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"it: batch_rows: 16 is not a multiple of the 32 workers; shard .* would fit"
+    ):
+        plan_stage(stage(SFT, shard=32), SMALL, 32, H100)
+    with pytest.raises(ConfigError, match=r"it: parallelism\.tensor: adapters are not split"):
+        plan_stage(stage(replace(SFT, lora=LoraConfig()), tensor=2), SMALL, 2, H100)
+
+
+def test_advice_is_the_fastest_of_the_layouts_that_fit() -> None:
+    found = list(fitting(stage(LONG), LLAMA, 8, H100))
+    assert {str(one.layout) for one in found} >= {"shard 8 x tensor 1", "shard 4 x tensor 2"}
+    assert all(one.memory.bytes <= H100.usable_bytes for one in found)
+    with pytest.raises(ConfigError) as refused:
+        plan_stage(stage(LONG), LLAMA, 8, H100)
+    fastest = min(found, key=lambda one: one.seconds)
+    assert f"{fastest.layout} would fit" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "larger",
+    [
+        replace(LONG, microbatch_rows=4),
+        replace(LONG, max_tokens=1024),
+    ],
+)
+def test_more_rows_or_longer_ones_take_more(larger: type[SFT]) -> None:  # type: ignore[valid-type]
+    less, more = (plan_stage(stage(config, shard=8), LLAMA, 8, ACCELERATORS["h200"]) for config in (LONG, larger))
+    assert more.memory.bytes > less.memory.bytes
+
+
+def test_more_shards_take_less_memory_each_and_more_layers_take_more_of_both() -> None:
+    few, many = (plan_stage(stage(LONG, shard=shard), LLAMA, 16, ACCELERATORS["h200"]) for shard in (8, 16))
+    assert many.memory.bytes < few.memory.bytes
+    deeper = replace(LLAMA, num_layers=40, windows=(None,) * 40, ropes=LLAMA.ropes[:1] * 40)
+    deep = plan_stage(stage(LONG, shard=8), deeper, 16, ACCELERATORS["h200"])
+    assert deep.memory.bytes > few.memory.bytes
+    assert deep.seconds > few.seconds
+
+
+def test_lora_takes_a_fraction_of_full_training() -> None:
+    full, adapted = (
+        plan_stage(stage(config, shard=8), LLAMA, 8, H100) for config in (LONG, replace(LONG, lora=LoraConfig()))
+    )
+    assert adapted.memory.bytes < 0.8 * full.memory.bytes
+    assert adapted.seconds < full.seconds
+
+
+def test_longer_responses_take_longer_to_sample() -> None:
+    short, long = (plan_stage(stage(replace(PPO, max_response_tokens=tokens)), SMALL, 1, H100) for tokens in (64, 128))
+    assert long.seconds > short.seconds
+    assert {one.name for one in long.spent} == {"computing", "sampling"}

@@ -1,0 +1,50 @@
+"""Counts of weights against real decoders on the meta device and what their authors publish."""
+
+import pytest
+import torch
+
+from training.model.lora import LoraConfig, add_adapter
+from training.model.transformer import Decoder
+from training.planning.sizes import adapter_size, sizes_of
+from training.recipes.open_models.shapes import shape, shape_names
+from training.stages.context import ConfigError
+
+# Of the models' safetensors: Qwen3 0.6B without the copy of its tied head, Gemma 3 27B (27,432,406,640) without tower and projector.
+PUBLISHED = {
+    "gemma-3-1b": 999_885_952,
+    "gemma-3-27b": 27_009_346_304,
+    "llama-3.1-70b": 70_553_706_496,
+    "llama-3.1-8b": 8_030_261_248,
+    "qwen2.5-7b": 7_615_616_512,
+    "qwen3-0.6b": 596_049_920,
+    "qwen3-32b": 32_762_123_264,
+    "qwen3-8b": 8_190_735_360,
+}
+
+
+def test_every_shape_has_a_published_count() -> None:
+    assert shape_names() == sorted(PUBLISHED)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_shape_has_as_many_weights_as_its_authors_publish(name: str) -> None:
+    model = shape(name)
+    with torch.device("meta"):
+        decoder = Decoder(model)
+    assert sum(parameter.numel() for parameter in decoder.parameters()) == PUBLISHED[name]
+    sizes = sizes_of(model)
+    assert sizes.total == PUBLISHED[name]
+    assert sizes.head == model.hidden_size * model.vocab_size
+    assert sizes.held(1) == sizes.total
+
+
+def test_an_adapter_has_as_many_weights_as_a_real_one() -> None:
+    model, lora = shape("qwen3-0.6b"), LoraConfig(rank=4, targets=("q_proj", "down_proj"))
+    small = model.__class__(**{**vars(model), "num_layers": 2, "windows": (None,) * 2, "ropes": model.ropes[:2]})
+    decoder = Decoder(small)
+    assert adapter_size(small, lora) == sum(p.numel() for p in add_adapter(decoder, "policy", lora, seed=1))
+
+
+def test_an_unknown_shape_is_refused_with_the_names_of_the_known() -> None:
+    with pytest.raises(ConfigError, match="shape: 'gpt-5' is not one of gemma-3-1b, "):
+        shape("gpt-5")

@@ -1,0 +1,149 @@
+"""What each stage is said to do, from its own config."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.training.planning.stages import DATA, DPO, GRPO, KTO, PPO, REWARD_MODEL, SFT, pretrain
+from training.model.config import llama_json, parse_config
+from training.model.lora import LoraConfig
+from training.optim.adam import OptimizerConfig
+from training.parallelism import Parallelism
+from training.planning.layout import Layout
+from training.planning.sizes import adapter_size, sizes_of
+from training.planning.work import DataSize, Pass, Role, Sampled, Shared, StageConfig, Work, work_of
+from training.stages.context import ConfigError, Machine
+from training.stages.prompts import SftMix
+
+MODEL = parse_config(llama_json(1000, 64, 2, 4, 2, 128))
+WHOLE, LORA = sizes_of(MODEL).total, LoraConfig(rank=2)
+ALONE, EIGHT = Layout(1, Parallelism()), Layout(8, Parallelism(shard=4))
+
+
+def work(config: StageConfig, layout: Layout = ALONE, data: DataSize = DATA) -> Work:
+    return work_of(config, data, MODEL, layout)
+
+
+def roles(config: StageConfig) -> dict[str, Role]:
+    return {network.name: network.role for network in work(config).networks}
+
+
+def test_each_stage_has_its_networks() -> None:
+    learns, frozen = Role.LEARNS, Role.FROZEN
+    assert roles(pretrain(llama_json(1000, 64, 2, 4, 2, 128))) == {"model": learns}
+    assert roles(SFT) == {"policy": learns}
+    assert roles(REWARD_MODEL) == {"reward": learns}
+    assert roles(DPO) == roles(KTO) == {"policy": learns, "reference": frozen}
+    assert roles(PPO) == {"policy": learns, "critic": learns, "reference": frozen, "reward": frozen}
+    assert roles(GRPO) == {"policy": learns, "reference": frozen}
+    assert roles(replace(GRPO, kl_coefficient=0.0, kl_ceiling_nats=None)) == {"policy": learns}
+    judged = replace(GRPO, judge_directory=Path("judge"), judge_base_directory=Path("base"))
+    assert roles(judged) == {"policy": learns, "reference": frozen, "judge": frozen}
+
+
+def test_with_lora_networks_share_one_frozen_decoder() -> None:
+    adapter = Role.ADAPTER
+    assert roles(replace(DPO, lora=LORA)) == {"base": Role.FROZEN, "policy": adapter}
+    assert roles(replace(PPO, lora=LORA)) == {"base": Role.FROZEN, "policy": adapter, "critic": adapter}
+    found = {network.name: network.weights for network in work(replace(SFT, lora=LORA)).networks}
+    assert found == {"base": WHOLE, "policy": adapter_size(MODEL, LORA)}
+    judged = replace(PPO, lora=LORA, judge_directory=Path("judge"), judge_base_directory=Path("base"))
+    assert roles(judged)["judge"] is Role.FROZEN
+
+
+def test_sft_reads_its_share_in_microbatches_and_has_logits_of_responses() -> None:
+    found = work(replace(SFT, batch_rows=32, microbatch_rows=3, epochs=2), EIGHT)
+    assert found.passes == (Pass("policy", True, 2, 3, 80, 512, 50, 512),)
+    assert found.steps == -(-2 * 950 // 32)  # 5 % are held out
+    assert found.narrow
+
+
+def test_a_reward_model_reads_both_responses_and_has_no_logits() -> None:
+    assert work(REWARD_MODEL).passes == (Pass("reward", True, 4, 8, 80, 512),)
+
+
+def test_the_reference_reads_what_the_policy_does_and_kto_reads_mismatched_ones_too() -> None:
+    policy = Pass("policy", True, 4, 8, 80, 512, 50, 512)
+    assert work(DPO).passes == (policy, replace(policy, network="reference", learns=False))
+    read = [(made.network, made.learns) for made in work(KTO).passes]
+    assert read == [("policy", True), ("reference", False), ("policy", False), ("reference", False)]
+
+
+def test_ppo_samples_judges_and_learns_with_two_networks_and_only_policy_and_reference_have_logits() -> None:
+    config = replace(PPO, prompts_per_update=64, minibatch_rows=16, epochs_per_update=3, max_response_tokens=60)
+    found = work(config, EIGHT)
+    assert found.sampled == Sampled(rows=8, prompts=8, prompt_tokens=256, response_tokens=60)
+    one = Pass("policy", False, 4, 2, 80, 316, 50, 60)
+    plain = replace(one, logits=0.0, most_logits=0)
+    assert found.passes[:4] == (
+        one,
+        replace(plain, network="critic"),
+        replace(one, network="reference"),
+        replace(plain, network="reward"),
+    )
+    assert found.passes[4:] == (
+        replace(one, learns=True, times=12),
+        replace(plain, network="critic", learns=True, times=12),
+    )
+    assert (found.steps, found.optimizer_steps, found.tokens) == (100, 12, 8 * 80)
+
+
+def test_grpo_samples_groups_of_which_the_prompt_is_read_once() -> None:
+    found = work(replace(GRPO, max_response_tokens=60))
+    assert found.sampled == Sampled(rows=32 * 16, prompts=32, prompt_tokens=256, response_tokens=60)
+
+
+def test_whoever_is_asked_for_log_probabilities_reads_a_group_s_prompt_once() -> None:
+    """Minibatches of 64 of 32 groups of 16: in order they begin with 4 prompts; drawn at random, with nearly all 32."""
+    found = work(replace(GRPO, reward_model_directory=Path("reward"), max_response_tokens=60))
+    policy, reference, reward, learning = found.passes
+    assert policy.shared == reference.shared == Shared(4, 30)
+    assert policy.read_tokens == 4 * 30 + 64 * 50
+    assert (reward.shared, reward.read_tokens) == (None, 64 * 80)
+    assert learning.shared is not None
+    assert 27 < learning.shared.prompts < 32
+    assert all(made.shared is None for made in work(PPO).passes)  # one response to a prompt
+
+
+def test_mixed_in_examples_are_learned_from_as_well() -> None:
+    mixed = replace(GRPO, max_response_tokens=60, sft_mix=SftMix(Path("mix.jsonl"), rows=8))
+    last = work(mixed).passes[-1]
+    assert (last.network, last.learns, last.rows, last.tokens, last.most_logits) == ("policy", True, 8, 316, 316)
+
+
+def test_pre_training_fills_its_rows_and_says_its_own_shape() -> None:
+    config = replace(pretrain(llama_json(1000, 64, 2, 4, 2, 128)), checkpoint_activations=True)
+    found = work_of(config, DataSize(), MODEL, EIGHT)
+    assert found.passes == (Pass("model", True, 1, 4, 128, 128, 128, 128),)
+    assert found.recomputed
+    assert work(replace(SFT, optimizer=OptimizerConfig(algorithm="muon"))).muon
+
+
+def test_a_trimmed_vocabulary_is_planned_with_its_rows() -> None:
+    assert work(replace(SFT, lora=LORA, vocabulary_rows=500)).model.vocab_size == 500
+    assert work(replace(SFT, lora=LORA, vocabulary_rows=5000)).model.vocab_size == 1000
+
+
+def test_fp32_is_planned_as_fp32_and_auto_as_bf16_which_every_accelerator_has() -> None:
+    assert not work(replace(SFT, machine=Machine(dtype="float32"))).narrow
+    assert work(replace(SFT, machine=Machine(dtype="auto"))).narrow
+
+
+def test_rows_that_workers_cannot_share_are_refused_as_the_stage_would() -> None:
+    for config, name in (
+        (replace(SFT, batch_rows=12), "batch_rows: 12"),
+        (replace(REWARD_MODEL, batch_pairs=12), "batch_pairs: 12"),
+        (replace(DPO, batch_pairs=12), "batch_pairs: 12"),
+        (replace(KTO, batch_rows=12), "batch_rows: 12"),
+        (replace(PPO, minibatch_rows=4), "minibatch_rows: 4"),
+    ):
+        with pytest.raises(ConfigError, match=f"{name} is not a multiple of the 8 workers"):
+            work(config, EIGHT)
+
+
+def test_data_that_cannot_be_is_refused() -> None:
+    with pytest.raises(ConfigError, match="data: 0 rows"):
+        work(SFT, data=DataSize())
+    with pytest.raises(ConfigError, match="rows of 600 tokens on average, but the config takes at most 512"):
+        work(SFT, data=DataSize(10, 300, 300))

@@ -1,0 +1,71 @@
+"""Recipes for open models: all of them load, fit the GPUs that they are made for, and are refused on fewer."""
+
+from pathlib import Path
+
+import pytest
+
+from training.planning.accelerators import ACCELERATORS
+from training.planning.plan import plan_recipe
+from training.planning.text import text
+from training.recipes.open_models.recipes import RECIPES, OpenRecipe, Places, recipe_named
+from training.recipes.open_models.shapes import shape
+from training.stages.context import ConfigError
+from training.stages.reward_model import RewardModelConfig
+from training.stages.sft import SftConfig
+
+H100, FEWER = ACCELERATORS["h100"], {64: 8, 8: 1}
+
+
+@pytest.fixture(params=list(RECIPES))
+def recipe(request: pytest.FixtureRequest) -> OpenRecipe:
+    return recipe_named(request.param)
+
+
+def test_a_recipe_has_the_name_that_it_is_listed_by_and_a_size_that_we_promise(recipe: OpenRecipe) -> None:
+    assert RECIPES[recipe.name](Places()) == recipe
+    assert recipe.gpus in (1, 8, 64)
+    assert {recipe_named(name).gpus for name in RECIPES} == {1, 8, 64}
+
+
+def test_a_recipe_fits_the_gpus_that_it_is_made_for(recipe: OpenRecipe) -> None:
+    plan = plan_recipe(recipe.name, recipe.stages, shape(recipe.shape), recipe.gpus, H100)
+    assert [stage.name for stage in plan.stages] == [stage.name for stage in recipe.stages]
+    for stage in plan.stages:
+        assert stage.memory.bytes <= H100.usable_bytes
+        assert 0 < stage.hours < 100
+    assert recipe.name in text(plan)
+
+
+def test_a_recipe_is_refused_on_fewer_gpus_or_smaller_ones(recipe: OpenRecipe) -> None:
+    fewer, accelerator = FEWER.get(recipe.gpus, 1), H100 if recipe.gpus > 1 else ACCELERATORS["l4"]
+    with pytest.raises(ConfigError, match=rf"no layout of {fewer} {accelerator.name} fits"):
+        plan_recipe(recipe.name, recipe.stages, shape(recipe.shape), fewer, accelerator)
+
+
+def test_stages_go_on_where_the_one_before_ended_and_write_apart(recipe: OpenRecipe) -> None:
+    made = [stage.config.output_directory for stage in recipe.stages]
+    assert len(set(made)) == len(made)
+    first = recipe.stages[0].config
+    assert not hasattr(first, "model_directory") or first.model_directory == Path("models") / recipe.shape
+    for stage in recipe.stages[1:]:
+        assert stage.config.model_directory == made[0]  # type: ignore[union-attr]
+        assert stage.config.lineage.version == stage.config.output_directory.name
+
+
+def test_a_stage_that_has_a_layout_in_its_config_is_planned_with_it(recipe: OpenRecipe) -> None:
+    for stage in recipe.stages:
+        if isinstance(stage.config, SftConfig | RewardModelConfig):
+            assert stage.config.parallelism == stage.parallelism
+
+
+def test_places_are_where_they_are_said_to_be() -> None:
+    recipe = recipe_named("llama-3.1-8b-full", Places(Path("/m"), Path("/d"), Path("/o")))
+    sft = recipe.stages[0].config
+    assert isinstance(sft, SftConfig)
+    assert (sft.model_directory, sft.data_path) == (Path("/m/llama-3.1-8b"), Path("/d/sft.jsonl"))
+    assert sft.output_directory == Path("/o/llama-3.1-8b-full-sft")
+
+
+def test_an_unknown_recipe_is_refused_with_the_names_of_the_known() -> None:
+    with pytest.raises(ConfigError, match=r"recipe: 'gpt' is not one of qwen3-0\.6b-sft-grpo, "):
+        recipe_named("gpt")

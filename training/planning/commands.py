@@ -1,0 +1,57 @@
+"""`python -m training plan`: what it takes, and what it prints."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from training.model.checkpoint import read_config
+from training.parallelism import Parallelism
+from training.planning.accelerators import ACCELERATORS, accelerator_named
+from training.planning.plan import PlannedStage, plan_recipe
+from training.planning.text import as_json, text
+from training.recipes.open_models.recipes import RECIPES, recipe_named
+from training.recipes.open_models.shapes import shape
+
+
+def describe(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `plan` to the commands of `python -m training`."""
+    plan = commands.add_parser("plan", help="memory and time of a recipe for open models, or why it does not fit")
+    plan.add_argument("--recipe", required=True, metavar="NAME", help=", ".join(RECIPES))
+    plan.add_argument("--gpus", type=int, metavar="N", help="as many as the recipe is made for if not given")
+    plan.add_argument("--accelerator", default="h100", metavar="NAME", help=f"{', '.join(ACCELERATORS)} (default h100)")
+    plan.add_argument("--shard", type=int, metavar="N", help="of every stage, in place of the recipe's")
+    plan.add_argument("--tensor", type=int, metavar="N", help="of every stage, in place of the recipe's")
+    plan.add_argument(
+        "--model", type=Path, metavar="DIR", help="whose config.json is the shape, in place of the recipe's"
+    )
+    plan.add_argument("--dollars-per-gpu-hour", type=_price, metavar="X", help="to print what it costs")
+    plan.add_argument("--json", action="store_true", help="for programs: bytes and seconds")
+    plan.set_defaults(command=_plan)
+
+
+def _plan(options: argparse.Namespace) -> int:
+    """Raises: ConfigError: as plan_recipe; ModelConfigError: the config.json is none that we build."""
+    accelerator, recipe = accelerator_named(options.accelerator), recipe_named(options.recipe)
+    model = shape(recipe.shape) if options.model is None else read_config(options.model)
+    stages = [_laid_out(stage, options.shard, options.tensor) for stage in recipe.stages]
+    gpus = recipe.gpus if options.gpus is None else options.gpus
+    plan = plan_recipe(recipe.name, stages, model, gpus, accelerator)
+    price = options.dollars_per_gpu_hour
+    print(json.dumps(as_json(plan, price), indent=2) if options.json else text(plan, price))
+    return 0
+
+
+def _laid_out(stage: PlannedStage, shard: int | None, tensor: int | None) -> PlannedStage:
+    given = stage.parallelism
+    asked = Parallelism(given.shard if shard is None else shard, given.tensor if tensor is None else tensor)
+    return replace(stage, parallelism=asked)
+
+
+def _price(given: str) -> float:
+    price = float(given)
+    if not 0 <= price < float("inf"):
+        raise argparse.ArgumentTypeError(f"{given} is not a price")
+    return price

@@ -1,0 +1,180 @@
+"""Memory of one GPU in a stage, by what takes it. A step has phases that follow each other; the one that takes most decides.
+
+Upper bounds: rows are as long as the config lets them be, and gradients count from the first microbatch on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from training.planning.activations import (
+    BF16,
+    FP32,
+    LOGIT_BYTES,
+    Forward,
+    copied_weights_bytes,
+    kept_bytes,
+    passing_bytes,
+)
+from training.planning.layout import Layout
+from training.planning.sizes import Sizes
+from training.planning.work import Network, Pass, Role, Sampled, Work
+
+# FSDP has a layer, the next one and the buffer that it arrives in; in the backward pass the layer's gradient and the buffer that it is
+# summed from, too.
+GATHERED_LAYERS, GRADIENT_LAYERS = 3, 2
+CHOICE_BYTES = FP32 + 3 * 8  # of a logit while a token is drawn from it: choose() works in fp64
+FOREACH_BYTES = FP32  # of a weight in AdamW's step: on GPUs all square roots are there at once
+
+
+class Taken(StrEnum):
+    """What takes memory."""
+
+    WEIGHTS = "weights"
+    GRADIENTS = "gradients"
+    OPTIMIZER = "optimizer"
+    FROZEN = "frozen weights"
+    GATHERED = "gathered"
+    COPIES = "bf16 copies"
+    ACTIVATIONS = "activations"
+    LOGITS = "logits"
+    CACHE = "cache"
+    CHOOSING = "choosing"
+    ROOTS = "square roots"
+
+
+@dataclass(frozen=True)
+class Part:
+    """How many bytes of one GPU."""
+
+    name: Taken
+    bytes: float
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What is there at one time."""
+
+    name: str
+    parts: tuple[Part, ...]
+
+    @property
+    def bytes(self) -> float:
+        return sum(part.bytes for part in self.parts)
+
+    @property
+    def largest(self) -> Part:
+        return max(self.parts, key=lambda part: part.bytes)
+
+
+def phases(work: Work, layout: Layout) -> list[Phase]:
+    """All phases of a step."""
+    resident, gradients = _resident(work, layout)
+    found = [
+        Phase(_phase_name(made), (*resident, gradients, *_learning(made, work, layout)))
+        for made in work.passes
+        if made.learns
+    ]
+    if reading := [made for made in work.passes if not made.learns]:
+        found.append(Phase("reading", (*resident, *_reading(reading, work, layout))))
+    if work.sampled is not None:
+        found.append(Phase("sampling", (*resident, *_sampling(work.sampled, work, layout))))
+    learned = max(_held(network, work, layout) for network in work.networks if network.role is not Role.FROZEN)
+    found.append(Phase("optimizer", (*resident, gradients, Part(Taken.ROOTS, learned * FOREACH_BYTES))))
+    return found
+
+
+def peak(work: Work, layout: Layout) -> Phase:
+    """The phase that takes most."""
+    return max(phases(work, layout), key=lambda phase: phase.bytes)
+
+
+def forward_of(work: Work, layout: Layout) -> Forward:
+    """How the networks of a stage are computed where they learn."""
+    return Forward(layout.tensor, work.narrow, work.adapted, work.recomputed)
+
+
+def _phase_name(made: Pass) -> str:
+    return f"learning ({made.network})"
+
+
+def _resident(work: Work, layout: Layout) -> tuple[list[Part], Part]:
+    """What is there all the time; and gradients, which are not while nothing is learned."""
+    learned = sum(_held(network, work, layout) for network in work.networks if network.role is not Role.FROZEN)
+    frozen = sum(_held(network, work, layout) for network in work.networks if network.role is Role.FROZEN)
+    parts = [Part(Taken.WEIGHTS, learned * FP32), Part(Taken.OPTIMIZER, sum(_slots(work, layout)))]
+    if frozen:
+        parts.append(Part(Taken.FROZEN, frozen * FP32))
+    return parts, Part(Taken.GRADIENTS, learned * FP32)
+
+
+def _held(network: Network, work: Work, layout: Layout) -> float:
+    """Weights of a network that a worker holds between steps."""
+    if network.role is Role.ADAPTER:
+        return network.weights / layout.shard
+    return work.sizes.held(layout.tensor) / layout.shard
+
+
+def _slots(work: Work, layout: Layout) -> Iterator[float]:
+    """AdamW keeps two numbers a weight, Muon one of a matrix."""
+    for network in work.networks:
+        if network.role is not Role.FROZEN:
+            held = _held(network, work, layout)
+            matrices = work.sizes.matrices / layout.parts if network.role is Role.LEARNS else held
+            yield (held * 2 - (matrices if work.muon else 0)) * FP32
+
+
+def _learning(made: Pass, work: Work, layout: Layout) -> Iterator[Part]:
+    sizes, forward = work.sizes, forward_of(work, layout)
+    yield from _gathered(sizes, layout, with_gradients=not work.adapted)
+    if work.narrow:
+        yield Part(Taken.COPIES, copied_weights_bytes(sizes, forward))
+    yield Part(Taken.ACTIVATIONS, kept_bytes(work.model, forward, made.rows, made.most_tokens))
+    if made.shared is not None:  # of the prompts, and copied for each row: kept like activations
+        yield Part(Taken.CACHE, 2 * made.rows * made.most_tokens * cache_bytes(work, layout, forward.product_bytes))
+    if made.most_logits:
+        yield Part(Taken.LOGITS, made.rows * made.most_logits * work.model.vocab_size * LOGIT_BYTES)
+
+
+def _reading(made: list[Pass], work: Work, layout: Layout) -> Iterator[Part]:
+    """Without gradients one layer's numbers are there at a time. Autocast keeps the copies of all that learns until everybody has read."""
+    sizes, forward = work.sizes, Forward(layout.tensor, work.narrow, work.adapted)
+    yield from _gathered(sizes, layout, with_gradients=False)
+    learners = {one.network for one in made} & {n.name for n in work.networks if n.role is Role.LEARNS}
+    if work.narrow and learners:
+        yield Part(Taken.COPIES, len(learners) * sizes.matrices / layout.tensor * BF16)
+    widest = max(made, key=lambda one: one.rows * one.most_tokens)
+    yield Part(Taken.ACTIVATIONS, passing_bytes(work.model, forward, widest.rows, widest.most_tokens))
+    if most := max(one.rows * one.most_logits for one in made):
+        yield Part(Taken.LOGITS, most * work.model.vocab_size * LOGIT_BYTES)
+
+
+def _sampling(sampled: Sampled, work: Work, layout: Layout) -> Iterator[Part]:
+    """In fp32. Every worker has the whole model, so that each may sample as long as its rows need (parallelism.gathered)."""
+    model, sizes = work.model, work.sizes
+    if layout.gathers:
+        yield Part(Taken.GATHERED, sizes.held(layout.tensor) * FP32)
+    tokens = sampled.prompt_tokens + sampled.response_tokens
+    copied = sampled.prompts if sampled.rows > sampled.prompts else 0  # the cache of the prompts, while it is copied
+    yield Part(Taken.CACHE, (sampled.rows + copied) * tokens * cache_bytes(work, layout, FP32))
+    forward = Forward(layout.tensor, narrow=False, adapted=True)
+    # First the prompts are read, then tokens are drawn.
+    reading = Part(Taken.ACTIVATIONS, passing_bytes(model, forward, sampled.prompts, sampled.prompt_tokens))
+    choosing = Part(Taken.CHOOSING, sampled.rows * model.vocab_size * CHOICE_BYTES)
+    yield max(reading, choosing, key=lambda part: part.bytes)
+
+
+def cache_bytes(work: Work, layout: Layout, number_bytes: int) -> float:
+    """Of one token's keys and values in all layers."""
+    model = work.model
+    return 2 * model.num_layers * model.num_kv_heads * model.head_dim * number_bytes / layout.tensor
+
+
+def _gathered(sizes: Sizes, layout: Layout, with_gradients: bool) -> Iterator[Part]:
+    if layout.gathers:
+        layers = GATHERED_LAYERS + (GRADIENT_LAYERS if with_gradients else 0)
+        outside = 2 if with_gradients else 1
+        held = layers * sizes.layer_held(layout.tensor) + outside * sizes.outside
+        yield Part(Taken.GATHERED, held * FP32)

@@ -1,0 +1,71 @@
+"""How many weights a decoder has, and where: counted on the decoder itself, built without memory (meta device)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from training.model.config import ModelConfig
+from training.model.lora import LoraConfig
+from training.model.transformer import Block, Decoder
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Numbers of weights. layer_matrices: of a layer's projections; outside: embeddings, last norm and head; head: d x V, tied or not."""
+
+    layers: int
+    layer_matrices: int
+    layer_rest: int
+    outside: int
+    head: int
+
+    @property
+    def matrices(self) -> int:
+        """Of all layers."""
+        return self.layers * self.layer_matrices
+
+    @property
+    def layer(self) -> int:
+        """One whole layer."""
+        return self.layer_matrices + self.layer_rest
+
+    @property
+    def total(self) -> int:
+        """All parameters, a tied head counted once."""
+        return self.layers * self.layer + self.outside
+
+    def held(self, tensor: int) -> float:
+        """Of one worker of a tensor group, before shards: projections are split, norms, embedding and head are not."""
+        return self.matrices / tensor + self.layers * self.layer_rest + self.outside
+
+    def layer_held(self, tensor: int) -> float:
+        """The same of one layer."""
+        return self.layer_matrices / tensor + self.layer_rest
+
+
+def sizes_of(model: ModelConfig) -> Sizes:
+    """The counts of a shape. All layers are alike, so one is built."""
+    with torch.device("meta"):
+        decoder = Decoder(replace(model, num_layers=1, windows=model.windows[:1], ropes=model.ropes[:1]))
+    layer = list(decoder.model.layers.parameters())
+    matrices = sum(weight.numel() for weight in layer if weight.ndim == 2)
+    return Sizes(
+        layers=model.num_layers,
+        layer_matrices=matrices,
+        layer_rest=sum(weight.numel() for weight in layer) - matrices,
+        outside=sum(weight.numel() for weight in decoder.parameters()) - sum(weight.numel() for weight in layer),
+        head=model.hidden_size * model.vocab_size,
+    )
+
+
+def adapter_size(model: ModelConfig, lora: LoraConfig) -> int:
+    """Weights of one adapter."""
+    with torch.device("meta"):
+        block = Block(model, 0)
+    linears = [
+        m for name, m in block.named_modules() if isinstance(m, nn.Linear) and name.split(".")[-1] in lora.targets
+    ]
+    return model.num_layers * sum(lora.rank * (linear.in_features + linear.out_features) for linear in linears)

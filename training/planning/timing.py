@@ -1,0 +1,129 @@
+"""How long a step takes, by what it is spent on: products at a share of the peak, exchange among workers, sampling.
+
+A multiplication and an addition are two operations; products of a forward are 2 a weight and token, of a backward 4 (Kaplan et al.,
+arXiv 2001.08361, table 1), or 2 where the weights are frozen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from training.planning.accelerators import Accelerator
+from training.planning.activations import BF16, FP32
+from training.planning.layout import Layout
+from training.planning.memory import cache_bytes
+from training.planning.work import Pass, Role, Sampled, Work
+
+# Sums of [rows, tokens, d] over a tensor group in a layer: two in the forward in the products' type; in the backward one for what goes into
+# each projection that is split across, in fp32. Counted in two workers (tests/training/planning).
+FORWARD_SUMS, BACKWARD_SUMS = 2, 5
+COMPUTING, SHARDS, TENSOR, COPIES, SAMPLING = (
+    "computing",
+    "exchange of shards",
+    "tensor sums",
+    "sums of copies",
+    "sampling",
+)
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Seconds of a step."""
+
+    name: str
+    seconds: float
+
+
+def time_of(work: Work, layout: Layout, accelerator: Accelerator) -> tuple[Spent, ...]:
+    """What a step is spent on. Shards are exchanged while a layer computes, so only what takes longer counts; sums are waited for."""
+    totals = dict.fromkeys((COMPUTING, SHARDS, TENSOR, COPIES, SAMPLING), 0.0)
+    for made in work.passes:
+        computing = made.times * operations_seconds(made, work, layout, accelerator)
+        exchange = made.times * _exchange_seconds(made, work, layout, accelerator)
+        totals[COMPUTING if computing >= exchange else SHARDS] += max(computing, exchange)
+        totals[TENSOR] += made.times * _tensor_seconds(made, work, layout, accelerator)
+    totals[COPIES] = _copies_seconds(work, layout, accelerator)
+    if work.sampled is not None:
+        totals[SAMPLING] = _sampling_seconds(work.sampled, work, layout, accelerator)
+    return tuple(Spent(name, seconds) for name, seconds in totals.items() if seconds)
+
+
+def operations_seconds(made: Pass, work: Work, layout: Layout, accelerator: Accelerator) -> float:
+    """Products of one forward, and its backward. The head's are in fp32 and whole on each worker of a tensor group."""
+    sizes = work.sizes
+    attention = (
+        2 * work.model.num_layers * work.model.num_heads * work.model.head_dim * made.tokens
+    )  # of scores and of values
+    body = made.read_tokens * 2 * (sizes.matrices + attention) / layout.tensor
+    head = made.rows * made.logits * 2 * sizes.head
+    backward = 0 if not made.learns else 1 if work.adapted else 2
+    # Attention has no weights: its backward is twice its forward whatever learns.
+    more = made.read_tokens * 2 * attention / layout.tensor if made.learns and work.adapted else 0.0
+    again = body if made.learns and work.recomputed else 0.0
+    rate = accelerator.narrow_rate if work.narrow else accelerator.wide_rate
+    return (body * (1 + backward) + more + again) / rate + head * (1 + backward) / accelerator.wide_rate
+
+
+def _exchange_seconds(made: Pass, work: Work, layout: Layout, accelerator: Accelerator) -> float:
+    """FSDP gathers in fp32 for each forward and each backward, and sums gradients after each: of shards, then among copies."""
+    if not layout.gathers:
+        return 0.0
+    held = work.sizes.held(layout.tensor) * FP32
+    learned = _learned_bytes(work, layout) if made.learns else 0.0
+    of_shards = (layout.shard - 1) / layout.shard * (held * (2 if made.learns else 1) + learned)
+    of_copies = _ring(learned / layout.shard, layout.copies)
+    forwards = 1 if made.shared is None else 2
+    return forwards * (of_shards / layout.shard_rate(accelerator) + of_copies / layout.copies_rate(accelerator))
+
+
+def _copies_seconds(work: Work, layout: Layout, accelerator: Accelerator) -> float:
+    """Whole copies sum their gradients once a step, when all are there."""
+    if layout.gathers or layout.copies == 1:
+        return 0.0
+    networks = sum(network.role is not Role.FROZEN for network in work.networks)
+    moved = networks * _ring(_learned_bytes(work, layout), layout.copies) * work.optimizer_steps
+    return moved / layout.copies_rate(accelerator)
+
+
+def _learned_bytes(work: Work, layout: Layout) -> float:
+    """Gradients of one network that learns, before shards."""
+    adapters = [network.weights for network in work.networks if network.role is Role.ADAPTER]
+    return FP32 * (max(adapters) if adapters else work.sizes.held(layout.tensor))
+
+
+def _tensor_seconds(made: Pass, work: Work, layout: Layout, accelerator: Accelerator) -> float:
+    width = work.model.hidden_size * (BF16 if work.narrow else FP32)
+    forward = FORWARD_SUMS * width * (2 if made.learns and work.recomputed else 1)
+    backward = BACKWARD_SUMS * work.model.hidden_size * FP32 if made.learns else 0
+    summed = made.read_tokens * work.model.num_layers * (forward + backward)
+    return _ring(summed, layout.tensor) / layout.tensor_rate(accelerator)
+
+
+def _sampling_seconds(sampled: Sampled, work: Work, layout: Layout, accelerator: Accelerator) -> float:
+    """Prompts are read by products; then each token reads all weights and the cache, which memory bounds unless there are many rows."""
+    sizes, model = work.sizes, work.model
+    gathering = 0.0
+    if layout.gathers:
+        moved = sizes.held(layout.tensor) * FP32 * (layout.shard - 1) / layout.shard
+        gathering = moved / layout.shard_rate(accelerator)
+    reading = sampled.prompts * sampled.prompt_tokens * 2 * sizes.matrices / layout.tensor / accelerator.wide_rate
+    weights = sizes.matrices / layout.tensor + sizes.head
+    seen = sampled.prompt_tokens + sampled.response_tokens / 2
+    read = weights * FP32 + sampled.rows * seen * cache_bytes(work, layout, FP32)
+    attention = 2 * model.num_layers * model.num_heads * model.head_dim * seen / layout.tensor
+    products = sampled.rows * 2 * (weights + attention)
+    token = max(read / accelerator.memory_rate, products / accelerator.wide_rate)
+    summed = sampled.rows * model.num_layers * FORWARD_SUMS * model.hidden_size * FP32
+    token += _ring(summed, layout.tensor) / layout.tensor_rate(accelerator)
+    return gathering + reading + sampled.response_tokens * token
+
+
+def _ring(moved: float, size: int) -> float:
+    """Bytes that each of `size` workers sends for a sum of `moved` bytes."""
+    return 2 * moved * (size - 1) / size
+
+
+def spent_most(spent: Iterator[Spent] | tuple[Spent, ...]) -> str:
+    """What bounds the step."""
+    return max(spent, key=lambda one: one.seconds).name

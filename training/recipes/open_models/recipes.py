@@ -1,0 +1,262 @@
+"""Complete configs for open models on 1, 8 and 64 GPUs, and RECIPES, which lists them by name.
+
+Batches and rates are common ones for these sizes, not results of ours: nothing here was run. Layouts, microbatches and limits of tokens
+come from the plans: the fastest of those that fit into 80 GB with the stages as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from training.model.lora import LoraConfig
+from training.optim.adam import OptimizerConfig
+from training.parallelism import Parallelism
+from training.planning.plan import PlannedStage
+from training.planning.work import DataSize
+from training.rl.kl_control import KlConfig
+from training.stages.context import ConfigError, Lineage, Machine
+from training.stages.dpo import DpoConfig
+from training.stages.grpo import GrpoConfig
+from training.stages.kto import KtoConfig
+from training.stages.ppo import PpoConfig
+from training.stages.reward_model import RewardModelConfig
+from training.stages.sft import SftConfig
+
+MACHINE = Machine(dtype="bfloat16")
+LORA = LoraConfig(rank=16, alpha=32.0)
+# Means that the times are told from; `DataSize` of your own data tells your own.
+CHATS = DataSize(rows=50_000, prompt_tokens=200, response_tokens=300)
+PAIRS = DataSize(rows=30_000, prompt_tokens=200, response_tokens=250)
+PROMPTS = DataSize(rows=20_000, prompt_tokens=200, response_tokens=200)
+PROBLEMS = DataSize(rows=10_000, prompt_tokens=150, response_tokens=350)
+
+
+@dataclass(frozen=True)
+class Places:
+    """models: a directory for each model, named as its shape. data: sft, pairs, thumbs, prompts and problems, each .jsonl."""
+
+    models: Path = Path("models")
+    data: Path = Path("data")
+    output: Path = Path("runs")
+
+
+@dataclass(frozen=True)
+class OpenRecipe:
+    """gpus: that it is made for. shape: of the model that all stages begin from."""
+
+    name: str
+    gpus: int
+    shape: str
+    stages: tuple[PlannedStage, ...]
+
+
+def qwen3_06b_sft(places: Places) -> OpenRecipe:
+    """All weights of a small model on one GPU, then GRPO on problems with a verifier."""
+    making = _Making("qwen3-0.6b-sft-grpo", "qwen3-0.6b", places, Parallelism())
+    sft = making.sft(batch_rows=64, microbatch_rows=8, max_tokens=1024, rate=1e-5)
+    return OpenRecipe(making.name, 1, making.shape, (sft, making.grpo(after="sft", minibatch_rows=8, prompts=16)))
+
+
+def llama_31_8b_lora(places: Places) -> OpenRecipe:
+    """Adapters of an 8B model on one GPU."""
+    making = _Making("llama-3.1-8b-lora", "llama-3.1-8b", places, Parallelism(), LORA)
+    sft = making.sft(batch_rows=64, microbatch_rows=1, max_tokens=1024, rate=1e-4)
+    return OpenRecipe(making.name, 1, making.shape, (sft, making.dpo(after="sft", batch_pairs=32, max_tokens=512)))
+
+
+def gemma3_1b_full(places: Places) -> OpenRecipe:
+    """All weights of a small model with a large vocabulary on one GPU."""
+    making = _Making("gemma-3-1b-sft-dpo", "gemma-3-1b", places, Parallelism())
+    sft = making.sft(batch_rows=64, microbatch_rows=4, max_tokens=1024, rate=1e-5)
+    return OpenRecipe(making.name, 1, making.shape, (sft, making.dpo(after="sft", batch_pairs=32, max_tokens=1024)))
+
+
+def llama_31_8b_full(places: Places) -> OpenRecipe:
+    """All weights of an 8B model on 8 GPUs: the whole way to a policy that PPO has taught."""
+    making = _Making("llama-3.1-8b-full", "llama-3.1-8b", places, Parallelism(shard=8))
+    split = replace(making, parallelism=Parallelism(shard=4, tensor=2))
+    stages = (
+        making.sft(batch_rows=64, microbatch_rows=2, max_tokens=1024, rate=1e-5),
+        making.reward_model(batch_pairs=64, max_tokens=768),
+        split.ppo(minibatch_rows=8, prompts=64),
+    )
+    return OpenRecipe(making.name, 8, making.shape, stages)
+
+
+def qwen3_8b_grpo(places: Places) -> OpenRecipe:
+    """GRPO of all weights on 8 GPUs, with a verifier."""
+    making = _Making("qwen3-8b-grpo", "qwen3-8b", places, Parallelism(shard=4, tensor=2))
+    return OpenRecipe(making.name, 8, making.shape, (making.grpo(after=None, minibatch_rows=8, prompts=32),))
+
+
+def qwen25_7b_full(places: Places) -> OpenRecipe:
+    """All weights of a 7B model on 8 GPUs, from chats and thumbs."""
+    making = _Making("qwen2.5-7b-sft-kto", "qwen2.5-7b", places, Parallelism(shard=8))
+    sft = making.sft(batch_rows=64, microbatch_rows=2, max_tokens=1024, rate=1e-5)
+    return OpenRecipe(making.name, 8, making.shape, (sft, making.kto(after="sft", batch_rows=64)))
+
+
+def qwen3_32b_full(places: Places) -> OpenRecipe:
+    """All weights of a 32B model on 64 GPUs."""
+    making = _Making("qwen3-32b-sft-dpo", "qwen3-32b", places, Parallelism(shard=16, tensor=4))
+    sft = making.sft(batch_rows=64, microbatch_rows=2, max_tokens=1024, rate=5e-6)
+    return OpenRecipe(making.name, 64, making.shape, (sft, making.dpo(after="sft", batch_pairs=64, max_tokens=768)))
+
+
+def llama_31_70b_full(places: Places) -> OpenRecipe:
+    """All weights of a 70B model on 64 GPUs."""
+    making = _Making("llama-3.1-70b-sft", "llama-3.1-70b", places, Parallelism(shard=8, tensor=8))
+    return OpenRecipe(making.name, 64, making.shape, (making.sft(64, microbatch_rows=1, max_tokens=768, rate=5e-6),))
+
+
+def gemma3_27b_full(places: Places) -> OpenRecipe:
+    """All weights of a 27B model on 64 GPUs."""
+    making = _Making("gemma-3-27b-sft", "gemma-3-27b", places, Parallelism(shard=16, tensor=4))
+    return OpenRecipe(making.name, 64, making.shape, (making.sft(64, microbatch_rows=1, max_tokens=1024, rate=5e-6),))
+
+
+RECIPES: Mapping[str, Callable[[Places], OpenRecipe]] = {
+    "qwen3-0.6b-sft-grpo": qwen3_06b_sft,
+    "llama-3.1-8b-lora": llama_31_8b_lora,
+    "gemma-3-1b-sft-dpo": gemma3_1b_full,
+    "llama-3.1-8b-full": llama_31_8b_full,
+    "qwen3-8b-grpo": qwen3_8b_grpo,
+    "qwen2.5-7b-sft-kto": qwen25_7b_full,
+    "qwen3-32b-sft-dpo": qwen3_32b_full,
+    "gemma-3-27b-sft": gemma3_27b_full,
+    "llama-3.1-70b-sft": llama_31_70b_full,
+}
+
+
+def recipe_named(name: str, places: Places | None = None) -> OpenRecipe:
+    """Raises: ConfigError: there is none of this name; lists them."""
+    if name not in RECIPES:
+        raise ConfigError(f"recipe: {name!r} is not one of {', '.join(RECIPES)}")
+    return RECIPES[name](places or Places())
+
+
+@dataclass(frozen=True)
+class _Making:
+    """What the stages of a recipe have in common."""
+
+    name: str
+    shape: str
+    places: Places
+    parallelism: Parallelism
+    lora: LoraConfig | None = None
+
+    def sft(self, batch_rows: int, microbatch_rows: int, max_tokens: int, rate: float) -> PlannedStage:
+        config = SftConfig(
+            model_directory=self.places.models / self.shape,
+            data_path=self.places.data / "sft.jsonl",
+            output_directory=self._made("sft"),
+            lineage=self._lineage("sft"),
+            epochs=2,
+            batch_rows=batch_rows,
+            microbatch_rows=microbatch_rows,
+            max_tokens=max_tokens,
+            optimizer=_rate(rate),
+            lora=self.lora,
+            machine=MACHINE,
+            parallelism=self.parallelism,
+        )
+        return PlannedStage("sft", config, self.parallelism, CHATS)
+
+    def reward_model(self, batch_pairs: int, max_tokens: int) -> PlannedStage:
+        config = RewardModelConfig(
+            model_directory=self._made("sft"),
+            data_path=self.places.data / "pairs.jsonl",
+            output_directory=self._made("reward"),
+            lineage=self._lineage("reward"),
+            batch_pairs=batch_pairs,
+            microbatch_pairs=2,
+            max_tokens=max_tokens,
+            optimizer=_rate(5e-6),
+            lora=self.lora,
+            machine=MACHINE,
+            parallelism=self.parallelism,
+        )
+        return PlannedStage("reward_model", config, self.parallelism, PAIRS)
+
+    def dpo(self, after: str, batch_pairs: int, max_tokens: int) -> PlannedStage:
+        config = DpoConfig(
+            model_directory=self._made(after),
+            data_path=self.places.data / "pairs.jsonl",
+            output_directory=self._made("dpo"),
+            lineage=self._lineage("dpo"),
+            batch_pairs=batch_pairs,
+            microbatch_pairs=1,
+            max_tokens=max_tokens,
+            optimizer=_rate(5e-7 if self.lora is None else 5e-6),
+            lora=self.lora,
+            machine=MACHINE,
+        )
+        return PlannedStage("dpo", config, self.parallelism, PAIRS)
+
+    def kto(self, after: str, batch_rows: int) -> PlannedStage:
+        config = KtoConfig(
+            model_directory=self._made(after),
+            data_path=self.places.data / "thumbs.jsonl",
+            output_directory=self._made("kto"),
+            lineage=self._lineage("kto"),
+            batch_rows=batch_rows,
+            microbatch_rows=2,
+            max_tokens=1024,
+            optimizer=_rate(5e-7),
+            lora=self.lora,
+            machine=MACHINE,
+        )
+        return PlannedStage("kto", config, self.parallelism, PAIRS)
+
+    def ppo(self, minibatch_rows: int, prompts: int) -> PlannedStage:
+        config = PpoConfig(
+            model_directory=self._made("sft"),
+            reward_model_directory=self._made("reward"),
+            data_path=self.places.data / "prompts.jsonl",
+            output_directory=self._made("ppo"),
+            lineage=self._lineage("ppo"),
+            updates=300,
+            prompts_per_update=prompts,
+            minibatch_rows=minibatch_rows,
+            epochs_per_update=1,
+            max_prompt_tokens=512,
+            max_response_tokens=256,
+            kl=KlConfig(initial=0.05),
+            policy_optimizer=_rate(1e-6),
+            critic_optimizer=_rate(5e-6),
+            lora=self.lora,
+            machine=MACHINE,
+        )
+        return PlannedStage("ppo", config, self.parallelism, PROMPTS)
+
+    def grpo(self, after: str | None, minibatch_rows: int, prompts: int) -> PlannedStage:
+        config = GrpoConfig(
+            model_directory=self._made(after) if after else self.places.models / self.shape,
+            reward_model_directory=None,
+            data_path=self.places.data / "problems.jsonl",
+            output_directory=self._made("grpo"),
+            lineage=self._lineage("grpo"),
+            updates=300,
+            prompts_per_update=prompts,
+            samples_per_prompt=8,
+            minibatch_rows=minibatch_rows,
+            epochs_per_update=1,
+            max_prompt_tokens=256,
+            max_response_tokens=768,
+            policy_optimizer=_rate(1e-6),
+            lora=self.lora,
+            machine=MACHINE,
+        )
+        return PlannedStage("grpo", config, self.parallelism, PROBLEMS)
+
+    def _made(self, part: str) -> Path:
+        return self.places.output / f"{self.name}-{part}"
+
+    def _lineage(self, part: str) -> Lineage:
+        return Lineage(f"{self.name}-{part}")
+
+
+def _rate(learning_rate: float) -> OptimizerConfig:
+    return OptimizerConfig(learning_rate=learning_rate, schedule="cosine")
