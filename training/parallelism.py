@@ -7,12 +7,13 @@ parts of a layer; neighbours exchange most.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
@@ -121,6 +122,23 @@ def _shard(decoder: Decoder, mesh: DeviceMesh) -> None:
         module.set_force_sum_reduction_for_comms(True)
 
 
+class Named(Protocol):
+    """A decoder: all its weights. A Backbone: those that training it changes, so of an adapter's these alone."""
+
+    def named_parameters(self) -> Iterable[tuple[str, nn.Parameter]]: ...
+
+
+def whole_weights(model: Named, ranks: Ranks) -> dict[str, Tensor]:
+    """Copies of the weights by their names, put together on the first worker; nothing on the others. Every worker must call this. The
+    model stays as it is and may be trained on while the copies are sent."""
+    kept: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        weight = _whole(parameter)
+        if ranks.rank == 0:
+            kept[name] = weight.clone()
+    return kept
+
+
 def assemble(decoder: Decoder, ranks: Ranks) -> None:
     """Put the parts together on the first worker, so that it can write the model; the others keep nothing. It computes no more."""
     if ranks.mesh is None:
@@ -128,8 +146,14 @@ def assemble(decoder: Decoder, ranks: Ranks) -> None:
     for module in decoder.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             if isinstance(parameter, DTensor):
-                whole = parameter.full_tensor().detach()
+                whole = _whole(parameter)
                 setattr(module, name, nn.Parameter(whole if ranks.rank == 0 else whole[:0], requires_grad=False))
+
+
+def _whole(parameter: nn.Parameter) -> Tensor:
+    """The weight of which this worker holds a part. The weight itself, and no copy, where it holds all."""
+    weight = parameter.detach()
+    return weight.full_tensor() if isinstance(weight, DTensor) else weight
 
 
 @contextmanager
