@@ -19,11 +19,12 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
 
+from training.model.backbone import Backbone
 from training.model.config import ModelConfig
 from training.model.lora import LoraLinear
 from training.model.transformer import Decoder
 from training.optim.ranks import Ranks
-from training.stages.context import ConfigError, RunContext
+from training.stages.context import ConfigError, RunContext, require_even
 
 REPLICATE, SHARD, TENSOR = "replicate", "shard", "tensor"
 # Megatron's split (arXiv 1909.08053): heads and columns of the MLP apart, one sum after attention and one after the MLP.
@@ -65,13 +66,24 @@ def arrange(parallelism: Parallelism, ranks: Ranks) -> Ranks:
     shape = (copies, parallelism.shard, parallelism.tensor)
     mesh = init_device_mesh(device, shape, mesh_dim_names=(REPLICATE, SHARD, TENSOR))
     by_data = (copies * parallelism.shard, parallelism.tensor)
-    data = init_device_mesh(device, by_data, mesh_dim_names=("data", TENSOR))["data"]
-    return Ranks(ranks.rank, ranks.world_size, data.get_local_rank(), data.size(), mesh, data.get_group())
+    by_rows = init_device_mesh(device, by_data, mesh_dim_names=("data", TENSOR))
+    data, peers = by_rows["data"], by_rows[TENSOR].get_group() if parallelism.tensor > 1 else None
+    return Ranks(ranks.rank, ranks.world_size, data.get_local_rank(), data.size(), mesh, data.get_group(), peers)
 
 
-def lay_out(parallelism: Parallelism, context: RunContext) -> RunContext:
-    """The context of a stage whose workers are arranged so. Raises: as arrange."""
-    return replace(context, ranks=arrange(parallelism, context.ranks))
+def lay_out(parallelism: Parallelism, context: RunContext, **rows: int) -> RunContext:
+    """The context of a stage whose workers are arranged so.
+
+    Args:
+        rows: of a step, by the fields that say how many.
+
+    Raises:
+        ConfigError: as arrange; and rows that the workers cannot share evenly, where each of them has only a part of the model.
+    """
+    ranks = arrange(parallelism, context.ranks)
+    if ranks.mesh is not None:
+        require_even(rows, ranks)
+    return replace(context, ranks=ranks)
 
 
 def distribute(decoder: Decoder, ranks: Ranks) -> None:
@@ -87,6 +99,12 @@ def distribute(decoder: Decoder, ranks: Ranks) -> None:
         _split_layers(decoder, mesh[TENSOR])
     if ranks.data_size > 1:
         _shard(decoder, mesh[REPLICATE, SHARD])
+
+
+def distribute_views(views: Iterable[Backbone | None], ranks: Ranks) -> None:
+    """As distribute, for the decoders of these views, each once; all their adapters must be on them. Raises: as distribute."""
+    for decoder in {id(view.decoder): view.decoder for view in views if view is not None}.values():
+        distribute(decoder, ranks)
 
 
 def _split_layers(decoder: Decoder, mesh: DeviceMesh) -> None:

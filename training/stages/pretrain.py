@@ -32,7 +32,7 @@ from training.optim.schedule import learning_rate_at
 from training.parallelism import Parallelism, assemble, distribute, lay_out
 from training.rl.rollout import CachedEngine
 from training.stages.artifact import finished, publish
-from training.stages.context import ConfigError, Lineage, Machine, Progress, RunContext, Sample, require_even
+from training.stages.context import ConfigError, Lineage, Machine, Progress, RunContext, Sample
 from training.stages.machine import Autocast, sampling_threads, settle, usage
 from training.stages.state import TrainingState
 
@@ -106,8 +106,7 @@ def run(config: PretrainConfig, context: RunContext) -> Manifest:
     if done := finished(config.output_directory):
         return done
     autocast = settle(config.machine)
-    context = lay_out(config.parallelism, context)
-    require_even({"batch_rows": config.batch_rows}, context.ranks)
+    context = lay_out(config.parallelism, context, batch_rows=config.batch_rows)
     data = open_data(config)
     decoder = Decoder(parse_config(config.model_json))
     initialise(decoder, seed_of(config.seed, "weights"))

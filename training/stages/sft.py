@@ -28,7 +28,7 @@ from training.optim.schedule import learning_rate_at
 from training.parallelism import Parallelism, assemble, distribute, lay_out
 from training.rl.losses import weighted_cross_entropy
 from training.stages.artifact import finished, publish, write_model
-from training.stages.context import ConfigError, Lineage, Machine, Progress, RunContext, require_even
+from training.stages.context import ConfigError, Lineage, Machine, Progress, RunContext
 from training.stages.machine import Autocast, settle
 from training.stages.state import TrainingState
 
@@ -82,8 +82,7 @@ def run(config: SftConfig, context: RunContext) -> Manifest:
     if done := finished(config.output_directory):
         return done
     autocast = settle(config.machine)
-    context = lay_out(config.parallelism, context)
-    require_even({"batch_rows": config.batch_rows}, context.ranks)
+    context = lay_out(config.parallelism, context, batch_rows=config.batch_rows)
     examples = read_examples(config, load_chat(config.model_directory))
     backbone, examples = open_model(config, examples)
     distribute(backbone.decoder, context.ranks)
