@@ -11,6 +11,8 @@ import pytest
 from torch.distributed.tensor import DTensor
 
 from tests.training.rl.test_scores import Remembering, rollout_of
+from tests.training.rl.toy import TOKENS, no_autocast, toy_prompts
+from tests.training.rl.toy_preferences import toy_dpo, toy_kto, toy_models, toy_pairs, toy_thumbs
 from tests.training.stages.test_kto import thumb_rows
 from tests.training.stages.test_reward_model import pair_rows
 from tests.training.toys import WORDS, ProgressList, sft_rows, toy_model, user, write_lines
@@ -19,15 +21,16 @@ from training.model.lora import LoraConfig
 from training.model.transformer import Decoder
 from training.optim.adam import OptimizerConfig
 from training.optim.ranks import all_different
-from training.parallelism import Parallelism, arrange, lay_out
+from training.parallelism import Parallelism, arrange, distribute_views, lay_out
 from training.rl.kl_control import KlConfig
-from training.rl.reference import WatchConfig
+from training.rl.reference import Watch, WatchConfig
 from training.rl.scores import Answer, score_by_verifier
 from training.stages import dpo, grpo, kto, ppo, reward_model
 from training.stages.context import ConfigError, Lineage, Machine, Progress, RunContext
 from training.stages.dpo import DpoConfig
 from training.stages.grpo import GrpoConfig
 from training.stages.kto import KtoConfig
+from training.stages.policy_loop import own_engine
 from training.stages.ppo import PpoConfig
 from training.stages.prompts import SftMix
 from training.stages.reward_model import RewardModelConfig
@@ -167,6 +170,19 @@ def policies(directory: Path, rank: int, world: int, name: str, layout: str, onl
             figures = {f"{step.step} {key}": value for step in progress.steps for key, value in step.metrics.items()}
             (into / f"{run}.json").write_text(json.dumps(figures))
             (into / f"{run}-held.json").write_text(json.dumps([progress.decoders, progress.whole]))
+
+
+def uneven_samples(directory: Path, rank: int, world: int) -> None:
+    """One worker's responses end at once, the other's never: whoever gathered layer by layer would wait for ever."""
+    ranks, models = arrange(Parallelism(shard=2), all_different(rank, world)), toy_models()
+    distribute_views((models.policy, models.reference), ranks)
+    stop_ids = tuple(range(TOKENS)) if rank == 0 else ()
+    prompts = replace(toy_prompts(4), stop_ids=stop_ids)
+    rollout = own_engine(models.policy, prompts)(0).sample(prompts.ids, 1, 5, 1.0, range(4))
+    assert rollout.response_ids_BR.shape[1] == (1 if rank == 0 else 5)
+    watch = Watch(WATCH, prompts.ids, stop_ids, seed=0)
+    dpo.examine(models, toy_pairs(32, 0.0), watch, toy_dpo(), no_autocast, ranks)
+    kto.examine(models, toy_thumbs(64, 0.0), watch, toy_kto(), no_autocast, ranks)
 
 
 def refusals(directory: Path, rank: int, world: int) -> None:

@@ -111,5 +111,9 @@ def test_adapters_split_across_and_uneven_rows_are_refused(tmp_path: Path) -> No
     run_workers("tests.training.stages.split_policies:refusals", 2, tmp_path)
 
 
+def test_workers_may_sample_different_numbers_of_tokens(tmp_path: Path) -> None:
+    run_workers("tests.training.stages.split_policies:uneven_samples", 2, tmp_path, timeout_seconds=120)
+
+
 def test_of_workers_that_hold_parts_of_one_model_one_asks_the_verifier(tmp_path: Path) -> None:
     run_workers("tests.training.stages.split_policies:one_verdict", 2, tmp_path)
