@@ -23,6 +23,7 @@ class Ranks:
 
     mesh: how the model is split (training/parallelism.py); None: every worker has all of it. data_group: the workers that hold
     the same part of the model and read different rows; None: all. peers: the workers that read the same rows; None: no others do.
+    pipeline: those that hold the parts of one model that follow each other, in this order; None: it is not cut (training/pipeline.py).
     """
 
     rank: int = 0
@@ -32,6 +33,7 @@ class Ranks:
     mesh: DeviceMesh | None = None
     data_group: dist.ProcessGroup | None = None
     peers: dist.ProcessGroup | None = None
+    pipeline: dist.ProcessGroup | None = None
 
     def share(self, rows: Sequence[Row]) -> list[Row]:
         """This worker's rows of a step."""
