@@ -64,9 +64,19 @@ def write_data(directory: Path) -> None:
         reward_model.run(config, RunContext(DirectoryCheckpoints(directory / f"{name}-run"), ProgressList()))
 
 
-def short(answers: Sequence[Answer]) -> list[float]:
+class Short:
     """Shorter texts are better, and better still where the prompt's task says so."""
-    return [-len(answer.text) * float(answer.task) for answer in answers]
+
+    def __init__(self) -> None:
+        self._lengths: list[int] = []
+
+    def __call__(self, answers: Sequence[Answer]) -> list[float]:
+        self._lengths += [len(answer.text) for answer in answers]
+        return [-len(answer.text) * float(answer.task) for answer in answers]
+
+    def take_figures(self) -> dict[str, float]:
+        taken, self._lengths = self._lengths, []
+        return {"long": sum(length > 8 for length in taken) / max(1, len(taken))}
 
 
 def configs(directory: Path, into: Path, parallelism: Parallelism) -> dict[str, Any]:
@@ -136,7 +146,7 @@ def configs(directory: Path, into: Path, parallelism: Parallelism) -> dict[str, 
 
 RUNS: dict[str, Callable[[Any, RunContext], object]] = {
     "ppo": ppo.run,
-    "grpo": lambda config, context: grpo.run(config, context, short),
+    "grpo": lambda config, context: grpo.run(config, context, Short()),
     "dpo": dpo.run,
     "kto": kto.run,
 }
@@ -157,7 +167,7 @@ class Watching(ProgressList):
 
 
 def policies(directory: Path, rank: int, world: int, name: str, layout: str, only: str = "") -> None:
-    """All runs, or one of them; the first worker writes their figures, step by step."""
+    """All runs, or one of them; every worker writes its figures, step by step."""
     into, ranks = directory / name, all_different(rank, world)
     for run, config in configs(directory, into, Parallelism(**json.loads(layout))).items():
         if only not in ("", run):
@@ -166,9 +176,9 @@ def policies(directory: Path, rank: int, world: int, name: str, layout: str, onl
         progress = Watching()
         checkpoints = DirectoryCheckpoints(into / f"{run}-run", ranks)
         RUNS[run.split("-")[0]](config, RunContext(checkpoints, progress, ranks))
+        figures = {f"{step.step} {key}": value for step in progress.steps for key, value in step.metrics.items()}
+        (into / f"{run}-{rank}.json").write_text(json.dumps(figures))
         if rank == 0:
-            figures = {f"{step.step} {key}": value for step in progress.steps for key, value in step.metrics.items()}
-            (into / f"{run}.json").write_text(json.dumps(figures))
             (into / f"{run}-held.json").write_text(json.dumps([progress.decoders, progress.whole]))
 
 

@@ -37,8 +37,13 @@ def layouts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def figures(directory: Path, name: str, run: str) -> dict[str, float]:
-    found: dict[str, float] = json.loads((directory / name / f"{run}.json").read_text())
-    return found
+    """Of the first worker; all have the same, or they would not stop at the same update."""
+    world, _ = LAYOUTS[name.rpartition(" then ")[2]]
+    found: list[dict[str, float]] = [
+        json.loads((directory / name / f"{run}-{rank}.json").read_text()) for rank in range(world)
+    ]
+    assert all(of_one == found[0] for of_one in found)
+    return found[0]
 
 
 def weights(directory: Path, name: str, run: str) -> dict[str, torch.Tensor]:
