@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch.distributed.tensor import DTensor
 
 from tests.training.rl.test_scores import Remembering, rollout_of
@@ -24,6 +25,7 @@ from training.optim.ranks import all_different
 from training.parallelism import Parallelism, arrange, distribute_views, lay_out
 from training.rl.kl_control import KlConfig
 from training.rl.reference import Watch, WatchConfig
+from training.rl.rollout import response_log_probs
 from training.rl.scores import Answer, score_by_verifier
 from training.stages import dpo, grpo, kto, ppo, reward_model
 from training.stages.context import ConfigError, Lineage, Machine, Progress, RunContext
@@ -188,8 +190,10 @@ def uneven_samples(directory: Path, rank: int, world: int) -> None:
     distribute_views((models.policy, models.reference), ranks)
     stop_ids = tuple(range(TOKENS)) if rank == 0 else ()
     prompts = replace(toy_prompts(4), stop_ids=stop_ids)
-    rollout = own_engine(models.policy, prompts)(0).sample(prompts.ids, 1, 5, 1.0, range(4))
-    assert rollout.response_ids_BR.shape[1] == (1 if rank == 0 else 5)
+    for copies in (1, 2):
+        rollout = own_engine(models.policy, prompts)(0).sample(prompts.ids, copies, 5, 1.0, range(4))
+        assert rollout.response_ids_BR.shape[1] == (1 if rank == 0 else 5)
+        torch.autograd.backward(response_log_probs(models.policy, rollout, 1.0)[0].sum())
     watch = Watch(WATCH, prompts.ids, stop_ids, seed=0)
     dpo.examine(models, toy_pairs(32, 0.0), watch, toy_dpo(), no_autocast, ranks)
     kto.examine(models, toy_thumbs(64, 0.0), watch, toy_kto(), no_autocast, ranks)
