@@ -1,30 +1,34 @@
 """How one model is trained by several workers: whole copies, shards of every layer (FSDP2), layers split across (tensor parallel), and
-their products. The model knows nothing of it: it is built whole, then `distribute` changes it in place.
+their products; and layers that follow each other apart (training/pipeline.py). The model knows nothing of it: it is built whole, then
+`distribute` changes it in place.
 
-Losses are sums over a global count, so gradients add up over workers and are never averaged. The mesh, outermost first: copies, shards,
-parts of a layer; neighbours exchange most.
+Losses are sums over a global count, so gradients add up over workers and are never averaged. The mesh, outermost first: parts of
+the model that follow each other, copies, shards, parts of a layer; neighbours exchange most.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
 
+from training.model.backbone import Backbone
 from training.model.config import ModelConfig
 from training.model.lora import LoraLinear
 from training.model.transformer import Decoder
 from training.optim.ranks import Ranks
-from training.stages.context import ConfigError, RunContext
+from training.pipeline import is_cut, mark_copy, own_layers, rebuild, received, sends
+from training.stages.context import ConfigError, RunContext, require_even
 
-REPLICATE, SHARD, TENSOR = "replicate", "shard", "tensor"
+PIPELINE, REPLICATE, SHARD, TENSOR = "pipeline", "replicate", "shard", "tensor"
 # Megatron's split (arXiv 1909.08053): heads and columns of the MLP apart, one sum after attention and one after the MLP.
 ACROSS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj")
 ALONG = ("self_attn.o_proj", "mlp.down_proj")
@@ -33,59 +37,97 @@ ALONG = ("self_attn.o_proj", "mlp.down_proj")
 @dataclass(frozen=True)
 class Parallelism:
     """shard: workers among which each layer's weights, gradients and optimizer lie. tensor: workers that compute each layer together.
-    What is left of the workers trains copies."""
+    pipeline: workers that have some of the layers each; pre-training and SFT alone. What is left of the workers trains copies."""
 
     shard: int = 1
     tensor: int = 1
+    pipeline: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("shard", "tensor"):
+        for name in ("shard", "tensor", "pipeline"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"parallelism.{name}: {getattr(self, name)}, at least 1")
 
     @property
     def splits_model(self) -> bool:
         """Whether a worker holds less than the whole model."""
-        return self.shard * self.tensor > 1
+        return self.parts > 1
+
+    @property
+    def parts(self) -> int:
+        """Workers that hold one model together."""
+        return self.pipeline * self.shard * self.tensor
 
 
 def arrange(parallelism: Parallelism, ranks: Ranks) -> Ranks:
     """The workers laid out as asked.
 
     Raises:
-        ConfigError: their number is not a multiple of shard x tensor.
+        ConfigError: their number is not a multiple of pipeline x shard x tensor.
     """
-    parts = parallelism.shard * parallelism.tensor
+    parts, pipeline, tensor = parallelism.parts, parallelism.pipeline, parallelism.tensor
     if ranks.world_size % parts:
-        raise ConfigError(f"parallelism: shard x tensor is {parts}, which does not divide {ranks.world_size} workers")
+        raise ConfigError(
+            f"parallelism: pipeline x shard x tensor is {parts}, which does not divide {ranks.world_size} workers"
+        )
     if not parallelism.splits_model:
         return ranks
     device, copies = torch.get_default_device().type, ranks.world_size // parts
-    shape = (copies, parallelism.shard, parallelism.tensor)
-    mesh = init_device_mesh(device, shape, mesh_dim_names=(REPLICATE, SHARD, TENSOR))
-    by_data = (copies * parallelism.shard, parallelism.tensor)
-    data = init_device_mesh(device, by_data, mesh_dim_names=("data", TENSOR))["data"]
-    return Ranks(ranks.rank, ranks.world_size, data.get_local_rank(), data.size(), mesh, data.get_group())
+    shape = (pipeline, copies, parallelism.shard, tensor)
+    mesh = init_device_mesh(device, shape, mesh_dim_names=(PIPELINE, REPLICATE, SHARD, TENSOR))
+    by_data = (pipeline, copies * parallelism.shard, tensor)
+    by_rows = init_device_mesh(device, by_data, mesh_dim_names=(PIPELINE, "data", TENSOR))
+    data = by_rows["data"]
+    return Ranks(
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        data_rank=data.get_local_rank(),
+        data_size=data.size(),
+        mesh=mesh,
+        data_group=data.get_group(),
+        peers=by_rows[TENSOR].get_group() if tensor > 1 else None,
+        pipeline=mesh[PIPELINE].get_group() if pipeline > 1 else None,
+    )
 
 
-def lay_out(parallelism: Parallelism, context: RunContext) -> RunContext:
-    """The context of a stage whose workers are arranged so. Raises: as arrange."""
-    return replace(context, ranks=arrange(parallelism, context.ranks))
+def lay_out(parallelism: Parallelism, context: RunContext, **rows: int) -> RunContext:
+    """The context of a stage whose workers are arranged so.
+
+    Args:
+        rows: of a step, by the fields that say how many.
+
+    Raises:
+        ConfigError: as arrange; and rows that the workers cannot share evenly, where each of them has only a part of the model.
+    """
+    ranks = arrange(parallelism, context.ranks)
+    if ranks.mesh is not None:
+        require_even(rows, ranks)
+    return replace(context, ranks=ranks)
 
 
 def distribute(decoder: Decoder, ranks: Ranks) -> None:
     """Leave this worker its part of the decoder, which must be the same on every worker. Optimizers are built afterwards.
 
     Raises:
-        ConfigError: heads that the workers cannot share evenly, or adapters where layers are split across.
+        ConfigError: heads that the workers cannot share evenly, adapters where layers are split across, or a pipeline for a decoder
+            that is not cut for it (`pipeline.keep_own`), as its stage needs all layers in one forward.
     """
     mesh = ranks.mesh
     if mesh is None:
         return
+    if ranks.pipeline is not None and not is_cut(decoder):
+        raise ConfigError("parallelism.pipeline: only pre-training and SFT run layer after layer on several workers")
     if mesh[TENSOR].size() > 1:
         _split_layers(decoder, mesh[TENSOR])
     if ranks.data_size > 1:
         _shard(decoder, mesh[REPLICATE, SHARD])
+    mark_copy(decoder, ranks)
+
+
+def distribute_views(views: Iterable[Backbone | None], ranks: Ranks) -> None:
+    """As distribute, for the decoders of these views, each once; all their adapters must be on them. Raises: as distribute."""
+    for decoder in {id(view.decoder): view.decoder for view in views if view is not None}.values():
+        distribute(decoder, ranks)
 
 
 def _split_layers(decoder: Decoder, mesh: DeviceMesh) -> None:
@@ -95,7 +137,7 @@ def _split_layers(decoder: Decoder, mesh: DeviceMesh) -> None:
         raise ConfigError("parallelism.tensor: adapters are not split across workers, use shard")
     plan: dict[str, ParallelStyle] = {name: ColwiseParallel() for name in ACROSS}
     plan |= {name: RowwiseParallel() for name in ALONG}
-    for layer in decoder.model.layers:
+    for layer in own_layers(decoder):
         parallelize_module(layer, mesh, plan)
 
 
@@ -112,7 +154,7 @@ def check_divisible(config: ModelConfig, tensor: int) -> None:
 
 def _shard(decoder: Decoder, mesh: DeviceMesh) -> None:
     """Layer by layer, so that at most two layers are whole at a time; embedding, last norm and head with the decoder itself."""
-    for layer in decoder.model.layers:
+    for layer in own_layers(decoder):
         fully_shard(layer, mesh=mesh)
     fully_shard(decoder, mesh=mesh, reshard_after_forward=True)
     register_fsdp_forward_method(decoder, "logits")
@@ -121,15 +163,45 @@ def _shard(decoder: Decoder, mesh: DeviceMesh) -> None:
         module.set_force_sum_reduction_for_comms(True)
 
 
+class Named(Protocol):
+    """A decoder: all its weights. A Backbone: those that training it changes, so of an adapter's these alone."""
+
+    def named_parameters(self) -> Iterable[tuple[str, nn.Parameter]]: ...
+
+
+def whole_weights(model: Named, ranks: Ranks) -> dict[str, Tensor]:
+    """Copies of the weights by their names, put together on the first worker; nothing on the others. Every worker must call this. The
+    model stays as it is and may be trained on while the copies are sent."""
+    kept: dict[str, Tensor] = {}
+    keeps = ranks.rank == 0 or sends(ranks)
+    for name, parameter in model.named_parameters():
+        weight = _whole(parameter)
+        if keeps:
+            kept[name] = weight.clone()
+    return received(kept, ranks) if keeps else {}
+
+
 def assemble(decoder: Decoder, ranks: Ranks) -> None:
-    """Put the parts together on the first worker, so that it can write the model; the others keep nothing. It computes no more."""
+    """Put the parts together on the first worker, so that it can write the model; the others keep what they have, or nothing. It computes
+    no more."""
     if ranks.mesh is None:
+        return
+    if ranks.pipeline is not None:
+        weights = whole_weights(decoder, ranks)
+        if ranks.rank == 0:
+            rebuild(decoder, weights)
         return
     for module in decoder.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             if isinstance(parameter, DTensor):
-                whole = parameter.full_tensor().detach()
+                whole = _whole(parameter)
                 setattr(module, name, nn.Parameter(whole if ranks.rank == 0 else whole[:0], requires_grad=False))
+
+
+def _whole(parameter: nn.Parameter) -> Tensor:
+    """The weight of which this worker holds a part. The weight itself, and no copy, where it holds all."""
+    weight = parameter.detach()
+    return weight.full_tensor() if isinstance(weight, DTensor) else weight
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch.distributed.tensor import DTensor
 
 from tests.training.rl.toy import TOKENS, toy_decoder
 from tests.training.toys import ProgressList
@@ -16,7 +15,7 @@ from training.model.reward import ScalarModel
 from training.optim.adam import OptimizerConfig, build_optimizer
 from training.optim.gradients import apply_gradients
 from training.optim.ranks import Ranks, all_different
-from training.parallelism import Parallelism, arrange, distribute, gathered
+from training.parallelism import Parallelism, arrange, distribute, gathered, whole_weights
 from training.rl.losses import token_log_probs
 from training.rl.rollout import CachedEngine
 from training.stages import reward_model, sft
@@ -47,9 +46,9 @@ def train(directory: Path, rank: int, world: int, name: str, layout: str, begin_
         figures[f"norm {step}"] = apply_gradients(optimizer, parameters, 1e-3, 0.5, ranks)
         if step + 1 == KEPT_STEP:
             checkpoints.save(step + 1, lambda into: state.write(into, {"step": KEPT_STEP}))
-    for key, parameter in named:
-        weight = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
-        figures[f"sum of {key}"] = float(weight.detach().double().square().sum())
+    weights = whole_weights(scalar, ranks)
+    assert bool(weights) == (rank == 0)
+    figures |= {f"sum of {key}": float(weight.double().square().sum()) for key, weight in weights.items()}
     figures |= sampled(decoder, ranks)
     if rank == 0:
         (directory / f"{name}.json").write_text(json.dumps(figures))

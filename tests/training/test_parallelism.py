@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from tests.training.rl.toy import toy_decoder
@@ -11,8 +12,10 @@ from tests.training.stages.test_reward_model import pair_rows
 from tests.training.toys import sft_rows, toy_model, write_lines
 from tests.training.workers import run_workers
 from training.manifest import verify_manifest
-from training.optim.ranks import all_different
-from training.parallelism import Parallelism, arrange, check_divisible
+from training.model.backbone import Backbone
+from training.model.lora import LoraConfig, add_adapter
+from training.optim.ranks import ALONE, all_different
+from training.parallelism import Parallelism, arrange, check_divisible, whole_weights
 from training.stages.context import ConfigError
 
 # Each layout is trained once, by the first test that asks: a minute, more where cores are busy.
@@ -90,7 +93,7 @@ def whole_stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_layout_that_the_workers_do_not_fill_is_refused() -> None:
-    with pytest.raises(ConfigError, match="shard x tensor is 4, which does not divide 6 workers"):
+    with pytest.raises(ConfigError, match="pipeline x shard x tensor is 4, which does not divide 6 workers"):
         arrange(Parallelism(shard=2, tensor=2), all_different(0, 6))
     with pytest.raises(ConfigError, match=r"parallelism\.shard: 0, at least 1"):
         Parallelism(shard=0)
@@ -104,3 +107,17 @@ def test_heads_that_cannot_be_shared_evenly_are_refused_by_name() -> None:
 def test_adapters_are_not_split_across(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="adapters are not split across workers"):
         run_workers("tests.training.layouts:split_with_adapter", 2, tmp_path)
+
+
+def test_whole_weights_are_copies_of_what_a_view_trains() -> None:
+    decoder = toy_decoder()
+    weights = whole_weights(decoder, ALONE)
+    assert list(weights) == [name for name, _ in decoder.named_parameters()]
+    before = {name: weight.clone() for name, weight in weights.items()}
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter.add_(1.0)
+    assert all(torch.equal(weights[name], before[name]) for name in before)
+    add_adapter(decoder, "policy", LoraConfig(rank=2), seed=1)
+    assert all("adapters.policy" in name for name in whole_weights(Backbone(decoder, "policy"), ALONE))
+    assert whole_weights(decoder, all_different(1, 2)) == {}

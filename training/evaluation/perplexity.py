@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from training.data.packing import PackedBatch, PackedRows
+from training.model.backbone import Backbone
 from training.model.transformer import Decoder
 from training.optim.ranks import Ranks
+from training.pipeline import Microbatch, total_loss
 from training.rl.losses import token_log_probs
 from training.stages.machine import Autocast
 
@@ -39,7 +42,6 @@ class Surprise:
         return math.exp(self.nats / self.tokens)
 
 
-@torch.no_grad()
 def measure(decoder: Decoder, rows: PackedRows, microbatch_rows: int, autocast: Autocast, ranks: Ranks) -> Surprise:
     """All rows of packed documents (packing `documents`), shared among the ranks.
 
@@ -49,22 +51,23 @@ def measure(decoder: Decoder, rows: PackedRows, microbatch_rows: int, autocast: 
     if rows.packing != "documents":
         raise ValueError(f"packing: {rows.packing!r}, bits per byte are exact for documents only")
     mine = ranks.share(range(len(rows)))
-    sums = torch.zeros(2, dtype=torch.float64)
     most = -(-len(rows) // ranks.data_size)
+    parts, tokens = [], 0
     for start in range(0, most, microbatch_rows):
         part = mine[start : start + microbatch_rows]
         batch = rows.batch(part or [0])  # of nothing: where the model is shared out, each forward needs every worker
-        with autocast():
-            log_probs_N = next_token_log_probs(decoder, batch, batch.text_BT)
-        if part:
-            sums += torch.stack((-log_probs_N.double().sum(), batch.text_BT.sum().double()))
-    nats, tokens = ranks.sum(sums).tolist()
-    return Surprise(nats, int(tokens), rows.stream.bytes)
+        text_BT = batch.text_BT if part else torch.zeros_like(batch.text_BT)
+        parts.append(
+            Microbatch(batch.ids_BT, batch.mask_BT, partial(surprise_of, decoder, batch=batch, chosen_BT=text_BT))
+        )
+        tokens += int(text_BT.sum())
+    nats = total_loss(Backbone(decoder), parts, autocast, ranks)
+    nats_and_tokens = ranks.sum(torch.stack((nats, torch.tensor(tokens, dtype=torch.float64)))).tolist()
+    return Surprise(nats_and_tokens[0], int(nats_and_tokens[1]), rows.stream.bytes)
 
 
-def next_token_log_probs(decoder: Decoder, batch: PackedBatch, chosen_BT: Tensor) -> Tensor:
-    """Log-probability of each chosen token under the one before it, [N]. The head runs on those positions alone."""
+def surprise_of(decoder: Decoder, hidden_BTD: Tensor, batch: PackedBatch, chosen_BT: Tensor, over: int = 1) -> Tensor:
+    """Nats of the chosen tokens, each under the one before it, over a count. The head runs on those positions alone."""
     chosen_BT = chosen_BT[:, 1:]  # position t predicts token t + 1
-    hidden_BTD = decoder(batch.ids_BT, batch.mask_BT)
     logits_NV = decoder.logits(hidden_BTD[:, :-1][chosen_BT])
-    return token_log_probs(logits_NV, batch.ids_BT[:, 1:][chosen_BT])
+    return -token_log_probs(logits_NV, batch.ids_BT[:, 1:][chosen_BT]).double().sum() / over

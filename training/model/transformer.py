@@ -146,16 +146,21 @@ class Stack(nn.Module):
         turns: dict[Rope | None, Turn] = {None: None}
         turns |= {rope: rotation(positions_BT, f.to(ids_BT.device)) for rope, f in self._frequencies.items()}
         masks = {window: attention_mask(mask_BS, tokens, window) for window in set(self.config.windows)}
-        x_BTD = self.embed_tokens(ids_BT) * self.config.embedding_scale
-        if self.config.learned_positions:
-            check_positions(mask_BS, positions_BT, self.config.max_positions)
-            x_BTD = x_BTD + self.embed_positions(positions_BT)
+        x_BTD = ids_BT if ids_BT.is_floating_point() else self.embedded(ids_BT, mask_BS, positions_BT)
         for layer, rope, window in zip(self.layers, self.config.ropes, self.config.windows, strict=True):
             x_BTD = layer(x_BTD, turns[rope], masks[window], cache)
         if cache is not None:
             cache.length += tokens
         hidden_BTD: Tensor = self.norm(x_BTD)
         return hidden_BTD
+
+    def embedded(self, ids_BT: Tensor, mask_BS: Tensor, positions_BT: Tensor) -> Tensor:
+        """What the first layer gets, [B, T, D]."""
+        x_BTD: Tensor = self.embed_tokens(ids_BT) * self.config.embedding_scale
+        if self.config.learned_positions:
+            check_positions(mask_BS, positions_BT, self.config.max_positions)
+            x_BTD = x_BTD + self.embed_positions(positions_BT)
+        return x_BTD
 
 
 class Decoder(nn.Module):
@@ -172,7 +177,7 @@ class Decoder(nn.Module):
         """Hidden states after the last norm.
 
         Args:
-            ids_BT: token ids; any valid id where the mask is 0.
+            ids_BT: token ids; any valid id where the mask is 0. Or hidden states, [B, T, D], of layers that are on another worker.
             mask_BS: 0 for filling, else the number of the token's document, rising along a row: tokens see their own
                 document alone, and its positions begin at 0. A mask of ones is one document. Over the cached tokens and
                 the new ones; None: all ones (no cache).

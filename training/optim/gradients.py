@@ -16,6 +16,8 @@ from torch.distributed.tensor import DTensor, Placement
 
 from training.optim.ranks import Ranks
 
+COUNTED_ELSEWHERE = "counted_elsewhere"  # attribute of a copy of a weight that another worker counts in the norm
+
 
 class NonFiniteError(ValueError):
     """A gradient is NaN or infinite, and with it whatever would be learned from it: nothing was changed, and the last checkpoint is
@@ -48,7 +50,7 @@ def apply_gradients(
             parameter.grad = torch.zeros_like(parameter)
         if not isinstance(parameter.grad, DTensor):  # what is split was summed by what split it
             ranks.sum(parameter.grad)
-    norm = clip_gradients([parameter.grad for parameter in parameters if parameter.grad is not None], clip)
+    norm = clip_gradients(parameters, clip, ranks)
     if not math.isfinite(norm):
         raise NonFiniteError(f"{at or 'a step'}: the gradient's norm is {norm}; nothing was changed")
     for group in optimizer.param_groups:
@@ -58,17 +60,19 @@ def apply_gradients(
     return norm
 
 
-def clip_gradients(gradients: Sequence[Tensor], clip: float) -> float:
+def clip_gradients(parameters: Sequence[nn.Parameter], clip: float, ranks: Ranks) -> float:
     """Scale all gradients so that their norm is at most `clip`; return what it was. Every worker gets the same, whatever part it holds:
     torch's own refuses gradients that are split in different ways."""
-    norm = global_norm(gradients)
+    counted = [parameter.grad for parameter in parameters if not hasattr(parameter, COUNTED_ELSEWHERE)]
+    norm = global_norm([gradient for gradient in counted if gradient is not None], ranks)
     scale = (clip / (norm + 1e-6)).clamp(max=1.0)
-    for gradient in gradients:
-        _local(gradient).mul_(scale)
+    for parameter in parameters:
+        if parameter.grad is not None:
+            _local(parameter.grad).mul_(scale)
     return float(norm)
 
 
-def global_norm(gradients: Sequence[Tensor]) -> Tensor:
+def global_norm(gradients: Sequence[Tensor], ranks: Ranks) -> Tensor:
     """Norm of all gradients as one vector: squares are added up over the workers that hold different parts of them."""
     norms: dict[tuple[DeviceMesh, tuple[Placement, ...]] | None, list[Tensor]] = {}
     for gradient in gradients:
@@ -83,7 +87,10 @@ def global_norm(gradients: Sequence[Tensor]) -> Tensor:
                 if not placement.is_replicate():
                     dist.all_reduce(square, group=mesh.get_group(dimension))
         parts.append(square)
-    return torch.stack(parts).sum().sqrt()
+    total = torch.stack(parts).sum()
+    if ranks.pipeline is not None:
+        dist.all_reduce(total, group=ranks.pipeline)
+    return total.sqrt()
 
 
 def _local(gradient: Tensor) -> Tensor:

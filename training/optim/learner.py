@@ -22,6 +22,7 @@ class Learner:
         self.named = list(named)
         self.parameters = [parameter for _, parameter in named]
         self.optimizer = build_optimizer(named, config)
+        self.gradient_norm = 0.0  # of the newest step, before clipping
 
     def rate(self, update: int) -> float:
         """Learning rate of an update, from 0."""
@@ -30,4 +31,5 @@ class Learner:
     def step(self, update: int, at: str = "") -> None:
         """Apply the gradients that have gathered. at: the losses, for an error that says where gradients were not finite."""
         clip, where = self._config.gradient_clip, f"update {update + 1}{at and ', '}{at}"
-        apply_gradients(self.optimizer, self.parameters, self.rate(update), clip, self._ranks, where)
+        rate = self.rate(update)
+        self.gradient_norm = apply_gradients(self.optimizer, self.parameters, rate, clip, self._ranks, where)

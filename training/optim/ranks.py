@@ -22,7 +22,8 @@ class Ranks:
     """rank and world_size are of all workers; data_rank and data_size of those that read different rows.
 
     mesh: how the model is split (training/parallelism.py); None: every worker has all of it. data_group: the workers that hold
-    the same part of the model and read different rows; None: all.
+    the same part of the model and read different rows; None: all. peers: the workers that read the same rows; None: no others do.
+    pipeline: those that hold the parts of one model that follow each other, in this order; None: it is not cut (training/pipeline.py).
     """
 
     rank: int = 0
@@ -31,6 +32,8 @@ class Ranks:
     data_size: int = 1
     mesh: DeviceMesh | None = None
     data_group: dist.ProcessGroup | None = None
+    peers: dist.ProcessGroup | None = None
+    pipeline: dist.ProcessGroup | None = None
 
     def share(self, rows: Sequence[Row]) -> list[Row]:
         """This worker's rows of a step."""
@@ -40,6 +43,17 @@ class Ranks:
         """The sum over the workers that read different rows, in place, and returned."""
         if self.data_size > 1:
             dist.all_reduce(value, group=self.data_group)
+        return value
+
+    @property
+    def speaks(self) -> bool:
+        """Whether this worker is the first of those that read the same rows."""
+        return self.peers is None or dist.get_rank(self.peers) == 0
+
+    def agree(self, value: Tensor) -> Tensor:
+        """What the first of the workers that read the same rows has, in place, and returned."""
+        if self.peers is not None:
+            dist.broadcast(value, group=self.peers, group_src=0)
         return value
 
     def wait(self) -> None:

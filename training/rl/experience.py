@@ -107,11 +107,11 @@ def batch_means(values: dict[str, Tensor], ranks: Ranks) -> dict[str, float]:
 
 
 def _verdicts(judging: Judging) -> dict[str, float]:
-    """Mean of each rank's shares: all judge equally many rows."""
+    """Mean of each rank's shares: all judge equally many rows. Of those that read the same rows only one has asked."""
     if judging.verifier is None:
         return {}
     shares = judging.verifier.take_figures()
-    sums = judging.ranks.sum(torch.tensor(list(shares.values())))
+    sums = judging.ranks.sum(judging.ranks.agree(torch.tensor(list(shares.values()))))
     return {name: total / judging.ranks.data_size for name, total in zip(shares, sums.tolist(), strict=True)}
 
 

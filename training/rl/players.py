@@ -37,6 +37,11 @@ class Players:
     reference: Backbone | None
     reward: RewardModel | None = None
 
+    @property
+    def views(self) -> tuple[Backbone | None, ...]:
+        """All of them."""
+        return self.policy, self.reference, None if self.reward is None else self.reward.scalar.backbone
+
 
 def open_players(sources: Sources, with_reference: bool) -> Players:
     """Load everything once.

@@ -85,19 +85,18 @@ class Watch:
     @torch.no_grad()
     def look(self, models: PolicyAndReference, ranks: Ranks) -> dict[str, float]:
         """Mean response_tokens, and kl: mean log-ratio to the reference in nats a response (k1). Of all ranks together."""
-        places = ranks.share(range(len(self.prompts)))
-        sums = torch.zeros(2)
-        if places:
-            rollout = CachedEngine(models.policy, self.stop_ids).sample(
-                [self.prompts[place] for place in places],
-                1,
-                self.config.max_response_tokens,
-                1.0,
-                [seed_of(self.seed, "watch", place) for place in places],
-            )
-            reference_BR, _ = response_log_probs(models.reference, rollout, 1.0)
-            sums = torch.stack((rollout.response_mask_BR.sum(), (rollout.log_probs_BR - reference_BR).sum()))
-        tokens, ratios = ranks.sum(sums.float()).tolist()
+        mine = ranks.share(range(len(self.prompts)))
+        places = mine or [0]  # of nothing: where the reference is shared out, each forward needs every worker
+        rollout = CachedEngine(models.policy, self.stop_ids).sample(
+            [self.prompts[place] for place in places],
+            1,
+            self.config.max_response_tokens,
+            1.0,
+            [seed_of(self.seed, "watch", place) for place in places],
+        )
+        reference_BR, _ = response_log_probs(models.reference, rollout, 1.0)
+        sums = torch.stack((rollout.response_mask_BR.sum(), (rollout.log_probs_BR - reference_BR).sum()))
+        tokens, ratios = ranks.sum(sums.float() if mine else torch.zeros(2)).tolist()
         return {"response_tokens": tokens / len(self.prompts), "kl": ratios / len(self.prompts)}
 
     def alarm(self, before: float, seen: Mapping[str, float]) -> str:

@@ -141,11 +141,13 @@ def states_before_response(backbone: Backbone, rollout: Rollout) -> Tensor:
     cache = KeyValueCache(rollout.ids_BT.shape[1])
     prompt_UPD = backbone.hidden(prompts_UP[:, :columns], prompts_UP[:, columns:], cache)
     first_B1D = prompt_UPD[:, -1:][prompt_of_B]
-    if rollout.response_ids_BR.shape[1] == 1:
-        return first_B1D
+    later = rollout.response_ids_BR.shape[1] - 1
+    read = max(1, later)  # one column even where it predicts nothing: another worker's responses may be longer
     # Copied before it grows: what a forward has read must not change before its gradient is taken.
-    later_BRD = backbone.hidden(rollout.response_ids_BR[:, :-1], rollout.mask_BT[:, :-1], cache.take(prompt_of_B))
-    return torch.cat((first_B1D, later_BRD), dim=1)
+    later_BRD = backbone.hidden(
+        rollout.response_ids_BR[:, :read], rollout.mask_BT[:, : columns + read], cache.take(prompt_of_B)
+    )
+    return torch.cat((first_B1D, later_BRD[:, :later]), dim=1)
 
 
 def before_response(state_BT: Tensor, rollout: Rollout) -> Tensor:

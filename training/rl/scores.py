@@ -15,6 +15,7 @@ from torch import Tensor
 from training.data.chat import Chat
 from training.model.reward import RewardModel
 from training.model.vocabulary import VocabularyMap
+from training.optim.ranks import ALONE, Ranks
 from training.rl.rollout import Rollout
 
 Score = Callable[[Rollout], Tensor]
@@ -59,10 +60,11 @@ def score_by_model(reward: RewardModel) -> Score:
     return score
 
 
-def score_by_verifier(verifier: Verifier, chat: Chat, vocabulary: VocabularyMap | None) -> Score:
-    """The verifier's scores of the responses as people would read them."""
+def score_by_verifier(verifier: Verifier, chat: Chat, vocabulary: VocabularyMap | None, ranks: Ranks = ALONE) -> Score:
+    """The verifier's scores of the responses as people would read them. Of the workers that read the same rows one asks: a verifier with
+    a time limit may answer each otherwise."""
 
-    def score(rollout: Rollout) -> Tensor:
+    def verified(rollout: Rollout) -> Tensor:
         answers = []
         for row, task in enumerate(rollout.tasks):
             ids = rollout.response_ids_BR[row, : int(rollout.response_mask_BR[row].sum())].tolist()
@@ -72,5 +74,8 @@ def score_by_verifier(verifier: Verifier, chat: Chat, vocabulary: VocabularyMap 
         if len(scores) != len(answers):
             raise ValueError(f"verifier: {len(scores)} scores for {len(answers)} answers")
         return torch.tensor(list(scores), dtype=torch.float32)
+
+    def score(rollout: Rollout) -> Tensor:
+        return ranks.agree(verified(rollout) if ranks.speaks else torch.zeros(len(rollout.tasks)))
 
     return score

@@ -76,7 +76,8 @@ def _not_kept(_: Sample) -> None:
 
 
 def require_even(counts: Mapping[str, int], ranks: Ranks) -> None:
-    """Ranks that took different numbers of steps would wait for each other for ever.
+    """Ranks that took different numbers of steps, or made different numbers of forwards of a split model, would wait for each other for
+    ever.
 
     Args:
         counts: of a step's rows, by the fields that say how many.

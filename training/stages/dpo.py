@@ -24,6 +24,7 @@ from training.optim.adam import OptimizerConfig, build_optimizer
 from training.optim.gradients import apply_gradients
 from training.optim.ranks import Ranks
 from training.optim.schedule import learning_rate_at
+from training.parallelism import Parallelism, assemble, distribute_views, gathered, lay_out
 from training.rl.label_noise import estimate_label_noise, noise_ceiling
 from training.rl.losses import dpo
 from training.rl.reference import PolicyAndReference, Watch, WatchConfig, open_policy_and_reference
@@ -62,6 +63,7 @@ class DpoConfig:
     checkpoint_every_steps: int = 50
     seed: int = 0
     machine: Machine = field(default_factory=Machine)
+    parallelism: Parallelism = field(default_factory=Parallelism)  # of the policy and its reference
 
     def __post_init__(self) -> None:
         if self.beta <= 0:
@@ -114,9 +116,12 @@ def run(config: DpoConfig, context: RunContext) -> Manifest:
     if done := finished(config.output_directory):
         return done
     autocast = settle(config.machine)
+    context = lay_out(config.parallelism, context, batch_pairs=config.batch_pairs)
     pairs = read_data(config, load_chat(config.model_directory))
     models = open_policy_and_reference(config.model_directory, config.lora, pairs.vocabulary, config.seed)
+    distribute_views((models.policy, models.reference), context.ranks)
     numbers, stopped_because = train(models, pairs, config, context, autocast)
+    assemble(models.policy.decoder, context.ranks)
     return publish(
         config,
         config.lineage,
@@ -226,7 +231,7 @@ def examine(
             chosen_B, rejected_B = log_ratios(models, part)
         gaps.append(config.beta * (chosen_B - rejected_B))
     gap = torch.cat(gaps)
-    with sampling_threads(config.machine):
+    with sampling_threads(config.machine), gathered(models.policy.decoder):
         seen = watch.look(models, ranks)
     accuracy = ((gap > 0).float() + 0.5 * (gap == 0).float()).mean()
     return {"held_out_accuracy": float(accuracy), "held_out_margin": float(gap.mean()), **seen}

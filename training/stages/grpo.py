@@ -13,6 +13,7 @@ from torch import Tensor
 from training.data.chat import load_chat
 from training.manifest import Manifest
 from training.optim.learner import Learner
+from training.parallelism import distribute_views, lay_out
 from training.rl.advantages import group_advantages, undecided_groups
 from training.rl.experience import Experience, batch_means, opinions
 from training.rl.losses import Clip, Normalisation, k3, policy_loss, token_weights
@@ -92,18 +93,21 @@ def run(config: GrpoConfig, context: RunContext, verifier: Verifier | None = Non
     """Train, write output_directory, and return its manifest (kind "model").
 
     Progress metrics, every update: score, reward (score and penalties), zero_variance_groups (their share), masked_responses (theirs),
-    entropy, clip_fraction, approximate_kl, eos_rate, response_tokens, policy_loss, minibatches, sampler_mismatch, sampler_kl,
-    learning_rate; kl and reference_loss with kl_coefficient; sft_loss with sft_mix; importance and importance_capped with
-    importance_cap; gold_score with a judge. Report: publish_policy().
+    entropy, clip_fraction, approximate_kl, eos_rate, response_tokens, policy_loss, minibatches, gradient_norm (of the last one),
+    sampler_mismatch, sampler_kl, learning_rate; kl and reference_loss with kl_coefficient; sft_loss with sft_mix; importance and
+    importance_capped with importance_cap; gold_score with a judge. Report: publish_policy().
     """
     if done := finished(config.output_directory):
         return done
     refuse_judges(config, verifier)
     autocast = settle(config.machine)
+    context = lay_out(config.parallelism, context)
     chat = load_chat(config.model_directory)
     prompts = read_data(config, chat)
     players = open_players(sources(config, prompts.vocabulary), with_reference=config.kl_coefficient > 0)
-    score, gold = open_score(players, verifier, chat, prompts.vocabulary), open_gold(config, prompts.vocabulary)
+    distribute_views(players.views, context.ranks)
+    score = open_score(players, verifier, chat, prompts.vocabulary, context.ranks)
+    gold = open_gold(config, prompts.vocabulary, context.ranks)
     algorithm = Grpo(players, config, Setting(prompts, score, autocast, context.ranks, gold, telling(verifier)))
     outcome = train(STAGE, algorithm, prompts, config, context, own_engine(players.policy, prompts))
     return publish_policy(config, context, players.policy, prompts, outcome)
@@ -161,7 +165,7 @@ class Grpo:
             update,
             self._ranks,
         )
-        return figures | {"learning_rate": self._policy.rate(update)}
+        return figures | {"gradient_norm": self._policy.gradient_norm, "learning_rate": self._policy.rate(update)}
 
     def _step(self, part: GrpoExperience, update: int, place: int) -> Tensor:
         """One minibatch."""

@@ -25,6 +25,7 @@ from training.optim.adam import OptimizerConfig, build_optimizer
 from training.optim.gradients import apply_gradients
 from training.optim.ranks import Ranks
 from training.optim.schedule import learning_rate_at
+from training.parallelism import Parallelism, assemble, distribute_views, gathered, lay_out
 from training.rl.losses import kto
 from training.rl.reference import PolicyAndReference, Watch, WatchConfig, open_policy_and_reference
 from training.stages.artifact import finished, publish, write_model
@@ -61,6 +62,7 @@ class KtoConfig:
     checkpoint_every_steps: int = 50
     seed: int = 0
     machine: Machine = field(default_factory=Machine)
+    parallelism: Parallelism = field(default_factory=Parallelism)  # of the policy and its reference
 
     def __post_init__(self) -> None:
         if self.beta <= 0:
@@ -108,9 +110,12 @@ def run(config: KtoConfig, context: RunContext) -> Manifest:
     if done := finished(config.output_directory):
         return done
     autocast = settle(config.machine)
+    context = lay_out(config.parallelism, context, batch_rows=config.batch_rows)
     thumbs = read_data(config, load_chat(config.model_directory))
     models = open_policy_and_reference(config.model_directory, config.lora, thumbs.vocabulary, config.seed)
+    distribute_views((models.policy, models.reference), context.ranks)
     numbers, stopped_because = train(models, thumbs, config, context, autocast)
+    assemble(models.policy.decoder, context.ranks)
     up_weight, down_weight = weights_of(thumbs, config)
     return publish(
         config,
@@ -257,7 +262,7 @@ def examine(
         for thumb, ratio in zip(part, ratios_B, strict=True):
             ratios[thumb.up].append(ratio)
     gap_UD = torch.stack(ratios[True])[:, None] - torch.stack(ratios[False])
-    with sampling_threads(config.machine):
+    with sampling_threads(config.machine), gathered(models.policy.decoder):
         seen = watch.look(models, ranks)
     return {"held_out_accuracy": float(((gap_UD > 0).float() + 0.5 * (gap_UD == 0).float()).mean()), **seen}
 

@@ -9,6 +9,8 @@ from training.manifest import Manifest
 from training.model.backbone import Backbone
 from training.model.reward import load_reward_model
 from training.model.vocabulary import VocabularyMap
+from training.optim.ranks import Ranks
+from training.parallelism import assemble, distribute
 from training.rl.players import Players, Sources
 from training.rl.rollout import Rollout
 from training.rl.scores import Score, Verifier, score_by_model, score_by_verifier
@@ -30,19 +32,22 @@ def refuse_judges(config: PolicyConfig, verifier: Verifier | None) -> None:
         raise ConfigError(f"reward_model_directory: {both} would give the scores")
 
 
-def open_score(players: Players, verifier: Verifier | None, chat: Chat, vocabulary: VocabularyMap | None) -> Score:
+def open_score(
+    players: Players, verifier: Verifier | None, chat: Chat, vocabulary: VocabularyMap | None, ranks: Ranks
+) -> Score:
     """The reward model's, or the verifier's."""
     if verifier is not None:
-        return score_by_verifier(verifier, chat, vocabulary)
+        return score_by_verifier(verifier, chat, vocabulary, ranks)
     assert players.reward is not None
     return score_by_model(players.reward)
 
 
-def open_gold(config: PolicyConfig, vocabulary: VocabularyMap | None) -> Score | None:
-    """The judge that nothing is learned from. It has weights of its own, so it reads full ids."""
+def open_gold(config: PolicyConfig, vocabulary: VocabularyMap | None, ranks: Ranks) -> Score | None:
+    """The judge that nothing is learned from. It has weights of its own, so it reads full ids; they are split as the others'."""
     if config.judge_directory is None or config.judge_base_directory is None:
         return None
     judge = load_reward_model(config.judge_directory, config.judge_base_directory)
+    distribute(judge.scalar.backbone.decoder, ranks)
     kept = None if vocabulary is None else torch.tensor(vocabulary.kept)
 
     def score(rollout: Rollout) -> torch.Tensor:
@@ -57,6 +62,7 @@ def publish_policy(
 ) -> Manifest:
     """The model directory, with updates, stopped_because ("" or the reason), exported_update, dropped_too_long, and first_ and last_
     of the alarms' figures in its manifest."""
+    assemble(policy.decoder, context.ranks)
     figures = {name: outcome.numbers[name] for name in sorted(outcome.numbers) if name.startswith(("first_", "last_"))}
     judges = [path for path in (config.reward_model_directory,) if path is not None]
     return publish(

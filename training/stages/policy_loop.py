@@ -19,6 +19,7 @@ from training.model.backbone import Backbone
 from training.model.lora import LoraConfig
 from training.optim.adam import OptimizerConfig
 from training.optim.ranks import Ranks
+from training.parallelism import Parallelism, gathered
 from training.rl.alarms import Limits, alarm, note
 from training.rl.correction import refuse_stale, version_of
 from training.rl.experience import E, Judging
@@ -75,6 +76,7 @@ class PolicyConfig:
     checkpoint_every_updates: int = 5
     seed: int = 0
     machine: Machine = field(default_factory=Machine)
+    parallelism: Parallelism = field(default_factory=Parallelism)  # of every network, the frozen ones too
 
     def __post_init__(self) -> None:
         if self.vocabulary_rows is not None and self.lora is None:
@@ -186,7 +188,21 @@ def refuse_uneven(config: PolicyConfig, ranks: Ranks) -> None:
 
 def own_engine(policy: Backbone, prompts: Prompts) -> Engines:
     """The policy itself, as it is when an update samples."""
-    return lambda update: CachedEngine(policy, prompts.stop_ids, version_of(update))
+    return lambda update: WholePolicy(CachedEngine(policy, prompts.stop_ids, version_of(update)))
+
+
+@dataclass(frozen=True)
+class WholePolicy:
+    """Workers sample different numbers of tokens, so each has all of the policy meanwhile."""
+
+    engine: CachedEngine
+
+    def sample(
+        self, token_ids: Sequence[Sequence[int]], n: int, max_new: int, temperature: float, seeds: Sequence[int]
+    ) -> Rollout:
+        """See RolloutEngine."""
+        with gathered(self.engine.backbone.decoder):
+            return self.engine.sample(token_ids, n, max_new, temperature, seeds)
 
 
 def sample(engine: RolloutEngine, prompts: Prompts, update: int, config: PolicyConfig, ranks: Ranks) -> Rollout:

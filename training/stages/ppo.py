@@ -16,6 +16,7 @@ from training.model.backbone import Backbone
 from training.model.reward import ScalarModel
 from training.optim.adam import OptimizerConfig
 from training.optim.learner import Learner
+from training.parallelism import distribute_views, lay_out
 from training.rl.advantages import explained_variance, gae, whiten
 from training.rl.experience import Experience, batch_means, in_parts, opinions
 from training.rl.kl_control import KlConfig as KlConfig
@@ -70,20 +71,24 @@ def run(config: PpoConfig, context: RunContext, verifier: Verifier | None = None
     """Train, write output_directory, and return its manifest (kind "model").
 
     Progress metrics, every update: score, reward, kl, beta, entropy, clip_fraction, approximate_kl, eos_rate, response_tokens,
-    explained_variance, policy_loss, value_loss, minibatches, sampler_mismatch, sampler_kl, learning_rate; sft_loss with sft_mix;
-    importance and importance_capped with importance_cap; gold_score with a judge. Report: publish_policy().
+    explained_variance, policy_loss, value_loss, minibatches, gradient_norm and critic_gradient_norm (of the last one), sampler_mismatch,
+    sampler_kl, learning_rate; sft_loss with sft_mix; importance and importance_capped with importance_cap; gold_score with a judge.
+    Report: publish_policy().
     """
     if done := finished(config.output_directory):
         return done
     refuse_judges(config, verifier)
     autocast = settle(config.machine)
+    context = lay_out(config.parallelism, context)
     chat = load_chat(config.model_directory)
     prompts = read_data(config, chat)
     made_of = sources(config, prompts.vocabulary)
     opened = open_players(made_of, with_reference=True)
     assert opened.reference is not None
     players = PpoPlayers(opened.policy, opened.reference, open_critic(opened, made_of))
-    score, gold = open_score(opened, verifier, chat, prompts.vocabulary), open_gold(config, prompts.vocabulary)
+    distribute_views((*opened.views, players.critic.backbone), context.ranks)
+    score = open_score(opened, verifier, chat, prompts.vocabulary, context.ranks)
+    gold = open_gold(config, prompts.vocabulary, context.ranks)
     algorithm = Ppo(players, config, Setting(prompts, score, autocast, context.ranks, gold, telling(verifier)))
     outcome = train(STAGE, algorithm, prompts, config, context, own_engine(players.policy, prompts))
     return publish_policy(config, context, players.policy, prompts, outcome)
@@ -144,7 +149,8 @@ class Ppo:
             self._ranks,
         )
         numbers["beta"] = next_beta(beta, numbers["last_kl"], config.rows_per_update, config.kl)
-        return figures | {"beta": beta, "learning_rate": self._policy.rate(update)}
+        norms = {"gradient_norm": self._policy.gradient_norm, "critic_gradient_norm": self._critic.gradient_norm}
+        return figures | norms | {"beta": beta, "learning_rate": self._policy.rate(update)}
 
     def _step(self, part: PpoExperience, update: int, place: int) -> Tensor:
         """One minibatch of both networks. Their losses touch no common parameter, so each has its own backward."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from training.data.chat import load_chat
 from training.data.order import rows_of_step, seed_of
 from training.data.packing import PACKINGS, PackedRows
 from training.data.token_shards import Shards, open_shards
-from training.evaluation.perplexity import measure, next_token_log_probs
+from training.evaluation.perplexity import measure, surprise_of
 from training.manifest import Manifest
 from training.model.activation_checkpointing import checkpoint_activations
 from training.model.backbone import Backbone
@@ -30,9 +31,10 @@ from training.optim.gradients import apply_gradients
 from training.optim.ranks import Ranks
 from training.optim.schedule import learning_rate_at
 from training.parallelism import Parallelism, assemble, distribute, lay_out
+from training.pipeline import Microbatch, add_gradients, keep_own
 from training.rl.rollout import CachedEngine
 from training.stages.artifact import finished, publish
-from training.stages.context import ConfigError, Lineage, Machine, Progress, RunContext, Sample, require_even
+from training.stages.context import ConfigError, Lineage, Machine, Progress, RunContext, Sample
 from training.stages.machine import Autocast, sampling_threads, settle, usage
 from training.stages.state import TrainingState
 
@@ -79,6 +81,8 @@ class PretrainConfig:
                 raise ConfigError(f"{name}: {value} is not at least 1")
         if self.packing not in PACKINGS:
             raise ConfigError(f"packing: {self.packing!r} is not one of {', '.join(PACKINGS)}")
+        if self.parallelism.pipeline > 1 and self.samples.prompts:
+            raise ConfigError("samples: a token runs through all layers before the next, which a pipeline does not do")
         longest = parse_config(self.model_json).max_positions
         if not 2 <= self.context_tokens <= longest:
             raise ConfigError(f"context_tokens: {self.context_tokens} is not in [2, {longest}], the model's positions")
@@ -106,16 +110,16 @@ def run(config: PretrainConfig, context: RunContext) -> Manifest:
     if done := finished(config.output_directory):
         return done
     autocast = settle(config.machine)
-    context = lay_out(config.parallelism, context)
-    require_even({"batch_rows": config.batch_rows}, context.ranks)
+    context = lay_out(config.parallelism, context, batch_rows=config.batch_rows)
     data = open_data(config)
     decoder = Decoder(parse_config(config.model_json))
     initialise(decoder, seed_of(config.seed, "weights"))
     if config.checkpoint_activations:
         checkpoint_activations(decoder)
+    count = sum(parameter.numel() for parameter in decoder.parameters())
+    keep_own(decoder, context.ranks)
     distribute(decoder, context.ranks)
     named = list(decoder.named_parameters())
-    count = sum(parameter.numel() for _, parameter in named)
     parameters = [parameter for _, parameter in named]
     optimizer = build_optimizer(named, config.optimizer)
     state = TrainingState({"model": named}, {"model": optimizer}, context.ranks)
@@ -192,14 +196,15 @@ def accumulate(
     mine = ranks.share(rows)
     batches = [data.batch(mine[start : start + microbatch_rows]) for start in range(0, len(mine), microbatch_rows)]
     tokens = int(ranks.sum(torch.tensor(sum(int(batch.learned_BT.sum()) for batch in batches))))
-    loss = torch.zeros(())
-    for batch in batches:
-        with autocast():
-            log_probs_N = next_token_log_probs(decoder, batch, batch.learned_BT)
-        part = -log_probs_N.sum() / tokens
-        torch.autograd.backward(part)
-        loss += part.detach()
-    return float(ranks.sum(loss)), tokens
+    parts = [
+        Microbatch(
+            batch.ids_BT,
+            batch.mask_BT,
+            partial(surprise_of, decoder, batch=batch, chosen_BT=batch.learned_BT, over=tokens),
+        )
+        for batch in batches
+    ]
+    return float(ranks.sum(add_gradients(Backbone(decoder), parts, autocast, ranks))), tokens
 
 
 def write_samples(decoder: Decoder, begin_ids: Sequence[int], step: int, config: PretrainConfig) -> Iterator[Sample]:

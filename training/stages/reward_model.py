@@ -32,7 +32,7 @@ from training.parallelism import Parallelism, assemble, distribute, lay_out
 from training.rl.label_noise import estimate_label_noise, noise_ceiling
 from training.rl.losses import bradley_terry, centring, margin_ranking
 from training.stages.artifact import finished, publish
-from training.stages.context import ConfigError, Lineage, Machine, Progress, RunContext, require_even
+from training.stages.context import ConfigError, Lineage, Machine, Progress, RunContext
 from training.stages.machine import Autocast, settle
 from training.stages.state import TrainingState
 
@@ -107,8 +107,7 @@ def run(config: RewardModelConfig, context: RunContext) -> Manifest:
     if done := finished(config.output_directory):
         return done
     autocast = settle(config.machine)
-    context = lay_out(config.parallelism, context)
-    require_even({"batch_pairs": config.batch_pairs}, context.ranks)
+    context = lay_out(config.parallelism, context, batch_pairs=config.batch_pairs)
     pairs = read_data(config, load_chat(config.model_directory))
     scalar, pairs = open_model(config, pairs)
     distribute(scalar.backbone.decoder, context.ranks)

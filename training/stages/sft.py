@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from training.data.chat import Chat, load_chat
@@ -20,15 +20,17 @@ from training.manifest import Manifest
 from training.model.backbone import Backbone, trainable_backbone
 from training.model.checkpoint import load_decoder
 from training.model.lora import LoraConfig
+from training.model.transformer import Decoder
 from training.model.vocabulary import VocabularyMap, choose_rows, trim_vocabulary
 from training.optim.adam import OptimizerConfig, build_optimizer
 from training.optim.gradients import apply_gradients
 from training.optim.ranks import Ranks
 from training.optim.schedule import learning_rate_at
 from training.parallelism import Parallelism, assemble, distribute, lay_out
+from training.pipeline import Microbatch, add_gradients, keep_own, total_loss
 from training.rl.losses import weighted_cross_entropy
 from training.stages.artifact import finished, publish, write_model
-from training.stages.context import ConfigError, Lineage, Machine, Progress, RunContext, require_even
+from training.stages.context import ConfigError, Lineage, Machine, Progress, RunContext
 from training.stages.machine import Autocast, settle
 from training.stages.state import TrainingState
 
@@ -82,10 +84,10 @@ def run(config: SftConfig, context: RunContext) -> Manifest:
     if done := finished(config.output_directory):
         return done
     autocast = settle(config.machine)
-    context = lay_out(config.parallelism, context)
-    require_even({"batch_rows": config.batch_rows}, context.ranks)
+    context = lay_out(config.parallelism, context, batch_rows=config.batch_rows)
     examples = read_examples(config, load_chat(config.model_directory))
     backbone, examples = open_model(config, examples)
+    keep_own(backbone.decoder, context.ranks)
     distribute(backbone.decoder, context.ranks)
     named = backbone.named_parameters()
     parameters = [parameter for _, parameter in named]
@@ -96,7 +98,7 @@ def run(config: SftConfig, context: RunContext) -> Manifest:
     if checkpoint := context.checkpoints.latest():
         numbers = state.read(checkpoint)
     else:
-        before = held_out_loss(backbone, examples.held_out, config, autocast)
+        before = held_out_loss(backbone, examples.held_out, config, autocast, context.ranks)
         numbers = {"step": 0, "held_out_loss_before": before, "held_out_loss": before}
 
     for step in range(int(numbers["step"]), total_steps):
@@ -111,7 +113,7 @@ def run(config: SftConfig, context: RunContext) -> Manifest:
         metrics = {"loss": loss, "learning_rate": rate, "gradient_norm": norm, "tokens": float(tokens_of(batch))}
         numbers["step"] = step + 1
         if (step + 1) % config.checkpoint_every_steps == 0 or step + 1 == total_steps:
-            numbers["held_out_loss"] = held_out_loss(backbone, examples.held_out, config, autocast)
+            numbers["held_out_loss"] = held_out_loss(backbone, examples.held_out, config, autocast, context.ranks)
             metrics["held_out_loss"] = numbers["held_out_loss"]
             context.checkpoints.save(step + 1, lambda directory: state.write(directory, numbers))
         context.progress(Progress(STAGE, step + 1, total_steps, metrics))
@@ -176,33 +178,41 @@ def accumulate(
     backbone: Backbone, batches: Iterable[ResponseBatch], weight_total: float, autocast: Autocast, ranks: Ranks
 ) -> float:
     """Add the gradient of these batches' loss; return the loss of all ranks together."""
-    loss = torch.zeros(())
-    for batch in batches:
-        with autocast():
-            part = batch_loss(backbone, batch, weight_total)
-        torch.autograd.backward(part)
-        loss += part.detach()
-    return float(ranks.sum(loss))
+    return float(ranks.sum(add_gradients(backbone, parts_of(backbone, batches, weight_total), autocast, ranks)))
+
+
+def parts_of(backbone: Backbone, batches: Iterable[ResponseBatch], weight_total: float) -> list[Microbatch]:
+    """The batches with their losses."""
+    return [
+        Microbatch(
+            batch.ids_BT,
+            batch.mask_BT,
+            partial(response_loss, backbone.decoder, batch=batch, weight_total=weight_total),
+        )
+        for batch in batches
+    ]
 
 
 def batch_loss(backbone: Backbone, batch: ResponseBatch, weight_total: float) -> Tensor:
-    """Cross-entropy of response tokens over `weight_total`. The head runs on those positions alone."""
-    hidden_BTD = backbone.hidden(batch.ids_BT, batch.mask_BT)
+    """Cross-entropy of response tokens over `weight_total`."""
+    return response_loss(backbone.decoder, backbone.hidden(batch.ids_BT, batch.mask_BT), batch, weight_total)
+
+
+def response_loss(decoder: Decoder, hidden_BTD: Tensor, batch: ResponseBatch, weight_total: float) -> Tensor:
+    """The same from the last hidden states. The head runs on response positions alone."""
     chosen_BT = batch.response_mask_BT[:, 1:].bool()  # position t predicts token t + 1
-    logits_NV = backbone.decoder.logits(hidden_BTD[:, :-1][chosen_BT])
+    logits_NV = decoder.logits(hidden_BTD[:, :-1][chosen_BT])
     weights_N = batch.weights_B[:, None].expand_as(chosen_BT)[chosen_BT]
     return weighted_cross_entropy(logits_NV, batch.ids_BT[:, 1:][chosen_BT], weights_N, weight_total)
 
 
-@torch.no_grad()
 def held_out_loss(
-    backbone: Backbone, examples: Sequence[TokenisedExample], config: SftConfig, autocast: Autocast
+    backbone: Backbone, examples: Sequence[TokenisedExample], config: SftConfig, autocast: Autocast, ranks: Ranks
 ) -> float:
     """Loss per response token of examples that are never trained on; 0 where there are none."""
     weight_total = sum(example.weight * len(example.response) for example in examples)
-    with autocast():
-        losses = [batch_loss(backbone, batch, weight_total) for batch in microbatches(examples, config.microbatch_rows)]
-    return float(sum(losses))
+    parts = parts_of(backbone, microbatches(examples, config.microbatch_rows), weight_total)
+    return float(total_loss(backbone, parts, autocast, ranks))
 
 
 def tokens_of(examples: Sequence[TokenisedExample]) -> int:

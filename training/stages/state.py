@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
@@ -63,7 +64,7 @@ class TrainingState:
         metadata = reader.read_metadata().state_dict_metadata
         stored = {name: found.size for name, found in metadata.items() if isinstance(found, TensorStorageMetadata)}
         tensors = self._weights()
-        _require_same(directory, stored, tensors)
+        _require_same(directory, stored, self._shapes())
         for name, optimizer in self.optimizers.items():
             for parameter_name, parameter in self.parameters[name]:
                 prefix = _slot(name, parameter_name, "")
@@ -75,6 +76,15 @@ class TrainingState:
         numbers: dict[str, float] = json.loads((directory / NUMBERS).read_text())
         return numbers
 
+    def _shapes(self) -> dict[str, torch.Size]:
+        """Of the weights of this worker, and of the other parts of its model where it is cut."""
+        mine = {name: weight.shape for name, weight in self._weights().items()}
+        if self.ranks.pipeline is None:
+            return mine
+        parts: list[dict[str, torch.Size]] = [{}] * dist.get_world_size(self.ranks.pipeline)
+        dist.all_gather_object(parts, mine, group=self.ranks.pipeline)
+        return {name: shape for part in parts for name, shape in part.items()}
+
     def _weights(self) -> dict[str, Tensor]:
         return {
             f"{PARAMETERS}{name}/{parameter_name}": parameter.detach()
@@ -83,16 +93,12 @@ class TrainingState:
         }
 
 
-def _require_same(directory: Path, stored: Mapping[str, torch.Size], live: Mapping[str, Tensor]) -> None:
+def _require_same(directory: Path, stored: Mapping[str, torch.Size], live: Mapping[str, torch.Size]) -> None:
     """Weights alone: an optimizer that has taken no step holds nothing."""
     kept = {name: size for name, size in stored.items() if name.startswith(PARAMETERS)}
-    odd = sorted(name for name in kept.keys() | live.keys() if kept.get(name) != _shape(live.get(name)))
+    odd = sorted(name for name in kept.keys() | live.keys() if kept.get(name) != live.get(name))
     if odd:
         raise ManifestError(f"{directory.name}: holds the state of another model, {len(odd)} differ, first {odd[0]}")
-
-
-def _shape(tensor: Tensor | None) -> torch.Size | None:
-    return None if tensor is None else tensor.shape
 
 
 def _slot(name: str, parameter_name: str, slot: str) -> str:

@@ -27,13 +27,13 @@ def train_stages(directory: Path, rank: int, world: int) -> None:
         data_path=write_lines(mine / "sft.jsonl", sft_rows(32)),
         output_directory=directory / f"second-{world}",
         lineage=Lineage("second"),
-        batch_rows=8,
+        batch_rows=7,  # one worker reads one more
         optimizer=OptimizerConfig(learning_rate=1e-2),
         machine=Machine(threads=1),
     )
     sft.run(config, context)
     again = replace(
-        pretrain_config(mine), output_directory=directory / f"pretrained-{world}", batch_rows=6, microbatch_rows=2
+        pretrain_config(mine), output_directory=directory / f"pretrained-{world}", batch_rows=5, microbatch_rows=2
     )
     pretrain.run(again, RunContext(DirectoryCheckpoints(mine / "pretrain-run"), progress, all_different(rank, world)))
     players = toy_players()

@@ -103,6 +103,7 @@ def test_it_writes_a_model_that_differs_from_its_parent_and_reports_every_figure
         "clip_fraction",
         "entropy",
         "eos_rate",
+        "gradient_norm",
         "importance",
         "importance_capped",
         "kl",

@@ -1,0 +1,132 @@
+"""What test_pipeline runs in each worker: pre-training and SFT of models that are cut into parts, from files to files."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.training.rl.toy import toy_decoder
+from tests.training.stages.pretrain_and_die import pretrain_config
+from tests.training.toys import ProgressList, sft_rows, toy_model, write_lines
+from training.model.config import gpt2_json
+from training.model.lora import LoraConfig
+from training.optim.adam import OptimizerConfig
+from training.optim.ranks import all_different
+from training.parallelism import Parallelism, arrange, assemble, distribute, whole_weights
+from training.pipeline import keep_own
+from training.stages import pretrain, sft
+from training.stages.context import ConfigError, Lineage, Machine, RunContext
+from training.stages.pretrain import PretrainConfig
+from training.stages.sft import SftConfig
+from training.stages.state import DirectoryCheckpoints
+
+FAST = OptimizerConfig(learning_rate=1e-3, warmup_fraction=0.0, gradient_clip=0.5)
+MACHINE = Machine(threads=1)
+LAYERS = 3  # parts of different sizes
+
+
+def write_data(directory: Path) -> None:
+    """Texts and a model to begin from."""
+    config = pretrain_config(directory)
+    (directory / "model.json").write_text(json.dumps({**config.model_json, "num_hidden_layers": LAYERS}))
+    toy_model(directory / "first", layers=LAYERS)
+    write_lines(directory / "sft.jsonl", sft_rows(32))
+
+
+def configs(directory: Path, into: Path, parallelism: Parallelism) -> dict[str, Any]:
+    """Pre-training with embedding and head one weight or two (with positions that are learned), and SFT, full and by an adapter."""
+    model_json = json.loads((directory / "model.json").read_text())
+    tied = PretrainConfig(
+        tokenizer_directory=directory / "tokenizer",
+        shards_directory=directory / "shards",
+        output_directory=into / "tied",
+        lineage=Lineage("tied"),
+        model_json=model_json,
+        steps=4,
+        batch_rows=8,
+        microbatch_rows=4,  # with three parts fewer microbatches than parts
+        context_tokens=32,
+        optimizer=FAST,
+        evaluate_every_steps=2,
+        checkpoint_every_steps=2,
+        machine=MACHINE,
+        parallelism=parallelism,
+    )
+    full = SftConfig(
+        model_directory=directory / "first",
+        data_path=directory / "sft.jsonl",
+        output_directory=into / "full",
+        lineage=Lineage("full"),
+        batch_rows=8,
+        microbatch_rows=2,
+        optimizer=FAST,
+        checkpoint_every_steps=2,
+        machine=MACHINE,
+        parallelism=parallelism,
+    )
+    learned = {**gpt2_json(model_json["vocab_size"], 32, LAYERS, 4, 64), "tie_word_embeddings": False}
+    settings: dict[str, Any] = {
+        "tied": tied,
+        "untied": replace(
+            tied,
+            output_directory=into / "untied",
+            model_json=learned,
+            checkpoint_activations=True,
+        ),
+        "full": full,
+    }
+    if parallelism.tensor == 1:
+        settings["adapted"] = replace(full, output_directory=into / "adapted", lora=LoraConfig(rank=2))
+    return settings
+
+
+RUNS: dict[str, Callable[[Any, RunContext], object]] = {
+    "tied": pretrain.run,
+    "untied": pretrain.run,
+    "full": sft.run,
+    "adapted": sft.run,
+}
+
+
+def stages(directory: Path, rank: int, world: int, name: str, layout: str, only: str = "") -> None:
+    """All runs, or one of them; the first worker writes their figures, step by step."""
+    into, ranks = directory / name, all_different(rank, world)
+    for run, config in configs(directory, into, Parallelism(**json.loads(layout))).items():
+        if only not in ("", run):
+            continue
+        progress = ProgressList()
+        RUNS[run](config, RunContext(DirectoryCheckpoints(into / f"{run}-run", ranks), progress, ranks))
+        if rank == 0:
+            figures = {f"{step.step} {key}": value for step in progress.steps for key, value in step.metrics.items()}
+            kept = {key: value for key, value in figures.items() if not key.endswith(("per_second", "memory_bytes"))}
+            (into / f"{run}.json").write_text(json.dumps(kept))
+
+
+def parts(directory: Path, rank: int, world: int) -> None:
+    """Each worker has its own layers under their names, and what stands before and after them where it is first or last."""
+    ranks, decoder = arrange(Parallelism(pipeline=2), all_different(rank, world)), toy_decoder()
+    names = [name for name, _ in decoder.named_parameters()]
+    keep_own(decoder, ranks)
+    held = [name for name, _ in decoder.named_parameters()]
+    layer = [name for name in names if f".layers.{rank}." in name]
+    both = ["model.embed_tokens.weight"]
+    assert held == (both + layer if rank == 0 else [*both, *layer, "model.norm.weight"])
+    whole = whole_weights(decoder, ranks)
+    assert sorted(whole) == (sorted(names) if rank == 0 else [])
+    assemble(decoder, ranks)
+    if rank == 0:
+        ids_BT = torch.arange(8).view(2, 4)
+        assert torch.equal(decoder(ids_BT), toy_decoder()(ids_BT))
+
+
+def refusals(directory: Path, rank: int, world: int) -> None:
+    """More parts than layers, and a stage that needs all layers at once."""
+    ranks = arrange(Parallelism(pipeline=3), all_different(rank, world))
+    with pytest.raises(ConfigError, match=r"parallelism\.pipeline: 3, but the model has 2 layers"):
+        keep_own(toy_decoder(), ranks)
+    with pytest.raises(ConfigError, match="only pre-training and SFT run layer after layer"):
+        distribute(toy_decoder(), ranks)
