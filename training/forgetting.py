@@ -15,13 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from training.cluster.event_files import EVENTS
+from training.cluster.sample_log import SAMPLES as STAGE_SAMPLES
 from training.data.events import Erasure
 from training.data.snapshot import JUDGEMENTS
 from training.evaluation.comparison import SAMPLES
 from training.lineage import trace
 from training.manifest import MANIFEST, mark_erased
 from training.registry import Registry
-from training.reporting.turn import REPORT, write_report
+from training.reporting.stage import REPORT as STAGE_REPORT
+from training.reporting.stage import write_stage_page
+from training.reporting.turn import REPORT, STAGES, write_report
 from training.runs import Runs, write_json
 
 APPLIED = "erasures.json"
@@ -95,6 +99,11 @@ def _erase_run(directory: Path, version: str, numbers: Sequence[int]) -> None:
     report = directory / REPORT
     for file in (*sets.glob("*.jsonl"), evaluation / SAMPLES, report, report.with_suffix(".partial")):
         file.unlink(missing_ok=True)
+    for stage in (directory / STAGES).glob("*/"):  # policies tell what they were asked, and what they said
+        for name in (STAGE_SAMPLES, STAGE_REPORT):
+            (stage / name).unlink(missing_ok=True)
+        shutil.rmtree(stage / EVENTS, ignore_errors=True)
+        write_stage_page(stage)
 
 
 def _write_reports(runs: Runs, registry: Registry) -> None:

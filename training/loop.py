@@ -28,7 +28,7 @@ from training.manifest import MANIFEST, Manifest, plain, read_manifest, write_ma
 from training.progress import FIGURE_GAP, Board, Display
 from training.recipes.recipe import LoopConfig, Plan, Recipe
 from training.registry import Registry, RegistryError, Stage
-from training.reporting.turn import REPORT, write_report
+from training.reporting.turn import REPORT, STAGES, write_report
 from training.runs import RunRecord, RunResult, Runs, write_json
 from training.stages import ppo, reward_model, sft
 from training.stages.context import ConfigError, Progress
@@ -206,7 +206,7 @@ def resume(record: RunRecord, recipe: Recipe, around: Surroundings, board: Board
 
 def train(turn: Turn, *stages: StageRun[Any]) -> list[Manifest]:
     """Stages as steps of the board. Under the same names they go on from their checkpoints."""
-    storage, config = turn.directory / "stages", turn.config
+    storage, config = turn.directory / STAGES, turn.config
     return run_stages(stages, storage, config.num_workers, _StagesOnBoard(turn), config.gpus_per_worker)
 
 
@@ -358,7 +358,7 @@ def _judged(directory: Path) -> str:
 def _kl_of(turn: Turn, candidate: Manifest) -> float:
     """KL of the update that was exported: after an alarm the last one measured is not the one kept."""
     exported = int(candidate.report["exported_update"])
-    steps = [s for s in read_progress(turn.directory / "stages" / "ppo" / PROGRESS) if s.step <= exported]
+    steps = [s for s in read_progress(turn.directory / STAGES / "ppo" / PROGRESS) if s.step <= exported]
     return steps[-1].metrics["kl"] if steps else 0.0
 
 

@@ -3,12 +3,16 @@
 import io
 import json
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
 from tests.training.feedback_log import FeedbackLog
 from tests.training.rollouts import FakeClock
+from training.cluster.event_files import EVENTS, EventFiles
+from training.cluster.sample_log import SAMPLES, SampleLog
+from training.cluster.stage_record import note_start
 from training.data.catalogue import Directory
 from training.evaluation.trial import Rollout
 from training.loop import STEPS, Surroundings, Turn, begin, conclude
@@ -17,6 +21,8 @@ from training.progress import Board, Lines
 from training.recipes.nano import nano
 from training.recipes.recipe import LoopConfig, Plan
 from training.registry import Registry
+from training.reporting.stage import write_stage_page
+from training.stages.context import Sample
 
 BASE = Path(__file__).parents[2] / "models" / "nano"
 
@@ -70,9 +76,21 @@ class Kept:
         turn = self.begin(version)
         evaluation = turn.directory / f"{version}-evaluation"
         self.write_samples(evaluation)
+        self.tell_samples(turn)
         write_manifest(evaluation, kind="evaluation", version=evaluation.name)
         conclude(turn, result, "win rate")
         return turn
+
+    def tell_samples(self, turn: Turn) -> None:
+        """As PPO tells what it was asked and said, in its own folder."""
+        stage = turn.directory / "stages" / "ppo"
+        stage.mkdir(parents=True)
+        note_start("ppo", turn.config.ppo, stage, workers=1)
+        sample = Sample("ppo", 2, question("ann"), "whispered and sampled", 0.5)
+        SampleLog(stage / SAMPLES).append(sample)
+        with closing(EventFiles(stage / EVENTS)) as events:
+            events.append_sample(sample)
+        write_stage_page(stage)
 
     def write_samples(self, evaluation: Path) -> None:
         sets = evaluation.parent / f"{evaluation.parent.name}-sets"

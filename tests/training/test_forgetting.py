@@ -36,8 +36,13 @@ def test_no_byte_of_the_training_folder_holds_what_an_erased_user_said(kept: Kep
         SAMPLES,
         "report.html",
     }
+    of_ppo = turn.directory / "stages" / "ppo"
+    told = {Path(name).name for name in holding(of_ppo, question("ann"))}
+    assert told >= {SAMPLES, "report.html"}
+    assert any(name.startswith("events.") for name in told)
     kept.log.erase("ann")
     assert forget_in(kept) == Forgotten(1, (turn.snapshot.id,))
+    assert (of_ppo / "report.html").exists()
     for words in ("whispered", principal_of("ann"), principal_of("bob")):
         assert holding(kept.loop, words) == []
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import pairwise
 from pathlib import Path
 
 from training.cluster.progress_log import PROGRESS, Effort, Line, read_lines, read_progress
@@ -24,7 +24,7 @@ from training.stages.context import Progress, Sample
 
 REPORT = "report.html"
 TEMPLATE = "stage.html.jinja"
-MOST_SAMPLED_STEPS = 12  # of a prompt
+MOST_SAMPLED_STEPS, MOST_SAMPLES = 12, 40  # of a prompt; of prompts that came once
 PRICE_VARIABLE = "TW_TRAINING_DOLLARS_PER_WORKER_HOUR"
 TOKENS = "tokens"
 
@@ -115,7 +115,7 @@ def write_stage_page(directory: Path, price: float | None = None) -> Path | None
         "record": read.record,
         "took": took(read, price if price is not None else price_here()),
         "curves": curves({read.record.name: read.steps}),
-        "samples": list(_over_time(read.samples)),
+        "samples": _over_time(read.samples),
         "changed": len({start.config_sha256 for start in read.record.starts}) > 1,
         "config": json.dumps(read.record.config, indent=1),
     }
@@ -187,16 +187,21 @@ def duration(seconds: float) -> str:
     return f"{minutes:.1f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
 
 
-def _over_time(samples: Sequence[Sample]) -> Iterator[tuple[str, list[Sample]]]:
-    """By prompt, in the prompts' order: what was written to it, from the first step to the last, evenly thinned."""
-    order = {sample.prompt: place for place, sample in reversed(list(enumerate(samples)))}
-    by_prompt = sorted(samples, key=lambda sample: (order[sample.prompt], sample.step))
-    for prompt, written in groupby(by_prompt, key=lambda sample: sample.prompt):
-        yield prompt, _thinned(list(written))
+def _over_time(samples: Sequence[Sample]) -> list[tuple[str, Sequence[Sample]]]:
+    """By prompt, in the prompts' order: what was written to it, from the first step to the last. Prompts that came once, as policies draw
+    other ones in each update, stand together under ""."""
+    by_prompt: dict[str, list[Sample]] = {}
+    for sample in samples:
+        by_prompt.setdefault(sample.prompt, []).append(sample)
+    once = [written[0] for written in by_prompt.values() if len(written) == 1]
+    often = [
+        (prompt, thinned(written, MOST_SAMPLED_STEPS)) for prompt, written in by_prompt.items() if len(written) > 1
+    ]
+    return [*often, ("", thinned(once, MOST_SAMPLES))] if once else often
 
 
-def _thinned(written: Sequence[Sample]) -> list[Sample]:
-    if len(written) <= MOST_SAMPLED_STEPS:
-        return list(written)
-    last = len(written) - 1
-    return [written[round(place * last / (MOST_SAMPLED_STEPS - 1))] for place in range(MOST_SAMPLED_STEPS)]
+def thinned(written: Sequence[Sample], most: int) -> Sequence[Sample]:
+    """So many of them, from the first to the last."""
+    if len(written) <= most:
+        return written
+    return [written[round(place * (len(written) - 1) / (most - 1))] for place in range(most)]

@@ -17,7 +17,7 @@ from training.reporting.pages import write_page
 from training.reporting.stage import read_stages
 from training.runs import RECORD, RunResult
 
-REPORT = "report.html"
+REPORT, STAGES = "report.html", "stages"
 TEMPLATE = "turn.html.jinja"
 MAX_SAMPLES = 24
 
@@ -34,7 +34,7 @@ def write_report(run_directory: Path, snapshot_directory: Path, result: RunResul
         "canary": _json(run_directory / "canary.json"),
         "canary_charts": _canary_charts(run_directory / "canary" / COURSE),
         "samples": _lines(run_directory / f"{version}-evaluation" / SAMPLES)[:MAX_SAMPLES],
-        "stages": dict(_stages(run_directory / "stages")),
+        "stages": dict(_stages(run_directory / STAGES)),
         "snapshot": read_manifest(snapshot_directory),
         "sets": _manifest_report(run_directory / f"{version}-sets"),
         "artifacts": _artifacts(run_directory),

@@ -24,7 +24,9 @@ from training.rl.scores import Score, TellsFigures
 @dataclass(frozen=True)
 class Judging:
     """How a rollout is judged. rows: responses in one forward, which bounds the memory for logits. importance_cap: None where the
-    sampler is exact. gold: a second judge that nothing is learned from. verifier: whose verdicts the scores are, if it tells of them."""
+    sampler is exact. gold: a second judge that nothing is learned from. verifier: whose verdicts the scores are, if it tells of them.
+    keeps_graph: the update is one step, so what is read here is learned from.
+    """
 
     score: Score
     temperature: float
@@ -33,13 +35,16 @@ class Judging:
     importance_cap: float | None = None
     gold: Score | None = None
     verifier: TellsFigures | None = None
+    keeps_graph: bool = False
 
 
 @dataclass(frozen=True)
 class Opinions:
-    """[B, R] are 0 where masked. reference_BR: None where no reference was asked. figures: means over all ranks."""
+    """[B, R] are 0 where masked. fresh_BR: log_probs_BR with its graph, None where it was not kept. reference_BR: None where no reference
+    was asked. figures: means over all ranks."""
 
     log_probs_BR: Tensor
+    fresh_BR: Tensor | None
     reference_BR: Tensor | None
     scores_B: Tensor
     correction_BR: Tensor
@@ -48,13 +53,16 @@ class Opinions:
 
 @dataclass(frozen=True)
 class Experience:
-    """Everything is [B, R] and 0 where masked. mask_BR: tokens to learn from, all of the response's or none."""
+    """[B, R] are 0 where masked. mask_BR: tokens to learn from, all of the response's or none. scores_B: for people who read samples.
+    fresh_BR: as Opinions'."""
 
     rollout: Rollout
     mask_BR: Tensor
     old_log_probs_BR: Tensor
     advantages_BR: Tensor
     correction_BR: Tensor
+    scores_B: Tensor
+    fresh_BR: Tensor | None
 
     def rows(self: E, index: Tensor) -> E:
         """These rows only."""
@@ -73,7 +81,8 @@ E = TypeVar("E", bound=Experience)
 def opinions(policy: Backbone, reference: Backbone | None, rollout: Rollout, judging: Judging) -> Opinions:
     """Log-probs recomputed by the trainer, the reference's, scores, and how the policy is doing."""
     parts = [_part(policy, reference, rollout.rows(rows), judging) for rows in in_parts(rollout, judging.rows)]
-    log_probs_BR, reference_BR, scores_B, entropy_N, gold_B = (torch.cat(part) for part in zip(*parts, strict=True))
+    fresh_BR, reference_BR, scores_B, entropy_N, gold_B = (torch.cat(part) for part in zip(*parts, strict=True))
+    log_probs_BR, kept_BR = fresh_BR.detach(), fresh_BR if judging.keeps_graph else None
     mask_BR = rollout.response_mask_BR
     values = {
         "score": scores_B,
@@ -92,7 +101,16 @@ def opinions(policy: Backbone, reference: Backbone | None, rollout: Rollout, jud
     if judging.gold is not None:
         values["gold_score"] = gold_B
     figures = batch_means(values, judging.ranks) | _verdicts(judging)
-    return Opinions(log_probs_BR, None if reference is None else reference_BR, scores_B, correction_BR, figures)
+    asked_BR = None if reference is None else reference_BR
+    return Opinions(log_probs_BR, kept_BR, asked_BR, scores_B, correction_BR, figures)
+
+
+def fresh_log_probs(policy: Backbone, part: Experience, temperature: float) -> Tensor:
+    """Log-probs of the policy as it is now, with their graph: read again, unless it has not changed since it was judged."""
+    if part.fresh_BR is not None:
+        return part.fresh_BR
+    log_probs_BR, _ = response_log_probs(policy, part.rollout, temperature)
+    return log_probs_BR
 
 
 def in_parts(rollout: Rollout, rows: int) -> Iterator[Tensor]:
@@ -116,10 +134,11 @@ def _verdicts(judging: Judging) -> dict[str, float]:
 
 
 def _part(policy: Backbone, reference: Backbone | None, rollout: Rollout, judging: Judging) -> tuple[Tensor, ...]:
-    log_probs_BR, logits_NV = response_log_probs(policy, rollout, judging.temperature)
+    with torch.set_grad_enabled(judging.keeps_graph):
+        log_probs_BR, logits_NV = response_log_probs(policy, rollout, judging.temperature)
     reference_BR = torch.zeros_like(log_probs_BR)
     if reference is not None:
         reference_BR, _ = response_log_probs(reference, rollout, judging.temperature)
     scores_B = judging.score(rollout)
     gold_B = torch.zeros_like(scores_B) if judging.gold is None else judging.gold(rollout)
-    return log_probs_BR, reference_BR, scores_B, token_entropy(logits_NV, judging.temperature), gold_B
+    return log_probs_BR, reference_BR, scores_B, token_entropy(logits_NV.detach(), judging.temperature), gold_B

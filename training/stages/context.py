@@ -53,12 +53,13 @@ class Progress:
 
 @dataclass(frozen=True)
 class Sample:
-    """What the model of a stage writes at this step when it is given the beginning."""
+    """What the model of a stage writes at this step when it is given the beginning; and its score, where it was judged."""
 
     stage: str
     step: int
     prompt: str
     text: str
+    score: float | None = None
 
 
 class Checkpoints(Protocol):

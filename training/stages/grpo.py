@@ -15,11 +15,11 @@ from training.manifest import Manifest
 from training.optim.learner import Learner
 from training.parallelism import distribute_views, lay_out
 from training.rl.advantages import group_advantages, undecided_groups
-from training.rl.experience import Experience, batch_means, opinions
+from training.rl.experience import Experience, batch_means, fresh_log_probs, opinions
 from training.rl.losses import Clip, Normalisation, k3, policy_loss, token_weights
 from training.rl.players import Players, open_players
 from training.rl.rewards import overlong_penalty
-from training.rl.rollout import Rollout, response_log_probs
+from training.rl.rollout import Rollout
 from training.rl.scores import Verifier, telling
 from training.stages.artifact import finished
 from training.stages.context import ConfigError, RunContext
@@ -146,6 +146,8 @@ class Grpo:
             old_log_probs_BR=said.log_probs_BR,
             advantages_BR=advantages_B[:, None] * mask_BR,
             correction_BR=said.correction_BR,
+            scores_B=said.scores_B,
+            fresh_BR=said.fresh_BR,
             reference_BR=torch.zeros_like(said.log_probs_BR) if said.reference_BR is None else said.reference_BR,
         )
         shares = {"zero_variance_groups": (~undecided_B).float(), "masked_responses": (~live_B).float()}
@@ -172,7 +174,7 @@ class Grpo:
         config = self._config
         weights_BR = token_weights(part.mask_BR, self._ranks, config.normalisation, config.constant_tokens or 0)
         with self._setting.autocast():
-            log_probs_BR, _ = response_log_probs(self._players.policy, part.rollout, config.temperature)
+            log_probs_BR = fresh_log_probs(self._players.policy, part, config.temperature)
         policy = policy_loss(
             log_probs_BR,
             part.old_log_probs_BR,

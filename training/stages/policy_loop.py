@@ -6,7 +6,7 @@ Each update is a function of the state before it and of (seed, update), so a kil
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -22,15 +22,17 @@ from training.optim.ranks import Ranks
 from training.parallelism import Parallelism, gathered
 from training.rl.alarms import Limits, alarm, note
 from training.rl.correction import refuse_stale, version_of
-from training.rl.experience import E, Judging
+from training.rl.experience import E, Experience, Judging
 from training.rl.losses import PolicyLoss
 from training.rl.minibatches import minibatches
 from training.rl.rollout import CachedEngine, Rollout, RolloutEngine
 from training.rl.scores import Score, TellsFigures
-from training.stages.context import ConfigError, Lineage, Machine, Progress, RunContext, require_even
+from training.stages.context import ConfigError, Lineage, Machine, Progress, RunContext, Sample, require_even
 from training.stages.machine import Autocast, sampling_threads
 from training.stages.prompts import Prompts, SftMix
 from training.stages.state import TrainingState
+
+SHOWN = 4  # prompts of an update that is checkpointed, for the run's page
 
 Engines = Callable[[int], RolloutEngine]
 """The engine that samples an update: the policy in this process, or a server that has its weights or slightly older ones."""
@@ -98,6 +100,11 @@ class PolicyConfig:
     def rows_per_update(self) -> int:
         """Responses in one update, all workers together."""
         return self.prompts_per_update * self.samples_per_prompt
+
+    @property
+    def is_one_step(self) -> bool:
+        """Whether an update learns from all its rows at once, and once: then the policy that is judged is the one that learns."""
+        return self.epochs_per_update == 1 and self.minibatch_rows == self.rows_per_update
 
     @property
     def limits(self) -> Limits:
@@ -171,9 +178,13 @@ def train(
             healthy = context.checkpoints.latest(before=update)
             exported = int(algorithm.state.read(healthy)["step"]) if healthy else update
             return Outcome(exported, f"update {update}: {reason}", numbers)
-        figures |= algorithm.learn(experience, update, numbers)
+        figures |= algorithm.learn(experience, update, numbers) | {
+            "tokens": figures["response_tokens"] * config.rows_per_update
+        }
         numbers["step"] = update + 1
         if (update + 1) % config.checkpoint_every_updates == 0 or update + 1 == config.updates:
+            for shown in samples(stage, experience, prompts, update):
+                context.samples(shown)
             context.checkpoints.save(update + 1, lambda directory: algorithm.state.write(directory, numbers))
         context.progress(Progress(stage, update + 1, config.updates, figures))
     return Outcome(config.updates, "", numbers)
@@ -219,6 +230,15 @@ def sample(engine: RolloutEngine, prompts: Prompts, update: int, config: PolicyC
         )
     asked = [place for place in places for _ in range(config.samples_per_prompt)]
     return replace(rollout, tasks=tuple(prompts.tasks[rows[place]] for place in asked))
+
+
+def samples(stage: str, experience: Experience, prompts: Prompts, update: int) -> Iterator[Sample]:
+    """A response to each of the first prompts of an update, as it was sampled and scored."""
+    rollout, scores = experience.rollout, experience.scores_B.tolist()
+    for row in range(0, len(scores), rollout.copies)[:SHOWN]:
+        asked = rollout.prompt_ids_BP[row][rollout.prompt_mask_BP[row].bool()].tolist()
+        said = rollout.response_ids_BR[row][rollout.response_mask_BR[row].bool()].tolist()
+        yield Sample(stage, update + 1, prompts.decode(asked), prompts.decode(said), scores[row])
 
 
 def several_epochs(

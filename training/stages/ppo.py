@@ -18,14 +18,14 @@ from training.optim.adam import OptimizerConfig
 from training.optim.learner import Learner
 from training.parallelism import distribute_views, lay_out
 from training.rl.advantages import explained_variance, gae, whiten
-from training.rl.experience import Experience, batch_means, in_parts, opinions
+from training.rl.experience import Experience, batch_means, fresh_log_probs, in_parts, opinions
 from training.rl.kl_control import KlConfig as KlConfig
 from training.rl.kl_control import next_beta
 from training.rl.losses import Clip, policy_loss, token_weights, value_loss
 from training.rl.players import open_critic, open_players
 from training.rl.rewards import RewardShape as RewardShape
 from training.rl.rewards import response_scores, token_rewards
-from training.rl.rollout import Rollout, before_response, response_log_probs
+from training.rl.rollout import Rollout, before_response
 from training.rl.scores import Verifier, telling
 from training.stages.artifact import finished
 from training.stages.context import RunContext
@@ -129,6 +129,8 @@ class Ppo:
             old_log_probs_BR=said.log_probs_BR,
             advantages_BR=whiten(advantages_BR, mask_BR, self._ranks),
             correction_BR=said.correction_BR,
+            scores_B=said.scores_B,
+            fresh_BR=said.fresh_BR,
             old_values_BR=values_BR,
             returns_BR=returns_BR,
         )
@@ -157,7 +159,7 @@ class Ppo:
         config = self._config
         weights_BR = token_weights(part.mask_BR, self._ranks)
         with self._setting.autocast():
-            log_probs_BR, _ = response_log_probs(self._players.policy, part.rollout, config.temperature)
+            log_probs_BR = fresh_log_probs(self._players.policy, part, config.temperature)
         policy = policy_loss(
             log_probs_BR,
             part.old_log_probs_BR,

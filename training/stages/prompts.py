@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -36,7 +36,7 @@ class SftMix:
 
 @dataclass(frozen=True)
 class Prompts:
-    """tasks: one a prompt, "" where its line names none. stop_ids end a response."""
+    """tasks: one a prompt, "" where its line names none. stop_ids end a response. decode: ids of theirs as people read them."""
 
     ids: list[list[int]]
     tasks: list[str]
@@ -44,6 +44,7 @@ class Prompts:
     dropped_too_long: int
     mixed: list[TokenisedExample] = field(default_factory=list)
     vocabulary: VocabularyMap | None = None
+    decode: Callable[[Sequence[int]], str] = str
 
 
 class Wanted(Protocol):
@@ -74,12 +75,14 @@ def read_data(config: Wanted, chat: Chat) -> Prompts:
     mixed = read_mix(config, chat)
     dropped = len(rows) - len(ids)
     if config.vocabulary_rows is None:
-        return Prompts(ids, tasks, chat.stop_ids, dropped, mixed)
+        return Prompts(ids, tasks, chat.stop_ids, dropped, mixed, decode=chat.decode)
     used = {*chat.stop_ids, *(i for row in ids for i in row), *(i for e in mixed for i in (*e.prompt, *e.response))}
     vocabulary = choose_rows(used, read_config(config.model_directory).vocab_size, config.vocabulary_rows)
     narrowed = [vocabulary.narrow(row) for row in ids]
     stop_ids = tuple(vocabulary.narrow(chat.stop_ids))
-    return Prompts(narrowed, tasks, stop_ids, dropped, narrow(mixed, vocabulary), vocabulary)
+    full = vocabulary.widen
+    mixed = narrow(mixed, vocabulary)
+    return Prompts(narrowed, tasks, stop_ids, dropped, mixed, vocabulary, lambda ids: chat.decode(full(ids)))
 
 
 def read_mix(config: Wanted, chat: Chat) -> list[TokenisedExample]:

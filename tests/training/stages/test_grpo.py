@@ -30,7 +30,7 @@ from training.rl.losses import Normalisation
 from training.rl.players import open_players
 from training.rl.scores import Answer
 from training.stages import grpo, ppo, reward_model
-from training.stages.context import ConfigError, Lineage, Machine, RunContext
+from training.stages.context import ConfigError, Lineage, Machine, RunContext, Sample
 from training.stages.grpo import GrpoConfig
 from training.stages.policy_artifact import sources
 from training.stages.policy_loop import refuse_uneven
@@ -89,6 +89,36 @@ def test_a_killed_run_ends_with_the_same_bits(config: GrpoConfig, tmp_path: Path
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
 
 
+def test_an_update_of_one_step_learns_from_the_reading_that_it_was_judged_by(
+    config: GrpoConfig, tmp_path: Path
+) -> None:
+    """Two epochs that end after their first minibatch are one step too, and read the policy twice."""
+    one = replace(config, updates=2, minibatch_rows=16, epochs_per_update=1, output_directory=tmp_path / "one")
+    two = replace(one, epochs_per_update=2, early_stop_nats=-1.0, output_directory=tmp_path / "two")
+    assert one.is_one_step
+    assert not two.is_one_step
+    found = []
+    for settings in (one, two):
+        progress = ProgressList()
+        run(settings, tmp_path / settings.output_directory.name / "runs", progress)
+        found.append([step.metrics for step in progress.steps])
+    for mine, plain in zip(*found, strict=True):
+        assert mine["minibatches"] == plain["minibatches"] == 1
+        assert mine == pytest.approx(plain, rel=1e-4, abs=1e-6)
+    weights = [load_file(settings.output_directory / "model.safetensors") for settings in (one, two)]
+    assert all(torch.allclose(weights[0][name], weights[1][name], atol=1e-5) for name in weights[0])
+
+
+def test_it_tells_samples_of_prompts_with_their_scores(config: GrpoConfig, tmp_path: Path) -> None:
+    told: list[Sample] = []
+    context = RunContext(DirectoryCheckpoints(tmp_path / "run"), ProgressList(), samples=told.append)
+    grpo.run(config, context, short)
+    assert [sample.step for sample in told] == [3] * 4 + [6] * 4
+    assert len({sample.prompt for sample in told[:4]}) == 4
+    assert all(sample.score in (-len(sample.text), -2 * len(sample.text)) for sample in told)
+    assert any(word in sample.prompt for sample in told for word in WORDS)
+
+
 def test_it_writes_a_model_that_differs_from_its_parent_and_reports_every_figure(
     config: GrpoConfig, tmp_path: Path
 ) -> None:
@@ -117,6 +147,7 @@ def test_it_writes_a_model_that_differs_from_its_parent_and_reports_every_figure
         "sampler_kl",
         "sampler_mismatch",
         "score",
+        "tokens",
         "zero_variance_groups",
     }
     assert progress.steps[0].metrics["importance"] == pytest.approx(1.0, abs=1e-4)

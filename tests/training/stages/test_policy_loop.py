@@ -18,7 +18,7 @@ def experience_of(rows: int) -> Experience:
     mask = torch.ones(rows, 2, dtype=torch.long)
     numbers = torch.arange(rows).float()[:, None].expand(rows, 2)
     rollout = Rollout(mask, mask, mask, mask, numbers, torch.ones(rows).bool(), "update-0", ("",) * rows)
-    return Experience(rollout, mask, numbers, numbers, numbers)
+    return Experience(rollout, mask, numbers, numbers, numbers, numbers[:, 0], None)
 
 
 def config(**changes: object) -> PolicyConfig:
