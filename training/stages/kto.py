@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,9 +17,11 @@ from torch import Tensor
 from training.data.chat import Chat, load_chat
 from training.data.examples import ThumbExample, read_thumbs
 from training.data.order import held_out_keys, rows_of_step, steps_for
+from training.data.served import Served
 from training.data.tensors import TokenisedExample, response_batch
 from training.manifest import Manifest
-from training.model.checkpoint import read_config
+from training.model.backbone import Backbone
+from training.model.checkpoint import load_decoder, read_config
 from training.model.lora import LoraConfig
 from training.model.vocabulary import VocabularyMap, choose_rows
 from training.optim.adam import OptimizerConfig, build_optimizer
@@ -27,6 +30,7 @@ from training.optim.ranks import Ranks
 from training.optim.schedule import learning_rate_at
 from training.rl.losses import kto
 from training.rl.reference import PolicyAndReference, Watch, WatchConfig, open_policy_and_reference
+from training.rl.served import Answer, OffPolicyConfig, hold_against, read_answer
 from training.stages.artifact import finished, publish, write_model
 from training.stages.context import ConfigError, Lineage, Machine, Progress, RunContext
 from training.stages.machine import Autocast, sampling_threads, settle
@@ -38,7 +42,8 @@ WEIGHTS = ("balanced", "equal")
 
 @dataclass(frozen=True)
 class KtoConfig:
-    """data_path: JSON lines {"messages", "response", "thumb": "up" or "down", "prompt_id"}.
+    """data_path: JSON lines {"messages", "response", "thumb": "up" or "down", "prompt_id"}, and "served" where the sample is known:
+    then its ids are learned from, not the text's.
 
     output_directory becomes a model directory; with `lora` the adapter is merged into it and kept apart under adapter/.
     """
@@ -58,6 +63,7 @@ class KtoConfig:
     vocabulary_rows: int | None = None
     held_out_fraction: float = 0.1  # of the prompts
     watch: WatchConfig = field(default_factory=WatchConfig)
+    off_policy: OffPolicyConfig = field(default_factory=OffPolicyConfig)
     checkpoint_every_steps: int = 50
     seed: int = 0
     machine: Machine = field(default_factory=Machine)
@@ -75,10 +81,12 @@ class KtoConfig:
 
 @dataclass(frozen=True)
 class Thumb:
-    """A tokenised response, and whether it is liked."""
+    """A tokenised response, and whether it is liked; `served` and `unfit` as in rl/served.py."""
 
     example: TokenisedExample
     up: bool
+    served: Served | None = None
+    unfit: str = ""
 
 
 @dataclass(frozen=True)
@@ -103,12 +111,18 @@ def run(config: KtoConfig, context: RunContext) -> Manifest:
     Progress metrics: loss, baseline (z0, nats), up_reward and down_reward (mean of beta r in the batch), learning_rate,
     gradient_norm; at checkpoints also held_out_accuracy, response_tokens and kl (of samples on held-out prompts).
     Report: train_thumbs, train_thumbs_up, held_out_thumbs, dropped_too_long, up_weight, down_weight, exported_step,
-    stopped_because ("" or the reason), held_out_accuracy, response_tokens, response_tokens_before, kl.
+    stopped_because ("" or the reason), held_out_accuracy, response_tokens, response_tokens_before, kl; answers_unsampled,
+    answers_unfit, and off_policy by version (training/rl/served.py).
+
+    Raises:
+        OffPolicyError: there are answers that may not be learned from.
     """
     if done := finished(config.output_directory):
         return done
     autocast = settle(config.machine)
-    thumbs = read_data(config, load_chat(config.model_directory))
+    thumbs, off_policy = corrected(read_data(config, load_chat(config.model_directory)), config, autocast)
+    if config.vocabulary_rows is not None:
+        thumbs = trimmed(thumbs, config, config.vocabulary_rows)
     models = open_policy_and_reference(config.model_directory, config.lora, thumbs.vocabulary, config.seed)
     numbers, stopped_because = train(models, thumbs, config, context, autocast)
     up_weight, down_weight = weights_of(thumbs, config)
@@ -131,6 +145,7 @@ def run(config: KtoConfig, context: RunContext) -> Manifest:
             "stopped_because": stopped_because,
             "exported_step": int(numbers.pop("step")),
             **numbers,
+            **off_policy,
         },
     )
 
@@ -218,7 +233,8 @@ def accumulate(
         with autocast():
             ratios_B = log_ratios(models, part)
         up_B = torch.tensor([thumb.up for thumb in part])
-        loss = kto(ratios_B, up_B, z0, config.beta, weights, len(batch))
+        importance_B = torch.tensor([thumb.example.weight for thumb in part])
+        loss = kto(ratios_B, up_B, z0, config.beta, weights, len(batch), importance_B)
         torch.autograd.backward(loss)
         rewards_B = config.beta * ratios_B.detach()
         sums += torch.stack((loss.detach(), rewards_B[up_B].sum(), rewards_B[~up_B].sum()))
@@ -263,7 +279,7 @@ def examine(
 
 
 def read_data(config: KtoConfig, chat: Chat) -> Thumbs:
-    """Tokenise, drop what is too long, hold out a share of the prompts, and trim the vocabulary to what both need."""
+    """Tokenise, drop what is too long, and hold out a share of the prompts."""
     rows = read_thumbs(config.data_path)
     fitting = [(row, thumb) for row in rows if (thumb := tokenise(row, chat)).example.tokens <= config.max_tokens]
     held = held_out_keys((row.prompt_id for row, _ in fitting), config.held_out_fraction, config.seed)
@@ -275,13 +291,29 @@ def read_data(config: KtoConfig, chat: Chat) -> Thumbs:
             raise ConfigError(
                 f"held_out_fraction: {ups} thumbs up and {len(part) - ups} down {name}, one of each needed"
             )
-    thumbs = Thumbs(train, held_out, chat.stop_ids, len(rows) - len(fitting))
-    return thumbs if config.vocabulary_rows is None else trimmed(thumbs, config, config.vocabulary_rows)
+    return Thumbs(train, held_out, chat.stop_ids, len(rows) - len(fitting))
 
 
 def tokenise(row: ThumbExample, chat: Chat) -> Thumb:
     """Prompt and response as ids, to the end token."""
-    return Thumb(TokenisedExample(tuple(chat.prompt_ids(row.messages)), tuple(chat.response_ids(row.response))), row.up)
+    answer = read_answer(row.served, row.messages, row.response, chat)
+    return Thumb(answer.example, row.up, answer.served, answer.unfit)
+
+
+def corrected(thumbs: Thumbs, config: KtoConfig, autocast: Autocast) -> tuple[Thumbs, dict[str, Any]]:
+    """The thumbs, each weighing what its answer's sample says, and figures for the report. Raises: OffPolicyError."""
+    both = [*thumbs.train, *thumbs.held_out]
+    answers, figures = hold_against(
+        lambda: Backbone(load_decoder(config.model_directory).requires_grad_(False)),
+        config.model_directory.name,
+        [Answer(thumb.example, thumb.served, thumb.unfit) for thumb in both],
+        config.off_policy,
+        config.microbatch_rows,
+        autocast,
+    )
+    weighed = [replace(thumb, example=answer.example) for thumb, answer in zip(both, answers, strict=True)]
+    first = len(thumbs.train)
+    return replace(thumbs, train=weighed[:first], held_out=weighed[first:]), figures
 
 
 def trimmed(thumbs: Thumbs, config: KtoConfig, vocabulary_rows: int) -> Thumbs:
@@ -290,7 +322,7 @@ def trimmed(thumbs: Thumbs, config: KtoConfig, vocabulary_rows: int) -> Thumbs:
     used = {*thumbs.stop_ids, *(i for example in examples for i in (*example.prompt, *example.response))}
     vocabulary = choose_rows(used, read_config(config.model_directory).vocab_size, vocabulary_rows)
     train, held_out = (
-        [Thumb(thumb.example.narrowed(vocabulary), thumb.up) for thumb in part]
+        [replace(thumb, example=thumb.example.narrowed(vocabulary)) for thumb in part]
         for part in (thumbs.train, thumbs.held_out)
     )
     stop_ids = tuple(vocabulary.narrow(thumbs.stop_ids))
