@@ -16,7 +16,13 @@ from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder
 from training.rl.served import OffPolicyConfig, check_fit, check_mismatch, figures_of, measure, read_answer
 
-QUESTIONS = ("What is the capital of France?", "hello", "wat color is the sky", "Write a poem about the sea.", "What is 2 plus 2?")
+QUESTIONS = (
+    "What is the capital of France?",
+    "hello",
+    "wat color is the sky",
+    "Write a poem about the sea.",
+    "What is 2 plus 2?",
+)
 
 
 def judged(stack: Stack, capsys: pytest.CaptureFixture[str]) -> dict[str, Judgement]:
@@ -57,7 +63,7 @@ def test_training_gives_what_was_served_the_log_probs_with_which_it_was_served(
 
     measured = measure(Backbone(load_decoder(directory)), read, 8, nullcontext)
     figures = figures_of(measured, OffPolicyConfig())
-    print("MEASURED", figures, [float((m.trainer_N-m.served_N).abs().max()) for m in measured], [len(m.served_N) for m in measured])
     check_fit([one.unfit for one in read], version)
     check_mismatch(figures, version, OffPolicyConfig())
-    assert figures[version]["mismatch"] < 0.1
+    # 0.002 to 0.004 seen; a prompt that is one token short makes it 0.13.
+    assert figures[version]["mismatch"] < 0.02
