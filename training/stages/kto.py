@@ -108,8 +108,8 @@ class Thumbs:
 def run(config: KtoConfig, context: RunContext) -> Manifest:
     """Train, write output_directory, and return its manifest (kind "model").
 
-    Progress metrics: loss, baseline (z0, nats), up_reward and down_reward (mean of beta r in the batch), learning_rate,
-    gradient_norm; at checkpoints also held_out_accuracy, response_tokens and kl (of samples on held-out prompts).
+    Progress metrics: loss, baseline (z0, nats), up_reward and down_reward (mean of beta r in the batch), importance (mean, with a cap),
+    learning_rate, gradient_norm; at checkpoints also held_out_accuracy, response_tokens and kl (of samples on held-out prompts).
     Report: train_thumbs, train_thumbs_up, held_out_thumbs, dropped_too_long, up_weight, down_weight, exported_step,
     stopped_because ("" or the reason), held_out_accuracy, response_tokens, response_tokens_before, kl; answers_unsampled,
     answers_unfit, and off_policy by version (training/rl/served.py).
@@ -241,6 +241,8 @@ def accumulate(
     loss_value, up_rewards, down_rewards = ranks.sum(sums).tolist()
     ups = sum(thumb.up for thumb in batch)
     figures = {"loss": loss_value, "baseline": z0}
+    if config.off_policy.importance_cap is not None:
+        figures["importance"] = sum(thumb.example.weight for thumb in batch) / len(batch)
     if ups:
         figures["up_reward"] = up_rewards / ups
     if ups < len(batch):

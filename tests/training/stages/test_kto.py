@@ -170,6 +170,7 @@ def test_importance_is_what_a_thumb_counts_and_a_killed_run_finds_it_again(
     straight, resumed = ProgressList(), ProgressList()
     report = run(config, tmp_path / "straight", straight)
     assert report["off_policy"]["older"]["importance"] > 1.2
+    assert any(step.metrics["importance"] > 1.05 for step in straight.steps)
     assert report["off_policy"]["served-0"]["importance"] == pytest.approx(1.0, abs=1e-3)
     again = replace(config, output_directory=tmp_path / "again", checkpoint_every_steps=2)
     with pytest.raises(Killed):
