@@ -24,6 +24,8 @@ from services.chassis.settings import ServiceSettings
 FORBIDDEN, BAD_WORD, SECRET = "FORBIDDEN", "BADWORD", "SECRET"
 POLICY_VERSION = "policy-1"
 STABLE, CANDIDATE = "nano-1", "nano-2"
+# Of the four deltas; numbers that nobody else says.
+SAMPLE = sample_pb2.Sample(token_ids=range(900_000_001, 900_000_005), log_probs=[-0.125, -0.25, -0.5, -1])
 
 
 class Switch:
@@ -230,9 +232,7 @@ class FakeGenerator(generator_pb2_grpc.GeneratorServiceServicer, generator_pb2_g
         self.gate: Callable[[int], Any] | None = None
         self.breaks_after: int | None = None
         self.finish_reason = chat_pb2.FINISH_REASON_STOP
-        self.sample: sample_pb2.Sample | None = sample_pb2.Sample(
-            token_ids=[900_000_001 + number for number in range(4)], log_probs=[-0.125, -0.25, -0.5, -1]
-        )
+        self.sample: sample_pb2.Sample | None = SAMPLE
         self.stable, self.candidate = STABLE, CANDIDATE
 
     async def Generate(self, request: Any, context: Any) -> AsyncIterator[generator_pb2.GenerateEvent]:
