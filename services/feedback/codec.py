@@ -19,6 +19,7 @@ from services.feedback.events import (
     Correction,
     FeedbackEvent,
     Retraction,
+    Sample,
     Thumb,
     TurnEvent,
     Words,
@@ -70,9 +71,11 @@ def words_from(texts: bytes) -> Words:
 
 
 def take_turn_texts(event: events_pb2.TurnEvent) -> events_pb2.TurnEvent:
-    """The same of a turn: what the model was given, what the user typed, what was answered."""
+    """The same of a turn: what the model was given, what the user typed, what was answered and token by token sampled."""
     texts = events_pb2.TurnEvent(context=event.context, original_text=event.original_text, answer=event.answer)
-    for name in ("context", "original_text", "answer"):
+    if event.HasField("sample"):
+        texts.sample.CopyFrom(event.sample)
+    for name in ("context", "original_text", "answer", "sample"):
         event.ClearField(name)
     return texts
 
@@ -137,6 +140,7 @@ def turn_from(message: events_pb2.TurnEvent) -> TurnEvent:
         finish_us=_microseconds(message.finish_time),
         erased=message.erased,
         cached=message.cached,
+        sample=_sample(message),
         sealed=message.sealed,
         unknown_bytes=_unknown(message),
     )
@@ -180,6 +184,11 @@ def _value(message: events_pb2.FeedbackEvent) -> Thumb | Correction | Retraction
             return Retraction(message.retraction.kind)
         case _:
             return None
+
+
+def _sample(message: events_pb2.TurnEvent) -> Sample | None:
+    told = message.sample
+    return Sample(tuple(told.token_ids), tuple(told.log_probs)) if message.HasField("sample") else None
 
 
 def _name(enum: Any, prefix: str, number: int) -> str:

@@ -4,6 +4,7 @@ An event comes in with plain texts; from the spool on they are in `sealed` (seal
 Times are microseconds since 1970 in UTC: they are data, never an order. Order is the order of acceptance.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ MAX_REASON_CHARACTERS = 64
 MAX_COMMENT_CHARACTERS = 2_000
 MAX_CORRECTION_CHARACTERS = 8_192
 MAX_NAME_CHARACTERS = 128
+MAX_SAMPLE_TOKENS = 4_096
 MAX_POSITION = 2**63 - 1
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _PRINCIPAL = re.compile(r"[0-9a-f]{64}")
@@ -94,6 +96,14 @@ class ContextMessage:
 
 
 @dataclass(frozen=True)
+class Sample:
+    """What the model sampled: token ids, and the log-prob of each. It tells the answer, so it is sealed with it."""
+
+    token_ids: tuple[int, ...]
+    log_probs: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class TurnEvent:
     """One finished turn, as training needs it."""
 
@@ -120,6 +130,7 @@ class TurnEvent:
     finish_us: int
     erased: bool
     cached: bool = False
+    sample: Sample | None = None
     sealed: bytes = b""
     unknown_bytes: bytes = b""
 
@@ -149,10 +160,12 @@ def check_turn(event: TurnEvent, path: str = "turn") -> None:
     """Raises: InvalidArgumentError naming field and limit."""
     _check_common(event, path)
     check_uuid(event.user_message_id, f"{path}.user_message_id")
-    has_texts = bool(event.context or event.answer or event.original_text)
+    has_texts = bool(event.context or event.answer or event.original_text or event.sample)
     _check_seal(event.sealed, f"{path}.sealed", has_texts)
     if event.erased and has_texts:
-        raise _wrong(f"{path}.erased", "an erased turn has no context, original_text and answer")
+        raise _wrong(f"{path}.erased", "an erased turn has no context, original_text, answer and sample")
+    if event.sample:
+        _check_sample(event.sample, f"{path}.sample")
 
 
 def check_unsealed(event: FeedbackEvent | TurnEvent, path: str = "event") -> None:
@@ -176,6 +189,15 @@ def _check_common(event: FeedbackEvent | TurnEvent, path: str) -> None:
         # Postgres takes no NUL: accepted, such an event would stop the sink for ever.
         if len(getattr(event, name)) > MAX_NAME_CHARACTERS or "\0" in getattr(event, name):
             raise _wrong(f"{path}.{name}", f"at most {MAX_NAME_CHARACTERS} characters, none of them NUL")
+
+
+def _check_sample(sample: Sample, path: str) -> None:
+    if not 1 <= len(sample.token_ids) <= MAX_SAMPLE_TOKENS:
+        raise _wrong(f"{path}.token_ids", f"1 to {MAX_SAMPLE_TOKENS:,} tokens")
+    if len(sample.log_probs) != len(sample.token_ids):
+        raise _wrong(f"{path}.log_probs", "as many as token_ids")
+    if not all(math.isfinite(value) and value <= 0 for value in sample.log_probs):
+        raise _wrong(f"{path}.log_probs", "finite and at most 0")
 
 
 def _check_thumb(thumb: Thumb, path: str) -> None:

@@ -29,11 +29,20 @@ class Selected:
 
 
 @dataclass(frozen=True)
+class Sample:
+    """What the model sampled: token ids, and the log-prob of each. It reveals the answer, and goes to session alone."""
+
+    token_ids: tuple[int, ...]
+    log_probs: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Finished:
-    """The end of a generation."""
+    """The end of a generation; without a sample where the model server tells none."""
 
     finish_reason: FinishReason
     usage: Usage
+    sample: Sample | None = None
 
 
 GenerateEvent = Selected | str | Finished
@@ -65,6 +74,12 @@ class Generation:
         self._task: asyncio.Task[None] | None = None
         self.finished: Finished | None = None
         self.first_text_at: float | None = None
+        self._texts: list[str] = []
+
+    @property
+    def text(self) -> str:
+        """What the model wrote so far, shown or not."""
+        return "".join(self._texts)
 
     @asynccontextmanager
     async def reading(self, events: AsyncGenerator[GenerateEvent, None]) -> AsyncIterator[None]:
@@ -110,6 +125,7 @@ class Generation:
                 self._on_selected(event)
             case str():
                 self.first_text_at = self.first_text_at or time.monotonic()
+                self._texts.append(event)
                 self._held.add(event)
             case Finished():
                 self.finished = event

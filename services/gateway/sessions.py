@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from services.gateway.events import FinishReason, Prompt, Usage
-from services.gateway.generation import Selected
+from services.gateway.generation import Sample, Selected
 from services.gateway.request import Message, Task, TurnRequest
 
 
@@ -21,7 +21,7 @@ class Begun:
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer with all that training needs to know of it."""
+    """One answer with all that training needs to know of it. `sample` is of an answer that was shown as the model wrote it."""
 
     message_id: str
     policy_version: str = ""
@@ -30,6 +30,7 @@ class Answer:
     selected: Selected | None = None
     usage: Usage | None = None
     guard_category: str = ""
+    sample: Sample | None = None
 
     @property
     def model_version(self) -> str:

@@ -59,7 +59,7 @@ class Writing:
             async for ruling in held.releases():
                 self._show(ruling)
                 self._clock.first_text(generation.first_text_at)
-        self._conclude(generation.finished)
+        self._conclude(generation.finished, generation.text)
 
     def repeat(self, cached: CachedAnswer) -> None:
         """Show an answer that was written for the same question before."""
@@ -95,9 +95,11 @@ class Writing:
             self._publish_text(f"\n\n{ruling.rejection_text}" if self._turn.text else ruling.rejection_text)
             self._record = replace(self._record, finish_reason=FinishReason.OUTPUT_BLOCKED)
 
-    def _conclude(self, finished: Finished | None) -> None:
+    def _conclude(self, finished: Finished | None, written: str) -> None:
         if finished:
-            self._record = replace(self._record, usage=finished.usage)
+            # Cut or changed on its way it is not the model's answer any more, and its tokens are another one's.
+            sample = finished.sample if self._turn.text == written else None
+            self._record = replace(self._record, usage=finished.usage, sample=sample)
         if self._record.finish_reason is FinishReason.OUTPUT_BLOCKED:
             pass
         elif self._turn.interruption:

@@ -44,7 +44,14 @@ async def wiring(settings: GeneratorSettings) -> AsyncIterator[Sequence[Registra
         traffic = Traffic(store, await first_rollout(store, settings.stable_directory), now_us)
         running = Running()
         reconciler = Reconciler(traffic, server, running, pace)
-        engine = Engine(Router(traffic, reconciler), server, running, settings.reply_tokens, settings.coalesce_seconds)
+        engine = Engine(
+            Router(traffic, reconciler),
+            server,
+            running,
+            settings.reply_tokens,
+            settings.coalesce_seconds,
+            settings.served_samples,
+        )
         canaries = Canaries(traffic, reconciler, settings.load_seconds)
         # A loop that dies of an unknown error ends the process: a replica without it would answer by an old rollout for ever.
         async with asyncio.TaskGroup() as loops:

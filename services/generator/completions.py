@@ -134,6 +134,8 @@ def _chat_body(version: str, messages: Sequence[Message], sampling: Sampling) ->
         body["stop"] = list(sampling.stop)
     if sampling.seed is not None:
         body["seed"] = sampling.seed % SEEDS
+    if sampling.tells_tokens:
+        body |= {"logprobs": True, "return_token_ids": True}
     return body
 
 

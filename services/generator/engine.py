@@ -7,17 +7,18 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Protocol
 
 from services.chassis.errors import NotFoundError, ServiceError, UnavailableError
 from services.generator.coalesce import coalesced
-from services.generator.metrics import FIRST_TEXT_SECONDS, GENERATIONS, TOKENS
+from services.generator.metrics import FIRST_TEXT_SECONDS, GENERATIONS, SAMPLES, TOKENS
 from services.generator.presets import NO_OVERRIDES, Overrides, Sampling, Task, sampling_for
 from services.generator.rollout import Assignment
 from services.generator.routing import Router
 from services.generator.running import Running
+from services.generator.sample import Sample, SampleParts
 from services.generator.sse import Piece
 from services.generator.task_choice import choose_task
 
@@ -59,11 +60,12 @@ class Selected:
 
 @dataclass(frozen=True)
 class Finished:
-    """The end; comes last."""
+    """The end; comes last. `sample` is None where the model server did not tell all of it."""
 
     reason: FinishReason
     prompt_tokens: int
     completion_tokens: int
+    sample: Sample | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ class _Answer:
         self.texts: asyncio.Queue[str | None] = asyncio.Queue()
         self.finish_reason: str | None = None
         self.usage = (0, 0)
+        self._sample = SampleParts()
         self._version = version
         self._began = time.perf_counter()
         self._has_text = False
@@ -100,6 +103,7 @@ class _Answer:
                 FIRST_TEXT_SECONDS.labels(self._version).observe(time.perf_counter() - self._began)
             self._has_text = True
             self.texts.put_nowait(piece.text)
+        self._sample.add(piece.token_ids, piece.log_probs)
         self.finish_reason = piece.finish_reason or self.finish_reason
         self.usage = piece.usage or self.usage
 
@@ -107,20 +111,27 @@ class _Answer:
         """Raises: UnavailableError if the stream ended without saying why."""
         if self.finish_reason not in list(FinishReason):
             raise UnavailableError("the model server broke the answer off", reason="MODEL_SERVER_LOST")
-        return Finished(FinishReason(self.finish_reason), *self.usage)
+        return Finished(FinishReason(self.finish_reason), *self.usage, self._sample.whole(self.usage[1]))
 
 
 class Engine:
     """Runs generations."""
 
     def __init__(
-        self, router: Router, server: ChatServer, running: Running, reply_tokens: int, coalesce_seconds: float
+        self,
+        router: Router,
+        server: ChatServer,
+        running: Running,
+        reply_tokens: int,
+        coalesce_seconds: float,
+        tells_tokens: bool,
     ) -> None:
         self._router = router
         self._server = server
         self._running = running
         self._reply_tokens = reply_tokens
         self._coalesce_seconds = coalesce_seconds
+        self._tells_tokens = tells_tokens
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Selected | str | Finished, None]:
         """Selected, then texts, then Finished.
@@ -133,6 +144,8 @@ class Engine:
         """
         task = request.task or choose_task(request.messages[-1].text)
         sampling = sampling_for(task, request.overrides, self._reply_tokens)
+        # Tokens of a stop text are sampled and not shown: then the sample is of another answer.
+        sampling = replace(sampling, tells_tokens=self._tells_tokens and not sampling.stop)
         assignment = self._router.choose(request.user_key, request.pinned_version)
         reason = "cancelled"
         with self._running.one(assignment.version):
@@ -147,6 +160,7 @@ class Engine:
                 reason = finished.reason
                 TOKENS.labels(assignment.version, "prompt").inc(finished.prompt_tokens)
                 TOKENS.labels(assignment.version, "completion").inc(finished.completion_tokens)
+                SAMPLES.labels(assignment.version, "none" if finished.sample is None else "whole").inc()
                 yield finished
             except ServiceError as error:
                 reason = error.reason.lower()

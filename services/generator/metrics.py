@@ -8,6 +8,11 @@ GENERATIONS = Counter(
     "thumbwheel_generations_total", "Ended generations by version, arm and reason.", ["version", "arm", "reason"]
 )
 TOKENS = Counter("thumbwheel_tokens_total", "Tokens by version and kind (prompt, completion).", ["version", "kind"])
+SAMPLES = Counter(
+    "thumbwheel_generator_samples_total",
+    "Finished answers by version and whether the model server told their tokens and log-probs (whole, none).",
+    ["version", "told"],
+)
 FIRST_TEXT_SECONDS = Histogram(
     "thumbwheel_first_text_seconds",
     "From the request to the first text of the model server.",

@@ -41,13 +41,14 @@ class Preset:
 
 @dataclass(frozen=True)
 class Sampling:
-    """Temperature 0 is greedy. `seed` None lets the model server choose."""
+    """Temperature 0 is greedy. `seed` None lets the model server choose. `tells_tokens`: it is asked what it samples, too."""
 
     temperature: float
     top_p: float
     max_tokens: int
     stop: tuple[str, ...] = ()
     seed: int | None = None
+    tells_tokens: bool = False
 
 
 @dataclass(frozen=True)

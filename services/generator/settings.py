@@ -67,6 +67,10 @@ class GeneratorSettings(ServiceSettings):
         le=4096,
         description="longest answer of a caller who says nothing; not above TW_SESSION_REPLY_TOKENS",
     )
+    served_samples: bool = Field(
+        True,
+        description="ask the model server for tokens and log-probs, so that training knows them; false for one that refuses this",
+    )
     first_token_seconds: float = Field(60.0, gt=0, description="longest wait for the first text of an answer")
     idle_seconds: float = Field(20.0, gt=0, description="longest wait between two pieces of an answer")
     hang_seconds: float = Field(

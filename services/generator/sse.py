@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 DONE = b"[DONE]"
 
@@ -13,13 +14,15 @@ class MalformedStreamError(Exception):
 
 @dataclass(frozen=True)
 class Piece:
-    """What one event says; empty and None where it says nothing."""
+    """What one event says; empty and None where it says nothing. Token ids and log-probs are vLLM's `return_token_ids` and `logprobs`."""
 
     text: str = ""
     finish_reason: str | None = None
     usage: tuple[int, int] | None = None
     failed: bool = False
     done: bool = False
+    token_ids: tuple[int, ...] = ()
+    log_probs: tuple[float, ...] = ()
 
 
 class EventParser:
@@ -49,6 +52,22 @@ def _piece(data: bytes) -> Piece:
         if not body["choices"]:
             return Piece(usage=counts)
         choice = body["choices"][0]
-        return Piece(choice["delta"].get("content") or "", choice.get("finish_reason"), counts)
+        text, ended = choice["delta"].get("content") or "", choice.get("finish_reason")
+        return Piece(text, ended, counts, token_ids=_token_ids(choice), log_probs=_log_probs(choice))
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise MalformedStreamError from error
+
+
+def _token_ids(choice: dict[str, Any]) -> tuple[int, ...]:
+    """Of what a server has in another form nothing is taken: nobody's answer breaks off for it."""
+    told = choice.get("token_ids")
+    return tuple(told) if isinstance(told, list) and all(type(token) is int for token in told) else ()
+
+
+def _log_probs(choice: dict[str, Any]) -> tuple[float, ...]:
+    told = choice.get("logprobs")
+    scores = told.get("content") if isinstance(told, dict) else None
+    try:
+        return tuple(float(score["logprob"]) for score in scores or ())
+    except (KeyError, TypeError, ValueError):
+        return ()

@@ -2,7 +2,7 @@
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from thumbwheel.chat.v1 import chat_pb2
-from thumbwheel.generator.v1 import generator_pb2
+from thumbwheel.generator.v1 import generator_pb2, sample_pb2
 
 from services.chassis.errors import InvalidArgumentError
 from services.generator.canary import CanaryRequest
@@ -57,6 +57,9 @@ def generate_event(event: Selected | str | Finished) -> generator_pb2.GenerateEv
     if isinstance(event, Finished):
         usage = chat_pb2.Usage(prompt_tokens=event.prompt_tokens, completion_tokens=event.completion_tokens)
         finished = generator_pb2.Finished(finish_reason=FINISHES[event.reason], usage=usage)
+        if event.sample:
+            sample = sample_pb2.Sample(token_ids=event.sample.token_ids, log_probs=event.sample.log_probs)
+            finished.sample.CopyFrom(sample)
         return generator_pb2.GenerateEvent(finished=finished)
     selected = generator_pb2.Selected(
         model_version=event.assignment.version,

@@ -3,16 +3,18 @@
 A text may not hold U+0000: Postgres cannot store it.
 """
 
+import math
 import re
 from collections.abc import Sequence
 
 from services.chassis.errors import InvalidArgumentError
-from services.session.message import Answer, FinishReason, Role, Said, TurnRequest, UserText
+from services.session.message import Answer, FinishReason, Role, Said, Sample, TurnRequest, UserText
 
 MAX_TEXT_CHARACTERS = 32_768
 MAX_HISTORY = 200
 MAX_REQUEST_ID_CHARACTERS = 64
 MAX_NAME_CHARACTERS = 128
+MAX_SAMPLE_TOKENS = 4_096
 MAX_PAGE = 100
 DEFAULT_PAGE = 50
 ARMS = ("stable", "candidate", "pinned")
@@ -51,6 +53,8 @@ def check_answer(answer: Answer) -> None:
     for name, most in (("assignment_probability", 1), ("temperature", 2), ("top_p", 1)):
         if not 0 <= getattr(answer, name) <= most:
             raise _wrong(name, f"0 to {most}")
+    if answer.sample:
+        _check_sample(answer.sample)
 
 
 def check_page_size(page_size: int) -> int:
@@ -64,6 +68,15 @@ def check_uuid(text: str, field: str, *, optional: bool = False) -> None:
     """Raises: InvalidArgumentError."""
     if not (optional and not text) and not UUID.fullmatch(text):
         raise _wrong(field, "a UUID, lower case")
+
+
+def _check_sample(sample: Sample) -> None:
+    if not 1 <= len(sample.token_ids) <= MAX_SAMPLE_TOKENS:
+        raise _wrong("sample.token_ids", f"1 to {MAX_SAMPLE_TOKENS:,} tokens")
+    if len(sample.log_probs) != len(sample.token_ids):
+        raise _wrong("sample.log_probs", "as many as token_ids")
+    if not all(math.isfinite(value) and value <= 0 for value in sample.log_probs):
+        raise _wrong("sample.log_probs", "finite and at most 0")
 
 
 def _check_user_text(user: UserText) -> None:

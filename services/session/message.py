@@ -128,6 +128,14 @@ class Turn:
 
 
 @dataclass(frozen=True)
+class Sample:
+    """What the model sampled: token ids, and the log-prob of each. It is in the turn's record, never in a conversation's row."""
+
+    token_ids: tuple[int, ...]
+    log_probs: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Answer:
     """The end of a turn, as the gateway tells it."""
 
@@ -144,6 +152,7 @@ class Answer:
     policy_version: str = ""
     guard_category: str = ""
     cached: bool = False
+    sample: Sample | None = None
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from services.session.message import (
     Message,
     Role,
     Said,
+    Sample,
     Task,
     TextEdit,
     Turn,
@@ -105,7 +106,13 @@ def answer_from(request: session_pb2.FinishTurnRequest) -> Answer:
         policy_version=request.policy_version,
         guard_category=request.guard_category,
         cached=request.usage.cached,
+        sample=_sample(request),
     )
+
+
+def _sample(request: session_pb2.FinishTurnRequest) -> Sample | None:
+    told = request.sample
+    return Sample(tuple(told.token_ids), tuple(told.log_probs)) if request.HasField("sample") else None
 
 
 def message_proto(message: Message) -> chat_pb2.Message:
@@ -166,6 +173,9 @@ def encode_turn_record(record: TurnRecord) -> bytes:
         erased=record.erased,
         cached=answer.cached,
     )
+    if answer.sample:
+        event.sample.token_ids.extend(answer.sample.token_ids)
+        event.sample.log_probs.extend(answer.sample.log_probs)
     return event.SerializeToString(deterministic=True)
 
 

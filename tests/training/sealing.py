@@ -34,6 +34,9 @@ def sealed_row(row: dict[str, Any], key: Key) -> dict[str, Any]:
         context = [chat_pb2.HistoryMessage(role=ROLES[part["role"]], text=part["text"]) for part in row["context"]]
         inner = events_pb2.TurnEvent(context=context, answer=row["answer"])
         row = {**row, "context": [], "answer": ""}
+        if sample := row.pop("sample", None):  # ids, log-probs: in `sealed` alone, never in a column
+            inner.sample.token_ids.extend(sample[0])
+            inner.sample.log_probs.extend(sample[1])
     else:
         inner = events_pb2.FeedbackEvent()
         if row.get("correction"):

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -60,9 +60,16 @@ class StageRecord:
         return str((self.config.get("lineage") or {}).get("code_commit", ""))
 
 
-def note_start(name: str, config: object, directory: Path, workers: int) -> None:
+class StageConfig(Protocol):
+    """A stage's config: a dataclass, whose output may be named by a part of it."""
+
+    @property
+    def output_directory(self) -> Path: ...
+
+
+def note_start(name: str, config: StageConfig, directory: Path, workers: int) -> None:
     """Add a start to the record in `directory`, or begin it."""
-    fields = plain(config)
+    fields = {**plain(config), OUTPUT: str(config.output_directory)}
     start = Start(
         time=datetime.now(UTC).isoformat(timespec="milliseconds"),
         workers=workers,

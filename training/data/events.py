@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from training.data.chat import Message
+from training.data.served import Served
 
 Place = tuple[int, int, int]
 
@@ -67,7 +68,8 @@ class Feedback:
 
 @dataclass(frozen=True)
 class Turn:
-    """One finished turn: the exact context that the model was given, and its answer as it was shown. A closed one has neither."""
+    """One finished turn: the exact context that the model was given, its answer as it was shown, and what was sampled for it, where
+    that is known. A closed one has none of them."""
 
     place: Place
     event_id: str
@@ -81,4 +83,5 @@ class Turn:
     guard_category: str = ""
     erased: bool = False
     cached: bool = False
+    served: Served | None = None
     closed: Closed | None = None

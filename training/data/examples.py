@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from training.data.chat import Message
+from training.data.served import Served, served_from
 
 ROLES = ("system", "user", "assistant")
 THUMBS = ("up", "down")
@@ -40,12 +41,13 @@ class PairExample:
 
 @dataclass(frozen=True)
 class ThumbExample:
-    """A response that people liked (up) or not."""
+    """A response that people liked (up) or not; `served`: what a version sampled to give it, where that is known."""
 
     messages: tuple[Message, ...]
     response: str
     up: bool
     prompt_id: str
+    served: Served | None = None
 
 
 @dataclass(frozen=True)
@@ -75,13 +77,14 @@ def read_pairs(path: Path) -> list[PairExample]:
 
 
 def read_thumbs(path: Path) -> list[ThumbExample]:
-    """{"messages", "response", "thumb": "up" or "down", "prompt_id"}"""
+    """{"messages", "response", "thumb": "up" or "down", "prompt_id", "served" = {"version", "token_ids", "log_probs", …}}"""
 
     def parse(row: Mapping[str, Any]) -> ThumbExample:
         thumb = row.get("thumb")
         if thumb not in THUMBS:
             raise ExampleError(f"thumb: must be one of {', '.join(THUMBS)}")
-        return ThumbExample(_messages(row), _text(row, "response"), thumb == "up", _text(row, "prompt_id"))
+        texts = (_text(row, "response"), thumb == "up", _text(row, "prompt_id"))
+        return ThumbExample(_messages(row), *texts, _served(row))
 
     return _read(path, parse)
 
@@ -126,6 +129,13 @@ def _messages(row: Mapping[str, Any]) -> tuple[Message, ...]:
         ):
             raise ExampleError(f"messages: each needs role ({', '.join(ROLES)}) and content (text)")
     return tuple(Message(message["role"], message["content"]) for message in rows)
+
+
+def _served(row: Mapping[str, Any]) -> Served | None:
+    try:
+        return served_from(row["served"]) if "served" in row else None
+    except (ValueError, TypeError) as error:
+        raise ExampleError(f"served: {error}") from error
 
 
 def _text(row: Mapping[str, Any], field: str) -> str:

@@ -15,6 +15,7 @@ from typing import Protocol, TypeVar
 
 from training.data.chat import Message
 from training.data.events import Closed, Feedback, Finish, Kind, Place, Turn
+from training.data.served import Served
 
 
 class Drop(StrEnum):
@@ -48,6 +49,7 @@ class Judgement:
     answer: str
     up: bool | None
     correction: str | None
+    served: Served | None = None
 
 
 @dataclass(frozen=True)
@@ -197,6 +199,7 @@ def _judgement(turn: Turn, standing: _Standing) -> Judgement:
         answer=turn.answer,
         up=None if standing.thumb is None else standing.thumb.up,
         correction=None if standing.correction is None else standing.correction.text,
+        served=turn.served,
     )
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from training.data.chat import Message
 from training.data.judgements import Judgement
+from training.data.served import Served
 
 CORRECTION_MARGIN = 0.5  # as a thumb up against a thumb down, each given three times
 PRIOR_THUMBS = 2.0  # a question's own share of thumbs up counts fully from about as many thumbs
@@ -25,11 +26,13 @@ MIN_COMPARISONS = 20  # below, disagreement says nothing: its standard error is 
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer to one context, with all thumbs that it got, over users and repetitions."""
+    """One answer to one context, with all thumbs that it got, over users and repetitions. `served`: the sample of one that was rated
+    as most rated it, where any of those has one."""
 
     text: str
     up: int = 0
     down: int = 0
+    served: Served | None = None
 
     @property
     def approval(self) -> float:
@@ -122,13 +125,16 @@ def noise_ceiling(pairs: Sequence[Pair]) -> float | None:
 def _question(prompt_id: str, judgements: Sequence[Judgement]) -> Question:
     votes: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     corrections: dict[tuple[str, str], None] = {}
+    served: dict[tuple[str, bool], Served] = {}
     for judgement in judgements:
         answer = " ".join(judgement.answer.split())
         if judgement.up is not None:
             votes[answer][0 if judgement.up else 1] += 1
+            if judgement.served:
+                served.setdefault((answer, judgement.up), judgement.served)
         if judgement.correction is not None and (better := " ".join(judgement.correction.split())) != answer:
             corrections[better, answer] = None
-    answers = tuple(Answer(text, up, down) for text, (up, down) in sorted(votes.items()))
+    answers = tuple(Answer(text, up, down, served.get((text, up > down))) for text, (up, down) in sorted(votes.items()))
     return Question(prompt_id, judgements[0].context, answers, tuple(sorted(corrections)))
 
 

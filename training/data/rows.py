@@ -57,6 +57,7 @@ def turn_rows(table: pa.Table, segment: Segment, opening: Opening) -> Iterator[T
             guard_category=row.get("guard_category") or "",
             erased=bool(row.get("erased")),
             cached=bool(row.get("cached")),
+            served=texts.served,
             closed=texts.closed,
         )
 

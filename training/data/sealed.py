@@ -22,6 +22,7 @@ from thumbwheel.feedback.v1 import events_pb2
 from training.data.catalogue import Segment
 from training.data.chat import Message
 from training.data.events import Closed, Erasure
+from training.data.served import Served
 
 FORM = 1
 KEY_ID, NONCE, CIPHERTEXT = slice(1, 17), slice(17, 29), slice(29, None)
@@ -57,6 +58,7 @@ class Texts:
     context: tuple[Message, ...] = ()
     answer: str = ""
     correction: str = ""
+    served: Served | None = None
 
 
 Row = Mapping[str, Any]
@@ -78,14 +80,15 @@ class Opening:
         return Texts(correction=self._opened(row, segment, events_pb2.FeedbackEvent()).correction.text)
 
     def turn(self, row: Row, segment: Segment) -> Texts:
-        """Context and answer of a turn's row. Raises: SealError."""
+        """Context and answer of a turn's row, and what was sampled: that was never written plain. Raises: SealError."""
         if closed := self._closed(row):
             return Texts(closed)
         if not row.get("sealed"):
             context = tuple(Message(part["role"], part["text"]) for part in row.get("context") or ())
             return Texts(context=context, answer=row.get("answer") or "")
         turn = self._opened(row, segment, events_pb2.TurnEvent())
-        return Texts(context=tuple(Message(_role(m.role), m.text) for m in turn.context), answer=turn.answer)
+        context = tuple(Message(_role(m.role), m.text) for m in turn.context)
+        return Texts(context=context, answer=turn.answer, served=_served(turn, row))
 
     def _closed(self, row: Row) -> Closed | None:
         principal, sealed = row.get("principal") or "", row.get("sealed")
@@ -117,6 +120,24 @@ def open_with(log: KeyLog, tables: Iterable[pa.Table]) -> Opening:
     principals = {name for table in tables for name in table.column("principal").unique().to_pylist() if name}
     keys = log.data_keys(sorted(principals))
     return Opening(keys, {erasure.principal for erasure in log.erasures(0)})
+
+
+def _served(turn: events_pb2.TurnEvent, row: Row) -> Served | None:
+    if not turn.HasField("sample"):
+        return None
+    return Served(
+        version=row.get("model_version") or "",
+        token_ids=tuple(turn.sample.token_ids),
+        log_probs=tuple(turn.sample.log_probs),
+        prompt_tokens=row.get("prompt_tokens") or 0,
+        temperature=_plain(row.get("temperature") or 0.0),
+        top_p=_plain(row.get("top_p") or 0.0),
+    )
+
+
+def _plain(value: float) -> float:
+    """A 32-bit 0.9 is 0.89999998: six digits are what was meant."""
+    return round(value, 6)
 
 
 def _has_form(sealed: bytes) -> bool:

@@ -29,6 +29,7 @@ from training.data.pairs import (
     pair_line,
     prompt_key,
 )
+from training.data.served import Served
 
 MIN_PRINCIPALS = 5  # with fewer, one user's thumbs would be a whole half: then answers are divided, not users
 
@@ -78,6 +79,7 @@ class Sets:
         return {
             "sft_examples": len(self.sft),
             "thumb_examples": len(self.thumbs),
+            "thumb_examples_sampled": sum("served" in thumb for thumb in self.thumbs),
             "pairs": len(self.pairs),
             "judge_pairs": len(self.judge_pairs),
             "held_out_pairs": len(self.held_out_pairs),
@@ -207,7 +209,7 @@ def _sft_lines(questions: Iterable[Question], correction_weight: float) -> list[
 def _thumb_lines(questions: Iterable[Question]) -> list[dict[str, Any]]:
     """One thumb an answer, however many it got: its majority's. A tie says nothing."""
     return [
-        _thumb_line(question.prompt_id, question.context, answer.text, answer.up > answer.down)
+        _thumb_line(question.prompt_id, question.context, answer.text, answer.up > answer.down, answer.served)
         for question in questions
         for answer in question.answers
         if answer.up != answer.down
@@ -221,8 +223,12 @@ def _anchor_thumbs(anchor: Pair) -> list[dict[str, Any]]:
     ]
 
 
-def _thumb_line(prompt_id: str, context: Sequence[Message], response: str, up: bool) -> dict[str, Any]:
-    return {**_prompt_line(context), "response": response, "thumb": "up" if up else "down", "prompt_id": prompt_id}
+def _thumb_line(
+    prompt_id: str, context: Sequence[Message], response: str, up: bool, served: Served | None = None
+) -> dict[str, Any]:
+    """With what was sampled for the rated answer itself, where that is known."""
+    line = {**_prompt_line(context), "response": response, "thumb": "up" if up else "down", "prompt_id": prompt_id}
+    return line if served is None else {**line, "served": served.fields()}
 
 
 def _anchor_line(anchor: Pair) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from training.data.chat import Message
 from training.data.judgements import Dropped, Judgement, judge
 from training.data.rows import feedback_rows, turn_rows
 from training.data.sealed import KeyLog, Opening, open_with
+from training.data.served import served_from
 from training.manifest import MANIFEST, Manifest, hash_file, read_manifest, verify_manifest, write_manifest
 
 JUDGEMENTS = "judgements.jsonl"
@@ -98,7 +99,7 @@ def write_snapshot(
     partial = into / ".partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    _write_lines(partial / JUDGEMENTS, (asdict(judgement) for judgement in judgements))
+    _write_lines(partial / JUDGEMENTS, map(_line, judgements))
     _write_lines(partial / DROPPED, (asdict(drop) for drop in dropped))
     version = _content_id(partial, config)
     directory = into / version
@@ -130,9 +131,16 @@ def read_judgements(snapshot: Snapshot) -> list[Judgement]:
         return [_judgement(json.loads(line)) for line in opened]
 
 
+def _line(judgement: Judgement) -> dict[str, Any]:
+    """Without a sample as before there were any: the same log gives the same snapshot, whichever version takes it."""
+    fields = asdict(judgement)
+    return fields if judgement.served else {name: value for name, value in fields.items() if name != "served"}
+
+
 def _judgement(fields: dict[str, Any]) -> Judgement:
     context = tuple(Message(**message) for message in fields.pop("context"))
-    return Judgement(context=context, **fields)
+    served = served_from(sample) if (sample := fields.pop("served", None)) else None
+    return Judgement(context=context, served=served, **fields)
 
 
 def _read(catalogue: Catalogue, objects: Objects) -> tuple[dict[str, Sequence[Segment]], list[Read], list[Read]]:
@@ -167,6 +175,7 @@ def _report(
         "corrections": sum(j.correction is not None for j in judgements),
         "principals": len({j.principal for j in judgements}),
         "by_version": dict(sorted(Counter(j.model_version for j in judgements).items())),
+        "sampled_by_version": dict(sorted(Counter(j.model_version for j in judgements if j.served).items())),
         "dropped": dict(sorted(Counter(str(d.reason) for d in dropped).items())),
         "segments": {
             name: [{"object": s.object_key, "sha256": s.sha256, "sequence": s.sequence} for s in some]

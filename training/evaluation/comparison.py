@@ -29,7 +29,8 @@ TIE = 1e-6  # the same answer twice gets the same score but for rounding
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """Paths of what is compared, and how. A reward model stands on the base beside it (see load_reward_model)."""
+    """Paths of what is compared, and how. A reward model stands on the base beside it (see load_reward_model). thumbs: what the turn
+    learns from single answers; None: how the incumbent served is not looked at."""
 
     incumbent_directory: Path
     candidate_directory: Path
@@ -48,6 +49,7 @@ class EvaluationConfig:
     max_texts: int = 64
     probe_samples: int = 4
     machine: Machine = field(default_factory=Machine)
+    thumbs: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from training.evaluation.figures import Comparison, Estimate, Probes, Samples
+from training.evaluation.served import ServedApart
+from training.rl.served import UNFIT_SHARE
 
 ONE_SIDED_99 = 2.326
 ONE_SIDED_95 = 1.645
@@ -20,6 +22,7 @@ class GateConfig:
 
     ceiling_gap: float = 0.1  # reward-model accuracy below its label-noise ceiling, beyond noise
     max_label_noise: float = 0.4  # above, thumbs say next to nothing
+    served_mismatch_nats: float = 0.2  # a token; 8 bits alone made 0.086 (docs/decisions/2026-11-26-served-samples.md)
     min_win_rate: float = 0.5  # the lower end of the interval must be above
     retention_rise_bits: float = 0.1  # per byte
     knowledge_drop: float = 0.05
@@ -90,6 +93,16 @@ def check_labels(noise: float | None, config: GateConfig) -> list[Check]:
     passed = noise <= config.max_label_noise
     limit = f"at most {config.max_label_noise:.2f}"
     return [Check("label noise", f"{noise:.3f}", limit, passed, "share of thumbs that contradict the others")]
+
+
+def check_served(apart: ServedApart | None, config: GateConfig) -> list[Check]:
+    """What people rated must be what is trained from. Nothing is asked where nothing was sampled."""
+    if apart is None:
+        return []
+    near = apart.mismatch is not None and apart.mismatch <= config.served_mismatch_nats
+    limit = f"at most {config.served_mismatch_nats:g} nats, and {UNFIT_SHARE:.0%} unfit"
+    why = "another tokenizer, chat template, quantisation or weights answered people under the incumbent's name"
+    return [Check("served as trained", apart.text(), limit, near and apart.unfit <= UNFIT_SHARE * apart.answers, why)]
 
 
 def check_candidate(compared: Comparison, kl_nats: float, config: GateConfig) -> list[Check]:

@@ -1,5 +1,5 @@
-"""The reward models' health: do the thumbs say anything, and have reward model and judge learned it? It runs as a stage, between
-the reward models and PPO, which begins only if every check passed.
+"""The reward models' health: do the thumbs say anything, have reward model and judge learned it, and was it said of the model that
+training has? It runs as a stage, between the reward models and PPO, which begins only if every check passed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from training.data.examples import PairExample, read_pairs
 from training.evaluation.answers import score
 from training.evaluation.comparison import FIGURES, EvaluationConfig, beats, write_figures
 from training.evaluation.figures import Estimate, clustered_mean
-from training.evaluation.gate import Check, GateConfig, check_labels, check_reward_model, decide
+from training.evaluation.gate import Check, GateConfig, check_labels, check_reward_model, check_served, decide
+from training.evaluation.served import ServedApart, measure_served
 from training.manifest import Manifest, read_manifest
 from training.model.reward import load_reward_model
 from training.stages.context import RunContext
@@ -23,13 +24,15 @@ from training.stages.machine import settle
 
 @dataclass(frozen=True)
 class Health:
-    """Accuracy of both reward models on pairs of prompts that neither has seen."""
+    """Accuracy of both reward models on pairs of prompts that neither has seen; and how far the incumbent is from how it served."""
 
     reward_model: Estimate
     judge: Estimate
+    served: ServedApart | None = None
 
     def text(self) -> str:
-        return f"reward model {self.reward_model.text()}, judge {self.judge.text()}"
+        served = f", served {self.served.text()}" if self.served else ""
+        return f"reward model {self.reward_model.text()}, judge {self.judge.text()}{served}"
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class HealthConfig:
         health = read_health(self.output_directory)
         return [
             *check_labels(self.label_noise, self.gate),
+            *check_served(health.served, self.gate),
             *check_reward_model("reward model", health.reward_model, self.ceiling, self.gate),
             *check_reward_model("judge", health.judge, self.ceiling, self.gate),
         ]
@@ -69,13 +73,14 @@ def run(config: HealthConfig, context: RunContext) -> Manifest:
 
 
 def measure_health(config: EvaluationConfig) -> None:
-    """Accuracy of reward model and judge on the held-out pairs."""
-    settle(config.machine)
+    """Accuracy of reward model and judge on the held-out pairs; the incumbent's rated answers, as served and as here."""
+    autocast = settle(config.machine)
     pairs = read_pairs(config.held_out_pairs)
     tokens = config.sampling.max_prompt_tokens + config.sampling.max_response_tokens
     health = Health(
         accuracy(config.reward_model_directory, config.reward_model_base, pairs, tokens),
         accuracy(config.judge_directory, config.judge_base, pairs, tokens),
+        measure_served(config.incumbent_directory, config.thumbs, autocast) if config.thumbs else None,
     )
     parents = (config.reward_model_directory.name, config.judge_directory.name)
     write_figures(config.health_directory, "health", asdict(health), parents, config)
@@ -84,7 +89,10 @@ def measure_health(config: EvaluationConfig) -> None:
 def read_health(directory: Path) -> Health:
     """A health that was measured."""
     figures = json.loads((directory / FIGURES).read_text())
-    return Health(Estimate(**figures["reward_model"]), Estimate(**figures["judge"]))
+    served = figures.get("served")  # not there in a turn of the version before
+    return Health(
+        Estimate(**figures["reward_model"]), Estimate(**figures["judge"]), ServedApart(**served) if served else None
+    )
 
 
 def accuracy(directory: Path, base: Path, pairs: Sequence[PairExample], max_tokens: int) -> Estimate:

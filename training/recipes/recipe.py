@@ -124,6 +124,7 @@ def evaluation_of(
         judge_base=plan.incumbent_directory,
         held_out_prompts=plan.directory("sets") / "held_out_prompts.jsonl",
         held_out_pairs=plan.directory("sets") / "held_out_pairs.jsonl",
+        thumbs=plan.directory("sets") / "thumbs.jsonl",
         retention_texts=TEXTS / f"{texts}_retention.jsonl",
         probes=TEXTS / f"{texts}_probes.jsonl",
         health_directory=plan.directory("health"),

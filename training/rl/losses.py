@@ -144,7 +144,13 @@ def dpo(
 
 
 def kto(
-    ratios_B: Tensor, up_B: Tensor, baseline: float, beta: float, weights: tuple[float, float], thumbs: int
+    ratios_B: Tensor,
+    up_B: Tensor,
+    baseline: float,
+    beta: float,
+    weights: tuple[float, float],
+    thumbs: int,
+    importance_B: Tensor | None = None,
 ) -> Tensor:
     """w_up (1 - sigmoid(beta (r - z0))) for a thumb up, w_down (1 - sigmoid(beta (z0 - r))) for a thumb down (arXiv 2402.01306,
     equation 8).
@@ -154,7 +160,8 @@ def kto(
         up_B: True for a thumb up.
         baseline: z0. A number, as no gradient may flow through it.
         weights: of a thumb up and of a thumb down.
+        importance_B: what each response counts beside that, where others sampled it (training/rl/served.py).
     """
     sign_B = torch.where(up_B, 1.0, -1.0)
-    weight_B = torch.where(up_B, weights[0], weights[1])
+    weight_B = torch.where(up_B, weights[0], weights[1]) * (1.0 if importance_B is None else importance_B)
     return (weight_B * (1 - torch.sigmoid(beta * sign_B * (ratios_B - baseline)))).sum() / thumbs

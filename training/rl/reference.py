@@ -54,13 +54,18 @@ def open_policy_and_reference(
 
 
 def sequence_log_probs(backbone: Backbone, batch: ResponseBatch) -> Tensor:
-    """Log-probability of each row's response given its prompt, [B]. The head runs on response positions alone."""
+    """Log-probability of each row's response given its prompt, [B]."""
+    return response_token_log_probs(backbone, batch).sum(1)
+
+
+def response_token_log_probs(backbone: Backbone, batch: ResponseBatch) -> Tensor:
+    """Log-probability of each response token given what is before it, [B, T - 1], else 0. The head runs on those alone."""
     hidden_BTD = backbone.hidden(batch.ids_BT, batch.mask_BT)
     chosen_BT = batch.response_mask_BT[:, 1:].bool()  # position t predicts token t + 1
     logits_NV = backbone.decoder.logits(hidden_BTD[:, :-1][chosen_BT])
     log_probs_BT = torch.zeros(chosen_BT.shape)
     log_probs_BT[chosen_BT] = token_log_probs(logits_NV, batch.ids_BT[:, 1:][chosen_BT])
-    return log_probs_BT.sum(1)
+    return log_probs_BT
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,18 +17,21 @@ from torch import Tensor
 from training.data.chat import Chat, load_chat
 from training.data.examples import ThumbExample, read_thumbs
 from training.data.order import held_out_keys, rows_of_step, steps_for
+from training.data.served import Served
 from training.data.tensors import TokenisedExample, response_batch
 from training.manifest import Manifest
-from training.model.checkpoint import read_config
+from training.model.backbone import Backbone
+from training.model.checkpoint import load_decoder, read_config
 from training.model.lora import LoraConfig
 from training.model.vocabulary import VocabularyMap, choose_rows
 from training.optim.adam import OptimizerConfig, build_optimizer
 from training.optim.gradients import apply_gradients
 from training.optim.ranks import Ranks
 from training.optim.schedule import learning_rate_at
-from training.parallelism import Parallelism, assemble, distribute_views, gathered, lay_out
+from training.parallelism import Parallelism, assemble, distribute, distribute_views, gathered, lay_out
 from training.rl.losses import kto
 from training.rl.reference import PolicyAndReference, Watch, WatchConfig, open_policy_and_reference
+from training.rl.served import Answer, OffPolicyConfig, hold_against, read_answer
 from training.stages.artifact import finished, publish, write_model
 from training.stages.context import ConfigError, Lineage, Machine, Progress, RunContext
 from training.stages.machine import Autocast, sampling_threads, settle
@@ -39,7 +43,8 @@ WEIGHTS = ("balanced", "equal")
 
 @dataclass(frozen=True)
 class KtoConfig:
-    """data_path: JSON lines {"messages", "response", "thumb": "up" or "down", "prompt_id"}.
+    """data_path: JSON lines {"messages", "response", "thumb": "up" or "down", "prompt_id"}, and "served" where the sample is known:
+    then its ids are learned from, not the text's.
 
     output_directory becomes a model directory; with `lora` the adapter is merged into it and kept apart under adapter/.
     """
@@ -59,6 +64,7 @@ class KtoConfig:
     vocabulary_rows: int | None = None
     held_out_fraction: float = 0.1  # of the prompts
     watch: WatchConfig = field(default_factory=WatchConfig)
+    off_policy: OffPolicyConfig = field(default_factory=OffPolicyConfig)
     checkpoint_every_steps: int = 50
     seed: int = 0
     machine: Machine = field(default_factory=Machine)
@@ -77,10 +83,12 @@ class KtoConfig:
 
 @dataclass(frozen=True)
 class Thumb:
-    """A tokenised response, and whether it is liked."""
+    """A tokenised response, and whether it is liked; `served` and `unfit` as in rl/served.py."""
 
     example: TokenisedExample
     up: bool
+    served: Served | None = None
+    unfit: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,16 +110,23 @@ class Thumbs:
 def run(config: KtoConfig, context: RunContext) -> Manifest:
     """Train, write output_directory, and return its manifest (kind "model").
 
-    Progress metrics: loss, baseline (z0, nats), up_reward and down_reward (mean of beta r in the batch), learning_rate,
-    gradient_norm; at checkpoints also held_out_accuracy, response_tokens and kl (of samples on held-out prompts).
+    Progress metrics: loss, baseline (z0, nats), up_reward and down_reward (mean of beta r in the batch), importance (mean, with a cap),
+    learning_rate, gradient_norm; at checkpoints also held_out_accuracy, response_tokens and kl (of samples on held-out prompts).
     Report: train_thumbs, train_thumbs_up, held_out_thumbs, dropped_too_long, up_weight, down_weight, exported_step,
-    stopped_because ("" or the reason), held_out_accuracy, response_tokens, response_tokens_before, kl.
+    stopped_because ("" or the reason), held_out_accuracy, response_tokens, response_tokens_before, kl; answers_unsampled,
+    answers_unfit, and off_policy by version (training/rl/served.py).
+
+    Raises:
+        OffPolicyError: there are answers that may not be learned from.
     """
     if done := finished(config.output_directory):
         return done
     autocast = settle(config.machine)
     context = lay_out(config.parallelism, context, batch_rows=config.batch_rows)
-    thumbs = read_data(config, load_chat(config.model_directory))
+    data = read_data(config, load_chat(config.model_directory))
+    thumbs, off_policy = corrected(data, config, context.ranks, autocast)
+    if config.vocabulary_rows is not None:
+        thumbs = trimmed(thumbs, config, config.vocabulary_rows)
     models = open_policy_and_reference(config.model_directory, config.lora, thumbs.vocabulary, config.seed)
     distribute_views((models.policy, models.reference), context.ranks)
     numbers, stopped_because = train(models, thumbs, config, context, autocast)
@@ -136,6 +151,7 @@ def run(config: KtoConfig, context: RunContext) -> Manifest:
             "stopped_because": stopped_because,
             "exported_step": int(numbers.pop("step")),
             **numbers,
+            **off_policy,
         },
     )
 
@@ -223,13 +239,16 @@ def accumulate(
         with autocast():
             ratios_B = log_ratios(models, part)
         up_B = torch.tensor([thumb.up for thumb in part])
-        loss = kto(ratios_B, up_B, z0, config.beta, weights, len(batch))
+        importance_B = torch.tensor([thumb.example.weight for thumb in part])
+        loss = kto(ratios_B, up_B, z0, config.beta, weights, len(batch), importance_B)
         torch.autograd.backward(loss)
         rewards_B = config.beta * ratios_B.detach()
         sums += torch.stack((loss.detach(), rewards_B[up_B].sum(), rewards_B[~up_B].sum()))
     loss_value, up_rewards, down_rewards = ranks.sum(sums).tolist()
     ups = sum(thumb.up for thumb in batch)
     figures = {"loss": loss_value, "baseline": z0}
+    if config.off_policy.importance_cap is not None:
+        figures["importance"] = sum(thumb.example.weight for thumb in batch) / len(batch)
     if ups:
         figures["up_reward"] = up_rewards / ups
     if ups < len(batch):
@@ -268,7 +287,7 @@ def examine(
 
 
 def read_data(config: KtoConfig, chat: Chat) -> Thumbs:
-    """Tokenise, drop what is too long, hold out a share of the prompts, and trim the vocabulary to what both need."""
+    """Tokenise, drop what is too long, and hold out a share of the prompts."""
     rows = read_thumbs(config.data_path)
     fitting = [(row, thumb) for row in rows if (thumb := tokenise(row, chat)).example.tokens <= config.max_tokens]
     held = held_out_keys((row.prompt_id for row, _ in fitting), config.held_out_fraction, config.seed)
@@ -280,13 +299,35 @@ def read_data(config: KtoConfig, chat: Chat) -> Thumbs:
             raise ConfigError(
                 f"held_out_fraction: {ups} thumbs up and {len(part) - ups} down {name}, one of each needed"
             )
-    thumbs = Thumbs(train, held_out, chat.stop_ids, len(rows) - len(fitting))
-    return thumbs if config.vocabulary_rows is None else trimmed(thumbs, config, config.vocabulary_rows)
+    return Thumbs(train, held_out, chat.stop_ids, len(rows) - len(fitting))
 
 
 def tokenise(row: ThumbExample, chat: Chat) -> Thumb:
     """Prompt and response as ids, to the end token."""
-    return Thumb(TokenisedExample(tuple(chat.prompt_ids(row.messages)), tuple(chat.response_ids(row.response))), row.up)
+    answer = read_answer(row.served, row.messages, row.response, chat)
+    return Thumb(answer.example, row.up, answer.served, answer.unfit)
+
+
+def corrected(thumbs: Thumbs, config: KtoConfig, ranks: Ranks, autocast: Autocast) -> tuple[Thumbs, dict[str, Any]]:
+    """The thumbs, each weighing what its answer's sample says, and figures for the report. Raises: OffPolicyError."""
+
+    def starting() -> Backbone:
+        decoder = load_decoder(config.model_directory).requires_grad_(False)
+        distribute(decoder, ranks)  # every worker reads all answers, so they make equally many forwards
+        return Backbone(decoder)
+
+    both = [*thumbs.train, *thumbs.held_out]
+    answers, figures = hold_against(
+        starting,
+        config.model_directory.name,
+        [Answer(thumb.example, thumb.served, thumb.unfit) for thumb in both],
+        config.off_policy,
+        config.microbatch_rows,
+        autocast,
+    )
+    weighed = [replace(thumb, example=answer.example) for thumb, answer in zip(both, answers, strict=True)]
+    first = len(thumbs.train)
+    return replace(thumbs, train=weighed[:first], held_out=weighed[first:]), figures
 
 
 def trimmed(thumbs: Thumbs, config: KtoConfig, vocabulary_rows: int) -> Thumbs:
@@ -295,7 +336,7 @@ def trimmed(thumbs: Thumbs, config: KtoConfig, vocabulary_rows: int) -> Thumbs:
     used = {*thumbs.stop_ids, *(i for example in examples for i in (*example.prompt, *example.response))}
     vocabulary = choose_rows(used, read_config(config.model_directory).vocab_size, vocabulary_rows)
     train, held_out = (
-        [Thumb(thumb.example.narrowed(vocabulary), thumb.up) for thumb in part]
+        [replace(thumb, example=thumb.example.narrowed(vocabulary)) for thumb in part]
         for part in (thumbs.train, thumbs.held_out)
     )
     stop_ids = tuple(vocabulary.narrow(thumbs.stop_ids))

@@ -9,7 +9,7 @@ from services.chassis.channel import call_stream, call_unary
 from services.chassis.errors import NotFoundError, UnavailableError
 from services.chassis.identity import require_caller
 from services.gateway.events import FinishReason, Usage
-from services.gateway.generation import Finished, GenerateEvent, Selected
+from services.gateway.generation import Finished, GenerateEvent, Sample, Selected
 from services.gateway.request import ROLLOUT_MODEL, Message, TurnRequest
 from services.gateway.translation import FINISH_REASONS, TASK_NUMBERS, TASKS, history_message, sampling_message
 
@@ -89,6 +89,12 @@ def _event(event: generator_pb2.GenerateEvent) -> GenerateEvent:
             )
         case "finished":
             usage = Usage(event.finished.usage.prompt_tokens, event.finished.usage.completion_tokens)
-            return Finished(FINISH_REASONS.get(event.finished.finish_reason, FinishReason.STOP), usage)
+            reason = FINISH_REASONS.get(event.finished.finish_reason, FinishReason.STOP)
+            return Finished(reason, usage, _sample(event.finished))
         case _:
             raise UnavailableError("the generator sent an unknown event", reason="GENERATOR_UNAVAILABLE")
+
+
+def _sample(finished: generator_pb2.Finished) -> Sample | None:
+    told = finished.sample
+    return Sample(tuple(told.token_ids), tuple(told.log_probs)) if finished.HasField("sample") else None

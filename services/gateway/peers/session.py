@@ -66,6 +66,9 @@ class SessionPeer:
             message.temperature, message.top_p = chosen.temperature, chosen.top_p
         if answer.usage:
             message.usage.CopyFrom(usage_message(answer.usage))
+        if answer.sample:
+            message.sample.token_ids.extend(answer.sample.token_ids)
+            message.sample.log_probs.extend(answer.sample.log_probs)
         await call_unary(PEER, self._stub.FinishTurn, message, within_seconds=self._within_seconds)
 
     async def stored_prompt(self, message_id: str) -> Prompt:

@@ -9,7 +9,7 @@ from services.predictor.engine.generation import Finish, Sampling
 from services.predictor.errors import InvalidRequestError
 from services.predictor.http.labels import VERSION
 from services.predictor.http.parsing import parse_body
-from services.predictor.http.replies import ChatShape, CompletionShape, echoed_scores, generated_scores
+from services.predictor.http.replies import ChatShape, CompletionShape, Told, echoed_scores, generated_scores
 from services.predictor.http.schemas import (
     ChatMessage,
     ChatRequest,
@@ -47,7 +47,7 @@ class OpenAIRoutes:
         prompt = await _render(version, body.messages, add_generation_prompt=True)
         limit = version.fit(prompt, body.limit, self._default_max_tokens, "messages")
         sampling = _sampling(body, version, limit, body.logprobs)
-        shape = ChatShape(body.model, body.logprobs)
+        shape = ChatShape(body.model, Told(body.logprobs, body.return_token_ids))
         if body.stream:
             deltas = version.stream(prompt, sampling, body.stops)
             return await send_stream(request, deltas, shape, len(prompt), _include_usage(body))
@@ -58,7 +58,7 @@ class OpenAIRoutes:
         """One choice a prompt."""
         body = await parse_body(request, CompletionRequest)
         version = self._version(request, body.model)
-        shape = CompletionShape(body.model, body.logprobs is not None)
+        shape = CompletionShape(body.model, Told(body.logprobs is not None, body.return_token_ids))
         prompts = [await _prompt_ids(version, prompt) for prompt in body.prompts]
         for prompt in prompts:
             version.fit(prompt, body.max_tokens, self._default_max_tokens, "prompt")
@@ -69,7 +69,7 @@ class OpenAIRoutes:
         # One prompt after another: a list of prompts may not take the places of other callers.
         replies = [await _complete(version, body, prompt) for prompt in prompts]
         choices = [
-            shape.choice(index, *await _echoed(version, body, index, prompts[index], reply))
+            shape.choice(index, *await _echoed(version, body, index, prompts[index], reply, shape.told), reply.tokens)
             for index, reply in enumerate(replies)
         ]
         counts = sum(len(prompt) for prompt in prompts), sum(reply.completion_tokens for reply in replies)
@@ -120,7 +120,7 @@ def _sampling(body: Generating, version: Version, max_new_tokens: int, log_probs
         repetition_penalty=body.repetition_penalty,
         min_new_tokens=body.min_tokens,
         ignore_eos=body.ignore_eos,
-        log_probs=log_probs,
+        log_probs=log_probs or body.return_token_ids,  # tokens are followed one by one only with them
     )
     return seeded(sampling, body.seed)
 
@@ -143,10 +143,10 @@ async def _complete(version: Version, body: CompletionRequest, prompt: list[int]
 
 
 async def _echoed(
-    version: Version, body: CompletionRequest, index: int, prompt: list[int], reply: Reply
+    version: Version, body: CompletionRequest, index: int, prompt: list[int], reply: Reply, told: Told
 ) -> tuple[str, str, dict[str, Any] | None]:
     """Text, reason and log-probs of a choice, with the prompt in front if it is to be echoed."""
-    scores = generated_scores(reply.tokens) if body.logprobs is not None else None
+    scores = generated_scores(told.tokens(reply.tokens)) if told.log_probs else None
     if not body.echo:
         return reply.text, reply.finish, scores
     given = body.prompts[index]

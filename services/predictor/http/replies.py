@@ -30,11 +30,27 @@ def usage(prompt_tokens: int, completion_tokens: int) -> Json:
 
 
 @dataclass(frozen=True, slots=True)
+class Told:
+    """What is told of the tokens of an answer beside its text."""
+
+    log_probs: bool
+    ids: bool
+
+    def tokens(self, tokens: Sequence[ScoredToken]) -> Sequence[ScoredToken]:
+        """Beside ids the end token has its log-prob too, as in vLLM: one each. Without them it is not there, as in OpenAI."""
+        return tokens if self.ids else [token for token in tokens if not token.ends]
+
+    def beside(self, tokens: Sequence[ScoredToken]) -> Json:
+        """What a choice has more where ids were asked for."""
+        return {"token_ids": [token.id for token in tokens]} if self.ids else {}
+
+
+@dataclass(frozen=True, slots=True)
 class ChatShape:
     """Bodies of one chat completion."""
 
     model: str
-    log_probs: bool
+    told: Told
     id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -42,29 +58,30 @@ class ChatShape:
         """The answer in one piece."""
         message = {"role": "assistant", "content": reply.text}
         choice = {"index": 0, "message": message, "finish_reason": reply.finish, "logprobs": self._scores(reply.tokens)}
-        body = self._envelope("chat.completion", [choice])
+        body = self._envelope("chat.completion", [{**choice, **self.told.beside(reply.tokens)}])
         return {**body, "usage": usage(prompt_tokens, reply.completion_tokens)}
 
     def opening(self) -> Json | None:
         """The first chunk of a stream: it names the role, before any text."""
-        return self._chunk({"role": "assistant", "content": ""}, None, None)
+        return self._chunk({"role": "assistant", "content": ""}, None, ())
 
     def chunk(self, delta: Delta) -> Json:
         """A chunk of text, or the last one with the reason."""
         content = {"content": delta.piece.text} if delta.piece.text or delta.finish is None else {}
-        return self._chunk(content, delta.finish, self._scores(delta.piece.tokens))
+        return self._chunk(content, delta.finish, delta.piece.tokens)
 
     def closing(self, prompt_tokens: int, completion_tokens: int) -> Json:
         """The chunk that include_usage asks for."""
         body = self._envelope("chat.completion.chunk", [])
         return {**body, "usage": usage(prompt_tokens, completion_tokens)}
 
-    def _chunk(self, content: Json, finish: str | None, scores: Json | None) -> Json:
-        choice = {"index": 0, "delta": content, "finish_reason": finish, "logprobs": scores}
-        return self._envelope("chat.completion.chunk", [choice])
+    def _chunk(self, content: Json, finish: str | None, tokens: Sequence[ScoredToken]) -> Json:
+        choice = {"index": 0, "delta": content, "finish_reason": finish, "logprobs": self._scores(tokens)}
+        return self._envelope("chat.completion.chunk", [{**choice, **self.told.beside(tokens)}])
 
     def _scores(self, tokens: Sequence[ScoredToken]) -> Json | None:
-        if not self.log_probs or not tokens:
+        tokens = self.told.tokens(tokens)
+        if not self.told.log_probs or not tokens:
             return None
         return {
             "content": [
@@ -82,7 +99,7 @@ class CompletionShape:
     """Bodies of one text completion."""
 
     model: str
-    log_probs: bool
+    told: Told
     id: str = field(default_factory=lambda: f"cmpl-{secrets.token_hex(12)}")
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -90,9 +107,12 @@ class CompletionShape:
         """All choices in one piece."""
         return {**self._envelope(choices), "usage": usage(prompt_tokens, completion_tokens)}
 
-    def choice(self, index: int, text: str, finish: str, scores: Json | None) -> Json:
-        """One prompt's answer."""
-        return {"index": index, "text": text, "finish_reason": finish, "logprobs": scores}
+    def choice(
+        self, index: int, text: str, finish: str | None, scores: Json | None, tokens: Sequence[ScoredToken]
+    ) -> Json:
+        """One prompt's answer, or a part of it; `tokens` are those that were generated."""
+        choice = {"index": index, "text": text, "finish_reason": finish, "logprobs": scores}
+        return {**choice, **self.told.beside(tokens)}
 
     def opening(self) -> Json | None:
         """Completions begin with text at once."""
@@ -100,10 +120,9 @@ class CompletionShape:
 
     def chunk(self, delta: Delta) -> Json:
         """A chunk of text, or the last one with the reason."""
-        tokens = delta.piece.tokens
-        scores = generated_scores(tokens) if self.log_probs and tokens else None
-        choice = {"index": 0, "text": delta.piece.text, "finish_reason": delta.finish, "logprobs": scores}
-        return self._envelope([choice])
+        tokens = self.told.tokens(delta.piece.tokens)
+        scores = generated_scores(tokens) if self.told.log_probs and tokens else None
+        return self._envelope([self.choice(0, delta.piece.text, delta.finish, scores, delta.piece.tokens)])
 
     def closing(self, prompt_tokens: int, completion_tokens: int) -> Json:
         """The chunk that include_usage asks for."""

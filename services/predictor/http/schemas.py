@@ -46,6 +46,7 @@ class Generating(_Body):
     ignore_eos: bool = False
     min_tokens: int = Field(0, ge=0)
     n: Literal[1] = 1
+    return_token_ids: bool = Field(False, description="vLLM's: each choice has token_ids, the end token among them")
     stream: bool = False
     stream_options: StreamOptions | None = None
     user: str | None = None

@@ -1,4 +1,4 @@
-"""Token batches become text: end tokens fall away, stop strings end it, log-probs stay beside what they belong to."""
+"""Token batches become text: end tokens leave none, stop strings end it, log-probs stay beside what they belong to."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -11,11 +11,12 @@ from services.predictor.text.stops import StopStrings
 
 @dataclass(frozen=True, slots=True)
 class ScoredToken:
-    """A token, its own text (which may be a part of a character) and its log-prob."""
+    """A token, its own text (which may be a part of a character) and its log-prob. One that `ends` is no part of the answer's text."""
 
     id: int
     text: str
     log_prob: float
+    ends: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +50,11 @@ class Transcript:
             if self.stopped:
                 break
             self.tokens += 1
-            if token in self._end_ids:
-                continue
-            text += self._stops.feed(self._detokeniser.add(token))
+            ends = token in self._end_ids
+            if not ends:
+                text += self._stops.feed(self._detokeniser.add(token))
             if batch.log_probs:
-                scored.append(ScoredToken(token, self._codec.decode([token], False), batch.log_probs[index]))
+                scored.append(ScoredToken(token, self._codec.decode([token], False), batch.log_probs[index], ends))
         return Piece(text, tuple(scored))
 
     def end(self) -> Piece:

@@ -105,6 +105,14 @@ def turn(answer: str = "forty-two", message: str = "m", revision: int = 0) -> ev
     return event
 
 
+def sampled(answer: str = "forty-two", message: str = "m") -> events_pb2.TurnEvent:
+    """A turn with what its model sampled."""
+    event = turn(answer, message)
+    event.sample.token_ids.extend([262_143, 7, 1])
+    event.sample.log_probs.extend([-0.75, -0.25, -0.0009765625])
+    return event
+
+
 def erased(message: str = "m", event_id: str = "") -> events_pb2.TurnEvent:
     """What session sends when the conversation of a turn is deleted. Golden bytes have an `event_id` of their own."""
     event = turn("", message)

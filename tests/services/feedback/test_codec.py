@@ -6,14 +6,16 @@ from pathlib import Path
 
 import pytest
 from thumbwheel.feedback.v1 import events_pb2
+from thumbwheel.generator.v1 import sample_pb2
 
+from services.chassis.errors import InvalidArgumentError
 from services.feedback import codec
-from services.feedback.events import ContextMessage, Correction, Retraction, Thumb
+from services.feedback.events import ContextMessage, Correction, Retraction, Sample, Thumb, check_turn
 from services.feedback.lake import parquet
 from services.feedback.principals.principal import principal_of
 from services.feedback.sink.sink import UndecodableError
 from services.feedback.spool.frames import Entry, Record
-from tests.services.feedback.samples import ADA, KEY, correction, erased, name, retraction, thumb, turn
+from tests.services.feedback.samples import ADA, KEY, correction, erased, name, retraction, sampled, thumb, turn
 
 GOLDEN = Path(__file__).parent / "golden"
 UNKNOWN = b"\xaa\x06\x03new"  # field 101, length-delimited
@@ -61,6 +63,39 @@ def test_a_turn_says_whether_its_answer_was_shown_before() -> None:
     message.cached = True
     event = codec.turn_from(message)
     assert (event.cached, parquet.turn_row(event)["cached"], event.unknown_bytes) == (True, True, b"")
+
+
+def test_a_turn_tells_what_was_sampled_and_one_from_before_tells_none() -> None:
+    event = codec.turn_from(sampled())
+    assert event.sample == Sample((262_143, 7, 1), (-0.75, -0.25, -0.0009765625))
+    assert codec.turn_from(turn()).sample is None
+    assert event.unknown_bytes == b""
+
+
+@pytest.mark.parametrize(
+    ("field", "sample"),
+    [
+        ("token_ids", sample_pb2.Sample()),
+        ("token_ids", sample_pb2.Sample(token_ids=[7] * 4097, log_probs=[-1] * 4097)),
+        ("log_probs", sample_pb2.Sample(token_ids=[7, 8], log_probs=[-1])),
+        ("log_probs", sample_pb2.Sample(token_ids=[7], log_probs=[-1, -1])),
+        ("log_probs", sample_pb2.Sample(token_ids=[7], log_probs=[float("nan")])),
+        ("log_probs", sample_pb2.Sample(token_ids=[7], log_probs=[0.5])),
+    ],
+)
+def test_a_sample_that_is_none_is_refused_by_name(field: str, sample: sample_pb2.Sample) -> None:
+    message = turn()
+    message.sample.CopyFrom(sample)
+    with pytest.raises(InvalidArgumentError) as caught:
+        check_turn(codec.turn_from(message))
+    assert caught.value.field == f"turn.sample.{field}"
+
+
+def test_a_turn_that_is_taken_back_has_no_sample() -> None:
+    message = erased()
+    message.sample.CopyFrom(sampled().sample)
+    with pytest.raises(InvalidArgumentError, match="no context, original_text, answer and sample"):
+        check_turn(codec.turn_from(message))
 
 
 def test_the_bytes_written_today_are_those_of_the_golden_file() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.enhancer.v1 import enhancer_pb2, enhancer_pb2_grpc
 from thumbwheel.feedback.v1 import events_pb2, feedback_pb2, feedback_pb2_grpc
-from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
+from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc, sample_pb2
 from thumbwheel.guardrail.v1 import guardrail_pb2, guardrail_pb2_grpc
 from thumbwheel.session.v1 import session_pb2, session_pb2_grpc
 
@@ -24,6 +24,8 @@ from services.chassis.settings import ServiceSettings
 FORBIDDEN, BAD_WORD, SECRET = "FORBIDDEN", "BADWORD", "SECRET"
 POLICY_VERSION = "policy-1"
 STABLE, CANDIDATE = "nano-1", "nano-2"
+# Of the four deltas; numbers that nobody else says.
+SAMPLE = sample_pb2.Sample(token_ids=range(900_000_001, 900_000_005), log_probs=[-0.125, -0.25, -0.5, -1])
 
 
 class Switch:
@@ -230,6 +232,7 @@ class FakeGenerator(generator_pb2_grpc.GeneratorServiceServicer, generator_pb2_g
         self.gate: Callable[[int], Any] | None = None
         self.breaks_after: int | None = None
         self.finish_reason = chat_pb2.FINISH_REASON_STOP
+        self.sample: sample_pb2.Sample | None = SAMPLE
         self.stable, self.candidate = STABLE, CANDIDATE
 
     async def Generate(self, request: Any, context: Any) -> AsyncIterator[generator_pb2.GenerateEvent]:
@@ -259,7 +262,7 @@ class FakeGenerator(generator_pb2_grpc.GeneratorServiceServicer, generator_pb2_g
             self.cancelled.set()
             raise
         usage = chat_pb2.Usage(prompt_tokens=7, completion_tokens=len(self.deltas))
-        finished = generator_pb2.Finished(finish_reason=self.finish_reason, usage=usage)
+        finished = generator_pb2.Finished(finish_reason=self.finish_reason, usage=usage, sample=self.sample)
         yield generator_pb2.GenerateEvent(finished=finished)
 
     async def GetRollout(self, request: Any, context: Any) -> generator_pb2.GetRolloutResponse:

@@ -66,6 +66,7 @@ async def test_the_same_question_gets_the_same_answer_without_the_model_and_says
     assert again[0].message_id != first[0].message_id
     stored = kept.fakes.session.finished[again[0].message_id]
     assert (stored.text, stored.model_version, stored.usage.cached) == ("The answer is 42.", STABLE, True)
+    assert not stored.HasField("sample")
     assert (stored.temperature, stored.top_p, stored.assignment_probability) == (0.5, 0.75, 1)
 
 

@@ -33,6 +33,35 @@ async def test_what_is_stored_is_what_was_shown_with_all_that_training_needs(gat
     assert stored.usage.completion_tokens == 4
 
 
+async def test_what_was_sampled_goes_to_session_and_to_nobody_else(gateway: House) -> None:
+    events = await gateway.ask("What is the answer?")
+    stored = gateway.fakes.session.finished[events[0].message_id]
+    assert stored.sample == gateway.fakes.generator.sample
+    assert not any("90000000" in str(event) or "log_prob" in str(event) for event in events)
+
+
+async def test_a_model_server_that_tells_no_tokens_leaves_none(gateway: House) -> None:
+    gateway.fakes.generator.sample = None
+    events = await gateway.ask("What is the answer?")
+    assert not gateway.fakes.session.finished[events[0].message_id].HasField("sample")
+
+
+async def test_an_answer_that_the_guard_changed_or_cut_has_no_sample(gateway: House) -> None:
+    for deltas in (["The key is ", SECRET], ["Fine. ", f"{BAD_WORD} and so on"]):
+        gateway.fakes.generator.deltas = deltas
+        events = await gateway.ask("Tell me")
+        stored = gateway.fakes.session.finished[events[0].message_id]
+        assert stored.guard_category
+        assert not stored.HasField("sample")
+
+
+async def test_text_that_the_guard_only_held_back_for_a_while_keeps_its_sample(gateway: House) -> None:
+    gateway.fakes.guardrail.held_characters = 10
+    events = await gateway.ask("What is the answer?")
+    assert text_of(events) == "The answer is 42."
+    assert gateway.fakes.session.finished[events[0].message_id].sample == gateway.fakes.generator.sample
+
+
 async def test_the_change_of_the_enhancer_is_shown_and_the_guard_judges_both_texts(gateway: House) -> None:
     events = await gateway.ask("hw does it work?")
     assert kinds_of(events)[:2] == ["started", "enhanced"]

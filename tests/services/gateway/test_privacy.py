@@ -27,7 +27,7 @@ from services.chassis import interceptor
 from services.chassis.telemetry import LineFormatter
 from services.gateway.access import ROUTES
 from services.gateway.http import door
-from tests.services.gateway.fakes import BAD_WORD, FORBIDDEN, Backends
+from tests.services.gateway.fakes import BAD_WORD, FORBIDDEN, SAMPLE, Backends
 from tests.services.gateway.house import House, house
 from tests.services.gateway.issuer import AUDIENCE, Issuer, running_issuer
 from tests.services.gateway.mutations import UUID
@@ -179,10 +179,12 @@ async def test_no_canary_and_no_key_is_in_logs_metrics_or_spans(tmp_path: Path, 
         # Not in vain: they reached the services behind, and came back.
         assert any(canaries.found_in(str(request)) for request in gateway.fakes.generator.requests)
         assert any(canaries.found_in(message.text) for message in gateway.fakes.session.messages.values())
+        assert any(request.sample == SAMPLE for request in gateway.fakes.session.finished.values())
         secrets = [gateway.key, gateway.other_key, gateway.key.removeprefix("tw_"), *tokens]
     assert len(canaries.places) >= LEAST_CANARIES
     for where, text in seen.texts().items():
         assert canaries.found_in(text) == [], where
+        assert not any(str(token) in text for token in SAMPLE.token_ids), where
         assert [secret for secret in secrets if secret in text] == [], where
     assert len(seen.texts()["logs"].splitlines()) > 2 * LEAST_CANARIES
     assert "at=" in seen.texts()["logs"], "no crash was logged"

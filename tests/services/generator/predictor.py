@@ -35,6 +35,7 @@ class Counters:
 class FakePredictor:
     script: list[str] = field(default_factory=lambda: ["Hello", " there", "."])
     scripts: dict[str, list[str]] = field(default_factory=dict)
+    told: list[dict[str, Any]] = field(default_factory=list)  # beside each word, as far as there are
     finish_reason: str = "stop"
     pace_seconds: float = 0.0
     load_seconds: float = 0.0
@@ -154,7 +155,7 @@ class FakePredictor:
             if number == self.error_after:
                 await response.write(b'data: {"error": {"message": "the engine broke"}}\n\n')
                 return response
-            await response.write(_event({"content": word}, None))
+            await response.write(_event({"content": word}, None, self.told[number] if number < len(self.told) else {}))
             self.counters.words += 1
             await asyncio.sleep(self.pace_seconds)
         await response.write(_event({}, self.finish_reason))
@@ -164,8 +165,8 @@ class FakePredictor:
         return response
 
 
-def _event(delta: dict[str, str], finish_reason: str | None) -> bytes:
-    body = {"choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason}]}
+def _event(delta: dict[str, str], finish_reason: str | None, told: dict[str, Any] | None = None) -> bytes:
+    body = {"choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason, **(told or {})}]}
     return b"data: " + json.dumps(body, ensure_ascii=False).encode() + b"\n\n"
 
 

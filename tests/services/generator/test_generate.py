@@ -73,10 +73,43 @@ async def test_the_model_server_gets_the_whole_context_and_the_sampling_of_the_t
         "stop": ["END"],
         "stream": True,
         "stream_options": {"include_usage": True},
-    }
+    }  # with a stop text nothing is asked about tokens
     selected = events[0].selected
     assert (selected.task, selected.max_tokens) == (chat_pb2.TASK_CREATIVE, 20)
     assert (round(selected.temperature, 6), round(selected.top_p, 6)) == (0.95, 0.5)
+
+
+def told(token: int, log_prob: float) -> dict[str, Any]:
+    """What vLLM and our predictor say of one token."""
+    score = {"token": "x", "logprob": log_prob, "bytes": None, "top_logprobs": []}
+    return {"token_ids": [token], "logprobs": {"content": [score]}}
+
+
+async def test_the_end_carries_every_token_and_its_log_prob(tmp_path: Path) -> None:
+    predictor = FakePredictor(told=[told(262143, -0.25), told(7, -1.5), told(1, -0.0)])
+    async with ready(tmp_path, predictor) as stubs:
+        events = await stubs.generate("hello")
+    assert predictor.requests[0]["logprobs"] is predictor.requests[0]["return_token_ids"] is True
+    sample = events[-1].finished.sample
+    assert (list(sample.token_ids), list(sample.log_probs)) == ([262143, 7, 1], [-0.25, -1.5, 0.0])
+    assert not any(event.HasField("finished") for event in events[:-1])
+
+
+async def test_a_server_that_tells_not_every_token_leaves_no_sample_and_the_answer_whole(tmp_path: Path) -> None:
+    for partly in ([], [told(5, -1.0)], [told(5, -1.0), {"token_ids": [6]}, told(7, -1.0)]):
+        async with ready(tmp_path, FakePredictor(told=partly)) as stubs:
+            events = await stubs.generate("hello")
+        assert text_of(events) == "Hello there."
+        assert not events[-1].finished.HasField("sample")
+
+
+async def test_with_stop_texts_or_where_it_is_switched_off_nobody_asks_for_tokens(tmp_path: Path) -> None:
+    predictor = FakePredictor(told=[told(5, -1.0), told(6, -1.0), told(7, -1.0)])
+    async with ready(tmp_path, predictor) as stubs:
+        await stubs.generate("hello", sampling=chat_pb2.SamplingOverrides(stop=["END"]))
+    async with ready(tmp_path, predictor, served_samples=False) as stubs:
+        await stubs.generate("hello")
+    assert not any("logprobs" in request or "return_token_ids" in request for request in predictor.requests)
 
 
 async def test_a_named_task_is_not_chosen_again(tmp_path: Path) -> None:

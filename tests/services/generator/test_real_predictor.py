@@ -5,9 +5,10 @@ import time
 from pathlib import Path
 
 import pytest
+from thumbwheel.chat.v1 import chat_pb2
 
 from services.predictor.metrics import VersionMetrics
-from tests.services.generator.service import generator_service, until_ready
+from tests.services.generator.service import generator_service, text_of, until_ready
 from tests.services.predictor.conftest import (
     Predictor,
     StartPredictor,
@@ -65,3 +66,18 @@ async def test_both_load_a_version_once_and_neither_unloads_what_a_strangers_str
         stream.close()
         await until_versions(predictor, {"tiny-2"})
         assert (await here.state()).stable.version == "tiny-2"
+
+
+async def test_the_real_one_tells_every_token_that_it_sampled(
+    start_predictor: StartPredictor, first_model: Path, tmp_path: Path
+) -> None:
+    predictor = await start_predictor()
+    port = int(predictor.url.rsplit(":", 1)[1])
+    async with generator_service(tmp_path, port, stable_directory=first_model) as stubs:
+        await until_ready(stubs, "tiny-1")
+        events = await stubs.generate("hello", sampling=chat_pb2.SamplingOverrides(max_tokens=30))
+    finished = events[-1].finished
+    assert len(finished.sample.token_ids) == finished.usage.completion_tokens
+    _, decoded = await predictor.post("/detokenize", {"model": "tiny-1", "tokens": list(finished.sample.token_ids)})
+    assert decoded["prompt"].startswith(text_of(events))
+    assert all(log_prob <= 0 for log_prob in finished.sample.log_probs)

@@ -5,6 +5,7 @@ from typing import Any
 import grpc
 import pytest
 from thumbwheel.chat.v1 import chat_pb2
+from thumbwheel.generator.v1.sample_pb2 import Sample
 from thumbwheel.session.v1 import session_pb2
 
 from tests.services.session.service import ADA, UNKNOWN_ID, Home, begin, error_of, finish, session_service, talk
@@ -80,6 +81,31 @@ BAD: list[tuple[str, Any, str, str]] = [
     ("FinishTurn", finish(UNKNOWN_ID, temperature=9.0), "temperature", "0 to 2"),
     ("FinishTurn", finish(UNKNOWN_ID, top_p=-0.1), "top_p", "0 to 1"),
     ("FinishTurn", finish(UNKNOWN_ID, model_version="v" * 129), "model_version", "at most 128 characters"),
+    ("FinishTurn", finish(UNKNOWN_ID, sample=Sample()), "sample.token_ids", "1 to 4,096 tokens"),
+    (
+        "FinishTurn",
+        finish(UNKNOWN_ID, sample=Sample(token_ids=[7] * 4097, log_probs=[-1] * 4097)),
+        "sample.token_ids",
+        "1 to 4,096 tokens",
+    ),
+    (
+        "FinishTurn",
+        finish(UNKNOWN_ID, sample=Sample(token_ids=[7, 8], log_probs=[-1])),
+        "sample.log_probs",
+        "as many as token_ids",
+    ),
+    (
+        "FinishTurn",
+        finish(UNKNOWN_ID, sample=Sample(token_ids=[7, 8], log_probs=[-1, NAN])),
+        "sample.log_probs",
+        "finite and at most 0",
+    ),
+    (
+        "FinishTurn",
+        finish(UNKNOWN_ID, sample=Sample(token_ids=[7], log_probs=[0.5])),
+        "sample.log_probs",
+        "finite and at most 0",
+    ),
     ("GetMessage", session_pb2.GetMessageRequest(message_id="x"), "message_id", "a UUID, lower case"),
     ("GetConversation", session_pb2.GetConversationRequest(), "conversation_id", "a UUID, lower case"),
     ("ClearConversation", session_pb2.ClearConversationRequest(), "conversation_id", "a UUID, lower case"),

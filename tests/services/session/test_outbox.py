@@ -21,6 +21,7 @@ from tests.services.session.service import (
     ADA,
     LIMITS,
     PRINCIPAL_KEY,
+    SAMPLE,
     FakeFeedback,
     Home,
     begin,
@@ -60,6 +61,7 @@ async def test_a_finished_turn_is_published_exactly_as_the_model_saw_it(home: Ho
             assignment_probability=0.25,
             arm="candidate",
         )
+        last.ClearField("sample")
         await stub.FinishTurn(last, timeout=5, metadata=ADA)
         await until(lambda: len(feedback.turns) == 3)
     event = feedback.turns[2]
@@ -90,6 +92,7 @@ async def test_a_finished_turn_is_published_exactly_as_the_model_saw_it(home: Ho
         cached=True,
     )
     assert event == expected
+    assert feedback.turns[0].sample == feedback.turns[1].sample == SAMPLE
 
 
 async def test_a_turn_that_no_model_answered_is_not_published(home: Home) -> None:
@@ -155,7 +158,8 @@ async def test_an_erased_turn_is_taken_back_without_its_texts(home: Home) -> Non
     assert (never.message_id, never.erased) == (never_published.assistant_message_id, True)
     assert erased.erased
     assert erased.event_id != published.event_id
-    assert not (erased.context or erased.answer or erased.original_text)
+    assert not (erased.context or erased.answer or erased.original_text or erased.HasField("sample"))
+    assert published.sample == SAMPLE
     for name in ("message_id", "user_message_id", "conversation_id", "principal", "tenant", "model_version"):
         assert getattr(erased, name) == getattr(published, name), name
 

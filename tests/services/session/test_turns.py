@@ -1,6 +1,7 @@
 """Turns over a real socket: idempotency, history, titles, budget, late answers, concurrency, restart."""
 
 import asyncio
+import struct
 from typing import Any
 
 import grpc
@@ -8,7 +9,7 @@ import pytest
 from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.session.v1 import session_pb2
 
-from tests.services.session.service import ADA, Home, begin, error_of, finish, session_service, talk
+from tests.services.session.service import ADA, SAMPLE, Home, begin, error_of, finish, session_service, talk
 
 
 def history(*entries: tuple[int, str]) -> list[chat_pb2.HistoryMessage]:
@@ -217,13 +218,19 @@ async def test_a_cleared_conversation_stays_and_begins_anew(home: Home) -> None:
 
 
 async def test_nothing_of_a_deleted_conversation_is_left_in_the_file(sqlite_home: Home) -> None:
+    def on_disk() -> bytes:
+        return b"".join(file.read_bytes() for file in (sqlite_home.directory / "state").iterdir())
+
+    sampled = struct.pack("<3f", *SAMPLE.log_probs)
     async with session_service(sqlite_home) as stub:
         turn = await talk(stub, "xylophone", "saxophone", request_id="r")
+        assert sampled in on_disk()
         delete = session_pb2.DeleteConversationRequest(conversation_id=turn.conversation_id)
         await stub.DeleteConversation(delete, timeout=5, metadata=ADA)
-    data = b"".join(file.read_bytes() for file in (sqlite_home.directory / "state").iterdir())
+    data = on_disk()
     assert b"xylophone" not in data
     assert b"saxophone" not in data
+    assert sampled not in data
 
 
 async def test_conversations_survive_a_restart(home: Home) -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from training.data.chat import Message
-from training.data.examples import read_thumbs
+from training.data.examples import ExampleError, read_thumbs
 from training.data.judgements import Judgement
 from training.data.pairs import LabelNoise, estimate_noise, group, make_pairs, noise_ceiling, prompt_key
+from training.data.served import Served
 from training.data.sets import SetsConfig, cut, is_held_out, write_sets
 
 
@@ -192,6 +193,46 @@ def test_an_answer_has_one_thumb_that_of_its_majority_and_a_tie_has_none() -> No
     thumbs = cut(judgements, CONFIG).thumbs
     assert sorted((row["response"], row["thumb"]) for row in thumbs) == [("bad", "down"), ("good", "up")]
     assert {row["prompt_id"] for row in thumbs} == {prompt_key([Message("user", train)])}
+
+
+def test_a_thumb_takes_along_what_was_sampled_for_an_answer_that_was_rated_so(tmp_path: Path) -> None:
+    train = next(q for q in (f"q{n}" for n in range(50)) if not is_held_out(prompt_key([Message("user", q)]), 0.2))
+
+    def sample(version: str) -> Served:
+        return Served(version, (7, 1), (-0.5, -0.25), 3, 0.9, 0.95)
+
+    judgements = [said(train, "bad", False, who=f"user {n}", name=f"b{n}") for n in range(8)]
+    judgements += [
+        replace(said(train, "good", False, who="user 9", name="slip"), served=sample("not this one")),
+        said(train, "good", True, who="user 7", name="without"),
+        replace(said(train, " good ", True, who="user 8", name="with"), served=sample("nano-0")),
+        replace(said(train, "good", True, who="user 6", name="later"), served=sample("nano-1")),
+    ]
+    sets = cut(judgements, replace(CONFIG, judge_fraction=0.01))
+    write_sets(sets, tmp_path / "sets")
+    found = {thumb.response: thumb.served for thumb in read_thumbs(tmp_path / "sets" / "thumbs.jsonl")}
+    assert found == {"bad": None, "good": sample("nano-0")}
+    assert sets.counts()["thumb_examples_sampled"] == 1
+
+
+@pytest.mark.parametrize(
+    ("served", "why"),
+    [
+        ({"version": "v", "token_ids": [7], "log_probs": [-1, -1]}, "log_probs: 2 for 1 token_ids"),
+        ({"version": "v", "token_ids": [], "log_probs": []}, "log_probs: 0 for 0 token_ids"),
+        ({"version": "v", "token_ids": [7], "log_probs": [0.5]}, "at most 0"),
+        ({"version": "v", "token_ids": ["seven"], "log_probs": [-1]}, "token_ids: must be numbers"),
+        ({"version": "v", "token_ids": [7], "log_probs": ["much"]}, "log_probs: must be numbers"),
+        ({"token_ids": [7], "log_probs": [-1]}, "version"),
+        (7, "not a JSON object"),
+    ],
+)
+def test_a_sample_that_is_none_is_an_error_that_names_line_and_field(tmp_path: Path, served: object, why: str) -> None:
+    line = {"messages": [{"role": "user", "content": "x"}], "response": "y", "thumb": "up", "prompt_id": "p"}
+    path = tmp_path / "thumbs.jsonl"
+    path.write_text(json.dumps({**line, "served": served}) + "\n")
+    with pytest.raises(ExampleError, match=f"thumbs.jsonl line 1: served: .*{why}"):
+        read_thumbs(path)
 
 
 def test_anchors_are_thumbs_too_and_the_file_is_what_kto_reads(tmp_path: Path) -> None:

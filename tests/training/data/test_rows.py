@@ -17,11 +17,13 @@ from services.feedback.lake import parquet
 from tests.training.feedback_log import uid
 from training.data.catalogue import Segment
 from training.data.chat import Message
-from training.data.events import Finish, Kind
+from training.data.events import Closed, Finish, Kind
 from training.data.rows import RowError, feedback_rows, turn_rows
 from training.data.sealed import DataKey, Opening, Texts
+from training.data.served import Served
 
-GOLDEN = json.loads((Path(__file__).parents[2] / "services/feedback/golden/sealed_v1.json").read_text())
+FILES = Path(__file__).parents[2] / "services/feedback/golden"
+GOLDEN, SAMPLED = (json.loads((FILES / f"sealed_v{release}.json").read_text()) for release in (1, 2))
 SEGMENT = Segment(1, "topic", 0, 0, 10, "key", "sha", 3)
 OPENING = Opening({"a" * 64: DataKey(consent=True)}, set())
 PLACE = {"topic_id": "topic", "partition": 0, "ingest_time": 1, "schema_version": 1}
@@ -109,3 +111,23 @@ def test_golden_sealed_events_of_the_service_open_to_what_was_said() -> None:
         else:
             row = {**parquet.feedback_row(codec.feedback_from(sealed)), "event_id": sealed.event_id}
             assert opening.feedback(row, SEGMENT) == Texts(correction=said.correction.text)
+
+
+def test_a_golden_turn_with_a_sample_opens_to_what_was_sampled_and_one_from_before_to_none() -> None:
+    for golden, wanted in (
+        (
+            SAMPLED["events"]["sampled"],
+            Served("v1", (262_143, 7, 1), (-0.75, -0.25, -0.0009765625), 7, 0.5, 0.75),
+        ),
+        (GOLDEN["events"]["turn"], None),
+    ):
+        sealed = events_pb2.TurnEvent.FromString(base64.b64decode(golden))
+        key = DataKey(True, bytes.fromhex(GOLDEN["key_id"]), bytes.fromhex(GOLDEN["key"]))
+        row = parquet.turn_row(codec.turn_from(sealed))
+        table_of = pq.read_table(
+            BytesIO(parquet.encode(parquet.TURNS_SCHEMA, [{**row, **PLACE, "offset": 0, "event_id": sealed.event_id}]))
+        )
+        (turn,) = turn_rows(table_of, SEGMENT, Opening({sealed.principal: key}, set()))
+        assert turn.served == wanted
+        (closed,) = turn_rows(table_of, SEGMENT, Opening({sealed.principal: DataKey(consent=False)}, set()))
+        assert (closed.served, closed.closed) == (None, Closed.NO_CONSENT)

@@ -13,7 +13,8 @@ from training.data.catalogue import Directory
 from training.data.chat import Message
 from training.data.judgements import Judgement
 from training.data.sealed import DataKey, SealError
-from training.data.snapshot import DROPPED, Snapshot, SnapshotConfig, read_judgements, take_snapshot
+from training.data.served import Served
+from training.data.snapshot import DROPPED, JUDGEMENTS, Snapshot, SnapshotConfig, read_judgements, take_snapshot
 
 
 @pytest.fixture
@@ -70,6 +71,38 @@ def test_sealed_and_plain_logs_of_the_same_words_give_the_same_snapshot(tmp_path
         log.correct("a", "ann", "better")
         ids.append(taken(log, tmp_path / str(sealing)).id)
     assert ids[0] == ids[1]
+
+
+SAMPLE = ((262_143, 7, 1), (-0.75, -0.25, -0.5))
+
+
+def test_the_judgement_of_an_answer_holds_what_was_sampled_for_it(log: FeedbackLog, tmp_path: Path) -> None:
+    log.turn("a", "ann", "hi", "hello", sample=SAMPLE, prompt_tokens=5, temperature=0.9, top_p=0.95)
+    log.thumb("a", "ann", True)
+    say(log, "b", "bob")
+    snapshot = taken(log, tmp_path)
+    found = {judgement.message_id: judgement.served for judgement in read_judgements(snapshot)}
+    assert found == {uid("a"): Served("nano-0", *SAMPLE, 5, 0.9, 0.95), uid("b"): None}
+    assert snapshot.manifest.report["by_version"] == {"nano-0": 2}
+    assert snapshot.manifest.report["sampled_by_version"] == {"nano-0": 1}
+
+
+def test_a_log_without_samples_gives_the_snapshot_that_it_gave_before_there_were_any(tmp_path: Path) -> None:
+    log = FeedbackLog(tmp_path / "objects", sealing=True)
+    say(log, "a", "ann")
+    snapshot = taken(log, tmp_path)
+    assert "served" not in (snapshot.directory / JUDGEMENTS).read_text()
+
+
+def test_what_was_sampled_goes_with_the_texts_of_an_erased_user(log: FeedbackLog, tmp_path: Path) -> None:
+    log.turn("a", "ann", "hi", "hello", sample=SAMPLE)
+    log.thumb("a", "ann", True)
+    log.commit()
+    assert not any(b"262143" in path.read_bytes() for path in (tmp_path / "objects").rglob("*.parquet"))
+    log.erase("ann")
+    snapshot = taken(log, tmp_path)
+    assert dropped(snapshot) == {"erased": 2}
+    assert all(b"262143" not in path.read_bytes() for path in snapshot.directory.iterdir())
 
 
 @pytest.mark.parametrize("sealing", [True, False])

@@ -1,16 +1,19 @@
 """The health check as a stage: what was measured decides whether PPO may begin, and one rank measures for all."""
 
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
+from tests.training.rl.served_toy import served_rows, sharp_model
 from tests.training.stages.test_reward_model import pair_rows
 from tests.training.toys import ProgressList, toy_model, write_lines
 from training.evaluation import health
 from training.evaluation.comparison import write_figures
 from training.evaluation.figures import Estimate
 from training.evaluation.health import Health, HealthConfig
+from training.evaluation.served import ServedApart, measure_served
 from training.manifest import ManifestError, verify_manifest
 from training.optim.adam import OptimizerConfig
 from training.optim.ranks import Ranks
@@ -48,8 +51,56 @@ def test_ppo_may_begin_only_if_both_models_learned_and_the_thumbs_say_something(
     assert config.passed() == (not refused_for)
 
 
+@pytest.mark.parametrize(
+    ("served", "passes"),
+    [
+        (None, True),
+        (ServedApart(64, 0, 0.086), True),
+        (ServedApart(64, 3, 0.002), True),
+        (ServedApart(64, 4, 0.002), False),
+        (ServedApart(64, 0, 0.21), False),
+        (ServedApart(64, 64, None), False),
+    ],
+)
+def test_nothing_is_trained_on_what_was_said_of_another_model(
+    tmp_path: Path, served: ServedApart | None, passes: bool
+) -> None:
+    config = config_of(tmp_path)
+    measured = asdict(Health(SURE, SURE, served))
+    write_figures(config.output_directory, "health", measured, ("reward", "judge"), config.evaluation)
+    assert health.read_health(config.output_directory).served == served
+    assert config.passed() == passes
+    assert [check.name for check in config.checks() if not check.passed] == ([] if passes else ["served as trained"])
+
+
+def test_a_health_from_before_samples_is_read(tmp_path: Path) -> None:
+    config = config_of(tmp_path)
+    measured = {name: asdict(SURE) for name in ("reward_model", "judge")}
+    write_figures(config.output_directory, "health", measured, ("reward", "judge"), config.evaluation)
+    assert health.read_health(config.output_directory).served is None
+
+
+def test_the_incumbents_own_answers_are_looked_at_and_no_others(tmp_path: Path) -> None:
+    incumbent = sharp_model(tmp_path / "toy-0")
+    rows = served_rows(incumbent, 6)
+    for row in rows[:2]:
+        row["served"]["version"] = "toy-9"
+    del rows[2]["served"]
+    rows[3]["served"]["prompt_tokens"] += 1
+    thumbs = write_lines(tmp_path / "thumbs.jsonl", rows)
+    apart = measure_served(incumbent, thumbs, nullcontext)
+    assert apart is not None
+    assert (apart.answers, apart.unfit) == (3, 1)
+    assert apart.mismatch is not None
+    assert apart.mismatch < 1e-3
+    nobodys = write_lines(tmp_path / "others.jsonl", rows[:3])
+    assert measure_served(incumbent, nobodys, nullcontext) is None
+    unlike = write_lines(tmp_path / "unlike.jsonl", rows[3:4])
+    assert measure_served(incumbent, unlike, nullcontext) == ServedApart(1, 1, None)
+
+
 def test_one_rank_measures_both_models_on_the_held_out_pairs(tmp_path: Path) -> None:
-    first = toy_model(tmp_path / "first")
+    first, served = toy_model(tmp_path / "first"), sharp_model(tmp_path / "toy-0")
     pairs = write_lines(tmp_path / "pairs.jsonl", pair_rows(60, noise=0.0))
     learned = RewardModelConfig(
         model_directory=first,
@@ -70,6 +121,8 @@ def test_one_rank_measures_both_models_on_the_held_out_pairs(tmp_path: Path) -> 
             judge_directory=tmp_path / "reward",
             judge_base=first,
             held_out_pairs=pairs,
+            incumbent_directory=served,
+            thumbs=write_lines(tmp_path / "thumbs.jsonl", served_rows(served, 2)),
         ),
     )
     checkpoints = DirectoryCheckpoints(tmp_path / "health-run")
@@ -81,3 +134,6 @@ def test_one_rank_measures_both_models_on_the_held_out_pairs(tmp_path: Path) -> 
     found = health.read_health(config.output_directory)
     assert found.reward_model == found.judge
     assert (found.reward_model.count, found.reward_model.value > 0.7) == (60, True)
+    assert found.served is not None
+    assert (found.served.answers, found.served.unfit) == (2, 0)
+    assert "nats a token" in found.text()

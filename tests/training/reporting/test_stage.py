@@ -10,7 +10,10 @@ from training.cluster.progress_log import PROGRESS, Effort, Line, read_lines
 from training.cluster.runner import StageRun, run_stage
 from training.cluster.sample_log import SAMPLES, SampleLog
 from training.cluster.stage_record import UNHASHED, note_start, read_record
+from training.evaluation.health import HealthConfig
 from training.manifest import Manifest, hash_file
+from training.recipes.nano import nano
+from training.recipes.recipe import Plan
 from training.reporting.stage import (
     MOST_SAMPLED_STEPS,
     PRICE_VARIABLE,
@@ -193,3 +196,13 @@ def test_samples_stand_by_prompt_over_time_and_are_only_words(config: SftConfig,
 @pytest.mark.parametrize(("seconds", "said"), [(0.25, "0.25 s"), (119, "119 s"), (600, "10.0 min"), (9000, "2.5 h")])
 def test_times_are_said_as_people_say_them(seconds: float, said: str) -> None:
     assert duration(seconds) == said
+
+
+def test_a_stage_that_writes_where_a_part_of_its_config_says_is_read_too(tmp_path: Path) -> None:
+    """The health: without this every turn of the loop ended in an error, when its page was written."""
+    recipe = nano(Plan("nano-1", tmp_path, tmp_path / "nano-0"))
+    config = HealthConfig(recipe.evaluation, recipe.gate, label_noise=0.1, ceiling=0.9)
+    (tmp_path / "health").mkdir()
+    note_start("health", config, tmp_path / "health", workers=1)
+    (read,) = read_stages(tmp_path)
+    assert read.record.output_directory == recipe.evaluation.health_directory

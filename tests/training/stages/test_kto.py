@@ -1,5 +1,7 @@
 """KTO from files to files: weights from the counts, z0 over everybody and without a gradient, resuming bit by bit, refusals."""
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.training.rl.served_toy import served_rows, sharp_model
 from tests.training.rl.toy import STOP
 from tests.training.rl.toy_preferences import Half, gradients, toy_kto, toy_models, toy_thumbs
 from tests.training.stages.test_reward_model import pair_rows
@@ -20,6 +23,7 @@ from training.model.lora import LoraConfig
 from training.optim.adam import OptimizerConfig
 from training.optim.ranks import ALONE
 from training.rl.reference import WatchConfig
+from training.rl.served import OffPolicyConfig, OffPolicyError
 from training.stages import kto
 from training.stages.context import ConfigError, Lineage, Machine, RunContext
 from training.stages.kto import KtoConfig, Thumb, Thumbs
@@ -109,6 +113,86 @@ def test_a_trimmed_vocabulary_trains_and_keeps_the_embedding(config: KtoConfig, 
     run(replace(config, lora=LORA, vocabulary_rows=290), tmp_path / "run")
     merged, base = (load_file(d / "model.safetensors") for d in (config.output_directory, config.model_directory))
     assert torch.equal(merged["model.embed_tokens.weight"], base["model.embed_tokens.weight"])
+
+
+@pytest.fixture
+def served_config(config: KtoConfig, tmp_path: Path) -> KtoConfig:
+    """All answers were served by the model that training starts from."""
+    served = sharp_model(tmp_path / "served-0")
+    lines = write_lines(tmp_path / "served.jsonl", served_rows(served, 40))
+    gentle = OptimizerConfig(learning_rate=1e-4)
+    return replace(
+        config, model_directory=served, data_path=lines, batch_rows=8, held_out_fraction=0.2, optimizer=gentle
+    )
+
+
+def test_served_answers_are_learned_from_by_their_own_ids_and_the_mismatch_is_reported(
+    served_config: KtoConfig, tmp_path: Path
+) -> None:
+    thumbs = kto.read_data(served_config, load_chat(served_config.model_directory))
+    assert all(t.served and t.example.response == t.served.token_ids for t in (*thumbs.train, *thumbs.held_out))
+    report = run(served_config, tmp_path / "run")
+    assert (report["answers_unsampled"], report["answers_unfit"]) == (0, 0)
+    assert report["off_policy"]["served-0"]["answers"] == 40
+    assert report["off_policy"]["served-0"]["mismatch"] < 1e-3
+
+
+def test_answers_without_a_sample_are_counted_and_learned_from(config: KtoConfig, tmp_path: Path) -> None:
+    report = run(config, tmp_path / "run")
+    assert (report["answers_unsampled"], report["off_policy"]) == (240, {})
+
+
+def test_what_another_version_served_is_refused_unless_it_is_allowed(served_config: KtoConfig, tmp_path: Path) -> None:
+    later = tmp_path / "later-1"
+    shutil.copytree(served_config.model_directory, later)
+    strict = replace(served_config, model_directory=later, off_policy=OffPolicyConfig(versions=()))
+    with pytest.raises(OffPolicyError, match=r"answers of served-0 \(40\); allowed are later-1"):
+        run(strict, tmp_path / "strict")
+    assert not strict.output_directory.exists()
+    allowed = replace(strict, off_policy=OffPolicyConfig(versions=("served-0",)))
+    assert set(run(allowed, tmp_path / "allowed")["off_policy"]) == {"served-0"}
+
+
+@pytest.mark.parametrize("trimmed", [None, 290])
+def test_importance_is_what_a_thumb_counts_and_a_killed_run_finds_it_again(
+    served_config: KtoConfig, tmp_path: Path, trimmed: int | None
+) -> None:
+    rows = [json.loads(line) for line in served_config.data_path.read_text().splitlines()]
+    for row in rows[:20]:  # an older version found these less likely
+        row["served"] |= {"version": "older", "log_probs": [p - 0.05 for p in row["served"]["log_probs"]]}
+    config = replace(
+        served_config,
+        data_path=write_lines(tmp_path / "older.jsonl", rows),
+        off_policy=OffPolicyConfig(importance_cap=1.5),
+        lora=None if trimmed is None else LORA,
+        vocabulary_rows=trimmed,
+    )
+    straight, resumed = ProgressList(), ProgressList()
+    report = run(config, tmp_path / "straight", straight)
+    assert report["off_policy"]["older"]["importance"] > 1.2
+    assert any(step.metrics["importance"] > 1.05 for step in straight.steps)
+    assert report["off_policy"]["served-0"]["importance"] == pytest.approx(1.0, abs=1e-3)
+    again = replace(config, output_directory=tmp_path / "again", checkpoint_every_steps=2)
+    with pytest.raises(Killed):
+        kto.run(again, RunContext(KillAfter(tmp_path / "killed", 2), ProgressList()))
+    run(again, tmp_path / "killed", resumed)
+    assert [step.metrics["loss"] for step in resumed.steps] == [step.metrics["loss"] for step in straight.steps[2:]]
+
+
+def test_an_answers_importance_scales_its_gradient(apart: Any) -> None:
+    thumbs = toy_thumbs(16, 0.0).train[:8]
+
+    def gradient(weights: list[float]) -> torch.Tensor:
+        apart.policy.decoder.zero_grad()
+        weighed = [replace(t, example=replace(t.example, weight=w)) for t, w in zip(thumbs, weights, strict=True)]
+        kto.accumulate(apart, weighed, 0.3, (2.0, 1.0), toy_kto(microbatch_rows=3), no_autocast, ALONE)
+        return torch.cat([p.grad.flatten() for p in apart.policy.decoder.parameters() if p.grad is not None]).clone()
+
+    alone = [gradient([float(place == only) for place in range(8)]) for only in range(8)]
+    mixed = gradient([0.25 * place for place in range(8)])
+    expected = sum(0.25 * place * own for place, own in enumerate(alone))
+    assert torch.allclose(mixed, expected, atol=1e-6)
+    assert (gradient([1.0] * 8) - mixed).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize(("ups", "downs", "wanted"), [(2, 8, (4.0, 1.0)), (6, 3, (1.0, 2.0)), (5, 5, (1.0, 1.0))])

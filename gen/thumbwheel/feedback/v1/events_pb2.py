@@ -24,23 +24,24 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from thumbwheel.chat.v1 import chat_pb2 as thumbwheel_dot_chat_dot_v1_dot_chat__pb2
+from thumbwheel.generator.v1 import sample_pb2 as thumbwheel_dot_generator_dot_v1_dot_sample__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#thumbwheel/feedback/v1/events.proto\x12\x16thumbwheel.feedback.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dthumbwheel/chat/v1/chat.proto\"5\n\x05Thumb\x12\n\n\x02up\x18\x01 \x01(\x08\x12\x0f\n\x07reasons\x18\x02 \x03(\t\x12\x0f\n\x07\x63omment\x18\x03 \x01(\t\"\x1a\n\nCorrection\x12\x0c\n\x04text\x18\x01 \x01(\t\"\x1a\n\nRetraction\x12\x0c\n\x04kind\x18\x01 \x01(\t\"\x83\x03\n\rFeedbackEvent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x11\n\tprincipal\x18\x03 \x01(\t\x12\x17\n\x0f\x63onversation_id\x18\x04 \x01(\t\x12\x12\n\nmessage_id\x18\x05 \x01(\t\x12\x15\n\rmodel_version\x18\x06 \x01(\t\x12\x0b\n\x03\x61rm\x18\x07 \x01(\t\x12/\n\x0b\x61\x63\x63\x65pt_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x05thumb\x18\n \x01(\x0b\x32\x1d.thumbwheel.feedback.v1.ThumbH\x00\x12\x38\n\ncorrection\x18\x0b \x01(\x0b\x32\".thumbwheel.feedback.v1.CorrectionH\x00\x12\x38\n\nretraction\x18\x0c \x01(\x0b\x32\".thumbwheel.feedback.v1.RetractionH\x00\x12\x0e\n\x06sealed\x18\r \x01(\x0c\x42\x07\n\x05value\"\xe6\x04\n\tTurnEvent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x11\n\tprincipal\x18\x03 \x01(\t\x12\x17\n\x0f\x63onversation_id\x18\x04 \x01(\t\x12\x17\n\x0fuser_message_id\x18\x05 \x01(\t\x12\x12\n\nmessage_id\x18\x06 \x01(\t\x12\x33\n\x07\x63ontext\x18\x07 \x03(\x0b\x32\".thumbwheel.chat.v1.HistoryMessage\x12\x15\n\roriginal_text\x18\x08 \x01(\t\x12\x0e\n\x06\x61nswer\x18\t \x01(\t\x12\x37\n\rfinish_reason\x18\n \x01(\x0e\x32 .thumbwheel.chat.v1.FinishReason\x12\x15\n\rmodel_version\x18\x0b \x01(\t\x12\x0b\n\x03\x61rm\x18\x0c \x01(\t\x12\x1e\n\x16\x61ssignment_probability\x18\r \x01(\x02\x12&\n\x04task\x18\x0e \x01(\x0e\x32\x18.thumbwheel.chat.v1.Task\x12\x13\n\x0btemperature\x18\x0f \x01(\x02\x12\r\n\x05top_p\x18\x10 \x01(\x02\x12(\n\x05usage\x18\x11 \x01(\x0b\x32\x19.thumbwheel.chat.v1.Usage\x12\x16\n\x0epolicy_version\x18\x12 \x01(\t\x12\x16\n\x0eguard_category\x18\x13 \x01(\t\x12/\n\x0b\x66inish_time\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x65rased\x18\x15 \x01(\x08\x12\x0e\n\x06\x63\x61\x63hed\x18\x16 \x01(\x08\x12\x0e\n\x06sealed\x18\x17 \x01(\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#thumbwheel/feedback/v1/events.proto\x12\x16thumbwheel.feedback.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dthumbwheel/chat/v1/chat.proto\x1a$thumbwheel/generator/v1/sample.proto\"5\n\x05Thumb\x12\n\n\x02up\x18\x01 \x01(\x08\x12\x0f\n\x07reasons\x18\x02 \x03(\t\x12\x0f\n\x07\x63omment\x18\x03 \x01(\t\"\x1a\n\nCorrection\x12\x0c\n\x04text\x18\x01 \x01(\t\"\x1a\n\nRetraction\x12\x0c\n\x04kind\x18\x01 \x01(\t\"\x83\x03\n\rFeedbackEvent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x11\n\tprincipal\x18\x03 \x01(\t\x12\x17\n\x0f\x63onversation_id\x18\x04 \x01(\t\x12\x12\n\nmessage_id\x18\x05 \x01(\t\x12\x15\n\rmodel_version\x18\x06 \x01(\t\x12\x0b\n\x03\x61rm\x18\x07 \x01(\t\x12/\n\x0b\x61\x63\x63\x65pt_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x05thumb\x18\n \x01(\x0b\x32\x1d.thumbwheel.feedback.v1.ThumbH\x00\x12\x38\n\ncorrection\x18\x0b \x01(\x0b\x32\".thumbwheel.feedback.v1.CorrectionH\x00\x12\x38\n\nretraction\x18\x0c \x01(\x0b\x32\".thumbwheel.feedback.v1.RetractionH\x00\x12\x0e\n\x06sealed\x18\r \x01(\x0c\x42\x07\n\x05value\"\xa7\x05\n\tTurnEvent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x11\n\tprincipal\x18\x03 \x01(\t\x12\x17\n\x0f\x63onversation_id\x18\x04 \x01(\t\x12\x17\n\x0fuser_message_id\x18\x05 \x01(\t\x12\x12\n\nmessage_id\x18\x06 \x01(\t\x12\x33\n\x07\x63ontext\x18\x07 \x03(\x0b\x32\".thumbwheel.chat.v1.HistoryMessage\x12\x15\n\roriginal_text\x18\x08 \x01(\t\x12\x0e\n\x06\x61nswer\x18\t \x01(\t\x12\x37\n\rfinish_reason\x18\n \x01(\x0e\x32 .thumbwheel.chat.v1.FinishReason\x12\x15\n\rmodel_version\x18\x0b \x01(\t\x12\x0b\n\x03\x61rm\x18\x0c \x01(\t\x12\x1e\n\x16\x61ssignment_probability\x18\r \x01(\x02\x12&\n\x04task\x18\x0e \x01(\x0e\x32\x18.thumbwheel.chat.v1.Task\x12\x13\n\x0btemperature\x18\x0f \x01(\x02\x12\r\n\x05top_p\x18\x10 \x01(\x02\x12(\n\x05usage\x18\x11 \x01(\x0b\x32\x19.thumbwheel.chat.v1.Usage\x12\x16\n\x0epolicy_version\x18\x12 \x01(\t\x12\x16\n\x0eguard_category\x18\x13 \x01(\t\x12/\n\x0b\x66inish_time\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x65rased\x18\x15 \x01(\x08\x12\x0e\n\x06\x63\x61\x63hed\x18\x16 \x01(\x08\x12\x0e\n\x06sealed\x18\x17 \x01(\x0c\x12\x34\n\x06sample\x18\x18 \x01(\x0b\x32\x1f.thumbwheel.generator.v1.SampleH\x00\x88\x01\x01\x42\t\n\x07_sampleb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'thumbwheel.feedback.v1.events_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_THUMB']._serialized_start=127
-  _globals['_THUMB']._serialized_end=180
-  _globals['_CORRECTION']._serialized_start=182
-  _globals['_CORRECTION']._serialized_end=208
-  _globals['_RETRACTION']._serialized_start=210
-  _globals['_RETRACTION']._serialized_end=236
-  _globals['_FEEDBACKEVENT']._serialized_start=239
-  _globals['_FEEDBACKEVENT']._serialized_end=626
-  _globals['_TURNEVENT']._serialized_start=629
-  _globals['_TURNEVENT']._serialized_end=1243
+  _globals['_THUMB']._serialized_start=165
+  _globals['_THUMB']._serialized_end=218
+  _globals['_CORRECTION']._serialized_start=220
+  _globals['_CORRECTION']._serialized_end=246
+  _globals['_RETRACTION']._serialized_start=248
+  _globals['_RETRACTION']._serialized_end=274
+  _globals['_FEEDBACKEVENT']._serialized_start=277
+  _globals['_FEEDBACKEVENT']._serialized_end=664
+  _globals['_TURNEVENT']._serialized_start=667
+  _globals['_TURNEVENT']._serialized_end=1346
 # @@protoc_insertion_point(module_scope)

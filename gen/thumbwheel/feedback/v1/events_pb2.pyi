@@ -12,6 +12,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from thumbwheel.chat.v1 import chat_pb2 as _chat_pb2
+from thumbwheel.generator.v1 import sample_pb2 as _sample_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -207,6 +208,7 @@ class TurnEvent(_message.Message):
     ERASED_FIELD_NUMBER: _builtins.int
     CACHED_FIELD_NUMBER: _builtins.int
     SEALED_FIELD_NUMBER: _builtins.int
+    SAMPLE_FIELD_NUMBER: _builtins.int
     event_id: _builtins.str
     """UUIDv5 of the answer's id and revision."""
     tenant: _builtins.str
@@ -242,11 +244,11 @@ class TurnEvent(_message.Message):
     guard_category: _builtins.str
     """Category of the guard if it blocked or redacted."""
     erased: _builtins.bool
-    """The conversation was cleared or deleted after this turn: readers must forget the turn. Then context and answer are empty."""
+    """The conversation was cleared or deleted after this turn: readers must forget the turn. Then context, answer and sample are empty."""
     cached: _builtins.bool
     """The answer was written for an earlier turn and shown again: it says nothing new about its model."""
     sealed: _builtins.bytes
-    """As FeedbackEvent.sealed, of a TurnEvent: context, original_text and answer are in here, and empty above."""
+    """As FeedbackEvent.sealed, of a TurnEvent: context, original_text, answer and sample are in here, and empty above."""
     @_builtins.property
     def context(self) -> _containers.RepeatedCompositeFieldContainer[_chat_pb2.HistoryMessage]:
         """Exactly what the model was given, oldest first."""
@@ -258,6 +260,12 @@ class TurnEvent(_message.Message):
     @_builtins.property
     def finish_time(self) -> _timestamp_pb2.Timestamp:
         """When the answer was finished."""
+
+    @_builtins.property
+    def sample(self) -> _sample_pb2.Sample:
+        """The answer's tokens and the log-probabilities that model_version gave them when it answered. Absent where the model server tells
+        none, the guard or the user cut the answer, it was shown again, or a version before this field wrote the turn.
+        """
 
     def __init__(
         self,
@@ -285,11 +293,14 @@ class TurnEvent(_message.Message):
         erased: _builtins.bool = ...,
         cached: _builtins.bool = ...,
         sealed: _builtins.bytes = ...,
+        sample: _sample_pb2.Sample | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["finish_time", b"finish_time", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_sample", b"_sample", "finish_time", b"finish_time", "sample", b"sample", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "arm", b"arm", "assignment_probability", b"assignment_probability", "cached", b"cached", "context", b"context", "conversation_id", b"conversation_id", "erased", b"erased", "event_id", b"event_id", "finish_reason", b"finish_reason", "finish_time", b"finish_time", "guard_category", b"guard_category", "message_id", b"message_id", "model_version", b"model_version", "original_text", b"original_text", "policy_version", b"policy_version", "principal", b"principal", "sealed", b"sealed", "task", b"task", "temperature", b"temperature", "tenant", b"tenant", "top_p", b"top_p", "usage", b"usage", "user_message_id", b"user_message_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sample", b"_sample", "answer", b"answer", "arm", b"arm", "assignment_probability", b"assignment_probability", "cached", b"cached", "context", b"context", "conversation_id", b"conversation_id", "erased", b"erased", "event_id", b"event_id", "finish_reason", b"finish_reason", "finish_time", b"finish_time", "guard_category", b"guard_category", "message_id", b"message_id", "model_version", b"model_version", "original_text", b"original_text", "policy_version", b"policy_version", "principal", b"principal", "sample", b"sample", "sealed", b"sealed", "task", b"task", "temperature", b"temperature", "tenant", b"tenant", "top_p", b"top_p", "usage", b"usage", "user_message_id", b"user_message_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__sample: _TypeAlias = _typing.Literal["sample"]  # noqa: Y015
+    _WhichOneofArgType__sample: _TypeAlias = _typing.Literal["_sample", b"_sample"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sample) -> _WhichOneofReturnType__sample | None: ...
 
 Global___TurnEvent: _TypeAlias = TurnEvent  # noqa: Y015

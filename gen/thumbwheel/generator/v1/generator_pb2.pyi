@@ -11,6 +11,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from thumbwheel.chat.v1 import chat_pb2 as _chat_pb2
+from thumbwheel.generator.v1 import sample_pb2 as _sample_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -182,23 +183,31 @@ class Finished(_message.Message):
 
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
+    SAMPLE_FIELD_NUMBER: _builtins.int
     finish_reason: _chat_pb2.FinishReason.ValueType
     """STOP or LENGTH."""
     @_builtins.property
     def usage(self) -> _chat_pb2.Usage:
         """Token counts."""
 
+    @_builtins.property
+    def sample(self) -> _sample_pb2.Sample:
+        """The answer's tokens and their log-probabilities; absent where the model server does not tell them, or the caller set stop texts."""
+
     def __init__(
         self,
         *,
         finish_reason: _chat_pb2.FinishReason.ValueType = ...,
         usage: _chat_pb2.Usage | None = ...,
+        sample: _sample_pb2.Sample | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_sample", b"_sample", "sample", b"sample", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sample", b"_sample", "finish_reason", b"finish_reason", "sample", b"sample", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__sample: _TypeAlias = _typing.Literal["sample"]  # noqa: Y015
+    _WhichOneofArgType__sample: _TypeAlias = _typing.Literal["_sample", b"_sample"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sample) -> _WhichOneofReturnType__sample | None: ...
 
 Global___Finished: _TypeAlias = Finished  # noqa: Y015
 

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from thumbwheel.chat.v1 import chat_pb2 as _chat_pb2
+from thumbwheel.generator.v1 import sample_pb2 as _sample_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -198,6 +199,7 @@ class FinishTurnRequest(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     POLICY_VERSION_FIELD_NUMBER: _builtins.int
     GUARD_CATEGORY_FIELD_NUMBER: _builtins.int
+    SAMPLE_FIELD_NUMBER: _builtins.int
     assistant_message_id: _builtins.str
     """The answer, a UUID."""
     text: _builtins.str
@@ -222,6 +224,10 @@ class FinishTurnRequest(_message.Message):
     def usage(self) -> _chat_pb2.Usage:
         """Token counts."""
 
+    @_builtins.property
+    def sample(self) -> _sample_pb2.Sample:
+        """What the model sampled, if all of it was shown, and nothing else; goes into the turn's record, and is not kept here."""
+
     def __init__(
         self,
         *,
@@ -236,12 +242,15 @@ class FinishTurnRequest(_message.Message):
         usage: _chat_pb2.Usage | None = ...,
         policy_version: _builtins.str = ...,
         guard_category: _builtins.str = ...,
+        sample: _sample_pb2.Sample | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_sample", b"_sample", "sample", b"sample", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "assignment_probability", b"assignment_probability", "assistant_message_id", b"assistant_message_id", "finish_reason", b"finish_reason", "guard_category", b"guard_category", "model_version", b"model_version", "policy_version", b"policy_version", "temperature", b"temperature", "text", b"text", "top_p", b"top_p", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sample", b"_sample", "arm", b"arm", "assignment_probability", b"assignment_probability", "assistant_message_id", b"assistant_message_id", "finish_reason", b"finish_reason", "guard_category", b"guard_category", "model_version", b"model_version", "policy_version", b"policy_version", "sample", b"sample", "temperature", b"temperature", "text", b"text", "top_p", b"top_p", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__sample: _TypeAlias = _typing.Literal["sample"]  # noqa: Y015
+    _WhichOneofArgType__sample: _TypeAlias = _typing.Literal["_sample", b"_sample"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sample) -> _WhichOneofReturnType__sample | None: ...
 
 Global___FinishTurnRequest: _TypeAlias = FinishTurnRequest  # noqa: Y015
 

@@ -11,14 +11,17 @@ from cryptography.exceptions import InvalidTag
 from thumbwheel.feedback.v1 import events_pb2
 
 from services.feedback import codec
+from services.feedback.lake import parquet
 from services.feedback.principals.master_key import MasterKey
 from services.feedback.principals.sealing import DataKey, key_id_of
 from services.feedback.spool.frames import Entry, Record, frame_bytes
 from services.feedback.spool.sealer import Sealer
 from tests.services.feedback.opened import opened
-from tests.services.feedback.samples import MASTER, correction, erased, name, retraction, thumb, turn
+from tests.services.feedback.samples import MASTER, correction, erased, name, retraction, sampled, thumb, turn
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "sealed_v1.json").read_text())
+# A file is never changed: of turns with a sample there is another one.
+GOLDEN["events"] |= json.loads((Path(__file__).parents[1] / "golden" / "sealed_v2.json").read_text())["events"]
 KEY = DataKey(bytes.fromhex(GOLDEN["key_id"]), bytes.fromhex(GOLDEN["key"]))
 
 
@@ -55,6 +58,7 @@ SAID: dict[str, events_pb2.FeedbackEvent | events_pb2.TurnEvent] = {
     "retraction": retraction("golden"),
     "turn": turn("fifty-four"),
     "erased": erased(event_id=name("m/1")),
+    "sampled": sampled("fifty-four"),
 }
 
 
@@ -94,6 +98,20 @@ def test_what_the_sink_needs_stays_outside() -> None:
     shown = codec.decode_turn(Record(0, 0, sealed_entry(SAID["turn"])))
     assert (shown.context, shown.original_text, shown.answer) == ((), "", "")
     assert (shown.model_version, shown.completion_tokens, shown.finish_us) == ("v1", 3, 2_000_000_000)
+
+
+def test_no_token_and_no_log_prob_is_left_outside() -> None:
+    inside = SAID["sampled"].sample.SerializeToString()
+    payload = sealed_entry(SAID["sampled"]).payload
+    assert inside in SAID["sampled"].SerializeToString()
+    assert inside not in payload
+    assert (
+        len(payload) == len(sealed_entry(SAID["turn"]).payload) + len(inside) + 3
+    )  # its tag of two bytes, and its length
+    shown = codec.decode_turn(Record(0, 0, sealed_entry(SAID["sampled"])))
+    assert (shown.sample, shown.unknown_bytes) == (None, b"")
+    row = parquet.turn_row(shown)
+    assert not any("sample" in name or "token_ids" in name or "log_prob" in name for name in row)
 
 
 def test_bytes_moved_to_another_event_do_not_open() -> None:

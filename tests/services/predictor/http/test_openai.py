@@ -130,6 +130,44 @@ async def test_log_probs_belong_to_the_chosen_tokens(predictor: Predictor) -> No
     assert [score["logprob"] for score in streamed] == pytest.approx([score["logprob"] for score in scores], abs=1e-4)
 
 
+async def test_token_ids_are_told_as_vllm_does_with_a_log_prob_each_and_the_end_token_among_them(
+    predictor: Predictor,
+) -> None:
+    asked = {"model": "tiny-1", "messages": HELLO, "temperature": 0, "logprobs": True, "return_token_ids": True}
+    _, free = await predictor.post("/v1/chat/completions", {**asked, "max_tokens": 24, "ignore_eos": True})
+    choice = free["choices"][0]
+    assert len(choice["token_ids"]) == len(choice["logprobs"]["content"]) == 24
+    stopping = {**asked, "max_tokens": 24, "stop_token_ids": [choice["token_ids"][5]]}
+    first = choice["token_ids"].index(choice["token_ids"][5]) + 1
+    _, whole = await predictor.post("/v1/chat/completions", stopping)
+    stopped = whole["choices"][0]
+    assert stopped["finish_reason"] == "stop"
+    assert stopped["token_ids"] == choice["token_ids"][:first]
+    assert len(stopped["logprobs"]["content"]) == first == whole["usage"]["completion_tokens"]
+    _, text = await predictor.post("/detokenize", {"model": "tiny-1", "tokens": stopped["token_ids"][:-1]})
+    assert text["prompt"].rstrip("\ufffd") == stopped["message"]["content"]  # half a character at the end is not shown
+    chunks = [chunk["choices"][0] for chunk in (await events(predictor, "/v1/chat/completions", stopping))[:-1]]
+    assert [one for chunk in chunks for one in chunk["token_ids"]] == stopped["token_ids"]
+    assert all(len(chunk["token_ids"]) == len((chunk["logprobs"] or {"content": []})["content"]) for chunk in chunks)
+
+
+async def test_token_ids_alone_come_without_log_probs_and_who_asks_for_none_gets_none(predictor: Predictor) -> None:
+    body = {**GREEDY, "prompt": "abc", "return_token_ids": True}
+    _, reply = await predictor.post("/v1/completions", body)
+    assert len(reply["choices"][0]["token_ids"]) == 24
+    assert reply["choices"][0]["logprobs"] is None
+    _, plain = await predictor.post("/v1/completions", {**GREEDY, "prompt": "abc", "logprobs": 0})
+    assert "token_ids" not in plain["choices"][0]
+    prompt = await predictor.post("/tokenize", {"model": "tiny-1", "prompt": "abc"})
+    assert reply["choices"][0]["token_ids"] == await _greedy_ids(
+        predictor.repository.get("tiny-1"), prompt[1]["tokens"], 24
+    )
+    chunks = await events(predictor, "/v1/completions", body)
+    assert [one for chunk in chunks[:-1] for one in chunk["choices"][0]["token_ids"]] == reply["choices"][0][
+        "token_ids"
+    ]
+
+
 async def test_echo_scores_the_prompt_as_lm_eval_reads_it_also_when_it_is_cached(predictor: Predictor) -> None:
     """Teacher forcing the greedy continuation must find it greedy, with the log-probs that generation gave."""
     _, start = await predictor.post(

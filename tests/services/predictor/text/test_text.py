@@ -108,6 +108,11 @@ def test_end_tokens_count_but_leave_no_text_and_nothing_follows_a_stop() -> None
     other = Transcript(codec, (), (END_ID,))
     assert other.add(TokenBatch((ids[0], END_ID), ())).text == "a"
     assert other.tokens == 2
+    scored = Transcript(codec, (), (END_ID,)).add(TokenBatch((ids[0], END_ID), (-0.5, -0.25)))
+    assert [(token.id, token.log_prob, token.ends) for token in scored.tokens] == [
+        (ids[0], -0.5, False),
+        (END_ID, -0.25, True),
+    ]
 
 
 def test_a_template_cannot_reach_out_of_its_sandbox() -> None:

@@ -1,0 +1,73 @@
+"""A toy model that serves: answers sampled token by token from its logits, with the log-probs of the raw model, and their rows."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.training.toys import WORDS, toy_model, user
+from training.data.chat import Chat, Message, load_chat
+from training.data.served import Served, served_from
+from training.model.backbone import Backbone
+from training.model.checkpoint import load_decoder, save_decoder
+from training.rl.served import Answer, read_answer
+
+TEMPERATURE = 0.7  # of sampling; log-probs are told of the raw model all the same
+
+
+@torch.no_grad()
+def sharp_model(directory: Path, seed: int = 1) -> Path:
+    """A toy model that is sure of something: fresh weights find all tokens alike, and so all models."""
+    toy_model(directory, seed)
+    decoder = load_decoder(directory)
+    for parameter in decoder.parameters():
+        parameter.mul_(4.0)
+    save_decoder(decoder, directory)
+    return directory
+
+
+@torch.no_grad()
+def serve(directory: Path, messages: list[dict[str, str]], seed: int) -> tuple[str, Served]:
+    """One answer and its sample; the end token is forced where none came in time, as if it had been sampled."""
+    torch.set_num_threads(1)
+    chat, decoder = load_chat(directory), load_decoder(directory)
+    backbone = Backbone(decoder)
+    prompt = chat.prompt_ids([Message(**message) for message in messages])
+    longest = 4 + seed % 9
+    dice, ids, log_probs = torch.Generator().manual_seed(seed), [], []
+    while not ids or ids[-1] not in chat.stop_ids:
+        seen = torch.tensor([[*prompt, *ids]])
+        logits_V = decoder.logits(backbone.hidden(seen, torch.ones_like(seen))[:, -1])[0]
+        drawn = int(torch.multinomial((logits_V / TEMPERATURE).softmax(-1), 1, generator=dice))
+        ids.append(chat.end_id if len(ids) == longest else drawn)
+        log_probs.append(float(logits_V.log_softmax(-1)[ids[-1]]))
+    served = Served(directory.name, tuple(ids), tuple(log_probs), len(prompt), TEMPERATURE, 1.0)
+    return " ".join(chat.decode(ids).split()), served
+
+
+def served_rows(directory: Path, count: int) -> list[dict[str, Any]]:
+    """Lines of thumbs.jsonl: what the model answered to `count` prompts, half of it liked."""
+    rows = []
+    for number in range(count):
+        messages = user(f"{WORDS[number % 8]} {WORDS[number // 8 % 8]} {number}")
+        for seed in range(number, number + 100):
+            text, served = serve(directory, messages, seed)
+            if text:  # an answer that ends at once, or is no text, nobody rates
+                break
+        line = {"messages": messages, "response": text, "thumb": "up" if number % 2 else "down"}
+        rows.append({**line, "prompt_id": str(number), "served": served.fields()})
+    return rows
+
+
+def answers_of(rows: list[dict[str, Any]], chat: Chat, **changes: Any) -> list[Answer]:
+    """As the trainer reads them; `changes` to every sample."""
+    return [
+        read_answer(
+            replace(served_from(row["served"]), **changes),
+            [Message(**message) for message in row["messages"]],
+            row["response"],
+            chat,
+        )
+        for row in rows
+    ]

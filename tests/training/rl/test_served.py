@@ -1,0 +1,237 @@
+"""Served answers against the starting model: the same weights agree, what differs is found and named, and what weighs is capped."""
+
+import math
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.training.rl.served_toy import answers_of, served_rows, sharp_model
+from training.data.chat import Chat, load_chat
+from training.data.served import Served
+from training.data.tensors import TokenisedExample
+from training.model.backbone import Backbone
+from training.model.checkpoint import load_decoder
+from training.rl.served import Answer, Measured, OffPolicyConfig, OffPolicyError, figures_of, hold_against, measure
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    return sharp_model(tmp_path_factory.mktemp("served") / "toy-0")
+
+
+@pytest.fixture(scope="module")
+def chat(served: Path) -> Chat:
+    return load_chat(served)
+
+
+@pytest.fixture(scope="module")
+def answers(served: Path, chat: Chat) -> list[Answer]:
+    return answers_of(served_rows(served, 12), chat)
+
+
+def held(directory: Path, answers: list[Answer], **rules: object) -> tuple[list[Answer], dict[str, object]]:
+    config = OffPolicyConfig(**rules)  # type: ignore[arg-type]
+    return hold_against(lambda: Backbone(load_decoder(directory)), directory.name, answers, config, 5, nullcontext)
+
+
+def test_the_same_weights_give_every_token_the_log_prob_with_which_it_was_served(
+    served: Path, answers: list[Answer]
+) -> None:
+    measured = measure(Backbone(load_decoder(served)), answers, 5, nullcontext)
+    assert [len(one.trainer_N) for one in measured] == [len(answer.example.response) for answer in answers]
+    assert len({len(one.trainer_N) for one in measured}) > 2
+    for one in measured:
+        assert torch.allclose(one.trainer_N, one.served_N, atol=1e-4)
+    assert any(float(one.served_N.min()) < -1 for one in measured)
+
+
+def test_what_was_sampled_is_the_response_also_where_its_text_has_other_tokens(
+    answers: list[Answer], chat: Chat
+) -> None:
+    assert all(answer.served and answer.example.response == answer.served.token_ids for answer in answers)
+    assert any(
+        chat.response_ids(chat.decode(answer.example.response)) != list(answer.example.response) for answer in answers
+    )
+
+
+def test_other_weights_under_the_same_name_are_refused_and_the_text_says_what_may_differ(
+    answers: list[Answer], tmp_path: Path
+) -> None:
+    other = sharp_model(tmp_path / "toy-0", seed=2)
+    with pytest.raises(
+        OffPolicyError,
+        match=r"toy-0 gives its own answers log-probs that are .* nats a token.*at most 0.2.*quantisation",
+    ):
+        held(other, answers)
+    _, told = held(other, answers, mismatch_limit_nats=100.0)
+    assert told["off_policy"]["toy-0"]["mismatch"] > 1  # type: ignore[index]
+
+
+def test_a_trainer_that_shifts_log_probs_by_one_is_found(served: Path, answers: list[Answer]) -> None:
+    def shifted(answer: Answer) -> Answer:
+        assert answer.served
+        scores = answer.served.log_probs
+        return replace(answer, served=replace(answer.served, log_probs=(*scores[1:], scores[0])))
+
+    with pytest.raises(OffPolicyError, match="mismatch_limit_nats"):
+        held(served, [shifted(answer) for answer in answers])
+
+
+def test_log_probs_at_the_sampling_temperature_are_found(served: Path, answers: list[Answer]) -> None:
+    """A server that is told to give processed log-probs (vLLM's logprobs_mode)."""
+    processed = [
+        replace(
+            answer,
+            served=replace(answer.served, log_probs=tuple(min(0.0, 2 * x + 0.5) for x in answer.served.log_probs)),
+        )
+        for answer in answers
+        if answer.served
+    ]
+    with pytest.raises(OffPolicyError, match="not the raw model's"):
+        held(served, processed)
+
+
+def test_another_template_is_found_by_the_number_of_the_prompts_tokens(served: Path, chat: Chat) -> None:
+    longer = answers_of(served_rows(served, 4), chat, prompt_tokens=3)
+    assert all("number of tokens" in answer.unfit for answer in longer)
+    with pytest.raises(
+        OffPolicyError,
+        match=r"4 of 4 answers that toy-0 gave do not fit .*another number of tokens.*template",
+    ):
+        held(served, longer)
+    unknown = answers_of(served_rows(served, 4), chat, prompt_tokens=0)
+    assert not any(answer.unfit for answer in unknown)
+
+
+@pytest.mark.parametrize(
+    ("token_ids", "reason"), [((5, 6, 7), "does not end"), ((5, 6, None), "its tokens are not its text")]
+)
+def test_tokens_of_another_tokenizer_are_not_taken_for_the_text(
+    served: Path, chat: Chat, token_ids: tuple[int | None, ...], reason: str
+) -> None:
+    ids = tuple(chat.end_id if token is None else token for token in token_ids)
+    (answer,) = answers_of(served_rows(served, 1), chat, token_ids=ids, log_probs=(-1.0,) * 3)
+    assert reason in answer.unfit
+    assert answer.example.response[-1] == chat.end_id
+    assert answer.example.response != ids
+
+
+def test_answers_of_another_version_that_do_not_fit_are_learned_from_as_text_and_counted(
+    served: Path, chat: Chat
+) -> None:
+    others = answers_of(served_rows(served, 4), chat, version="toy-9", prompt_tokens=3)
+    weighed, figures = held(served, others, importance_cap=2.0)
+    assert figures == {"answers_unsampled": 0, "answers_unfit": 4, "off_policy": {}}
+    assert [answer.example.weight for answer in weighed] == [1.0] * 4
+
+
+def test_versions_that_are_not_allowed_are_refused_by_name_and_so_are_answers_without_a_sample(
+    served: Path, answers: list[Answer]
+) -> None:
+    foreign = [
+        replace(answer, served=replace(answer.served, version="toy-7")) for answer in answers[:2] if answer.served
+    ]
+    unknown = [Answer(answers[0].example)]
+    everything = [*answers, *foreign, *unknown]
+    with pytest.raises(
+        OffPolicyError, match=r"off_policy.versions: answers of no sample \(1\), toy-7 \(2\); allowed are toy-0, toy-1"
+    ):
+        held(served, everything, versions=("toy-1",))
+    held(served, [*answers, *foreign], versions=("toy-7",))
+    _, figures = held(served, everything)
+    assert figures["answers_unsampled"] == 1
+    assert set(figures["off_policy"]) == {"toy-0", "toy-7"}  # type: ignore[call-overload]
+
+
+def test_a_few_answers_that_do_not_fit_are_odd_characters_and_many_are_a_wrong_tokenizer(
+    served: Path, answers: list[Answer]
+) -> None:
+    many = [*answers, *answers]
+    odd = [replace(many[0], unfit="its tokens are not its text"), *many[1:]]
+    _, figures = held(served, odd)
+    assert figures["answers_unfit"] == 1
+    with pytest.raises(OffPolicyError, match="2 of 24"):
+        held(served, [*odd[:-1], replace(many[0], unfit="its tokens are not its text")])
+
+
+def test_nothing_is_loaded_where_nothing_was_sampled(served: Path) -> None:
+    def load() -> Backbone:
+        raise AssertionError("a model is loaded for nothing")
+
+    plain = [Answer(TokenisedExample((1, 2), (3,)))]
+    weighed, figures = hold_against(load, "toy-0", plain, OffPolicyConfig(importance_cap=2.0), 5, nullcontext)
+    assert weighed == plain
+    assert figures == {"answers_unsampled": 1, "answers_unfit": 0, "off_policy": {}}
+
+
+def test_an_answer_weighs_how_much_likelier_the_starting_model_finds_it_up_to_the_cap(
+    served: Path, answers: list[Answer]
+) -> None:
+    def moved(answer: Answer, nats: float) -> Answer:
+        """Served by a version that found its last token so much less likely."""
+        assert answer.served
+        *others, last = answer.served.log_probs
+        served = replace(answer.served, version="toy-7", log_probs=(*others, last - nats))
+        return replace(answer, served=served)
+
+    given = [answers[0], moved(answers[1], 0.5), moved(answers[2], 3.0), Answer(answers[3].example)]
+    weighed, figures = held(served, given, importance_cap=2.0)
+    wanted = [1.0, math.exp(0.5), 2.0, 1.0]
+    assert [answer.example.weight for answer in weighed] == pytest.approx(wanted, rel=1e-3)
+    by_version = figures["off_policy"]
+    assert by_version["toy-7"]["importance"] == pytest.approx((math.exp(0.5) + 2) / 2, rel=1e-3)  # type: ignore[index]
+    assert by_version["toy-7"]["at_cap"] == 0.5  # type: ignore[index]
+    unweighed, told = held(served, given)
+    assert unweighed == given
+    assert "importance" not in told["off_policy"]["toy-7"]  # type: ignore[index]
+
+
+def test_whole_responses_of_another_policy_weigh_so_that_their_mean_is_the_starting_models() -> None:
+    """All responses of two tokens out of three: the served policy's expectation of anything, weighed, is the starting model's."""
+    dice = torch.Generator().manual_seed(0)
+    start_33, serving_33 = (torch.randn(3, 3, generator=dice).log_softmax(-1) for _ in range(2))
+    worth_33 = torch.randn(3, 3, generator=dice)
+    found = wanted = unweighed = 0.0
+    for first in range(3):
+        for second in range(3):
+            trainer, sampler = (
+                torch.stack((table[0, first], table[first, second])) for table in (start_33, serving_33)
+            )
+            likely, worth = float(sampler.sum().exp()), float(worth_33[first, second])
+            found += likely * Measured("v", trainer, sampler).importance(1e9) * worth
+            unweighed += likely * worth
+            wanted += float(trainer.sum().exp()) * worth
+    assert found == pytest.approx(wanted, abs=1e-6)
+    assert abs(unweighed - wanted) > 0.05
+
+
+def test_figures_are_of_tokens_by_version() -> None:
+    near = Measured("a", torch.tensor([-1.0, -2.0]), torch.tensor([-1.5, -2.0]))
+    far = Measured("a", torch.tensor([-1.0]), torch.tensor([-4.0]))
+    other = Measured("b", torch.tensor([-1.0]), torch.tensor([-1.0]))
+    figures = figures_of([near, other, far], OffPolicyConfig())
+    assert figures["a"]["mismatch"] == pytest.approx(3.5 / 3)
+    assert (figures["a"]["answers"], figures["a"]["tokens"]) == (2, 3)
+    assert figures["b"] == {"answers": 1, "tokens": 1, "mismatch": 0.0, "kl": 0.0}
+    assert figures["a"]["kl"] > 0
+
+
+@pytest.mark.parametrize(
+    ("rules", "why"),
+    [
+        ({"mismatch_limit_nats": 0.0}, "off_policy.mismatch_limit_nats: 0.0 is not above 0"),
+        ({"importance_cap": 0.5}, "off_policy.importance_cap: 0.5 is below 1"),
+    ],
+)
+def test_rules_that_mean_nothing_are_refused(rules: dict[str, float], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        OffPolicyConfig(**rules)  # type: ignore[arg-type]
+
+
+def test_a_sample_is_whole() -> None:
+    with pytest.raises(ValueError, match="log_probs: 1 for 2 token_ids"):
+        Served("v", (1, 2), (-1.0,))
