@@ -27,13 +27,13 @@ QUIET = {"log_to_driver": False, "configure_logging": False}
 
 
 @contextmanager
-def ray_cluster(num_workers: int) -> Iterator[None]:
-    """Ray for as long as the block runs: the cluster that RAY_ADDRESS names, or one on this machine. Nothing without workers or where
-    this process has one already.
+def ray_cluster(processors: int) -> Iterator[None]:
+    """Ray for as long as the block runs: the cluster that RAY_ADDRESS names, or one on this machine. Nothing without processors to ask for,
+    or where this process has one already.
 
     Starting Ray costs tens of seconds on two busy cores: hold this open around several stages.
     """
-    if num_workers == 0:
+    if processors == 0:
         yield
         return
     import ray
@@ -47,7 +47,7 @@ def ray_cluster(num_workers: int) -> Iterator[None]:
     if there:
         ray.init(runtime_env={"env_vars": ENVIRONMENT}, **QUIET)  # for processes on other machines too
     else:
-        _start(max(num_workers, len(os.sched_getaffinity(0))) + 1)
+        _start(max(processors, len(os.sched_getaffinity(0))) + 1)
     try:
         yield
     finally:

@@ -12,13 +12,16 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from training.cluster.event_files import EVENTS, EventFiles
+from training.cluster.group import WORKER_ENVIRONMENT, Group, trainer
 from training.cluster.progress_log import PROGRESS, Followed, ProgressLog, Watcher, follow
 from training.cluster.ray_cluster import ray_cluster
+from training.cluster.rollout_actors import rollout_actors
 from training.cluster.sample_log import SAMPLES, SampleLog
 from training.cluster.stage_record import note_start
 from training.data.chat import ChatError
@@ -33,6 +36,8 @@ from training.model.transformer import PositionError
 from training.optim.gradients import NonFiniteError
 from training.optim.ranks import ALONE, Ranks, all_different
 from training.reporting.stage import write_stage_page
+from training.rl.correction import StaleRolloutError
+from training.rl.samplers import Samplers
 from training.stages.artifact import finished
 from training.stages.context import ConfigError, Progress, RunContext, Sample
 from training.stages.state import DirectoryCheckpoints
@@ -55,11 +60,8 @@ REFUSALS = (
     RewardModelError,
     ManifestError,
     NonFiniteError,
+    StaleRolloutError,
 )
-WORKER_ENVIRONMENT = {
-    "TOKENIZERS_PARALLELISM": "false",
-    "OMP_WAIT_POLICY": "PASSIVE",  # a waiting thread must not burn the core that a chat wants
-}
 
 
 class StageRefusedError(ValueError):
@@ -98,6 +100,7 @@ class _Task:
 
     stages: Sequence[StageRun[Any]]
     storage: Path
+    samplers: Samplers | None = None
 
 
 class _SharedCheckpoints(DirectoryCheckpoints):
@@ -114,15 +117,13 @@ class _SharedCheckpoints(DirectoryCheckpoints):
 def run_stages(
     stages: Sequence[StageRun[Any]],
     storage: Path,
-    num_workers: int,
+    group: Group,
     watcher: Watcher,
-    gpus_per_worker: int = 0,
-    max_failures: int = 3,
 ) -> list[Manifest]:
     """Run stages one after another, to the last or to one that lets none go on; return the manifests of their outputs.
 
     Under the same storage and name a stage goes on where a kill left it, and a finished one (its output has a manifest) is not
-    run again. num_workers 0: in this process, without Ray.
+    run again.
 
     Raises:
         StageRefusedError: config or data cannot be run (in this process: the stage's own error).
@@ -134,10 +135,10 @@ def run_stages(
     followed = [Followed(s.name, storage / s.name / PROGRESS, s.config.output_directory, s.lets_go_on) for s in stages]
     with _pages([storage / stage.name for stage in stages]), _following(followed, watcher):
         _, due = _standing(stages)
-        if due and num_workers == 0:
+        if due and group.workers == 0:
             _run_each(stages, storage, _context_here)
         elif due:
-            _run_under_ray(_Task(stages, storage), num_workers, gpus_per_worker, max_failures)
+            _run_under_ray(_Task(stages, storage), group)
     manifests, due = _standing(stages)
     if due:
         raise RuntimeError(f"{due}: the stage ended without an output")
@@ -146,7 +147,7 @@ def run_stages(
 
 def run_stage(stage: StageRun[Any], storage: Path, progress: Callable[[Progress], None] = lambda _: None) -> Manifest:
     """One stage in this process; see run_stages."""
-    (manifest,) = run_stages([stage], storage, 0, _OnlyProgress(progress))
+    (manifest,) = run_stages([stage], storage, Group(), _OnlyProgress(progress))
     return manifest
 
 
@@ -214,37 +215,18 @@ def _reports(directory: Path, ranks: Ranks) -> Iterator[tuple[Callable[[Progress
         yield progress, samples
 
 
-def _run_under_ray(task: _Task, num_workers: int, gpus_per_worker: int, max_failures: int) -> None:
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-
-    trainer = TorchTrainer(
-        _work,
-        train_loop_config={"task": task},
-        torch_config=TorchConfig(backend="gloo"),  # also beside GPUs: what the ranks sum lies in memory
-        scaling_config=ScalingConfig(
-            num_workers=num_workers,
-            use_gpu=gpus_per_worker > 0,
-            # A whole CPU each: workers of one CPU a pod then spread over the pods.
-            resources_per_worker={"CPU": 1, **({"GPU": gpus_per_worker} if gpus_per_worker else {})},
-        ),
-        run_config=RunConfig(
-            name="+".join(stage.name for stage in task.stages),
-            storage_path=str(task.storage / BOOKKEEPING),
-            failure_config=FailureConfig(max_failures=max_failures),
-            worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},
-        ),
-    )
-    with ray_cluster(num_workers):
-        refusal = _fit(trainer)
+def _run_under_ray(task: _Task, group: Group) -> None:
+    name = "+".join(stage.name for stage in task.stages)
+    with ray_cluster(group.processors), rollout_actors(group.rollout_actors, WORKER_ENVIRONMENT) as actors:
+        refusal = _fit(trainer(group, _work, replace(task, samplers=actors), name, task.storage / BOOKKEEPING))
     if refusal is not None:
         raise StageRefusedError(refusal)
 
 
-def _fit(trainer: TorchTrainer) -> str | None:
+def _fit(prepared: TorchTrainer) -> str | None:
     """Raises: KeyboardInterrupt on Ctrl-C, of which Ray makes an exit of the whole process."""
     try:
-        refusal: str | None = trainer.fit().return_value
+        refusal: str | None = prepared.fit().return_value
     except SystemExit as error:
         raise KeyboardInterrupt from error
     return refusal
@@ -253,24 +235,25 @@ def _fit(trainer: TorchTrainer) -> str | None:
 def _work(parameters: dict[str, _Task]) -> str | None:
     """Runs in each worker. Returns why a stage refused its input, so that Ray does not try the same input again."""
     try:
-        _run_each(parameters["task"].stages, parameters["task"].storage, _context_of_worker)
+        task = parameters["task"]
+        _run_each(task.stages, task.storage, partial(_context_of_worker, task))
     except REFUSALS as error:
         return f"{type(error).__name__}: {error}"
     return None
 
 
 @contextmanager
-def _context_of_worker(directory: Path) -> Iterator[RunContext]:
+def _context_of_worker(task: _Task, directory: Path) -> Iterator[RunContext]:
     import ray.train
 
     where = ray.train.get_context()
     ranks = all_different(where.get_world_rank(), where.get_world_size())
     checkpoints = _SharedCheckpoints(directory, ranks)
     if ranks.rank > 0:
-        yield RunContext(checkpoints, _ignore, ranks)
+        yield RunContext(checkpoints, _ignore, ranks, samplers=task.samplers)
         return
     with _reports(directory, ranks) as (progress, samples):
-        yield RunContext(checkpoints, progress, ranks, samples)
+        yield RunContext(checkpoints, progress, ranks, samples, task.samplers)
 
 
 def _ignore(_: object) -> None:

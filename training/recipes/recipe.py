@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from training.cluster.group import Group
 from training.data.sets import SetsConfig
 from training.data.snapshot import SnapshotConfig
 from training.evaluation.answers import Sampling
@@ -56,9 +57,11 @@ class LoopConfig:
     canary: CanaryConfig
     num_workers: int = 1
     gpus_per_worker: int = 0  # that Ray keeps for each; the stages here compute on processors
+    rollout_actors: int = 0  # processes beside the workers that sample for PPO; 0: workers sample themselves
     max_model_bytes: int = 1 << 40  # of the incumbent's weights: full training of a large model would not end
 
     def __post_init__(self) -> None:
+        _ = self.group  # refuses what Ray cannot run
         _same("ppo.model_directory", self.ppo.model_directory, "sft.output_directory", self.sft.output_directory)
         _same(
             "ppo.reward_model_directory",
@@ -92,6 +95,11 @@ class LoopConfig:
         for name, config in (("reward_model", self.reward_model), ("judge", self.judge)):
             if config.max_tokens < longest:
                 raise ConfigError(f"{name}.max_tokens: {config.max_tokens} is below PPO's {longest}")
+
+    @property
+    def group(self) -> Group:
+        """The processes that train."""
+        return Group(self.num_workers, self.gpus_per_worker, self.rollout_actors)
 
     def pinned(self, snapshot_id: str, snapshot_sha256: str, code_commit: str) -> LoopConfig:
         """The same turn with every stage's lineage filled in."""

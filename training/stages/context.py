@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from training.optim.ranks import ALONE, Ranks
+
+if TYPE_CHECKING:
+    from training.rl.samplers import Samplers
 
 
 class ConfigError(ValueError):
@@ -92,9 +95,10 @@ def require_even(counts: Mapping[str, int], ranks: Ranks) -> None:
 
 @dataclass(frozen=True)
 class RunContext:
-    """Where a stage runs."""
+    """Where a stage runs. samplers: who samples for a policy that learns; None: itself."""
 
     checkpoints: Checkpoints
     progress: Callable[[Progress], None]
     ranks: Ranks = ALONE
     samples: Callable[[Sample], None] = _not_kept
+    samplers: Samplers | None = None

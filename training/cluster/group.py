@@ -1,0 +1,68 @@
+"""The processes that Ray keeps for a run: how many workers, and what each may take. Ray is imported where it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from training.stages.context import ConfigError
+
+if TYPE_CHECKING:
+    from ray.train.torch import TorchTrainer
+
+WORKER_ENVIRONMENT = {
+    "TOKENIZERS_PARALLELISM": "false",
+    "OMP_WAIT_POLICY": "PASSIVE",  # a waiting thread must not burn the core that a chat wants
+}
+
+
+@dataclass(frozen=True)
+class Group:
+    """workers 0: stages run in this process, without Ray. rollout_actors: processes that sample for policies, a processor each."""
+
+    workers: int = 0
+    gpus_per_worker: int = 0
+    rollout_actors: int = 0
+    max_failures: int = 3  # of workers
+
+    def __post_init__(self) -> None:
+        if self.rollout_actors < 0:
+            raise ConfigError(f"rollout_actors: {self.rollout_actors} is below 0")
+        if self.rollout_actors and not self.workers:
+            raise ConfigError(
+                f"rollout_actors: {self.rollout_actors} without workers; actors are Ray's, as workers are"
+            )
+
+    @property
+    def processors(self) -> int:
+        """That Ray must have."""
+        return self.workers + self.rollout_actors
+
+
+def trainer(
+    group: Group, work: Callable[[dict[str, Any]], str | None], task: object, name: str, bookkeeping: Path
+) -> TorchTrainer:
+    """What runs `work` on {"task": task} in each worker."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    gpus = {"GPU": group.gpus_per_worker} if group.gpus_per_worker else {}
+    return TorchTrainer(
+        work,
+        train_loop_config={"task": task},
+        torch_config=TorchConfig(backend="gloo"),  # also beside GPUs: what the ranks sum lies in memory
+        scaling_config=ScalingConfig(
+            num_workers=group.workers,
+            use_gpu=group.gpus_per_worker > 0,
+            # A whole CPU each: workers of one CPU a pod then spread over the pods.
+            resources_per_worker={"CPU": 1, **gpus},
+        ),
+        run_config=RunConfig(
+            name=name,
+            storage_path=str(bookkeeping),
+            failure_config=FailureConfig(max_failures=group.max_failures),
+            worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},
+        ),
+    )
