@@ -14,12 +14,12 @@ START_TRIES, START_TOO_SLOW = 3, "timed out"
 ADDRESS = "RAY_ADDRESS"
 ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # thousands of log lines otherwise
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one more process; nobody takes this machine away with notice
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # at 2 s, quick reports block for seconds
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 # Of a cluster that is started here.
 OWN_ENVIRONMENT = {
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one more process; nobody takes this machine away with notice
     "RAY_AUTH_MODE": "disabled",  # it is of this process alone, on loopback
     "RAY_USAGE_STATS_ENABLED": "0",
 }

@@ -1,5 +1,5 @@
-"""Run stages under Ray Train V2, or in this process. Either way a stage's checkpoints, progress and page lie under storage/name: where
-Ray has several machines, on a volume that all of them mount.
+"""Run stages under Ray Train V2, or in this process. Either way a stage's progress, page and (but for a bucket's) checkpoints lie under
+storage/name: where Ray has several machines, on a volume that all of them mount.
 
 One worker group runs several stages one after another: to start one costs half a minute of a laptop's two cores. A checkpoint
 counts when its manifest agrees with its files, whatever Ray knows: its controller polls, and would miss the last one before a kill.
@@ -9,6 +9,7 @@ Ray is imported where it is used: that costs seconds, and `snapshot` or `forget`
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
@@ -17,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
+from training.cluster.bucket_checkpoints import BucketCheckpoints, CheckpointBucket
 from training.cluster.event_files import EVENTS, EventFiles
 from training.cluster.group import WORKER_ENVIRONMENT, Group, trainer
 from training.cluster.progress_log import PROGRESS, Followed, ProgressLog, Watcher, follow
@@ -24,6 +26,7 @@ from training.cluster.ray_cluster import ray_cluster
 from training.cluster.rollout_actors import rollout_actors
 from training.cluster.sample_log import SAMPLES, SampleLog
 from training.cluster.stage_record import note_start
+from training.data.bucket import BucketPlace, bucket_place
 from training.data.chat import ChatError
 from training.data.examples import ExampleError
 from training.data.token_shards import ShardError
@@ -39,7 +42,7 @@ from training.reporting.stage import write_stage_page
 from training.rl.correction import StaleRolloutError
 from training.rl.samplers import Samplers
 from training.stages.artifact import finished
-from training.stages.context import ConfigError, Progress, RunContext, Sample
+from training.stages.context import Checkpoints, ConfigError, Progress, RunContext, Sample
 from training.stages.state import DirectoryCheckpoints
 
 if TYPE_CHECKING:
@@ -47,7 +50,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-BOOKKEEPING = "ray"
+BOOKKEEPING, SCRATCH = "ray", "scratch"
 REFUSALS = (
     ConfigError,
     ExampleError,
@@ -101,17 +104,34 @@ class _Task:
     stages: Sequence[StageRun[Any]]
     storage: Path
     samplers: Samplers | None = None
+    world_sizes: Sequence[int] = ()
+    bucket_prefix: str | None = None
+
+    def checkpoints(self, directory: Path, ranks: Ranks) -> Checkpoints:
+        """Of a stage, in its directory or in the bucket that this process is told of."""
+        if self.bucket_prefix is None:
+            return DirectoryCheckpoints(directory, ranks)
+        bucket = CheckpointBucket(_place())
+        prefix = f"{self.bucket_prefix}/{directory.name}"
+        return BucketCheckpoints(bucket, prefix, directory / SCRATCH / str(ranks.rank), ranks)
 
 
-class _SharedCheckpoints(DirectoryCheckpoints):
-    """All ranks write where all read; nobody goes on before it is there."""
+@dataclass(frozen=True)
+class _Reported:
+    """Checkpoints of which Ray is told; nobody goes on before one is there."""
+
+    kept: Checkpoints
 
     def save(self, step: int, write: Callable[[Path], None]) -> None:
         """ray.train.report is a barrier."""
         import ray.train
 
-        super().save(step, write)
+        self.kept.save(step, write)
         ray.train.report({"step": step})
+
+    def latest(self, before: int | None = None) -> Path | None:
+        """Whatever Ray knows."""
+        return self.kept.latest(before)
 
 
 def run_stages(
@@ -119,26 +139,33 @@ def run_stages(
     storage: Path,
     group: Group,
     watcher: Watcher,
+    bucket_prefix: str | None = None,
 ) -> list[Manifest]:
     """Run stages one after another, to the last or to one that lets none go on; return the manifests of their outputs.
 
     Under the same storage and name a stage goes on where a kill left it, and a finished one (its output has a manifest) is not
     run again.
 
+    Args:
+        bucket_prefix: checkpoints go into the bucket of TW_TRAINING_S3_*, under it; None: into storage, beside everything else.
+
     Raises:
         StageRefusedError: config or data cannot be run (in this process: the stage's own error).
         ray.train.TrainingFailedError: they failed max_failures + 1 times; its cause is the stage's own error.
     """
     storage = storage.absolute()
+    task = _Task(stages, storage, world_sizes=group.sizes, bucket_prefix=bucket_prefix)
+    if bucket_prefix is not None:
+        _place()
     for stage in stages:
         (storage / stage.name).mkdir(parents=True, exist_ok=True)
     followed = [Followed(s.name, storage / s.name / PROGRESS, s.config.output_directory, s.lets_go_on) for s in stages]
     with _pages([storage / stage.name for stage in stages]), _following(followed, watcher):
         _, due = _standing(stages)
         if due and group.workers == 0:
-            _run_each(stages, storage, _context_here)
+            _run_each(stages, storage, partial(_context_here, task))
         elif due:
-            _run_under_ray(_Task(stages, storage), group)
+            _run_under_ray(task, group)
     manifests, due = _standing(stages)
     if due:
         raise RuntimeError(f"{due}: the stage ended without an output")
@@ -193,9 +220,9 @@ def _run_each(
 
 
 @contextmanager
-def _context_here(directory: Path) -> Iterator[RunContext]:
+def _context_here(task: _Task, directory: Path) -> Iterator[RunContext]:
     with _reports(directory, ALONE) as (progress, samples):
-        yield RunContext(DirectoryCheckpoints(directory), progress, ALONE, samples)
+        yield RunContext(task.checkpoints(directory, ALONE), progress, ALONE, samples)
 
 
 @contextmanager
@@ -247,13 +274,21 @@ def _context_of_worker(task: _Task, directory: Path) -> Iterator[RunContext]:
     import ray.train
 
     where = ray.train.get_context()
-    ranks = all_different(where.get_world_rank(), where.get_world_size())
-    checkpoints = _SharedCheckpoints(directory, ranks)
+    ranks = all_different(where.get_world_rank(), where.get_world_size(), task.world_sizes)
+    checkpoints = _Reported(task.checkpoints(directory, ranks))
     if ranks.rank > 0:
         yield RunContext(checkpoints, _ignore, ranks, samplers=task.samplers)
         return
     with _reports(directory, ranks) as (progress, samples):
         yield RunContext(checkpoints, progress, ranks, samples, task.samplers)
+
+
+def _place() -> BucketPlace:
+    """As this process is told: workers by their pods, so that keys of the store travel in no task of Ray's."""
+    place = bucket_place(os.environ)
+    if place is None:
+        raise ConfigError("checkpoints: in a bucket, but no TW_TRAINING_S3_ENDPOINT says which")
+    return place
 
 
 def _ignore(_: object) -> None:

@@ -89,8 +89,10 @@ def require_even(counts: Mapping[str, int], ranks: Ranks) -> None:
         ConfigError: one that the workers cannot share evenly.
     """
     for name, count in counts.items():
-        if count % ranks.data_size:
-            raise ConfigError(f"{name}: {count} is not a multiple of the {ranks.data_size} workers")
+        for size in ranks.data_sizes:
+            if count % size:
+                may = "" if size == ranks.data_size else " that may be left"
+                raise ConfigError(f"{name}: {count} is not a multiple of the {size} workers{may}")
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from training.cluster import runner
 from training.cluster.group import Group
 from training.cluster.progress_log import ProgressLog, read_progress
 from training.cluster.ray_cluster import ENVIRONMENT, ray_cluster
-from training.cluster.runner import StageRefusedError, StageRun, _context_here, _fit, run_stage, run_stages
+from training.cluster.runner import StageRefusedError, StageRun, _context_here, _fit, _Task, run_stage, run_stages
 from training.manifest import Manifest, verify_manifest
 from training.optim.adam import OptimizerConfig
 from training.rl.correction import StaleRolloutError
@@ -156,7 +156,7 @@ def run_and_die(config: FatalSft, context: RunContext) -> Manifest:
 def test_a_worker_reports_what_is_not_finite_as_a_refusal_so_that_ray_does_not_try_it_again(
     config: SftConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "_context_of_worker", lambda _, directory: _context_here(directory))
+    monkeypatch.setattr(runner, "_context_of_worker", _context_here)
     (tmp_path / "runs" / "far").mkdir(parents=True)
     far = replace(config, optimizer=OptimizerConfig(learning_rate=1e30, warmup_fraction=0.0))
     refusal = runner._work({"task": runner._Task([StageRun("far", sft.run, far)], tmp_path / "runs")})
@@ -170,7 +170,7 @@ def test_a_rollout_of_weights_that_are_too_old_is_a_refusal_too(
     def stale(_: SftConfig, context: RunContext) -> Manifest:
         raise StaleRolloutError("max_staleness_updates: rollout of update-1 in update 3")
 
-    monkeypatch.setattr(runner, "_context_of_worker", lambda _, directory: _context_here(directory))
+    monkeypatch.setattr(runner, "_context_of_worker", _context_here)
     (tmp_path / "runs" / "stale").mkdir(parents=True)
     refusal = runner._work({"task": runner._Task([StageRun("stale", stale, config)], tmp_path / "runs")})
     assert refusal == "StaleRolloutError: max_staleness_updates: rollout of update-1 in update 3"
@@ -253,7 +253,7 @@ def test_workers_are_asked_for_with_a_whole_cpu_each_and_their_gpus(
             asked.append(how)
 
         def fit(self) -> Any:
-            with _context_here(tmp_path / "runs" / "run") as context:
+            with _context_here(_Task([], tmp_path), tmp_path / "runs" / "run") as context:
                 sft.run(config, context)
             return SimpleNamespace(return_value=None)
 
