@@ -44,7 +44,7 @@ class CheckpointBucket:
     """Objects of one bucket, to read and to write. Every call repeats what fails for a moment, and ends."""
 
     def __init__(self, place: BucketPlace, pause_seconds: float = BACKOFF_SECONDS) -> None:
-        self._place, self._client, self._pause_seconds = place, connect(place), pause_seconds
+        self._place, self._client, self._pause_seconds = place, connect(place, tries=1), pause_seconds
 
     def put(self, key: str, content: Path | bytes) -> None:
         """A file, or a few bytes."""
@@ -85,7 +85,7 @@ class CheckpointBucket:
                 opened.write(chunk)
 
     def _patiently(self, what: str, ask: Callable[[], Answer]) -> Answer:
-        """The client repeats less than all: not what breaks off in a body, nor POSTs."""
+        """Until it succeeds, is refused for good, or has failed so often."""
         for tried in range(1, TRIES + 1):
             try:
                 return ask()

@@ -56,10 +56,11 @@ def bucket_place(environment: Mapping[str, str]) -> BucketPlace | None:
     return BucketPlace(**given, secure=secure == "true")
 
 
-def connect(place: BucketPlace) -> Minio:
-    """A client whose patience ends. It repeats what was refused for a moment, but not POSTs (parts of an upload)."""
+def connect(place: BucketPlace, tries: int = TRIES) -> Minio:
+    """A client whose patience ends. It repeats requests that were refused for a moment, but no POST (of an upload in parts), and no body
+    that breaks off; who must repeat those as well asks for one try here."""
     retries = Retry(
-        total=TRIES - 1,
+        total=tries - 1,
         redirect=False,
         status_forcelist=PASSING_STATUSES,
         raise_on_status=False,

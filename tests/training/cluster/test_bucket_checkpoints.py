@@ -126,6 +126,7 @@ def test_the_manifest_is_the_last_to_come_and_the_first_to_go(
     keep(checkpoints(proxy.port, tmp_path), 1)
     assert told[-1] == f"PUT step-000001/{MANIFEST}"
     assert len(told) == 4  # tensors, numbers, what this worker uploaded
+    server.buckets[BUCKET][f"{PREFIX}/step-000001/another"] = b""
     keep(checkpoints(proxy.port, tmp_path), 1)
     assert told[4] == f"DELETE step-000001/{MANIFEST}"
 
