@@ -90,7 +90,7 @@ class Sampler:
             self._made_of, self._loaded = wanted, ""
         found, load = find(version)
         if found != self._loaded:
-            weights = load()
+            weights, self._loaded = load(), ""
             for name, parameter in self._policy.named_parameters():
                 parameter.copy_(torch.tensor(weights[name]))
             self._loaded = found
