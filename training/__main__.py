@@ -21,6 +21,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from training.cluster.group import parse_workers
 from training.data.bucket import Bucket, bucket_place
 from training.data.catalogue import CatalogueError, Directory, Objects
 from training.data.rows import RowError
@@ -222,7 +223,11 @@ def _recipe(options: argparse.Namespace) -> Recipe:
             config = replace(config, canary=replace(config.canary, share=options.canary_share))
         if options.canary_seconds is not None:
             config = replace(config, canary=replace(config.canary, max_seconds=options.canary_seconds))
-        given = {"num_workers": options.workers, "gpus_per_worker": options.gpus_per_worker}
+        if options.workers is not None:
+            most, fewest = options.workers
+            config = replace(config, num_workers=most, fewest_workers=fewest)
+        given = {"gpus_per_worker": options.gpus_per_worker, "rollout_actors": options.rollout_actors}
+        given |= {"checkpoints_in_bucket": options.checkpoints_in_bucket}
         return replace(config, **{name: value for name, value in given.items() if value is not None})
 
     return adjusted
@@ -281,7 +286,9 @@ def _parser() -> argparse.ArgumentParser:
     tried = commands.add_parser("canary", parents=[common, trial], help="try a finished model directory on the users")
     tried.add_argument("--version", required=True, help="as its manifest says")
     tried.add_argument("--directory", type=Path, required=True)
-    tried.set_defaults(command=canary, workers=None, gpus_per_worker=None)
+    tried.set_defaults(
+        command=canary, workers=None, gpus_per_worker=None, rollout_actors=None, checkpoints_in_bucket=None
+    )
     commands.add_parser("snapshot", parents=[common], help="freeze the feedback now").set_defaults(command=snapshot)
     forgetting = commands.add_parser(
         "forget", parents=[common], help="remove the texts of who was erased; loop does it too"
@@ -310,8 +317,20 @@ def _parser() -> argparse.ArgumentParser:
 
 def _describe_loop(turn: argparse.ArgumentParser) -> None:
     turn.add_argument("--no-rollout", action="store_true", help="end after the gate, without users")
-    turn.add_argument("--workers", type=int, help="Ray workers; 0 trains in this process")
+    turn.add_argument(
+        "--workers",
+        type=parse_workers,
+        metavar="N or N..M",
+        help="Ray workers; 0 trains in this process; a range goes on with fewer where a machine is lost",
+    )
     turn.add_argument("--gpus-per-worker", type=int, help="GPUs that Ray keeps for each")
+    turn.add_argument("--rollout-actors", type=int, help="Ray actors that sample for PPO; 0: workers sample themselves")
+    turn.add_argument(
+        "--checkpoints-in-bucket",
+        action="store_true",
+        default=None,
+        help="training state goes into the bucket of TW_TRAINING_S3_*, not onto the volume",
+    )
     turn.add_argument("--every", type=_seconds, metavar="6h", help="a turn again and again")
     turn.add_argument(
         "--patience",

@@ -207,7 +207,8 @@ def resume(record: RunRecord, recipe: Recipe, around: Surroundings, board: Board
 def train(turn: Turn, *stages: StageRun[Any]) -> list[Manifest]:
     """Stages as steps of the board. Under the same names they go on from their checkpoints."""
     storage, config = turn.directory / STAGES, turn.config
-    return run_stages(stages, storage, config.num_workers, _StagesOnBoard(turn), config.gpus_per_worker)
+    prefix = f"checkpoints/{turn.record.version}" if config.checkpoints_in_bucket else None
+    return run_stages(stages, storage, config.group, _StagesOnBoard(turn), prefix)
 
 
 @dataclass(frozen=True)

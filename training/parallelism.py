@@ -63,13 +63,14 @@ def arrange(parallelism: Parallelism, ranks: Ranks) -> Ranks:
     """The workers laid out as asked.
 
     Raises:
-        ConfigError: their number is not a multiple of pipeline x shard x tensor.
+        ConfigError: their number, or one that they may become, is not a multiple of pipeline x shard x tensor.
     """
     parts, pipeline, tensor = parallelism.parts, parallelism.pipeline, parallelism.tensor
-    if ranks.world_size % parts:
-        raise ConfigError(
-            f"parallelism: pipeline x shard x tensor is {parts}, which does not divide {ranks.world_size} workers"
-        )
+    for size in (ranks.world_size, *ranks.world_sizes):
+        if size % parts:
+            raise ConfigError(
+                f"parallelism: pipeline x shard x tensor is {parts}, which does not divide {size} workers"
+            )
     if not parallelism.splits_model:
         return ranks
     device, copies = torch.get_default_device().type, ranks.world_size // parts
@@ -78,9 +79,8 @@ def arrange(parallelism: Parallelism, ranks: Ranks) -> Ranks:
     by_data = (pipeline, copies * parallelism.shard, tensor)
     by_rows = init_device_mesh(device, by_data, mesh_dim_names=(PIPELINE, "data", TENSOR))
     data = by_rows["data"]
-    return Ranks(
-        rank=ranks.rank,
-        world_size=ranks.world_size,
+    return replace(
+        ranks,
         data_rank=data.get_local_rank(),
         data_size=data.size(),
         mesh=mesh,

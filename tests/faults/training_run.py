@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from training.cluster.group import Group
 from training.cluster.runner import StageRun, run_stages
 from training.manifest import Manifest
 from training.optim.adam import OptimizerConfig
@@ -74,7 +75,7 @@ def save_for_ever(directory: Path) -> None:
 def main(what: str, root: Path) -> None:
     if what == "save":
         save_for_ever(root)
-    run_stages([StageRun("killed", run_slowly, sft_config(root, "killed"))], root / "runs", 1, Nobody())
+    run_stages([StageRun("killed", run_slowly, sft_config(root, "killed"))], root / "runs", Group(workers=1), Nobody())
 
 
 if __name__ == "__main__":

@@ -14,12 +14,12 @@ START_TRIES, START_TOO_SLOW = 3, "timed out"
 ADDRESS = "RAY_ADDRESS"
 ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # thousands of log lines otherwise
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one more process; nobody takes this machine away with notice
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # at 2 s, quick reports block for seconds
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 # Of a cluster that is started here.
 OWN_ENVIRONMENT = {
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one more process; nobody takes this machine away with notice
     "RAY_AUTH_MODE": "disabled",  # it is of this process alone, on loopback
     "RAY_USAGE_STATS_ENABLED": "0",
 }
@@ -27,13 +27,13 @@ QUIET = {"log_to_driver": False, "configure_logging": False}
 
 
 @contextmanager
-def ray_cluster(num_workers: int) -> Iterator[None]:
-    """Ray for as long as the block runs: the cluster that RAY_ADDRESS names, or one on this machine. Nothing without workers or where
-    this process has one already.
+def ray_cluster(processors: int) -> Iterator[None]:
+    """Ray for as long as the block runs: the cluster that RAY_ADDRESS names, or one on this machine. Nothing without processors to ask for,
+    or where this process has one already.
 
     Starting Ray costs tens of seconds on two busy cores: hold this open around several stages.
     """
-    if num_workers == 0:
+    if processors == 0:
         yield
         return
     import ray
@@ -47,7 +47,7 @@ def ray_cluster(num_workers: int) -> Iterator[None]:
     if there:
         ray.init(runtime_env={"env_vars": ENVIRONMENT}, **QUIET)  # for processes on other machines too
     else:
-        _start(max(num_workers, len(os.sched_getaffinity(0))) + 1)
+        _start(max(processors, len(os.sched_getaffinity(0))) + 1)
     try:
         yield
     finally:

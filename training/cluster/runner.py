@@ -1,5 +1,5 @@
-"""Run stages under Ray Train V2, or in this process. Either way a stage's checkpoints, progress and page lie under storage/name: where
-Ray has several machines, on a volume that all of them mount.
+"""Run stages under Ray Train V2, or in this process. Either way a stage's progress, page and (but for a bucket's) checkpoints lie under
+storage/name: where Ray has several machines, on a volume that all of them mount.
 
 One worker group runs several stages one after another: to start one costs half a minute of a laptop's two cores. A checkpoint
 counts when its manifest agrees with its files, whatever Ray knows: its controller polls, and would miss the last one before a kill.
@@ -9,18 +9,24 @@ Ray is imported where it is used: that costs seconds, and `snapshot` or `forget`
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
+from training.cluster.bucket_checkpoints import BucketCheckpoints, CheckpointBucket
 from training.cluster.event_files import EVENTS, EventFiles
+from training.cluster.group import WORKER_ENVIRONMENT, Group, trainer
 from training.cluster.progress_log import PROGRESS, Followed, ProgressLog, Watcher, follow
 from training.cluster.ray_cluster import ray_cluster
+from training.cluster.rollout_actors import rollout_actors
 from training.cluster.sample_log import SAMPLES, SampleLog
 from training.cluster.stage_record import note_start
+from training.data.bucket import BucketPlace, bucket_place
 from training.data.chat import ChatError
 from training.data.examples import ExampleError
 from training.data.token_shards import ShardError
@@ -33,8 +39,11 @@ from training.model.transformer import PositionError
 from training.optim.gradients import NonFiniteError
 from training.optim.ranks import ALONE, Ranks, all_different
 from training.reporting.stage import write_stage_page
+from training.rl.correction import StaleRolloutError
+from training.rl.samplers import Samplers
+from training.rl.served import OffPolicyError
 from training.stages.artifact import finished
-from training.stages.context import ConfigError, Progress, RunContext, Sample
+from training.stages.context import Checkpoints, ConfigError, Progress, RunContext, Sample
 from training.stages.state import DirectoryCheckpoints
 
 if TYPE_CHECKING:
@@ -42,7 +51,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-BOOKKEEPING = "ray"
+BOOKKEEPING, SCRATCH = "ray", "scratch"
 REFUSALS = (
     ConfigError,
     ExampleError,
@@ -55,11 +64,9 @@ REFUSALS = (
     RewardModelError,
     ManifestError,
     NonFiniteError,
+    StaleRolloutError,
+    OffPolicyError,
 )
-WORKER_ENVIRONMENT = {
-    "TOKENIZERS_PARALLELISM": "false",
-    "OMP_WAIT_POLICY": "PASSIVE",  # a waiting thread must not burn the core that a chat wants
-}
 
 
 class StageRefusedError(ValueError):
@@ -98,46 +105,69 @@ class _Task:
 
     stages: Sequence[StageRun[Any]]
     storage: Path
+    samplers: Samplers | None = None
+    world_sizes: Sequence[int] = ()
+    bucket_prefix: str | None = None
+
+    def checkpoints(self, directory: Path, ranks: Ranks) -> Checkpoints:
+        """Of a stage, in its directory or in the bucket that this process is told of."""
+        if self.bucket_prefix is None:
+            return DirectoryCheckpoints(directory, ranks)
+        bucket = CheckpointBucket(_place())
+        prefix = f"{self.bucket_prefix}/{directory.name}"
+        return BucketCheckpoints(bucket, prefix, directory / SCRATCH / str(ranks.rank), ranks)
 
 
-class _SharedCheckpoints(DirectoryCheckpoints):
-    """All ranks write where all read; nobody goes on before it is there."""
+@dataclass(frozen=True)
+class _Reported:
+    """Checkpoints of which Ray is told; nobody goes on before one is there."""
+
+    kept: Checkpoints
 
     def save(self, step: int, write: Callable[[Path], None]) -> None:
         """ray.train.report is a barrier."""
         import ray.train
 
-        super().save(step, write)
+        self.kept.save(step, write)
         ray.train.report({"step": step})
+
+    def latest(self, before: int | None = None) -> Path | None:
+        """Whatever Ray knows."""
+        return self.kept.latest(before)
 
 
 def run_stages(
     stages: Sequence[StageRun[Any]],
     storage: Path,
-    num_workers: int,
+    group: Group,
     watcher: Watcher,
-    gpus_per_worker: int = 0,
-    max_failures: int = 3,
+    bucket_prefix: str | None = None,
 ) -> list[Manifest]:
     """Run stages one after another, to the last or to one that lets none go on; return the manifests of their outputs.
 
     Under the same storage and name a stage goes on where a kill left it, and a finished one (its output has a manifest) is not
-    run again. num_workers 0: in this process, without Ray.
+    run again.
+
+    Args:
+        bucket_prefix: checkpoints go into the bucket of TW_TRAINING_S3_*, under it; None: into storage, beside everything else.
 
     Raises:
         StageRefusedError: config or data cannot be run (in this process: the stage's own error).
         ray.train.TrainingFailedError: they failed max_failures + 1 times; its cause is the stage's own error.
     """
     storage = storage.absolute()
+    task = _Task(stages, storage, world_sizes=group.sizes, bucket_prefix=bucket_prefix)
+    if bucket_prefix is not None:
+        _place()
     for stage in stages:
         (storage / stage.name).mkdir(parents=True, exist_ok=True)
     followed = [Followed(s.name, storage / s.name / PROGRESS, s.config.output_directory, s.lets_go_on) for s in stages]
     with _pages([storage / stage.name for stage in stages]), _following(followed, watcher):
         _, due = _standing(stages)
-        if due and num_workers == 0:
-            _run_each(stages, storage, _context_here)
+        if due and group.workers == 0:
+            _run_each(stages, storage, partial(_context_here, task))
         elif due:
-            _run_under_ray(_Task(stages, storage), num_workers, gpus_per_worker, max_failures)
+            _run_under_ray(task, group)
     manifests, due = _standing(stages)
     if due:
         raise RuntimeError(f"{due}: the stage ended without an output")
@@ -146,7 +176,7 @@ def run_stages(
 
 def run_stage(stage: StageRun[Any], storage: Path, progress: Callable[[Progress], None] = lambda _: None) -> Manifest:
     """One stage in this process; see run_stages."""
-    (manifest,) = run_stages([stage], storage, 0, _OnlyProgress(progress))
+    (manifest,) = run_stages([stage], storage, Group(), _OnlyProgress(progress))
     return manifest
 
 
@@ -192,9 +222,9 @@ def _run_each(
 
 
 @contextmanager
-def _context_here(directory: Path) -> Iterator[RunContext]:
+def _context_here(task: _Task, directory: Path) -> Iterator[RunContext]:
     with _reports(directory, ALONE) as (progress, samples):
-        yield RunContext(DirectoryCheckpoints(directory), progress, ALONE, samples)
+        yield RunContext(task.checkpoints(directory, ALONE), progress, ALONE, samples)
 
 
 @contextmanager
@@ -214,37 +244,18 @@ def _reports(directory: Path, ranks: Ranks) -> Iterator[tuple[Callable[[Progress
         yield progress, samples
 
 
-def _run_under_ray(task: _Task, num_workers: int, gpus_per_worker: int, max_failures: int) -> None:
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-
-    trainer = TorchTrainer(
-        _work,
-        train_loop_config={"task": task},
-        torch_config=TorchConfig(backend="gloo"),  # also beside GPUs: what the ranks sum lies in memory
-        scaling_config=ScalingConfig(
-            num_workers=num_workers,
-            use_gpu=gpus_per_worker > 0,
-            # A whole CPU each: workers of one CPU a pod then spread over the pods.
-            resources_per_worker={"CPU": 1, **({"GPU": gpus_per_worker} if gpus_per_worker else {})},
-        ),
-        run_config=RunConfig(
-            name="+".join(stage.name for stage in task.stages),
-            storage_path=str(task.storage / BOOKKEEPING),
-            failure_config=FailureConfig(max_failures=max_failures),
-            worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},
-        ),
-    )
-    with ray_cluster(num_workers):
-        refusal = _fit(trainer)
+def _run_under_ray(task: _Task, group: Group) -> None:
+    name = "+".join(stage.name for stage in task.stages)
+    with ray_cluster(group.processors), rollout_actors(group.rollout_actors, WORKER_ENVIRONMENT) as actors:
+        refusal = _fit(trainer(group, _work, replace(task, samplers=actors), name, task.storage / BOOKKEEPING))
     if refusal is not None:
         raise StageRefusedError(refusal)
 
 
-def _fit(trainer: TorchTrainer) -> str | None:
+def _fit(prepared: TorchTrainer) -> str | None:
     """Raises: KeyboardInterrupt on Ctrl-C, of which Ray makes an exit of the whole process."""
     try:
-        refusal: str | None = trainer.fit().return_value
+        refusal: str | None = prepared.fit().return_value
     except SystemExit as error:
         raise KeyboardInterrupt from error
     return refusal
@@ -253,24 +264,33 @@ def _fit(trainer: TorchTrainer) -> str | None:
 def _work(parameters: dict[str, _Task]) -> str | None:
     """Runs in each worker. Returns why a stage refused its input, so that Ray does not try the same input again."""
     try:
-        _run_each(parameters["task"].stages, parameters["task"].storage, _context_of_worker)
+        task = parameters["task"]
+        _run_each(task.stages, task.storage, partial(_context_of_worker, task))
     except REFUSALS as error:
         return f"{type(error).__name__}: {error}"
     return None
 
 
 @contextmanager
-def _context_of_worker(directory: Path) -> Iterator[RunContext]:
+def _context_of_worker(task: _Task, directory: Path) -> Iterator[RunContext]:
     import ray.train
 
     where = ray.train.get_context()
-    ranks = all_different(where.get_world_rank(), where.get_world_size())
-    checkpoints = _SharedCheckpoints(directory, ranks)
+    ranks = all_different(where.get_world_rank(), where.get_world_size(), task.world_sizes)
+    checkpoints = _Reported(task.checkpoints(directory, ranks))
     if ranks.rank > 0:
-        yield RunContext(checkpoints, _ignore, ranks)
+        yield RunContext(checkpoints, _ignore, ranks, samplers=task.samplers)
         return
     with _reports(directory, ranks) as (progress, samples):
-        yield RunContext(checkpoints, progress, ranks, samples)
+        yield RunContext(checkpoints, progress, ranks, samples, task.samplers)
+
+
+def _place() -> BucketPlace:
+    """As this process is told: workers by their pods, so that keys of the store travel in no task of Ray's."""
+    place = bucket_place(os.environ)
+    if place is None:
+        raise ConfigError("checkpoints: in a bucket, but no TW_TRAINING_S3_ENDPOINT says which")
+    return place
 
 
 def _ignore(_: object) -> None:

@@ -56,27 +56,33 @@ def bucket_place(environment: Mapping[str, str]) -> BucketPlace | None:
     return BucketPlace(**given, secure=secure == "true")
 
 
+def connect(place: BucketPlace, tries: int = TRIES) -> Minio:
+    """A client whose patience ends. It repeats requests that were refused for a moment, but no POST (of an upload in parts), and no body
+    that breaks off; who must repeat those as well asks for one try here."""
+    retries = Retry(
+        total=tries - 1,
+        redirect=False,
+        status_forcelist=PASSING_STATUSES,
+        raise_on_status=False,
+        backoff_factor=BACKOFF_SECONDS,
+        retry_after_max=MOST_PAUSE_SECONDS,
+    )
+    return Minio(
+        place.endpoint,
+        access_key=place.access_key,
+        secret_key=place.secret_key,
+        secure=place.secure,
+        region=place.region,
+        http_client=PoolManager(timeout=Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS), retries=retries),
+    )
+
+
 class Bucket:
     """The objects of one bucket."""
 
     def __init__(self, place: BucketPlace) -> None:
         self._place = place
-        retries = Retry(
-            total=TRIES - 1,
-            redirect=False,
-            status_forcelist=PASSING_STATUSES,
-            raise_on_status=False,
-            backoff_factor=BACKOFF_SECONDS,
-            retry_after_max=MOST_PAUSE_SECONDS,
-        )
-        self._client = Minio(
-            place.endpoint,
-            access_key=place.access_key,
-            secret_key=place.secret_key,
-            secure=place.secure,
-            region=place.region,
-            http_client=PoolManager(timeout=Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS), retries=retries),
-        )
+        self._client = connect(place)
 
     def get(self, key: str) -> bytes:
         try:

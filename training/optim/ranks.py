@@ -24,6 +24,7 @@ class Ranks:
     mesh: how the model is split (training/parallelism.py); None: every worker has all of it. data_group: the workers that hold
     the same part of the model and read different rows; None: all. peers: the workers that read the same rows; None: no others do.
     pipeline: those that hold the parts of one model that follow each other, in this order; None: it is not cut (training/pipeline.py).
+    world_sizes: that an elastic run may have, after this one or before.
     """
 
     rank: int = 0
@@ -34,6 +35,13 @@ class Ranks:
     data_group: dist.ProcessGroup | None = None
     peers: dist.ProcessGroup | None = None
     pipeline: dist.ProcessGroup | None = None
+    world_sizes: Sequence[int] = ()
+
+    @property
+    def data_sizes(self) -> list[int]:
+        """Numbers of workers that may have to share rows."""
+        each = self.world_size // self.data_size
+        return sorted({self.data_size, *(size // each for size in self.world_sizes)})
 
     def share(self, rows: Sequence[Row]) -> list[Row]:
         """This worker's rows of a step."""
@@ -65,6 +73,6 @@ class Ranks:
 ALONE = Ranks()
 
 
-def all_different(rank: int, world_size: int) -> Ranks:
+def all_different(rank: int, world_size: int, world_sizes: Sequence[int] = ()) -> Ranks:
     """Every worker has the whole model and rows of its own."""
-    return Ranks(rank, world_size, rank, world_size)
+    return Ranks(rank, world_size, rank, world_size, world_sizes=world_sizes)

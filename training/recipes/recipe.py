@@ -8,13 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from training.cluster.group import Group
 from training.data.sets import SetsConfig
 from training.data.snapshot import SnapshotConfig
 from training.evaluation.answers import Sampling
 from training.evaluation.canary import CanaryConfig
 from training.evaluation.comparison import EvaluationConfig
 from training.evaluation.gate import GateConfig
-from training.stages.context import ConfigError, Lineage, Machine
+from training.optim.ranks import all_different
+from training.stages.context import ConfigError, Lineage, Machine, require_even
 from training.stages.ppo import PpoConfig
 from training.stages.reward_model import RewardModelConfig
 from training.stages.sft import SftConfig
@@ -56,9 +58,13 @@ class LoopConfig:
     canary: CanaryConfig
     num_workers: int = 1
     gpus_per_worker: int = 0  # that Ray keeps for each; the stages here compute on processors
+    fewest_workers: int | None = None  # where the number of workers is elastic, with num_workers as the most
+    rollout_actors: int = 0  # processes beside the workers that sample for PPO; 0: workers sample themselves
+    checkpoints_in_bucket: bool = False  # that TW_TRAINING_S3_* names, instead of on the volume
     max_model_bytes: int = 1 << 40  # of the incumbent's weights: full training of a large model would not end
 
     def __post_init__(self) -> None:
+        self._refuse_uneven()
         _same("ppo.model_directory", self.ppo.model_directory, "sft.output_directory", self.sft.output_directory)
         _same(
             "ppo.reward_model_directory",
@@ -92,6 +98,23 @@ class LoopConfig:
         for name, config in (("reward_model", self.reward_model), ("judge", self.judge)):
             if config.max_tokens < longest:
                 raise ConfigError(f"{name}.max_tokens: {config.max_tokens} is below PPO's {longest}")
+
+    def _refuse_uneven(self) -> None:
+        """Before anything is trained; a stage would refuse it when its turn comes."""
+        sizes = self.group.sizes
+        rows = {
+            "sft.batch_rows": self.sft.batch_rows,
+            "reward_model.batch_pairs": self.reward_model.batch_pairs,
+            "judge.batch_pairs": self.judge.batch_pairs,
+            "ppo.prompts_per_update": self.ppo.prompts_per_update,
+            "ppo.minibatch_rows": self.ppo.minibatch_rows,
+        }
+        require_even(rows, all_different(0, sizes[-1], sizes))
+
+    @property
+    def group(self) -> Group:
+        """The processes that train."""
+        return Group(self.num_workers, self.gpus_per_worker, self.rollout_actors, self.fewest_workers)
 
     def pinned(self, snapshot_id: str, snapshot_sha256: str, code_commit: str) -> LoopConfig:
         """The same turn with every stage's lineage filled in."""

@@ -63,6 +63,32 @@ class Rollout:
         )
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What an engine is asked: n responses to each prompt. seeds: one a prompt."""
+
+    token_ids: tuple[tuple[int, ...], ...]
+    n: int
+    max_new: int
+    temperature: float
+    seeds: tuple[int, ...]
+
+    @classmethod
+    def of(
+        cls, token_ids: Sequence[Sequence[int]], n: int, max_new: int, temperature: float, seeds: Sequence[int]
+    ) -> Asked:
+        """The arguments of RolloutEngine.sample."""
+        return cls(tuple(map(tuple, token_ids)), n, max_new, temperature, tuple(seeds))
+
+    def rows(self, these: slice) -> Asked:
+        """These prompts only."""
+        return Asked(self.token_ids[these], self.n, self.max_new, self.temperature, self.seeds[these])
+
+    def of_engine(self, engine: RolloutEngine) -> Rollout:
+        """The engine's answer."""
+        return engine.sample(self.token_ids, self.n, self.max_new, self.temperature, self.seeds)
+
+
 class RolloutEngine(Protocol):
     """Whatever samples: the policy in this process, or a model server behind an adapter. Token ids in, token ids out."""
 

@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from training.optim.ranks import ALONE, Ranks
+
+if TYPE_CHECKING:
+    from training.rl.samplers import Samplers
 
 
 class ConfigError(ValueError):
@@ -87,15 +90,18 @@ def require_even(counts: Mapping[str, int], ranks: Ranks) -> None:
         ConfigError: one that the workers cannot share evenly.
     """
     for name, count in counts.items():
-        if count % ranks.data_size:
-            raise ConfigError(f"{name}: {count} is not a multiple of the {ranks.data_size} workers")
+        for size in ranks.data_sizes:
+            if count % size:
+                may = "" if size == ranks.data_size else " that may be left"
+                raise ConfigError(f"{name}: {count} is not a multiple of the {size} workers{may}")
 
 
 @dataclass(frozen=True)
 class RunContext:
-    """Where a stage runs."""
+    """Where a stage runs. samplers: who samples for a policy that learns; None: itself."""
 
     checkpoints: Checkpoints
     progress: Callable[[Progress], None]
     ranks: Ranks = ALONE
     samples: Callable[[Sample], None] = _not_kept
+    samplers: Samplers | None = None

@@ -25,7 +25,7 @@ from training.stages.artifact import finished
 from training.stages.context import ConfigError, RunContext
 from training.stages.machine import settle
 from training.stages.policy_artifact import open_gold, open_score, publish_policy, refuse_judges, sources
-from training.stages.policy_loop import PolicyConfig, Setting, own_engine, several_epochs, sums_of, train
+from training.stages.policy_loop import PolicyConfig, Setting, engines, several_epochs, sums_of, train
 from training.stages.prompts import mixed_loss, read_data
 from training.stages.state import TrainingState
 
@@ -104,12 +104,15 @@ def run(config: GrpoConfig, context: RunContext, verifier: Verifier | None = Non
     context = lay_out(config.parallelism, context)
     chat = load_chat(config.model_directory)
     prompts = read_data(config, chat)
-    players = open_players(sources(config, prompts.vocabulary), with_reference=config.kl_coefficient > 0)
+    made_of = sources(config, prompts.vocabulary)
+    players = open_players(made_of, with_reference=config.kl_coefficient > 0)
     distribute_views(players.views, context.ranks)
     score = open_score(players, verifier, chat, prompts.vocabulary, context.ranks)
     gold = open_gold(config, prompts.vocabulary, context.ranks)
     algorithm = Grpo(players, config, Setting(prompts, score, autocast, context.ranks, gold, telling(verifier)))
-    outcome = train(STAGE, algorithm, prompts, config, context, own_engine(players.policy, prompts))
+    outcome = train(
+        STAGE, algorithm, prompts, config, context, engines(players.policy, made_of, prompts, config, context)
+    )
     return publish_policy(config, context, players.policy, prompts, outcome)
 
 

@@ -19,13 +19,15 @@ from training.model.backbone import Backbone
 from training.model.lora import LoraConfig
 from training.optim.adam import OptimizerConfig
 from training.optim.ranks import Ranks
-from training.parallelism import Parallelism, gathered
+from training.parallelism import Parallelism, gathered, whole_weights
 from training.rl.alarms import Limits, alarm, note
 from training.rl.correction import refuse_stale, version_of
 from training.rl.experience import E, Experience, Judging
 from training.rl.losses import PolicyLoss
 from training.rl.minibatches import minibatches
-from training.rl.rollout import CachedEngine, Rollout, RolloutEngine
+from training.rl.players import Sources
+from training.rl.rollout import Asked, CachedEngine, Rollout, RolloutEngine
+from training.rl.samplers import Orders, SampledApart
 from training.rl.scores import Score, TellsFigures
 from training.stages.context import ConfigError, Lineage, Machine, Progress, RunContext, Sample, require_even
 from training.stages.machine import Autocast, sampling_threads
@@ -35,7 +37,7 @@ from training.stages.state import TrainingState
 SHOWN = 4  # prompts of an update that is checkpointed, for the run's page
 
 Engines = Callable[[int], RolloutEngine]
-"""The engine that samples an update: the policy in this process, or a server that has its weights or slightly older ones."""
+"""The engine that samples an update: the policy in this process, or copies of it that have its weights or slightly older ones."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,9 @@ class PolicyConfig:
     importance_cap: float | None = (
         None  # of trainer / sampler, for a sampler with other weights or number types; None: ours
     )
-    max_staleness_updates: int = 0  # of the weights that sampled a rollout; older ones are refused
+    max_staleness_updates: int = (
+        0  # of the weights that sampled a rollout; from 1 on, samplers apart go one update ahead
+    )
     judge_directory: Path | None = (
         None  # a reward model that nothing is learned from: it must not fall while the score rises
     )
@@ -197,6 +201,22 @@ def refuse_uneven(config: PolicyConfig, ranks: Ranks) -> None:
     require_even(counts, ranks)
 
 
+def engines(policy: Backbone, made_of: Sources, prompts: Prompts, config: PolicyConfig, context: RunContext) -> Engines:
+    """The context's samplers, or else the policy itself."""
+    if context.samplers is None:
+        return own_engine(policy, prompts)
+    orders = Orders(
+        made_of,
+        prompts.stop_ids,
+        config.updates,
+        asked=lambda update: asked_in(update, prompts, config, context.ranks),
+        ahead=config.max_staleness_updates > 0,
+        drained_every_updates=config.checkpoint_every_updates,
+    )
+    copies = context.samplers.open(orders, context.ranks)
+    return SampledApart(copies, lambda: whole_weights(policy, context.ranks), orders)
+
+
 def own_engine(policy: Backbone, prompts: Prompts) -> Engines:
     """The policy itself, as it is when an update samples."""
     return lambda update: WholePolicy(CachedEngine(policy, prompts.stop_ids, version_of(update)))
@@ -217,19 +237,29 @@ class WholePolicy:
 
 
 def sample(engine: RolloutEngine, prompts: Prompts, update: int, config: PolicyConfig, ranks: Ranks) -> Rollout:
-    """This rank's responses of the update. Each prompt has its own seed, so ranks do not change what is sampled."""
-    rows = rows_of_step(update, config.prompts_per_update, len(prompts.ids), config.seed)
-    places = ranks.share(range(len(rows)))
+    """This rank's responses of the update."""
     with sampling_threads(config.machine):
-        rollout = engine.sample(
-            [prompts.ids[rows[place]] for place in places],
-            config.samples_per_prompt,
-            config.max_response_tokens,
-            config.temperature,
-            [seed_of(config.seed, "rollout", update, place) for place in places],
-        )
-    asked = [place for place in places for _ in range(config.samples_per_prompt)]
-    return replace(rollout, tasks=tuple(prompts.tasks[rows[place]] for place in asked))
+        rollout = asked_in(update, prompts, config, ranks).of_engine(engine)
+    asked = [row for row, _ in _drawn(update, prompts, config, ranks) for _ in range(config.samples_per_prompt)]
+    return replace(rollout, tasks=tuple(prompts.tasks[row] for row in asked))
+
+
+def asked_in(update: int, prompts: Prompts, config: PolicyConfig, ranks: Ranks) -> Asked:
+    """What this rank asks in an update. Each prompt has its own seed, so neither ranks nor who samples change what is sampled."""
+    drawn = _drawn(update, prompts, config, ranks)
+    return Asked.of(
+        [prompts.ids[row] for row, _ in drawn],
+        config.samples_per_prompt,
+        config.max_response_tokens,
+        config.temperature,
+        [seed_of(config.seed, "rollout", update, place) for _, place in drawn],
+    )
+
+
+def _drawn(update: int, prompts: Prompts, config: PolicyConfig, ranks: Ranks) -> list[tuple[int, int]]:
+    """This rank's prompts of an update, each with its place among those of all ranks."""
+    rows = rows_of_step(update, config.prompts_per_update, len(prompts.ids), config.seed)
+    return ranks.share([(row, place) for place, row in enumerate(rows)])
 
 
 def samples(stage: str, experience: Experience, prompts: Prompts, update: int) -> Iterator[Sample]:

@@ -31,7 +31,7 @@ from training.stages.artifact import finished
 from training.stages.context import RunContext
 from training.stages.machine import settle
 from training.stages.policy_artifact import open_gold, open_score, publish_policy, refuse_judges, sources
-from training.stages.policy_loop import PolicyConfig, Setting, own_engine, several_epochs, sums_of, train
+from training.stages.policy_loop import PolicyConfig, Setting, engines, several_epochs, sums_of, train
 from training.stages.prompts import mixed_loss, read_data
 from training.stages.state import TrainingState
 
@@ -90,7 +90,9 @@ def run(config: PpoConfig, context: RunContext, verifier: Verifier | None = None
     score = open_score(opened, verifier, chat, prompts.vocabulary, context.ranks)
     gold = open_gold(config, prompts.vocabulary, context.ranks)
     algorithm = Ppo(players, config, Setting(prompts, score, autocast, context.ranks, gold, telling(verifier)))
-    outcome = train(STAGE, algorithm, prompts, config, context, own_engine(players.policy, prompts))
+    outcome = train(
+        STAGE, algorithm, prompts, config, context, engines(players.policy, made_of, prompts, config, context)
+    )
     return publish_policy(config, context, players.policy, prompts, outcome)
 
 

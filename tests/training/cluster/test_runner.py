@@ -14,11 +14,13 @@ from safetensors.torch import load_file
 
 from tests.training.toys import ProgressList, sft_rows, toy_model, write_lines
 from training.cluster import runner
+from training.cluster.group import Group
 from training.cluster.progress_log import ProgressLog, read_progress
 from training.cluster.ray_cluster import ENVIRONMENT, ray_cluster
-from training.cluster.runner import StageRefusedError, StageRun, _context_here, _fit, run_stage, run_stages
+from training.cluster.runner import StageRefusedError, StageRun, _context_here, _fit, _Task, run_stage, run_stages
 from training.manifest import Manifest, verify_manifest
 from training.optim.adam import OptimizerConfig
+from training.rl.correction import StaleRolloutError
 from training.stages import sft
 from training.stages.context import Lineage, Machine, Progress, RunContext
 from training.stages.sft import SftConfig
@@ -77,7 +79,7 @@ def test_stages_run_one_after_another_and_each_says_when_it_begins_and_ends(conf
     seen = Told()
     second = replace(sft_config(tmp_path, "second"), model_directory=config.output_directory, epochs=1)
     runs = [StageRun("first", sft.run, config), StageRun("second", sft.run, second)]
-    manifests = run_stages(runs, tmp_path / "runs", 0, seen)
+    manifests = run_stages(runs, tmp_path / "runs", Group(), seen)
     assert [manifest.version for manifest in manifests] == ["straight", "second"]
     first = [f"first {step}" for step in range(1, 11)]
     assert seen.events == [
@@ -92,7 +94,7 @@ def test_after_a_stage_that_lets_none_go_on_nothing_is_run_or_told_of(config: Sf
     for steps in ([f"closing {step}" for step in range(1, 11)], []):
         seen = Told()
         # A second time with workers: that nothing is due is known without starting any.
-        manifests = run_stages([closing, never], tmp_path / "runs", 0 if steps else 1, seen)
+        manifests = run_stages([closing, never], tmp_path / "runs", Group(workers=0 if steps else 1), seen)
         assert [manifest.version for manifest in manifests] == ["straight"]
         assert seen.events == ["begin closing", *steps, "end closing"]
     assert not (tmp_path / "runs" / "ray").exists()
@@ -102,7 +104,7 @@ def test_after_a_stage_that_lets_none_go_on_nothing_is_run_or_told_of(config: Sf
 def test_a_finished_stage_returns_at_once(config: SftConfig, tmp_path: Path) -> None:
     first = run_stage(StageRun("run", sft.run, config), tmp_path / "runs")
     seen = Told()
-    assert run_stages([StageRun("another", sft.run, config)], tmp_path / "runs", 1, seen) == [first]
+    assert run_stages([StageRun("another", sft.run, config)], tmp_path / "runs", Group(workers=1), seen) == [first]
     assert seen.events == ["begin another", "end another"]
 
 
@@ -162,6 +164,18 @@ def test_a_worker_reports_what_is_not_finite_as_a_refusal_so_that_ray_does_not_t
     assert refusal.startswith("NonFiniteError: step 2, loss")
 
 
+def test_a_rollout_of_weights_that_are_too_old_is_a_refusal_too(
+    config: SftConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stale(_: SftConfig, context: RunContext) -> Manifest:
+        raise StaleRolloutError("max_staleness_updates: rollout of update-1 in update 3")
+
+    monkeypatch.setattr(runner, "_context_of_worker", _context_here)
+    (tmp_path / "runs" / "stale").mkdir(parents=True)
+    refusal = runner._work({"task": runner._Task([StageRun("stale", stale, config)], tmp_path / "runs")})
+    assert refusal == "StaleRolloutError: max_staleness_updates: rollout of update-1 in update 3"
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # seconds on a free machine, minutes where ten processes want its two cores
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray's own, of its own settings
@@ -177,7 +191,7 @@ def test_a_worker_killed_under_ray_goes_on_bit_by_bit_and_a_refusal_is_not_retri
     ]
     seen = Told()
     with pytest.raises(StageRefusedError, match="ConfigError: max_tokens: 1 fits none of 40 examples"):
-        run_stages(runs, tmp_path / "runs", 1, seen)
+        run_stages(runs, tmp_path / "runs", Group(workers=1), seen)
     assert (tmp_path / "died").exists()
     # Step 5 again, from the checkpoint of step 4; what was refused is not tried again, and what comes after it is not begun.
     steps = [f"killed {step}" for step in (1, 2, 3, 4, 5, 5, 6, 7, 8, 9, 10)]
@@ -239,13 +253,13 @@ def test_workers_are_asked_for_with_a_whole_cpu_each_and_their_gpus(
             asked.append(how)
 
         def fit(self) -> Any:
-            with _context_here(tmp_path / "runs" / "run") as context:
+            with _context_here(_Task([], tmp_path), tmp_path / "runs" / "run") as context:
                 sft.run(config, context)
             return SimpleNamespace(return_value=None)
 
     monkeypatch.setattr("ray.train.torch.TorchTrainer", Trainer)
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
-    run_stages([StageRun("run", sft.run, config)], tmp_path / "runs", 3, Told(), gpus)
+    run_stages([StageRun("run", sft.run, config)], tmp_path / "runs", Group(3, gpus_per_worker=gpus), Told())
     scaling = asked[0]["scaling_config"]
     assert (scaling.num_workers, scaling.use_gpu) == (3, gpus > 0)
     assert scaling.resources_per_worker == {"CPU": 1, **({"GPU": gpus} if gpus else {})}

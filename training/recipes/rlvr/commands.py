@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from training.cluster.group import Group
 from training.cluster.runner import StageRun, run_stages
 from training.manifest import plain
 from training.progress import FIGURE_GAP, Lines
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 SHOWN = ("score", "reward", "kl", "response_tokens", "zero_variance_groups", "verdict_unparsable")
+NOT_ASKED = ("command", "workers", "rollout_actors", "work")  # who works does not change what is learned
 ASKED, BEFORE, AFTER, RESULT = "asked.json", "before.json", "after.json", "result.json"
 
 
@@ -46,6 +48,7 @@ def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
     rlvr.add_argument("--prompt-tokens", type=int, default=Lengths.prompt, help="longer prompts are dropped")
     rlvr.add_argument("--response-tokens", type=int, default=Lengths.response, help="longer responses are cut off")
     rlvr.add_argument("--workers", type=int, default=0, help="Ray workers; 0 trains in this process")
+    rlvr.add_argument("--rollout-actors", type=int, default=0, help="Ray actors that sample beside them")
     rlvr.add_argument("--work", type=Path, required=True, help="folder of the items, the run and the model")
     rlvr.set_defaults(command=lambda options: train_on_task(options, code_commit()))
 
@@ -72,7 +75,8 @@ def train_on_task(options: argparse.Namespace, code_commit: str) -> int:
         lines.say(f"{len(held_out)} held-out items, {options.samples} answers each: {options.model.name} answers")
         before = measure(options.model, held_out, scorer, answered, work / BEFORE)
         lines.say(f"right before: {interval(before.right)}")
-        run_stages([StageRun(options.algorithm, run, config)], work / "runs", options.workers, _Told(lines))
+        group = Group(options.workers, rollout_actors=options.rollout_actors)
+        run_stages([StageRun(options.algorithm, run, config)], work / "runs", group, _Told(lines))
         lines.say(f"{output.name} answers the same items")
         after = measure(output, held_out, scorer, answered, work / AFTER)
     _conclude(before, after, work, lines)
@@ -90,7 +94,7 @@ def _items(options: argparse.Namespace, split: Split, count: int) -> Sequence[It
 
 def _remember(options: argparse.Namespace, path: Path) -> None:
     """A folder is of one run: going on with other options would mix two."""
-    kept = {name: value for name, value in vars(options).items() if name not in ("command", "workers", "work")}
+    kept = {name: value for name, value in vars(options).items() if name not in NOT_ASKED}
     asked = plain(kept | {"model": options.model.absolute()})
     if path.exists() and json.loads(path.read_text()) != asked:
         raise ConfigError("work: holds a run that was asked for otherwise (asked.json); take another folder")

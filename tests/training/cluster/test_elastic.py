@@ -1,0 +1,147 @@
+"""Elastic workers: which numbers of them a run may have, and a machine that is lost in the middle of one."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import ray
+import torch
+from ray.cluster_utils import Cluster
+from safetensors.torch import load_file
+
+from tests.training.cluster.test_runner import sft_config
+from tests.training.toys import sft_rows, toy_model, write_lines
+from training.__main__ import _parser, _recipe
+from training.cluster.group import Group, parse_workers, trainer
+from training.cluster.progress_log import read_lines, read_progress
+from training.cluster.ray_cluster import ENVIRONMENT, OWN_ENVIRONMENT
+from training.cluster.runner import StageRun, run_stage, run_stages
+from training.manifest import Manifest, verify_manifest
+from training.optim.ranks import ALONE, Ranks, all_different
+from training.parallelism import Parallelism, arrange
+from training.recipes.nano import nano
+from training.recipes.recipe import Plan
+from training.stages import sft
+from training.stages.context import ConfigError, Progress, RunContext, require_even
+from training.stages.sft import SftConfig
+
+LOST_AFTER_STEP = 5
+
+
+def test_a_range_of_workers_is_read_from_the_command_line() -> None:
+    assert parse_workers("4") == (4, None)
+    assert parse_workers("1..4") == (4, 1)
+    assert list(Group(4, fewest_workers=2).sizes) == [2, 3, 4]
+    assert list(Group(4).sizes) == [4]
+    assert list(Group().sizes) == [1]
+
+
+@pytest.mark.parametrize("fewest", [0, 5])
+def test_a_range_that_is_none_is_refused(fewest: int) -> None:
+    with pytest.raises(ConfigError, match=rf"workers: {fewest}\.\.4 is no range"):
+        Group(4, fewest_workers=fewest)
+
+
+def test_a_range_does_not_go_with_actors_that_ray_would_not_see() -> None:
+    with pytest.raises(ConfigError, match="rollout_actors: not with a range of workers"):
+        Group(4, rollout_actors=1, fewest_workers=1)
+
+
+def test_rows_that_any_number_in_the_range_could_not_share_are_refused() -> None:
+    require_even({"batch_rows": 12}, all_different(0, 4, range(1, 5)))
+    with pytest.raises(ConfigError, match="batch_rows: 8 is not a multiple of the 3 workers that may be left"):
+        require_even({"batch_rows": 8}, all_different(0, 4, range(1, 5)))
+    with pytest.raises(ConfigError, match=r"batch_rows: 6 is not a multiple of the 4 workers$"):
+        require_even({"batch_rows": 6}, all_different(0, 4))
+    # Two workers hold one model together: they read the same rows.
+    require_even({"batch_rows": 4}, Ranks(0, 4, 0, 2, world_sizes=[2, 4]))
+    with pytest.raises(ConfigError, match="pipeline x shard x tensor is 2, which does not divide 1 workers"):
+        arrange(Parallelism(shard=2), replace(ALONE, world_size=2, world_sizes=[1, 2]))
+
+
+def test_a_turn_with_uneven_stages_is_refused_before_it_begins(tmp_path: Path) -> None:
+    config = nano(Plan("nano-1", tmp_path / "run", tmp_path / "nano-0"))
+    assert list(replace(config, num_workers=2, fewest_workers=1).group.sizes) == [1, 2]
+    with pytest.raises(ConfigError, match=r"is not a multiple of the 3 workers that may be left"):
+        replace(config, num_workers=4, fewest_workers=1)
+
+
+def test_the_command_line_says_how_many_workers_and_actors(tmp_path: Path) -> None:
+    def asked(*more: str) -> Group:
+        options = _parser().parse_args(["loop", "--recipe", "nano", *more])
+        return _recipe(options)(Plan("nano-1", tmp_path / "run", tmp_path / "nano-0")).group
+
+    assert asked() == Group(1)
+    assert asked("--workers", "1..2") == Group(2, fewest_workers=1)
+    assert asked("--workers", "2", "--rollout-actors", "3") == Group(2, rollout_actors=3)
+
+
+def test_preemptions_are_no_failures_and_the_range_is_rays(tmp_path: Path) -> None:
+    prepared = trainer(Group(4, fewest_workers=2, max_failures=5), lambda _: None, None, "run", tmp_path)
+    failures, scaling = prepared.run_config.failure_config, prepared.scaling_config
+    assert (failures.max_failures, failures.max_preemption_failures) == (5, -1)
+    assert (scaling.min_workers, scaling.max_workers) == (2, 4)
+    assert "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER" not in ENVIRONMENT, "clusters take machines away with notice"
+
+
+def learn_until_lost(config: SftConfig, context: RunContext) -> Manifest:
+    """Waits for the loss."""
+
+    def progress(step: Progress) -> None:
+        context.progress(step)
+        if step.step == LOST_AFTER_STEP and context.ranks.world_size == 2:
+            time.sleep(120)  # its group ends meanwhile
+
+    return sft.run(config, replace(context, progress=progress))
+
+
+class LosesMachine:
+    """A watcher that takes one of two machines away after a step."""
+
+    def __init__(self, cluster: Cluster, machine: object) -> None:
+        self._cluster, self._machine = cluster, machine
+
+    def begin(self, name: str) -> None: ...
+
+    def move(self, name: str, progress: Progress) -> None:
+        if progress.step == LOST_AFTER_STEP and self._machine is not None:
+            machine, self._machine = self._machine, None
+            self._cluster.remove_node(machine, allow_graceful=False)
+
+    def end(self, name: str) -> None: ...
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray's own, of its own settings
+def test_a_group_that_lost_a_machine_goes_on_with_fewer_and_learns_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy_model(tmp_path / "first")
+    write_lines(tmp_path / "sft.jsonl", sft_rows(40))
+    for name, value in {**ENVIRONMENT, **OWN_ENVIRONMENT, "OMP_NUM_THREADS": "1"}.items():
+        monkeypatch.setenv(name, value)
+    run_stage(StageRun("straight", sft.run, sft_config(tmp_path, "straight")), tmp_path / "runs")
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        machine = cluster.add_node(num_cpus=1)
+        ray.init(address=cluster.address, log_to_driver=False, configure_logging=False)
+        group = Group(2, fewest_workers=1)
+        run = StageRun("elastic", learn_until_lost, sft_config(tmp_path, "elastic"))
+        run_stages([run], tmp_path / "runs", group, LosesMachine(cluster, machine))
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    lines = read_lines(tmp_path / "runs" / "elastic" / "progress.jsonl")
+    taken = [(line.progress.step, line.effort.workers) for line in lines]
+    assert taken == [
+        *((step, 2) for step in range(1, 6)),
+        *((step, 1) for step in range(5, 11)),
+    ]  # from the checkpoint of 4
+    straight, elastic = (read_progress(tmp_path / "runs" / name / "progress.jsonl") for name in ("straight", "elastic"))
+    assert [step.step for step in elastic] == [step.step for step in straight]
+    assert [step.metrics["loss"] for step in elastic] == pytest.approx([s.metrics["loss"] for s in straight], rel=1e-5)
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("straight", "elastic"))
+    assert all(torch.allclose(one[name], other[name], atol=1e-5) for name in one)
+    assert verify_manifest(tmp_path / "elastic").kind == "model"
