@@ -1,4 +1,4 @@
-"""Tokenizers learned in a moment from the project's own README, and texts that are hard on them."""
+"""Tokenizers learned in a moment from the project's licence, which does not change as a README does, and texts that are hard on them."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +10,7 @@ from training.tokenization.learning import Kind, TokenizerConfig, learn, save
 from training.tokenization.opened import TextTokenizer, open_tokenizer
 from training.tokenization.splitting import Split
 
-README = (Path(__file__).parents[3] / "README.md").read_text()
+TEXT = (Path(__file__).parents[3] / "LICENSE").read_text()
 HARD = (
     "",
     " ",
@@ -38,12 +38,12 @@ unicode_texts = st.lists(
 ).map("".join)
 
 
-def learned(vocabulary: int, split: Split = Split.GPT4, texts: Iterable[str] = (README,)) -> Tokenizer:
+def learned(vocabulary: int, split: Split = Split.GPT4, texts: Iterable[str] = (TEXT,)) -> Tokenizer:
     return learn(texts, TokenizerConfig(vocabulary, split=split))
 
 
 def made(directory: Path, kind: Kind, vocabulary: int, split: Split = Split.GPT4) -> TextTokenizer:
-    """Learned from the README, written, and opened as anybody would."""
+    """Learned from it, written, and opened as anybody would."""
     config = TokenizerConfig(vocabulary, kind, split)
-    save(learn([README], config), config, directory)
+    save(learn([TEXT], config), config, directory)
     return open_tokenizer(directory)

@@ -12,7 +12,7 @@ import pytest
 from tokenizers import Tokenizer, pre_tokenizers
 from transformers import AutoTokenizer
 
-from tests.training.tokenization.made import HARD, README, learned
+from tests.training.tokenization.made import HARD, TEXT, learned
 from training.data.tokenize import train_tokenizer
 from training.recipes.nano_world.brought_up import CONVERSATIONS, SEED, STORIES, VOCABULARY
 from training.recipes.nano_world.corpus import conversations, stories
@@ -110,7 +110,7 @@ def test_transformers_reads_the_same_ids_from_the_directory(tmp_path: Path) -> N
     tokenizer = learned(600)
     write_chat_files(tokenizer, tmp_path)
     theirs = AutoTokenizer.from_pretrained(str(tmp_path))
-    for text in (*HARD, README):
+    for text in (*HARD, TEXT):
         assert theirs(text, add_special_tokens=False).input_ids == tokenizer.encode(text).ids
     chat = [{"role": "user", "content": "hello"}]
     written = theirs.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)

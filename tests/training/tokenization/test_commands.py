@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.tokenization.made import README
+from tests.training.tokenization.made import TEXT
 from training.__main__ import main
 from training.manifest import verify_manifest
 from training.tokenization.opened import BytePairs, open_tokenizer
@@ -17,7 +17,7 @@ from training.tokenization.watching import Watched
 @pytest.fixture
 def texts(tmp_path: Path) -> Path:
     path = tmp_path / "readme.txt"
-    path.write_text(README)
+    path.write_text(TEXT)
     return path
 
 
@@ -85,7 +85,7 @@ def test_show_takes_a_text_or_a_file(texts: Path, tmp_path: Path) -> None:
     assert "The text given: 9 characters" in page.read_text()
     assert main([*show, str(rows), str(tmp_path / "ours")]) == 0
     assert "rows.jsonl: 12 characters" in page.read_text()
-    texts.write_text(README * 2)
+    texts.write_text(TEXT * 2)
     assert main([*show, str(texts), str(tmp_path / "ours")]) == 0
     assert "readme.txt, its first 10,000 characters" in page.read_text()
 
@@ -125,7 +125,7 @@ def test_what_cannot_be_done_is_said_in_one_line(
 
 def test_somebody_who_waits_is_told_how_far_it_is(texts: Path) -> None:
     out, seconds = io.StringIO(), iter(range(1000))
-    texts.write_text(README * 20)
+    texts.write_text(TEXT * 20)
     list(Watched(TextFiles([texts, texts]), "ours", "merging", out, lambda: float(next(seconds))))
     lines = out.getvalue().splitlines()
     total = f"{2 * texts.stat().st_size / 1e6:.1f}"
@@ -136,5 +136,5 @@ def test_somebody_who_waits_is_told_how_far_it_is(texts: Path) -> None:
 
 def test_nothing_is_said_of_what_is_over_in_a_moment(texts: Path) -> None:
     out = io.StringIO()
-    assert "".join(Watched(TextFiles([texts]), "ours", "merging", out, lambda: 0.0)) == README
+    assert "".join(Watched(TextFiles([texts]), "ours", "merging", out, lambda: 0.0)) == TEXT
     assert out.getvalue() == ""

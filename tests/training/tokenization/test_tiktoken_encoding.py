@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from tokenizers import Tokenizer
 
-from tests.training.tokenization.made import HARD, README, learned, unicode_texts
+from tests.training.tokenization.made import HARD, TEXT, learned, unicode_texts
 from training.tokenization.byte_pairs import bytes_by_letter
 from training.tokenization.control import CONTROL
 from training.tokenization.opened import BytePairs, LibraryTokenizer
@@ -38,7 +38,7 @@ def pair(request: pytest.FixtureRequest) -> tuple[LibraryTokenizer, BytePairs]:
     return BOTH[request.param]
 
 
-@pytest.mark.parametrize("text", [*HARD, README], ids=range(len(HARD) + 1))
+@pytest.mark.parametrize("text", [*HARD, TEXT], ids=range(len(HARD) + 1))
 def test_hard_texts_have_the_librarys_ids_and_come_back(pair: tuple[LibraryTokenizer, BytePairs], text: str) -> None:
     library, ours = pair
     ids = ours.encode(text)

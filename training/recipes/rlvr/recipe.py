@@ -36,7 +36,7 @@ class Size:
 
 SIZES = {
     "tiny": Size(None, None, 3e-4, prompts=25, samples=16, minibatch_rows=100),
-    "small": Size(LORA, VOCABULARY_ROWS, 2e-4, prompts=16, samples=8, minibatch_rows=32, dtype="auto"),
+    "small": Size(LORA, VOCABULARY_ROWS, 1e-4, prompts=16, samples=8, minibatch_rows=64, dtype="auto"),
 }
 
 
