@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from training.model.checkpoint import read_config
-from training.parallelism import Parallelism
 from training.planning.accelerators import ACCELERATORS, accelerator_named
 from training.planning.plan import PlannedStage, plan_recipe
 from training.planning.text import as_json, text
@@ -46,8 +45,8 @@ def _plan(options: argparse.Namespace) -> int:
 
 def _laid_out(stage: PlannedStage, shard: int | None, tensor: int | None) -> PlannedStage:
     given = stage.parallelism
-    asked = Parallelism(given.shard if shard is None else shard, given.tensor if tensor is None else tensor)
-    return replace(stage, parallelism=asked)
+    asked = {name: value for name, value in (("shard", shard), ("tensor", tensor)) if value is not None}
+    return replace(stage, parallelism=replace(given, **asked))
 
 
 def _price(given: str) -> float:

@@ -16,7 +16,7 @@ from training.stages.context import ConfigError
 
 @dataclass(frozen=True)
 class Layout:
-    """gpus: all of them. Pipeline parallel, once there is any, is one more factor here and in `parts`."""
+    """gpus: all of them. A pipeline is not planned yet: it would be one more factor here and in `parts`."""
 
     gpus: int
     parallelism: Parallelism
@@ -24,6 +24,8 @@ class Layout:
     def __post_init__(self) -> None:
         if self.gpus < 1:
             raise ConfigError(f"gpus: {self.gpus}, at least 1")
+        if self.parallelism.pipeline > 1:
+            raise ConfigError(f"parallelism.pipeline: {self.parallelism.pipeline}, but pipelines are not planned yet")
         if self.gpus % self.parts:
             raise ConfigError(
                 f"parallelism: shard {self.shard} x tensor {self.tensor} is {self.parts}, which does not divide {self.gpus} GPUs"

@@ -48,6 +48,11 @@ def test_neighbours_are_in_one_machine_and_groups_across_machines_share_their_ad
     assert Layout(8, Parallelism(shard=8)).shard_rate(H100) == 450e9 * SUSTAINED_SHARE
 
 
+def test_a_pipeline_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match=r"parallelism\.pipeline: 2, but pipelines are not planned yet"):
+        Layout(8, Parallelism(pipeline=2))
+
+
 def test_an_unknown_accelerator_is_refused_with_the_names_of_the_known() -> None:
     with pytest.raises(ConfigError, match="'tpu' is not one of h100, h200, a100-80, l40s, l4"):
         accelerator_named("tpu")

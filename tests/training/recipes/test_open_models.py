@@ -10,7 +10,6 @@ from training.planning.text import text
 from training.recipes.open_models.recipes import RECIPES, OpenRecipe, Places, recipe_named
 from training.recipes.open_models.shapes import shape
 from training.stages.context import ConfigError
-from training.stages.reward_model import RewardModelConfig
 from training.stages.sft import SftConfig
 
 H100, FEWER = ACCELERATORS["h100"], {64: 8, 8: 1}
@@ -52,10 +51,9 @@ def test_stages_go_on_where_the_one_before_ended_and_write_apart(recipe: OpenRec
         assert stage.config.lineage.version == stage.config.output_directory.name
 
 
-def test_a_stage_that_has_a_layout_in_its_config_is_planned_with_it(recipe: OpenRecipe) -> None:
+def test_a_stage_is_planned_with_the_layout_that_its_config_has(recipe: OpenRecipe) -> None:
     for stage in recipe.stages:
-        if isinstance(stage.config, SftConfig | RewardModelConfig):
-            assert stage.config.parallelism == stage.parallelism
+        assert stage.config.parallelism == stage.parallelism
 
 
 def test_places_are_where_they_are_said_to_be() -> None:

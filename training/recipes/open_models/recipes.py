@@ -192,6 +192,7 @@ class _Making:
             optimizer=_rate(5e-7 if self.lora is None else 5e-6),
             lora=self.lora,
             machine=MACHINE,
+            parallelism=self.parallelism,
         )
         return PlannedStage("dpo", config, self.parallelism, PAIRS)
 
@@ -207,6 +208,7 @@ class _Making:
             optimizer=_rate(5e-7),
             lora=self.lora,
             machine=MACHINE,
+            parallelism=self.parallelism,
         )
         return PlannedStage("kto", config, self.parallelism, PAIRS)
 
@@ -228,6 +230,7 @@ class _Making:
             critic_optimizer=_rate(5e-6),
             lora=self.lora,
             machine=MACHINE,
+            parallelism=self.parallelism,
         )
         return PlannedStage("ppo", config, self.parallelism, PROMPTS)
 
@@ -248,6 +251,7 @@ class _Making:
             policy_optimizer=_rate(1e-6),
             lora=self.lora,
             machine=MACHINE,
+            parallelism=self.parallelism,
         )
         return PlannedStage("grpo", config, self.parallelism, PROBLEMS)
 
