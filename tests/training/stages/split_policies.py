@@ -112,6 +112,7 @@ def configs(directory: Path, into: Path, parallelism: Parallelism) -> dict[str, 
             prompts_per_update=4,
             samples_per_prompt=4,
             minibatch_rows=16,
+            epochs_per_update=1,  # one step an update: what was judged is learned from, with its graph
             sft_mix=SftMix(directory / "sft.jsonl", rows=4),
             **common,
             **loop,
