@@ -23,6 +23,7 @@ from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 from thumbwheel.feedback.v1.events_pb2 import Thumb
 
 GRPC_PORT, HTTP_PORT = 50051, 80
+TOO_MANY = 429
 TURN_SECONDS, CALL_SECONDS = 120.0, 20.0
 MAX_TOKENS = 200
 # An answer that broke off is lost when its rest cannot be had for so long.
@@ -180,13 +181,19 @@ class Crowd:
         except grpc.aio.AioRpcError as error:
             wait, reason = _details(error)
             if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
-                self._told.waited += 1
-                await asyncio.sleep(wait or 0.5)
-                await self._call(number, http, kept)
+                await self._call_later(wait, number, http, kept)
             else:
                 self._told.failed.append(f"{self._now()} {kind.__name__} {reason}")
         except (aiohttp.ClientError, TimeoutError) as error:
+            if isinstance(error, aiohttp.ClientResponseError) and error.status == TOO_MANY:
+                return await self._call_later(float((error.headers or {}).get("retry-after", 0)), number, http, kept)
             self._told.failed.append(f"{self._now()} {kind.__name__} {type(error).__name__}: {error}"[:200])
+
+    async def _call_later(self, wait: float, number: int, http: aiohttp.ClientSession, kept: grpc.aio.Channel) -> None:
+        """Whoever is told to come again in a moment does, over gRPC and over HTTP: that is the API's word for a full house."""
+        self._told.waited += 1
+        await asyncio.sleep(wait or 0.5)
+        await self._call(number, http, kept)
 
     async def _list(self, key: str, _http: object) -> None:
         async with self._channel() as channel:
