@@ -56,13 +56,15 @@ def test_training_understands_its_words(values: str) -> None:
     assert options.patience == 120
     assert options.feedback.endswith("-feedback:50056")
     assert options.generator.endswith("-generator:50055")
-    wanted = (4, 1, 0.1, 14400) if values == RAY else (0, None, None, None)
+    wanted = ((4, None), 1, 0.1, 14400) if values == RAY else ((0, None), None, None, None)
     assert (options.workers, options.gpus_per_worker, options.canary_share, options.canary_seconds) == wanted
 
 
 def test_further_words_count_more() -> None:
     options = training_parser().parse_args(words(LOCAL, "training.extraArgs={--workers=2}"))
-    assert options.workers == 2
+    assert options.workers == (2, None)
+    options = training_parser().parse_args(words(LOCAL, "training.extraArgs={--workers=1..2}"))
+    assert options.workers == (2, 1)
 
 
 @every_mode

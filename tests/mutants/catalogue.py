@@ -187,8 +187,8 @@ OURS = (
     Mutant(
         "23 PPO learns at temperature 1",
         PPO_PY,
-        "response_log_probs(self._players.policy, part.rollout, config.temperature)",
-        "response_log_probs(self._players.policy, part.rollout, 1.0)",
+        "fresh_log_probs(self._players.policy, part, config.temperature)",
+        "fresh_log_probs(self._players.policy, part, 1.0)",
         PPO,
     ),
     Mutant(
