@@ -39,9 +39,8 @@ class EventFiles:
 
     def _open(self, step: int) -> SummaryWriter:
         if self._writer is None:
-            from torch.utils.tensorboard import (
-                SummaryWriter,
-            )  # most of a second, which stages without steps need not pay
+            # Most of a second, which stages without steps need not pay.
+            from torch.utils.tensorboard import SummaryWriter
 
             self._writer = SummaryWriter(str(self._directory), purge_step=step, flush_secs=FLUSH_SECONDS)
         return self._writer

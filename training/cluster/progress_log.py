@@ -93,8 +93,12 @@ def read_lines(path: Path) -> list[Line]:
 
 def read_progress(path: Path) -> list[Progress]:
     """The steps so far, in order, each once."""
-    steps = [line.progress for line in read_lines(path)]
-    return [step for _, step in sorted({step.step: step for step in steps}.items())]
+    return each_once(read_lines(path))
+
+
+def each_once(lines: Sequence[Line]) -> list[Progress]:
+    """The steps of these lines, in order: of one that was taken again, the later line."""
+    return [step for _, step in sorted({line.progress.step: line.progress for line in lines}.items())]
 
 
 def follow(stages: Sequence[Followed], watcher: Watcher, stop: threading.Event) -> None:

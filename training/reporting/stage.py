@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from training.cluster.progress_log import PROGRESS, Effort, Line, read_lines, read_progress
+from training.cluster.progress_log import PROGRESS, Effort, Line, each_once, read_lines
 from training.cluster.sample_log import SAMPLES, read_samples
 from training.cluster.stage_record import RECORD, StageRecord, read_record
 from training.manifest import Manifest
@@ -84,7 +84,7 @@ def read_stage(directory: Path) -> StageRead | None:
     return StageRead(
         directory=directory,
         record=record,
-        steps=read_progress(directory / PROGRESS),
+        steps=each_once(lines),
         samples=read_samples(directory / SAMPLES),
         cost=cost_of(lines),
         output=finished(record.output_directory),
