@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from typing import TypeVar
 
 import torch
+
+Row = TypeVar("Row")
 
 
 def seed_of(*parts: int | str) -> int:
@@ -29,6 +32,12 @@ def _permutation(size: int, seed: int) -> torch.Tensor:
 def steps_for(epochs: int, batch: int, size: int) -> int:
     """Steps that see every row `epochs` times (the last one rounds up into another epoch)."""
     return -(-epochs * size // batch)
+
+
+def split_by_key(keyed: Sequence[tuple[str, Row]], fraction: float, seed: int) -> tuple[list[Row], list[Row]]:
+    """Rows to learn from, and those of a fixed share of the distinct keys."""
+    held = held_out_keys((key for key, _ in keyed), fraction, seed)
+    return [row for key, row in keyed if key not in held], [row for key, row in keyed if key in held]
 
 
 def held_out_keys(keys: Iterable[str], fraction: float, seed: int) -> set[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -65,8 +66,24 @@ def response_batch(examples: Sequence[TokenisedExample]) -> ResponseBatch:
     return ResponseBatch(ids_BT, mask_BT, response_mask_BT, torch.tensor([example.weight for example in examples]))
 
 
+class Long(Protocol):
+    """What has a length."""
+
+    @property
+    def tokens(self) -> int: ...
+
+
+L = TypeVar("L", bound=Long)
+
+
+def of_similar_length(rows: Sequence[L], most: int) -> Iterator[Sequence[L]]:
+    """At most so many side by side, the shortest first, so that little is padding."""
+    ordered = sorted(rows, key=lambda row: row.tokens)
+    for start in range(0, len(ordered), most):
+        yield ordered[start : start + most]
+
+
 def microbatches(examples: Sequence[TokenisedExample], rows: int) -> Iterator[ResponseBatch]:
-    """Batches of at most `rows`, similar lengths together so that little is padding."""
-    ordered = sorted(examples, key=lambda example: example.tokens)
-    for start in range(0, len(ordered), rows):
-        yield response_batch(ordered[start : start + rows])
+    """Batches of at most `rows`."""
+    for part in of_similar_length(examples, rows):
+        yield response_batch(part)

@@ -1,4 +1,4 @@
-"""One network that learns in a stage with several: its parameters, its optimizer, and its rate by update."""
+"""One network that learns: its parameters, its optimizer, and its rate by step or update."""
 
 from __future__ import annotations
 
@@ -28,8 +28,10 @@ class Learner:
         """Learning rate of an update, from 0."""
         return learning_rate_at(update, self._total, self._config)
 
-    def step(self, update: int, at: str = "") -> None:
-        """Apply the gradients that have gathered. at: the losses, for an error that says where gradients were not finite."""
-        clip, where = self._config.gradient_clip, f"update {update + 1}{at and ', '}{at}"
+    def step(self, update: int, at: str = "") -> dict[str, float]:
+        """Apply the gradients that have gathered. at: which step it is and its loss, for an error that says where gradients were not
+        finite. Returns learning_rate and gradient_norm."""
         rate = self.rate(update)
-        self.gradient_norm = apply_gradients(self.optimizer, self.parameters, rate, clip, self._ranks, where)
+        clip = self._config.gradient_clip
+        self.gradient_norm = apply_gradients(self.optimizer, self.parameters, rate, clip, self._ranks, at)
+        return {"learning_rate": rate, "gradient_norm": self.gradient_norm}

@@ -1,18 +1,39 @@
-"""What SFT and PPO leave behind: a model directory that can be served at once, its manifest last."""
+"""What stages leave behind: a model directory that can be served at once, its manifest last."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from training.manifest import MANIFEST, Manifest, read_manifest, write_manifest
 from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder, save_decoder
 from training.model.lora import LoraConfig, load_adapter, merge_adapter, save_adapter
+from training.parallelism import assemble
 from training.stages.context import Lineage, RunContext
 
 ADAPTER = "adapter"  # folder of the unmerged adapter in a model directory
+
+
+class Made(Protocol):
+    """What of a config its output's manifest says."""
+
+    @property
+    def output_directory(self) -> Path: ...
+    @property
+    def lineage(self) -> Lineage: ...
+    @property
+    def seed(self) -> int: ...
+
+
+class Continued(Made, Protocol):
+    """A config of a stage that trains a model further."""
+
+    @property
+    def model_directory(self) -> Path: ...
+    @property
+    def lora(self) -> LoraConfig | None: ...
 
 
 def finished(output_directory: Path) -> Manifest | None:
@@ -33,19 +54,32 @@ def write_model(backbone: Backbone, lora: LoraConfig | None, model_directory: Pa
     save_decoder(whole, output_directory, companions_from=model_directory)
 
 
+def publish_model(
+    config: Continued, context: RunContext, backbone: Backbone, report: Mapping[str, Any], judges: tuple[str, ...] = ()
+) -> Manifest:
+    """Put the model's parts together, and publish it. judges: versions of what taught it, beside the model that it begins from."""
+    assemble(backbone.decoder, context.ranks)
+    return publish(
+        config,
+        context,
+        lambda: write_model(backbone, config.lora, config.model_directory, config.output_directory),
+        kind="model",
+        parents=(config.model_directory.name, *judges),
+        report=report,
+    )
+
+
 def publish(
-    config: object,
-    lineage: Lineage,
-    output_directory: Path,
+    config: Made,
     context: RunContext,
     write: Callable[[], None],
     *,
     kind: str,
     parents: tuple[str, ...],
-    seed: int,
     report: Mapping[str, Any],
 ) -> Manifest:
     """Rank 0 writes files, then the manifest; every rank returns the same one."""
+    output_directory, lineage = config.output_directory, config.lineage
     if context.ranks.rank == 0:
         write()
         snapshot = {"snapshot": lineage.snapshot, "sha256": lineage.snapshot_sha256} if lineage.snapshot else None
@@ -56,7 +90,7 @@ def publish(
             parents=parents,
             config=config,
             code_commit=lineage.code_commit,
-            seeds={"run": seed},
+            seeds={"run": config.seed},
             data=snapshot,
             report=report,
             licence=lineage.licence,

@@ -194,5 +194,5 @@ class Grpo:
             with self._setting.autocast():
                 losses.append(mixed_loss(self._players.policy, *mixed))
             torch.autograd.backward(losses[-1])
-        self._policy.step(update, f"policy loss {policy.loss:.4g}")
+        self._policy.step(update, f"update {update + 1}, policy loss {policy.loss:.4g}")
         return sums_of(part.mask_BR, policy, *losses)

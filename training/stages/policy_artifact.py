@@ -10,11 +10,11 @@ from training.model.backbone import Backbone
 from training.model.reward import load_reward_model
 from training.model.vocabulary import VocabularyMap
 from training.optim.ranks import Ranks
-from training.parallelism import assemble, distribute
+from training.parallelism import distribute
 from training.rl.players import Players, Sources
 from training.rl.rollout import Rollout
 from training.rl.scores import Score, Verifier, score_by_model, score_by_verifier
-from training.stages.artifact import publish, write_model
+from training.stages.artifact import publish_model
 from training.stages.context import ConfigError, RunContext
 from training.stages.policy_loop import Outcome, PolicyConfig
 from training.stages.prompts import Prompts
@@ -62,23 +62,13 @@ def publish_policy(
 ) -> Manifest:
     """The model directory, with updates, stopped_because ("" or the reason), exported_update, dropped_too_long, and first_ and last_
     of the alarms' figures in its manifest."""
-    assemble(policy.decoder, context.ranks)
     figures = {name: outcome.numbers[name] for name in sorted(outcome.numbers) if name.startswith(("first_", "last_"))}
-    judges = [path for path in (config.reward_model_directory,) if path is not None]
-    return publish(
-        config,
-        config.lineage,
-        config.output_directory,
-        context,
-        lambda: write_model(policy, config.lora, config.model_directory, config.output_directory),
-        kind="model",
-        parents=(config.model_directory.name, *(path.name for path in judges)),
-        seed=config.seed,
-        report={
-            "updates": config.updates,
-            "exported_update": outcome.exported_update,
-            "stopped_because": outcome.stopped_because,
-            "dropped_too_long": prompts.dropped_too_long,
-            **figures,
-        },
-    )
+    report = {
+        "updates": config.updates,
+        "exported_update": outcome.exported_update,
+        "stopped_because": outcome.stopped_because,
+        "dropped_too_long": prompts.dropped_too_long,
+        **figures,
+    }
+    judges = () if config.reward_model_directory is None else (config.reward_model_directory.name,)
+    return publish_model(config, context, policy, report, judges)

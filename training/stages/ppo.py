@@ -181,7 +181,7 @@ class Ppo:
             with self._setting.autocast():
                 losses.append(mixed_loss(self._players.policy, *mixed))
             torch.autograd.backward(losses[-1])
-        at = f"policy loss {policy.loss:.4g}, value loss {value:.4g}"
+        at = f"update {update + 1}, policy loss {policy.loss:.4g}, value loss {value:.4g}"
         self._policy.step(update, at)
         self._critic.step(update, at)
         return sums_of(part.mask_BR, policy, *losses)

@@ -26,10 +26,9 @@ from training.model.backbone import Backbone
 from training.model.checkpoint import save_decoder
 from training.model.config import parse_config
 from training.model.transformer import Decoder, initialise
-from training.optim.adam import OptimizerConfig, build_optimizer
-from training.optim.gradients import apply_gradients
+from training.optim.adam import OptimizerConfig
+from training.optim.learner import Learner
 from training.optim.ranks import Ranks
-from training.optim.schedule import learning_rate_at
 from training.parallelism import Parallelism, assemble, distribute, lay_out
 from training.pipeline import Microbatch, add_gradients, keep_own
 from training.rl.rollout import CachedEngine
@@ -119,10 +118,8 @@ def run(config: PretrainConfig, context: RunContext) -> Manifest:
     count = sum(parameter.numel() for parameter in decoder.parameters())
     keep_own(decoder, context.ranks)
     distribute(decoder, context.ranks)
-    named = list(decoder.named_parameters())
-    parameters = [parameter for _, parameter in named]
-    optimizer = build_optimizer(named, config.optimizer)
-    state = TrainingState({"model": named}, {"model": optimizer}, context.ranks)
+    learner = Learner(list(decoder.named_parameters()), config.optimizer, config.steps, context.ranks)
+    state = TrainingState({"model": learner.named}, {"model": learner.optimizer}, context.ranks)
 
     checkpoint = context.checkpoints.latest()
     numbers = state.read(checkpoint) if checkpoint else {"step": 0, "loss": 0.0}
@@ -130,12 +127,9 @@ def run(config: PretrainConfig, context: RunContext) -> Manifest:
         started, last = time.perf_counter(), step + 1 == config.steps
         rows = rows_of_step(step, config.batch_rows, len(data.train), config.seed)
         loss, tokens = accumulate(decoder, data.train, rows, config.microbatch_rows, autocast, context.ranks)
-        rate = learning_rate_at(step, config.steps, config.optimizer)
-        at = f"step {step + 1}, loss {loss:.4g}"
-        norm = apply_gradients(optimizer, parameters, rate, config.optimizer.gradient_clip, context.ranks, at)
+        moved = learner.step(step, f"step {step + 1}, loss {loss:.4g}")
         numbers.update(step=step + 1, loss=loss)
-        metrics = {"loss": loss, "learning_rate": rate, "gradient_norm": norm, "tokens": float(tokens)}
-        metrics |= usage(tokens, started)
+        metrics = {"loss": loss, **moved, "tokens": float(tokens), **usage(tokens, started)}
         if config.evaluate_every_steps and (last or (step + 1) % config.evaluate_every_steps == 0):
             surprise = measure(decoder, data.held_out, config.microbatch_rows, autocast, context.ranks)
             metrics["bits_per_byte"] = numbers["bits_per_byte"] = surprise.bits_per_byte
@@ -148,13 +142,10 @@ def run(config: PretrainConfig, context: RunContext) -> Manifest:
     assemble(decoder, context.ranks)
     return publish(
         config,
-        config.lineage,
-        config.output_directory,
         context,
         lambda: save_decoder(decoder, config.output_directory, companions_from=config.tokenizer_directory),
         kind="model",
         parents=(),
-        seed=config.seed,
         report={
             "documents": data.train.stream.documents,
             "tokens": data.train.stream.tokens,

@@ -24,10 +24,9 @@ from training.model.head import ScalarHead
 from training.model.lora import LoraConfig
 from training.model.reward import RewardModel, ScalarModel, save_reward_model
 from training.model.vocabulary import choose_rows, trim_vocabulary
-from training.optim.adam import OptimizerConfig, build_optimizer
-from training.optim.gradients import apply_gradients
+from training.optim.adam import OptimizerConfig
+from training.optim.learner import Learner
 from training.optim.ranks import Ranks
-from training.optim.schedule import learning_rate_at
 from training.parallelism import Parallelism, assemble, distribute, lay_out
 from training.rl.label_noise import estimate_label_noise, noise_ceiling
 from training.rl.losses import bradley_terry, centring, margin_ranking
@@ -111,11 +110,9 @@ def run(config: RewardModelConfig, context: RunContext) -> Manifest:
     pairs = read_data(config, load_chat(config.model_directory))
     scalar, pairs = open_model(config, pairs)
     distribute(scalar.backbone.decoder, context.ranks)
-    named = scalar.named_parameters()
-    parameters = [parameter for _, parameter in named]
-    optimizer = build_optimizer(named, config.optimizer)
-    state = TrainingState({"model": named}, {"model": optimizer}, context.ranks)
     total_steps = steps_for(config.epochs, config.batch_pairs, len(pairs.train))
+    learner = Learner(scalar.named_parameters(), config.optimizer, total_steps, context.ranks)
+    state = TrainingState({"model": learner.named}, {"model": learner.optimizer}, context.ranks)
 
     checkpoint = context.checkpoints.latest()
     numbers = state.read(checkpoint) if checkpoint else {"step": 0}
@@ -123,10 +120,7 @@ def run(config: RewardModelConfig, context: RunContext) -> Manifest:
         rows = rows_of_step(step, config.batch_pairs, len(pairs.train), config.seed)
         mine = [pairs.train[row] for row in context.ranks.share(rows)]
         metrics = accumulate(scalar, mine, config, autocast, context.ranks)
-        rate = learning_rate_at(step, total_steps, config.optimizer)
-        at = f"step {step + 1}, loss {metrics['loss']:.4g}"
-        norm = apply_gradients(optimizer, parameters, rate, config.optimizer.gradient_clip, context.ranks, at)
-        metrics |= {"gradient_norm": norm, "learning_rate": rate}
+        metrics |= learner.step(step, f"step {step + 1}, loss {metrics['loss']:.4g}")
         numbers["step"] = step + 1
         if (step + 1) % config.checkpoint_every_steps == 0 or step + 1 == total_steps:
             metrics["held_out_accuracy"] = accuracy(*scores_of(scalar, pairs.held_out, config, autocast))
@@ -139,13 +133,10 @@ def run(config: RewardModelConfig, context: RunContext) -> Manifest:
     reward = RewardModel(scalar, float(both.mean()), max(float(both.std(correction=0)), 1e-3))
     return publish(
         config,
-        config.lineage,
-        config.output_directory,
         context,
         lambda: save_reward_model(reward, config.lora, config.model_directory, config.output_directory),
         kind="reward_model",
         parents=(config.model_directory.name,),
-        seed=config.seed,
         report=report(pairs, accuracy(chosen, rejected), reward, total_steps),
     )
 

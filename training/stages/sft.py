@@ -14,7 +14,7 @@ from torch import Tensor
 
 from training.data.chat import Chat, load_chat
 from training.data.examples import read_sft
-from training.data.order import held_out_keys, rows_of_step, seed_of, steps_for
+from training.data.order import rows_of_step, seed_of, split_by_key, steps_for
 from training.data.tensors import ResponseBatch, TokenisedExample, microbatches
 from training.manifest import Manifest
 from training.model.backbone import Backbone, trainable_backbone
@@ -22,14 +22,13 @@ from training.model.checkpoint import load_decoder
 from training.model.lora import LoraConfig
 from training.model.transformer import Decoder
 from training.model.vocabulary import VocabularyMap, choose_rows, trim_vocabulary
-from training.optim.adam import OptimizerConfig, build_optimizer
-from training.optim.gradients import apply_gradients
+from training.optim.adam import OptimizerConfig
+from training.optim.learner import Learner
 from training.optim.ranks import Ranks
-from training.optim.schedule import learning_rate_at
-from training.parallelism import Parallelism, assemble, distribute, lay_out
+from training.parallelism import Parallelism, distribute, lay_out
 from training.pipeline import Microbatch, add_gradients, keep_own, total_loss
 from training.rl.losses import weighted_cross_entropy
-from training.stages.artifact import finished, publish, write_model
+from training.stages.artifact import finished, publish_model
 from training.stages.context import ConfigError, Lineage, Machine, Progress, RunContext
 from training.stages.machine import Autocast, settle
 from training.stages.state import TrainingState
@@ -89,11 +88,9 @@ def run(config: SftConfig, context: RunContext) -> Manifest:
     backbone, examples = open_model(config, examples)
     keep_own(backbone.decoder, context.ranks)
     distribute(backbone.decoder, context.ranks)
-    named = backbone.named_parameters()
-    parameters = [parameter for _, parameter in named]
-    optimizer = build_optimizer(named, config.optimizer)
-    state = TrainingState({"model": named}, {"model": optimizer}, context.ranks)
     total_steps = steps_for(config.epochs, config.batch_rows, len(examples.train))
+    learner = Learner(backbone.named_parameters(), config.optimizer, total_steps, context.ranks)
+    state = TrainingState({"model": learner.named}, {"model": learner.optimizer}, context.ranks)
 
     if checkpoint := context.checkpoints.latest():
         numbers = state.read(checkpoint)
@@ -107,10 +104,8 @@ def run(config: SftConfig, context: RunContext) -> Manifest:
         weight_total = sum(example.weight * len(example.response) for example in batch)
         microbatched = microbatches(context.ranks.share(batch), config.microbatch_rows)
         loss = accumulate(backbone, microbatched, weight_total, autocast, context.ranks)
-        rate = learning_rate_at(step, total_steps, config.optimizer)
-        at = f"step {step + 1}, loss {loss:.4g}"
-        norm = apply_gradients(optimizer, parameters, rate, config.optimizer.gradient_clip, context.ranks, at)
-        metrics = {"loss": loss, "learning_rate": rate, "gradient_norm": norm, "tokens": float(tokens_of(batch))}
+        moved = learner.step(step, f"step {step + 1}, loss {loss:.4g}")
+        metrics = {"loss": loss, **moved, "tokens": float(tokens_of(batch))}
         numbers["step"] = step + 1
         if (step + 1) % config.checkpoint_every_steps == 0 or step + 1 == total_steps:
             numbers["held_out_loss"] = held_out_loss(backbone, examples.held_out, config, autocast, context.ranks)
@@ -118,16 +113,10 @@ def run(config: SftConfig, context: RunContext) -> Manifest:
             context.checkpoints.save(step + 1, lambda directory: state.write(directory, numbers))
         context.progress(Progress(STAGE, step + 1, total_steps, metrics))
 
-    assemble(backbone.decoder, context.ranks)
-    return publish(
+    return publish_model(
         config,
-        config.lineage,
-        config.output_directory,
         context,
-        lambda: write_model(backbone, config.lora, config.model_directory, config.output_directory),
-        kind="model",
-        parents=(config.model_directory.name,),
-        seed=config.seed,
+        backbone,
         report={
             "examples": len(examples.train),
             "dropped_too_long": examples.dropped_too_long,
@@ -148,12 +137,9 @@ def read_examples(config: SftConfig, chat: Chat) -> Examples:
     fitting = [example for example in everything if example.tokens <= config.max_tokens and example.weight > 0]
     if not fitting:
         raise ConfigError(f"max_tokens: {config.max_tokens} fits none of {len(everything)} examples")
-    held = held_out_keys((str(example.prompt) for example in fitting), config.held_out_fraction, config.seed)
-    return Examples(
-        train=[example for example in fitting if str(example.prompt) not in held],
-        held_out=[example for example in fitting if str(example.prompt) in held],
-        dropped_too_long=len(everything) - len(fitting),
-    )
+    keyed = [(str(example.prompt), example) for example in fitting]
+    train, held_out = split_by_key(keyed, config.held_out_fraction, config.seed)
+    return Examples(train, held_out, dropped_too_long=len(everything) - len(fitting))
 
 
 def open_model(config: SftConfig, examples: Examples) -> tuple[Backbone, Examples]:

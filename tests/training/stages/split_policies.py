@@ -24,7 +24,7 @@ from training.optim.adam import OptimizerConfig
 from training.optim.ranks import all_different
 from training.parallelism import Parallelism, arrange, distribute_views, lay_out
 from training.rl.kl_control import KlConfig
-from training.rl.reference import Watch, WatchConfig
+from training.rl.reference import WatchConfig
 from training.rl.rollout import response_log_probs
 from training.rl.scores import Answer, score_by_verifier
 from training.stages import dpo, grpo, kto, ppo, reward_model
@@ -195,9 +195,12 @@ def uneven_samples(directory: Path, rank: int, world: int) -> None:
         rollout = own_engine(models.policy, prompts)(0).sample(prompts.ids, copies, 5, 1.0, range(4))
         assert rollout.response_ids_BR.shape[1] == (1 if rank == 0 else 5)
         torch.autograd.backward(response_log_probs(models.policy, rollout, 1.0)[0].sum())
-    watch = Watch(WATCH, prompts.ids, stop_ids, seed=0)
-    dpo.examine(models, toy_pairs(32, 0.0), watch, toy_dpo(), no_autocast, ranks)
-    kto.examine(models, toy_thumbs(64, 0.0), watch, toy_kto(), no_autocast, ranks)
+    pairs, thumbs = (replace(data, stop_ids=stop_ids) for data in (toy_pairs(32, 0.0), toy_thumbs(64, 0.0)))
+    contexts = [
+        RunContext(DirectoryCheckpoints(directory / name, ranks), ProgressList(), ranks) for name in ("dpo", "kto")
+    ]
+    dpo.train(models, pairs, toy_dpo(epochs=1, watch=WATCH), contexts[0], no_autocast)
+    kto.train(models, thumbs, toy_kto(epochs=1, watch=WATCH), contexts[1], no_autocast)
 
 
 def refusals(directory: Path, rank: int, world: int) -> None:

@@ -257,10 +257,8 @@ def test_accuracy_is_how_often_a_liked_response_is_above_a_disliked_one(apart: A
         ratios = apart.log_ratios(response_batch([thumb.example for thumb in thumbs])).tolist()
     middle = sorted(ratios)[len(ratios) // 2]
     told = [Thumb(thumb.example, ratio >= middle) for thumb, ratio in zip(thumbs, ratios, strict=True)]
-    watch = kto.Watch(WatchConfig(max_response_tokens=2), [(2, 3)], (STOP,), 0)
     for held_out, wanted in ((told, 1.0), ([Thumb(t.example, not t.up) for t in told], 0.0)):
-        figures = kto.examine(apart, Thumbs([], held_out, (STOP,)), watch, toy_kto(), no_autocast, ALONE)
-        assert figures["held_out_accuracy"] == wanted
+        assert kto.held_out_figures(apart, held_out, toy_kto(), no_autocast) == {"held_out_accuracy": wanted}
 
 
 def test_the_split_is_by_prompt(config: KtoConfig) -> None:

@@ -1,0 +1,142 @@
+"""The loop that DPO and KTO are: take a step, now and then look at responses to held-out prompts, and stop where they collapse. What is
+learned from a row, pairs or thumbs, stands in dpo.py and kto.py.
+
+Each step is a function of the state before it and of (seed, step), so a killed run goes on bit by bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Generic, Protocol, Self, TypeVar
+
+from training.data.order import rows_of_step, steps_for
+from training.data.tensors import TokenisedExample
+from training.model.checkpoint import read_config
+from training.model.lora import LoraConfig
+from training.model.vocabulary import VocabularyMap, choose_rows
+from training.optim.adam import OptimizerConfig
+from training.optim.learner import Learner
+from training.parallelism import Parallelism, gathered
+from training.rl.reference import PolicyAndReference, Watch, WatchConfig
+from training.stages.context import ConfigError, Lineage, Machine, Progress, RunContext
+from training.stages.machine import sampling_threads
+from training.stages.state import TrainingState
+
+
+@dataclass(frozen=True)
+class PreferenceConfig:
+    """output_directory becomes a model directory; with `lora` the adapter is merged into it and kept apart under adapter/."""
+
+    model_directory: Path  # also the reference
+    data_path: Path
+    output_directory: Path
+    lineage: Lineage
+    beta: float = 0.1  # of the penalty for leaving the reference: smaller goes further
+    epochs: int = 1
+    max_tokens: int = 512  # prompt + response; rows with a longer one are dropped and counted
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    lora: LoraConfig | None = None
+    vocabulary_rows: int | None = None
+    held_out_fraction: float = 0.1  # of the prompts, never of the rows
+    watch: WatchConfig = field(default_factory=WatchConfig)
+    checkpoint_every_steps: int = 50
+    seed: int = 0
+    machine: Machine = field(default_factory=Machine)
+    parallelism: Parallelism = field(default_factory=Parallelism)  # of the policy and its reference
+
+    def __post_init__(self) -> None:
+        if self.beta <= 0:
+            raise ConfigError(f"beta: {self.beta} is not above 0")
+        if self.vocabulary_rows is not None and self.lora is None:
+            raise ConfigError("vocabulary_rows: only with lora, full training would lose the other rows")
+
+
+class Row(Protocol):
+    """What somebody said of a response, or of two to one prompt."""
+
+    @property
+    def examples(self) -> Sequence[TokenisedExample]:
+        """The responses, each after the prompt."""
+
+    def narrowed(self, vocabulary: VocabularyMap) -> Self:
+        """The same in dense ids."""
+
+
+R = TypeVar("R", bound=Row)
+
+
+@dataclass(frozen=True)
+class Preferences(Generic[R]):
+    """The data of a run, split once, by prompt, in the ids that the model is trained with."""
+
+    train: list[R]
+    held_out: list[R]
+    stop_ids: tuple[int, ...]
+    dropped_too_long: int = 0
+    vocabulary: VocabularyMap | None = None
+
+    def trimmed(self, model_directory: Path, vocabulary_rows: int) -> Self:
+        """The same in dense ids, of so many rows of the embedding."""
+        examples = [example for row in (*self.train, *self.held_out) for example in row.examples]
+        used = {*self.stop_ids, *(i for example in examples for i in (*example.prompt, *example.response))}
+        vocabulary = choose_rows(used, read_config(model_directory).vocab_size, vocabulary_rows)
+        train, held_out = ([row.narrowed(vocabulary) for row in part] for part in (self.train, self.held_out))
+        stop_ids = tuple(vocabulary.narrow(self.stop_ids))
+        return replace(self, train=train, held_out=held_out, stop_ids=stop_ids, vocabulary=vocabulary)
+
+
+def learn_from(
+    data: Preferences[R],
+    models: PolicyAndReference,
+    batch_rows: int,
+    learn: Callable[[Sequence[R]], dict[str, float]],
+    examine: Callable[[], dict[str, float]],
+    stage: str,
+    config: PreferenceConfig,
+    context: RunContext,
+) -> tuple[dict[str, float], str]:
+    """Changes the policy; ends after all steps, or when responses collapse: then with the last healthy weights.
+
+    Args:
+        batch_rows: a step, all workers together.
+        learn: adds the gradient of a step's rows, of which each worker takes its share; returns figures of all ranks, `loss` among them.
+        examine: figures of the policy on held-out rows.
+
+    Returns:
+        figures of the policy as it is now, `step` among them; and why training stopped before its end, or "".
+    """
+    total_steps = steps_for(config.epochs, batch_rows, len(data.train))
+    learner = Learner(models.policy.named_parameters(), config.optimizer, total_steps, context.ranks)
+    state = TrainingState({"model": learner.named}, {"model": learner.optimizer}, context.ranks)
+    prompts = list(dict.fromkeys(row.examples[0].prompt for row in data.held_out))[: config.watch.prompts]
+    watch = Watch(config.watch, prompts, data.stop_ids, config.seed)
+
+    def look() -> dict[str, float]:
+        figures = examine()
+        with sampling_threads(config.machine), gathered(models.policy.decoder):
+            return figures | watch.look(models, context.ranks)
+
+    if checkpoint := context.checkpoints.latest():
+        numbers = state.read(checkpoint)
+    else:
+        numbers = {"step": 0, **look()}
+        numbers["response_tokens_before"] = numbers["response_tokens"]
+        context.checkpoints.save(0, lambda directory: state.write(directory, numbers))
+
+    for step in range(int(numbers["step"]), total_steps):
+        metrics = learn([data.train[row] for row in rows_of_step(step, batch_rows, len(data.train), config.seed)])
+        metrics |= learner.step(step, f"step {step + 1}, loss {metrics['loss']:.4g}")
+        numbers["step"] = step + 1
+        if (step + 1) % config.checkpoint_every_steps == 0 or step + 1 == total_steps:
+            figures = look()
+            metrics |= figures
+            if reason := watch.alarm(numbers["response_tokens_before"], figures):
+                context.progress(Progress(stage, step + 1, total_steps, metrics))
+                healthy = context.checkpoints.latest()
+                return (state.read(healthy) if healthy else numbers), f"step {step + 1}: {reason}"
+            numbers.update(figures)
+            context.checkpoints.save(step + 1, lambda directory: state.write(directory, numbers))
+        context.progress(Progress(stage, step + 1, total_steps, metrics))
+    return numbers, ""
