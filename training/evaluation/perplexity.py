@@ -20,7 +20,7 @@ from training.model.backbone import Backbone
 from training.model.transformer import Decoder
 from training.optim.ranks import Ranks
 from training.pipeline import Microbatch, total_loss
-from training.rl.losses import token_log_probs
+from training.rl.log_probs import next_token_log_probs
 from training.stages.machine import Autocast
 
 
@@ -67,7 +67,5 @@ def measure(decoder: Decoder, rows: PackedRows, microbatch_rows: int, autocast: 
 
 
 def surprise_of(decoder: Decoder, hidden_BTD: Tensor, batch: PackedBatch, chosen_BT: Tensor, over: int = 1) -> Tensor:
-    """Nats of the chosen tokens, each under the one before it, over a count. The head runs on those positions alone."""
-    chosen_BT = chosen_BT[:, 1:]  # position t predicts token t + 1
-    logits_NV = decoder.logits(hidden_BTD[:, :-1][chosen_BT])
-    return -token_log_probs(logits_NV, batch.ids_BT[:, 1:][chosen_BT]).double().sum() / over
+    """Nats of the chosen tokens, each under the one before it, over a count."""
+    return -next_token_log_probs(decoder, hidden_BTD, batch.ids_BT, chosen_BT).double().sum() / over

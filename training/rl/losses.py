@@ -30,9 +30,9 @@ def token_entropy(logits_NV: Tensor, temperature: float = 1.0) -> Tensor:
     return -(log_probs_NV.exp() * log_probs_NV).sum(-1)
 
 
-def weighted_cross_entropy(logits_NV: Tensor, targets_N: Tensor, weights_N: Tensor, weight_total: float) -> Tensor:
+def weighted_cross_entropy(log_probs_N: Tensor, weights_N: Tensor, weight_total: float) -> Tensor:
     """SFT: sum of weight * -log p over the global sum of weights."""
-    return -(token_log_probs(logits_NV, targets_N) * weights_N).sum() / weight_total
+    return -(log_probs_N * weights_N).sum() / weight_total
 
 
 def bradley_terry(chosen_B: Tensor, rejected_B: Tensor, margin_B: Tensor, pairs: int) -> Tensor:

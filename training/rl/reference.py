@@ -23,7 +23,7 @@ from training.model.lora import LoraConfig
 from training.model.vocabulary import VocabularyMap, trim_vocabulary
 from training.optim.ranks import Ranks
 from training.rl.alarms import Limits, alarm
-from training.rl.losses import token_log_probs
+from training.rl.log_probs import in_place, next_token_log_probs
 from training.rl.rollout import CachedEngine, response_log_probs
 
 
@@ -59,13 +59,10 @@ def sequence_log_probs(backbone: Backbone, batch: ResponseBatch) -> Tensor:
 
 
 def response_token_log_probs(backbone: Backbone, batch: ResponseBatch) -> Tensor:
-    """Log-probability of each response token given what is before it, [B, T - 1], else 0. The head runs on those alone."""
+    """Log-probability of each response token given what is before it, [B, T - 1], else 0."""
     hidden_BTD = backbone.hidden(batch.ids_BT, batch.mask_BT)
-    chosen_BT = batch.response_mask_BT[:, 1:].bool()  # position t predicts token t + 1
-    logits_NV = backbone.decoder.logits(hidden_BTD[:, :-1][chosen_BT])
-    log_probs_BT = torch.zeros(chosen_BT.shape)
-    log_probs_BT[chosen_BT] = token_log_probs(logits_NV, batch.ids_BT[:, 1:][chosen_BT])
-    return log_probs_BT
+    chosen_BT = batch.response_mask_BT.bool()
+    return in_place(next_token_log_probs(backbone.decoder, hidden_BTD, batch.ids_BT, chosen_BT), chosen_BT[:, 1:])
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from training.decoding.rows import Rows, steps, stop_at
 from training.decoding.sampling import choose, row_noise
 from training.model.backbone import Backbone
 from training.model.cache import KeyValueCache
+from training.rl.log_probs import chosen_log_probs, in_place
 from training.rl.losses import token_log_probs
 
 
@@ -148,10 +149,9 @@ def response_log_probs(backbone: Backbone, rollout: Rollout, temperature: float)
     """
     hidden_BRD = states_before_response(backbone, rollout)
     real_BR = rollout.response_mask_BR.bool()
-    logits_NV = backbone.decoder.logits(hidden_BRD[real_BR])
-    log_probs_BR = torch.zeros(real_BR.shape, device=real_BR.device)
-    log_probs_BR[real_BR] = token_log_probs(logits_NV, rollout.response_ids_BR[real_BR], temperature)
-    return log_probs_BR, logits_NV
+    decoder, targets_BR = backbone.decoder, rollout.response_ids_BR
+    log_probs_N, logits_NV = chosen_log_probs(decoder, hidden_BRD, targets_BR, real_BR, temperature)
+    return in_place(log_probs_N, real_BR), logits_NV
 
 
 def states_before_response(backbone: Backbone, rollout: Rollout) -> Tensor:

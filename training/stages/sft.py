@@ -27,6 +27,7 @@ from training.optim.learner import Learner
 from training.optim.ranks import Ranks
 from training.parallelism import Parallelism, distribute, lay_out
 from training.pipeline import Microbatch, add_gradients, keep_own, total_loss
+from training.rl.log_probs import next_token_log_probs
 from training.rl.losses import weighted_cross_entropy
 from training.stages.artifact import finished, publish_model
 from training.stages.context import ConfigError, Lineage, Machine, Progress, RunContext
@@ -185,11 +186,11 @@ def batch_loss(backbone: Backbone, batch: ResponseBatch, weight_total: float) ->
 
 
 def response_loss(decoder: Decoder, hidden_BTD: Tensor, batch: ResponseBatch, weight_total: float) -> Tensor:
-    """The same from the last hidden states. The head runs on response positions alone."""
-    chosen_BT = batch.response_mask_BT[:, 1:].bool()  # position t predicts token t + 1
-    logits_NV = decoder.logits(hidden_BTD[:, :-1][chosen_BT])
-    weights_N = batch.weights_B[:, None].expand_as(chosen_BT)[chosen_BT]
-    return weighted_cross_entropy(logits_NV, batch.ids_BT[:, 1:][chosen_BT], weights_N, weight_total)
+    """The same from the last hidden states."""
+    chosen_BT = batch.response_mask_BT.bool()
+    log_probs_N = next_token_log_probs(decoder, hidden_BTD, batch.ids_BT, chosen_BT)
+    weights_N = batch.weights_B[:, None].expand_as(chosen_BT)[:, 1:][chosen_BT[:, 1:]]
+    return weighted_cross_entropy(log_probs_N, weights_N, weight_total)
 
 
 def held_out_loss(

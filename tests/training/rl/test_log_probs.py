@@ -1,0 +1,42 @@
+"""Log-probabilities of chosen tokens against the whole distribution, and where they are put."""
+
+import pytest
+import torch
+
+from tests.training.rl.toy import toy_decoder
+from training.rl.log_probs import chosen_log_probs, in_place, next_token_log_probs
+
+IDS_BT = torch.tensor([[2, 3, 4, 5], [6, 7, 8, 9]])
+CHOSEN_BT = torch.tensor([[True, False, True, True], [False, True, False, False]])
+
+
+def whole(temperature: float) -> torch.Tensor:
+    """Log-probabilities of all tokens at all places."""
+    decoder = toy_decoder()
+    return (decoder.logits(decoder(IDS_BT)) / temperature).log_softmax(-1)
+
+
+def test_each_chosen_token_is_predicted_by_the_place_before_it_and_the_first_column_by_nothing() -> None:
+    with torch.no_grad():
+        decoder, all_BTV = toy_decoder(), whole(1.0)
+        found = next_token_log_probs(decoder, decoder(IDS_BT), IDS_BT, CHOSEN_BT)
+    wanted = [all_BTV[0, 1, 4], all_BTV[0, 2, 5], all_BTV[1, 0, 7]]
+    assert found.tolist() == pytest.approx([float(value) for value in wanted], abs=1e-5)
+
+
+def test_the_head_runs_on_chosen_places_alone_at_their_temperature() -> None:
+    with torch.no_grad():
+        decoder, all_BTV = toy_decoder(), whole(0.5)
+        found, logits_NV = chosen_log_probs(decoder, decoder(IDS_BT), IDS_BT, CHOSEN_BT, 0.5)
+    assert logits_NV.shape[0] == 4
+    wanted = all_BTV.gather(-1, IDS_BT[..., None]).squeeze(-1)[CHOSEN_BT]
+    assert torch.allclose(found, wanted, atol=1e-5)
+
+
+def test_values_stand_where_they_were_chosen_and_carry_their_gradient() -> None:
+    values = torch.tensor([1.0, 2.0, 3.0, 4.0], requires_grad=True)
+    placed = in_place(values, CHOSEN_BT)
+    assert placed.tolist() == [[1.0, 0.0, 2.0, 3.0], [0.0, 4.0, 0.0, 0.0]]
+    torch.autograd.backward((placed * torch.arange(8.0).view(2, 4)).sum())
+    assert values.grad is not None
+    assert values.grad.tolist() == [0.0, 2.0, 3.0, 5.0]
