@@ -12,9 +12,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from training.data.chat import Chat
 from training.model.reward import RewardModel
-from training.model.vocabulary import VocabularyMap
 from training.optim.ranks import ALONE, Ranks
 from training.rl.rollout import Rollout
 
@@ -60,16 +58,15 @@ def score_by_model(reward: RewardModel) -> Score:
     return score
 
 
-def score_by_verifier(verifier: Verifier, chat: Chat, vocabulary: VocabularyMap | None, ranks: Ranks = ALONE) -> Score:
-    """The verifier's scores of the responses as people would read them. Of the workers that read the same rows one asks: a verifier with
+def score_by_verifier(verifier: Verifier, decode: Callable[[Sequence[int]], str], ranks: Ranks = ALONE) -> Score:
+    """The verifier's scores of the responses as people would read them, by `decode`. Of the workers that read the same rows one asks: a verifier with
     a time limit may answer each otherwise."""
 
     def verified(rollout: Rollout) -> Tensor:
         answers = []
         for row, task in enumerate(rollout.tasks):
             ids = rollout.response_ids_BR[row, : int(rollout.response_mask_BR[row].sum())].tolist()
-            full = ids if vocabulary is None else vocabulary.widen(ids)
-            answers.append(Answer(task, chat.decode(full), bool(rollout.ended_B[row])))
+            answers.append(Answer(task, decode(ids), bool(rollout.ended_B[row])))
         scores = verifier(answers)
         if len(scores) != len(answers):
             raise ValueError(f"verifier: {len(scores)} scores for {len(answers)} answers")

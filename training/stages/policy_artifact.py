@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from training.data.chat import Chat
 from training.manifest import Manifest
 from training.model.backbone import Backbone
 from training.model.reward import load_reward_model
@@ -32,12 +31,10 @@ def refuse_judges(config: PolicyConfig, verifier: Verifier | None) -> None:
         raise ConfigError(f"reward_model_directory: {both} would give the scores")
 
 
-def open_score(
-    players: Players, verifier: Verifier | None, chat: Chat, vocabulary: VocabularyMap | None, ranks: Ranks
-) -> Score:
+def open_score(players: Players, verifier: Verifier | None, prompts: Prompts, ranks: Ranks) -> Score:
     """The reward model's, or the verifier's."""
     if verifier is not None:
-        return score_by_verifier(verifier, chat, vocabulary, ranks)
+        return score_by_verifier(verifier, prompts.decode, ranks)
     assert players.reward is not None
     return score_by_model(players.reward)
 

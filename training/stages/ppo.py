@@ -80,14 +80,13 @@ def run(config: PpoConfig, context: RunContext, verifier: Verifier | None = None
     refuse_judges(config, verifier)
     autocast = settle(config.machine)
     context = lay_out(config.parallelism, context)
-    chat = load_chat(config.model_directory)
-    prompts = read_data(config, chat)
+    prompts = read_data(config, load_chat(config.model_directory))
     made_of = sources(config, prompts.vocabulary)
     opened = open_players(made_of, with_reference=True)
     assert opened.reference is not None
     players = PpoPlayers(opened.policy, opened.reference, open_critic(opened, made_of))
     distribute_views((*opened.views, players.critic.backbone), context.ranks)
-    score = open_score(opened, verifier, chat, prompts.vocabulary, context.ranks)
+    score = open_score(opened, verifier, prompts, context.ranks)
     gold = open_gold(config, prompts.vocabulary, context.ranks)
     algorithm = Ppo(players, config, Setting(prompts, score, autocast, context.ranks, gold, telling(verifier)))
     outcome = train(

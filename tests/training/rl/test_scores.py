@@ -8,7 +8,6 @@ import torch
 
 from tests.training.toys import toy_model
 from training.data.chat import load_chat
-from training.model.vocabulary import VocabularyMap
 from training.rl.rollout import Rollout
 from training.rl.scores import Answer, score_by_verifier
 
@@ -32,15 +31,12 @@ def rollout_of(responses: list[list[int]], ended: list[bool]) -> Rollout:
     return Rollout(prompt, prompt, ids, mask, torch.zeros(mask.shape), torch.tensor(ended), "update-0", tasks)
 
 
-@pytest.mark.parametrize("trimmed", [False, True])
-def test_it_is_given_task_text_and_whether_the_response_ended(tmp_path: Path, trimmed: bool) -> None:
+def test_it_is_given_task_text_and_whether_the_response_ended(tmp_path: Path) -> None:
     chat = load_chat(toy_model(tmp_path / "model"))
     texts = ["tree", "good house"]
     full = [chat.response_ids(texts[0]), chat.response_ids(texts[1])[:-1]]
-    vocabulary = VocabularyMap(sorted({i for row in full for i in row})) if trimmed else None
     verifier = Remembering(0.0, 1.0)
-    rows = full if vocabulary is None else [vocabulary.narrow(row) for row in full]
-    scores = score_by_verifier(verifier, chat, vocabulary)(rollout_of(rows, [True, False]))
+    scores = score_by_verifier(verifier, chat.decode)(rollout_of(full, [True, False]))
     assert scores.tolist() == [0.0, 1.0]
     assert verifier.answers == [Answer("task 0", texts[0], True), Answer("task 1", texts[1], False)]
 
@@ -52,4 +48,4 @@ def test_tasks_follow_their_rows() -> None:
 def test_a_verifier_that_miscounts_is_an_error(tmp_path: Path) -> None:
     chat = load_chat(toy_model(tmp_path / "model"))
     with pytest.raises(ValueError, match="verifier: 1 scores for 2 answers"):
-        score_by_verifier(Remembering(1.0), chat, None)(rollout_of([[3], [4]], [True, True]))
+        score_by_verifier(Remembering(1.0), chat.decode)(rollout_of([[3], [4]], [True, True]))

@@ -224,6 +224,6 @@ def one_verdict(directory: Path, rank: int, world: int) -> None:
     """Of workers that hold parts of one model, one asks the verifier, and all have its scores."""
     ranks = arrange(Parallelism(tensor=2), all_different(rank, world))
     verifier, chat = Remembering(rank + 1.0, rank + 2.0), load_chat(toy_model(directory / f"of-{rank}"))
-    scores = score_by_verifier(verifier, chat, None, ranks)(rollout_of([[3], [4]], [True, True]))
+    scores = score_by_verifier(verifier, chat.decode, ranks)(rollout_of([[3], [4]], [True, True]))
     assert scores.tolist() == [1.0, 2.0]
     assert len(verifier.answers) == (2 if rank == 0 else 0)

@@ -293,3 +293,10 @@ def test_mixed_examples_that_are_too_long_are_refused(config: GrpoConfig, tmp_pa
     mix = SftMix(write_lines(tmp_path / "sft.jsonl", [{"messages": user("tree " * 400), "response": "good"}]))
     with pytest.raises(ConfigError, match="sft_mix: none of 1 examples"):
         read_data(replace(config, sft_mix=mix), load_chat(config.model_directory))
+
+
+def test_trimmed_ids_are_read_as_the_text_that_they_were(config: GrpoConfig) -> None:
+    trimmed = read_data(replace(config, lora=LORA, vocabulary_rows=290), load_chat(config.model_directory))
+    whole = read_data(config, load_chat(config.model_directory))
+    assert trimmed.ids[3] != whole.ids[3]
+    assert trimmed.decode(trimmed.ids[3]) == whole.decode(whole.ids[3]) != ""

@@ -75,14 +75,7 @@ def test_it_is_what_the_loop_of_ppo_and_grpo_takes() -> None:
     empty_B1 = torch.zeros(2, 1, dtype=torch.long)
     ended_B = torch.ones(2).bool()
     rollout = Rollout(empty_B1, empty_B1, ids_BR, mask_BR, torch.zeros(2, 2), ended_B, "", tasks=(task, task))
-    assert score_by_verifier(verify, Spelling(), None)(rollout).tolist() == [1, 1]  # type: ignore[arg-type]
-
-
-class Spelling:
-    """A chat whose token ids are letters."""
-
-    def decode(self, ids: list[int]) -> str:
-        return "".join(map(chr, ids))
+    assert score_by_verifier(verify, lambda ids: "".join(map(chr, ids)))(rollout).tolist() == [1, 1]
 
 
 def test_a_task_that_was_not_read_is_an_error() -> None:
