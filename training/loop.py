@@ -25,7 +25,7 @@ from training.evaluation.trial import CandidateState, Clock, Rollout, ThumbCount
 from training.forgetting import forget
 from training.lineage import Descent, erased_versions, trace
 from training.manifest import MANIFEST, Manifest, plain, read_manifest, write_manifest
-from training.progress import FIGURE_GAP, Board, Display
+from training.progress import FIGURE_GAP, Board, Display, figures_of
 from training.recipes.recipe import LoopConfig, Plan, Recipe
 from training.registry import Registry, RegistryError, Stage
 from training.reporting.turn import REPORT, STAGES, write_report
@@ -221,9 +221,9 @@ class _StagesOnBoard:
         self.turn.board.begin(name)
 
     def move(self, name: str, progress: Progress) -> None:
-        figures = FIGURE_GAP.join(f"{key} {progress.metrics[key]:.3g}" for key in SHOWN if key in progress.metrics)
         where = f"{progress.step}/{progress.total_steps}"
-        self.turn.board.move(name, progress.step / max(progress.total_steps, 1), f"{where}{FIGURE_GAP}{figures}")
+        detail = FIGURE_GAP.join((where, *figures_of(progress.metrics, SHOWN)))
+        self.turn.board.move(name, progress.step / max(progress.total_steps, 1), detail)
 
     def end(self, name: str) -> None:
         found = read_health(self.turn.config.evaluation.health_directory).text() if name == "health" else ""

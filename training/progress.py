@@ -10,12 +10,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import TYPE_CHECKING, Protocol, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from training.status import FAILED, STOPPED, Status, Step, StepState, now, read_status, write_status
+
+if TYPE_CHECKING:
+    from training.stages import context  # it imports torch
 
 WRITE_EVERY_SECONDS = 0.5
 SAY_EVERY_SECONDS = 10.0
@@ -205,6 +208,46 @@ class Bars:
             share=f"{step.progress:.0%}",
             detail=fitting(detail, self._console.width - CELLS_BESIDE_DETAIL),
         )
+
+
+class ShownStages:
+    """Stages as steps of a display, with their newest figures: those of `names` that they tell, to so many digits. A Watcher
+    (cluster/progress_log.py).
+
+    counted: what a stage's steps are called.
+    """
+
+    def __init__(self, display: Display, names: Sequence[str], counted: str = "step", digits: int = 3) -> None:
+        self._display, self._names, self._counted, self._digits = display, names, counted, digits
+        self._steps: dict[str, Step] = {}
+
+    def begin(self, name: str) -> None:
+        self._steps[name] = Step(name, StepState.RUNNING)
+        self._display.begin(self._steps[name])
+
+    def move(self, name: str, progress: context.Progress) -> None:
+        figures = figures_of(progress.metrics, self._names, self._digits)
+        where = f"{self._counted} {progress.step} of {progress.total_steps}"
+        self.show(name, progress.step / progress.total_steps, FIGURE_GAP.join((where, *figures)))
+
+    def show(self, name: str, share: float, detail: str) -> None:
+        """How far a step is, which begins if it has not."""
+        if name not in self._steps:
+            self.begin(name)
+        step = self._steps[name]
+        step.progress, step.detail = share, detail
+        self._display.move(step)
+
+    def end(self, name: str) -> None:
+        """Of one that never began there is nothing to show."""
+        if step := self._steps.pop(name, None):
+            step.state = StepState.DONE
+            self._display.end(step)
+
+
+def figures_of(metrics: Mapping[str, float], names: Sequence[str], digits: int = 3) -> list[str]:
+    """Those that are there, as people read them."""
+    return [f"{name} {metrics[name]:.{digits}g}" for name in names if name in metrics]
 
 
 def fitting(detail: str, cells: int) -> str:

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from training.progress import Bars, Board, Lines, Step, fitting
+from training.progress import Bars, Board, Lines, ShownStages, Step, fitting
+from training.stages.context import Progress
+from training.status import StepState
 
 FIGURES = "20/60  loss 0.693  kl 1.25  score 0.11  response_tokens 40"
 
@@ -71,3 +73,53 @@ def test_what_somebody_stopped_waits_and_has_not_failed(tmp_path: Path) -> None:
     steps = json.loads((tmp_path / "status.json").read_text())["steps"]
     assert [step["state"] for step in steps] == ["done", "waiting", "waiting"]
     assert "failed" not in out.getvalue()
+
+
+class Seen:
+    """A display that remembers what it was told, as it was then."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, str, StepState, float, str]] = []
+
+    def begin(self, step: Step) -> None:
+        self._note("begin", step)
+
+    def move(self, step: Step) -> None:
+        self._note("move", step)
+
+    def end(self, step: Step) -> None:
+        self._note("end", step)
+
+    def say(self, text: str) -> None:
+        raise AssertionError(text)
+
+    def _note(self, what: str, step: Step) -> None:
+        self.told.append((what, step.name, step.state, step.progress, step.detail))
+
+
+def test_a_stage_shows_where_it_is_and_of_its_figures_those_that_were_asked_for() -> None:
+    seen = Seen()
+    stages = ShownStages(seen, ("loss", "kl", "score"), counted="update", digits=4)
+    stages.begin("grpo")
+    stages.move("grpo", Progress("grpo", 1, 4, {"score": 0.123456, "loss": 2.0, "tokens": 9.0}))
+    stages.end("grpo")
+    detail = "update 1 of 4  loss 2  score 0.1235"
+    assert seen.told == [
+        ("begin", "grpo", StepState.RUNNING, 0.0, ""),
+        ("move", "grpo", StepState.RUNNING, 0.25, detail),
+        ("end", "grpo", StepState.DONE, 0.25, detail),
+    ]
+
+
+def test_a_step_begins_when_it_is_first_heard_of_and_one_that_was_done_before_is_not_shown() -> None:
+    seen = Seen()
+    stages = ShownStages(seen, ())
+    stages.end("tokenise")
+    stages.show("pretrain", 0.5, "half")
+    stages.end("pretrain")
+    stages.end("pretrain")
+    assert [(what, name) for what, name, *_ in seen.told] == [
+        ("begin", "pretrain"),
+        ("move", "pretrain"),
+        ("end", "pretrain"),
+    ]

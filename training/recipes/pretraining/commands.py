@@ -8,6 +8,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -16,15 +17,14 @@ from training.cluster.runner import StageRun, run_stage
 from training.cluster.sample_log import SAMPLES, read_samples
 from training.data.token_shards import Tokenised
 from training.manifest import Manifest
-from training.progress import FIGURE_GAP, Bars, Display, Lines
+from training.progress import Bars, Lines, ShownStages
 from training.recipes.guardrail.packages import DataError
 from training.recipes.pretraining.plan import planned
 from training.recipes.pretraining.recipe import RECIPES, SIZES_VOCABULARY, pretraining
 from training.recipes.pretraining.scaling import train_sizes, write_scaling
-from training.recipes.pretraining.texts import prepare, write_texts
+from training.recipes.pretraining.texts import Prepared, prepare, write_texts
 from training.stages import pretrain
-from training.stages.context import ConfigError, Progress
-from training.status import Step, StepState
+from training.stages.context import ConfigError
 
 SHOWN = ("loss", "bits_per_byte", "tokens_per_second")
 
@@ -48,13 +48,15 @@ def run_pretrain(options: argparse.Namespace, code_commit: str) -> int:
     """One recipe to its end."""
     recipe = RECIPES[options.recipe]
     work: Path = options.work.absolute()
-    with _shown() as told:
-        prepared = prepare(_texts(work), recipe.vocabulary, work, told.tokenised)
+    with _shown() as shown:
+        prepared = _prepare(work, recipe.vocabulary, shown)
         output = work / options.recipe
         draft = pretraining(recipe.shape, prepared, 1, "float32", output, code_commit)
         plan = planned(work / f"{options.recipe}-plan.json", options.recipe, options.minutes or recipe.minutes, draft)
         config = pretraining(recipe.shape, prepared, plan.steps, plan.dtype, output, code_commit)
-        manifest = run_stage(StageRun(options.recipe, pretrain.run, config), work / "runs", told.move)
+        told = partial(shown.move, pretrain.STAGE)
+        manifest = run_stage(StageRun(options.recipe, pretrain.run, config), work / "runs", told)
+        shown.end(pretrain.STAGE)
     _print_result(manifest, work / "runs" / options.recipe / SAMPLES)
     print(f"\nthe model is in {output}")
     return 0
@@ -63,9 +65,9 @@ def run_pretrain(options: argparse.Namespace, code_commit: str) -> int:
 def run_scaling(options: argparse.Namespace, code_commit: str) -> int:
     """Three sizes and the page about them."""
     work: Path = options.work.absolute()
-    with _shown() as told:
-        prepared = prepare(_texts(work), SIZES_VOCABULARY, work, told.tokenised)
-        sizes = train_sizes(prepared, options.tokens_per_parameter, work / "scaling", code_commit, told.move_named)
+    with _shown() as shown:
+        prepared = _prepare(work, SIZES_VOCABULARY, shown)
+        sizes = train_sizes(prepared, options.tokens_per_parameter, work / "scaling", code_commit, shown)
     law = write_scaling(sizes, options.tokens_per_parameter, work)
     for size in sizes:
         print(f"{size.name}: {size.tokens:,} tokens, {size.points[-1].bits_per_byte:.4f} bits per byte")
@@ -74,44 +76,25 @@ def run_scaling(options: argparse.Namespace, code_commit: str) -> int:
     return 0
 
 
-class _Told:
-    """Steps by name, shown as they move."""
+def _prepare(work: Path, vocabulary: int, shown: ShownStages) -> Prepared:
+    """Texts, tokenizer and shards."""
 
-    def __init__(self, display: Display) -> None:
-        self._display = display
-        self._steps: dict[str, Step] = {}
+    def tokenised(told: Tokenised) -> None:
+        detail = f"{told.documents:,} texts, {told.tokens:,} tokens"
+        shown.show("tokenise", told.read_bytes / told.all_bytes, detail)
 
-    def move(self, progress: Progress) -> None:
-        self.move_named(progress.stage, progress)
-
-    def move_named(self, name: str, progress: Progress) -> None:
-        figures = [f"{figure} {progress.metrics[figure]:.4g}" for figure in SHOWN if figure in progress.metrics]
-        where = f"step {progress.step} of {progress.total_steps}"
-        self._show(name, progress.step / progress.total_steps, FIGURE_GAP.join((where, *figures)))
-
-    def tokenised(self, told: Tokenised) -> None:
-        self._show("tokenise", told.read_bytes / told.all_bytes, f"{told.documents:,} texts, {told.tokens:,} tokens")
-
-    def _show(self, name: str, share: float, detail: str) -> None:
-        if name not in self._steps:
-            self._steps[name] = Step(name, StepState.RUNNING)
-            self._display.begin(self._steps[name])
-        step = self._steps[name]
-        step.progress, step.detail = share, detail
-        if share < 1:
-            self._display.move(step)
-        else:
-            step.state = StepState.DONE
-            self._display.end(step)
+    prepared = prepare(_texts(work), vocabulary, work, tokenised)
+    shown.end("tokenise")
+    return prepared
 
 
 @contextmanager
-def _shown() -> Iterator[_Told]:
+def _shown() -> Iterator[ShownStages]:
     if sys.stdout.isatty():
         with Bars(Console()) as bars:
-            yield _Told(bars)
+            yield ShownStages(bars, SHOWN, digits=4)
     else:
-        yield _Told(Lines(sys.stdout))
+        yield ShownStages(Lines(sys.stdout), SHOWN, digits=4)
 
 
 def _texts(work: Path) -> Path:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from training.cluster.progress_log import PROGRESS, read_progress
+from training.cluster.progress_log import PROGRESS, Watcher, read_progress
 from training.cluster.runner import StageRun, run_stage
 from training.recipes.pretraining.recipe import CONTEXT_TOKENS, SIZES, SIZES_VOCABULARY, Shape, pretraining
 from training.recipes.pretraining.texts import Prepared
@@ -79,7 +79,7 @@ def steps_for_size(shape: Shape, vocabulary: int, tokens_per_parameter: float) -
 
 
 def train_sizes(
-    prepared: Prepared, tokens_per_parameter: float, work: Path, code_commit: str, tell: Callable[[str, Progress], None]
+    prepared: Prepared, tokens_per_parameter: float, work: Path, code_commit: str, watcher: Watcher
 ) -> list[Size]:
     """Train the three, or go on where a kill left them."""
     sizes = []
@@ -87,7 +87,8 @@ def train_sizes(
         name = f"{shape.name}-{tokens_per_parameter:g}"
         steps = steps_for_size(shape, SIZES_VOCABULARY, tokens_per_parameter)
         config = pretraining(shape, prepared, steps, DTYPE, work / f"model-{name}", code_commit)
-        manifest = run_stage(StageRun(name, pretrain.run, config), work, partial(tell, shape.name))
+        manifest = run_stage(StageRun(name, pretrain.run, config), work, partial(watcher.move, shape.name))
+        watcher.end(shape.name)
         sizes.append(course(shape.name, manifest.report["parameters"], read_progress(work / name / PROGRESS)))
     return sizes
 

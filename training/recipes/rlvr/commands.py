@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING
 from training.cluster.group import Group
 from training.cluster.runner import StageRun, run_stages
 from training.manifest import plain
-from training.progress import FIGURE_GAP, Lines
+from training.progress import Lines, ShownStages
 from training.recipes.rlvr.held_out import Measured, interval, measure
 from training.recipes.rlvr.recipe import ALGORITHMS, SIZES, Lengths, sampling
 from training.recipes.rlvr.stage import open_scorer, run
 from training.runs import write_json
-from training.stages.context import ConfigError, Progress
-from training.status import Step, StepState
+from training.stages.context import ConfigError
 from training.verification.items import Item, Split, write_items
 from training.verification.tasks.catalogue import Order, make_items
 
@@ -76,7 +75,8 @@ def train_on_task(options: argparse.Namespace, code_commit: str) -> int:
         before = measure(options.model, held_out, scorer, answered, work / BEFORE)
         lines.say(f"right before: {interval(before.right)}")
         group = Group(options.workers, rollout_actors=options.rollout_actors)
-        run_stages([StageRun(options.algorithm, run, config)], work / "runs", group, _Told(lines))
+        shown = ShownStages(lines, SHOWN, counted="update")
+        run_stages([StageRun(options.algorithm, run, config)], work / "runs", group, shown)
         lines.say(f"{output.name} answers the same items")
         after = measure(output, held_out, scorer, answered, work / AFTER)
     _conclude(before, after, work, lines)
@@ -107,24 +107,3 @@ def _conclude(before: Measured, after: Measured, work: Path, lines: Lines) -> No
     write_json(work / RESULT, {name: plain(value) for name, value in fields.items()})
     lines.say(f"right after: {interval(after.right)}; gained: {interval(gain)} (95 %, {gain.clusters} items)")
     lines.say(f"the model is in {work / after.version}, the run's page under {work / 'runs'}")
-
-
-class _Told:
-    """Shows what the stage reports."""
-
-    def __init__(self, lines: Lines) -> None:
-        self._lines = lines
-
-    def begin(self, name: str) -> None:
-        self._step = Step(name, StepState.RUNNING)
-        self._lines.begin(self._step)
-
-    def move(self, name: str, progress: Progress) -> None:
-        figures = [f"{figure} {progress.metrics[figure]:.3g}" for figure in SHOWN if figure in progress.metrics]
-        self._step.progress = progress.step / progress.total_steps
-        self._step.detail = FIGURE_GAP.join((f"update {progress.step} of {progress.total_steps}", *figures))
-        self._lines.move(self._step)
-
-    def end(self, name: str) -> None:
-        self._step.state = StepState.DONE
-        self._lines.end(self._step)
