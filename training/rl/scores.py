@@ -59,8 +59,8 @@ def score_by_model(reward: RewardModel) -> Score:
 
 
 def score_by_verifier(verifier: Verifier, decode: Callable[[Sequence[int]], str], ranks: Ranks = ALONE) -> Score:
-    """The verifier's scores of the responses as people would read them, by `decode`. Of the workers that read the same rows one asks: a verifier with
-    a time limit may answer each otherwise."""
+    """The verifier's scores of the responses as people would read them, by `decode`. Of the workers that read the same rows one asks: a
+    verifier with a time limit may answer each otherwise."""
 
     def verified(rollout: Rollout) -> Tensor:
         answers = []
