@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import replace
 from pathlib import Path
 
 from training.model.checkpoint import read_config
 from training.planning.accelerators import ACCELERATORS, accelerator_named
-from training.planning.plan import PlannedStage, plan_recipe
+from training.planning.plan import plan_recipe
 from training.planning.text import as_json, text
 from training.recipes.open_models.recipes import RECIPES, recipe_named
 from training.recipes.open_models.shapes import shape
@@ -35,18 +34,13 @@ def _plan(options: argparse.Namespace) -> int:
     """Raises: ConfigError: as plan_recipe; ModelConfigError: the config.json is none that we build."""
     accelerator, recipe = accelerator_named(options.accelerator), recipe_named(options.recipe)
     model = shape(recipe.shape) if options.model is None else read_config(options.model)
-    stages = [_laid_out(stage, options.shard, options.tensor) for stage in recipe.stages]
+    asked = {name: value for name in ("shard", "tensor") if (value := getattr(options, name)) is not None}
+    stages = [stage.laid_out(**asked) for stage in recipe.stages]
     gpus = recipe.gpus if options.gpus is None else options.gpus
     plan = plan_recipe(recipe.name, stages, model, gpus, accelerator)
     price = options.dollars_per_gpu_hour
     print(json.dumps(as_json(plan, price), indent=2) if options.json else text(plan, price))
     return 0
-
-
-def _laid_out(stage: PlannedStage, shard: int | None, tensor: int | None) -> PlannedStage:
-    given = stage.parallelism
-    asked = {name: value for name, value in (("shard", shard), ("tensor", tensor)) if value is not None}
-    return replace(stage, parallelism=replace(given, **asked))
 
 
 def _price(given: str) -> float:

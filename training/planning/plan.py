@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from training.model.config import ModelConfig, parse_config
-from training.parallelism import Parallelism
 from training.planning.accelerators import GIB, Accelerator
 from training.planning.layout import Layout
 from training.planning.memory import Phase, peak
@@ -20,12 +19,16 @@ TENSORS = (1, 2, 4, 8)  # within a machine: sums over a network would be waited 
 
 @dataclass(frozen=True)
 class PlannedStage:
-    """A stage of a recipe: the config that it runs with, how its workers are laid out, and what it will read."""
+    """A stage of a recipe: the config that it runs with, and what it will read."""
 
     name: str
     config: StageConfig
-    parallelism: Parallelism
     data: DataSize = field(default_factory=DataSize)
+
+    def laid_out(self, **factors: int) -> PlannedStage:
+        """The same with these of its Parallelism."""
+        parallelism = replace(self.config.parallelism, **factors)
+        return replace(self, config=replace(self.config, parallelism=parallelism))
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ def plan_stage(stage: PlannedStage, model: ModelConfig, gpus: int, accelerator: 
             and a layout that fits, if one does.
     """
     try:
-        planned = _laid_out(stage, model, gpus, accelerator)
+        planned = _planned(stage, model, gpus, accelerator)
     except ConfigError as error:
         raise ConfigError(f"{stage.name}: {error}; {_advice(stage, model, gpus, accelerator)}") from error
     if planned.memory.bytes > accelerator.usable_bytes:
@@ -115,18 +118,17 @@ def fitting(stage: PlannedStage, model: ModelConfig, gpus: int, accelerator: Acc
         for shard in range(1, gpus // tensor + 1):
             if gpus % (shard * tensor) == 0:
                 try:
-                    asked = replace(stage, parallelism=Parallelism(shard, tensor))
-                    planned = _laid_out(asked, model, gpus, accelerator)
+                    planned = _planned(stage.laid_out(shard=shard, tensor=tensor, pipeline=1), model, gpus, accelerator)
                 except ConfigError:
                     continue
                 if planned.memory.bytes <= accelerator.usable_bytes:
                     yield planned
 
 
-def _laid_out(stage: PlannedStage, model: ModelConfig, gpus: int, accelerator: Accelerator) -> StagePlan:
+def _planned(stage: PlannedStage, model: ModelConfig, gpus: int, accelerator: Accelerator) -> StagePlan:
     config = stage.config
     shape = parse_config(config.model_json) if isinstance(config, PretrainConfig) else model
-    layout = Layout(gpus, stage.parallelism)
+    layout = Layout(gpus, config.parallelism)
     layout.check(shape, None if isinstance(config, PretrainConfig) else config.lora)
     work = work_of(config, stage.data, shape, layout)
     return StagePlan(stage.name, layout, work, peak(work, layout), time_of(work, layout, accelerator))

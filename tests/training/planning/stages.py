@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from training.parallelism import Parallelism
 from training.planning.plan import PlannedStage
 from training.planning.work import DataSize, StageConfig
 from training.stages.context import Lineage, Machine
@@ -36,4 +35,4 @@ def pretrain(model_json: dict[str, object]) -> PretrainConfig:
 
 
 def stage(config: StageConfig, shard: int = 1, tensor: int = 1) -> PlannedStage:
-    return PlannedStage("it", config, Parallelism(shard, tensor), DATA)
+    return PlannedStage("it", config, DATA).laid_out(shard=shard, tensor=tensor)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from training.planning.accelerators import ACCELERATORS
+from training.planning.layout import Layout
 from training.planning.plan import plan_recipe
 from training.planning.text import text
 from training.recipes.open_models.recipes import RECIPES, OpenRecipe, Places, recipe_named
@@ -52,8 +53,9 @@ def test_stages_go_on_where_the_one_before_ended_and_write_apart(recipe: OpenRec
 
 
 def test_a_stage_is_planned_with_the_layout_that_its_config_has(recipe: OpenRecipe) -> None:
-    for stage in recipe.stages:
-        assert stage.config.parallelism == stage.parallelism
+    plan = plan_recipe(recipe.name, recipe.stages, shape(recipe.shape), recipe.gpus, H100)
+    for stage, planned in zip(recipe.stages, plan.stages, strict=True):
+        assert planned.layout == Layout(recipe.gpus, stage.config.parallelism)
 
 
 def test_places_are_where_they_are_said_to_be() -> None:

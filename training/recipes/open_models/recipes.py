@@ -162,7 +162,7 @@ class _Making:
             machine=MACHINE,
             parallelism=self.parallelism,
         )
-        return PlannedStage("sft", config, self.parallelism, CHATS)
+        return PlannedStage("sft", config, CHATS)
 
     def reward_model(self, batch_pairs: int, max_tokens: int) -> PlannedStage:
         config = RewardModelConfig(
@@ -178,7 +178,7 @@ class _Making:
             machine=MACHINE,
             parallelism=self.parallelism,
         )
-        return PlannedStage("reward_model", config, self.parallelism, PAIRS)
+        return PlannedStage("reward_model", config, PAIRS)
 
     def dpo(self, after: str, batch_pairs: int, max_tokens: int) -> PlannedStage:
         config = DpoConfig(
@@ -194,7 +194,7 @@ class _Making:
             machine=MACHINE,
             parallelism=self.parallelism,
         )
-        return PlannedStage("dpo", config, self.parallelism, PAIRS)
+        return PlannedStage("dpo", config, PAIRS)
 
     def kto(self, after: str, batch_rows: int) -> PlannedStage:
         config = KtoConfig(
@@ -210,7 +210,7 @@ class _Making:
             machine=MACHINE,
             parallelism=self.parallelism,
         )
-        return PlannedStage("kto", config, self.parallelism, PAIRS)
+        return PlannedStage("kto", config, PAIRS)
 
     def ppo(self, minibatch_rows: int, prompts: int) -> PlannedStage:
         config = PpoConfig(
@@ -232,7 +232,7 @@ class _Making:
             machine=MACHINE,
             parallelism=self.parallelism,
         )
-        return PlannedStage("ppo", config, self.parallelism, PROMPTS)
+        return PlannedStage("ppo", config, PROMPTS)
 
     def grpo(self, after: str | None, minibatch_rows: int, prompts: int) -> PlannedStage:
         config = GrpoConfig(
@@ -253,7 +253,7 @@ class _Making:
             machine=MACHINE,
             parallelism=self.parallelism,
         )
-        return PlannedStage("grpo", config, self.parallelism, PROBLEMS)
+        return PlannedStage("grpo", config, PROBLEMS)
 
     def _made(self, part: str) -> Path:
         return self.places.output / f"{self.name}-{part}"
