@@ -11,9 +11,10 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from training.status import now
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -77,7 +78,7 @@ def write_manifest(
     manifest = Manifest(
         kind=kind,
         version=version,
-        created=_now(),
+        created=now(),
         files={name: hash_file(directory / name) for name in _files(directory)},
         parents=tuple(parents),
         config=plain(config) or {},
@@ -95,7 +96,7 @@ def mark_erased(directory: Path, numbers: Iterable[int]) -> Manifest:
     """Note erasures in the manifest of a finished artifact, each once, with the time of now."""
     manifest = read_manifest(directory)
     known = {erasure["number"] for erasure in manifest.erased}
-    new = tuple({"number": number, "time": _now()} for number in sorted({*numbers} - known))
+    new = tuple({"number": number, "time": now()} for number in sorted({*numbers} - known))
     marked = dataclasses.replace(manifest, erased=(*manifest.erased, *new))
     _write(directory, marked)
     return marked
@@ -164,10 +165,6 @@ def plain(value: object) -> Any:
 def _files(directory: Path) -> list[str]:
     paths = (path for path in directory.rglob("*") if path.is_file())
     return sorted(name for path in paths if (name := path.relative_to(directory).as_posix()) != MANIFEST)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _write(directory: Path, manifest: Manifest) -> None:

@@ -8,9 +8,9 @@ import io
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,17 +18,10 @@ from minio.error import MinioException, S3Error
 from urllib3.exceptions import HTTPError
 
 from training.data.bucket import BACKOFF_SECONDS, TRIES, BucketPlace, connect
-from training.manifest import (
-    CHUNK_BYTES,
-    MANIFEST,
-    ManifestError,
-    hash_file,
-    read_manifest,
-    verify_manifest,
-    write_manifest,
-)
+from training.manifest import CHUNK_BYTES, MANIFEST, Manifest, ManifestError, hash_file, read_manifest, verify_manifest
 from training.optim.ranks import ALONE, Ranks
 from training.stages.state import KEPT_CHECKPOINTS, checkpoint_name
+from training.status import now
 
 PARTS = "parts"  # beside the files: what each worker uploaded, by name and hash
 PASSING_CODES = frozenset({"SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "TooManyRequests"})
@@ -108,7 +101,7 @@ class BucketCheckpoints:
         """What was left of this step by a run that was killed goes first, its manifest before all."""
         name, first = checkpoint_name(step), self._ranks.rank == 0
         if first:
-            self._remove(name)
+            self._remove(name, self._listed().get(name, []))
         local = self._fresh("saved")
         write(local)
         self._ranks.wait()
@@ -119,61 +112,56 @@ class BucketCheckpoints:
         self._bucket.put(self._key(name, f"{PARTS}/{self._ranks.rank:05d}.json"), json.dumps(hashes).encode())
         self._ranks.wait()
         if first:
-            self._finish(name, local)
+            self._finish(name)
         self._ranks.wait()
         shutil.rmtree(local)
 
     def latest(self, before: int | None = None) -> Path | None:
         """The newest whole one, fetched."""
-        for name in self._whole():
+        listed = self._listed()
+        for name in _whole(listed):
             if before is not None and name >= checkpoint_name(before):
                 continue
             try:
-                return self._fetch(name)
+                return self._fetch(name, listed[name])
             except ManifestError:
                 continue
         return None
 
-    def _finish(self, name: str, local: Path) -> None:
+    def _finish(self, name: str) -> None:
+        """From here on it is whole; what is older than the newest two goes, and what was never whole."""
         files: dict[str, str] = {}
         for rank in range(self._ranks.world_size):
             files |= json.loads(self._bucket.get(self._key(name, f"{PARTS}/{rank:05d}.json")))
-        manifest = replace(write_manifest(local, kind="training_state", version=name), files=files)
+        manifest = Manifest("training_state", name, now(), files)
         self._bucket.put(self._key(name, MANIFEST), json.dumps(manifest.fields, indent=2, sort_keys=True).encode())
-        kept = self._whole()[:KEPT_CHECKPOINTS]
-        for old in self._names() - set(kept):
-            self._remove(old)
+        listed = self._listed()
+        for old in listed.keys() - set(_whole(listed)[:KEPT_CHECKPOINTS]):
+            self._remove(old, listed[old])
 
-    def _fetch(self, name: str) -> Path:
+    def _fetch(self, name: str, there: Sequence[str]) -> Path:
         """Raises: ManifestError: a file is missing or is not what was uploaded."""
         into = self._fresh(name)
         self._bucket.fetch(self._key(name, MANIFEST), into / MANIFEST)
-        there = set(self._bucket.keys(self._key(name, "")))
         for file in read_manifest(into).files:
-            if self._key(name, file) in there:
+            if file in there:
                 (into / file).parent.mkdir(parents=True, exist_ok=True)
                 self._bucket.fetch(self._key(name, file), into / file)
         verify_manifest(into)
         return into
 
-    def _whole(self) -> list[str]:
-        """Names of those with a manifest, the newest first."""
-        return sorted((name for name, file in self._listed() if file == MANIFEST), reverse=True)
-
-    def _names(self) -> set[str]:
-        return {name for name, _ in self._listed()}
-
-    def _listed(self) -> Iterator[tuple[str, str]]:
-        """Checkpoints and their files."""
+    def _listed(self) -> dict[str, list[str]]:
+        """The files of all checkpoints, whole or not."""
+        found: dict[str, list[str]] = defaultdict(list)
         for key in self._bucket.keys(f"{self._prefix}/"):
             name, _, file = key.removeprefix(f"{self._prefix}/").partition("/")
-            yield name, file
+            found[name].append(file)
+        return found
 
-    def _remove(self, name: str) -> None:
+    def _remove(self, name: str, files: Sequence[str]) -> None:
         """Without its manifest it is no checkpoint any more, wherever this is cut off."""
-        keys = self._bucket.keys(self._key(name, ""))
-        for key in sorted(keys, key=lambda key: not key.endswith(f"/{MANIFEST}")):
-            self._bucket.remove(key)
+        for file in sorted(files, key=lambda file: file != MANIFEST):
+            self._bucket.remove(self._key(name, file))
 
     def _fresh(self, name: str) -> Path:
         shutil.rmtree(self._scratch, ignore_errors=True)
@@ -183,3 +171,8 @@ class BucketCheckpoints:
 
     def _key(self, name: str, file: str) -> str:
         return f"{self._prefix}/{name}/{file}"
+
+
+def _whole(listed: Mapping[str, Sequence[str]]) -> list[str]:
+    """Names of those with a manifest, the newest first."""
+    return sorted((name for name, files in listed.items() if MANIFEST in files), reverse=True)

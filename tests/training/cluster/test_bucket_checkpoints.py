@@ -16,11 +16,13 @@ from tests.s3_server import S3Server, serving
 from tests.training.cluster.test_runner import Told, sft_config
 from tests.training.toys import sft_rows, toy_model, write_lines
 from tests.training.workers import run_workers
+from training import manifest
+from training.cluster import bucket_checkpoints
 from training.cluster.bucket_checkpoints import BucketCheckpoints, CheckpointBucket, CheckpointStoreError
 from training.cluster.group import Group
 from training.cluster.runner import StageRun, run_stages
 from training.data.bucket import TRIES, BucketPlace
-from training.manifest import MANIFEST
+from training.manifest import MANIFEST, hash_file
 from training.optim.ranks import all_different
 from training.parallelism import Parallelism, arrange, distribute
 from training.stages import sft
@@ -131,6 +133,30 @@ def test_the_manifest_is_the_last_to_come_and_the_first_to_go(
     assert told[4] == f"DELETE step-000001/{MANIFEST}"
 
 
+def test_a_save_lists_the_bucket_before_and_after_and_hashes_its_files_once(
+    proxy: HttpProxy, server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, listings, hashed = checkpoints(proxy.port, tmp_path), 0, []
+    keep(kept, 1, 2)
+    answer = server.answer
+
+    def counting(method: str, target: str, body: bytes) -> tuple[int, bytes]:
+        nonlocal listings
+        listings += method == "GET" and "list-type=2" in target
+        return answer(method, target, body)
+
+    def noted(path: Path) -> str:
+        hashed.append(path.name)
+        return hash_file(path)
+
+    monkeypatch.setattr(server, "answer", counting)
+    for module in (bucket_checkpoints, manifest):
+        monkeypatch.setattr(module, "hash_file", noted)
+    keep(kept, 3)
+    assert listings == 2
+    assert len(hashed) == len(set(hashed)) == 2  # tensors and numbers
+
+
 def test_a_store_that_fails_for_a_moment_is_asked_again_and_patience_ends(
     proxy: HttpProxy, server: S3Server, tmp_path: Path
 ) -> None:
@@ -186,8 +212,8 @@ def test_each_worker_uploads_its_own_shards_and_one_worker_reads_them_all(
     proxy: HttpProxy, server: S3Server, tmp_path: Path
 ) -> None:
     run_workers("tests.training.cluster.test_bucket_checkpoints:keep_shards", 2, tmp_path, str(proxy.port))
-    manifest = json.loads(server.buckets[BUCKET][f"{PREFIX}/step-000007/{MANIFEST}"])
-    assert sum(name.endswith(".safetensors") for name in manifest["files"]) == 2
+    files = json.loads(server.buckets[BUCKET][f"{PREFIX}/step-000007/{MANIFEST}"])["files"]
+    assert sum(name.endswith(".safetensors") for name in files) == 2
     decoder, expected = layer(5.0), layer(1.0)
     found = checkpoints(proxy.port, tmp_path / "third").latest()
     assert found is not None
