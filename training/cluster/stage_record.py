@@ -1,5 +1,5 @@
 """stage.json: what a stage was begun with, and every time that it was begun again. Written before anything is learned, so that a run
-that failed can be read and compared too.
+that failed can be read and compared too. Data that has not changed since is not read again for its hash: it may be terabytes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import os
 import platform
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -39,13 +39,25 @@ class Start:
 
 
 @dataclass(frozen=True)
+class Hashed:
+    """A file as it was when it was read: of the same size, and not written since, it has the same hash."""
+
+    path: str
+    size: int
+    written_ns: int
+    sha256: str
+
+
+@dataclass(frozen=True)
 class StageRecord:
-    """config: the last one given. data: sha256 by the config's fields that name a file, or a directory, of which it is the manifest's."""
+    """config: the last one given. data: sha256 by the config's fields that name a file, or a directory, of which it is the manifest's.
+    hashed: the files that these are of."""
 
     name: str
     config: Mapping[str, Any]
     data: Mapping[str, str]
     starts: tuple[Start, ...]
+    hashed: tuple[Hashed, ...] = ()
 
     @property
     def config_sha256(self) -> str:
@@ -81,7 +93,11 @@ def note_start(name: str, config: StageConfig, directory: Path, workers: int) ->
     )
     before = read_record(directory)
     starts = (*before.starts, start) if before else (start,)
-    write_json(directory / RECORD, asdict(StageRecord(name, fields, dict(_hashes(config)), starts)))
+    known = {one.path: one for one in before.hashed} if before else {}
+    found = {name: _hashed(path, known) for name, path in _inputs(config, "") if path.exists()}
+    data = {name: one.sha256 if one else UNHASHED for name, one in found.items()}
+    kept = {one.path: one for one in found.values() if one}
+    write_json(directory / RECORD, asdict(StageRecord(name, fields, data, starts, tuple(kept.values()))))
 
 
 def read_record(directory: Path) -> StageRecord | None:
@@ -91,17 +107,20 @@ def read_record(directory: Path) -> StageRecord | None:
         return None
     fields = json.loads(path.read_text())
     starts = tuple(Start(**{**start, "accelerators": tuple(start["accelerators"])}) for start in fields.pop("starts"))
-    return replace(StageRecord(**fields, starts=()), starts=starts)
+    hashed = tuple(Hashed(**one) for one in fields.pop("hashed", ()))  # none: noted before hashes were kept
+    return StageRecord(**fields, starts=starts, hashed=hashed)
 
 
-def _hashes(config: object) -> Iterator[tuple[str, str]]:
-    for name, path in _inputs(config, ""):
-        if path.is_file():
-            yield name, hash_file(path)
-        elif (path / MANIFEST).is_file():
-            yield name, hash_file(path / MANIFEST)
-        elif path.is_dir():
-            yield name, UNHASHED
+def _hashed(path: Path, known: Mapping[str, Hashed]) -> Hashed | None:
+    """A file, or the manifest of a directory; None: it has none."""
+    file = path / MANIFEST if path.is_dir() else path
+    if not file.is_file():
+        return None
+    stat = file.stat()  # before it is read: what is written meanwhile is read again the next time
+    before = known.get(str(file))
+    if before and (before.size, before.written_ns) == (stat.st_size, stat.st_mtime_ns):
+        return before
+    return Hashed(str(file), stat.st_size, stat.st_mtime_ns, hash_file(file))
 
 
 def _inputs(config: object, within: str) -> Iterator[tuple[str, Path]]:
