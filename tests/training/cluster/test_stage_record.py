@@ -50,12 +50,14 @@ def test_a_stage_that_goes_on_reads_no_data_for_its_record(config: SftConfig, tm
     assert first["data_path"] == hash_file(config.data_path)
 
 
-@pytest.mark.parametrize("text", ['{"text": "evil"}\n', '{"text": "better"}\n'])
-def test_a_file_that_was_written_to_is_noticed(config: SftConfig, tmp_path: Path, read: list[str], text: str) -> None:
+@pytest.mark.parametrize(("text", "later_ns"), [('{"text": "evil"}\n', 1), ('{"text": "better"}\n', 0)])
+def test_a_file_that_was_written_to_is_noticed(
+    config: SftConfig, tmp_path: Path, read: list[str], text: str, later_ns: int
+) -> None:
     first = start(config, tmp_path)
     written = config.data_path.stat().st_mtime_ns
     config.data_path.write_text(text)
-    os.utime(config.data_path, ns=(written, written + 1))
+    os.utime(config.data_path, ns=(written, written + later_ns))
     second = start(config, tmp_path)
     assert read[2:] == ["sft.jsonl"]
     assert second["data_path"] == hash_file(config.data_path) != first["data_path"]
