@@ -5,10 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch.distributed.tensor import DTensor
 
-from tests.training.rl.toy import TOKENS, toy_decoder
+from tests.training.rl.toy import TOKENS, no_autocast, toy_decoder
 from tests.training.toys import ProgressList
-from training.model.backbone import Backbone
+from training.data.tensors import TokenisedExample, microbatches
+from training.model.activation_checkpointing import checkpoint_activations
+from training.model.backbone import Backbone, trainable_backbone
 from training.model.head import ScalarHead
 from training.model.lora import LoraConfig, add_adapter
 from training.model.reward import ScalarModel
@@ -113,6 +116,29 @@ def stages(directory: Path, rank: int, world: int, name: str, layout: str) -> No
         parallelism=parallelism,
     )
     reward_model.run(judge, context("reward"))
+
+
+def recomputed(directory: Path, rank: int, world: int) -> None:
+    """Over shards: gradients of SFT with and without activations that are computed again, of all weights and of an adapter."""
+    ranks = arrange(Parallelism(shard=world), all_different(rank, world))
+    examples = [TokenisedExample((2, 3, 4 + row), (5, 6 + row, 7)) for row in range(2 * world)]
+    for lora in (None, LoraConfig(rank=2)):
+        found: list[list[torch.Tensor]] = []
+        for again in (False, True):
+            backbone = trainable_backbone(toy_decoder(), "policy", lora, seed=1)
+            if again:
+                checkpoint_activations(backbone.decoder)
+            distribute(backbone.decoder, ranks)
+            named = backbone.named_parameters()
+            with torch.no_grad():
+                for _, parameter in named:
+                    parameter.add_(0.02)  # else an adapter does nothing yet
+            sft.accumulate(backbone, microbatches(ranks.share(examples), 1), 12.0, no_autocast, ranks)
+            gradients = [parameter.grad for _, parameter in named]
+            found.append([g.to_local() for g in gradients if isinstance(g, DTensor)])
+            assert len(found[-1]) == len(named)
+        assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+        assert max(float(gradient.abs().max()) for gradient in found[0]) > 1e-4
 
 
 def split_with_adapter(directory: Path, rank: int, world: int) -> None:

@@ -109,6 +109,10 @@ def test_adapters_are_not_split_across(tmp_path: Path) -> None:
         run_workers("tests.training.layouts:split_with_adapter", 2, tmp_path)
 
 
+def test_over_shards_activations_are_computed_again_with_the_same_gradients(tmp_path: Path) -> None:
+    run_workers("tests.training.layouts:recomputed", 2, tmp_path)
+
+
 def test_whole_weights_are_copies_of_what_a_view_trains() -> None:
     decoder = toy_decoder()
     weights = whole_weights(decoder, ALONE)

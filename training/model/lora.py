@@ -114,8 +114,13 @@ def adapter_parameters(decoder: Decoder, name: str) -> list[nn.Parameter]:
     return found
 
 
+def active_in(module: nn.Module) -> str | None:
+    """The adapter that is active now in a decoder or in a part of it."""
+    return next((linear.active for _, linear in _wrapped(module)), None)
+
+
 @contextmanager
-def active_adapter(decoder: Decoder, name: str | None) -> Iterator[None]:
+def active_adapter(decoder: nn.Module, name: str | None) -> Iterator[None]:
     """Run the block with this adapter, or with none; put back what was active before."""
     linears = [linear for _, linear in _wrapped(decoder)]
     before = [linear.active for linear in linears]
@@ -213,5 +218,5 @@ def _wrap(decoder: Decoder, targets: tuple[str, ...]) -> None:
                 setattr(module, child_name, LoraLinear(child))
 
 
-def _wrapped(decoder: Decoder) -> list[tuple[str, LoraLinear]]:
+def _wrapped(decoder: nn.Module) -> list[tuple[str, LoraLinear]]:
     return [(path, module) for path, module in decoder.named_modules() if isinstance(module, LoraLinear)]

@@ -165,13 +165,14 @@ class Stack(nn.Module):
 
 class Decoder(nn.Module):
     """A causal language model. forward gives hidden states; `logits` is apart, so that callers pay the head only for
-    the positions that they need."""
+    the positions that they need. recomputes: activation_checkpointing.py has been here, and no cache may take part in a gradient."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.model = Stack(config)
         self.lm_head = None if config.tie_embeddings else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.recomputes = False
 
     def forward(self, ids_BT: Tensor, mask_BS: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
         """Hidden states after the last norm.

@@ -140,7 +140,7 @@ def work_of(config: StageConfig, data: DataSize, model: ModelConfig, layout: Lay
             work = _kto(config, data, model, layout)
         case PpoConfig() | GrpoConfig():
             work = _policy(config, data, model, layout)
-    return replace(work, narrow=config.machine.dtype != "float32")
+    return replace(work, narrow=config.machine.dtype != "float32", recomputed=config.checkpoint_activations)
 
 
 def model_of(config: StageConfig, model: ModelConfig) -> ModelConfig:
@@ -155,10 +155,7 @@ def _pretrain(config: PretrainConfig, model: ModelConfig, layout: Layout) -> Wor
     rows, times = _microbatches(config.batch_rows // layout.data_size, config.microbatch_rows)
     made = Pass("model", True, times, rows, width, width, width, width)
     learns = _learners(model, None, "model")
-    muon = config.optimizer.algorithm == "muon"
-    return Work(
-        model, learns, (made,), config.steps, _tokens(made), recomputed=config.checkpoint_activations, muon=muon
-    )
+    return Work(model, learns, (made,), config.steps, _tokens(made), muon=config.optimizer.algorithm == "muon")
 
 
 def _sft(config: SftConfig, data: DataSize, model: ModelConfig, layout: Layout) -> Work:
@@ -229,9 +226,10 @@ def _policy(config: PpoConfig | GrpoConfig, data: DataSize, model: ModelConfig, 
     )
     # Judged in their order, learned from in a random one.
     in_order, at_random = math.ceil(minibatch / copies), prompts * (1 - (1 - 1 / prompts) ** minibatch)
-    judged = [_of_policy(replace(one, network=name), data, copies, in_order) for name in (*learners, *frozen)]
+    sharing = 1 if config.checkpoint_activations else copies  # then every row is read whole
+    judged = [_of_policy(replace(one, network=name), data, sharing, in_order) for name in (*learners, *frozen)]
     learning = replace(one, learns=True, times=epochs * minibatches)
-    learned = [_of_policy(replace(learning, network=name), data, copies, at_random) for name in learners]
+    learned = [_of_policy(replace(learning, network=name), data, sharing, at_random) for name in learners]
     sampled = Sampled(
         rows=prompts * copies,
         prompts=prompts,

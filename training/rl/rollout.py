@@ -158,7 +158,7 @@ def states_before_response(backbone: Backbone, rollout: Rollout) -> Tensor:
     """Hidden states that predict each response token, [B, R, D]. Copies of a prompt share its reading, with its gradient: half of the
     tokens and more are prompts' where responses are short. Which way is taken follows from how it was sampled, not from the rows that
     are left: workers that share a model must make equally many forwards."""
-    if rollout.copies == 1:
+    if rollout.copies == 1 or backbone.decoder.recomputes:  # what is computed again cannot be appended again
         return before_response(backbone.hidden(rollout.ids_BT, rollout.mask_BT), rollout)
     columns = rollout.prompt_ids_BP.shape[1]
     prompts_UP, prompt_of_B = torch.unique(

@@ -17,6 +17,7 @@ from training.data.examples import PairExample, read_pairs
 from training.data.order import split_by_key
 from training.data.tensors import TokenisedExample, of_similar_length, response_batch
 from training.manifest import Manifest
+from training.model.activation_checkpointing import checkpoint_activations
 from training.model.vocabulary import VocabularyMap
 from training.optim.ranks import Ranks
 from training.parallelism import distribute_views, lay_out
@@ -97,6 +98,8 @@ def run(config: DpoConfig, context: RunContext) -> Manifest:
     context = lay_out(config.parallelism, context, batch_pairs=config.batch_pairs)
     pairs = read_data(config, load_chat(config.model_directory))
     models = open_policy_and_reference(config.model_directory, config.lora, pairs.vocabulary, config.seed)
+    if config.checkpoint_activations:
+        checkpoint_activations(models.policy.decoder)
     distribute_views((models.policy, models.reference), context.ranks)
     numbers, stopped_because = train(models, pairs, config, context, autocast)
     return publish_model(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from training.data.chat import load_chat
 from training.manifest import Manifest
+from training.model.activation_checkpointing import checkpoint_activations
 from training.optim.learner import Learner
 from training.parallelism import distribute_views, lay_out
 from training.rl.advantages import group_advantages, undecided_groups
@@ -105,6 +106,8 @@ def run(config: GrpoConfig, context: RunContext, verifier: Verifier | None = Non
     prompts = read_data(config, load_chat(config.model_directory))
     made_of = sources(config, prompts.vocabulary)
     players = open_players(made_of, with_reference=config.kl_coefficient > 0)
+    if config.checkpoint_activations:
+        checkpoint_activations(players.policy.decoder)
     distribute_views(players.views, context.ranks)
     score = open_score(players, verifier, prompts, context.ranks)
     gold = open_gold(config, prompts.vocabulary, context.ranks)

@@ -20,6 +20,7 @@ from training.data.order import split_by_key
 from training.data.served import Served
 from training.data.tensors import TokenisedExample, of_similar_length, response_batch
 from training.manifest import Manifest
+from training.model.activation_checkpointing import checkpoint_activations
 from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder
 from training.model.vocabulary import VocabularyMap
@@ -110,6 +111,8 @@ def run(config: KtoConfig, context: RunContext) -> Manifest:
     if config.vocabulary_rows is not None:
         thumbs = thumbs.trimmed(config.model_directory, config.vocabulary_rows)
     models = open_policy_and_reference(config.model_directory, config.lora, thumbs.vocabulary, config.seed)
+    if config.checkpoint_activations:
+        checkpoint_activations(models.policy.decoder)
     distribute_views((models.policy, models.reference), context.ranks)
     numbers, stopped_because = train(models, thumbs, config, context, autocast)
     up_weight, down_weight = weights_of(thumbs, config)

@@ -79,6 +79,9 @@ class PolicyConfig:
     sft_mix: SftMix | None = None
     lora: LoraConfig | None = None
     vocabulary_rows: int | None = None
+    checkpoint_activations: bool = (
+        False  # of what learns: blocks are computed again in the backward pass: less memory, more time
+    )
     checkpoint_every_updates: int = 5
     seed: int = 0
     machine: Machine = field(default_factory=Machine)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from training.data.chat import load_chat
 from training.manifest import Manifest
+from training.model.activation_checkpointing import checkpoint_activations
 from training.model.backbone import Backbone
 from training.model.reward import ScalarModel
 from training.optim.adam import OptimizerConfig
@@ -85,6 +86,8 @@ def run(config: PpoConfig, context: RunContext, verifier: Verifier | None = None
     opened = open_players(made_of, with_reference=True)
     assert opened.reference is not None
     players = PpoPlayers(opened.policy, opened.reference, open_critic(opened, made_of))
+    if config.checkpoint_activations:
+        checkpoint_activations(players.policy.decoder, players.critic.backbone.decoder)
     distribute_views((*opened.views, players.critic.backbone), context.ranks)
     score = open_score(opened, verifier, prompts, context.ranks)
     gold = open_gold(config, prompts.vocabulary, context.ranks)

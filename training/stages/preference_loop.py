@@ -39,6 +39,7 @@ class PreferenceConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     lora: LoraConfig | None = None
     vocabulary_rows: int | None = None
+    checkpoint_activations: bool = False  # blocks are computed again in the backward pass: less memory, more time
     held_out_fraction: float = 0.1  # of the prompts, never of the rows
     watch: WatchConfig = field(default_factory=WatchConfig)
     checkpoint_every_steps: int = 50

@@ -18,6 +18,7 @@ from training.data.examples import PairExample, read_pairs
 from training.data.order import held_out_keys, rows_of_step, seed_of, steps_for
 from training.data.tensors import pad
 from training.manifest import Manifest
+from training.model.activation_checkpointing import checkpoint_activations
 from training.model.backbone import trainable_backbone
 from training.model.checkpoint import load_decoder
 from training.model.head import ScalarHead
@@ -60,6 +61,7 @@ class RewardModelConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     lora: LoraConfig | None = None
     vocabulary_rows: int | None = None
+    checkpoint_activations: bool = False  # blocks are computed again in the backward pass: less memory, more time
     held_out_fraction: float = 0.2  # of the prompts, never of the pairs
     label_noise: float | None = None  # share of flipped labels where known; None: estimated from repeated pairs
     checkpoint_every_steps: int = 50
@@ -109,6 +111,8 @@ def run(config: RewardModelConfig, context: RunContext) -> Manifest:
     context = lay_out(config.parallelism, context, batch_pairs=config.batch_pairs)
     pairs = read_data(config, load_chat(config.model_directory))
     scalar, pairs = open_model(config, pairs)
+    if config.checkpoint_activations:
+        checkpoint_activations(scalar.backbone.decoder)
     distribute(scalar.backbone.decoder, context.ranks)
     total_steps = steps_for(config.epochs, config.batch_pairs, len(pairs.train))
     learner = Learner(scalar.named_parameters(), config.optimizer, total_steps, context.ranks)

@@ -17,6 +17,7 @@ from training.data.examples import read_sft
 from training.data.order import rows_of_step, seed_of, split_by_key, steps_for
 from training.data.tensors import ResponseBatch, TokenisedExample, microbatches
 from training.manifest import Manifest
+from training.model.activation_checkpointing import checkpoint_activations
 from training.model.backbone import Backbone, trainable_backbone
 from training.model.checkpoint import load_decoder
 from training.model.lora import LoraConfig
@@ -55,6 +56,7 @@ class SftConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     lora: LoraConfig | None = None  # None: all weights
     vocabulary_rows: int | None = None  # train with this many embedding rows; LoRA only
+    checkpoint_activations: bool = False  # blocks are computed again in the backward pass: less memory, more time
     held_out_fraction: float = 0.05  # of the distinct prompts
     checkpoint_every_steps: int = 50
     seed: int = 0
@@ -87,6 +89,8 @@ def run(config: SftConfig, context: RunContext) -> Manifest:
     context = lay_out(config.parallelism, context, batch_rows=config.batch_rows)
     examples = read_examples(config, load_chat(config.model_directory))
     backbone, examples = open_model(config, examples)
+    if config.checkpoint_activations:
+        checkpoint_activations(backbone.decoder)
     keep_own(backbone.decoder, context.ranks)
     distribute(backbone.decoder, context.ranks)
     total_steps = steps_for(config.epochs, config.batch_rows, len(examples.train))

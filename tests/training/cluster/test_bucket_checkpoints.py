@@ -142,7 +142,7 @@ def test_a_save_lists_the_bucket_before_and_after_and_hashes_its_files_once(
 
     def counting(method: str, target: str, body: bytes) -> tuple[int, bytes]:
         nonlocal listings
-        listings += method == "GET" and "list-type=2" in target
+        listings += "list-type=2" in target and "continuation-token" not in target  # its pages are small
         return answer(method, target, body)
 
     def noted(path: Path) -> str:

@@ -120,6 +120,14 @@ def test_pre_training_fills_its_rows_and_says_its_own_shape() -> None:
     assert work(replace(SFT, optimizer=OptimizerConfig(algorithm="muon"))).muon
 
 
+@pytest.mark.parametrize("config", [SFT, REWARD_MODEL, DPO, KTO, PPO, GRPO])
+def test_every_stage_may_compute_activations_again_and_then_shares_no_prompts(config: StageConfig) -> None:
+    kept, recomputed = work(config), work(replace(config, checkpoint_activations=True))
+    assert (kept.recomputed, recomputed.recomputed) == (False, True)
+    assert [made.learns for made in kept.passes] == [made.learns for made in recomputed.passes]
+    assert all(made.shared is None for made in recomputed.passes)
+
+
 def test_a_trimmed_vocabulary_is_planned_with_its_rows() -> None:
     assert work(replace(SFT, lora=LORA, vocabulary_rows=500)).model.vocab_size == 500
     assert work(replace(SFT, lora=LORA, vocabulary_rows=5000)).model.vocab_size == 1000
