@@ -1,36 +1,38 @@
-"""Texts to pre-train on, as they lie on disk: .jsonl with {"text"} a line, or .txt with one text a file. Read one text at a time, so
-the whole may be larger than memory.
+"""Texts as they lie on disk: .jsonl with {"text"} a line; or .txt, of which a file is one text to pre-train on. Read one text at a time,
+so the whole may be larger than memory. Nothing is changed: line ends, spaces and byte order marks are part of a text.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from training.data.examples import ExampleError
-from training.data.order import seed_of
 
+ENDINGS = (".txt", ".jsonl")
 LARGEST_TEXT_BYTES = 256 << 20  # of one .txt: it is read as a whole
-SEED_VALUES = 1 << 63
+
+
+class TextError(ExampleError):
+    """A text cannot be read; the message names the file and the place or the field, never the content."""
 
 
 def text_files(paths: Sequence[Path]) -> list[Path]:
     """The files themselves, and those in folders, in an order that depends on their names alone.
 
     Raises:
-        ExampleError: a path is neither, or there is no file at all.
+        TextError: a path is neither, or there is no file at all.
     """
     found: list[Path] = []
     for path in paths:
-        inside = [file for file in path.rglob("*") if file.suffix in (".jsonl", ".txt")] if path.is_dir() else [path]
+        inside = [file for file in path.rglob("*") if file.suffix in ENDINGS] if path.is_dir() else [path]
         found += sorted(inside)
     for file in found:
-        if file.suffix not in (".jsonl", ".txt") or not file.is_file():
-            raise ExampleError(f"{file.name}: not a .jsonl or .txt file")
+        if file.suffix not in ENDINGS or not file.is_file():
+            raise TextError(f"{file.name}: not a .jsonl or .txt file")
     if not found:
-        raise ExampleError(f"{', '.join(path.name for path in paths)}: no .jsonl or .txt file")
+        raise TextError(f"{', '.join(path.name for path in paths)}: no .jsonl or .txt file")
     return found
 
 
@@ -38,41 +40,56 @@ def read_texts_of(file: Path) -> Iterator[str]:
     """Its texts in order.
 
     Raises:
-        ExampleError: a line is not {"text": str}, or a text is empty; names file and line, never the content.
+        TextError: a line is not {"text": str}, or a text is empty; names file and line, never the content.
     """
     if file.suffix == ".txt":
         if (size := file.stat().st_size) > LARGEST_TEXT_BYTES:
-            raise ExampleError(f"{file.name}: {size} bytes, one text may have {LARGEST_TEXT_BYTES}; make it .jsonl")
-        yield _checked(_decoded(file.read_bytes(), file.name), file.name)
-        return
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
+            raise TextError(f"{file.name}: {size} bytes, one text may have {LARGEST_TEXT_BYTES}; make it .jsonl")
+        yield _decoded(file.read_bytes(), file.name)
+    else:
+        yield from (text for text, _ in read_lines(file))
+
+
+def read_lines(file: Path) -> Iterator[tuple[str, int]]:
+    """The text of each line of a .jsonl, and the line's bytes.
+
+    Raises:
+        TextError: a line is not {"text": str}, or its text is empty.
+    """
+    with file.open("rb") as opened:
+        for number, line in enumerate(opened, start=1):
             place = f"{file.name} line {number}"
             try:
-                row = json.loads(_decoded(line, place))
+                row = json.loads(line)
+            except UnicodeDecodeError as error:
+                raise TextError(f"{place}: not UTF-8 at byte {error.start} of the line") from error
             except json.JSONDecodeError as error:
-                raise ExampleError(f"{place}: not JSON") from error
-            yield _checked(row.get("text") if isinstance(row, dict) else None, place)
+                raise TextError(f"{place}: not JSON") from error
+            text = row.get("text") if isinstance(row, dict) else None
+            yield check_unicode(_not_empty(text, place), f"{place}: text"), len(line)
 
 
-def is_held_out(text: str, fraction: float, seed: int) -> bool:
-    """By the hash of the text alone: the same text is on the same side wherever it stands, and however often."""
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    return seed_of(seed, "held out", digest) < fraction * SEED_VALUES
+def check_unicode(text: str, name: str) -> str:
+    """The text, if it can be written as UTF-8.
+
+    Raises:
+        TextError: it holds half of a surrogate pair, as "\\ud800" in JSON or a broken argument of a command gives.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise TextError(f"{name}: half a surrogate pair at character {error.start}, which is no text") from error
+    return text
 
 
 def _decoded(data: bytes, place: str) -> str:
     try:
-        return data.decode()
+        return _not_empty(data.decode(), place)
     except UnicodeDecodeError as error:
-        raise ExampleError(f"{place}: not UTF-8") from error
+        raise TextError(f"{place}: not UTF-8 at byte {error.start}") from error
 
 
-def _checked(text: object, place: str) -> str:
+def _not_empty(text: object, place: str) -> str:
     if not isinstance(text, str) or not text:
-        raise ExampleError(f"{place}: text: must be text and not empty")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ExampleError(f"{place}: text: holds half a surrogate pair") from error
+        raise TextError(f"{place}: text: must be text and not empty")
     return text

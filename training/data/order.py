@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import TypeVar
 
 import torch
 
+from training.data.seeds import seed_of
+
 Row = TypeVar("Row")
-
-
-def seed_of(*parts: int | str) -> int:
-    """A 63-bit seed from its parts: (run seed, purpose, step) give independent streams."""
-    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
 
 
 def rows_of_step(step: int, batch: int, size: int, seed: int) -> list[int]:

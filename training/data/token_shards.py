@@ -7,6 +7,7 @@ text are there so that bits per byte are exact. The manifest comes last; a run t
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +21,8 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from training.data.chat import load_chat
-from training.data.corpus import is_held_out, read_texts_of, text_files
+from training.data.corpus import read_texts_of, text_files
+from training.data.seeds import is_held_out
 from training.manifest import MANIFEST, Manifest, hash_file, plain, read_manifest, write_manifest
 
 KIND = "token_shards"
@@ -71,7 +73,7 @@ def write_shards(config: ShardConfig, tell: Callable[[Tokenised], None] = lambda
     """Tokenise all texts, in their order. The same texts under the same settings are not tokenised again.
 
     Raises:
-        ExampleError: a text cannot be read.
+        TextError: a text cannot be read.
         ShardError: output_directory holds the shards of something else, or something else than shards.
     """
     files = text_files(config.sources)
@@ -87,8 +89,9 @@ def write_shards(config: ShardConfig, tell: Callable[[Tokenised], None] = lambda
         for done, file in enumerate(files):
             for texts in _batches(read_texts_of(file)):
                 for text, ids in zip(texts, encode(texts), strict=True):
-                    held = is_held_out(text, config.held_out_fraction, config.seed)
-                    splits[HELD_OUT if held else TRAIN].add(ids, len(text.encode()))
+                    content = text.encode()
+                    held = is_held_out(hashlib.sha256(content).hexdigest(), config.held_out_fraction, config.seed)
+                    splits[HELD_OUT if held else TRAIN].add(ids, len(content))
                 tell(_tokenised(sizes, done, splits))
         tell(_tokenised(sizes, len(sizes), splits))
     counts = {name: split.counts for name, split in splits.items()}

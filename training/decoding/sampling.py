@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from training.data.order import seed_of
+from training.data.seeds import seed_of
 from training.decoding.rows import Ends, Rows, steps
 from training.decoding.rules import Rules
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from training.data.chat import Chat, Message, load_chat
-from training.data.order import seed_of
+from training.data.seeds import seed_of
 from training.data.tensors import pad
 from training.decoding.rows import Rows, stop_at
 from training.decoding.rules import Rules

@@ -14,7 +14,7 @@ from typing import Any
 
 from training.data.chat import Message, load_chat
 from training.data.examples import read_prompts, read_texts
-from training.data.order import seed_of
+from training.data.seeds import seed_of
 from training.evaluation.answers import Prompt, Said, Sampling, Speaker, score
 from training.evaluation.figures import Comparison, Estimate, Probes, Samples, clustered_mean
 from training.manifest import MANIFEST, write_manifest

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from training.data.order import seed_of
+from training.data.seeds import seed_of
 from training.optim.ranks import Ranks
 
 

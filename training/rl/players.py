@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.data.order import seed_of
+from training.data.seeds import seed_of
 from training.model.backbone import Backbone, trainable_backbone
 from training.model.checkpoint import load_decoder
 from training.model.head import ScalarHead

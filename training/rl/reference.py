@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from training.data.order import seed_of
+from training.data.seeds import seed_of
 from training.data.tensors import ResponseBatch
 from training.model.backbone import Backbone, trainable_backbone
 from training.model.checkpoint import load_decoder

@@ -14,7 +14,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from training.data.order import rows_of_step, seed_of
+from training.data.order import rows_of_step
+from training.data.seeds import seed_of
 from training.model.backbone import Backbone
 from training.model.lora import LoraConfig
 from training.optim.adam import OptimizerConfig

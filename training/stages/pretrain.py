@@ -16,8 +16,9 @@ from typing import Any
 import torch
 
 from training.data.chat import load_chat
-from training.data.order import rows_of_step, seed_of
+from training.data.order import rows_of_step
 from training.data.packing import PACKINGS, PackedRows
+from training.data.seeds import seed_of
 from training.data.token_shards import Shards, open_shards
 from training.evaluation.perplexity import measure, surprise_of
 from training.manifest import Manifest

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from training.data.chat import Chat
 from training.data.examples import read_prompts, read_sft
-from training.data.order import seed_of
+from training.data.seeds import seed_of
 from training.data.tensors import TokenisedExample, response_batch
 from training.model.backbone import Backbone
 from training.model.checkpoint import read_config

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from training.data.chat import Chat, load_chat
 from training.data.examples import PairExample, read_pairs
-from training.data.order import held_out_keys, rows_of_step, seed_of, steps_for
+from training.data.order import held_out_keys, rows_of_step, steps_for
+from training.data.seeds import seed_of
 from training.data.tensors import pad
 from training.manifest import Manifest
 from training.model.activation_checkpointing import checkpoint_activations

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from training.data.chat import Chat, load_chat
 from training.data.examples import read_sft
-from training.data.order import rows_of_step, seed_of, split_by_key, steps_for
+from training.data.order import rows_of_step, split_by_key, steps_for
+from training.data.seeds import seed_of
 from training.data.tensors import ResponseBatch, TokenisedExample, microbatches
 from training.manifest import Manifest
 from training.model.activation_checkpointing import checkpoint_activations

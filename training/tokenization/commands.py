@@ -11,11 +11,13 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from training.data.corpus import TextError, check_unicode
+from training.data.seeds import is_held_out
 from training.tokenization.comparison import measure, table
 from training.tokenization.learning import Kind, TokenizerConfig, learn, make_directory, save
 from training.tokenization.opened import open_tokenizer
 from training.tokenization.page import MOST_CHARACTERS, Shown, write_page
-from training.tokenization.reading import TextError, TextFiles, check_unicode, is_held_out
+from training.tokenization.reading import TextFiles
 from training.tokenization.splitting import Split
 from training.tokenization.watching import Watched
 

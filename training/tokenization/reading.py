@@ -1,23 +1,16 @@
-"""Texts from plain files: .txt in blocks that end with a line, .jsonl with one {"text"} a line. Read as they are asked for, never all.
-
-Nothing is changed: line ends, spaces and byte order marks are part of the text.
+"""Texts to learn a tokenizer from: those of .jsonl, and of .txt blocks that end with a line (data/corpus.py reads one as a whole). Read as
+they are asked for, never all.
 """
 
 from __future__ import annotations
 
 import codecs
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from training.data.order import seed_of
+from training.data.corpus import ENDINGS, TextError, read_lines
 
 BLOCK_BYTES = 4096  # small, so that a page of text already has parts to hold out
-ENDINGS = (".txt", ".jsonl")
-
-
-class TextError(ValueError):
-    """A text cannot be read; the message names the file and the place or the field, never the content."""
 
 
 class TextFiles:
@@ -43,27 +36,9 @@ class TextFiles:
     def __iter__(self) -> Iterator[str]:
         self.read_bytes = 0
         for path in self.paths:
-            for text, size in _lines(path) if path.suffix == ".jsonl" else _blocks(path):
+            for text, size in read_lines(path) if path.suffix == ".jsonl" else _blocks(path):
                 self.read_bytes += size
                 yield text
-
-
-def is_held_out(text: str, share: float, seed: int) -> bool:
-    """Decided by the text itself: one that stands twice is never on both sides."""
-    return seed_of(seed, "held out", text) < share * (1 << 63)
-
-
-def check_unicode(text: str, name: str) -> str:
-    """The text, if it can be written as UTF-8.
-
-    Raises:
-        TextError: it holds half of a surrogate pair, as "\\ud800" in JSON or a broken argument of a command gives.
-    """
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise TextError(f"{name}: half a surrogate pair at character {error.start}, which is no text") from error
-    return text
 
 
 def _blocks(path: Path) -> Iterator[tuple[str, int]]:
@@ -80,19 +55,3 @@ def _blocks(path: Path) -> Iterator[tuple[str, int]]:
             place += len(block)
             if text:
                 yield text, len(block)
-
-
-def _lines(path: Path) -> Iterator[tuple[str, int]]:
-    with path.open("rb") as opened:
-        for number, line in enumerate(opened, start=1):
-            where = f"{path.name} line {number}"
-            try:
-                row = json.loads(line)
-            except UnicodeDecodeError as error:
-                raise TextError(f"{where}: not UTF-8 at byte {error.start} of the line") from error
-            except json.JSONDecodeError as error:
-                raise TextError(f"{where}: not JSON") from error
-            text = row.get("text") if isinstance(row, dict) else None
-            if not isinstance(text, str) or not text:
-                raise TextError(f"{where}: text: must be text and not empty")
-            yield check_unicode(text, f"{where}: text"), len(line)

@@ -14,7 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from training.data.examples import ExampleError, PromptExample
-from training.data.order import seed_of
+from training.data.seeds import seed_of
 from training.verification.checks import Check, CheckError, from_mapping, to_mapping
 
 HELD_OUT_OF = 10  # one in ten

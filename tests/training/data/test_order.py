@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.data.order import held_out_keys, rows_of_step, seed_of, steps_for
+from training.data.order import held_out_keys, rows_of_step, steps_for
+from training.data.seeds import seed_of
 from training.data.tensors import TokenisedExample, microbatches, pad, response_batch
 from training.data.tokenize import CONTROL, train_tokenizer
 from training.optim.ranks import all_different

@@ -9,7 +9,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from tests.training.toys import write_lines
-from training.data.examples import ExampleError
+from training.data.corpus import TextError
 from training.data.token_shards import (
     TRAIN,
     ShardConfig,
@@ -140,21 +140,21 @@ def test_shards_of_another_tokenizer_or_a_cut_file_are_refused(config: ShardConf
         ('{"text": ""}\n', "bad.jsonl line 1: text: must be text and not empty"),
         ('{"text": "a"}\n{"txt": "b"}\n', "bad.jsonl line 2: text"),
         ('{"text": "a"\n', "bad.jsonl line 1: not JSON"),
-        ('{"text": "\\ud800"}\n', "bad.jsonl line 1: text: holds half a surrogate pair"),
+        ('{"text": "\\ud800"}\n', "bad.jsonl line 1: text: half a surrogate pair at character 0"),
     ],
 )
 def test_a_bad_line_is_named_by_file_and_line(config: ShardConfig, tmp_path: Path, content: str, named: str) -> None:
     (tmp_path / "bad.jsonl").write_text(content)
-    with pytest.raises(ExampleError, match=named):
+    with pytest.raises(TextError, match=named):
         write_shards(replace(config, sources=(tmp_path / "bad.jsonl",)))
 
 
 def test_files_that_hold_no_texts_are_refused(config: ShardConfig, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ExampleError, match=r"empty: no .jsonl or .txt file"):
+    with pytest.raises(TextError, match=r"empty: no .jsonl or .txt file"):
         write_shards(replace(config, sources=(tmp_path / "empty",)))
     (tmp_path / "table.csv").write_text("a,b")
-    with pytest.raises(ExampleError, match=r"table.csv: not a .jsonl or .txt file"):
+    with pytest.raises(TextError, match=r"table.csv: not a .jsonl or .txt file"):
         write_shards(replace(config, sources=(tmp_path / "table.csv",)))
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tests.training.rl.toy import STOP, sentiment, toy_decoder, toy_prompts
-from training.data.order import seed_of
+from training.data.seeds import seed_of
 from training.data.tensors import TokenisedExample
 from training.model.backbone import Backbone
 from training.optim.adam import OptimizerConfig

@@ -4,12 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from training.tokenization.reading import BLOCK_BYTES, TextError, TextFiles, check_unicode, is_held_out
-
-SEED = 3
+from training.data.corpus import TextError, check_unicode
+from training.tokenization.reading import BLOCK_BYTES, TextFiles
 
 
 def written(path: Path, content: str | bytes) -> Path:
@@ -107,16 +104,3 @@ def test_unicode_is_checked_by_name() -> None:
     assert check_unicode("fine 😀", "text") == "fine 😀"
     with pytest.raises(TextError, match=r"^text: half a surrogate pair at character 1"):
         check_unicode("a\udcff", "text")
-
-
-@given(st.text(), st.floats(0.01, 0.5))
-def test_a_larger_share_holds_what_a_smaller_one_held(text: str, share: float) -> None:
-    assert not is_held_out(text, share, SEED) or is_held_out(text, 0.5, SEED)
-
-
-def test_the_share_is_about_what_was_asked() -> None:
-    held = sum(is_held_out(f"text {number}", 0.1, SEED) for number in range(5000))
-    assert 400 < held < 600
-    assert [is_held_out(f"text {n}", 0.5, 1) for n in range(99)] != [
-        is_held_out(f"text {n}", 0.5, 2) for n in range(99)
-    ]

@@ -11,7 +11,7 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from training.data.order import seed_of
+from training.data.seeds import seed_of
 from training.verification.checks import Choice
 
 SETS = ("arc_easy", "arc_challenge", "openbookqa", "csqa")

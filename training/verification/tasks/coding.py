@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from training.data.order import seed_of
+from training.data.seeds import seed_of
 from training.verification.checks import Calls, Check, Programs
 
 CASES = 8
