@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,6 +25,7 @@ from training.data.chat import load_chat
 from training.data.corpus import read_texts_of, text_files
 from training.data.seeds import is_held_out
 from training.manifest import MANIFEST, Manifest, hash_file, plain, read_manifest, write_manifest
+from training.tokenization.opened import open_tokenizer
 
 KIND = "token_shards"
 TRAIN, HELD_OUT = "train", "held_out"
@@ -235,15 +237,20 @@ class _Encoder:
 
     def __init__(self, config: ShardConfig) -> None:
         directory = config.tokenizer_directory
-        self._tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
-        self._tokenizer.encode_special_tokens = not config.control_tokens
+        tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+        self._encode_all: Callable[[Sequence[str]], list[list[int]]] = partial(_with_control_tokens, tokenizer)
+        if not config.control_tokens:  # the same ids, and by tiktoken where it gives them
+            self._encode_all = open_tokenizer(directory).encode_all
         self._end_ids = [load_chat(directory).end_id]
-        self.begin_ids = [_begin_id(directory, self._tokenizer)] if config.begin_documents else []
-        self.vocabulary: int = self._tokenizer.get_vocab_size()
+        self.begin_ids = [_begin_id(directory, tokenizer)] if config.begin_documents else []
+        self.vocabulary: int = tokenizer.get_vocab_size()
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
-        found = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [[*self.begin_ids, *encoding.ids, *self._end_ids] for encoding in found]
+        return [[*self.begin_ids, *ids, *self._end_ids] for ids in self._encode_all(texts)]
+
+
+def _with_control_tokens(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    return [found.ids for found in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
 
 
 def _begin_id(directory: Path, tokenizer: Tokenizer) -> int:

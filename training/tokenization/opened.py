@@ -7,6 +7,7 @@ Control tokens that a text spells out are text to both: only a chat template put
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,12 +42,15 @@ class Piece:
 
 
 class TextTokenizer(Protocol):
-    """What comparison and page ask of a tokenizer."""
+    """What corpus, comparison and page ask of a tokenizer."""
 
     name: str
     vocabulary_size: int  # the highest id and one: the rows that an embedding needs
 
     def encode(self, text: str) -> list[int]: ...
+
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        """The same of each, on all cores."""
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of the ids; bytes that are no UTF-8 become U+FFFD."""
@@ -73,6 +77,9 @@ class LibraryTokenizer:
     def encode(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
+
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        return [found.ids for found in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def decode(self, ids: Sequence[int]) -> str:
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False)
@@ -105,9 +112,12 @@ class BytePairs:
         self._library, self._encoding = library, encoding
 
     def encode(self, text: str) -> list[int]:
-        if len(text) >= LONG_RUN_CHARACTERS and LONG_RUN.search(text):
-            return self._library.encode(text)
-        return self._encoding.encode_ordinary(text)
+        return self._library.encode(text) if _is_too_long(text) else self._encoding.encode_ordinary(text)
+
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        if any(map(_is_too_long, texts)):
+            return [self.encode(text) for text in texts]
+        return self._encoding.encode_ordinary_batch(list(texts), num_threads=len(os.sched_getaffinity(0)))
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._encoding.decode_bytes(ids).decode("utf-8", errors="replace")
@@ -138,6 +148,11 @@ def open_tokenizer(directory: Path) -> TextTokenizer:
     if hindrance(tokenizer, spec):
         return library
     return BytePairs(library, encoding_of(tokenizer, spec, directory.name))
+
+
+def _is_too_long(text: str) -> bool:
+    """Whether tiktoken would panic."""
+    return len(text) >= LONG_RUN_CHARACTERS and LONG_RUN.search(text) is not None
 
 
 def _check_rows(directory: Path, vocabulary_size: int) -> None:

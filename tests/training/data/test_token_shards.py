@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
+from tests.training.tokenization.made import HARD
 from tests.training.toys import write_lines
 from training.data.corpus import TextError
 from training.data.token_shards import (
@@ -22,6 +23,7 @@ from training.data.token_shards import (
 from training.data.tokenize import train_tokenizer
 from training.manifest import MANIFEST, ManifestError, verify_manifest
 from training.tokenization.control import BEGIN, END
+from training.tokenization.opened import BytePairs, open_tokenizer
 
 TEXTS = [f"the bird number {i} sings in the tree — über {'river ' * (i % 7)}" for i in range(60)]
 
@@ -64,6 +66,21 @@ def test_every_text_is_in_one_split_once_in_order_across_shards(config: ShardCon
     assert manifest.report["dtype"] == "uint16"
     assert manifest.report[TRAIN]["bytes"] == sum(len(text.encode()) for text in train) == splits.train.bytes
     assert manifest.report[TRAIN]["documents"] == len(train)
+
+
+def test_texts_have_the_ids_that_tokenizer_json_gives_them_though_tiktoken_encodes(
+    config: ShardConfig, tmp_path: Path
+) -> None:
+    hard = [text for text in HARD if text]
+    write_lines(tmp_path / "hard.jsonl", [{"text": text} for text in hard])
+    write_shards(replace(config, sources=(tmp_path / "hard.jsonl",), held_out_fraction=0.0))
+    train = open_shards(config.output_directory, config.tokenizer_directory).train
+    rows = [train.read(start, stop).tolist() for start, stop in pairwise(train.token_begins.tolist())]
+    tokenizer = Tokenizer.from_file(str(config.tokenizer_directory / "tokenizer.json"))
+    tokenizer.encode_special_tokens = True
+    begin, end = tokenizer.token_to_id(BEGIN), tokenizer.token_to_id(END)
+    assert isinstance(open_tokenizer(config.tokenizer_directory), BytePairs)
+    assert rows == [[begin, *tokenizer.encode(text, add_special_tokens=False).ids, end] for text in hard]
 
 
 def test_a_text_is_on_the_same_side_wherever_it_stands(config: ShardConfig, tmp_path: Path) -> None:

@@ -69,6 +69,15 @@ def test_a_run_of_white_space_that_makes_tiktoken_panic_is_encoded(pair: tuple[L
     assert ours.decode(ids) == text
 
 
+@pytest.mark.parametrize("more", [(), (f"x{' ' * 500_000}",)], ids=["short", "with a long run"])
+def test_many_texts_at_once_have_the_ids_of_each(
+    pair: tuple[LibraryTokenizer, BytePairs], more: tuple[str, ...]
+) -> None:
+    texts = [*HARD, TEXT, *more]
+    wanted = [pair[0].encode(text) for text in texts]
+    assert [tokenizer.encode_all(texts) for tokenizer in pair] == [wanted, wanted]
+
+
 def test_a_control_token_that_is_spelled_out_is_text(pair: tuple[LibraryTokenizer, BytePairs]) -> None:
     for token in CONTROL:
         for tokenizer in pair:
