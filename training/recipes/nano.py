@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from training.data.sets import SetsConfig
 from training.data.snapshot import SnapshotConfig
-from training.decoding.presets import PRESETS, Task
 from training.evaluation.answers import Sampling
 from training.evaluation.canary import CanaryConfig
 from training.evaluation.gate import GateConfig
@@ -20,7 +19,6 @@ from training.stages.reward_model import RewardModelConfig
 from training.stages.sft import SftConfig
 
 PROMPT_TOKENS, RESPONSE_TOKENS = 128, 40
-CHAT = PRESETS[Task.CHAT]  # as its users are answered
 # Matrices of 128 gain little from a second thread, and where cores are busy the two wait for each other.
 MACHINE = Machine(threads=1)
 
@@ -78,8 +76,6 @@ def nano(plan: Plan) -> LoopConfig:
                 samples_per_prompt=4,
                 max_prompt_tokens=PROMPT_TOKENS,
                 max_response_tokens=RESPONSE_TOKENS,
-                temperature=CHAT.temperature,
-                top_p=CHAT.top_p,
                 batch_prompts=32,
             ),
             MACHINE,

@@ -11,6 +11,7 @@ from pathlib import Path
 from training.cluster.group import Group
 from training.data.sets import SetsConfig
 from training.data.snapshot import SnapshotConfig
+from training.decoding.presets import PRESETS, Task
 from training.evaluation.answers import Sampling
 from training.evaluation.canary import CanaryConfig
 from training.evaluation.comparison import EvaluationConfig
@@ -137,7 +138,9 @@ Recipe = Callable[[Plan], LoopConfig]
 def evaluation_of(
     plan: Plan, texts: str, reward_model_base: Path, sampling: Sampling, machine: Machine
 ) -> EvaluationConfig:
-    """The paths of an evaluation, nearly the same in every recipe; `texts` names its fixed texts and probes."""
+    """The paths of an evaluation, nearly the same in every recipe; `texts` names its fixed texts and probes. Answers are drawn as users
+    get them."""
+    served = PRESETS[Task.CHAT]
     return EvaluationConfig(
         incumbent_directory=plan.incumbent_directory,
         candidate_directory=plan.directory(""),
@@ -152,7 +155,7 @@ def evaluation_of(
         probes=TEXTS / f"{texts}_probes.jsonl",
         health_directory=plan.directory("health"),
         output_directory=plan.directory("evaluation"),
-        sampling=sampling,
+        sampling=replace(sampling, temperature=served.temperature, top_p=served.top_p),
         machine=machine,
     )
 

@@ -87,7 +87,6 @@ def small(plan: Plan) -> LoopConfig:
                 samples_per_prompt=2,
                 max_prompt_tokens=PROMPT_TOKENS,
                 max_response_tokens=RESPONSE_TOKENS,
-                temperature=0.7,
                 batch_prompts=8,
             ),
             MACHINE,

@@ -10,6 +10,7 @@ import pytest
 from training.data.examples import read_texts
 from training.data.pairs import prompt_key
 from training.data.sets import read_anchors
+from training.decoding.presets import PRESETS, Task
 from training.evaluation.comparison import read_probes
 from training.manifest import plain, verify_manifest
 from training.model.checkpoint import read_config
@@ -32,6 +33,13 @@ def test_a_recipe_names_every_path_and_is_plain_data(recipe: Recipe) -> None:
     assert config.evaluation.probes.exists()
     assert config.sets.anchors is not None
     assert json.dumps(plain(config))
+
+
+@pytest.mark.parametrize("recipe", [nano, small])
+def test_what_is_evaluated_is_what_users_get(recipe: Recipe) -> None:
+    sampling, served = recipe(PLAN).evaluation.sampling, PRESETS[Task.CHAT]
+    assert (sampling.temperature, sampling.top_p) == (served.temperature, served.top_p)
+    assert sampling.max_response_tokens == recipe(PLAN).ppo.max_response_tokens
 
 
 def test_the_snapshot_is_in_every_lineage_once_it_is_pinned() -> None:
