@@ -76,7 +76,7 @@ def gemma3_1b_full(places: Places) -> OpenRecipe:
 def llama_31_8b_full(places: Places) -> OpenRecipe:
     """All weights of an 8B model on 8 GPUs: the whole way to a policy that PPO has taught."""
     making = _Making("llama-3.1-8b-full", "llama-3.1-8b", places, Parallelism(shard=8))
-    split = replace(making, parallelism=Parallelism(shard=4, tensor=2))
+    split = replace(making, parallelism=Parallelism(shard=2, tensor=4), recomputed=True)
     stages = (
         making.sft(batch_rows=64, microbatch_rows=2, max_tokens=1024, rate=1e-5),
         making.reward_model(batch_pairs=64, max_tokens=768),
@@ -87,7 +87,7 @@ def llama_31_8b_full(places: Places) -> OpenRecipe:
 
 def qwen3_8b_grpo(places: Places) -> OpenRecipe:
     """GRPO of all weights on 8 GPUs, with a verifier."""
-    making = _Making("qwen3-8b-grpo", "qwen3-8b", places, Parallelism(shard=4, tensor=2))
+    making = _Making("qwen3-8b-grpo", "qwen3-8b", places, Parallelism(shard=2, tensor=2), recomputed=True)
     return OpenRecipe(making.name, 8, making.shape, (making.grpo(after=None, minibatch_rows=8, prompts=32),))
 
 
@@ -95,26 +95,28 @@ def qwen25_7b_full(places: Places) -> OpenRecipe:
     """All weights of a 7B model on 8 GPUs, from chats and thumbs."""
     making = _Making("qwen2.5-7b-sft-kto", "qwen2.5-7b", places, Parallelism(shard=8))
     sft = making.sft(batch_rows=64, microbatch_rows=2, max_tokens=1024, rate=1e-5)
-    return OpenRecipe(making.name, 8, making.shape, (sft, making.kto(after="sft", batch_rows=64)))
+    kto = replace(making, recomputed=True).kto(after="sft", batch_rows=64, microbatch_rows=4)
+    return OpenRecipe(making.name, 8, making.shape, (sft, kto))
 
 
 def qwen3_32b_full(places: Places) -> OpenRecipe:
     """All weights of a 32B model on 64 GPUs."""
-    making = _Making("qwen3-32b-sft-dpo", "qwen3-32b", places, Parallelism(shard=16, tensor=4))
+    making = _Making("qwen3-32b-sft-dpo", "qwen3-32b", places, Parallelism(shard=32, tensor=2), recomputed=True)
     sft = making.sft(batch_rows=64, microbatch_rows=2, max_tokens=1024, rate=5e-6)
-    return OpenRecipe(making.name, 64, making.shape, (sft, making.dpo(after="sft", batch_pairs=64, max_tokens=768)))
+    dpo = making.dpo(after="sft", batch_pairs=64, microbatch_pairs=2, max_tokens=768)
+    return OpenRecipe(making.name, 64, making.shape, (sft, dpo))
 
 
 def llama_31_70b_full(places: Places) -> OpenRecipe:
     """All weights of a 70B model on 64 GPUs."""
-    making = _Making("llama-3.1-70b-sft", "llama-3.1-70b", places, Parallelism(shard=8, tensor=8))
-    return OpenRecipe(making.name, 64, making.shape, (making.sft(64, microbatch_rows=1, max_tokens=768, rate=5e-6),))
+    making = _Making("llama-3.1-70b-sft", "llama-3.1-70b", places, Parallelism(shard=8, tensor=8), recomputed=True)
+    return OpenRecipe(making.name, 64, making.shape, (making.sft(64, microbatch_rows=4, max_tokens=768, rate=5e-6),))
 
 
 def gemma3_27b_full(places: Places) -> OpenRecipe:
     """All weights of a 27B model on 64 GPUs."""
-    making = _Making("gemma-3-27b-sft", "gemma-3-27b", places, Parallelism(shard=16, tensor=4))
-    return OpenRecipe(making.name, 64, making.shape, (making.sft(64, microbatch_rows=1, max_tokens=1024, rate=5e-6),))
+    making = _Making("gemma-3-27b-sft", "gemma-3-27b", places, Parallelism(shard=32, tensor=2), recomputed=True)
+    return OpenRecipe(making.name, 64, making.shape, (making.sft(64, microbatch_rows=2, max_tokens=1024, rate=5e-6),))
 
 
 RECIPES: Mapping[str, Callable[[Places], OpenRecipe]] = {
@@ -146,6 +148,7 @@ class _Making:
     places: Places
     parallelism: Parallelism
     lora: LoraConfig | None = None
+    recomputed: bool = False  # activations, where more rows at once or fewer parts of a model are worth more than that
 
     def sft(self, batch_rows: int, microbatch_rows: int, max_tokens: int, rate: float) -> PlannedStage:
         config = SftConfig(
@@ -160,6 +163,7 @@ class _Making:
             optimizer=_rate(rate),
             lora=self.lora,
             machine=MACHINE,
+            checkpoint_activations=self.recomputed,
             parallelism=self.parallelism,
         )
         return PlannedStage("sft", config, CHATS)
@@ -176,38 +180,41 @@ class _Making:
             optimizer=_rate(5e-6),
             lora=self.lora,
             machine=MACHINE,
+            checkpoint_activations=self.recomputed,
             parallelism=self.parallelism,
         )
         return PlannedStage("reward_model", config, PAIRS)
 
-    def dpo(self, after: str, batch_pairs: int, max_tokens: int) -> PlannedStage:
+    def dpo(self, after: str, batch_pairs: int, max_tokens: int, microbatch_pairs: int = 1) -> PlannedStage:
         config = DpoConfig(
             model_directory=self._made(after),
             data_path=self.places.data / "pairs.jsonl",
             output_directory=self._made("dpo"),
             lineage=self._lineage("dpo"),
             batch_pairs=batch_pairs,
-            microbatch_pairs=1,
+            microbatch_pairs=microbatch_pairs,
             max_tokens=max_tokens,
             optimizer=_rate(5e-7 if self.lora is None else 5e-6),
             lora=self.lora,
             machine=MACHINE,
+            checkpoint_activations=self.recomputed,
             parallelism=self.parallelism,
         )
         return PlannedStage("dpo", config, PAIRS)
 
-    def kto(self, after: str, batch_rows: int) -> PlannedStage:
+    def kto(self, after: str, batch_rows: int, microbatch_rows: int) -> PlannedStage:
         config = KtoConfig(
             model_directory=self._made(after),
             data_path=self.places.data / "thumbs.jsonl",
             output_directory=self._made("kto"),
             lineage=self._lineage("kto"),
             batch_rows=batch_rows,
-            microbatch_rows=2,
+            microbatch_rows=microbatch_rows,
             max_tokens=1024,
             optimizer=_rate(5e-7),
             lora=self.lora,
             machine=MACHINE,
+            checkpoint_activations=self.recomputed,
             parallelism=self.parallelism,
         )
         return PlannedStage("kto", config, PAIRS)
@@ -230,6 +237,7 @@ class _Making:
             critic_optimizer=_rate(5e-6),
             lora=self.lora,
             machine=MACHINE,
+            checkpoint_activations=self.recomputed,
             parallelism=self.parallelism,
         )
         return PlannedStage("ppo", config, PROMPTS)
@@ -251,6 +259,7 @@ class _Making:
             policy_optimizer=_rate(1e-6),
             lora=self.lora,
             machine=MACHINE,
+            checkpoint_activations=self.recomputed,
             parallelism=self.parallelism,
         )
         return PlannedStage("grpo", config, PROBLEMS)
