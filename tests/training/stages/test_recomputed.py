@@ -52,5 +52,5 @@ def test_what_is_learned_is_the_same(data: Path, tmp_path: Path, monkeypatch: py
     assert again == [False, True]
     assert found[0].keys() == found[1].keys()
     # A rollout of several responses to a prompt reads each row whole then, which rounds otherwise.
-    same = torch.allclose if name.startswith("grpo") else torch.equal
-    assert all(same(found[0][key], found[1][key]) for key in found[0])
+    apart = 1e-6 if name.startswith("grpo") else 0.0
+    assert all(float((found[0][key] - found[1][key]).abs().max()) <= apart for key in found[0])
