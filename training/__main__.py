@@ -19,8 +19,6 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from rich.console import Console
-
 from training.cluster.group import parse_workers
 from training.data.bucket import Bucket, bucket_place
 from training.data.catalogue import CatalogueError, Directory, Objects
@@ -34,9 +32,10 @@ from training.lineage import Descent, erased_versions, trace
 from training.loop import NotEnoughFeedbackError, Surroundings, reading_text, run_loop
 from training.manifest import ManifestError
 from training.planning.commands import describe as describe_plan
-from training.progress import Bars, Display, Lines, note_erased
+from training.progress import Lines, note_erased, open_display
 from training.recipes.nano import nano
 from training.recipes.nano_world.brought_up import bring_up, write_texts
+from training.recipes.own.commands import describe as describe_own
 from training.recipes.pretraining.commands import describe as describe_pretraining
 from training.recipes.recipe import TEXTS, LoopConfig, Plan, Recipe
 from training.recipes.rlvr.commands import describe as describe_rlvr
@@ -179,7 +178,7 @@ def _descents(options: argparse.Namespace) -> list[Descent]:
 def _one_turn(options: argparse.Namespace) -> int:
     with ExitStack() as stack:
         stack.enter_context(exclusive(options.state / "loop", f"recipe {options.recipe}", options.patience))
-        display = _display(stack)
+        display = stack.enter_context(open_display())
         feedback = stack.enter_context(closing(FeedbackLog(options.feedback, _tls(options), options.patience)))
         rollout = (
             None
@@ -231,10 +230,6 @@ def _recipe(options: argparse.Namespace) -> Recipe:
         return replace(config, **{name: value for name, value in given.items() if value is not None})
 
     return adjusted
-
-
-def _display(stack: ExitStack) -> Display:
-    return stack.enter_context(Bars(Console())) if sys.stdout.isatty() else Lines(sys.stdout)
 
 
 def _code_commit() -> str:
@@ -310,6 +305,7 @@ def _parser() -> argparse.ArgumentParser:
     describe_pretraining(commands, _code_commit)
     describe_tokenizer(commands, _code_commit)
     describe_tasks(commands)
+    describe_own(commands, _code_commit)
     describe_rlvr(commands, _code_commit)
     describe_plan(commands)
     return parser

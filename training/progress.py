@@ -4,6 +4,7 @@ Callbacks may come from another thread.
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -208,6 +209,16 @@ class Bars:
             share=f"{step.progress:.0%}",
             detail=fitting(detail, self._console.width - CELLS_BESIDE_DETAIL),
         )
+
+
+@contextmanager
+def open_display() -> Iterator[Display]:
+    """Bars on a terminal, lines anywhere else."""
+    if sys.stdout.isatty():
+        with Bars(Console()) as bars:
+            yield bars
+    else:
+        yield Lines(sys.stdout)
 
 
 class ShownStages:

@@ -19,9 +19,10 @@ import torch
 
 from training.manifest import MANIFEST, hash_file, plain
 from training.runs import write_json
+from training.stages.context import ConfigError
 
 RECORD = "stage.json"
-OUTPUT = "output_directory"
+OUTPUT, LINEAGE = "output_directory", "lineage"
 UNHASHED = "no manifest"  # of a directory whose files would have to be hashed one by one
 
 
@@ -98,6 +99,22 @@ def note_start(name: str, config: StageConfig, directory: Path, workers: int) ->
     data = {name: one.sha256 if one else UNHASHED for name, one in found.items()}
     kept = {one.path: one for one in found.values() if one}
     write_json(directory / RECORD, asdict(StageRecord(name, fields, data, starts, tuple(kept.values()))))
+
+
+def refuse_other(config: StageConfig, directory: Path) -> None:
+    """A folder is of one run: going on with another config would mix two.
+
+    Raises:
+        ConfigError: it was begun with another; names a field that differs.
+    """
+    before = read_record(directory)
+    if before is None:
+        return
+    given: Mapping[str, Any] = json.loads(json.dumps({**plain(config), OUTPUT: str(config.output_directory)}))
+    for name in sorted(given.keys() | before.config.keys()):
+        was, now = before.config.get(name), given.get(name)
+        if was != now and name != LINEAGE:  # other code may go on
+            raise ConfigError(f"{name}: {directory.name} was begun with {was}, not {now}; take another name or folder")
 
 
 def read_record(directory: Path) -> StageRecord | None:

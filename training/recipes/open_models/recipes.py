@@ -44,7 +44,7 @@ class Places:
 
 @dataclass(frozen=True)
 class OpenRecipe:
-    """gpus: that it is made for. shape: of the model that all stages begin from."""
+    """gpus: that it is made for. shape: of the model that all stages begin from, one of shapes/; "": as its first stage says."""
 
     name: str
     gpus: int

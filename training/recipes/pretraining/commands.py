@@ -5,24 +5,21 @@ a kill.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from rich.console import Console
-
 from training.cluster.runner import StageRun, run_stage
 from training.cluster.sample_log import SAMPLES, read_samples
 from training.data.token_shards import Tokenised
 from training.manifest import Manifest
-from training.progress import Bars, Lines, ShownStages
+from training.progress import ShownStages, open_display
 from training.recipes.guardrail.packages import DataError
 from training.recipes.pretraining.plan import planned
 from training.recipes.pretraining.recipe import RECIPES, SIZES_VOCABULARY, pretraining
 from training.recipes.pretraining.scaling import train_sizes, write_scaling
-from training.recipes.pretraining.texts import Prepared, prepare, write_texts
+from training.recipes.pretraining.texts import LICENCE, Prepared, prepare, write_texts
 from training.stages import pretrain
 from training.stages.context import ConfigError
 
@@ -33,6 +30,13 @@ def describe(commands: argparse._SubParsersAction[argparse.ArgumentParser], code
     """Add both commands."""
     work = argparse.ArgumentParser(add_help=False)
     work.add_argument("--work", type=Path, required=True, help="folder of the texts, the shards and the runs")
+    work.add_argument(
+        "--texts",
+        type=Path,
+        nargs="+",
+        metavar="PATH",
+        help='.txt, .jsonl with {"text"} a line, or folders of them; without it openings of Wikipedia\'s articles',
+    )
     one = commands.add_parser("pretrain", parents=[work], help="make a small decoder from nothing")
     one.add_argument("--recipe", choices=sorted(RECIPES), required=True)
     one.add_argument(
@@ -49,7 +53,7 @@ def run_pretrain(options: argparse.Namespace, code_commit: str) -> int:
     recipe = RECIPES[options.recipe]
     work: Path = options.work.absolute()
     with _shown() as shown:
-        prepared = _prepare(work, recipe.vocabulary, shown)
+        prepared = _prepare(options, recipe.vocabulary, shown)
         output = work / options.recipe
         draft = pretraining(recipe.shape, prepared, 1, "float32", output, code_commit)
         plan = planned(work / f"{options.recipe}-plan.json", options.recipe, options.minutes or recipe.minutes, draft)
@@ -66,7 +70,7 @@ def run_scaling(options: argparse.Namespace, code_commit: str) -> int:
     """Three sizes and the page about them."""
     work: Path = options.work.absolute()
     with _shown() as shown:
-        prepared = _prepare(work, SIZES_VOCABULARY, shown)
+        prepared = _prepare(options, SIZES_VOCABULARY, shown)
         sizes = train_sizes(prepared, options.tokens_per_parameter, work / "scaling", code_commit, shown)
     law = write_scaling(sizes, options.tokens_per_parameter, work)
     for size in sizes:
@@ -76,28 +80,29 @@ def run_scaling(options: argparse.Namespace, code_commit: str) -> int:
     return 0
 
 
-def _prepare(work: Path, vocabulary: int, shown: ShownStages) -> Prepared:
+def _prepare(options: argparse.Namespace, vocabulary: int, shown: ShownStages) -> Prepared:
     """Texts, tokenizer and shards."""
 
     def tokenised(told: Tokenised) -> None:
         detail = f"{told.documents:,} texts, {told.tokens:,} tokens"
         shown.show("tokenise", told.read_bytes / told.all_bytes, detail)
 
-    prepared = prepare(_texts(work), vocabulary, work, tokenised)
+    work: Path = options.work.absolute()
+    work.mkdir(parents=True, exist_ok=True)
+    own: list[Path] | None = options.texts
+    texts, licence = (own, "") if own else ([_encyclopedia(work)], LICENCE)
+    prepared = prepare(texts, licence, vocabulary, work, tokenised)
     shown.end("tokenise")
     return prepared
 
 
 @contextmanager
 def _shown() -> Iterator[ShownStages]:
-    if sys.stdout.isatty():
-        with Bars(Console()) as bars:
-            yield ShownStages(bars, SHOWN, digits=4)
-    else:
-        yield ShownStages(Lines(sys.stdout), SHOWN, digits=4)
+    with open_display() as display:
+        yield ShownStages(display, SHOWN, digits=4)
 
 
-def _texts(work: Path) -> Path:
+def _encyclopedia(work: Path) -> Path:
     try:
         return write_texts(work)
     except DataError as error:

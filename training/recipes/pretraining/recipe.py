@@ -9,7 +9,7 @@ from typing import Any
 
 from training.model.config import llama_json
 from training.optim.adam import OptimizerConfig
-from training.recipes.pretraining.texts import LICENCE, Prepared
+from training.recipes.pretraining.texts import Prepared
 from training.stages.context import Lineage, Machine
 from training.stages.pretrain import PretrainConfig, SampleConfig
 
@@ -73,7 +73,7 @@ def pretraining(
         tokenizer_directory=prepared.tokenizer_directory,
         shards_directory=prepared.shards_directory,
         output_directory=output,
-        lineage=Lineage(output.name, code_commit=code_commit, licence=LICENCE),
+        lineage=Lineage(output.name, code_commit=code_commit, licence=prepared.licence),
         model_json=shape.model_json(prepared.vocabulary),
         steps=steps,
         batch_rows=shape.batch_rows,

@@ -1,16 +1,17 @@
 """The texts of these recipes, and what is made of them once: a tokenizer of our own and token shards.
 
-Texts: openings of English Wikipedia articles, CC BY-SA 4.0 (LICENCES.md); for demonstrations, never shipped.
+Texts, unless others are given: openings of English Wikipedia articles, CC BY-SA 4.0 (LICENCES.md); for demonstrations, never shipped.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
-from training.data.corpus import read_texts_of
+from training.data.corpus import read_texts_of, text_files
 from training.data.token_shards import ShardConfig, Tokenised, write_shards
 from training.data.tokenize import train_tokenizer
 from training.manifest import MANIFEST, hash_file, write_manifest
@@ -29,6 +30,7 @@ class Prepared:
     tokenizer_directory: Path
     shards_directory: Path
     vocabulary: int
+    licence: str
 
 
 def write_texts(work: Path) -> Path:
@@ -45,13 +47,21 @@ def write_texts(work: Path) -> Path:
     return path
 
 
-def prepare(texts: Path, vocabulary: int, work: Path, tell: Callable[[Tokenised], None]) -> Prepared:
-    """Tokenizer and shards under `work`; made where they are not there."""
-    tokenizer = work / f"tokenizer-{vocabulary}"
+def prepare(
+    texts: Sequence[Path], licence: str, vocabulary: int, work: Path, tell: Callable[[Tokenised], None]
+) -> Prepared:
+    """Tokenizer and shards under `work`; made where they are not there.
+
+    Raises:
+        ExampleError: a text cannot be read.
+        ShardError: the shards there are of other texts.
+    """
+    files, tokenizer = text_files(texts), work / f"tokenizer-{vocabulary}"
     if not (tokenizer / MANIFEST).exists():
-        train_tokenizer(read_texts_of(texts), vocabulary, tokenizer)
-        write_manifest(tokenizer, kind="tokenizer", version=tokenizer.name, data={"texts": hash_file(texts)})
+        train_tokenizer(chain.from_iterable(map(read_texts_of, files)), vocabulary, tokenizer)
+        hashes = {str(number): hash_file(file) for number, file in enumerate(files)}
+        write_manifest(tokenizer, kind="tokenizer", version=tokenizer.name, data=hashes)
     shards = work / f"shards-{vocabulary}"
-    config = ShardConfig((texts,), tokenizer, shards, HELD_OUT_FRACTION, licence=LICENCE)
+    config = ShardConfig(tuple(texts), tokenizer, shards, HELD_OUT_FRACTION, licence=licence)
     manifest = write_shards(config, tell)
-    return Prepared(tokenizer, shards, manifest.report["vocabulary"])
+    return Prepared(tokenizer, shards, manifest.report["vocabulary"], licence)

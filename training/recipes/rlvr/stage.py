@@ -1,4 +1,5 @@
-"""PPO or GRPO with a verifier as the judge: what scores is opened in each worker, for as long as the stage runs."""
+"""PPO or GRPO, with a verifier as the judge where no reward model is: what scores is opened in each worker, for as long as the stage
+runs."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from contextlib import contextmanager
 
 from training.data.examples import read_prompts
 from training.manifest import Manifest
+from training.rl.scores import Verifier
 from training.stages import grpo, ppo
 from training.stages.artifact import finished
 from training.stages.context import RunContext
@@ -22,7 +24,8 @@ from training.verification.workers import Workers
 
 
 def run(config: GrpoConfig | PpoConfig, context: RunContext) -> Manifest:
-    """The stage that the config is of; config.data_path: of `python -m training tasks write`, or of this recipe.
+    """The stage that the config is of; config.data_path: of `python -m training tasks write`, or of this recipe, unless a reward model
+    scores.
 
     Raises:
         ExampleError: a prompt has no item, one that was changed, or one that is held out.
@@ -30,12 +33,17 @@ def run(config: GrpoConfig | PpoConfig, context: RunContext) -> Manifest:
     """
     if done := finished(config.output_directory):
         return done
+    if config.reward_model_directory is not None:
+        return _run(config, context, None)
     prompts = read_prompts(config.data_path)
     with open_scorer(training_items(prompts)) as scorer:
-        verifier = TaskVerifier(prompts, scorer)
-        if isinstance(config, GrpoConfig):
-            return grpo.run(config, context, verifier)
-        return ppo.run(config, context, verifier)
+        return _run(config, context, TaskVerifier(prompts, scorer))
+
+
+def _run(config: GrpoConfig | PpoConfig, context: RunContext, verifier: Verifier | None) -> Manifest:
+    if isinstance(config, GrpoConfig):
+        return grpo.run(config, context, verifier)
+    return ppo.run(config, context, verifier)
 
 
 @contextmanager

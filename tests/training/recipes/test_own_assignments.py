@@ -1,0 +1,88 @@
+"""Fields of a config from the words of a command line."""
+
+from pathlib import Path
+
+import pytest
+
+from training.model.lora import LoraConfig
+from training.optim.adam import OptimizerConfig
+from training.recipes.own.assignments import NEEDED, assigned, settable, word
+from training.stages.context import ConfigError, Lineage
+from training.stages.grpo import GrpoConfig
+from training.stages.sft import SftConfig
+
+FIXED = ("model_directory", "reward_model_directory", "data_path", "output_directory", "lineage")
+
+
+def an_sft() -> SftConfig:
+    return SftConfig(Path("model"), Path("data"), Path("output"), Lineage("v"))
+
+
+def a_grpo() -> GrpoConfig:
+    return GrpoConfig(Path("model"), None, Path("data"), Path("output"), Lineage("v"))
+
+
+def test_fields_are_set_by_their_kind_also_those_of_parts() -> None:
+    config = assigned(
+        an_sft(), ["epochs=3", "optimizer.learning_rate=1e-5", "optimizer.betas=0.9,0.99", "machine.dtype=bfloat16"]
+    )
+    assert (config.epochs, config.machine.dtype) == (3, "bfloat16")
+    assert config.optimizer == OptimizerConfig(learning_rate=1e-5, betas=(0.9, 0.99))
+
+
+def test_a_part_that_is_off_begins_with_its_defaults_and_an_optional_field_is_turned_off() -> None:
+    config = assigned(an_sft(), ["lora.rank=4", "lora.targets=q_proj,v_proj"])
+    assert config.lora == LoraConfig(rank=4, targets=("q_proj", "v_proj"))
+    assert assigned(config, ["lora=none"]).lora is None
+
+
+def test_fields_that_only_fit_together_are_set_together() -> None:
+    config = assigned(a_grpo(), ["normalisation=constant", "constant_tokens=64", "standardise=false"])
+    assert (config.constant_tokens, config.standardise) == (64, False)
+    with pytest.raises(ConfigError, match="constant_tokens: None with normalisation constant"):
+        assigned(a_grpo(), ["normalisation=constant"])
+
+
+@pytest.mark.parametrize(
+    ("assignment", "said"),
+    [
+        ("epochs", "set: 'epochs' is not FIELD=VALUE"),
+        ("epoch=2", "epoch: no such field; there are epochs, batch_rows"),
+        ("optimizer.rate=2", "optimizer.rate: no such field; there are optimizer.learning_rate"),
+        ("epochs=two", "epochs: 'two' is not a whole number"),
+        ("epochs=none", "epochs: 'none' is not a whole number"),
+        ("epochs.of=2", "epochs: has no fields of its own"),
+        ("lora=8", "lora: '8' is not"),
+        ("optimizer.betas=0.9", "optimizer.betas: '0.9' is not values with commas between"),
+        ("optimizer.schedule=up", "optimizer.schedule: 'up' is not one of"),
+        ("model_directory=elsewhere", "model_directory: no such field"),
+        ("vocabulary_rows=100", "vocabulary_rows: only with lora"),
+    ],
+)
+def test_what_cannot_be_set_is_refused_by_name(assignment: str, said: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        assigned(an_sft(), [assignment], FIXED)
+    assert str(refused.value).startswith(said)
+
+
+def test_a_field_is_set_once() -> None:
+    with pytest.raises(ConfigError, match="epochs: set twice"):
+        assigned(an_sft(), ["epochs=1", "epochs=2"])
+    with pytest.raises(ConfigError, match="lora is set as a whole too"):
+        assigned(an_sft(), ["lora=none", "lora.rank=2"])
+
+
+def test_a_part_that_cannot_begin_without_a_field_asks_for_it() -> None:
+    with pytest.raises(ConfigError, match=r"sft_mix\.data_path: is needed too"):
+        assigned(a_grpo(), ["sft_mix.rows=4"])
+
+
+def test_the_fields_are_listed_with_what_they_are_and_each_can_be_set_to_that() -> None:
+    fields = dict(settable(GrpoConfig, FIXED))
+    assert (fields["updates"], fields["lora"], fields["lora.rank"]) == (100, None, 8)
+    assert fields["sft_mix.data_path"] == NEEDED
+    assert not fields.keys() & set(FIXED)
+    words = [
+        f"{name}={word(value)}" for name, value in fields.items() if name.partition(".")[0] not in ("lora", "sft_mix")
+    ]
+    assert assigned(a_grpo(), words, FIXED) == a_grpo()

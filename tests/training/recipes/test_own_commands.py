@@ -1,0 +1,134 @@
+"""Stages and recipes on one's own files, by the command line, from a model to an aligned one."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.training.toys import sft_rows, toy_model, user, write_lines
+from training.__main__ import main
+from training.manifest import read_manifest
+
+THREAD = ("--set", "machine.threads=1")
+SMALL = ("--set", "max_prompt_tokens=48", "--set", "max_response_tokens=8", "--set", "updates=2")
+RECIPE = """
+from training.optim.adam import OptimizerConfig
+from training.planning.plan import PlannedStage
+from training.recipes.open_models.recipes import OpenRecipe, Places
+from training.stages.context import Lineage, Machine
+from training.stages.dpo import DpoConfig
+from training.stages.sft import SftConfig
+
+
+def recipe(places: Places) -> OpenRecipe:
+    taught = places.output / "taught"
+    sft = SftConfig(places.models / "toy", places.data / "sft.jsonl", taught, Lineage("taught"), machine=Machine(threads=1))
+    dpo = DpoConfig(taught, places.data / "pairs.jsonl", places.output / "aligned", Lineage("aligned"))
+    return OpenRecipe("mine", 1, "", (PlannedStage("sft", sft), PlannedStage("dpo", dpo)))
+"""
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A toy model and a file for each kind of stage."""
+    folder = tmp_path_factory.mktemp("own")
+    toy_model(folder / "toy")
+    pairs = [
+        {"messages": user(f"say {i % 20}"), "chosen": "good tree", "rejected": "bad stone", "prompt_id": str(i % 20)}
+        for i in range(60)
+    ]
+    write_lines(folder / "sft.jsonl", sft_rows(64))
+    write_lines(folder / "pairs.jsonl", pairs)
+    thumbs = [
+        {key: pair[key] for key in ("messages", "prompt_id")} | {"response": pair[side], "thumb": thumb}
+        for pair in pairs
+        for side, thumb in (("chosen", "up"), ("rejected", "down"))
+    ]
+    write_lines(folder / "thumbs.jsonl", thumbs)
+    write_lines(folder / "prompts.jsonl", [{"messages": pair["messages"]} for pair in pairs])
+    return folder
+
+
+def command(files: Path, stage: str, model: Path, data: str, *more: str) -> list[str]:
+    return [stage, "--model", str(model), "--data", str(files / data), "--work", str(files / "work"), *THREAD, *more]
+
+
+def test_a_life_of_a_model_from_the_command_line(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    work = files / "work"
+    assert main(command(files, "sft", files / "toy", "sft.jsonl", "--name", "taught", "--set", "epochs=2")) == 0
+    taught = work / "taught"
+    assert read_manifest(taught).parents == ("toy",)
+    said = capsys.readouterr().out
+    assert f"{taught}\n" in said
+    assert "held_out_loss " in said
+    assert main(command(files, "reward-model", taught, "pairs.jsonl", "--name", "judge")) == 0
+    judged = ("--reward-model", str(work / "judge"), *SMALL)
+    ppo = ("--set", "prompts_per_update=16", "--set", "minibatch_rows=8")
+    assert main(command(files, "ppo", taught, "prompts.jsonl", *judged, *ppo)) == 0
+    assert read_manifest(work / "taught-ppo").parents == ("taught", "judge")
+    groups = ("--set", "prompts_per_update=4", "--set", "samples_per_prompt=4", "--set", "minibatch_rows=16")
+    assert main(command(files, "grpo", taught, "prompts.jsonl", *judged, *groups)) == 0
+    assert main(command(files, "dpo", taught, "pairs.jsonl", "--set", "lora.rank=2")) == 0
+    assert (work / "taught-dpo" / "adapter").is_dir()
+    assert main(command(files, "kto", taught, "thumbs.jsonl")) == 0
+    assert read_manifest(work / "taught-kto").report["train_thumbs_up"] > 0
+    pages = {path.parent.name for path in (work / "runs").glob("*/stage.json")}
+    assert pages == {"taught", "judge", "taught-ppo", "taught-grpo", "taught-dpo", "taught-kto"}
+
+
+def test_a_run_goes_on_as_it_was_begun_or_not_at_all(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = command(files, "sft", files / "toy", "sft.jsonl", "--name", "again")
+    assert main(asked) == 0
+    made = read_manifest(files / "work" / "again")
+    assert main(asked) == 0
+    assert read_manifest(files / "work" / "again") == made
+    capsys.readouterr()
+    assert main([*asked, "--set", "epochs=3"]) == 1
+    assert "epochs: again was begun with 1, not 3; take another name or folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("stage", "data", "more", "said"),
+    [
+        ("sft", "nothing.jsonl", (), "data: "),
+        ("sft", "pairs.jsonl", (), "response: must be text and not empty"),
+        ("sft", "sft.jsonl", ("--set", "epoch=2"), "epoch: no such field"),
+        ("sft", "sft.jsonl", ("--set", "max_tokens=2"), "max_tokens: 2"),
+        ("grpo", "prompts.jsonl", SMALL, "task"),
+    ],
+)
+def test_what_cannot_run_is_refused_in_a_line(
+    files: Path, stage: str, data: str, more: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command(files, stage, files / "toy", data, "--name", f"refused-{len(more)}-{data}", *more)) == 1
+    told = capsys.readouterr().err
+    assert said in told
+    assert len(told.splitlines()) == 1
+
+
+def test_a_recipe_from_a_file_of_ones_own_is_planned_and_run(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (files / "mine.py").write_text(RECIPE)
+    places = ["--models", str(files), "--data", str(files), "--work", str(files / "recipe")]
+    assert main(["run", str(files / "mine.py"), *places, "--set", "dpo.beta=0.2"]) == 0
+    stage = json.loads((files / "recipe" / "runs" / "dpo" / "stage.json").read_text())
+    assert stage["config"]["beta"] == 0.2
+    assert read_manifest(files / "recipe" / "aligned").parents == ("taught",)
+    assert main(["plan", "--recipe", str(files / "mine.py"), "--model", str(files / "toy")]) == 0
+    assert "dpo" in capsys.readouterr().out
+
+
+def test_a_recipe_names_its_stages_where_one_is_asked_for_that_it_has_not(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (files / "mine.py").write_text(RECIPE)
+    places = ["--models", str(files), "--data", str(files), "--work", str(files / "other")]
+    for more, said in (
+        (("--stages", "ppo"), "stages: 'ppo' is not one of sft, dpo"),
+        (("--set", "ppo.beta=1"), "set: 'ppo.beta=1' does not begin with a stage, sft. or dpo."),
+    ):
+        assert main(["run", str(files / "mine.py"), *places, *more]) == 1
+        assert said in capsys.readouterr().err
+    assert main(["run", "nobody", *places]) == 1
+    assert "recipe: 'nobody' is not one of" in capsys.readouterr().err
+    assert main(["run", str(files / "nothing.py"), *places]) == 1
+    assert "nothing.py is not there" in capsys.readouterr().err

@@ -1,0 +1,1 @@
+"""Stages and recipes on one's own files, from the command line."""

@@ -1,0 +1,155 @@
+"""Fields of a config from text, as `optimizer.learning_rate=1e-5`. A part that is off (None) begins with its own defaults once one of its
+fields is named: `lora.rank=16`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from training.stages.context import ConfigError
+
+OFF, NEEDED = "none", "needed"
+TRUTHS = {"true": True, "false": False}
+
+Config = TypeVar("Config")
+Tree = dict[str, "str | Tree"]
+
+
+def assigned(config: Config, assignments: Sequence[str], fixed: Sequence[str] = ()) -> Config:
+    """The config with these fields set, all at once: what contradicts what is decided when all are known.
+
+    Args:
+        assignments: NAME=VALUE each; `none` turns an optional field off, values of a tuple are parted by commas.
+        fixed: fields that are set in another way.
+
+    Raises:
+        ConfigError: no such field, a value that it cannot have, or fields that contradict each other; names the field.
+    """
+    tree: Tree = {}
+    for assignment in assignments:
+        name, sign, text = assignment.partition("=")
+        if not sign or not name:
+            raise ConfigError(f"set: {assignment!r} is not FIELD=VALUE")
+        _plant(tree, name, text)
+    filled: Config = _filled(type(config), config, tree, "", fixed)
+    return filled
+
+
+def settable(kind: Any, fixed: Sequence[str] = (), prefix: str = "") -> Iterator[tuple[str, object]]:
+    """The fields of a config class that can be set, with what they are if nobody sets them (NEEDED: there is no such value); after a part
+    that is off, its fields as they would begin."""
+    for field in dataclasses.fields(kind):
+        if field.name in fixed:
+            continue
+        part, name, default = _part(kind, field.name), prefix + field.name, _default(field)
+        if part is None or default is None:
+            yield name, default
+        if part is not None:
+            yield from settable(part, (), f"{name}.")
+
+
+def word(value: object) -> str:
+    """A value as it is written in an assignment."""
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+
+
+def _plant(tree: Tree, name: str, text: str) -> None:
+    *path, leaf = name.split(".")
+    for step in path:
+        below = tree.setdefault(step, {})
+        if isinstance(below, str):
+            raise ConfigError(f"{name}: {step} is set as a whole too")
+        tree = below
+    if leaf in tree:
+        raise ConfigError(f"{name}: set twice")
+    tree[leaf] = text
+
+
+def _filled(kind: Any, now: Any, tree: Mapping[str, str | Tree], prefix: str, fixed: Sequence[str]) -> Any:
+    """now: what has the other fields; None: the class's defaults have them."""
+    names = [field.name for field in dataclasses.fields(kind) if field.name not in fixed]
+    hints = get_type_hints(kind)
+    changed: dict[str, object] = {}
+    for field, given in tree.items():
+        name = prefix + field
+        if field not in names:
+            raise ConfigError(f"{name}: no such field; there are {', '.join(prefix + known for known in names)}")
+        part = _part(kind, field)
+        if isinstance(given, str):
+            changed[field] = _value(given, hints[field], name)
+        elif part is None:
+            raise ConfigError(f"{name}: has no fields of its own")
+        else:
+            changed[field] = _filled(part, None if now is None else getattr(now, field), given, f"{name}.", ())
+    try:
+        return dataclasses.replace(now, **changed) if now is not None else _begun(kind, changed, prefix)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{prefix}{error}") from error
+
+
+def _begun(kind: Any, values: Mapping[str, object], prefix: str) -> Any:
+    missing = [f.name for f in dataclasses.fields(kind) if f.name not in values and _default(f) == NEEDED]
+    if missing:
+        raise ConfigError(f"{prefix}{missing[0]}: is needed too")
+    return kind(**values)
+
+
+def _part(kind: Any, field: str) -> Any:
+    """The class of the field's own fields; None: it has none."""
+    return next((one for one in _kinds(get_type_hints(kind)[field]) if dataclasses.is_dataclass(one)), None)
+
+
+def _default(field: dataclasses.Field[Any]) -> object:
+    if field.default is not dataclasses.MISSING:
+        return field.default
+    return NEEDED if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def _value(text: str, kind: Any, name: str) -> object:
+    """Raises: ConfigError: the text is none of this kind."""
+    kinds = _kinds(kind)
+    if text == OFF and type(None) in kinds:
+        return None
+    for one in kinds:
+        try:
+            return _parsed(text, one)
+        except (ValueError, KeyError):
+            continue
+    raise ConfigError(f"{name}: {text!r} is not {' or '.join(_kind_word(one) for one in kinds)}")
+
+
+def _parsed(text: str, kind: Any) -> object:
+    if kind is bool:
+        return TRUTHS[text.lower()]
+    if get_origin(kind) is tuple:
+        inner, texts = get_args(kind), text.split(",")
+        if inner[-1] is not Ellipsis and len(texts) != len(inner):
+            raise ValueError(text)
+        return tuple(_parsed(one, inner[0]) for one in texts)
+    if kind in (int, float, str, Path) or _is_enum(kind):
+        return kind(text)
+    raise ValueError(text)  # a part is set by its fields
+
+
+def _kinds(kind: Any) -> tuple[Any, ...]:
+    return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+
+
+def _kind_word(kind: Any) -> str:
+    if _is_enum(kind):
+        return ", ".join(str(member.value) for member in kind)
+    words = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
+    return words.get(kind, OFF if kind is type(None) else "values with commas between")
+
+
+def _is_enum(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Enum)

@@ -1,0 +1,170 @@
+"""`python -m training sft | reward-model | dpo | kto | ppo | grpo` on files of one's own, and `run` for all stages of a recipe. The same
+command goes on after a kill; all that a life of a model needs may lie in one folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from training.cluster.group import Group, parse_workers
+from training.cluster.runner import StageRun, run_stages
+from training.cluster.stage_record import refuse_other
+from training.manifest import Manifest
+from training.planning.plan import PlannedStage
+from training.progress import ShownStages, open_display
+from training.recipes.open_models.recipes import RECIPES, Places
+from training.recipes.own.assignments import assigned, settable, word
+from training.recipes.own.recipe_file import open_recipe
+from training.recipes.own.stages import STAGES, Stage, runs
+from training.stages.context import ConfigError, Lineage
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+RUNS = "runs"
+FIXED = ("model_directory", "reward_model_directory", "data_path", "output_directory", "lineage")
+SET = "a field of the config, as optimizer.learning_rate=1e-5; may be repeated"
+
+
+def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
+    """Add the commands."""
+    for name, stage in STAGES.items():
+        one = commands.add_parser(
+            name,
+            help=stage.purpose,
+            description=f"{stage.purpose}. A line of the data: {stage.rows}",
+            epilog=_fields(stage),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        one.add_argument(
+            "--model", type=Path, required=True, metavar="DIR", help="to begin from: config, weights, tokenizer"
+        )
+        one.add_argument("--data", type=Path, required=True, metavar="FILE.jsonl", help="a row a line")
+        one.add_argument("--name", help="of what is made (default: the model's and the stage's)")
+        if stage.is_policy:
+            one.add_argument(
+                "--reward-model", type=Path, metavar="DIR", help="that scores; without it the rows' tasks do"
+            )
+        _add_running(one, "FIELD=VALUE")
+        one.set_defaults(command=lambda options, name=name: run_one(name, options, code_commit()))
+    many = commands.add_parser("run", help="all stages of a recipe, one after the other")
+    many.add_argument("recipe", help=f"FILE.py of your own, or {', '.join(RECIPES)}")
+    many.add_argument("--models", type=Path, default=Places.models, metavar="DIR", help="folder of the models (models)")
+    many.add_argument("--data", type=Path, default=Places.data, metavar="DIR", help="folder of the data files (data)")
+    many.add_argument("--stages", metavar="A,B", help="these alone")
+    _add_running(many, "STAGE.FIELD=VALUE")
+    many.set_defaults(command=lambda options: run_recipe(options, code_commit()))
+
+
+def run_one(name: str, options: argparse.Namespace, code_commit: str) -> int:
+    """One stage.
+
+    Raises:
+        ConfigError: a field that is not to be set so, or a run of this name that was begun otherwise.
+    """
+    stage, output = STAGES[name], options.work.absolute() / (options.name or f"{options.model.name}-{name}")
+    given: dict[str, Any] = {
+        "model_directory": _there("model", options.model),
+        "data_path": _there("data", options.data),
+        "output_directory": output,
+        "lineage": Lineage(output.name, code_commit=code_commit),
+    }
+    if stage.is_policy:
+        judge: Path | None = options.reward_model
+        given["reward_model_directory"] = judge and _there("reward-model", judge)
+    config = assigned(stage.config(**given), options.set, FIXED)
+    _run([StageRun(output.name, stage.run, config)], options, stage.shown)
+    return 0
+
+
+def run_recipe(options: argparse.Namespace, code_commit: str) -> int:
+    """All stages, or those that were asked for.
+
+    Raises:
+        ConfigError: there is no such recipe or stage, or a run in this folder that was begun otherwise.
+    """
+    places = Places(options.models.absolute(), options.data.absolute(), options.work.absolute())
+    recipe = open_recipe(options.recipe, places)
+    stages = [_changed(stage, options.set, code_commit) for stage in _chosen(recipe.stages, options.stages)]
+    _refuse_unknown(options.set, [stage.name for stage in stages])
+    shown = dict.fromkeys(figure for stage in STAGES.values() for figure in stage.shown)
+    _run([StageRun(stage.name, runs(stage.config), stage.config) for stage in stages], options, tuple(shown))
+    return 0
+
+
+def _run(stages: Sequence[StageRun[Any]], options: argparse.Namespace, figures: Sequence[str]) -> None:
+    storage: Path = options.work.absolute() / RUNS
+    for stage in stages:
+        refuse_other(stage.config, storage / stage.name)
+    most, fewest = options.workers
+    group = Group(most, options.gpus_per_worker, options.rollout_actors, fewest)
+    bucket = f"checkpoints/{options.work.absolute().name}" if options.checkpoints_in_bucket else None
+    with open_display() as display:
+        made = run_stages(stages, storage, group, ShownStages(display, figures), bucket)
+    for stage, manifest in zip(stages, made, strict=False):
+        print(f"\n{stage.config.output_directory}\n  {_told(manifest)}\n  page: {storage / stage.name}")
+
+
+def _told(manifest: Manifest) -> str:
+    """Figures of the report that are numbers, and why it stopped before its end."""
+    report = manifest.report
+    figures = [f"{name} {value:.4g}" for name, value in report.items() if isinstance(value, int | float)]
+    stopped = report.get("stopped_because")
+    return ", ".join(([f"stopped: {stopped}"] if stopped else []) + figures)
+
+
+def _there(option: str, path: Path) -> Path:
+    """Raises: ConfigError: nothing is there."""
+    if not path.exists():
+        raise ConfigError(f"{option}: {path} is not there")
+    return path.absolute()
+
+
+def _chosen(stages: Sequence[PlannedStage], names: str | None) -> list[PlannedStage]:
+    if names is None:
+        return list(stages)
+    known, asked = {stage.name: stage for stage in stages}, names.split(",")
+    if unknown := [name for name in asked if name not in known]:
+        raise ConfigError(f"stages: {unknown[0]!r} is not one of {', '.join(known)}")
+    return [known[name] for name in asked]
+
+
+def _changed(stage: PlannedStage, assignments: Sequence[str], code_commit: str) -> PlannedStage:
+    prefix = f"{stage.name}."
+    mine = [text.removeprefix(prefix) for text in assignments if text.startswith(prefix)]
+    config = assigned(stage.config, mine, FIXED)
+    return replace(stage, config=replace(config, lineage=replace(config.lineage, code_commit=code_commit)))
+
+
+def _refuse_unknown(assignments: Sequence[str], names: Sequence[str]) -> None:
+    for text in assignments:
+        if text.partition(".")[0] not in names:
+            raise ConfigError(f"set: {text!r} does not begin with a stage, {' or '.join(f'{name}.' for name in names)}")
+
+
+def _add_running(parser: argparse.ArgumentParser, assignment: str) -> None:
+    parser.add_argument(
+        "--work", type=Path, required=True, metavar="DIR", help="folder of what is made; runs/ has the pages"
+    )
+    parser.add_argument("--set", action="append", default=[], metavar=assignment, help=SET)
+    parser.add_argument(
+        "--workers",
+        type=parse_workers,
+        default=(0, None),
+        metavar="N or N..M",
+        help="Ray workers; 0, the default, trains in this process; a range goes on with fewer where a machine is lost",
+    )
+    parser.add_argument("--gpus-per-worker", type=int, default=0, help="GPUs that Ray keeps for each")
+    parser.add_argument("--rollout-actors", type=int, default=0, help="Ray actors that sample for PPO and GRPO")
+    parser.add_argument(
+        "--checkpoints-in-bucket", action="store_true", help="of TW_TRAINING_S3_*; else they lie under --work"
+    )
+
+
+def _fields(stage: Stage) -> str:
+    rows = "\n".join(f"  {name} = {word(value)}" for name, value in settable(stage.config, FIXED))
+    return f"fields for --set, as they are if nobody sets them:\n{rows}"

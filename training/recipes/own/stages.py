@@ -1,0 +1,99 @@
+"""The stages by the names of their commands: the class of a config, and the function that runs it in a worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from training.manifest import Manifest
+from training.planning.work import StageConfig
+from training.recipes.rlvr.stage import run as run_policy
+from training.stages import dpo, kto, pretrain, reward_model, sft
+from training.stages.context import ConfigError, RunContext
+from training.stages.dpo import DpoConfig
+from training.stages.grpo import GrpoConfig
+from training.stages.kto import KtoConfig
+from training.stages.policy_loop import PolicyConfig
+from training.stages.ppo import PpoConfig
+from training.stages.pretrain import PretrainConfig
+from training.stages.reward_model import RewardModelConfig
+from training.stages.sft import SftConfig
+
+PROMPTS = '{"messages", "task" = ""}: a task as `tasks write` makes it where computation judges, none where a reward model does'
+
+
+@dataclass(frozen=True)
+class Stage:
+    """purpose and rows (of its data file) are what its help says; shown: figures of a step for whoever waits."""
+
+    config: type[StageConfig]
+    run: Callable[[Any, RunContext], Manifest]
+    purpose: str
+    rows: str
+    shown: tuple[str, ...]
+
+    @property
+    def is_policy(self) -> bool:
+        """Whether something must judge what it samples."""
+        return issubclass(self.config, PolicyConfig)
+
+
+STAGES: Mapping[str, Stage] = {
+    "sft": Stage(
+        SftConfig,
+        sft.run,
+        "learn responses as they are written",
+        '{"messages": [{"role", "content"}], "response", "weight" = 1}',
+        ("loss", "held_out_loss", "gradient_norm"),
+    ),
+    "reward-model": Stage(
+        RewardModelConfig,
+        reward_model.run,
+        "learn which of two responses people prefer",
+        '{"messages", "chosen", "rejected", "prompt_id", "margin" = 0}',
+        ("loss", "accuracy", "held_out_accuracy"),
+    ),
+    "dpo": Stage(
+        DpoConfig,
+        dpo.run,
+        "learn from preferred and rejected responses, without a reward model",
+        '{"messages", "chosen", "rejected", "prompt_id", "margin" = 0}',
+        ("loss", "accuracy", "held_out_accuracy", "kl"),
+    ),
+    "kto": Stage(
+        KtoConfig,
+        kto.run,
+        "learn from single thumbs, without a reward model",
+        '{"messages", "response", "thumb": "up" or "down", "prompt_id"}',
+        ("loss", "held_out_accuracy", "kl", "response_tokens"),
+    ),
+    "ppo": Stage(
+        PpoConfig,
+        run_policy,
+        "learn from scores of one's own samples, with a critic",
+        PROMPTS,
+        ("score", "kl", "response_tokens", "explained_variance"),
+    ),
+    "grpo": Stage(
+        GrpoConfig,
+        run_policy,
+        "learn from scores of groups of one's own samples",
+        PROMPTS,
+        ("score", "kl", "response_tokens", "zero_variance_groups"),
+    ),
+}
+
+
+def runs(config: StageConfig) -> Callable[[Any, RunContext], Manifest]:
+    """What runs a config of any stage.
+
+    Raises:
+        ConfigError: it is none of ours.
+    """
+    if isinstance(config, PretrainConfig):
+        return pretrain.run
+    for stage in STAGES.values():
+        if isinstance(config, stage.config):
+            return stage.run
+    raise ConfigError(f"config: {type(config).__name__} is no stage's")
