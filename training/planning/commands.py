@@ -7,11 +7,14 @@ import json
 from pathlib import Path
 
 from training.model.checkpoint import read_config
+from training.model.config import ModelConfig, parse_config
 from training.planning.accelerators import ACCELERATORS, accelerator_named
 from training.planning.plan import plan_recipe
 from training.planning.text import as_json, text
-from training.recipes.open_models.recipes import RECIPES
+from training.recipes.open_models.recipes import RECIPES, OpenRecipe
+from training.recipes.open_models.shapes import shape
 from training.recipes.own.recipe_file import open_recipe
+from training.stages.pretrain import PretrainConfig
 
 
 def describe(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
