@@ -14,6 +14,7 @@ SMALL = ("--set", "max_prompt_tokens=48", "--set", "max_response_tokens=8", "--s
 RECIPE = """
 from training.optim.adam import OptimizerConfig
 from training.planning.plan import PlannedStage
+from training.planning.work import DataSize
 from training.recipes.open_models.recipes import OpenRecipe, Places
 from training.stages.context import Lineage, Machine
 from training.stages.dpo import DpoConfig
@@ -24,7 +25,8 @@ def recipe(places: Places) -> OpenRecipe:
     taught = places.output / "taught"
     sft = SftConfig(places.models / "toy", places.data / "sft.jsonl", taught, Lineage("taught"), machine=Machine(threads=1))
     dpo = DpoConfig(taught, places.data / "pairs.jsonl", places.output / "aligned", Lineage("aligned"))
-    return OpenRecipe("mine", 1, "", (PlannedStage("sft", sft), PlannedStage("dpo", dpo)))
+    size = DataSize(rows=60, prompt_tokens=10, response_tokens=4)
+    return OpenRecipe("mine", 1, "", (PlannedStage("sft", sft, size), PlannedStage("dpo", dpo, size)))
 """
 
 
@@ -115,6 +117,13 @@ def test_a_recipe_from_a_file_of_ones_own_is_planned_and_run(files: Path, capsys
     assert read_manifest(files / "recipe" / "aligned").parents == ("taught",)
     assert main(["plan", "--recipe", str(files / "mine.py"), "--model", str(files / "toy")]) == 0
     assert "dpo" in capsys.readouterr().out
+
+
+def test_the_recipe_of_the_page_is_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "training.md").read_text()
+    (tmp_path / "mine.py").write_text(page.partition("```python\n# mine.py")[2].partition("```")[0])
+    assert main(["plan", "--recipe", str(tmp_path / "mine.py"), "--gpus", "8", "--shard", "8"]) == 0
+    assert "sft" in capsys.readouterr().out
 
 
 def test_a_recipe_names_its_stages_where_one_is_asked_for_that_it_has_not(

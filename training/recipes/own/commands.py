@@ -20,6 +20,7 @@ from training.recipes.open_models.recipes import RECIPES, Places
 from training.recipes.own.assignments import assigned, settable, word
 from training.recipes.own.recipe_file import open_recipe
 from training.recipes.own.stages import STAGES, Stage, runs
+from training.reporting.stage import REPORT
 from training.stages.context import ConfigError, Lineage
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def _run(stages: Sequence[StageRun[Any]], options: argparse.Namespace, figures: 
     with open_display() as display:
         made = run_stages(stages, storage, group, ShownStages(display, figures), bucket)
     for stage, manifest in zip(stages, made, strict=False):
-        print(f"\n{stage.config.output_directory}\n  {_told(manifest)}\n  page: {storage / stage.name}")
+        print(f"\n{stage.config.output_directory}\n  {_told(manifest)}\n  page: {storage / stage.name / REPORT}")
 
 
 def _told(manifest: Manifest) -> str:
