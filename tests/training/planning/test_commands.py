@@ -36,7 +36,7 @@ def test_json_has_the_same_and_the_price(capsys: pytest.CaptureFixture[str]) -> 
     assert plan("--recipe", "qwen3-8b-grpo", "--gpus", "16", "--json", "--dollars-per-gpu-hour", "2.5") == 0
     found = json.loads(capsys.readouterr().out)
     (grpo,) = found["stages"]
-    assert (found["gpus"], grpo["copies"], grpo["shard"], grpo["tensor"]) == (16, 2, 4, 2)
+    assert (found["gpus"], grpo["copies"], grpo["shard"], grpo["tensor"]) == (16, 4, 2, 2)
     assert grpo["peak_bytes"] == pytest.approx(sum(grpo["parts_bytes"].values()))
     assert grpo["seconds_per_step"] == pytest.approx(sum(grpo["spent_seconds"].values()))
     assert found["gpu_hours"] == pytest.approx(16 * grpo["hours"])
@@ -49,7 +49,7 @@ def test_json_has_the_same_and_the_price(capsys: pytest.CaptureFixture[str]) -> 
     [
         (["--recipe", "gpt"], "recipe: 'gpt' is not one of qwen3-0.6b-sft-grpo, "),
         (["--recipe", "qwen3-8b-grpo", "--accelerator", "tpu"], "accelerator: 'tpu' is not one of h100, "),
-        (["--recipe", "qwen3-8b-grpo", "--gpus", "12"], "grpo: parallelism: shard 4 x tensor 2 is 8, which does not"),
+        (["--recipe", "qwen3-8b-grpo", "--gpus", "10"], "grpo: parallelism: shard 2 x tensor 2 is 4, which does not"),
         (["--recipe", "qwen3-8b-grpo", "--gpus", "0"], "grpo: gpus: 0, at least 1"),
         (["--recipe", "qwen3-8b-grpo", "--shard", "0"], "parallelism.shard: 0, at least 1"),
         (["--recipe", "qwen3-8b-grpo", "--tensor", "1"], "grpo: needs "),
