@@ -19,7 +19,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from training.cluster.group import parse_workers
+from training.cluster.group import GPUS_HELP, parse_workers
 from training.data.bucket import Bucket, bucket_place
 from training.data.catalogue import CatalogueError, Directory, Objects
 from training.data.rows import RowError
@@ -45,6 +45,7 @@ from training.remote import FeedbackLog, RemoteError, RolloutClient, TlsFiles
 from training.reporting.commands import describe as describe_reports
 from training.runs import LoopRunningError, Runs, exclusive
 from training.stages.context import ConfigError, Progress
+from training.stages.machine import DEVICE_HELP
 from training.status import FAILED, Step
 from training.tokenization.commands import describe as describe_tokenizer
 from training.verification.commands import describe as describe_tasks
@@ -227,6 +228,8 @@ def _recipe(options: argparse.Namespace) -> Recipe:
             config = replace(config, num_workers=most, fewest_workers=fewest)
         given = {"gpus_per_worker": options.gpus_per_worker, "rollout_actors": options.rollout_actors}
         given |= {"checkpoints_in_bucket": options.checkpoints_in_bucket}
+        if options.device is not None:
+            config = config.on_device(options.device)
         return replace(config, **{name: value for name, value in given.items() if value is not None})
 
     return adjusted
@@ -282,7 +285,12 @@ def _parser() -> argparse.ArgumentParser:
     tried.add_argument("--version", required=True, help="as its manifest says")
     tried.add_argument("--directory", type=Path, required=True)
     tried.set_defaults(
-        command=canary, workers=None, gpus_per_worker=None, rollout_actors=None, checkpoints_in_bucket=None
+        command=canary,
+        workers=None,
+        gpus_per_worker=None,
+        rollout_actors=None,
+        checkpoints_in_bucket=None,
+        device=None,
     )
     commands.add_parser("snapshot", parents=[common], help="freeze the feedback now").set_defaults(command=snapshot)
     forgetting = commands.add_parser(
@@ -319,7 +327,8 @@ def _describe_loop(turn: argparse.ArgumentParser) -> None:
         metavar="N or N..M",
         help="Ray workers; 0 trains in this process; a range goes on with fewer where a machine is lost",
     )
-    turn.add_argument("--gpus-per-worker", type=int, help="GPUs that Ray keeps for each")
+    turn.add_argument("--gpus-per-worker", type=int, help=GPUS_HELP)
+    turn.add_argument("--device", help=DEVICE_HELP)
     turn.add_argument("--rollout-actors", type=int, help="Ray actors that sample for PPO; 0: workers sample themselves")
     turn.add_argument(
         "--checkpoints-in-bucket",

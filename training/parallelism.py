@@ -14,10 +14,11 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
 
 from training.model.backbone import Backbone
@@ -27,6 +28,7 @@ from training.model.transformer import Decoder
 from training.optim.ranks import Ranks
 from training.pipeline import is_cut, mark_copy, own_layers, rebuild, received, sends
 from training.stages.context import ConfigError, RunContext, require_even
+from training.stages.machine import Autocast, moved
 
 PIPELINE, REPLICATE, SHARD, TENSOR = "pipeline", "replicate", "shard", "tensor"
 # Megatron's split (arXiv 1909.08053): heads and columns of the MLP apart, one sum after attention and one after the MLP.
@@ -90,10 +92,11 @@ def arrange(parallelism: Parallelism, ranks: Ranks) -> Ranks:
     )
 
 
-def lay_out(parallelism: Parallelism, context: RunContext, **rows: int) -> RunContext:
+def lay_out(parallelism: Parallelism, context: RunContext, autocast: Autocast, **rows: int) -> RunContext:
     """The context of a stage whose workers are arranged so.
 
     Args:
+        autocast: what every forward of the stage runs in.
         rows: of a step, by the fields that say how many.
 
     Raises:
@@ -102,11 +105,21 @@ def lay_out(parallelism: Parallelism, context: RunContext, **rows: int) -> RunCo
     ranks = arrange(parallelism, context.ranks)
     if ranks.mesh is not None:
         require_even(rows, ranks)
+        ranks = replace(ranks, narrow=_all_narrow(autocast))
     return replace(context, ranks=ranks)
 
 
+def _all_narrow(autocast: Autocast) -> bool:
+    """Whether every worker computes in bfloat16: each has found out for itself, and what they exchange must be of one type."""
+    with autocast():
+        narrow = torch.tensor(float(torch.is_autocast_enabled(torch.get_default_device().type)))
+    dist.all_reduce(narrow, dist.ReduceOp.MIN)
+    return bool(narrow)
+
+
 def distribute(decoder: Decoder, ranks: Ranks) -> None:
-    """Leave this worker its part of the decoder, which must be the same on every worker. Optimizers are built afterwards.
+    """Leave this worker its part of the decoder, which must be the same on every worker, where it computes. Optimizers are built
+    afterwards. Parts are taken from the whole on the processor, layer by layer, so an accelerator never has to hold it.
 
     Raises:
         ConfigError: heads that the workers cannot share evenly, adapters where layers are split across, or a pipeline for a decoder
@@ -114,13 +127,15 @@ def distribute(decoder: Decoder, ranks: Ranks) -> None:
     """
     mesh = ranks.mesh
     if mesh is None:
+        moved(decoder)
         return
     if ranks.pipeline is not None and not is_cut(decoder):
         raise ConfigError("parallelism.pipeline: only pre-training and SFT run layer after layer on several workers")
     if mesh[TENSOR].size() > 1:
         _split_layers(decoder, mesh[TENSOR])
     if ranks.data_size > 1:
-        _shard(decoder, mesh[REPLICATE, SHARD])
+        _shard(decoder, mesh[REPLICATE, SHARD], ranks.narrow)
+    moved(decoder)  # what is in no part
     mark_copy(decoder, ranks)
 
 
@@ -152,15 +167,34 @@ def check_divisible(config: ModelConfig, tensor: int) -> None:
             raise ConfigError(f"parallelism.tensor: {tensor} does not divide {name}, {size}")
 
 
-def _shard(decoder: Decoder, mesh: DeviceMesh) -> None:
-    """Layer by layer, so that at most two layers are whole at a time; embedding, last norm and head with the decoder itself."""
+def _shard(decoder: Decoder, mesh: DeviceMesh, narrow: bool) -> None:
+    """Layer by layer, so that at most two layers are whole at a time; embedding, last norm and head with the decoder itself.
+
+    narrow: matrices of layers are gathered in bfloat16, in which autocast would copy them; gradients are summed in fp32. Embedding and head
+    stay in fp32, as they are computed in it.
+    """
+    policy = NARROW if narrow else MixedPrecisionPolicy()
     for layer in own_layers(decoder):
-        fully_shard(layer, mesh=mesh)
+        fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(decoder, mesh=mesh, reshard_after_forward=True)
     register_fsdp_forward_method(decoder, "logits")
     for module in _sharded(decoder):
         module.set_gradient_divide_factor(1.0)
         module.set_force_sum_reduction_for_comms(True)
+
+
+def _own_type(parameter: nn.Parameter) -> torch.dtype | None:
+    """Norms are computed in fp32, and biases are small."""
+    return parameter.dtype if parameter.ndim < 2 else None
+
+
+# Inputs are not cast: the residual stream and rotations stay in fp32, and autocast narrows what goes into a product.
+NARROW = MixedPrecisionPolicy(
+    param_dtype=torch.bfloat16,
+    reduce_dtype=torch.float32,
+    cast_forward_inputs=False,
+    param_dtype_override_fn=_own_type,
+)
 
 
 class Named(Protocol):
@@ -170,14 +204,14 @@ class Named(Protocol):
 
 
 def whole_weights(model: Named, ranks: Ranks) -> dict[str, Tensor]:
-    """Copies of the weights by their names, put together on the first worker; nothing on the others. Every worker must call this. The
-    model stays as it is and may be trained on while the copies are sent."""
+    """Copies of the weights by their names, put together on the first worker's processor; nothing on the others. Every worker must call
+    this. The model stays as it is and may be trained on while the copies are sent."""
     kept: dict[str, Tensor] = {}
     keeps = ranks.rank == 0 or sends(ranks)
     for name, parameter in model.named_parameters():
         weight = _whole(parameter)
         if keeps:
-            kept[name] = weight.clone()
+            kept[name] = weight.to("cpu", copy=True)
     return received(kept, ranks) if keeps else {}
 
 
@@ -195,7 +229,8 @@ def assemble(decoder: Decoder, ranks: Ranks) -> None:
         for name, parameter in list(module.named_parameters(recurse=False)):
             if isinstance(parameter, DTensor):
                 whole = _whole(parameter)
-                setattr(module, name, nn.Parameter(whole if ranks.rank == 0 else whole[:0], requires_grad=False))
+                kept = whole.cpu() if ranks.rank == 0 else whole[:0]
+                setattr(module, name, nn.Parameter(kept, requires_grad=False))
 
 
 def _whole(parameter: nn.Parameter) -> Tensor:
@@ -206,17 +241,45 @@ def _whole(parameter: nn.Parameter) -> Tensor:
 
 @contextmanager
 def gathered(decoder: Decoder) -> Iterator[None]:
-    """Shards are whole on every worker inside the block, so that workers may make different numbers of forwards: sampling. No gradients."""
-    modules = list(_sharded(decoder))
+    """Shards are whole on every worker inside the block, and in fp32 whatever they are trained in, so that workers may make different
+    numbers of forwards: sampling. No gradients."""
+    modules, shards = list(_sharded(decoder)), list(_shards(decoder))
     for module in modules:
         module.set_reshard_after_forward(False, recurse=False)
         module.unshard()
+        for owner, name, shard in shards:
+            whole = getattr(owner, name)
+            if whole is not shard and whole.dtype != shard.dtype:
+                setattr(owner, name, nn.Parameter(_exact(shard, whole), requires_grad=False))
+                _local(whole).untyped_storage().resize_(0)  # as FSDP frees it; it comes back with the next gathering
     try:
         yield
     finally:
         for module in modules:
             module.set_reshard_after_forward(True, recurse=False)
             module.reshard()
+
+
+def _shards(decoder: Decoder) -> Iterator[tuple[nn.Module, str, DTensor]]:
+    for owner in decoder.modules():
+        for name, parameter in owner.named_parameters(recurse=False):
+            if isinstance(parameter, DTensor):
+                yield owner, name, parameter
+
+
+def _exact(shard: DTensor, whole: Tensor) -> Tensor:
+    """What `whole` is the narrow copy of: put together over the shards alone, so still this worker's part of a tensor group."""
+    mesh, part = shard.device_mesh[REPLICATE, SHARD], _local(whole)
+    held = DTensor.from_local(
+        shard.to_local(), mesh, (Replicate(), Shard(0)), run_check=False, shape=part.shape, stride=part.stride()
+    ).full_tensor()
+    if isinstance(whole, DTensor):
+        return DTensor.from_local(held, whole.device_mesh, whole.placements, run_check=False)
+    return held
+
+
+def _local(tensor: Tensor) -> Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def _sharded(decoder: nn.Module) -> Iterator[FSDPModule]:

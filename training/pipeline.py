@@ -215,7 +215,7 @@ def received(kept: dict[str, Tensor], ranks: Ranks) -> dict[str, Tensor]:
             if place == source:
                 dist.send(kept[name].contiguous(), group=group, group_dst=0)
             elif place == 0:
-                weight = torch.empty(shape, dtype=dtype)
+                weight = torch.empty(shape, dtype=dtype, device="cpu")
                 dist.recv(weight, group=group, group_src=source)
                 kept.setdefault(name, weight)
     return kept if place == 0 else {}

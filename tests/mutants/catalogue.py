@@ -72,8 +72,8 @@ TWENTY = (
     Mutant(
         "07 trainer's log-probs ignore temperature",
         ROLLOUT_PY,
-        "chosen_log_probs(decoder, hidden_BRD, targets_BR, real_BR, temperature)",
-        "chosen_log_probs(decoder, hidden_BRD, targets_BR, real_BR)",
+        "chosen_log_probs(decoder, hidden_BRD, targets_BR, real, temperature)",
+        "chosen_log_probs(decoder, hidden_BRD, targets_BR, real)",
         ROLLOUT,
     ),
     Mutant(

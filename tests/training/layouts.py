@@ -31,8 +31,10 @@ ROWS, COLUMNS, STEPS, KEPT_STEP = 8, 12, 4, 2
 
 
 def train(directory: Path, rank: int, world: int, name: str, layout: str, begin_from: str = "") -> None:
-    """All steps; or those after the checkpoint that another layout left."""
-    ranks = arrange(Parallelism(**json.loads(layout)), all_different(rank, world))
+    """All steps; or those after the checkpoint that another layout left. layout: fields of Parallelism, and `narrow`."""
+    fields = json.loads(layout)
+    narrow = fields.pop("narrow", False)
+    ranks = replace(arrange(Parallelism(**fields), all_different(rank, world)), narrow=narrow)
     decoder = toy_decoder()
     distribute(decoder, ranks)
     scalar = ScalarModel(Backbone(decoder), ScalarHead(decoder.config.hidden_size, seed=5))
@@ -44,7 +46,8 @@ def train(directory: Path, rank: int, world: int, name: str, layout: str, begin_
     first = int(state.read(directory / begin_from / f"step-{KEPT_STEP:06d}")["step"]) if begin_from else 0
     figures: dict[str, float] = {}
     for step in range(first, STEPS):
-        loss = accumulate(scalar, ranks, step)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=narrow):
+            loss = accumulate(scalar, ranks, step)
         figures[f"loss {step}"] = float(ranks.sum(loss.detach()))
         figures[f"norm {step}"] = apply_gradients(optimizer, parameters, 1e-3, 0.5, ranks)
         if step + 1 == KEPT_STEP:
@@ -79,6 +82,37 @@ def sampled(decoder: torch.nn.Module, ranks: Ranks) -> dict[str, float]:
         engine = CachedEngine(Backbone(decoder), stop_ids=())  # type: ignore[arg-type]
         rollout = engine.sample([[3, 4, 5]], 2, 6 + ranks.data_rank, 1.0, [7])
     return {"sampled": float(rollout.response_ids_BR[:, :6].sum())}
+
+
+def gathers(directory: Path, rank: int, world: int, layout: str) -> None:
+    """In what type weights are, while a layer computes and while a policy samples."""
+    ranks = replace(arrange(Parallelism(**json.loads(layout)), all_different(rank, world)), narrow=True)
+    decoder, seen = toy_decoder(), {}
+    exact = {name: weight.detach().clone() for name, weight in decoder.named_parameters()}
+    distribute(decoder, ranks)
+    for name, module in decoder.named_modules():
+        if name.startswith("model.layers.0"):  # its shards are whole by then
+            module.register_forward_pre_hook(
+                lambda module, _, name=name: seen.update(
+                    {f"{name}.{key}": weight.dtype for key, weight in module.named_parameters(recurse=False)}
+                )
+            )
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        decoder.logits(decoder(torch.ones(1, 3, dtype=torch.long)))
+    assert {dtype for name, dtype in seen.items() if "norm" not in name} == {torch.bfloat16}
+    assert {dtype for name, dtype in seen.items() if "norm" in name} == {torch.float32}
+    for _ in range(2):  # what it lets go must come back
+        with gathered(decoder):
+            for name, weight in decoder.named_parameters():
+                whole = weight.full_tensor() if isinstance(weight, DTensor) else weight
+                assert torch.equal(whole, exact[name]), name
+            seen.clear()
+            decoder(torch.ones(1, 3, dtype=torch.long))
+            assert set(seen.values()) == {torch.float32}
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            decoder(torch.ones(1, 3, dtype=torch.long))
+    weights = whole_weights(decoder, ranks)
+    assert rank > 0 or all(torch.equal(weights[name], exact[name]) for name in exact)
 
 
 def stages(directory: Path, rank: int, world: int, name: str, layout: str) -> None:

@@ -29,6 +29,8 @@ LAYOUTS: dict[str, tuple[int, dict[str, int]]] = {
     "copies of shards": (4, {"shard": 2}),
     "shards of tensor": (4, {"shard": 2, "tensor": 2}),
 }
+# A step of bfloat16 is 2^-8: gradients of each microbatch are rounded to it, and two workers have twice as many microbatches.
+NARROW_TOLERANCE = 2**-8
 TRAIN, STAGES = "tests.training.layouts:train", "tests.training.layouts:stages"
 
 
@@ -90,6 +92,25 @@ def whole_stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_lines(directory / "pairs.jsonl", pair_rows(32, noise=0.0))
     run_workers(STAGES, 1, directory, "one", "{}")
     return directory
+
+
+@pytest.mark.parametrize("name", ["shards", "copies of shards", "shards of tensor"])
+def test_in_bfloat16_shards_learn_as_one_process_under_autocast(name: str, layouts: Path) -> None:
+    """Both round the same weights and the same sums of products. What differs is the order of the sums: 2 workers, half the rows each."""
+    for made in ("one", name):
+        world, layout = LAYOUTS[made]
+        if not (layouts / f"narrow {made}.json").exists():
+            run_workers(TRAIN, world, layouts, f"narrow {made}", json.dumps(layout | {"narrow": True}))
+    one, other, wide = (figures(layouts, made) for made in ("narrow one", f"narrow {name}", name))
+    for key in (key for key in one if key.startswith(("loss", "norm"))):
+        assert other[key] == pytest.approx(one[key], rel=NARROW_TOLERANCE), key
+    assert any(other[key] != pytest.approx(wide[key], rel=2e-5) for key in one)
+
+
+@pytest.mark.parametrize("name", ["shards", "copies of shards", "shards of tensor"])
+def test_matrices_are_gathered_in_bfloat16_and_whole_ones_for_sampling_are_exact(name: str, tmp_path: Path) -> None:
+    world, layout = LAYOUTS[name]
+    run_workers("tests.training.layouts:gathers", world, tmp_path, json.dumps(layout))
 
 
 def test_a_layout_that_the_workers_do_not_fill_is_refused() -> None:

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
 
 ANY_NUMBER = -1
+# Of each tensor where it lies: weights put together on a processor are sent from there, and a stage may be told to compute on it.
+BACKEND_OF_GPUS = "cpu:gloo,cuda:nccl"
+GPUS_HELP = "GPUs that Ray keeps for each worker (default 0); without any, workers compute on processors"
 RESIZE_SECONDS = (
     300.0  # between looks whether more workers would fit: each resize is a restart from the last checkpoint
 )
@@ -24,7 +27,8 @@ WORKER_ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Group:
-    """workers 0: stages run in this process, without Ray. rollout_actors: processes that sample for policies, a processor each.
+    """workers 0: stages run in this process, without Ray. gpus_per_worker: without any, workers see no GPU and compute on processors.
+    rollout_actors: processes that sample for policies, a processor each.
 
     fewest_workers: from so many on it begins, and goes on where a machine was lost; None: all or none. A worker that is taken away with
     notice (pre-empted) counts to no failure, and as many may be as there are.
@@ -37,6 +41,12 @@ class Group:
     max_failures: int = 3  # of workers
 
     def __post_init__(self) -> None:
+        if self.gpus_per_worker < 0:
+            raise ConfigError(f"gpus_per_worker: {self.gpus_per_worker} is below 0")
+        if self.gpus_per_worker and not self.workers:
+            raise ConfigError(
+                f"gpus_per_worker: {self.gpus_per_worker} without workers; a stage in this process takes the accelerator that is there"
+            )
         if self.rollout_actors < 0:
             raise ConfigError(f"rollout_actors: {self.rollout_actors} is below 0")
         if self.rollout_actors and not self.workers:
@@ -74,7 +84,7 @@ def trainer(
     return TorchTrainer(
         work,
         train_loop_config={"task": task},
-        torch_config=TorchConfig(backend="gloo"),  # also beside GPUs: what the ranks sum lies in memory
+        torch_config=TorchConfig(backend=BACKEND_OF_GPUS if group.gpus_per_worker else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=group.workers if group.fewest_workers is None else (group.fewest_workers, group.workers),
             elastic_resize_monitor_interval_s=RESIZE_SECONDS,

@@ -15,7 +15,7 @@ ADDRESS = "RAY_ADDRESS"
 ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # thousands of log lines otherwise
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # at 2 s, quick reports block for seconds
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # who is given no GPU sees none, and so computes on a processor
 }
 # Of a cluster that is started here.
 OWN_ENVIRONMENT = {

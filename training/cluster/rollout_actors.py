@@ -142,7 +142,8 @@ class ActorCopies:
 
         def answer() -> Rollout:
             places = range(len(parts))
-            return join([self._wait(place, parts[place], version, begun[place]) for place in places])
+            joined = join([self._wait(place, parts[place], version, begun[place]) for place in places])
+            return joined.to(torch.get_default_device())
 
         return answer
 

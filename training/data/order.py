@@ -21,7 +21,7 @@ def rows_of_step(step: int, batch: int, size: int, seed: int) -> list[int]:
 
 @lru_cache(maxsize=2)  # a corpus has millions of rows, and the next step asks for the same epoch
 def _permutation(size: int, seed: int) -> torch.Tensor:
-    return torch.randperm(size, generator=torch.Generator().manual_seed(seed))
+    return torch.randperm(size, generator=torch.Generator().manual_seed(seed), device="cpu")
 
 
 def steps_for(epochs: int, batch: int, size: int) -> int:

@@ -29,7 +29,8 @@ PACKINGS = ("documents", "stream")
 @dataclass(frozen=True)
 class PackedBatch:
     """mask_BT: numbers of documents, 0 where filled up (Decoder.forward). learned_BT: True where the token is predicted by the one
-    before it. text_BT: those of them that stand for bytes of a text, so all but the ends of documents.
+    before it. text_BT: those of them that stand for bytes of a text, so all but the ends of documents. These two stay on the processor, as
+    ResponseBatch.response_mask_BT does.
     """
 
     ids_BT: Tensor
@@ -68,7 +69,8 @@ class PackedRows:
         ids_BT, mask_BT, learned_BT, text_BT = (
             torch.from_numpy(np.stack(column)) for column in zip(*parts, strict=True)
         )
-        return PackedBatch(ids_BT, mask_BT, learned_BT, text_BT)
+        device = torch.get_default_device()
+        return PackedBatch(ids_BT.to(device), mask_BT.to(device), learned_BT, text_BT)
 
     @property
     def _stride(self) -> int:

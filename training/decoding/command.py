@@ -20,6 +20,8 @@ from training.decoding.sampling import sample
 from training.decoding.text import GrowingText, check_stops, stop_at_text
 from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder
+from training.stages.context import Machine
+from training.stages.machine import DEVICE_HELP, moved, take_device
 
 USUAL_TOKENS = 256
 
@@ -50,6 +52,7 @@ def describe(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument("--max-tokens", type=int, help=f"1 to {MAX_TOKENS} (default: up to {USUAL_TOKENS})")
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="ends the answer; up to 4 times")
     parser.add_argument("--seed", type=int, default=0, help="the same seed draws the same answer (default 0)")
+    parser.add_argument("--device", default=Machine.device, help=DEVICE_HELP)
     parser.add_argument("--beams", type=int, metavar="N", help="search with so many beams instead of drawing")
     parser.set_defaults(command=generate)
 
@@ -61,7 +64,8 @@ def generate(options: argparse.Namespace) -> int:
         raise DecodingError(f"max_tokens: {options.max_tokens} is not 1 to {MAX_TOKENS}")
     check_stops(options.stop)
     prompt = _plain(options) if options.plain else _message(options)
-    backbone = Backbone(load_decoder(options.directory))
+    take_device(options.device)
+    backbone = Backbone(moved(load_decoder(options.directory)))
     room = backbone.decoder.config.max_positions - len(prompt.ids)
     max_tokens = options.max_tokens or max(1, min(USUAL_TOKENS, room))
     text = GrowingText(prompt.decode, options.stop)

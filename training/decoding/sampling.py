@@ -59,10 +59,8 @@ def choose(logits_BV: Tensor, noise_B: Tensor, temperature: float) -> Tensor:
 
 
 def row_noise(seeds: Sequence[int], copies: int, columns: int) -> Tensor:
-    """Uniform numbers of every row, [B, columns], in fp64: each row has a seed of its own, made of its prompt's and its number."""
-    rows = [
-        torch.rand(columns, generator=torch.Generator().manual_seed(seed_of(seed, copy)), dtype=torch.float64)
-        for seed in seeds
-        for copy in range(copies)
-    ]
+    """Uniform numbers of every row, [B, columns], in fp64 and on the processor, whose generator gives the same everywhere: each row has a
+    seed of its own, made of its prompt's and its number."""
+    generators = (torch.Generator().manual_seed(seed_of(seed, copy)) for seed in seeds for copy in range(copies))
+    rows = [torch.rand(columns, generator=generator, dtype=torch.float64, device="cpu") for generator in generators]
     return torch.stack(rows)

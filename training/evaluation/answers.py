@@ -21,6 +21,7 @@ from training.decoding.sampling import sample
 from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder
 from training.model.reward import RewardModel
+from training.stages.machine import moved
 
 Prompt = Sequence[Message]
 
@@ -53,7 +54,7 @@ class Speaker:
 
     def __init__(self, directory: Path) -> None:
         self.chat: Chat = load_chat(directory)
-        self.backbone = Backbone(load_decoder(directory))
+        self.backbone = Backbone(moved(load_decoder(directory)))
 
     def answer(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Said]:
         """samples_per_prompt answers to each prompt, in prompt order. Longer prompts lose their oldest tokens."""
@@ -90,6 +91,7 @@ def score(
     reward: RewardModel, chat: Chat, rows: Sequence[tuple[Prompt, str]], max_tokens: int, batch: int = 32
 ) -> list[float]:
     """The reward model's score of each (prompt, answer). What is too long loses its oldest tokens."""
+    moved(reward.scalar.backbone.decoder)
     ids = [[*chat.prompt_ids(prompt), *chat.response_ids(text)][-max_tokens:] for prompt, text in rows]
     scores: list[float] = []
     for start in range(0, len(ids), batch):

@@ -13,6 +13,7 @@ from training.data.examples import read_thumbs
 from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder
 from training.rl.served import OffPolicyConfig, figures_of, measure, read_answer
+from training.stages.machine import moved
 
 MOST_ANSWERS = 64  # of about 14 tokens: the mean's standard error is a twentieth of it (the small model in 8 bits)
 BATCH_ROWS = 8
@@ -44,6 +45,6 @@ def measure_served(
     fitting = [answer for answer in answers if not answer.unfit]
     if not fitting:
         return ServedApart(len(own), len(own), None)
-    measured = measure(Backbone(load_decoder(incumbent)), fitting, BATCH_ROWS, autocast)
+    measured = measure(Backbone(moved(load_decoder(incumbent))), fitting, BATCH_ROWS, autocast)
     figures = figures_of(measured, OffPolicyConfig())[incumbent.name]
     return ServedApart(len(own), len(own) - len(fitting), figures["mismatch"])

@@ -44,7 +44,7 @@ def read_config(directory: Path) -> ModelConfig:
 
 
 def load_decoder(directory: Path, dtype: torch.dtype = torch.float32) -> Decoder:
-    """The decoder of a model directory, with its weights cast to `dtype`, in eval mode.
+    """The decoder of a model directory, on the processor, with its weights cast to `dtype`, in eval mode.
 
     Raises:
         ModelConfigError: see read_config.
@@ -73,7 +73,7 @@ def save_decoder(decoder: Decoder, directory: Path, companions_from: Path | None
     directory.mkdir(parents=True, exist_ok=True)
     raw: dict[str, Any] = dict(decoder.config.raw)
     dtype = stored_dtype(raw)
-    tensors = {name: tensor.detach().to(dtype).contiguous() for name, tensor in plain_weights(decoder).items()}
+    tensors = {name: t.detach().to("cpu", dtype).contiguous() for name, t in plain_weights(decoder).items()}
     save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
     (directory / "config.json").write_text(json.dumps(raw, indent=2, sort_keys=True) + "\n")
     if companions_from is not None:

@@ -24,8 +24,9 @@ class ScalarHead(nn.Module):
             self.score.weight.zero_()
             self.score.bias.zero_()
             if seed is not None:
+                drawn = torch.empty(1, hidden_size, device="cpu")
                 generator = torch.Generator().manual_seed(seed)
-                self.score.weight.normal_(0.0, 1 / math.sqrt(hidden_size + 1), generator=generator)
+                self.score.weight.copy_(drawn.normal_(0.0, 1 / math.sqrt(hidden_size + 1), generator=generator))
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[..., D] to [...], in fp32 even under autocast: bf16 would make ties of close scores."""

@@ -47,10 +47,10 @@ class LoraPair(nn.Module):
     def __init__(self, linear: nn.Linear, config: LoraConfig, generator: torch.Generator) -> None:
         super().__init__()
         self.scale = config.alpha / config.rank
-        down = torch.empty(config.rank, linear.in_features)
+        down = torch.empty(config.rank, linear.in_features, device="cpu")  # as the generator
         bound = 1 / math.sqrt(linear.in_features)  # kaiming_uniform with a = sqrt(5), as PEFT starts
         self.lora_A = nn.Parameter(down.uniform_(-bound, bound, generator=generator))
-        self.lora_B = nn.Parameter(torch.zeros(linear.out_features, config.rank))
+        self.lora_B = nn.Parameter(torch.zeros(linear.out_features, config.rank, device="cpu"))
 
     def forward(self, x: Tensor) -> Tensor:
         down = F.linear(x, self.lora_A.to(x.dtype))

@@ -46,7 +46,7 @@ class ScalarModel:
     def at_last(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
         """The scalar at each row's right-most real token, [B]."""
         hidden_BTD = self.backbone.hidden(ids_BT, mask_BT)
-        rows_B = torch.arange(ids_BT.shape[0])
+        rows_B = torch.arange(ids_BT.shape[0], device=ids_BT.device)
         scalar_B: Tensor = self.head(hidden_BTD[rows_B, last_real_column(mask_BT)])
         return scalar_B
 
@@ -76,7 +76,7 @@ def save_reward_model(reward: RewardModel, lora: LoraConfig | None, model_direct
         save_decoder(backbone.decoder, directory, companions_from=model_directory)
     else:
         save_adapter(backbone.decoder, backbone.adapter, lora, directory / ADAPTER, parent=model_directory.name)
-    save_file({name: t.contiguous() for name, t in reward.scalar.head.state_dict().items()}, directory / HEAD)
+    save_file({name: t.cpu().contiguous() for name, t in reward.scalar.head.state_dict().items()}, directory / HEAD)
     settings = {"base": model_directory.name, "mean": reward.mean, "std": reward.std}
     (directory / SETTINGS).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
 
@@ -87,7 +87,7 @@ def is_adapter(directory: Path) -> bool:
 
 
 def load_reward_model(directory: Path, model_directory: Path, decoder: Decoder | None = None) -> RewardModel:
-    """Read a reward model, frozen.
+    """Read a reward model, frozen; its decoder is on the processor, unless it is given.
 
     Args:
         model_directory: the base of an adapter; must be the one that it was trained from.

@@ -53,7 +53,7 @@ def weight_files(directory: Path) -> list[Path]:
 
 
 def read_tensors(file: Path, dtype: torch.dtype, skip: Callable[[str], bool] = lambda name: False) -> dict[str, Tensor]:
-    """All tensors of a file, cast to `dtype`.
+    """All tensors of a file, cast to `dtype`, on the processor.
 
     Args:
         skip: True for the names that are not wanted, whatever their type.
@@ -89,7 +89,8 @@ def stored_type(file: Path, names: tuple[str, ...]) -> str | None:
 @contextmanager
 def _opened(file: Path) -> Iterator[Any]:  # safe_open has no types
     try:
-        with safe_open(file, framework="pt") as opened:
+        # The library takes the default device for its own buffers.
+        with torch.device("cpu"), safe_open(file, framework="pt") as opened:
             yield opened
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{file.name}: {_why(file, error)}") from error

@@ -144,7 +144,8 @@ class Stack(nn.Module):
         tokens = ids_BT.shape[1]
         positions_BT = positions_of(mask_BS)[:, -tokens:]
         turns: dict[Rope | None, Turn] = {None: None}
-        turns |= {rope: rotation(positions_BT, f.to(ids_BT.device)) for rope, f in self._frequencies.items()}
+        self._frequencies = {rope: f.to(ids_BT.device) for rope, f in self._frequencies.items()}  # copied once
+        turns |= {rope: rotation(positions_BT, frequencies) for rope, frequencies in self._frequencies.items()}
         masks = {window: attention_mask(mask_BS, tokens, window) for window in set(self.config.windows)}
         x_BTD = ids_BT if ids_BT.is_floating_point() else self.embedded(ids_BT, mask_BS, positions_BT)
         for layer, rope, window in zip(self.layers, self.config.ropes, self.config.windows, strict=True):
@@ -200,7 +201,7 @@ class Decoder(nn.Module):
 
 
 def initialise(decoder: Decoder, seed: int, scaled_residuals: bool = False) -> None:
-    """Fresh weights: normal(0, initializer_range), biases zero, norms one. A function of the seed alone.
+    """Fresh weights of a decoder on the processor: normal(0, initializer_range), biases zero, norms one. A function of the seed alone.
 
     Args:
         scaled_residuals: projections onto the residual stream get 1 / sqrt(2 layers) of that deviation, so that a deep stack

@@ -49,7 +49,7 @@ def choose_rows(used: Iterable[int], vocab_size: int, rows: int) -> VocabularyMa
 
 def trim_vocabulary(decoder: Decoder, vocabulary: VocabularyMap) -> None:
     """Keep only these rows of the embedding and of the head, in place."""
-    kept = torch.tensor(vocabulary.kept)
+    kept = torch.tensor(vocabulary.kept, device=decoder.model.embed_tokens.weight.device)
     config = replace(decoder.config, vocab_size=len(kept), raw={**decoder.config.raw, "vocab_size": len(kept)})
     decoder.config = decoder.model.config = config
     embedding = decoder.model.embed_tokens

@@ -56,7 +56,8 @@ class OptimizerConfig:
 def build_optimizer(
     named_parameters: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig
 ) -> torch.optim.Optimizer:
-    """The optimizer of the trainable parameters."""
+    """The optimizer of the trainable parameters, which must be where they are trained. On an accelerator AdamW's step is one kernel that
+    counts there: the usual one would ask the accelerator for its counter at every step."""
     hidden: list[nn.Parameter] = []
     decayed: list[nn.Parameter] = []
     kept: list[nn.Parameter] = []
@@ -70,9 +71,11 @@ def build_optimizer(
             (decayed if plain else kept).append(parameter)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": kept, "weight_decay": 0.0}]
     groups = [group for group in groups if group["params"]]
-    adamw = (
-        torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.epsilon) if groups else None
-    )
+    fused = any(parameter.device.type != "cpu" for parameter in (*decayed, *kept))
+    adamw = None
+    if groups:
+        rate, betas = config.learning_rate, config.betas
+        adamw = torch.optim.AdamW(groups, lr=rate, betas=betas, eps=config.epsilon, fused=fused or None)
     if adamw is not None and not hidden:
         return adamw
     return MuonBesideAdamW(muon_for(hidden, config.weight_decay, config.muon_momentum), adamw)

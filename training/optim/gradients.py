@@ -6,7 +6,7 @@ Losses are local sums over a **global** count, so ranks' gradients add up to the
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -31,12 +31,12 @@ def apply_gradients(
     learning_rate: float,
     clip: float,
     ranks: Ranks,
-    at: str = "",
+    at: str | Callable[[], str] = "",
 ) -> float:
     """One optimizer step; gradients are cleared afterwards.
 
     Args:
-        at: what an error says of the place, as "step 7, loss nan".
+        at: what an error says of the place, as "step 7, loss nan"; or who is asked for it then.
 
     Returns:
         the norm of the whole gradient before clipping.
@@ -52,7 +52,8 @@ def apply_gradients(
             ranks.sum(parameter.grad)
     norm = clip_gradients(parameters, clip, ranks)
     if not math.isfinite(norm):
-        raise NonFiniteError(f"{at or 'a step'}: the gradient's norm is {norm}; nothing was changed")
+        where = at if isinstance(at, str) else at()
+        raise NonFiniteError(f"{where or 'a step'}: the gradient's norm is {norm}; nothing was changed")
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
     optimizer.step()

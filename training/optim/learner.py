@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import nn
 
@@ -28,9 +28,9 @@ class Learner:
         """Learning rate of an update, from 0."""
         return learning_rate_at(update, self._total, self._config)
 
-    def step(self, update: int, at: str = "") -> dict[str, float]:
+    def step(self, update: int, at: str | Callable[[], str] = "") -> dict[str, float]:
         """Apply the gradients that have gathered. at: which step it is and its loss, for an error that says where gradients were not
-        finite. Returns learning_rate and gradient_norm."""
+        finite; or who is asked for it then, as an accelerator is waited for. Returns learning_rate and gradient_norm."""
         rate = self.rate(update)
         clip = self._config.gradient_clip
         self.gradient_norm = apply_gradients(self.optimizer, self.parameters, rate, clip, self._ranks, at)

@@ -24,6 +24,7 @@ class Ranks:
     mesh: how the model is split (training/parallelism.py); None: every worker has all of it. data_group: the workers that hold
     the same part of the model and read different rows; None: all. peers: the workers that read the same rows; None: no others do.
     pipeline: those that hold the parts of one model that follow each other, in this order; None: it is not cut (training/pipeline.py).
+    narrow: all of them compute in bfloat16, so shards are gathered in it.
     world_sizes: that an elastic run may have, after this one or before.
     """
 
@@ -36,6 +37,7 @@ class Ranks:
     peers: dist.ProcessGroup | None = None
     pipeline: dist.ProcessGroup | None = None
     world_sizes: Sequence[int] = ()
+    narrow: bool = False
 
     @property
     def data_sizes(self) -> list[int]:

@@ -10,9 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from training.model.config import ModelConfig
+from training.planning.sizes import BF16 as BF16
+from training.planning.sizes import FP32 as FP32
 from training.planning.sizes import Sizes
 
-FP32, BF16 = 4, 2
 # Of one logit in fp32: the scaled logits stay, and three more are there at once while their gradient is made (token_log_probs). Measured.
 LOGIT_BYTES = 4 * FP32
 
@@ -68,8 +69,8 @@ def kept_bytes(model: ModelConfig, forward: Forward, rows: int, tokens: int) -> 
 
 
 def copied_weights_bytes(sizes: Sizes, forward: Forward) -> float:
-    """bf16 copies of projections. Autograd keeps them from a forward to its backward, even where FSDP has let go what they are copies of;
-    with recomputation they live in autocast's cache to the end of the forward, unless frozen."""
+    """bf16 copies of projections that are there in fp32. Autograd keeps them from a forward to its backward; with recomputation they live
+    in autocast's cache to the end of the forward, unless frozen."""
     if not forward.narrow:
         return 0.0
     if forward.recomputed and forward.adapted:

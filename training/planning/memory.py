@@ -19,7 +19,6 @@ from training.planning.activations import (
     passing_bytes,
 )
 from training.planning.layout import Layout
-from training.planning.sizes import Sizes
 from training.planning.work import Network, Pass, Role, Sampled, Work
 
 # FSDP has a layer, the next one and the buffer that it arrives in; in the backward pass the layer's gradient and the buffer that it is
@@ -128,8 +127,8 @@ def _slots(work: Work, layout: Layout) -> Iterator[float]:
 
 def _learning(made: Pass, work: Work, layout: Layout) -> Iterator[Part]:
     sizes, forward = work.sizes, forward_of(work, layout)
-    yield from _gathered(sizes, layout, with_gradients=not work.adapted)
-    if work.narrow:
+    yield from _gathered(work, layout, with_gradients=not work.adapted)
+    if _copies(work, layout):
         yield Part(Taken.COPIES, copied_weights_bytes(sizes, forward))
     yield Part(Taken.ACTIVATIONS, kept_bytes(work.model, forward, made.rows, made.most_tokens))
     if made.shared is not None:  # of the prompts, and copied for each row: kept like activations
@@ -139,11 +138,12 @@ def _learning(made: Pass, work: Work, layout: Layout) -> Iterator[Part]:
 
 
 def _reading(made: list[Pass], work: Work, layout: Layout) -> Iterator[Part]:
-    """Without gradients one layer's numbers are there at a time. Autocast keeps the copies of all that learns until everybody has read."""
+    """Without gradients one layer's numbers are there at a time. Autocast keeps the copies of all that learns until everybody has read, but
+    of shards, which it need not copy."""
     sizes, forward = work.sizes, Forward(layout.tensor, work.narrow, work.adapted)
-    yield from _gathered(sizes, layout, with_gradients=False)
+    yield from _gathered(work, layout, with_gradients=False)
     learners = {one.network for one in made} & {n.name for n in work.networks if n.role is Role.LEARNS}
-    if work.narrow and learners:
+    if _copies(work, layout) and learners:
         yield Part(Taken.COPIES, len(learners) * sizes.matrices / layout.tensor * BF16)
     widest = max(made, key=lambda one: one.rows * one.most_tokens)
     yield Part(Taken.ACTIVATIONS, passing_bytes(work.model, forward, widest.rows, widest.most_tokens))
@@ -172,9 +172,16 @@ def cache_bytes(work: Work, layout: Layout, number_bytes: int) -> float:
     return 2 * model.num_layers * model.num_kv_heads * model.head_dim * number_bytes / layout.tensor
 
 
-def _gathered(sizes: Sizes, layout: Layout, with_gradients: bool) -> Iterator[Part]:
+def _gathered(work: Work, layout: Layout, with_gradients: bool) -> Iterator[Part]:
+    """Layers come in bf16 where they compute in it; their gradients, and what is outside of them, are in fp32."""
     if layout.gathers:
-        layers = GATHERED_LAYERS + (GRADIENT_LAYERS if with_gradients else 0)
-        outside = 2 if with_gradients else 1
-        held = layers * sizes.layer_held(layout.tensor) + outside * sizes.outside
-        yield Part(Taken.GATHERED, held * FP32)
+        sizes, layer = work.sizes, work.sizes.layer_held(layout.tensor) * FP32
+        narrower = sizes.layer_matrices / layout.tensor * (FP32 - BF16) if work.narrow else 0.0
+        gradients = GRADIENT_LAYERS * layer if with_gradients else 0.0
+        outside = (2 if with_gradients else 1) * sizes.outside * FP32
+        yield Part(Taken.GATHERED, GATHERED_LAYERS * (layer - narrower) + gradients + outside)
+
+
+def _copies(work: Work, layout: Layout) -> bool:
+    """Whether autocast makes bf16 copies of projections: shards are gathered in bf16."""
+    return work.narrow and not layout.gathers

@@ -11,6 +11,8 @@ from training.model.config import ModelConfig
 from training.model.lora import LoraConfig
 from training.model.transformer import Block, Decoder
 
+FP32, BF16 = 4, 2
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -40,6 +42,10 @@ class Sizes:
     def held(self, tensor: int) -> float:
         """Of one worker of a tensor group, before shards: projections are split, norms, embedding and head are not."""
         return self.matrices / tensor + self.layers * self.layer_rest + self.outside
+
+    def gathered_bytes(self, tensor: int, narrow: bool) -> float:
+        """What all workers of a shard group together hold of what one worker computes with: matrices in bf16 where that computes in it."""
+        return self.held(tensor) * FP32 - (self.matrices / tensor * (FP32 - BF16) if narrow else 0)
 
     def layer_held(self, tensor: int) -> float:
         """The same of one layer."""

@@ -15,8 +15,8 @@ ASSUMPTIONS = (
     f"Memory: {USABLE_MEMORY:g} of what the driver reports is usable; rows are as long as the config lets them be, and all response.",
     f"Time: bf16 products at {BF16_SHARE:g} of the data sheet's dense peak (as torchtitan's 8B on H100), fp32 products, memory and "
     f"links at {SUSTAINED_SHARE:g} of theirs (assumed); rows of the mean lengths that the recipe names, responses sampled to their limit.",
-    "The code as it is: FSDP gathers and sums in fp32 for every microbatch, autocast keeps bf16 copies of all projections, the head and "
-    "sampling are in fp32.",
+    "The code as it is: FSDP gathers in bf16 and sums in fp32 for every microbatch; without shards autocast keeps bf16 copies of all "
+    "projections; the head and sampling are in fp32.",
     "Attention by a fused kernel. With a mask and grouped queries CUDA may have none, and then scores of T x T a head are kept as well.",
     "Not counted: evaluation, checkpoints, starting, reading data, latencies, and launches of operations, which bound small models.",
 )

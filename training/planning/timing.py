@@ -66,10 +66,11 @@ def operations_seconds(made: Pass, work: Work, layout: Layout, accelerator: Acce
 
 
 def _exchange_seconds(made: Pass, work: Work, layout: Layout, accelerator: Accelerator) -> float:
-    """FSDP gathers in fp32 for each forward and each backward, and sums gradients after each: of shards, then among copies."""
+    """FSDP gathers for each forward and each backward, matrices in what they compute in, and sums gradients in fp32 after each: of shards,
+    then among copies."""
     if not layout.gathers:
         return 0.0
-    held = work.sizes.held(layout.tensor) * FP32
+    held = work.sizes.gathered_bytes(layout.tensor, work.narrow)
     learned = _learned_bytes(work, layout) if made.learns else 0.0
     of_shards = (layout.shard - 1) / layout.shard * (held * (2 if made.learns else 1) + learned)
     of_copies = _ring(learned / layout.shard, layout.copies)
@@ -105,7 +106,9 @@ def _sampling_seconds(sampled: Sampled, work: Work, layout: Layout, accelerator:
     sizes, model = work.sizes, work.model
     gathering = 0.0
     if layout.gathers:
-        moved = sizes.held(layout.tensor) * FP32 * (layout.shard - 1) / layout.shard
+        whole = sizes.held(layout.tensor) * FP32
+        whole += sizes.gathered_bytes(layout.tensor, narrow=True) if work.narrow else 0.0  # first, as FSDP knows them
+        moved = whole * (layout.shard - 1) / layout.shard
         gathering = moved / layout.shard_rate(accelerator)
     reading = sampled.prompts * sampled.prompt_tokens * 2 * sizes.matrices / layout.tensor / accelerator.wide_rate
     weights = sizes.matrices / layout.tensor + sizes.head

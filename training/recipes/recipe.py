@@ -58,7 +58,7 @@ class LoopConfig:
     gate: GateConfig
     canary: CanaryConfig
     num_workers: int = 1
-    gpus_per_worker: int = 0  # that Ray keeps for each; the stages here compute on processors
+    gpus_per_worker: int = 0  # that Ray keeps for each; without any its workers compute on processors
     fewest_workers: int | None = None  # where the number of workers is elastic, with num_workers as the most
     rollout_actors: int = 0  # processes beside the workers that sample for PPO; 0: workers sample themselves
     checkpoints_in_bucket: bool = False  # that TW_TRAINING_S3_* names, instead of on the volume
@@ -116,6 +116,21 @@ class LoopConfig:
     def group(self) -> Group:
         """The processes that train."""
         return Group(self.num_workers, self.gpus_per_worker, self.rollout_actors, self.fewest_workers)
+
+    def on_device(self, device: str) -> LoopConfig:
+        """The same turn with every stage on this device."""
+
+        def put(machine: Machine) -> Machine:
+            return replace(machine, device=device)
+
+        return replace(
+            self,
+            sft=replace(self.sft, machine=put(self.sft.machine)),
+            reward_model=replace(self.reward_model, machine=put(self.reward_model.machine)),
+            judge=replace(self.judge, machine=put(self.judge.machine)),
+            ppo=replace(self.ppo, machine=put(self.ppo.machine)),
+            evaluation=replace(self.evaluation, machine=put(self.evaluation.machine)),
+        )
 
     def pinned(self, snapshot_id: str, snapshot_sha256: str, code_commit: str) -> LoopConfig:
         """The same turn with every stage's lineage filled in."""

@@ -65,7 +65,7 @@ class Experience:
     fresh_BR: Tensor | None
 
     def rows(self: E, index: Tensor) -> E:
-        """These rows only."""
+        """These rows only. index: on the processor."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(
             self,
@@ -114,13 +114,14 @@ def fresh_log_probs(policy: Backbone, part: Experience, temperature: float) -> T
 
 
 def in_parts(rollout: Rollout, rows: int) -> Iterator[Tensor]:
-    """Row numbers of the forwards that a rollout is read in."""
-    yield from torch.split(torch.arange(rollout.response_mask_BR.shape[0]), rows)
+    """Row numbers of the forwards that a rollout is read in, on the processor."""
+    yield from torch.split(torch.arange(rollout.response_mask_BR.shape[0], device="cpu"), rows)
 
 
 def batch_means(values: dict[str, Tensor], ranks: Ranks) -> dict[str, float]:
     """Mean of each over the entries of all ranks."""
-    sums = ranks.sum(torch.tensor([[float(v.sum()), float(v.numel())] for v in values.values()]))
+    counts = torch.tensor([float(value.numel()) for value in values.values()])
+    sums = ranks.sum(torch.stack((torch.stack([value.sum().float() for value in values.values()]), counts), dim=1))
     return {name: total / count for name, (total, count) in zip(values, sums.tolist(), strict=True)}
 
 

@@ -6,18 +6,22 @@ Shapes: B rows, T columns, N chosen places, D hidden, V vocabulary.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from training.model.transformer import Decoder
 from training.rl.losses import token_log_probs
 
+Chosen = Tensor | tuple[Tensor, ...]
+"""Booleans, [B, T], or places, one tensor [N] a dimension. To pick by booleans of an accelerator waits for it: how many are there?"""
+
 
 def chosen_log_probs(
-    decoder: Decoder, states_BTD: Tensor, targets_BT: Tensor, chosen_BT: Tensor, temperature: float = 1.0
+    decoder: Decoder, states_BTD: Tensor, targets_BT: Tensor, chosen: Chosen, temperature: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of each chosen target in the state that stands at its place, [N]; and those places' logits, [N, V]."""
-    logits_NV = decoder.logits(states_BTD[chosen_BT])
-    return token_log_probs(logits_NV, targets_BT[chosen_BT], temperature), logits_NV
+    logits_NV = decoder.logits(states_BTD[chosen])
+    return token_log_probs(logits_NV, targets_BT[chosen], temperature), logits_NV
 
 
 def next_token_log_probs(decoder: Decoder, hidden_BTD: Tensor, ids_BT: Tensor, chosen_BT: Tensor) -> Tensor:
@@ -26,8 +30,8 @@ def next_token_log_probs(decoder: Decoder, hidden_BTD: Tensor, ids_BT: Tensor, c
     return log_probs_N
 
 
-def in_place(values_N: Tensor, chosen_BT: Tensor) -> Tensor:
+def in_place(values_N: Tensor, chosen: Chosen, shape: torch.Size) -> Tensor:
     """[B, T]: each value where it was chosen, and 0 elsewhere."""
-    placed_BT = values_N.new_zeros(chosen_BT.shape)
-    placed_BT[chosen_BT] = values_N
+    placed_BT = values_N.new_zeros(shape)
+    placed_BT[chosen] = values_N
     return placed_BT

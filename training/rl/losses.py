@@ -74,11 +74,12 @@ def token_weights(
     """What each token counts in the loss of a minibatch, [B, R], 0 where masked. Counts are of all ranks. Rows without a token that
     counts are no responses here."""
     lengths_B1 = mask_BR.sum(dim=1, keepdim=True)
-    tokens, rows = ranks.sum(torch.stack((lengths_B1.sum(), (lengths_B1 > 0).sum())).float()).clamp(min=1).tolist()
+    # Not as Python's numbers: for each of them the accelerator would be waited for.
+    tokens, rows = ranks.sum(torch.stack((lengths_B1.sum(), (lengths_B1 > 0).sum())).float()).clamp(min=1).unbind()
     divisors = {
-        Normalisation.TOKEN: torch.full_like(lengths_B1, tokens, dtype=torch.float32),
+        Normalisation.TOKEN: tokens,
         Normalisation.SEQUENCE: lengths_B1.clamp(min=1) * rows,
-        Normalisation.CONSTANT: torch.full_like(lengths_B1, constant_tokens * rows, dtype=torch.float32),
+        Normalisation.CONSTANT: constant_tokens * rows,
     }
     weights_BR: Tensor = mask_BR / divisors[normalisation]
     return weights_BR

@@ -15,14 +15,15 @@ from training.optim.ranks import Ranks
 
 
 def minibatches(live_B: Tensor, rows: int, seed: int, ranks: Ranks) -> Iterator[Tensor]:
-    """Numbers of this rank's rows, minibatch by minibatch, of nearly one size. Nothing where no rank has a live row.
+    """Numbers of this rank's rows, minibatch by minibatch, of nearly one size, on the processor. Nothing where no rank has a live row.
 
     Args:
         live_B: True for each row that teaches something.
         rows: of a minibatch of this rank, at the most.
     """
     generator = torch.Generator().manual_seed(seed_of(seed, ranks.data_rank))
-    order_B = torch.randperm(len(live_B), generator=generator)
+    live_B = live_B.cpu()
+    order_B = torch.randperm(len(live_B), generator=generator, device="cpu")
     order_B = order_B[(~live_B[order_B]).long().argsort(stable=True)]  # the live ones first
     most = most_of_ranks(int(live_B.sum()), ranks)
     steps = -(-most // rows)

@@ -8,7 +8,8 @@ Shapes: B responses, T tokens, N selected tokens, V vocabulary, D hidden.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,8 +62,9 @@ def sequence_log_probs(backbone: Backbone, batch: ResponseBatch) -> Tensor:
 def response_token_log_probs(backbone: Backbone, batch: ResponseBatch) -> Tensor:
     """Log-probability of each response token given what is before it, [B, T - 1], else 0."""
     hidden_BTD = backbone.hidden(batch.ids_BT, batch.mask_BT)
-    chosen_BT = batch.response_mask_BT.bool()
-    return in_place(next_token_log_probs(backbone.decoder, hidden_BTD, batch.ids_BT, chosen_BT), chosen_BT[:, 1:])
+    chosen_BT = batch.response_mask_BT
+    log_probs_N = next_token_log_probs(backbone.decoder, hidden_BTD, batch.ids_BT, chosen_BT)
+    return in_place(log_probs_N, chosen_BT[:, 1:], chosen_BT[:, 1:].shape)
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,17 @@ class Watch:
     seed: int
 
     @torch.no_grad()
-    def look(self, models: PolicyAndReference, ranks: Ranks) -> dict[str, float]:
-        """Mean response_tokens, and kl: mean log-ratio to the reference in nats a response (k1). Of all ranks together."""
+    def look(
+        self,
+        models: PolicyAndReference,
+        ranks: Ranks,
+        autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> dict[str, float]:
+        """Mean response_tokens, and kl: mean log-ratio to the reference in nats a response (k1). Of all ranks together.
+
+        Args:
+            autocast: in which the reference is read where its shards are gathered in bfloat16; else it is read in fp32.
+        """
         mine = ranks.share(range(len(self.prompts)))
         places = mine or [0]  # of nothing: where the reference is shared out, each forward needs every worker
         rollout = CachedEngine(models.policy, self.stop_ids).sample(
@@ -96,7 +107,8 @@ class Watch:
             1.0,
             [seed_of(self.seed, "watch", place) for place in places],
         )
-        reference_BR, _ = response_log_probs(models.reference, rollout, 1.0)
+        with autocast() if ranks.narrow else nullcontext():
+            reference_BR, _ = response_log_probs(models.reference, rollout, 1.0)
         sums = torch.stack((rollout.response_mask_BR.sum(), (rollout.log_probs_BR - reference_BR).sum()))
         tokens, ratios = ranks.sum(sums.float() if mine else torch.zeros(2)).tolist()
         return {"response_tokens": tokens / len(self.prompts), "kl": ratios / len(self.prompts)}

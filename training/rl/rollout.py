@@ -7,8 +7,8 @@ V vocabulary, D hidden. Every row draws from its own seed, so it does not depend
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -50,18 +50,17 @@ class Rollout:
         return torch.cat((self.prompt_mask_BP, self.response_mask_BR), dim=1)
 
     def rows(self, index: Tensor) -> Rollout:
-        """These rows only."""
-        return Rollout(
-            prompt_ids_BP=self.prompt_ids_BP[index],
-            prompt_mask_BP=self.prompt_mask_BP[index],
-            response_ids_BR=self.response_ids_BR[index],
-            response_mask_BR=self.response_mask_BR[index],
-            log_probs_BR=self.log_probs_BR[index],
-            ended_B=self.ended_B[index],
-            version=self.version,
-            tasks=tuple(self.tasks[row] for row in index.tolist()) if self.tasks else (),
-            copies=self.copies,
-        )
+        """These rows only. index: on the processor."""
+        tasks = tuple(self.tasks[row] for row in index.tolist()) if self.tasks else ()
+        return replace(self, tasks=tasks, **{name: tensor[index] for name, tensor in self._tensors().items()})
+
+    def to(self, device: torch.device) -> Rollout:
+        """The same there."""
+        return replace(self, **{name: tensor.to(device) for name, tensor in self._tensors().items()})
+
+    def _tensors(self) -> dict[str, Any]:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
 
 @dataclass(frozen=True)
@@ -148,10 +147,10 @@ def response_log_probs(backbone: Backbone, rollout: Rollout, temperature: float)
     Every policy term uses these, never the sampler's own, so that the first ratio is exactly 1.
     """
     hidden_BRD = states_before_response(backbone, rollout)
-    real_BR = rollout.response_mask_BR.bool()
-    decoder, targets_BR = backbone.decoder, rollout.response_ids_BR
-    log_probs_N, logits_NV = chosen_log_probs(decoder, hidden_BRD, targets_BR, real_BR, temperature)
-    return in_place(log_probs_N, real_BR), logits_NV
+    mask_BR, decoder, targets_BR = rollout.response_mask_BR, backbone.decoder, rollout.response_ids_BR
+    real = mask_BR.nonzero(as_tuple=True)  # once: an accelerator is waited for, to know how many there are
+    log_probs_N, logits_NV = chosen_log_probs(decoder, hidden_BRD, targets_BR, real, temperature)
+    return in_place(log_probs_N, real, mask_BR.shape), logits_NV
 
 
 def states_before_response(backbone: Backbone, rollout: Rollout) -> Tensor:

@@ -64,9 +64,10 @@ def score_by_verifier(verifier: Verifier, decode: Callable[[Sequence[int]], str]
 
     def verified(rollout: Rollout) -> Tensor:
         answers = []
-        for row, task in enumerate(rollout.tasks):
-            ids = rollout.response_ids_BR[row, : int(rollout.response_mask_BR[row].sum())].tolist()
-            answers.append(Answer(task, decode(ids), bool(rollout.ended_B[row])))
+        here = rollout.to(torch.device("cpu"))
+        for row, task in enumerate(here.tasks):
+            ids = here.response_ids_BR[row, : int(here.response_mask_BR[row].sum())].tolist()
+            answers.append(Answer(task, decode(ids), bool(here.ended_B[row])))
         scores = verifier(answers)
         if len(scores) != len(answers):
             raise ValueError(f"verifier: {len(scores)} scores for {len(answers)} answers")

@@ -64,7 +64,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Measured:
-    """Of one answer: log-probs of the starting model and of the version that served it, [N] each."""
+    """Of one answer: log-probs of the starting model and of the version that served it, [N] each, on the processor."""
 
     version: str
     trainer_N: Tensor
@@ -174,10 +174,11 @@ def measure(
     for places in _chunks(order, batch_rows):
         batch = response_batch([rows[place].example for place in places])
         with autocast():
-            log_probs_BT = response_token_log_probs(backbone, batch)
-        for place, trainer_T, mask_T in zip(places, log_probs_BT, batch.response_mask_BT[:, 1:].bool(), strict=True):
+            log_probs_BT = response_token_log_probs(backbone, batch).float().cpu()
+        for place, trainer_T, mask_T in zip(places, log_probs_BT, batch.response_mask_BT[:, 1:], strict=True):
             if served := rows[place].served:
-                found[place] = Measured(served.version, trainer_T[mask_T].float(), torch.tensor(served.log_probs))
+                served_N = torch.tensor(served.log_probs, device="cpu")
+                found[place] = Measured(served.version, trainer_T[mask_T], served_N)
     return [found[place] for place in range(len(rows))]
 
 

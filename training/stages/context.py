@@ -36,12 +36,14 @@ class Machine:
     """How much of the machine a stage takes (machine.py says why).
 
     threads 0: every core that this process may use. sampling_threads 0: a quarter of them, at least one.
-    dtype: float32, bfloat16 (autocast), or auto: bfloat16 only where a timed matrix product is at least 1.5 times as fast.
+    dtype: float32, bfloat16 (autocast), or auto: bfloat16 where an accelerator has such products, or where a timed one of the processor is
+    at least 1.5 times as fast. device: auto is the accelerator that torch sees, else the processor; or cpu, cuda, cuda:1, xpu.
     """
 
     threads: int = 0
     sampling_threads: int = 0
     dtype: str = "float32"
+    device: str = "auto"
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ def run(config: DpoConfig, context: RunContext) -> Manifest:
     if done := finished(config.output_directory):
         return done
     autocast = settle(config.machine)
-    context = lay_out(config.parallelism, context, batch_pairs=config.batch_pairs)
+    context = lay_out(config.parallelism, context, autocast, batch_pairs=config.batch_pairs)
     pairs = read_data(config, load_chat(config.model_directory))
     models = open_policy_and_reference(config.model_directory, config.lora, pairs.vocabulary, config.seed)
     if config.checkpoint_activations:
@@ -130,7 +130,7 @@ def train(
     def examine() -> dict[str, float]:
         return held_out_figures(models, pairs.held_out, config, autocast)
 
-    return learn_from(pairs, models, config.batch_pairs, learn, examine, STAGE, config, context)
+    return learn_from(pairs, models, config.batch_pairs, learn, examine, STAGE, config, context, autocast)
 
 
 def accumulate(

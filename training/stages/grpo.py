@@ -102,7 +102,7 @@ def run(config: GrpoConfig, context: RunContext, verifier: Verifier | None = Non
         return done
     refuse_judges(config, verifier)
     autocast = settle(config.machine)
-    context = lay_out(config.parallelism, context)
+    context = lay_out(config.parallelism, context, autocast)
     prompts = read_data(config, load_chat(config.model_directory))
     made_of = sources(config, prompts.vocabulary)
     players = open_players(made_of, with_reference=config.kl_coefficient > 0)
@@ -196,5 +196,5 @@ class Grpo:
             with self._setting.autocast():
                 losses.append(mixed_loss(self._players.policy, *mixed))
             torch.autograd.backward(losses[-1])
-        self._policy.step(update, f"update {update + 1}, policy loss {policy.loss:.4g}")
+        self._policy.step(update, lambda: f"update {update + 1}, policy loss {policy.loss:.4g}")
         return sums_of(part.mask_BR, policy, *losses)

@@ -105,7 +105,7 @@ def run(config: KtoConfig, context: RunContext) -> Manifest:
     if done := finished(config.output_directory):
         return done
     autocast = settle(config.machine)
-    context = lay_out(config.parallelism, context, batch_rows=config.batch_rows)
+    context = lay_out(config.parallelism, context, autocast, batch_rows=config.batch_rows)
     data = read_data(config, load_chat(config.model_directory))
     thumbs, off_policy = corrected(data, config, context.ranks, autocast)
     if config.vocabulary_rows is not None:
@@ -148,7 +148,7 @@ def train(
     def examine() -> dict[str, float]:
         return held_out_figures(models, thumbs.held_out, config, autocast)
 
-    return learn_from(thumbs, models, config.batch_rows, learn, examine, STAGE, config, context)
+    return learn_from(thumbs, models, config.batch_rows, learn, examine, STAGE, config, context, autocast)
 
 
 def weights_of(thumbs: Thumbs, config: KtoConfig) -> tuple[float, float]:
@@ -188,11 +188,12 @@ def accumulate(
         with autocast():
             ratios_B = log_ratios(models, part)
         up_B = torch.tensor([thumb.up for thumb in part])
+        ups_B = torch.tensor([thumb.up for thumb in part], device="cpu")  # picks without waiting for an accelerator
         importance_B = torch.tensor([thumb.example.weight for thumb in part])
         loss = kto(ratios_B, up_B, z0, config.beta, weights, len(batch), importance_B)
         torch.autograd.backward(loss)
         rewards_B = config.beta * ratios_B.detach()
-        sums += torch.stack((loss.detach(), rewards_B[up_B].sum(), rewards_B[~up_B].sum()))
+        sums += torch.stack((loss.detach(), rewards_B[ups_B].sum(), rewards_B[~ups_B].sum()))
     loss_value, up_rewards, down_rewards = ranks.sum(sums).tolist()
     ups = sum(thumb.up for thumb in batch)
     figures = {"loss": loss_value, "baseline": z0}

@@ -268,7 +268,7 @@ def _drawn(update: int, prompts: Prompts, config: PolicyConfig, ranks: Ranks) ->
 
 def samples(stage: str, experience: Experience, prompts: Prompts, update: int) -> Iterator[Sample]:
     """A response to each of the first prompts of an update, as it was sampled and scored."""
-    rollout, scores = experience.rollout, experience.scores_B.tolist()
+    rollout, scores = experience.rollout.to(torch.device("cpu")), experience.scores_B.tolist()
     for row in range(0, len(scores), rollout.copies)[:SHOWN]:
         asked = rollout.prompt_ids_BP[row][rollout.prompt_mask_BP[row].bool()].tolist()
         said = rollout.response_ids_BR[row][rollout.response_mask_BR[row].bool()].tolist()

@@ -80,7 +80,7 @@ def run(config: PpoConfig, context: RunContext, verifier: Verifier | None = None
         return done
     refuse_judges(config, verifier)
     autocast = settle(config.machine)
-    context = lay_out(config.parallelism, context)
+    context = lay_out(config.parallelism, context, autocast)
     prompts = read_data(config, load_chat(config.model_directory))
     made_of = sources(config, prompts.vocabulary)
     opened = open_players(made_of, with_reference=True)
@@ -183,7 +183,10 @@ class Ppo:
             with self._setting.autocast():
                 losses.append(mixed_loss(self._players.policy, *mixed))
             torch.autograd.backward(losses[-1])
-        at = f"update {update + 1}, policy loss {policy.loss:.4g}, value loss {value:.4g}"
+
+        def at() -> str:
+            return f"update {update + 1}, policy loss {policy.loss:.4g}, value loss {value:.4g}"
+
         self._policy.step(update, at)
         self._critic.step(update, at)
         return sums_of(part.mask_BR, policy, *losses)

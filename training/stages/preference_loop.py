@@ -21,7 +21,7 @@ from training.optim.learner import Learner
 from training.parallelism import Parallelism, gathered
 from training.rl.reference import PolicyAndReference, Watch, WatchConfig
 from training.stages.context import ConfigError, Lineage, Machine, Progress, RunContext
-from training.stages.machine import sampling_threads
+from training.stages.machine import Autocast, sampling_threads
 from training.stages.state import TrainingState
 
 
@@ -97,6 +97,7 @@ def learn_from(
     stage: str,
     config: PreferenceConfig,
     context: RunContext,
+    autocast: Autocast,
 ) -> tuple[dict[str, float], str]:
     """Changes the policy; ends after all steps, or when responses collapse: then with the last healthy weights.
 
@@ -117,7 +118,7 @@ def learn_from(
     def look() -> dict[str, float]:
         figures = examine()
         with sampling_threads(config.machine), gathered(models.policy.decoder):
-            return figures | watch.look(models, context.ranks)
+            return figures | watch.look(models, context.ranks, autocast)
 
     if checkpoint := context.checkpoints.latest():
         numbers = state.read(checkpoint)

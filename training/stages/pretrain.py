@@ -110,9 +110,10 @@ def run(config: PretrainConfig, context: RunContext) -> Manifest:
     if done := finished(config.output_directory):
         return done
     autocast = settle(config.machine)
-    context = lay_out(config.parallelism, context, batch_rows=config.batch_rows)
+    context = lay_out(config.parallelism, context, autocast, batch_rows=config.batch_rows)
     data = open_data(config)
-    decoder = Decoder(parse_config(config.model_json))
+    with torch.device("cpu"):
+        decoder = Decoder(parse_config(config.model_json))
     initialise(decoder, seed_of(config.seed, "weights"))
     if config.checkpoint_activations:
         checkpoint_activations(decoder)
@@ -135,7 +136,7 @@ def run(config: PretrainConfig, context: RunContext) -> Manifest:
             surprise = measure(decoder, data.held_out, config.microbatch_rows, autocast, context.ranks)
             metrics["bits_per_byte"] = numbers["bits_per_byte"] = surprise.bits_per_byte
         if last or (step + 1) % config.checkpoint_every_steps == 0:
-            for sample in write_samples(decoder, data.begin_ids, step + 1, config):
+            for sample in write_samples(decoder, data.begin_ids, step + 1, config, autocast):
                 context.samples(sample)
             context.checkpoints.save(step + 1, lambda directory: state.write(directory, numbers))
         context.progress(Progress(STAGE, step + 1, config.steps, metrics))
@@ -199,8 +200,10 @@ def accumulate(
     return float(ranks.sum(add_gradients(Backbone(decoder), parts, autocast, ranks))), tokens
 
 
-def write_samples(decoder: Decoder, begin_ids: Sequence[int], step: int, config: PretrainConfig) -> Iterator[Sample]:
-    """What the model makes of each prompt. Every rank samples: where the model is shared out, all of them are needed."""
+def write_samples(
+    decoder: Decoder, begin_ids: Sequence[int], step: int, config: PretrainConfig, autocast: Autocast
+) -> Iterator[Sample]:
+    """What the model makes of each prompt, computed as it is trained. Every rank samples: where the model is shared out, all are needed."""
     prompts = config.samples.prompts
     if not prompts:
         return
@@ -208,7 +211,7 @@ def write_samples(decoder: Decoder, begin_ids: Sequence[int], step: int, config:
     ids = [[*begin_ids, *chat.response_ids(prompt)[:-1]] for prompt in prompts]  # a beginning: nothing ends it
     engine = CachedEngine(Backbone(decoder), chat.stop_ids)
     seeds = [seed_of(config.seed, "sample", place) for place in range(len(prompts))]
-    with sampling_threads(config.machine):
+    with sampling_threads(config.machine), autocast():
         rollout = engine.sample(ids, 1, config.samples.max_tokens, config.samples.temperature, seeds)
     for prompt, response, mask in zip(prompts, rollout.response_ids_BR, rollout.response_mask_BR, strict=True):
         yield Sample(STAGE, step, prompt, chat.decode(response[mask.bool()].tolist()))

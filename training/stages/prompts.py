@@ -105,7 +105,8 @@ def mixed_loss(
 ) -> Tensor:
     """This rank's part of coefficient times the loss of the examples that (run seed, update, minibatch) draw."""
     generator = torch.Generator().manual_seed(seed_of("sft mix", *seeds))
-    drawn = [examples[row] for row in torch.randint(len(examples), (mix.rows,), generator=generator).tolist()]
+    rows = torch.randint(len(examples), (mix.rows,), generator=generator, device="cpu").tolist()
+    drawn = [examples[row] for row in rows]
     weight_total = sum(example.weight * len(example.response) for example in drawn)
     mine = ranks.share(drawn)
     return mix.coefficient * batch_loss(policy, response_batch(mine), weight_total)

@@ -109,7 +109,7 @@ def run(config: RewardModelConfig, context: RunContext) -> Manifest:
     if done := finished(config.output_directory):
         return done
     autocast = settle(config.machine)
-    context = lay_out(config.parallelism, context, batch_pairs=config.batch_pairs)
+    context = lay_out(config.parallelism, context, autocast, batch_pairs=config.batch_pairs)
     pairs = read_data(config, load_chat(config.model_directory))
     scalar, pairs = open_model(config, pairs)
     if config.checkpoint_activations:

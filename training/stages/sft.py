@@ -87,7 +87,7 @@ def run(config: SftConfig, context: RunContext) -> Manifest:
     if done := finished(config.output_directory):
         return done
     autocast = settle(config.machine)
-    context = lay_out(config.parallelism, context, batch_rows=config.batch_rows)
+    context = lay_out(config.parallelism, context, autocast, batch_rows=config.batch_rows)
     examples = read_examples(config, load_chat(config.model_directory))
     backbone, examples = open_model(config, examples)
     if config.checkpoint_activations:
@@ -192,9 +192,9 @@ def batch_loss(backbone: Backbone, batch: ResponseBatch, weight_total: float) ->
 
 def response_loss(decoder: Decoder, hidden_BTD: Tensor, batch: ResponseBatch, weight_total: float) -> Tensor:
     """The same from the last hidden states."""
-    chosen_BT = batch.response_mask_BT.bool()
+    chosen_BT = batch.response_mask_BT
     log_probs_N = next_token_log_probs(decoder, hidden_BTD, batch.ids_BT, chosen_BT)
-    weights_N = batch.weights_B[:, None].expand_as(chosen_BT)[:, 1:][chosen_BT[:, 1:]]
+    weights_N = batch.weights_B[:, None].expand(chosen_BT.shape)[:, 1:][chosen_BT[:, 1:]]
     return weighted_cross_entropy(log_probs_N, weights_N, weight_total)
 
 

@@ -69,7 +69,8 @@ class TrainingState:
             for parameter_name, parameter in self.parameters[name]:
                 prefix = _slot(name, parameter_name, "")
                 slots = {key.removeprefix(prefix): size for key, size in stored.items() if key.startswith(prefix)}
-                optimizer.state[parameter] = {slot: _room(parameter, size) for slot, size in slots.items()}
+                counts_at = parameter.device if _is_fused(optimizer) else torch.device("cpu")
+                optimizer.state[parameter] = {slot: _room(parameter, size, counts_at) for slot, size in slots.items()}
                 tensors |= {prefix + slot: room for slot, room in optimizer.state[parameter].items()}
         with _alone_is_meant():
             load(tensors, storage_reader=reader, no_dist=self.ranks.world_size == 1)
@@ -105,9 +106,14 @@ def _slot(name: str, parameter_name: str, slot: str) -> str:
     return f"optimizers/{name}/{parameter_name}/{slot}"
 
 
-def _room(parameter: nn.Parameter, size: torch.Size) -> Tensor:
-    """What a slot of this size is read into: split as its parameter is, or one number (AdamW's step, which lies on the processor)."""
-    return torch.zeros_like(parameter) if size == parameter.shape else torch.zeros(size, device="cpu")
+def _room(parameter: nn.Parameter, size: torch.Size, counts_at: torch.device) -> Tensor:
+    """What a slot of this size is read into: split as its parameter is, or one number (AdamW's step)."""
+    return torch.zeros_like(parameter) if size == parameter.shape else torch.zeros(size, device=counts_at)
+
+
+def _is_fused(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether AdamW counts its steps where the parameters are; else it counts on the processor, wherever they are."""
+    return any(group.get("fused") for group in optimizer.param_groups)
 
 
 @contextmanager

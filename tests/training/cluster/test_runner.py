@@ -22,7 +22,7 @@ from training.manifest import Manifest, verify_manifest
 from training.optim.adam import OptimizerConfig
 from training.rl.correction import StaleRolloutError
 from training.stages import sft
-from training.stages.context import Lineage, Machine, Progress, RunContext
+from training.stages.context import ConfigError, Lineage, Machine, Progress, RunContext
 from training.stages.sft import SftConfig
 from training.stages.state import latest_complete
 
@@ -263,8 +263,14 @@ def test_workers_are_asked_for_with_a_whole_cpu_each_and_their_gpus(
     scaling = asked[0]["scaling_config"]
     assert (scaling.num_workers, scaling.use_gpu) == (3, gpus > 0)
     assert scaling.resources_per_worker == {"CPU": 1, **({"GPU": gpus} if gpus else {})}
-    # What the ranks sum lies in memory, also beside GPUs.
-    assert asked[0]["torch_config"].backend == "gloo"
+    assert asked[0]["torch_config"].backend == ("cpu:gloo,cuda:nccl" if gpus else "gloo")
+
+
+def test_gpus_of_workers_that_are_not_there_are_refused() -> None:
+    with pytest.raises(ConfigError, match="gpus_per_worker: 1 without workers"):
+        Group(0, gpus_per_worker=1)
+    with pytest.raises(ConfigError, match="gpus_per_worker: -1 is below 0"):
+        Group(1, gpus_per_worker=-1)
 
 
 class Interrupted:

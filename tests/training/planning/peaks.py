@@ -2,6 +2,7 @@
 
 import json
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def measure(directory: Path, rank: int, world: int, cases: str) -> None:
 
 def measured(rank: int, world: int, case: dict[str, Any]) -> int:
     """Of the second of two steps, with two microbatches each: the optimizer has its slots, and gradients wait for more."""
-    ranks = arrange(Parallelism(**case["parallelism"]), all_different(rank, world))
+    ranks = replace(arrange(Parallelism(**case["parallelism"]), all_different(rank, world)), narrow=case["narrow"])
     backbone = _backbone(case)
     distribute(backbone.decoder, ranks)
     named = backbone.named_parameters()

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from training.optim.ranks import all_different
 from training.parallelism import Parallelism, arrange, distribute
 
 LAYERS = 3
+COUNTED = llama_json(64, 64, LAYERS, 8, 2, 128)
 
 
 class Sent(TorchDispatchMode):
@@ -24,6 +26,7 @@ class Sent(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.counts: Counter[str] = Counter()
+        self.gathered_bytes = 0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if any(issubclass(kind, DTensor) for kind in types):
@@ -32,13 +35,14 @@ class Sent(TorchDispatchMode):
         if namespace in ("c10d", "_c10d_functional") and ("reduce" in name or "gather" in name):
             tensor = next(leaf for leaf in tree_leaves(args) if isinstance(leaf, torch.Tensor))
             self.counts[f"{name} {str(tensor.dtype).removeprefix('torch.')}"] += 1
+            self.gathered_bytes += tensor.nbytes if "gather" in name else 0
         return function(*args, **(kwargs or {}))
 
 
-def count(directory: Path, rank: int, world: int, parallelism: str) -> None:
+def count(directory: Path, rank: int, world: int, parallelism: str, narrow: str = "") -> None:
     """Writes the counts of a forward and of its backward."""
-    ranks = arrange(Parallelism(**json.loads(parallelism)), all_different(rank, world))
-    decoder = Decoder(parse_config(llama_json(64, 64, LAYERS, 8, 2, 128)))
+    ranks = replace(arrange(Parallelism(**json.loads(parallelism)), all_different(rank, world)), narrow=bool(narrow))
+    decoder = Decoder(parse_config(COUNTED))
     initialise(decoder, 1)
     distribute(decoder, ranks)
     forward, backward = Sent(), Sent()
@@ -48,3 +52,4 @@ def count(directory: Path, rank: int, world: int, parallelism: str) -> None:
         torch.autograd.backward(loss)
     if rank == 0:
         (directory / "sums.json").write_text(json.dumps([forward.counts, backward.counts]))
+        (directory / "bytes.json").write_text(json.dumps(forward.gathered_bytes))

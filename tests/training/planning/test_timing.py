@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.planning.sums import LAYERS
+from tests.training.planning.sums import COUNTED, LAYERS
 from tests.training.workers import run_workers
 from training.model.config import llama_json, parse_config
 from training.parallelism import Parallelism
@@ -25,6 +25,7 @@ ROUND = Accelerator(
 MODEL = parse_config(llama_json(1000, 64, 2, 4, 2, 128))
 MATRICES = 2 * (64 * 64 + 2 * 64 * 32 + 64 * 64 + 3 * 64 * 128)
 WHOLE = sizes_of(MODEL).total
+EXCHANGED = 2 * (4 * WHOLE - 2 * MATRICES) + 4 * WHOLE  # bytes, for a forward and its backward
 
 
 def work_of(made: Pass, **settings: object) -> Work:
@@ -60,9 +61,11 @@ def test_lora_has_no_products_for_gradients_of_weights_and_recomputation_one_for
 
 
 def test_shards_are_exchanged_while_layers_compute_and_the_longer_counts() -> None:
-    """Each of 4 workers receives 3/4 of all weights twice and sends 3/4 of the gradients, for each forward."""
+    """Each of 4 workers receives 3/4 of all weights twice, matrices in bf16, and sends 3/4 of the gradients, for each forward."""
     found = spent(work_of(WITHOUT_HEAD), gpus=4, shard=4)
-    assert found == {"exchange of shards": pytest.approx(3 * 3 * 4 * WHOLE * 3 / 4 / 1e9)}
+    assert found == {"exchange of shards": pytest.approx(3 * EXCHANGED * 3 / 4 / 1e9)}
+    wide = spent(work_of(WITHOUT_HEAD, narrow=False), gpus=4, shard=4, accelerator=replace(ROUND, fp32_teraflops=1e9))
+    assert wide == {"exchange of shards": pytest.approx(3 * 3 * 4 * WHOLE * 3 / 4 / 1e9)}
     slow = replace(ROUND, bf16_teraflops=ROUND.bf16_teraflops / 1e6)
     assert list(spent(work_of(WITHOUT_HEAD), gpus=4, shard=4, accelerator=slow)) == ["computing"]
 
@@ -83,7 +86,7 @@ def test_copies_sum_their_gradients_once_a_step_and_wait_for_it() -> None:
 
 def test_other_machines_are_reached_over_the_network() -> None:
     """16 shards: 8 in a machine use their 8 adapters together, 0.8 GB/s. 2 copies of 8: one neighbour each in the other machine."""
-    whole = 3 * 3 * 4 * WHOLE
+    whole = 3 * EXCHANGED
     assert spent(work_of(WITHOUT_HEAD), gpus=16, shard=16)["exchange of shards"] == pytest.approx(
         whole * 15 / 16 / 0.8e9
     )
@@ -116,6 +119,16 @@ def test_shards_are_gathered_and_summed_in_fp32_each_time(tmp_path: Path) -> Non
     assert forward[gather] >= LAYERS + 1
     assert backward[gather] >= LAYERS
     assert backward[scatter] == LAYERS + 1
+
+
+def test_shards_of_what_computes_in_bfloat16_are_gathered_in_it_and_summed_in_fp32(tmp_path: Path) -> None:
+    run_workers("tests.training.planning.sums:count", 2, tmp_path, json.dumps({"shard": 2}), "narrow")
+    _, backward = json.loads((tmp_path / "sums.json").read_text())
+    assert backward["_reduce_scatter_base_ float32"] == LAYERS + 1
+    received = json.loads((tmp_path / "bytes.json").read_text())
+    sizes = sizes_of(parse_config(COUNTED))
+    outside = 4 * sizes.outside  # comes twice: for the embedding, and for the head
+    assert received == sizes.gathered_bytes(1, narrow=True) + outside
 
 
 def test_decoding_reads_all_weights_and_the_cache_for_each_token() -> None:

@@ -35,7 +35,7 @@ def test_the_head_runs_on_chosen_places_alone_at_their_temperature() -> None:
 
 def test_values_stand_where_they_were_chosen_and_carry_their_gradient() -> None:
     values = torch.tensor([1.0, 2.0, 3.0, 4.0], requires_grad=True)
-    placed = in_place(values, CHOSEN_BT)
+    placed = in_place(values, CHOSEN_BT, CHOSEN_BT.shape)
     assert placed.tolist() == [[1.0, 0.0, 2.0, 3.0], [0.0, 4.0, 0.0, 0.0]]
     torch.autograd.backward((placed * torch.arange(8.0).view(2, 4)).sum())
     assert values.grad is not None

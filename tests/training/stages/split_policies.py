@@ -217,7 +217,9 @@ def refusals(directory: Path, rank: int, world: int) -> None:
         dpo.run(replace(uneven["dpo"], batch_pairs=7), context)
     with pytest.raises(ConfigError, match="batch_rows: 7 is not a multiple of the 2 workers"):
         kto.run(replace(uneven["kto"], batch_rows=7), context)
-    assert lay_out(Parallelism(), context, batch_rows=7).ranks == ranks  # nobody waits where each has the whole model
+    assert (
+        lay_out(Parallelism(), context, no_autocast, batch_rows=7).ranks == ranks
+    )  # nobody waits where each has the whole model
 
 
 def one_verdict(directory: Path, rank: int, world: int) -> None:

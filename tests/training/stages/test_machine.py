@@ -1,4 +1,4 @@
-"""Threads and number type."""
+"""Threads, number type and device."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -42,6 +42,20 @@ def test_scores_and_logits_stay_in_full_precision_under_autocast() -> None:
 def test_an_unknown_number_type_is_refused() -> None:
     with pytest.raises(ConfigError, match="dtype: 'int8'"):
         settle(Machine(threads=1, dtype="int8"))
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="is about a machine without an accelerator")
+def test_a_device_that_is_not_here_is_refused_and_auto_is_the_processor() -> None:
+    for name in ("cuda", "cuda:1", "xpu"):
+        with pytest.raises(ConfigError, match=f"device: '{name}' is not here; here are cpu$"):
+            settle(Machine(threads=1, device=name))
+    with pytest.raises(ConfigError, match=r"device: 'gpu' is no device that torch knows; here are cpu$"):
+        settle(Machine(threads=1, device="gpu"))
+    with pytest.raises(ConfigError, match="device: 'mps' has no fp64"):
+        settle(Machine(threads=1, device="mps"))
+    for name in ("auto", "cpu"):
+        settle(Machine(threads=1, device=name))
+        assert torch._C._len_torch_function_stack() == 0, "a default device that is set costs something at every call"
 
 
 def test_training_in_bfloat16_ends_where_full_precision_does(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -129,7 +130,7 @@ def test_samples_lie_beside_the_progress_and_change_only_with_the_model(config: 
     ]
     assert samples[0].text != samples[-2].text
     decoder = load_decoder(config.output_directory)
-    again = list(pretrain.write_samples(decoder, pretrain.open_data(config).begin_ids, 30, config))
+    again = list(pretrain.write_samples(decoder, pretrain.open_data(config).begin_ids, 30, config, nullcontext))
     assert again == samples[-2:]
 
 

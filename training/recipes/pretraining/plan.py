@@ -9,13 +9,15 @@ import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import torch
+
 from training.model.config import parse_config
 from training.model.transformer import Decoder, initialise
 from training.optim.adam import build_optimizer
 from training.optim.gradients import apply_gradients
 from training.optim.ranks import ALONE
 from training.stages.context import ConfigError
-from training.stages.machine import bfloat16_pays, settle
+from training.stages.machine import bfloat16_pays, moved, settle
 from training.stages.pretrain import PretrainConfig, accumulate, open_data
 
 TIMED_STEPS = 3
@@ -62,8 +64,10 @@ def tokens_per_second(config: PretrainConfig) -> float:
     """Of the config's own steps, on a model that is thrown away. The first step is not timed: it warms up."""
     autocast = settle(config.machine)
     data = open_data(config)
-    decoder = Decoder(parse_config(config.model_json))
+    with torch.device("cpu"):
+        decoder = Decoder(parse_config(config.model_json))
     initialise(decoder, config.seed)
+    moved(decoder)
     optimizer = build_optimizer(decoder.named_parameters(), config.optimizer)
     rows = [row % len(data.train) for row in range(config.batch_rows)]
     started = 0.0

@@ -8,10 +8,11 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training.cluster.group import Group
+from training.cluster.group import GPUS_HELP, Group
 from training.cluster.runner import StageRun, run_stages
 from training.manifest import plain
 from training.progress import Lines, ShownStages
@@ -19,7 +20,8 @@ from training.recipes.rlvr.held_out import Measured, interval, measure
 from training.recipes.rlvr.recipe import ALGORITHMS, SIZES, Lengths, sampling
 from training.recipes.rlvr.stage import open_scorer, run
 from training.runs import write_json
-from training.stages.context import ConfigError
+from training.stages.context import ConfigError, Machine
+from training.stages.machine import DEVICE_HELP, take_device
 from training.verification.items import Item, Split, write_items
 from training.verification.tasks.catalogue import Order, make_items
 
@@ -27,7 +29,14 @@ if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 SHOWN = ("score", "reward", "kl", "response_tokens", "zero_variance_groups", "verdict_unparsable")
-NOT_ASKED = ("command", "workers", "rollout_actors", "work")  # who works does not change what is learned
+NOT_ASKED = (
+    "command",
+    "workers",
+    "gpus_per_worker",
+    "rollout_actors",
+    "device",
+    "work",
+)  # who works does not change what is learned
 ASKED, BEFORE, AFTER, RESULT = "asked.json", "before.json", "after.json", "result.json"
 
 
@@ -47,7 +56,9 @@ def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
     rlvr.add_argument("--prompt-tokens", type=int, default=Lengths.prompt, help="longer prompts are dropped")
     rlvr.add_argument("--response-tokens", type=int, default=Lengths.response, help="longer responses are cut off")
     rlvr.add_argument("--workers", type=int, default=0, help="Ray workers; 0 trains in this process")
+    rlvr.add_argument("--gpus-per-worker", type=int, default=0, help=GPUS_HELP)
     rlvr.add_argument("--rollout-actors", type=int, default=0, help="Ray actors that sample beside them")
+    rlvr.add_argument("--device", default=Machine.device, help=DEVICE_HELP)
     rlvr.add_argument("--work", type=Path, required=True, help="folder of the items, the run and the model")
     rlvr.set_defaults(command=lambda options: train_on_task(options, code_commit()))
 
@@ -69,12 +80,14 @@ def train_on_task(options: argparse.Namespace, code_commit: str) -> int:
     config = ALGORITHMS[options.algorithm](
         SIZES[options.size], options.model.absolute(), data, output, options.updates, lengths, code_commit
     )
+    config = replace(config, machine=replace(config.machine, device=options.device))
     answered = sampling(lengths, options.samples)
+    take_device(options.device)
     with open_scorer(held_out) as scorer:
         lines.say(f"{len(held_out)} held-out items, {options.samples} answers each: {options.model.name} answers")
         before = measure(options.model, held_out, scorer, answered, work / BEFORE)
         lines.say(f"right before: {interval(before.right)}")
-        group = Group(options.workers, rollout_actors=options.rollout_actors)
+        group = Group(options.workers, options.gpus_per_worker, options.rollout_actors)
         shown = ShownStages(lines, SHOWN, counted="update")
         run_stages([StageRun(options.algorithm, run, config)], work / "runs", group, shown)
         lines.say(f"{output.name} answers the same items")

@@ -1,0 +1,254 @@
+"""An accelerator where there is none: a device of its own name whose tensors lie on the processor and are computed there.
+
+It refuses what CUDA refuses: tensors of two devices in one operation (but numbers), and random numbers of a generator of the processor.
+A process that has called `pretend` has it as torch's accelerator, and cannot get rid of it: call it in a subprocess.
+Surprise: AdamW's fused step is the processor's plain one, and attention is the plain formula, so that figures are the processor's.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.adamw import adamw
+from torch.utils._python_dispatch import return_and_correct_aliasing
+from torch.utils._pytree import tree_flatten, tree_map_only
+from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
+NAME = "pretended"
+SKIPPED = ("sparse", "quantized", "cudnn", "mkldnn", "nested", "_make_dep_token", "from_file")
+aten = torch.ops.aten
+WAITS: Counter[str] = Counter()
+"""How often the processor had to wait for the device, by operation: a value was asked for, or how many values there are."""
+TAKES_PLACES = (aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default)
+"""Places may lie on the processor."""
+WAITING = {
+    aten._local_scalar_dense.default: "value",
+    aten.nonzero.default: "number of entries",
+    **dict.fromkeys(TAKES_PLACES, "number of entries"),  # with a mask alone
+    aten._unique2.default: "number of entries",
+    aten.unique_dim.default: "number of entries",
+}
+
+
+class MixedDevicesError(RuntimeError):
+    """As CUDA's: an operation was given tensors of two devices."""
+
+
+class Pretended(Tensor):
+    """A tensor of the device. `held`: what it really is."""
+
+    held: Tensor
+
+    @staticmethod
+    def __new__(cls, held: Tensor) -> Pretended:
+        made = torch.Tensor._make_wrapper_subclass(
+            cls,
+            held.size(),
+            strides=held.stride(),
+            storage_offset=held.storage_offset(),
+            dtype=held.dtype,
+            device=torch.device(NAME, 0),
+        )
+        made.held = held
+        return made
+
+    def __repr__(self, *, tensor_contents: object = None) -> str:
+        return f"{NAME}({self.held})"
+
+    def tolist(self) -> Any:
+        """torch's own asks for a tensor of no class of its own."""
+        WAITS["value"] += 1
+        return self.held.tolist()
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        refuse(func, args, kwargs)
+        note_wait(func, args, kwargs)
+        asked = kwargs.get("device")
+        to = None if asked is None else torch.device(asked)
+        if func is aten._fused_adamw_.default or func is aten._fused_adamw_.tensor_lr:
+            return plain_adamw(*args, **kwargs)
+        inner_args, inner_kwargs = tree_map_only(Pretended, lambda t: t.held, (args, kwargs))
+        if to is not None and to.type == NAME:
+            inner_kwargs["device"] = torch.device("cpu")
+        out = func(*inner_args, **inner_kwargs)
+        if to is not None and to.type != NAME:
+            if to.type == "cpu":
+                WAITS["copy"] += 1
+            return out
+        if func is aten.copy_.default and not isinstance(args[0], Pretended):
+            WAITS["copy"] += 1
+            return args[0]
+        out = tree_map_only(Tensor, Pretended, out)
+        return return_and_correct_aliasing(func, args, kwargs, out)
+
+
+def tensors_of(args: Any, kwargs: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
+
+
+def refuse(func: Any, args: Any, kwargs: Any) -> None:
+    """Raises: MixedDevicesError."""
+    leaves = tree_flatten((args, kwargs))[0]
+    if any(isinstance(leaf, torch.Generator) for leaf in leaves):
+        raise MixedDevicesError(f"{func}: a generator of the processor for a tensor of {NAME}")
+    if func is aten.copy_.default:
+        return
+    if func in TAKES_PLACES:
+        leaves = tree_flatten((args[0], args[2:], kwargs))[0]
+    foreign = [leaf for leaf in leaves if isinstance(leaf, Tensor) and not isinstance(leaf, Pretended)]
+    if any(tensor.dim() > 0 for tensor in foreign):
+        shapes = [tuple(tensor.shape) for tensor in foreign]
+        raise MixedDevicesError(f"{func}: tensors of the processor, {shapes}, beside those of {NAME}")
+    for argument, given in zip(func._schema.arguments, args, strict=False):
+        written = argument.alias_info is not None and argument.alias_info.is_write
+        if written and isinstance(given, Tensor) and not isinstance(given, Pretended):
+            raise MixedDevicesError(f"{func}: a number of the processor changed by one of {NAME}")
+
+
+def note_wait(func: Any, args: Any, kwargs: Any) -> None:
+    if func not in WAITING:
+        return
+    if func in TAKES_PLACES and not any(isinstance(i, Pretended) and i.dtype == torch.bool for i in args[1]):
+        return
+    WAITS[WAITING[func]] += 1
+
+
+def plain_adamw(
+    parameters: Sequence[Pretended],
+    gradients: Sequence[Pretended],
+    averages: Sequence[Pretended],
+    squares: Sequence[Pretended],
+    most: Sequence[Pretended],
+    steps: Sequence[Pretended],
+    *,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    weight_decay: float,
+    eps: float,
+    amsgrad: bool,
+    maximize: bool,
+    **_: object,
+) -> None:
+    """The processor's step. The caller has counted it already, and the plain one counts itself."""
+    held = [[tensor.held for tensor in part] for part in (parameters, gradients, averages, squares, most, steps)]
+    for step in held[5]:
+        step -= 1
+    adamw(
+        *held,
+        foreach=False,
+        fused=False,
+        lr=lr,
+        beta1=beta1,
+        beta2=beta2,
+        weight_decay=weight_decay,
+        eps=eps,
+        amsgrad=amsgrad,
+        maximize=maximize,
+    )
+
+
+def factories() -> Iterator[tuple[str, Any]]:
+    """Every operation that makes a tensor from none: they have no tensor that would lead them here."""
+    for full in torch._C._dispatch_get_all_op_names():
+        name, _, overload = full.removeprefix("aten::").partition(".")
+        if not full.startswith("aten::") or any(part in name for part in SKIPPED):
+            continue
+        found = getattr(getattr(torch.ops.aten, name, None), overload or "default", None)
+        if found is None:
+            continue
+        given = found._schema.arguments
+        makes = len(found._schema.returns) == 1 and str(found._schema.returns[0].type) == "Tensor"
+        if makes and any(a.name == "device" for a in given) and not any("Tensor" in str(a.type) for a in given):
+            yield full.removeprefix("aten::"), found
+
+
+def made_by(func: Any) -> Any:
+    def make(*args: Any, **kwargs: Any) -> Tensor:
+        refuse(func, args, kwargs)
+        return Pretended(func(*args, **kwargs | {"device": torch.device("cpu"), "pin_memory": None}))
+
+    return make
+
+
+def copied(source: Tensor, into: Tensor, non_blocking: bool = False) -> Tensor:
+    """torch.tensor() comes here past all subclasses."""
+    assert isinstance(into, Pretended)
+    into.held.copy_(source.held if isinstance(source, Pretended) else source)
+    return into
+
+
+def _unreachable(*_: Any) -> Tensor:
+    """Pretended.__torch_dispatch__ comes first."""
+    raise AssertionError
+
+
+class _Stream:
+    """Nothing is under way, ever."""
+
+    def synchronize(self) -> None: ...
+
+
+STREAM, PEAK_BYTES = _Stream(), 12_345
+
+
+class _Module(ModuleType):
+    """torch.pretended"""
+
+    def __init__(self) -> None:
+        super().__init__(f"torch.{NAME}")
+
+    def is_available(self) -> bool:
+        return True
+
+    def is_initialized(self) -> bool:
+        return True
+
+    def _is_in_bad_fork(self) -> bool:
+        return False
+
+    def device_count(self) -> int:
+        return 1
+
+    def current_device(self) -> int:
+        return 0
+
+    def manual_seed_all(self, seed: int) -> None: ...
+
+    def get_amp_supported_dtype(self) -> list[torch.dtype]:
+        return [torch.bfloat16]
+
+    def is_bf16_supported(self, including_emulation: bool) -> bool:
+        return not including_emulation
+
+    def max_memory_allocated(self) -> int:
+        return PEAK_BYTES
+
+    def current_stream(self) -> _Stream:
+        return STREAM
+
+    def stream(self, stream: _Stream) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+KERNELS: list[torch.library.Library] = []
+
+
+def pretend() -> None:
+    """From now on torch has an accelerator."""
+    _setup_privateuseone_for_python_backend(NAME, backend_module=_Module())
+    library = torch.library.Library("aten", "IMPL")
+    for name, func in factories():
+        library.impl(name, made_by(func), "PrivateUse1")
+    library.impl("_copy_from", copied, "PrivateUse1")
+    # Devices without a kernel of their own get a formula that rounds otherwise.
+    library.impl("silu_backward", _unreachable, "PrivateUse1")
+    KERNELS.append(library)

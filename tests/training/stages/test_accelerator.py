@@ -1,0 +1,100 @@
+"""Every stage on an accelerator (tests/training/pretended.py): what it learns there is what it learns on the processor, bit by bit."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.training import pretended
+from tests.training.stages import on_device
+from tests.training.stages.split_policies import write_data
+from training.manifest import verify_manifest
+
+# A minute of a processor, of which most goes into Python between the operations.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+DEVICES = ("cpu", pretended.NAME)
+UNKEPT_STEP = 3  # after which no checkpoint is written
+REFUSED = """
+import pytest, torch
+from tests.training.pretended import MixedDevicesError, pretend
+pretend()
+there, here = torch.ones(2, device="pretended"), torch.ones(2)
+for mixed in (
+    lambda: there + here,
+    lambda: torch.nn.functional.linear(there, here),
+    lambda: torch.zeros(()).add_(there.sum()),
+    lambda: there.normal_(generator=torch.Generator()),
+    lambda: torch.rand(2, device="pretended", generator=torch.Generator()),
+):
+    with pytest.raises(MixedDevicesError):
+        mixed()
+assert (there * torch.tensor(2.0)).tolist() == [2.0, 2.0]
+assert there[torch.tensor([True, False])].tolist() == [1.0]
+"""
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which every stage ran on both."""
+    directory = tmp_path_factory.mktemp("devices")
+    write_data(directory)
+    for device in DEVICES:
+        command = [sys.executable, "-m", on_device.__name__, device, str(directory)]
+        ran = subprocess.run(command, check=False, capture_output=True, text=True)
+        assert ran.returncode == 0, ran.stdout + ran.stderr[-4000:]
+    return directory
+
+
+def told(directory: Path, device: str, file: str) -> Any:
+    return json.loads((directory / device / file).read_text())
+
+
+@pytest.mark.parametrize("name", on_device.NAMES)
+def test_a_stage_ends_with_the_bits_of_the_processor_although_it_was_cut_off(name: str, done: Path) -> None:
+    here, there = (told(done, device, "figures.json")[name] for device in DEVICES)
+    assert len(here) > 10
+    assert there == here
+    here, there = (verify_manifest(done / device / name) for device in DEVICES)
+    assert there.files == here.files
+    assert there.report == here.report
+
+
+def test_answers_scores_and_beams_are_those_of_the_processor(done: Path) -> None:
+    here, there = (told(done, device, "figures.json")["asked"] for device in DEVICES)
+    assert there == here
+
+
+def test_a_step_waits_for_the_accelerator_twice_however_many_microbatches_it_has(done: Path) -> None:
+    """For the loss and for the gradient's norm. SFT has four microbatches here; pre-training waits for its count of tokens too."""
+    waits = told(done, pretended.NAME, "waits.json")
+    assert UNKEPT_STEP % on_device.CHECKPOINT
+    assert waits["sft"][UNKEPT_STEP - 1] == {"value": 2}
+    assert waits["pretrain"][UNKEPT_STEP - 1] == {"value": 3}
+    assert waits["dpo"][UNKEPT_STEP - 1] == {"value": 2}
+    assert waits["kto"][UNKEPT_STEP - 1] == {"value": 3}  # the baseline, too
+
+
+def test_an_update_waits_for_each_sampled_token_and_little_more(done: Path) -> None:
+    """PPO: six tokens, the norms of four steps, and sums. Entries are counted to read the real tokens of a part, and for figures."""
+    update = told(done, pretended.NAME, "waits.json")["ppo"][UNKEPT_STEP - 1]
+    assert update == {"value": 16, "number of entries": 8, "copy": 2}
+
+
+def test_settings_of_a_machine_that_has_an_accelerator(done: Path) -> None:
+    here = f"cpu, {pretended.NAME} (0 to 0)"
+    assert told(done, pretended.NAME, "machine.json") == {
+        "auto": f"{pretended.NAME}:0",
+        "auto is bfloat16": True,
+        "peak_memory_bytes": pretended.PEAK_BYTES,
+        "cuda": f"device: 'cuda' is not here; here are {here}",
+        f"{pretended.NAME}:3": f"device: '{pretended.NAME}:3' is not here; here are {here}",
+        "cpu": ["cpu", "cpu", 0],
+    }
+
+
+def test_what_cuda_refuses_is_refused(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", REFUSED], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
