@@ -265,14 +265,14 @@ OURS = (
         "34 GRPO: the sequence mean is the token mean",
         LOSSES_PY,
         "Normalisation.SEQUENCE: lengths_B1.clamp(min=1) * rows,",
-        "Normalisation.SEQUENCE: torch.full_like(lengths_B1, tokens, dtype=torch.float32),",
+        "Normalisation.SEQUENCE: tokens,",
         LOSSES,
     ),
     Mutant(
         "35 GRPO: the constant is forgotten",
         LOSSES_PY,
-        "torch.full_like(lengths_B1, constant_tokens * rows, dtype=torch.float32)",
-        "torch.full_like(lengths_B1, tokens, dtype=torch.float32)",
+        "Normalisation.CONSTANT: constant_tokens * rows",
+        "Normalisation.CONSTANT: tokens",
         LOSSES,
     ),
     Mutant(
