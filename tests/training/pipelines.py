@@ -12,6 +12,7 @@ import torch
 from tests.training.rl.toy import toy_decoder
 from tests.training.stages.pretrain_and_die import pretrain_config
 from tests.training.toys import ProgressList, sft_rows, toy_model, write_lines
+from tests.training.workers import tell
 from training.model.config import gpt2_json
 from training.model.lora import LoraConfig
 from training.optim.adam import OptimizerConfig
@@ -93,17 +94,14 @@ RUNS: dict[str, Callable[[Any, RunContext], object]] = {
 
 
 def stages(directory: Path, rank: int, world: int, name: str, layout: str, only: str = "") -> None:
-    """All runs, or one of them; the first worker writes their figures, step by step."""
+    """All runs, or one of them; every worker writes their figures, step by step."""
     into, ranks = directory / name, all_different(rank, world)
     for run, config in configs(directory, into, Parallelism(**json.loads(layout))).items():
         if only not in ("", run):
             continue
         progress = ProgressList()
         RUNS[run](config, RunContext(DirectoryCheckpoints(into / f"{run}-run", ranks), progress, ranks))
-        if rank == 0:
-            figures = {f"{step.step} {key}": value for step in progress.steps for key, value in step.metrics.items()}
-            kept = {key: value for key, value in figures.items() if not key.endswith(("per_second", "memory_bytes"))}
-            (into / f"{run}.json").write_text(json.dumps(kept))
+        tell(progress.steps, into, run, rank)
 
 
 def parts(directory: Path, rank: int, world: int) -> None:

@@ -17,6 +17,7 @@ from tests.training.rl.toy_preferences import toy_dpo, toy_kto, toy_models, toy_
 from tests.training.stages.test_kto import thumb_rows
 from tests.training.stages.test_reward_model import pair_rows
 from tests.training.toys import WORDS, ProgressList, sft_rows, toy_model, user, write_lines
+from tests.training.workers import tell
 from training.data.chat import load_chat
 from training.model.lora import LoraConfig
 from training.model.transformer import Decoder
@@ -179,8 +180,7 @@ def policies(directory: Path, rank: int, world: int, name: str, layout: str, onl
         progress = Watching()
         checkpoints = DirectoryCheckpoints(into / f"{run}-run", ranks)
         RUNS[run.split("-")[0]](config, RunContext(checkpoints, progress, ranks))
-        figures = {f"{step.step} {key}": value for step in progress.steps for key, value in step.metrics.items()}
-        (into / f"{run}-{rank}.json").write_text(json.dumps(figures))
+        tell(progress.steps, into, run, rank)
         if rank == 0:
             (into / f"{run}-held.json").write_text(json.dumps([progress.decoders, progress.whole]))
 

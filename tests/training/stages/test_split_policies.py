@@ -2,27 +2,26 @@
 layouts."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from tests.training.stages.split_policies import write_data
-from tests.training.workers import run_workers
+from tests.training.workers import Layouts, apart, run_workers, weights
 from training.manifest import verify_manifest
 
 # Each layout is trained once, by the first test that asks: a minute, more where cores are busy.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-LAYOUTS: dict[str, tuple[int, dict[str, int]]] = {
-    "one": (1, {}),
-    "shards": (2, {"shard": 2}),
-    "copies of shards": (4, {"shard": 2}),
-    "shards of tensor": (4, {"shard": 2, "tensor": 2}),
-}
-RUN = "tests.training.stages.split_policies:policies"
+LAYOUTS = Layouts(
+    "tests.training.stages.split_policies:policies",
+    {
+        "one": (1, {}),
+        "shards": (2, {"shard": 2}),
+        "copies of shards": (4, {"shard": 2}),
+        "shards of tensor": (4, {"shard": 2, "tensor": 2}),
+    },
+)
 FULL = ("ppo", "grpo", "dpo", "kto")
 ADAPTED = tuple(f"{name}-lora" for name in FULL)
 
@@ -31,49 +30,28 @@ ADAPTED = tuple(f"{name}-lora" for name in FULL)
 def layouts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("policies")
     write_data(directory)
-    for name, (world, layout) in LAYOUTS.items():
-        run_workers(RUN, world, directory, name, json.dumps(layout))
+    LAYOUTS.train(directory)
     return directory
-
-
-def figures(directory: Path, name: str, run: str) -> dict[str, float]:
-    """Of the first worker; all have the same, or they would not stop at the same update."""
-    world, _ = LAYOUTS[name.rpartition(" then ")[2]]
-    found: list[dict[str, float]] = [
-        json.loads((directory / name / f"{run}-{rank}.json").read_text()) for rank in range(world)
-    ]
-    assert all(of_one == found[0] for of_one in found)
-    return found[0]
-
-
-def weights(directory: Path, name: str, run: str) -> dict[str, torch.Tensor]:
-    return load_file(directory / name / run / "model.safetensors")
-
-
-def apart(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
-    assert one.keys() == other.keys()
-    return max(float((one[key] - other[key]).abs().max()) for key in one)
 
 
 @pytest.mark.parametrize(
     ("name", "run"),
     [
         (name, run)
-        for name, (_, layout) in LAYOUTS.items()
+        for name, (_, layout) in LAYOUTS.worlds.items()
         for run in (FULL if "tensor" in layout else FULL + ADAPTED)
         if name != "one"
     ],
 )
 def test_every_layout_learns_as_one_process(name: str, run: str, layouts: Path) -> None:
-    one, other = figures(layouts, "one", run), figures(layouts, name, run)
+    one, other = (LAYOUTS.figures(layouts, by, run) for by in ("one", name))
     assert {key.split()[0] for key in one} >= {"1", "2", "3"}
     assert any(key.endswith("gradient_norm") for key in one)
     assert one.keys() == other.keys()
     for key in one:
         assert other[key] == pytest.approx(one[key], rel=1e-4, abs=1e-5), key
-    assert apart(weights(layouts, "one", run), weights(layouts, name, run)) < 1e-5
-    first = load_file(layouts / "first" / "model.safetensors")
-    assert apart(first, weights(layouts, name, run)) > 1e-3
+    assert apart(weights(layouts / "one" / run), weights(layouts / name / run)) < 1e-5
+    assert apart(weights(layouts / "first"), weights(layouts / name / run)) > 1e-3
     reports = [verify_manifest(layouts / by / run).report for by in ("one", name)]
     assert reports[0].keys() == reports[1].keys()
 
@@ -99,16 +77,12 @@ def test_frozen_networks_are_shared_out_too(run: str, layouts: Path) -> None:
     ],
 )
 def test_a_state_of_one_layout_is_resumed_in_another(run: str, before: str, after: str, layouts: Path) -> None:
-    name, kept = f"{before} then {after}", "step-000002"
-    shutil.copytree(layouts / before / f"{run}-run" / kept, layouts / name / f"{run}-run" / kept)
-    world, layout = LAYOUTS[after]
-    run_workers(RUN, world, layouts, name, json.dumps(layout), run)
-    resumed = figures(layouts, name, run)
+    name = LAYOUTS.resume(layouts, run, before, after)
+    whole, resumed = (LAYOUTS.figures(layouts, by, run) for by in (before, name))
     assert {key.split()[0] for key in resumed} & {"1", "2", "3"} == {"3"}
-    whole = figures(layouts, before, run)
     for key in resumed:
         assert resumed[key] == pytest.approx(whole[key], rel=1e-4, abs=1e-5), key
-    assert apart(weights(layouts, before, run), weights(layouts, name, run)) < 1e-5
+    assert apart(weights(layouts / before / run), weights(layouts / name / run)) < 1e-5
 
 
 def test_adapters_split_across_and_uneven_rows_are_refused(tmp_path: Path) -> None:
