@@ -71,11 +71,11 @@ def build_optimizer(
             (decayed if plain else kept).append(parameter)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": kept, "weight_decay": 0.0}]
     groups = [group for group in groups if group["params"]]
-    fused = any(parameter.device.type != "cpu" for parameter in (*decayed, *kept))
     adamw = None
     if groups:
         rate, betas = config.learning_rate, config.betas
-        adamw = torch.optim.AdamW(groups, lr=rate, betas=betas, eps=config.epsilon, fused=fused or None)
+        # One kernel for a weight's step, on a processor too, where torch would choose ten.
+        adamw = torch.optim.AdamW(groups, lr=rate, betas=betas, eps=config.epsilon, fused=True)
     if adamw is not None and not hidden:
         return adamw
     return MuonBesideAdamW(muon_for(hidden, config.weight_decay, config.muon_momentum), adamw)

@@ -67,21 +67,20 @@ def clip_gradients(parameters: Sequence[nn.Parameter], clip: float, ranks: Ranks
     counted = [parameter.grad for parameter in parameters if not hasattr(parameter, COUNTED_ELSEWHERE)]
     norm = global_norm([gradient for gradient in counted if gradient is not None], ranks)
     scale = (clip / (norm + 1e-6)).clamp(max=1.0)
-    for parameter in parameters:
-        if parameter.grad is not None:
-            _local(parameter.grad).mul_(scale)
+    torch._foreach_mul_([_local(parameter.grad) for parameter in parameters if parameter.grad is not None], scale)
     return float(norm)
 
 
 def global_norm(gradients: Sequence[Tensor], ranks: Ranks) -> Tensor:
     """Norm of all gradients as one vector: squares are added up over the workers that hold different parts of them."""
-    norms: dict[tuple[DeviceMesh, tuple[Placement, ...]] | None, list[Tensor]] = {}
+    by_split: dict[tuple[DeviceMesh, tuple[Placement, ...]] | None, list[Tensor]] = {}
     for gradient in gradients:
         split = (gradient.device_mesh, tuple(gradient.placements)) if isinstance(gradient, DTensor) else None
-        norms.setdefault(split, []).append(torch.linalg.vector_norm(_local(gradient).float()))
+        by_split.setdefault(split, []).append(_local(gradient))
     parts = []
-    for split, held in norms.items():
-        square = torch.linalg.vector_norm(torch.stack(held)).square()
+    for split, held in by_split.items():
+        norms = torch._foreach_norm(held, dtype=torch.float32)
+        square = torch.linalg.vector_norm(torch.stack(norms)).square()
         if split is not None:
             mesh, placements = split
             for dimension, placement in enumerate(placements):
