@@ -1,29 +1,26 @@
-"""The mutants: the twenty of reference/training.md, section 5, in its order, then ours for GRPO and what PPO has gained.
+"""The mutants: the twenty of reference/training.md, section 5, in its order, then ours.
 
 One entry is all that a new one takes.
 """
 
+from tests.mutants.of_policies import POLICIES
+from tests.mutants.of_preferences import PREFERENCES
+from tests.mutants.of_workers import WORKERS
+from tests.mutants.places import (
+    ADVANTAGES_PY,
+    DECODER,
+    GROUPS,
+    LOSSES,
+    LOSSES_PY,
+    PPO,
+    PPO_PY,
+    REWARDS,
+    REWARDS_PY,
+    ROLLOUT,
+    ROLLOUT_PY,
+    TRANSFORMER_PY,
+)
 from tests.mutants.planting import Mutant
-
-REWARDS = ("tests/training/rl/test_rewards.py",)
-LOSSES = ("tests/training/rl/test_losses.py",)
-ROLLOUT = ("tests/training/rl/test_rollout.py",)
-GROUPS = ("tests/training/rl/test_advantages.py",)
-CORRECTION = ("tests/training/rl/test_correction.py",)
-MINIBATCHES = ("tests/training/rl/test_minibatches.py",)
-DECODER = ("tests/training/model/test_transformer.py",)
-PPO = ("tests/training/stages/test_ppo_algorithm.py",)
-GRPO = ("tests/training/stages/test_grpo_algorithm.py",)
-LOOP = ("tests/training/stages/test_policy_loop.py",)
-
-ADVANTAGES_PY = "training/rl/advantages.py"
-CORRECTION_PY = "training/rl/correction.py"
-GRPO_PY = "training/stages/grpo.py"
-LOSSES_PY = "training/rl/losses.py"
-PPO_PY = "training/stages/ppo.py"
-REWARDS_PY = "training/rl/rewards.py"
-ROLLOUT_PY = "training/rl/rollout.py"
-TRANSFORMER_PY = "training/model/transformer.py"
 
 TWENTY = (
     Mutant(
@@ -169,175 +166,4 @@ TWENTY = (
     ),
 )
 
-OURS = (
-    Mutant(
-        "21 GAE reads what lies behind the mask",
-        ADVANTAGES_PY,
-        "rewards_BR, values_BR = rewards_BR * mask_BR, values_BR * mask_BR",
-        "pass",
-        REWARDS,
-    ),
-    Mutant(
-        "22 PPO learns with values of the state after",
-        PPO_PY,
-        "values_BR = before_response(states_BT, part.rollout)",
-        "values_BR = states_BT[:, part.rollout.prompt_ids_BP.shape[1] :]",
-        PPO,
-    ),
-    Mutant(
-        "23 PPO learns at temperature 1",
-        PPO_PY,
-        "fresh_log_probs(self._players.policy, part, config.temperature)",
-        "fresh_log_probs(self._players.policy, part, 1.0)",
-        PPO,
-    ),
-    Mutant(
-        "24 beta moves against its target",
-        "training/rl/kl_control.py",
-        "error = measured_nats / config.target_nats - 1",
-        "error = 1 - measured_nats / config.target_nats",
-        REWARDS,
-    ),
-    Mutant(
-        "25 GRPO: deviation on the wrong axis",
-        ADVANTAGES_PY,
-        "scores_PG.std(dim=1, keepdim=True)",
-        "scores_PG.std(dim=0, keepdim=True)",
-        GROUPS,
-    ),
-    Mutant(
-        "26 GRPO: deviation of the whole batch",
-        ADVANTAGES_PY,
-        "scores_PG.std(dim=1, keepdim=True)",
-        "scores_PG.std()",
-        GROUPS,
-    ),
-    Mutant(
-        "27 GRPO: rows of one group lie apart",
-        ADVANTAGES_PY,
-        "    scores_PG = scores_B.view(-1, group)\n    advantages_PG",
-        "    scores_PG = scores_B.view(group, -1).T\n    advantages_PG",
-        GROUPS,
-    ),
-    Mutant(
-        "28 GRPO: filter off",
-        GRPO_PY,
-        "live_B = live_B & undecided_B",
-        "pass",
-        GRPO,
-    ),
-    Mutant(
-        "29 GRPO: filter keeps the decided groups",
-        ADVANTAGES_PY,
-        "return (scores_PG != scores_PG[:, :1]).any(dim=1)",
-        "return (scores_PG == scores_PG[:, :1]).all(dim=1)",
-        GROUPS,
-    ),
-    Mutant(
-        "30 GRPO: clip-higher swapped",
-        LOSSES_PY,
-        "ratio_BR.clamp(1 - clip.low, 1 + clip.high)",
-        "ratio_BR.clamp(1 - clip.high, 1 + clip.low)",
-        LOSSES,
-    ),
-    Mutant(
-        "31 GRPO: clips passed the wrong way round",
-        GRPO_PY,
-        "Clip(config.clip_low, config.clip_high)",
-        "Clip(config.clip_high, config.clip_low)",
-        GRPO,
-    ),
-    Mutant(
-        "32 GRPO: k3 towards the wrong side",
-        LOSSES_PY,
-        "difference = (reference - log_probs)",
-        "difference = (log_probs - reference)",
-        LOSSES,
-    ),
-    Mutant(
-        "33 GRPO: the reference pushes away",
-        GRPO_PY,
-        "losses.append(config.kl_coefficient * (k3",
-        "losses.append(-config.kl_coefficient * (k3",
-        GRPO,
-    ),
-    Mutant(
-        "34 GRPO: the sequence mean is the token mean",
-        LOSSES_PY,
-        "Normalisation.SEQUENCE: lengths_B1.clamp(min=1) * rows,",
-        "Normalisation.SEQUENCE: tokens,",
-        LOSSES,
-    ),
-    Mutant(
-        "35 GRPO: the constant is forgotten",
-        LOSSES_PY,
-        "Normalisation.CONSTANT: constant_tokens * rows",
-        "Normalisation.CONSTANT: tokens",
-        LOSSES,
-    ),
-    Mutant(
-        "36 GRPO: normalisation is not passed on",
-        GRPO_PY,
-        "token_weights(part.mask_BR, self._ranks, config.normalisation, config.constant_tokens or 0)",
-        "token_weights(part.mask_BR, self._ranks)",
-        GRPO,
-    ),
-    Mutant(
-        "37 GRPO: old log-probs from the reference",
-        GRPO_PY,
-        "old_log_probs_BR=said.log_probs_BR,",
-        "old_log_probs_BR=said.log_probs_BR if said.reference_BR is None else said.reference_BR,",
-        GRPO,
-    ),
-    Mutant(
-        "38 GRPO: missing-EOS penalty's sign",
-        GRPO_PY,
-        "rewards_B = said.scores_B - config.missing_eos_penalty",
-        "rewards_B = said.scores_B + config.missing_eos_penalty",
-        GRPO,
-    ),
-    Mutant(
-        "39 importance upside down",
-        CORRECTION_PY,
-        "log_ratio_BR = (old_log_probs_BR - sampler_log_probs_BR)",
-        "log_ratio_BR = (sampler_log_probs_BR - old_log_probs_BR)",
-        CORRECTION,
-    ),
-    Mutant(
-        "40 importance carries a gradient",
-        CORRECTION_PY,
-        "log_ratio_BR.exp().clamp(max=cap).detach()",
-        "log_ratio_BR.exp().clamp(max=cap)",
-        CORRECTION,
-    ),
-    Mutant(
-        "41 GRPO: importance is measured, not applied",
-        GRPO_PY,
-        "weights_BR * part.correction_BR,",
-        "weights_BR,",
-        GRPO,
-    ),
-    Mutant(
-        "42 PPO: importance is measured, not applied",
-        PPO_PY,
-        "weights_BR * part.correction_BR,",
-        "weights_BR,",
-        PPO,
-    ),
-    Mutant(
-        "43 filtered rows are learned from",
-        "training/rl/minibatches.py",
-        "order_B = order_B[(~live_B[order_B]).long().argsort(stable=True)]",
-        "pass",
-        MINIBATCHES,
-    ),
-    Mutant(
-        "44 every epoch has one order",
-        "training/stages/policy_loop.py",
-        'seed_of(config.seed, "minibatches", update, epoch)',
-        'seed_of(config.seed, "minibatches")',
-        LOOP,
-    ),
-)
-
-MUTANTS = TWENTY + OURS
+MUTANTS = TWENTY + POLICIES + PREFERENCES + WORKERS

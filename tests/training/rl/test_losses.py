@@ -195,6 +195,13 @@ def test_smoothed_dpo_stops_where_the_flipped_labels_would_be_even() -> None:
     assert gradient_of(dpo(beyond, torch.zeros(1), torch.zeros(1), 0.1, 0.0, 1), beyond)[0] < 0
 
 
+def test_a_flipped_label_asks_for_the_margin_on_the_other_side() -> None:
+    loss = dpo(torch.tensor([3.0]), torch.tensor([1.0]), torch.tensor([0.5]), 0.1, 0.2, 1)
+    gap = 0.1 * 2 - 0.5
+    wanted = 0.8 * math.log(1 + math.exp(-gap)) + 0.2 * math.log(1 + math.exp(gap))
+    assert loss.item() == pytest.approx(wanted, abs=1e-6)
+
+
 def test_kto_by_hand() -> None:
     ratios, up = torch.tensor([2.0, 2.0, -1.0]), torch.tensor([True, False, False])
     sigmoid = [1 / (1 + math.exp(-x)) for x in (0.1 * (2 - 0.5), 0.1 * (0.5 - 2), 0.1 * (0.5 + 1))]

@@ -178,9 +178,9 @@ def test_an_answer_weighs_how_much_likelier_the_starting_model_finds_it_up_to_th
         served = replace(answer.served, version="toy-7", log_probs=(*others, last - nats))
         return replace(answer, served=served)
 
-    given = [answers[0], moved(answers[1], 0.5), moved(answers[2], 3.0), Answer(answers[3].example)]
+    given = [Answer(answers[3].example), answers[0], moved(answers[1], 0.5), moved(answers[2], 3.0)]
     weighed, figures = held(served, given, importance_cap=2.0)
-    wanted = [1.0, math.exp(0.5), 2.0, 1.0]
+    wanted = [1.0, 1.0, math.exp(0.5), 2.0]
     assert [answer.example.weight for answer in weighed] == pytest.approx(wanted, rel=1e-3)
     by_version = figures["off_policy"]
     assert by_version["toy-7"]["importance"] == pytest.approx((math.exp(0.5) + 2) / 2, rel=1e-3)  # type: ignore[index]

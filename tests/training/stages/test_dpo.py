@@ -12,6 +12,7 @@ from tests.training.rl.toy_preferences import Half, gradients, toy_dpo, toy_mode
 from tests.training.stages.test_reward_model import pair_rows
 from tests.training.toys import KillAfter, Killed, ProgressList, kept_tensors, toy_model, write_lines
 from training.data.chat import load_chat
+from training.data.tensors import response_batch
 from training.manifest import verify_manifest
 from training.model.lora import LoraConfig
 from training.optim.adam import OptimizerConfig
@@ -23,6 +24,7 @@ from training.stages.dpo import DpoConfig
 from training.stages.state import DirectoryCheckpoints
 
 LORA = LoraConfig(rank=4)
+SIDES = ("chosen", "rejected")
 
 
 @pytest.fixture
@@ -116,6 +118,19 @@ def test_a_pair_with_one_response_too_long_is_dropped_whole_and_counted(config: 
     write_lines(config.data_path, rows)
     pairs = dpo.read_data(config, load_chat(config.model_directory))
     assert (len(pairs.train) + len(pairs.held_out), pairs.dropped_too_long) == (19, 1)
+
+
+def test_log_ratios_come_back_as_those_of_the_chosen_and_of_the_rejected() -> None:
+    """Accuracy cannot tell: it would be of the wrong side too."""
+    models, pairs = toy_models(), toy_pairs(32, 0.0).train[:5]
+    with torch.no_grad():
+        for parameter in models.policy.decoder.parameters():
+            parameter.mul_(3.0)
+        found = dpo.log_ratios(models, pairs)
+        wanted = [models.log_ratios(response_batch([getattr(pair, side) for pair in pairs])) for side in SIDES]
+    for ratios_B, wanted_B in zip(found, wanted, strict=True):
+        assert torch.allclose(ratios_B, wanted_B, atol=1e-4)
+    assert (wanted[0] - wanted[1]).abs().min() > 1e-2
 
 
 def test_margins_count_only_where_they_are_asked_for() -> None:

@@ -1,0 +1,75 @@
+"""What is counted over all workers: two of them find of their halves what one finds of all rows."""
+
+import pytest
+import torch
+from torch import nn
+
+from tests.training.side_by_side import side_by_side
+from training.optim.gradients import COUNTED_ELSEWHERE, apply_gradients, clip_gradients
+from training.optim.ranks import ALONE, Ranks
+from training.rl.advantages import explained_variance, whiten
+from training.rl.experience import batch_means
+from training.rl.losses import Normalisation, token_weights
+
+LENGTHS = torch.tensor([6, 1, 4, 2, 5])  # one worker has three rows, the other two
+MASK_BR = (torch.arange(6) < LENGTHS[:, None]).long()
+VALUES_BR, RETURNS_BR = (
+    torch.randn(5, 6, generator=torch.Generator().manual_seed(seed)) + LENGTHS[:, None] for seed in (1, 2)
+)
+
+
+def mine(ranks: Ranks, of_all: torch.Tensor) -> torch.Tensor:
+    return of_all[ranks.data_rank :: ranks.data_size].clone()
+
+
+def test_whitening_is_over_the_tokens_of_all_workers() -> None:
+    whole_BR = whiten(VALUES_BR, MASK_BR, ALONE)
+    parts = side_by_side(lambda ranks: whiten(mine(ranks, VALUES_BR), mine(ranks, MASK_BR), ranks))
+    for rank, part_BR in enumerate(parts):
+        assert torch.allclose(part_BR, whole_BR[rank::2], atol=1e-6)
+
+
+def test_the_variance_that_a_critic_explains_is_of_all_workers() -> None:
+    whole = explained_variance(VALUES_BR, RETURNS_BR, MASK_BR, ALONE)
+    of_halves = side_by_side(
+        lambda ranks: explained_variance(*(mine(ranks, of_all) for of_all in (VALUES_BR, RETURNS_BR, MASK_BR)), ranks)
+    )
+    assert of_halves == pytest.approx([whole] * 2, abs=1e-6)
+
+
+@pytest.mark.parametrize("normalisation", list(Normalisation))
+def test_a_tokens_weight_counts_the_tokens_and_responses_of_all_workers(normalisation: Normalisation) -> None:
+    whole_BR = token_weights(MASK_BR, ALONE, normalisation, 7)
+    parts = side_by_side(lambda ranks: token_weights(mine(ranks, MASK_BR), ranks, normalisation, 7))
+    for rank, part_BR in enumerate(parts):
+        assert torch.allclose(part_BR, whole_BR[rank::2], atol=1e-7)
+
+
+def test_figures_are_means_over_the_entries_of_all_workers() -> None:
+    found = side_by_side(lambda ranks: batch_means({"length": mine(ranks, LENGTHS).float()}, ranks))
+    assert found == [{"length": pytest.approx(3.6)}] * 2
+
+
+def test_gradients_are_added_up_and_clipped_as_one() -> None:
+    """Each worker's loss is its own part of a sum over a count of all."""
+
+    def stepped(ranks: Ranks) -> tuple[list[float], float]:
+        weight = nn.Parameter(torch.tensor([3.0, 1.0]))
+        for length in mine(ranks, LENGTHS).tolist():
+            torch.autograd.backward((weight * torch.tensor([length, 1.0])).sum() / len(LENGTHS))
+        norm = apply_gradients(torch.optim.SGD([weight], lr=1.0), [weight], 0.5, 2.0, ranks)
+        return weight.tolist(), norm
+
+    weight, norm = stepped(ALONE)
+    assert norm > 2.0
+    for other, others_norm in side_by_side(stepped):
+        assert other == pytest.approx(weight, abs=1e-6)
+        assert others_norm == pytest.approx(norm)
+
+
+def test_a_copy_that_another_worker_counts_is_no_part_of_the_norm_and_is_clipped_all_the_same() -> None:
+    own, copy = (nn.Parameter(torch.zeros(1)) for _ in range(2))
+    own.grad, copy.grad = torch.tensor([3.0]), torch.tensor([4.0])
+    setattr(copy, COUNTED_ELSEWHERE, True)
+    assert clip_gradients([own, copy], 1.5, ALONE) == pytest.approx(3.0)
+    assert (own.grad.item(), copy.grad.item()) == pytest.approx((1.5, 2.0))
