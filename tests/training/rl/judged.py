@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tests.training.rl.toy import STOP, sentiment, toy_decoder, toy_prompts
+from tests.training.rl.toy import HEADS, STOP, sentiment, toy_decoder, toy_prompts
 from training.model.backbone import Backbone
 from training.model.head import ScalarHead
 from training.model.reward import RewardModel, ScalarModel
@@ -15,7 +15,7 @@ from training.optim.ranks import ALONE
 from training.rl.losses import bradley_terry, centring
 from training.rl.rollout import CachedEngine, Rollout
 
-PAIRS, HELD_OUT = 3072, 1024  # 1,024: the gap to the ceiling is known within 0.02
+PAIRS, HELD_OUT = 2560, 1024  # 1,024: the gap to the ceiling is known within 0.02
 BATCH, EPOCHS = 64, 2  # a third epoch begins to learn the noise
 SHARPNESS = 6.0  # of the labels: a perfect judge is right on three of four
 
@@ -36,7 +36,7 @@ def train_reward(seed: int) -> Judged:
     generator = torch.Generator().manual_seed(seed)
     chance_B = torch.sigmoid(SHARPNESS * (gold_B2[:, 0] - gold_B2[:, 1]))
     first_B = torch.rand(len(chance_B), generator=generator) < chance_B
-    scalar = ScalarModel(Backbone(toy_decoder(seed + 7)), ScalarHead(32, seed=seed))
+    scalar = ScalarModel(Backbone(toy_decoder(seed + 7, heads=HEADS)), ScalarHead(32, seed=seed))
     learner = Learner(scalar.named_parameters(), OptimizerConfig(learning_rate=2e-3), EPOCHS * PAIRS // BATCH, ALONE)
     for step in range(EPOCHS * PAIRS // BATCH):
         rows = torch.arange(step * BATCH, (step + 1) * BATCH) % PAIRS
@@ -57,7 +57,9 @@ def train_reward(seed: int) -> Judged:
 def sample_pairs(seed: int) -> Rollout:
     """Two responses to each of PAIRS + HELD_OUT prompts."""
     prompts = toy_prompts(PAIRS + HELD_OUT, seed=seed).ids
-    return CachedEngine(Backbone(toy_decoder()), (STOP,)).sample(prompts, 2, 12, 1.0, list(range(len(prompts))))
+    return CachedEngine(Backbone(toy_decoder(heads=HEADS)), (STOP,)).sample(
+        prompts, 2, 12, 1.0, list(range(len(prompts)))
+    )
 
 
 def scores(scalar: ScalarModel, responses: Rollout, pairs: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.training.rl.judged import train_reward
-from tests.training.rl.toy import STOP, sentiment, toy_config, toy_players, train_ppo
+from tests.training.rl.toy import HEADS, STOP, sentiment, toy_config, toy_players, train_ppo
 from tests.training.toys import ProgressList, kept_tensors
 from training.model.reward import critic_from
 from training.rl.kl_control import KlConfig
@@ -33,8 +33,13 @@ def learn(
     torch.set_num_threads(1)
     progress = ProgressList()
     context = RunContext(DirectoryCheckpoints(runs), progress)
-    outcome = train_ppo(players or toy_players(), config, context, score, gold)
+    outcome = train_ppo(players or toy_players(heads=HEADS), config, context, score, gold)
     return progress.steps, outcome
+
+
+def long_config(**changes: object) -> PpoConfig:
+    """Of the runs that must learn and their control. Minibatches of 64: four of 32 an epoch come no higher and take half as long again."""
+    return toy_config(**{"length_floor_fraction": 0.0, "minibatch_rows": 64, **changes})
 
 
 def last(steps: list[Progress], name: str) -> float:
@@ -42,7 +47,7 @@ def last(steps: list[Progress], name: str) -> float:
 
 
 def test_ppo_learns_and_stays_within_bounds(tmp_path: Path) -> None:
-    steps, outcome = learn(toy_config(length_floor_fraction=0.0), sentiment, tmp_path)
+    steps, outcome = learn(long_config(), sentiment, tmp_path)
     assert outcome.stopped_because == ""
     assert steps[0].metrics["score"] < 0.1
     assert last(steps, "score") >= 0.8
@@ -54,7 +59,7 @@ def test_ppo_learns_and_stays_within_bounds(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("seed", SEEDS[1:])
 def test_ppo_learns_with_other_seeds_too(seed: int, tmp_path: Path) -> None:
-    steps, _ = learn(toy_config(length_floor_fraction=0.0, seed=seed), sentiment, tmp_path, toy_players(10 * seed))
+    steps, _ = learn(long_config(seed=seed), sentiment, tmp_path, toy_players(10 * seed, heads=HEADS))
     assert last(steps, "score") >= 0.8
     assert 0.5 < last(steps, "kl") < 15
     assert last(steps, "eos_rate") > 0.9
@@ -67,10 +72,10 @@ def test_a_reward_model_comes_near_its_ceiling_and_what_ppo_makes_of_it_is_truly
     judged = train_reward(seed)
     assert judged.ceiling < 0.9
     assert judged.accuracy > judged.ceiling - 0.05
-    players = toy_players()
+    players = toy_players(heads=HEADS)
     players = replace(players, critic=critic_from(judged.reward, tmp_path))
     # Its scores have a deviation of 1, which is several times the truth's: beta is larger for it.
-    config = toy_config(length_floor_fraction=0.0, seed=seed, kl=KlConfig(initial=0.1))
+    config = long_config(seed=seed, kl=KlConfig(initial=0.1))
     steps, _ = learn(config, score_by_model(judged.reward), tmp_path, players, gold=sentiment)
     assert steps[0].metrics["gold_score"] < 0.1
     assert last(steps, "gold_score") >= 0.7
@@ -92,7 +97,7 @@ def test_control_a_shuffled_reward_teaches_nothing(tmp_path: Path) -> None:
         scores = sentiment(rollout)
         return scores[torch.randperm(len(scores), generator=generator)]
 
-    steps, _ = learn(toy_config(length_floor_fraction=0.0, updates=25), shuffled, tmp_path)
+    steps, _ = learn(long_config(updates=25), shuffled, tmp_path)
     assert last(steps, "score") - steps[0].metrics["score"] <= 0.2
 
 

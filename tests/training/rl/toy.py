@@ -24,20 +24,23 @@ from training.stages.ppo import Ppo, PpoConfig, PpoPlayers
 from training.stages.prompts import Prompts
 
 TOKENS, STOP = 24, 1
+HEADS = (
+    2  # of what learns for long, as attention on a processor costs by the head; other tests split four across workers
+)
 GOOD, BAD = tuple(range(4, 8)), tuple(range(8, 16))
 
 
-def toy_decoder(seed: int = 1, hidden_size: int = 32) -> Decoder:
+def toy_decoder(seed: int = 1, hidden_size: int = 32, heads: int = 4) -> Decoder:
     torch.set_num_threads(1)  # threads of products this small wait for each other
-    decoder = Decoder(parse_config(llama_json(TOKENS, hidden_size, 2, 4, 2, 2 * hidden_size)))
+    decoder = Decoder(parse_config(llama_json(TOKENS, hidden_size, 2, heads, heads // 2, 2 * hidden_size)))
     initialise(decoder, seed)
     return decoder.eval()
 
 
-def toy_players(seed: int = 1, hidden_size: int = 32) -> PpoPlayers:
-    policy = toy_decoder(seed, hidden_size)
+def toy_players(seed: int = 1, hidden_size: int = 32, heads: int = 4) -> PpoPlayers:
+    policy = toy_decoder(seed, hidden_size, heads)
     reference = copy.deepcopy(policy).requires_grad_(False)
-    critic = ScalarModel(Backbone(toy_decoder(seed + 1, hidden_size)), ScalarHead(hidden_size))
+    critic = ScalarModel(Backbone(toy_decoder(seed + 1, hidden_size, heads)), ScalarHead(hidden_size))
     return PpoPlayers(Backbone(policy), Backbone(reference), critic)
 
 

@@ -1,0 +1,165 @@
+"""The suites that prove policy learning, by name; and for each detail of reference/training.md, section 3, the tests that prove it.
+
+python -m tests.training.suites [NAME …]   runs them in this process, and tells the processor's seconds of each file, without imports
+"""
+
+import resource
+import sys
+from collections import Counter
+from collections.abc import Generator, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+HERE = "tests/training/"
+# What the reference asks for, in seconds of one core.
+SECONDS = {"correctness": 10.0, "learning": 90.0}
+SUITES = {
+    "correctness": (
+        "model/test_head.py",
+        "model/test_transformer.py",
+        "optim/test_optim.py",
+        "optim/test_ranks.py",
+        "rl/test_advantages.py",
+        "rl/test_correction.py",
+        "rl/test_losses.py",
+        "rl/test_minibatches.py",
+        "rl/test_reference.py",
+        "rl/test_rewards.py",
+        "rl/test_rollout.py",
+        "stages/test_grpo_algorithm.py",
+        "stages/test_policy_loop.py",
+        "stages/test_ppo_algorithm.py",
+    ),
+    "learning": ("rl/test_learning.py", "rl/test_learning_grpo.py"),
+}
+# Row by row. Who runs for seconds or in several processes is in no suite: the last row, and what goes from files to files.
+CHECKLIST: dict[str, tuple[str, ...]] = {
+    "PAD is no EOS; EOS stays in the response mask": ("rl/test_rollout.py::test_a_mask_ends_with_its_stop_token",),
+    "prompts padded on the left, right-most real token, positions from the mask": (
+        "model/test_transformer.py::test_padding_on_either_side_changes_no_real_token",
+        "model/test_transformer.py::test_positions_count_real_tokens_only",
+        "rl/test_rollout.py::test_the_score_is_read_at_the_last_real_token",
+        "rl/test_rollout.py::test_a_row_does_not_depend_on_its_neighbours",
+    ),
+    "log-probs at sampling temperature": (
+        "rl/test_rollout.py::test_tokens_are_drawn_as_often_as_their_probability_says",
+        "rl/test_losses.py::test_log_probs_are_those_of_the_sampling_temperature",
+    ),
+    "old log-probs recomputed by the trainer": (
+        "rl/test_rollout.py::test_the_sampler_and_the_trainer_agree_on_log_probs",
+        "model/test_transformer.py::test_decoding_with_the_cache_equals_one_forward",
+        "stages/test_ppo_algorithm.py::test_old_log_probs_are_the_policys_own_at_its_temperature",
+    ),
+    "dropout off": (
+        "stages/test_ppo.py::test_dropout_is_nowhere",
+        "rl/test_learning.py::test_the_first_minibatch_is_on_policy",
+        "stages/test_grpo_algorithm.py::test_the_first_minibatch_is_on_policy_with_log_probs_of_its_own",
+    ),
+    "reward model: head, Bradley-Terry, normalised, centred": (
+        "model/test_head.py::test_a_fresh_head_has_the_deviation_of_the_paper_and_a_critics_says_nothing",
+        "rl/test_losses.py::test_bradley_terry_of_equal_scores_is_log_two",
+        "rl/test_losses.py::test_centring_pulls_the_sum_of_a_pair_to_zero",
+        "stages/test_reward_model.py::test_it_is_read_back_normalised_and_becomes_a_critic",
+        "stages/test_reward_model.py::test_held_out_accuracy_comes_near_the_ceiling_that_noise_sets",
+    ),
+    "critic from the reward model, values of the state before the token": (
+        "rl/test_rollout.py::test_a_value_is_of_the_state_before_its_token",
+        "stages/test_ppo_algorithm.py::test_values_are_of_the_state_before_their_token_when_judged_and_when_learned",
+        "stages/test_reward_model.py::test_it_is_read_back_normalised_and_becomes_a_critic",
+    ),
+    "reward per token, score on the last real token, k1 in the reward": (
+        "rl/test_rewards.py::test_the_score_lands_on_the_last_real_token",
+        "rl/test_rewards.py::test_drifting_from_the_reference_costs_beta_per_nat",
+        "rl/test_learning.py::test_without_a_reward_the_policy_stays_with_its_reference",
+    ),
+    "adaptive KL": (
+        "rl/test_rewards.py::test_beta_follows_the_target_by_at_most_a_fifth_of_samples_over_horizon",
+        "stages/test_ppo_algorithm.py::test_beta_follows_its_target_from_update_to_update",
+    ),
+    "missing-EOS penalty or truncation filter": (
+        "rl/test_learning.py::test_the_missing_eos_penalty_alone_makes_responses_end",
+        "stages/test_grpo_algorithm.py::test_a_response_without_its_end_costs_the_penalty_or_teaches_nothing",
+    ),
+    "reward clip": ("rl/test_rewards.py::test_an_unfinished_response_costs_the_penalty_and_scores_are_clipped",),
+    "GAE": (
+        "rl/test_rewards.py::test_gae_equals_brute_force_whatever_lies_behind_the_mask",
+        "rl/test_rewards.py::test_with_lambda_one_returns_are_monte_carlo",
+    ),
+    "advantages whitened over the global batch": (
+        "rl/test_rewards.py::test_whitening_sees_real_tokens_only",
+        "optim/test_ranks.py::test_whitening_is_over_the_tokens_of_all_workers",
+    ),
+    "ratio clip, value clip, log-ratio clamp": (
+        "rl/test_losses.py::test_the_clipped_surrogate_stops_the_gradient_only_where_the_ratio_has_gone_too_far",
+        "rl/test_losses.py::test_the_value_loss_takes_the_worse_of_clipped_and_unclipped",
+        "rl/test_losses.py::test_an_absurd_ratio_stays_finite",
+    ),
+    "Adam's epsilon, linear decay, gradient clip; the exact gradient": (
+        "optim/test_optim.py::test_matrices_decay_and_embeddings_norms_and_biases_do_not",
+        "optim/test_optim.py::test_the_rate_warms_up_and_falls_to_its_floor",
+        "optim/test_optim.py::test_a_gradient_beyond_the_clip_is_scaled_and_its_norm_reported",
+        "rl/test_learning.py::test_the_sampled_gradient_is_the_exact_gradient_of_a_bandit",
+    ),
+    "several shuffled minibatch epochs, early stop": (
+        "stages/test_policy_loop.py::test_every_epoch_sees_every_row_in_an_order_of_its_own",
+        "stages/test_policy_loop.py::test_an_update_ends_after_the_minibatch_that_moved_too_far",
+        "rl/test_minibatches.py::test_every_row_is_seen_once_in_an_order_of_the_seed",
+    ),
+    "SFT loss against alignment tax": (
+        "stages/test_grpo.py::test_examples_that_are_mixed_in_are_learned_beside_the_reward",
+    ),
+    "GRPO: k3, normalisations, groups without variance": (
+        "rl/test_losses.py::test_k1_and_k3_are_unbiased_and_k3_is_never_negative",
+        "rl/test_losses.py::test_each_normalisation_weighs_responses_as_it_says",
+        "rl/test_advantages.py::test_an_advantage_is_the_distance_from_the_mean_of_its_own_group",
+        "rl/test_advantages.py::test_a_group_that_all_did_alike_gets_nothing_to_learn_from",
+        "stages/test_grpo_algorithm.py::test_where_every_group_agrees_nothing_moves",
+    ),
+    "distributed; what a checkpoint holds": (
+        "optim/test_optim.py::test_two_ranks_train_as_one",
+        "stages/test_split_policies.py::test_every_layout_learns_as_one_process",
+        "stages/test_killed.py::test_the_same_call_ends_with_the_same_bits",
+    ),
+}
+
+
+class Stopwatch:
+    """Seconds of each file's tests: a library that a test is the first to import counts, what the file imports does not."""
+
+    def __init__(self) -> None:
+        self.seconds: Counter[str] = Counter()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
+        before = processor_seconds()
+        done = yield
+        self.seconds[item.location[0]] += processor_seconds() - before
+        return done
+
+
+def processor_seconds() -> float:
+    """Of this process and of those that it has waited for."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
+def main(names: Sequence[str]) -> int:
+    """pytest's exit status."""
+    torch.set_num_threads(1)
+    failed = 0
+    for name in names:
+        watch = Stopwatch()
+        slow = [] if name == "learning" else ["-m", "not slow"]
+        options = ["-q", "-p", "no:cacheprovider", "--no-header", *slow]
+        failed = failed or pytest.main([*options, *(str(ROOT / HERE / path) for path in SUITES[name])], [watch])
+        for path, seconds in watch.seconds.items():
+            print(f"{seconds:7.1f} s  {path}")
+        print(f"{watch.seconds.total():7.1f} s  {name}, of {SECONDS[name]:.0f}")
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:] or tuple(SUITES)))
