@@ -236,7 +236,7 @@ def _our_rate() -> object:
 class _NoCheckpoints:
     """Nothing is saved on either side."""
 
-    def save(self, step: int, write: Callable[[Path], None]) -> None: ...
+    def save(self, step: int, write: Callable[[Path], None], on_notice: bool = False) -> None: ...
 
     def latest(self, before: int | None = None) -> Path | None:
         return None

@@ -1,7 +1,8 @@
 """`python -m training COMMAND`, `--help` lists them: the only place that reads arguments and builds from them.
 
 Exit status of loop: 0 the turn ended (promoted, rolled back, refused or passed), 1 an error, 3 another loop runs, 4 not enough
-feedback, 130 told to stop: by Ctrl-C, or by SIGTERM, as a cluster does it.
+feedback, 130 told to stop: by Ctrl-C, or by SIGTERM, as a cluster does it. Of every command that learns: 143 told to stop by SIGTERM,
+has ended its step, and kept it.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from training.registry import Registry, RegistryError
 from training.remote import FeedbackLog, RemoteError, RolloutClient, TlsFiles
 from training.reporting.commands import describe as describe_reports
 from training.runs import LoopRunningError, Runs, exclusive
-from training.stages.context import ConfigError, Progress
+from training.stages.context import ConfigError, Progress, StoppedError
 from training.stages.machine import DEVICE_HELP
 from training.status import FAILED, Step
 from training.tokenization.commands import describe as describe_tokenizer
@@ -53,7 +54,7 @@ from training.verification.commands import describe as describe_tasks
 RECIPES: dict[str, Recipe] = {"nano": nano, "small": small}
 NANO = Path(__file__).parent.parent / "models" / "nano"
 REFUSALS = (ConfigError, RegistryError, CatalogueError, RowError, ManifestError, RemoteError, ValueError)
-LOCKED, TOO_LITTLE, STOPPED = 3, 4, 130
+LOCKED, TOO_LITTLE, STOPPED, TERMINATED = 3, 4, 130, 128 + signal.SIGTERM
 SAY_EVERY_STEPS = 20
 NICENESS = 10  # people who chat come first
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -71,6 +72,9 @@ def main(arguments: Sequence[str]) -> int:
     except REFUSALS as error:
         print(f"{FAILED}: {error}", file=sys.stderr)
         return 1
+    except StoppedError as error:
+        print(f"{error}; the same command goes on there", file=sys.stderr)
+        return TERMINATED
     except KeyboardInterrupt:
         print("stopped; the same command goes on where it was", file=sys.stderr)
         return STOPPED

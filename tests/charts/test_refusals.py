@@ -76,6 +76,18 @@ WRONG = {
         f"{RAY},{SCALED},ray.autoscaling.minReplicas=2",
         "ray.autoscaling.minReplicas",
     ),
+    "fewer workers in one pod": ("training.enabled=true,ray.workers.fewest=1", "ray.workers.fewest"),
+    "rollout actors in one pod": ("training.enabled=true,ray.rolloutActors=1", "ray.rolloutActors"),
+    "more workers at first than at most": (f"{RAY},ray.workers.fewest=2", "ray.workers.fewest"),
+    "actors whose pods an elastic group would count": (
+        f"{RAY},ray.workers.fewest=1,ray.rolloutActors=1",
+        "ray.rolloutActors",
+    ),
+    "actors that would keep GPUs from workers": (
+        f"{RAY},ray.rolloutActors=1,ray.workers.gpus=1,ray.workers.nodeSelector.pool=gpu",
+        "ray.rolloutActors",
+    ),
+    "no time to leave": ("training.noticeSeconds=0", "noticeSeconds"),
     "a queue for what grows": (f"{RAY},{SCALED},ray.queueName=night", "ray.queueName"),
     "a trial longer than its turn": (
         "training.enabled=true,training.canary.seconds=90000",

@@ -67,14 +67,60 @@ def test_further_words_count_more() -> None:
     assert options.workers == (2, 1)
 
 
-@every_mode
-def test_training_understands_where_the_bucket_is(values: str) -> None:
-    told = {
+def test_a_range_of_workers_and_rollout_actors_reach_training_and_have_pods() -> None:
+    fixed = "ray.autoscaling.enabled=false"
+    elastic = training_parser().parse_args(words(RAY, "ray.workers.fewest=2"))
+    assert (elastic.workers, elastic.rollout_actors) == ((4, 2), 0)
+    sampled = ("ray.rolloutActors=3", "ray.workers.gpus=0", fixed)
+    options = training_parser().parse_args(words(RAY, *sampled))
+    assert (options.workers, options.rollout_actors) == ((4, None), 3)
+    (workers,) = ray_job(render(RAY, *sampled))["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    assert (workers["replicas"], workers["minReplicas"], workers["maxReplicas"]) == (7, 7, 7)
+
+
+def told_of_bucket(pod: Any) -> dict[str, str]:
+    return {
         each["name"]: each.get("value") or each["valueFrom"]["secretKeyRef"]["key"]
-        for each in only(pods(render(values))[LOOP_PODS[values]])["env"]
+        for each in only(pod)["env"]
         if each["name"].startswith("TW_")
     }
-    place = bucket_place(told)
+
+
+@every_mode
+def test_checkpoints_go_into_the_bucket_where_the_values_say(values: str) -> None:
+    for said, wanted in (("false", None), ("true", True)):
+        options = training_parser().parse_args(words(values, f"training.checkpointsInBucket={said}"))
+        assert options.checkpoints_in_bucket is wanted
+
+
+def test_workers_have_the_keys_of_the_bucket_and_the_way_to_it_only_where_their_state_goes_there() -> None:
+    kept = "training.checkpointsInBucket=true"
+    found = pods(render(RAY, kept))
+    assert told_of_bucket(found["ray-worker/RayJob"]) == told_of_bucket(found["training/RayJob"])
+    assert bucket_place(told_of_bucket(found["ray-worker/RayJob"])) is not None
+    assert {} in policies(RAY, kept)["ray-worker"]["egress"]
+    assert not told_of_bucket(pods(render(RAY))["ray-worker/RayJob"])
+    assert {} not in policies(RAY)["ray-worker"]["egress"]
+    assert not told_of_bucket(found["ray-submitter/RayJob"])
+    evaluated = policies(*EVALUATION, "ray.mode=kuberay", kept)
+    assert "s3" in peers(evaluated["ray-worker"]["egress"], "to")
+    assert "ray-worker" in peers(evaluated["s3"]["ingress"], "from")
+    assert "ray-worker" not in peers(policies(*EVALUATION, "ray.mode=kuberay")["s3"]["ingress"], "from")
+
+
+@every_mode
+def test_a_pod_that_is_taken_away_has_the_time_that_the_values_give_it(values: str) -> None:
+    found = pods(render(values, "training.noticeSeconds=90"))
+    pod = found["training/CronJob" if values == LOCAL else "ray-worker/RayJob"]
+    assert pod["spec"]["terminationGracePeriodSeconds"] == (90 if values == LOCAL else 105)
+    if values == RAY:
+        drains = {"name": "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "value": "90"}
+        assert drains in only(pod)["env"]
+
+
+@every_mode
+def test_training_understands_where_the_bucket_is(values: str) -> None:
+    place = bucket_place(told_of_bucket(pods(render(values))[LOOP_PODS[values]]))
     assert place is not None
     assert (place.access_key, place.secret_key, place.secure) == ("access-key", "secret-key", values == RAY)
     assert place.endpoint == ("s3.stores:8333" if values == RAY else "s3:8333")

@@ -77,7 +77,7 @@ class KillAfter(DirectoryCheckpoints):
         super().__init__(directory)
         self._step = step
 
-    def save(self, step: int, write: Callable[[Path], None]) -> None:
-        super().save(step, write)
+    def save(self, step: int, write: Callable[[Path], None], on_notice: bool = False) -> None:
+        super().save(step, write, on_notice)
         if step == self._step:
             raise Killed

@@ -92,8 +92,9 @@ class Layouts:
         return name
 
     def figures(self, directory: Path, name: str, run: str) -> dict[str, float]:
-        """What the workers told, step by step: all the same, or they would not stop at the same step."""
-        world, _ = self.worlds[name.rpartition(" then ")[2]]
+        """What the workers told, step by step: all the same, or they would not stop at the same step. name: what follows a comma says
+        what else was so."""
+        world, _ = self.worlds[name.rpartition(" then ")[2].partition(",")[0]]
         told: list[dict[str, float]] = [
             json.loads((directory / name / f"{run}-{rank}.json").read_text()) for rank in range(world)
         ]

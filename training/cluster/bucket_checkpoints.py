@@ -1,5 +1,5 @@
-"""Checkpoints of one run in a bucket, the newest two kept, in the format that directories have: each worker uploads the files that it
-wrote, the first one the manifest, last. So a whole checkpoint is found whatever Ray has registered, and a part of one never is.
+"""Checkpoints of one run in a bucket: as many, and in the same format, as in a directory. Each worker uploads the files that it wrote,
+the first one the manifest, last. So a whole checkpoint is found whatever Ray has registered, and a part of one never is.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from urllib3.exceptions import HTTPError
 from training.data.bucket import BACKOFF_SECONDS, TRIES, BucketPlace, connect
 from training.manifest import CHUNK_BYTES, MANIFEST, Manifest, ManifestError, hash_file, read_manifest, verify_manifest
 from training.optim.ranks import ALONE, Ranks
-from training.stages.state import KEPT_CHECKPOINTS, checkpoint_name
+from training.stages.state import candidates, checkpoint_name, outdated
 from training.status import now
 
 PARTS = "parts"  # beside the files: what each worker uploaded, by name and hash
@@ -97,9 +97,9 @@ class BucketCheckpoints:
     def __init__(self, bucket: CheckpointBucket, prefix: str, scratch: Path, ranks: Ranks = ALONE) -> None:
         self._bucket, self._prefix, self._scratch, self._ranks = bucket, prefix, scratch, ranks
 
-    def save(self, step: int, write: Callable[[Path], None]) -> None:
+    def save(self, step: int, write: Callable[[Path], None], on_notice: bool = False) -> None:
         """What was left of this step by a run that was killed goes first, its manifest before all."""
-        name, first = checkpoint_name(step), self._ranks.rank == 0
+        name, first = checkpoint_name(step, on_notice), self._ranks.rank == 0
         if first:
             self._remove(name, self._listed().get(name, []))
         local = self._fresh("saved")
@@ -117,11 +117,9 @@ class BucketCheckpoints:
         shutil.rmtree(local)
 
     def latest(self, before: int | None = None) -> Path | None:
-        """The newest whole one, fetched."""
+        """The newest whole one, fetched; with `before`, see Checkpoints."""
         listed = self._listed()
-        for name in _whole(listed):
-            if before is not None and name >= checkpoint_name(before):
-                continue
+        for name in candidates(_whole(listed), before):
             try:
                 return self._fetch(name, listed[name])
             except ManifestError:
@@ -136,7 +134,8 @@ class BucketCheckpoints:
         manifest = Manifest("training_state", name, now(), files)
         self._bucket.put(self._key(name, MANIFEST), json.dumps(manifest.fields, indent=2, sort_keys=True).encode())
         listed = self._listed()
-        for old in listed.keys() - set(_whole(listed)[:KEPT_CHECKPOINTS]):
+        whole = _whole(listed)
+        for old in listed.keys() - (whole - outdated(name, whole)):
             self._remove(old, listed[old])
 
     def _fetch(self, name: str, there: Sequence[str]) -> Path:
@@ -173,6 +172,6 @@ class BucketCheckpoints:
         return f"{self._prefix}/{name}/{file}"
 
 
-def _whole(listed: Mapping[str, Sequence[str]]) -> list[str]:
-    """Names of those with a manifest, the newest first."""
-    return sorted((name for name, files in listed.items() if MANIFEST in files), reverse=True)
+def _whole(listed: Mapping[str, Sequence[str]]) -> set[str]:
+    """Names of those with a manifest."""
+    return {name for name, files in listed.items() if MANIFEST in files}

@@ -74,7 +74,7 @@ class Group:
 
 
 def trainer(
-    group: Group, work: Callable[[dict[str, Any]], str | None], task: object, name: str, bookkeeping: Path
+    group: Group, work: Callable[[dict[str, Any]], object], task: object, name: str, bookkeeping: Path
 ) -> TorchTrainer:
     """What runs `work` on {"task": task} in each worker."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig

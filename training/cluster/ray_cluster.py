@@ -9,12 +9,15 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from training.cluster.notice import kept_handler
+
 START_TRIES, START_TOO_SLOW = 3, "timed out"
 # Set by whoever runs this on a cluster that is there: Ray itself, for the programs of its jobs.
 ADDRESS = "RAY_ADDRESS"
 ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # thousands of log lines otherwise
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # at 2 s, quick reports block for seconds
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",  # at 5 s, a sixth of a pod's usual notice is gone
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # who is given no GPU sees none, and so computes on a processor
 }
 # Of a cluster that is started here.
@@ -44,10 +47,11 @@ def ray_cluster(processors: int) -> Iterator[None]:
     there = os.environ.get(ADDRESS)
     for name, value in {**ENVIRONMENT, **({} if there else OWN_ENVIRONMENT)}.items():
         os.environ.setdefault(name, value)
-    if there:
-        ray.init(runtime_env={"env_vars": ENVIRONMENT}, **QUIET)  # for processes on other machines too
-    else:
-        _start(max(processors, len(os.sched_getaffinity(0))) + 1)
+    with kept_handler():  # Ray's own would end this process with another status, and be left when Ray is not
+        if there:
+            ray.init(runtime_env={"env_vars": ENVIRONMENT}, **QUIET)  # for processes on other machines too
+        else:
+            _start(max(processors, len(os.sched_getaffinity(0))) + 1)
     try:
         yield
     finally:

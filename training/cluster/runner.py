@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from training.cluster.bucket_checkpoints import BucketCheckpoints, CheckpointBucket
 from training.cluster.event_files import EVENTS, EventFiles
 from training.cluster.group import WORKER_ENVIRONMENT, Group, trainer
+from training.cluster.notice import MARK, leaving_machines, stopped_by_signal, wait_until_gone
 from training.cluster.progress_log import PROGRESS, Followed, ProgressLog, Watcher, follow
 from training.cluster.ray_cluster import ray_cluster
 from training.cluster.rollout_actors import rollout_actors
@@ -43,7 +44,7 @@ from training.rl.correction import StaleRolloutError
 from training.rl.samplers import Samplers
 from training.rl.served import OffPolicyError
 from training.stages.artifact import finished
-from training.stages.context import Checkpoints, ConfigError, Progress, RunContext, Sample
+from training.stages.context import Checkpoints, ConfigError, Progress, RunContext, Sample, StoppedError
 from training.stages.state import DirectoryCheckpoints
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 BOOKKEEPING, SCRATCH = "ray", "scratch"
+GONE_SECONDS = 60.0  # for a machine that is taken away; Ray waits as long for one that is missing
 REFUSALS = (
     ConfigError,
     ExampleError,
@@ -109,6 +111,11 @@ class _Task:
     world_sizes: Sequence[int] = ()
     bucket_prefix: str | None = None
 
+    @property
+    def mark(self) -> Path:
+        """A file that tells the run to stop."""
+        return self.storage / MARK
+
     def checkpoints(self, directory: Path, ranks: Ranks) -> Checkpoints:
         """Of a stage, in its directory or in the bucket that this process is told of."""
         if self.bucket_prefix is None:
@@ -119,16 +126,26 @@ class _Task:
 
 
 @dataclass(frozen=True)
+class _End:
+    """Why a worker came back before its stages' end: one refused its input, which Ray must not try again, or was told to stop. machines:
+    that are taken away, as far as this worker knew."""
+
+    refusal: str = ""
+    stopped: str = ""
+    machines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class _Reported:
     """Checkpoints of which Ray is told; nobody goes on before one is there."""
 
     kept: Checkpoints
 
-    def save(self, step: int, write: Callable[[Path], None]) -> None:
+    def save(self, step: int, write: Callable[[Path], None], on_notice: bool = False) -> None:
         """ray.train.report is a barrier."""
         import ray.train
 
-        self.kept.save(step, write)
+        self.kept.save(step, write, on_notice)
         ray.train.report({"step": step})
 
     def latest(self, before: int | None = None) -> Path | None:
@@ -146,13 +163,14 @@ def run_stages(
     """Run stages one after another, to the last or to one that lets none go on; return the manifests of their outputs.
 
     Under the same storage and name a stage goes on where a kill left it, and a finished one (its output has a manifest) is not
-    run again.
+    run again. SIGTERM ends the step at hand and keeps it.
 
     Args:
         bucket_prefix: checkpoints go into the bucket of TW_TRAINING_S3_*, under it; None: into storage, beside everything else.
 
     Raises:
         StageRefusedError: config or data cannot be run (in this process: the stage's own error).
+        StoppedError: told by SIGTERM. Workers whose machine is taken away stop too, and are started again where there is room.
         ray.train.TrainingFailedError: they failed max_failures + 1 times; its cause is the stage's own error.
     """
     storage = storage.absolute()
@@ -165,7 +183,9 @@ def run_stages(
     with _pages([storage / stage.name for stage in stages]), _following(followed, watcher):
         _, due = _standing(stages)
         if due and group.workers == 0:
-            _run_each(stages, storage, partial(_context_here, task))
+            with stopped_by_signal(task.mark):
+                _run_each(stages, storage, partial(_context_here, task))
+                _stop_if_told(task)
         elif due:
             _run_under_ray(task, group)
     manifests, due = _standing(stages)
@@ -224,7 +244,7 @@ def _run_each(
 @contextmanager
 def _context_here(task: _Task, directory: Path) -> Iterator[RunContext]:
     with _reports(directory, ALONE) as (progress, samples):
-        yield RunContext(task.checkpoints(directory, ALONE), progress, ALONE, samples)
+        yield RunContext(task.checkpoints(directory, ALONE), progress, ALONE, samples, told_to_stop=task.mark.exists)
 
 
 @contextmanager
@@ -246,28 +266,46 @@ def _reports(directory: Path, ranks: Ranks) -> Iterator[tuple[Callable[[Progress
 
 def _run_under_ray(task: _Task, group: Group) -> None:
     name = "+".join(stage.name for stage in task.stages)
-    with ray_cluster(group.processors), rollout_actors(group.rollout_actors, WORKER_ENVIRONMENT) as actors:
-        refusal = _fit(trainer(group, _work, replace(task, samplers=actors), name, task.storage / BOOKKEEPING))
-    if refusal is not None:
-        raise StageRefusedError(refusal)
+    with (
+        ray_cluster(group.processors),
+        rollout_actors(group.rollout_actors, WORKER_ENVIRONMENT) as actors,
+        stopped_by_signal(task.mark),
+    ):
+        while (
+            end := _fit(trainer(group, _work, replace(task, samplers=actors), name, task.storage / BOOKKEEPING))
+        ) is not None:
+            if end.refusal:
+                raise StageRefusedError(end.refusal)
+            if task.mark.exists():
+                raise StoppedError(end.stopped)
+            wait_until_gone(end.machines, GONE_SECONDS)
+        _stop_if_told(task)
 
 
-def _fit(prepared: TorchTrainer) -> str | None:
+def _stop_if_told(task: _Task) -> None:
+    """Whoever told the stages to stop meant also what comes after them."""
+    if task.mark.exists():
+        raise StoppedError(f"{task.stages[-1].name}: stopped at its end")
+
+
+def _fit(prepared: TorchTrainer) -> _End | None:
     """Raises: KeyboardInterrupt on Ctrl-C, of which Ray makes an exit of the whole process."""
     try:
-        refusal: str | None = prepared.fit().return_value
+        end: _End | None = prepared.fit().return_value
     except SystemExit as error:
         raise KeyboardInterrupt from error
-    return refusal
+    return end
 
 
-def _work(parameters: dict[str, _Task]) -> str | None:
-    """Runs in each worker. Returns why a stage refused its input, so that Ray does not try the same input again."""
+def _work(parameters: dict[str, _Task]) -> _End | None:
+    """Runs in each worker."""
     try:
         task = parameters["task"]
         _run_each(task.stages, task.storage, partial(_context_of_worker, task))
     except REFUSALS as error:
-        return f"{type(error).__name__}: {error}"
+        return _End(refusal=f"{type(error).__name__}: {error}")
+    except StoppedError as error:
+        return _End(stopped=str(error), machines=leaving_machines())
     return None
 
 
@@ -279,10 +317,20 @@ def _context_of_worker(task: _Task, directory: Path) -> Iterator[RunContext]:
     ranks = all_different(where.get_world_rank(), where.get_world_size(), task.world_sizes)
     checkpoints = _Reported(task.checkpoints(directory, ranks))
     if ranks.rank > 0:
-        yield RunContext(checkpoints, _ignore, ranks, samplers=task.samplers)
+        yield RunContext(checkpoints, _ignore, ranks, _ignore, task.samplers, _machine_leaves)
         return
     with _reports(directory, ranks) as (progress, samples):
-        yield RunContext(checkpoints, progress, ranks, samples, task.samplers)
+        told = partial(_told, task.mark)
+        yield RunContext(checkpoints, progress, ranks, samples, task.samplers, told)
+
+
+def _told(mark: Path) -> bool:
+    """One worker looks for the mark, and tells the others."""
+    return _machine_leaves() or mark.exists()
+
+
+def _machine_leaves() -> bool:
+    return bool(leaving_machines())
 
 
 def _place() -> BucketPlace:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
@@ -65,6 +66,14 @@ class Ranks:
         if self.peers is not None:
             dist.broadcast(value, group=self.peers, group_src=0)
         return value
+
+    def any(self, here: bool) -> bool:
+        """Whether it is so on any worker of the run, whatever its part. Every worker must ask equally often."""
+        if self.world_size == 1:
+            return here
+        workers = torch.tensor(float(here))
+        dist.all_reduce(workers)
+        return bool(workers)
 
     def wait(self) -> None:
         """Go on when every worker is here."""

@@ -20,6 +20,11 @@ class ConfigError(ValueError):
     """A combination of settings that cannot run; the text names the field and the limit."""
 
 
+class StoppedError(KeyboardInterrupt):
+    """The run was told to end and has ended its step, whose state is kept: who runs the same again goes on there. As with Ctrl-C, nothing
+    is wrong."""
+
+
 @dataclass(frozen=True)
 class Lineage:
     """What a stage's manifest says about where its output comes from."""
@@ -70,15 +75,25 @@ class Sample:
 class Checkpoints(Protocol):
     """Training state of one run, by step. A checkpoint is complete when its manifest is there."""
 
-    def save(self, step: int, write: Callable[[Path], None]) -> None:
-        """Let `write` fill an empty directory, then keep it as the state after `step` steps. Every rank calls this."""
+    def save(self, step: int, write: Callable[[Path], None], on_notice: bool = False) -> None:
+        """Let `write` fill an empty directory, then keep it as the state after `step` steps. Every rank calls this.
+
+        Args:
+            on_notice: it is not one of those that the config asks for: it takes no other's place, and goes with the next of them.
+        """
 
     def latest(self, before: int | None = None) -> Path | None:
-        """The complete checkpoint with the highest step (below `before` where given), or None."""
+        """The complete checkpoint with the highest step, or None; with `before` that of those which the config asked for, below this
+        step."""
 
 
 def _not_kept(_: Sample) -> None:
     """Samples are for whoever asks for them."""
+
+
+def _never() -> bool:
+    """Nobody tells."""
+    return False
 
 
 def require_even(counts: Mapping[str, int], ranks: Ranks) -> None:
@@ -100,10 +115,27 @@ def require_even(counts: Mapping[str, int], ranks: Ranks) -> None:
 
 @dataclass(frozen=True)
 class RunContext:
-    """Where a stage runs. samplers: who samples for a policy that learns; None: itself."""
+    """Where a stage runs. samplers: who samples for a policy that learns; None: itself. told_to_stop: whether this worker has been told
+    that it must end soon."""
 
     checkpoints: Checkpoints
     progress: Callable[[Progress], None]
     ranks: Ranks = ALONE
     samples: Callable[[Sample], None] = _not_kept
     samplers: Samplers | None = None
+    told_to_stop: Callable[[], bool] = _never
+
+    def stop_if_told(self, stage: str, step: int, write: Callable[[Path], None], kept: bool) -> None:
+        """At the end of each step, on every worker: one that is told tells all, and all keep the same step.
+
+        Args:
+            write: as of Checkpoints.save.
+            kept: whether the state after this step is kept already.
+
+        Raises:
+            StoppedError: some worker was told, and the state is kept.
+        """
+        if self.ranks.any(self.told_to_stop()):
+            if not kept:
+                self.checkpoints.save(step, write, on_notice=True)
+            raise StoppedError(f"{stage}: stopped after step {step}, which is kept")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -175,8 +176,8 @@ def train(
     if checkpoint := context.checkpoints.latest():
         numbers = algorithm.state.read(checkpoint)
     else:
-        context.checkpoints.save(0, lambda directory: algorithm.state.write(directory, numbers))
-
+        context.checkpoints.save(0, partial(algorithm.state.write, numbers=numbers))
+    keep = partial(algorithm.state.write, numbers=numbers)
     for update in range(int(numbers["step"]), config.updates):
         rollout = sample(engines(update), prompts, update, config, context.ranks)
         refuse_stale(rollout.version, update, config.max_staleness_updates)
@@ -190,11 +191,13 @@ def train(
             "tokens": figures["response_tokens"] * config.rows_per_update
         }
         numbers["step"] = update + 1
-        if (update + 1) % config.checkpoint_every_updates == 0 or update + 1 == config.updates:
+        due = (update + 1) % config.checkpoint_every_updates == 0 or update + 1 == config.updates
+        if due:
             for shown in samples(stage, experience, prompts, update):
                 context.samples(shown)
-            context.checkpoints.save(update + 1, lambda directory: algorithm.state.write(directory, numbers))
+            context.checkpoints.save(update + 1, keep)
         context.progress(Progress(stage, update + 1, config.updates, figures))
+        context.stop_if_told(stage, update + 1, keep, kept=due)
     return Outcome(config.updates, "", numbers)
 
 

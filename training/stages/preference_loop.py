@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Generic, Protocol, Self, TypeVar
 
@@ -125,20 +126,23 @@ def learn_from(
     else:
         numbers = {"step": 0, **look()}
         numbers["response_tokens_before"] = numbers["response_tokens"]
-        context.checkpoints.save(0, lambda directory: state.write(directory, numbers))
+        context.checkpoints.save(0, partial(state.write, numbers=numbers))
 
+    keep = partial(state.write, numbers=numbers)
     for step in range(int(numbers["step"]), total_steps):
         metrics = learn([data.train[row] for row in rows_of_step(step, batch_rows, len(data.train), config.seed)])
         metrics |= learner.step(step, f"step {step + 1}, loss {metrics['loss']:.4g}")
         numbers["step"] = step + 1
-        if (step + 1) % config.checkpoint_every_steps == 0 or step + 1 == total_steps:
+        due = (step + 1) % config.checkpoint_every_steps == 0 or step + 1 == total_steps
+        if due:
             figures = look()
             metrics |= figures
             if reason := watch.alarm(numbers["response_tokens_before"], figures):
                 context.progress(Progress(stage, step + 1, total_steps, metrics))
-                healthy = context.checkpoints.latest()
+                healthy = context.checkpoints.latest(before=step + 1)
                 return (state.read(healthy) if healthy else numbers), f"step {step + 1}: {reason}"
             numbers.update(figures)
-            context.checkpoints.save(step + 1, lambda directory: state.write(directory, numbers))
+            context.checkpoints.save(step + 1, keep)
         context.progress(Progress(stage, step + 1, total_steps, metrics))
+        context.stop_if_told(stage, step + 1, keep, kept=due)
     return numbers, ""

@@ -125,6 +125,7 @@ def run(config: PretrainConfig, context: RunContext) -> Manifest:
 
     checkpoint = context.checkpoints.latest()
     numbers = state.read(checkpoint) if checkpoint else {"step": 0, "loss": 0.0}
+    keep = partial(state.write, numbers=numbers)
     for step in range(int(numbers["step"]), config.steps):
         started, last = time.perf_counter(), step + 1 == config.steps
         rows = rows_of_step(step, config.batch_rows, len(data.train), config.seed)
@@ -135,11 +136,13 @@ def run(config: PretrainConfig, context: RunContext) -> Manifest:
         if config.evaluate_every_steps and (last or (step + 1) % config.evaluate_every_steps == 0):
             surprise = measure(decoder, data.held_out, config.microbatch_rows, autocast, context.ranks)
             metrics["bits_per_byte"] = numbers["bits_per_byte"] = surprise.bits_per_byte
-        if last or (step + 1) % config.checkpoint_every_steps == 0:
+        due = last or (step + 1) % config.checkpoint_every_steps == 0
+        if due:
             for sample in write_samples(decoder, data.begin_ids, step + 1, config, autocast):
                 context.samples(sample)
-            context.checkpoints.save(step + 1, lambda directory: state.write(directory, numbers))
+            context.checkpoints.save(step + 1, keep)
         context.progress(Progress(STAGE, step + 1, config.steps, metrics))
+        context.stop_if_told(STAGE, step + 1, keep, kept=due)
 
     assemble(decoder, context.ranks)
     return publish(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -121,16 +122,19 @@ def run(config: RewardModelConfig, context: RunContext) -> Manifest:
 
     checkpoint = context.checkpoints.latest()
     numbers = state.read(checkpoint) if checkpoint else {"step": 0}
+    keep = partial(state.write, numbers=numbers)
     for step in range(int(numbers["step"]), total_steps):
         rows = rows_of_step(step, config.batch_pairs, len(pairs.train), config.seed)
         mine = [pairs.train[row] for row in context.ranks.share(rows)]
         metrics = accumulate(scalar, mine, config, autocast, context.ranks)
         metrics |= learner.step(step, f"step {step + 1}, loss {metrics['loss']:.4g}")
         numbers["step"] = step + 1
-        if (step + 1) % config.checkpoint_every_steps == 0 or step + 1 == total_steps:
+        due = (step + 1) % config.checkpoint_every_steps == 0 or step + 1 == total_steps
+        if due:
             metrics["held_out_accuracy"] = accuracy(*scores_of(scalar, pairs.held_out, config, autocast))
-            context.checkpoints.save(step + 1, lambda directory: state.write(directory, numbers))
+            context.checkpoints.save(step + 1, keep)
         context.progress(Progress(STAGE, step + 1, total_steps, metrics))
+        context.stop_if_told(STAGE, step + 1, keep, kept=due)
 
     chosen, rejected = scores_of(scalar, pairs.held_out, config, autocast)
     both = torch.cat((chosen, rejected))

@@ -103,7 +103,7 @@ def run(config: SftConfig, context: RunContext) -> Manifest:
     else:
         before = held_out_loss(backbone, examples.held_out, config, autocast, context.ranks)
         numbers = {"step": 0, "held_out_loss_before": before, "held_out_loss": before}
-
+    keep = partial(state.write, numbers=numbers)
     for step in range(int(numbers["step"]), total_steps):
         rows = rows_of_step(step, config.batch_rows, len(examples.train), config.seed)
         batch = [examples.train[row] for row in rows]
@@ -113,11 +113,13 @@ def run(config: SftConfig, context: RunContext) -> Manifest:
         moved = learner.step(step, f"step {step + 1}, loss {loss:.4g}")
         metrics = {"loss": loss, **moved, "tokens": float(tokens_of(batch))}
         numbers["step"] = step + 1
-        if (step + 1) % config.checkpoint_every_steps == 0 or step + 1 == total_steps:
+        due = (step + 1) % config.checkpoint_every_steps == 0 or step + 1 == total_steps
+        if due:
             numbers["held_out_loss"] = held_out_loss(backbone, examples.held_out, config, autocast, context.ranks)
             metrics["held_out_loss"] = numbers["held_out_loss"]
-            context.checkpoints.save(step + 1, lambda directory: state.write(directory, numbers))
+            context.checkpoints.save(step + 1, keep)
         context.progress(Progress(STAGE, step + 1, total_steps, metrics))
+        context.stop_if_told(STAGE, step + 1, keep, kept=due)
 
     return publish_model(
         config,

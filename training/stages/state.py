@@ -8,9 +8,10 @@ they split the model may change between two runs.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ from training.optim.ranks import ALONE, Ranks
 NUMBERS = "numbers.json"
 PARAMETERS = "parameters/"
 KEPT_CHECKPOINTS = 2
+REGULAR, NOTICE = "step-", "notice-"
+NAMED = re.compile(rf"({REGULAR}|{NOTICE})(\d{{6,}})")
 
 NamedParameters = Sequence[tuple[str, nn.Parameter]]
 
@@ -124,12 +127,13 @@ def _alone_is_meant() -> Iterator[None]:
 
 
 class DirectoryCheckpoints:
-    """Checkpoints of one run in a directory that all its workers see, the newest two kept."""
+    """Checkpoints of one run in a directory that all its workers see: the newest two, and one that was kept on notice until the next one
+    comes."""
 
     def __init__(self, directory: Path, ranks: Ranks = ALONE) -> None:
         self._directory, self._ranks = directory, ranks
 
-    def save(self, step: int, write: Callable[[Path], None]) -> None:
+    def save(self, step: int, write: Callable[[Path], None], on_notice: bool = False) -> None:
         """Write beside, then the manifest, then rename: what has its final name is whole."""
         partial = self._directory / f"partial-{step:06d}"
         first = self._ranks.rank == 0
@@ -140,40 +144,48 @@ class DirectoryCheckpoints:
         write(partial)
         self._ranks.wait()
         if first:
-            self._finish(partial, step)
+            self._finish(partial, checkpoint_name(step, on_notice))
         self._ranks.wait()
 
     def latest(self, before: int | None = None) -> Path | None:
-        """The newest whole checkpoint."""
+        """See Checkpoints."""
         return latest_complete(self._directory, before)
 
-    def _finish(self, partial: Path, step: int) -> None:
-        target = self._directory / checkpoint_name(step)
-        write_manifest(partial, kind="training_state", version=target.name)
+    def _finish(self, partial: Path, name: str) -> None:
+        target = self._directory / name
+        write_manifest(partial, kind="training_state", version=name)
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
-        for old in step_directories(self._directory)[KEPT_CHECKPOINTS:]:
-            shutil.rmtree(old)
+        for old in outdated(name, [path.name for path in self._directory.iterdir()]):
+            shutil.rmtree(self._directory / old)
 
 
-def checkpoint_name(step: int) -> str:
-    """Sorts by step."""
-    return f"step-{step:06d}"
+def checkpoint_name(step: int, on_notice: bool = False) -> str:
+    """Of a regular one, or of one that was kept because the run was told to end."""
+    return f"{NOTICE if on_notice else REGULAR}{step:06d}"
 
 
-def step_directories(directory: Path) -> list[Path]:
-    """Checkpoint directories, the newest first, whole or not."""
-    return sorted(directory.glob("step-*"), reverse=True)
+def candidates(names: Iterable[str], before: int | None = None) -> list[str]:
+    """Checkpoints among these names, the newest first. With `before` the regular ones below that step: what was kept on notice was not
+    looked at, and a run that nobody stopped has none to go back to."""
+    found = [match for match in map(NAMED.fullmatch, names) if match]
+    if before is not None:
+        found = [match for match in found if match[1] == REGULAR and int(match[2]) < before]
+    return [match[0] for match in sorted(found, key=lambda match: int(match[2]), reverse=True)]
+
+
+def outdated(newest: str, names: Iterable[str]) -> set[str]:
+    """Checkpoints among these names that nobody needs any more when `newest` is whole."""
+    known = candidates(names)
+    return set(known) - {newest, *[name for name in known if name.startswith(REGULAR)][:KEPT_CHECKPOINTS]}
 
 
 def latest_complete(directory: Path, before: int | None = None) -> Path | None:
-    """The newest checkpoint (of a step below `before`) whose files all agree with its manifest."""
-    for candidate in step_directories(directory):
-        if before is not None and candidate.name >= checkpoint_name(before):
-            continue
+    """The newest checkpoint whose files all agree with its manifest; with `before`, see candidates."""
+    for name in candidates((path.name for path in directory.glob("*")), before):
         try:
-            verify_manifest(candidate)
+            verify_manifest(directory / name)
         except ManifestError:
             continue
-        return candidate
+        return directory / name
     return None

@@ -64,10 +64,10 @@ spec:
           volumes: {{- include "thumbwheel.trainingVolumes" (list . true) | nindent 12 }}
     workerGroupSpecs:
       - groupName: workers
-        replicas: {{ $ray.autoscaling.enabled | ternary $ray.autoscaling.minReplicas $ray.workers.replicas }}
-        minReplicas: {{ $ray.autoscaling.enabled | ternary $ray.autoscaling.minReplicas $ray.workers.replicas }}
-        maxReplicas: {{ $ray.workers.replicas }}
-        # One CPU as Ray counts, whatever the pod has: so each pod gets one worker of the training.
+        replicas: {{ $ray.autoscaling.enabled | ternary $ray.autoscaling.minReplicas (include "thumbwheel.rayPods" . | int) }}
+        minReplicas: {{ $ray.autoscaling.enabled | ternary $ray.autoscaling.minReplicas (include "thumbwheel.rayPods" . | int) }}
+        maxReplicas: {{ include "thumbwheel.rayPods" . }}
+        # One CPU as Ray counts, whatever the pod has: so each pod gets one worker of the training, or one rollout actor.
         rayStartParams: {num-cpus: "1", object-store-memory: {{ $ray.objectStoreBytes | int64 | quote }}}
         template:
           metadata:
@@ -76,14 +76,25 @@ spec:
             serviceAccountName: {{ include "thumbwheel.fullname" . }}
             {{- include "thumbwheel.podSecurity" . | nindent 12 }}
             {{- include "thumbwheel.rayPlacement" (list . $ray.workers) | nindent 12 }}
+            # Ray tells the training of SIGTERM, waits so long for it to leave, and takes a moment itself.
+            terminationGracePeriodSeconds: {{ add .Values.training.noticeSeconds 15 }}
             containers:
               - name: ray-worker
                 {{- include "thumbwheel.rayContainer" (list . true) | nindent 16 }}
+                  - {name: RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S, value: {{ .Values.training.noticeSeconds | quote }}}
+                {{- if .Values.training.checkpointsInBucket }}
+                {{- include "thumbwheel.trainingEnvironment" . | nindent 18 }}
+                {{- end }}
                 readinessProbe: {httpGet: {path: /api/local_raylet_healthz, port: 52365}, periodSeconds: 2, timeoutSeconds: 2}
                 livenessProbe: {httpGet: {path: /api/local_raylet_healthz, port: 52365}, initialDelaySeconds: 60, periodSeconds: 10, timeoutSeconds: 5, failureThreshold: 12}
                 {{- $gpus := ternary (dict "limits" (dict $ray.workers.gpuResource $ray.workers.gpus)) dict (gt (int $ray.workers.gpus) 0) }}
                 resources: {{- mustMergeOverwrite (deepCopy $ray.workers.resources) $gpus | toYaml | nindent 18 }}
             volumes: {{- include "thumbwheel.trainingVolumes" (list . true) | nindent 14 }}
+{{- end -}}
+
+{{/* A worker or a rollout actor each. */}}
+{{- define "thumbwheel.rayPods" -}}
+{{- add .Values.ray.workers.replicas .Values.ray.rolloutActors -}}
 {{- end -}}
 
 {{/* What every container of Ray has; takes a list of root and whether it trains. Its environment comes last, so that more can follow. KubeRay

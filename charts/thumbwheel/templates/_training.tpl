@@ -17,12 +17,16 @@
 {{- if eq .Values.ray.mode "local" -}}
   {{- $words = concat $words (list "--workers" "0") -}}
 {{- else -}}
-  {{- $words = concat $words (list "--workers" (toString .Values.ray.workers.replicas) "--gpus-per-worker" (toString .Values.ray.workers.gpus)) -}}
+  {{- $workers := .Values.ray.workers -}}
+  {{- $range := ternary (printf "%d..%d" (int $workers.fewest) (int $workers.replicas)) (toString $workers.replicas) (gt (int $workers.fewest) 0) -}}
+  {{- $words = concat $words (list "--workers" $range "--gpus-per-worker" (toString $workers.gpus) "--rollout-actors" (toString .Values.ray.rolloutActors)) -}}
 {{- end -}}
+{{- if $v.checkpointsInBucket -}}{{- $words = append $words "--checkpoints-in-bucket" -}}{{- end -}}
 {{- concat $words $v.extraArgs | toJson -}}
 {{- end -}}
 
-{{/* Only of the pod that runs the loop itself: Ray's workers reach nothing but each other. */}}
+{{/* Where the bucket is, and its keys. Of the pod that runs the loop itself, and of Ray's workers only where they keep their state there: else
+     they reach nothing but each other. */}}
 {{- define "thumbwheel.trainingEnvironment" -}}
 {{- $store := (include "thumbwheel.stores" . | fromYaml).objectStore -}}
 {{- range $name, $value := dict "endpoint" $store.endpoint "bucket" $store.bucket "secure" $store.secure "region" $store.region }}
@@ -33,6 +37,20 @@
 {{ include "thumbwheel.fromSecret" (list "TW_TRAINING_S3_ACCESS_KEY" $store.existingSecret "access-key") }}
 {{ include "thumbwheel.fromSecret" (list "TW_TRAINING_S3_SECRET_KEY" $store.existingSecret "secret-key") }}
 {{- include "thumbwheel.trustEnvironment" . }}
+{{- end -}}
+
+{{/* The way to the bucket, for a policy's egress. */}}
+{{- define "thumbwheel.toBucket" -}}
+{{- if .Values.evaluation.enabled -}}
+- ports: [{port: {{ (include "thumbwheel.evaluationStores" . | fromYaml).s3.port }}, protocol: TCP}]
+  to:
+    - podSelector:
+        matchLabels: {{- include "thumbwheel.selector" (list . "s3") | nindent 10 }}
+{{- else if .Values.networkPolicies.stores -}}
+{{- toYaml .Values.networkPolicies.stores }}
+{{- else -}}
+- {}
+{{- end -}}
 {{- end -}}
 
 {{/* These two take a list of root and whether it is a pod that trains: the submitter has no claim. */}}
@@ -81,6 +99,12 @@ kueue.x-k8s.io/queue-name: {{ . }}
 {{- range list "nano" "small" -}}
   {{- if and (ne . $v.training.recipe) (regexMatch (printf "^%s-[0-9]+$" .) $v.models.initial) -}}{{ fail (printf "training.recipe: %s trains no model of %s's, and models.initial is %s; say %s" $v.training.recipe . $v.models.initial .) }}{{- end -}}
 {{- end -}}
+{{- range $name, $given := dict "ray.workers.fewest" $workers.fewest "ray.rolloutActors" $v.ray.rolloutActors -}}
+  {{- if and (gt (int $given) 0) (eq $v.ray.mode "local") -}}{{ fail (printf "%s: needs ray.mode kuberay" $name) }}{{- end -}}
+{{- end -}}
+{{- if gt (int $workers.fewest) (int $workers.replicas) -}}{{ fail "ray.workers.fewest: is above ray.workers.replicas" }}{{- end -}}
+{{- if and (gt (int $workers.fewest) 0) (gt (int $v.ray.rolloutActors) 0) -}}{{ fail "ray.rolloutActors: not with ray.workers.fewest, as Ray would wait for the actors' pods to become workers'" }}{{- end -}}
+{{- if and (gt $gpus 0) (gt (int $v.ray.rolloutActors) 0) -}}{{ fail "ray.rolloutActors: not with ray.workers.gpus, as an actor samples on a processor and would keep a pod with GPUs from a worker" }}{{- end -}}
 {{- if eq $v.ray.mode "kuberay" -}}{{ include "thumbwheel.needs" (list . "ray.io/v1/RayJob" "ray.mode: kuberay, but the cluster has no RayJob of ray.io/v1 (KubeRay operator)") }}{{- end -}}
 {{- if and (gt $gpus 0) (eq $v.ray.mode "local") -}}{{ fail "ray.workers.gpus: GPUs are for ray.mode kuberay; local trains on processors" }}{{- end -}}
 {{- if and (gt $gpus 0) (not (or $workers.nodeSelector $workers.tolerations)) -}}{{ fail "ray.workers.gpus: say where GPUs are, by ray.workers.nodeSelector or ray.workers.tolerations" }}{{- end -}}
@@ -90,7 +114,7 @@ kueue.x-k8s.io/queue-name: {{ . }}
   {{- end -}}
 {{- end -}}
 {{- if and $v.ray.autoscaling.enabled (eq $v.ray.mode "local") -}}{{ fail "ray.autoscaling.enabled: needs ray.mode kuberay" }}{{- end -}}
-{{- if and $v.ray.autoscaling.enabled (gt (int $v.ray.autoscaling.minReplicas) (int $workers.replicas)) -}}{{ fail "ray.autoscaling.minReplicas: is above ray.workers.replicas" }}{{- end -}}
+{{- if and $v.ray.autoscaling.enabled (gt (int $v.ray.autoscaling.minReplicas) (int (include "thumbwheel.rayPods" .))) -}}{{ fail "ray.autoscaling.minReplicas: is above ray.workers.replicas and ray.rolloutActors together" }}{{- end -}}
 {{- if and $v.ray.autoscaling.enabled $v.ray.queueName -}}{{ fail "ray.autoscaling.enabled: Kueue (ray.queueName) admits a turn whole; say one of the two" }}{{- end -}}
 {{- if and (ne (toString $v.training.canary.seconds) "") (ge (float64 $v.training.canary.seconds) (float64 $v.training.deadlineSeconds)) -}}{{ fail "training.canary.seconds: is not below training.deadlineSeconds, which ends the whole turn" }}{{- end -}}
 {{- end -}}

@@ -159,9 +159,9 @@ def test_a_worker_reports_what_is_not_finite_as_a_refusal_so_that_ray_does_not_t
     monkeypatch.setattr(runner, "_context_of_worker", _context_here)
     (tmp_path / "runs" / "far").mkdir(parents=True)
     far = replace(config, optimizer=OptimizerConfig(learning_rate=1e30, warmup_fraction=0.0))
-    refusal = runner._work({"task": runner._Task([StageRun("far", sft.run, far)], tmp_path / "runs")})
-    assert refusal is not None
-    assert refusal.startswith("NonFiniteError: step 2, loss")
+    end = runner._work({"task": runner._Task([StageRun("far", sft.run, far)], tmp_path / "runs")})
+    assert end is not None
+    assert end.refusal.startswith("NonFiniteError: step 2, loss")
 
 
 def test_a_rollout_of_weights_that_are_too_old_is_a_refusal_too(
@@ -172,8 +172,9 @@ def test_a_rollout_of_weights_that_are_too_old_is_a_refusal_too(
 
     monkeypatch.setattr(runner, "_context_of_worker", _context_here)
     (tmp_path / "runs" / "stale").mkdir(parents=True)
-    refusal = runner._work({"task": runner._Task([StageRun("stale", stale, config)], tmp_path / "runs")})
-    assert refusal == "StaleRolloutError: max_staleness_updates: rollout of update-1 in update 3"
+    end = runner._work({"task": runner._Task([StageRun("stale", stale, config)], tmp_path / "runs")})
+    assert end is not None
+    assert end.refusal == "StaleRolloutError: max_staleness_updates: rollout of update-1 in update 3"
 
 
 @pytest.mark.slow

@@ -27,6 +27,7 @@ from training.parallelism import Parallelism, arrange, distribute_views, lay_out
 from training.rl.kl_control import KlConfig
 from training.rl.reference import WatchConfig
 from training.rl.rollout import response_log_probs
+from training.rl.samplers import Samplers
 from training.rl.scores import Answer, score_by_verifier
 from training.stages import dpo, grpo, kto, ppo, reward_model
 from training.stages.context import ConfigError, Lineage, Machine, Progress, RunContext
@@ -170,7 +171,9 @@ class Watching(ProgressList):
         self.whole = sum(not all(isinstance(p, DTensor) for p in decoder.parameters()) for decoder in held)
 
 
-def policies(directory: Path, rank: int, world: int, name: str, layout: str, only: str = "") -> None:
+def policies(
+    directory: Path, rank: int, world: int, name: str, layout: str, only: str = "", samplers: Samplers | None = None
+) -> None:
     """All runs, or one of them; every worker writes its figures, step by step."""
     into, ranks = directory / name, all_different(rank, world)
     for run, config in configs(directory, into, Parallelism(**json.loads(layout))).items():
@@ -179,7 +182,7 @@ def policies(directory: Path, rank: int, world: int, name: str, layout: str, onl
         gc.collect()
         progress = Watching()
         checkpoints = DirectoryCheckpoints(into / f"{run}-run", ranks)
-        RUNS[run.split("-")[0]](config, RunContext(checkpoints, progress, ranks))
+        RUNS[run.split("-")[0]](config, RunContext(checkpoints, progress, ranks, samplers=samplers))
         tell(progress.steps, into, run, rank)
         if rank == 0:
             (into / f"{run}-held.json").write_text(json.dumps([progress.decoders, progress.whole]))

@@ -1,18 +1,22 @@
-"""kill -9 in every stage: the same call again goes on from the last checkpoint and ends with the same bits."""
+"""kill -9 in every stage, then notice that it must end: the same call again goes on from what was kept and ends with the same bits."""
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.training.stages import die_in_every_stage
 from tests.training.stages.die_in_every_stage import CHECKPOINT, DIES_AFTER, stages
 from tests.training.stages.split_policies import configs, write_data
+from training.cluster.notice import MARK
 from training.cluster.progress_log import PROGRESS, read_lines, read_progress
-from training.cluster.runner import run_stage
+from training.cluster.runner import StageRun, run_stage
 from training.manifest import verify_manifest
 from training.parallelism import Parallelism
+from training.stages.context import Progress, RunContext, StoppedError
 from training.stages.state import latest_complete
 
 POLICIES = tuple(configs(Path(), Path(), Parallelism()))
@@ -30,15 +34,35 @@ def died(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+def told_after(step: int, stage: StageRun[Any], mark: Path) -> StageRun[Any]:
+    """The stage, told to stop while it is in this step, which no checkpoint is due after."""
+
+    def run(config: Any, context: RunContext) -> Any:
+        def told(progress: Progress) -> None:
+            context.progress(progress)
+            if progress.step == step:
+                mark.touch()
+
+        return stage.function(config, replace(context, progress=told))
+
+    return replace(stage, function=run)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_same_call_ends_with_the_same_bits(name: str, died: Path) -> None:
     runs = died / "killed" / "runs" / name
     newest = latest_complete(runs)
     assert newest is not None
     assert newest.name == f"step-{CHECKPOINT:06d}"
-    straight = stages(died, died / "straight")[name]
+    straight, killed = (stages(died, died / part)[name] for part in ("straight", "killed"))
     run_stage(straight, died / "straight" / "runs")
-    run_stage(stages(died, died / "killed")[name], died / "killed" / "runs")
+    with pytest.raises(StoppedError, match=f"stopped after step {DIES_AFTER}, which is kept"):
+        run_stage(told_after(DIES_AFTER, killed, runs.parent / MARK), runs.parent)
+    newest = latest_complete(runs)
+    assert newest is not None
+    assert newest.name == f"notice-{DIES_AFTER:06d}"
+    run_stage(killed, runs.parent)
+    assert not list(runs.glob("notice-*")), "it goes with the next that the config asks for"
     one, other = (verify_manifest(died / part / name) for part in ("straight", "killed"))
     assert one.files == other.files
     assert one.report == other.report

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.training.stages import sampled_apart
 from tests.training.stages.split_policies import write_data
 from tests.training.workers import Layouts, apart, run_workers, weights
 from training.manifest import verify_manifest
@@ -22,6 +23,7 @@ LAYOUTS = Layouts(
         "shards of tensor": (4, {"shard": 2, "tensor": 2}),
     },
 )
+APART = "tests.training.stages.sampled_apart:sampled_apart"
 FULL = ("ppo", "grpo", "dpo", "kto")
 ADAPTED = tuple(f"{name}-lora" for name in FULL)
 
@@ -83,6 +85,18 @@ def test_a_state_of_one_layout_is_resumed_in_another(run: str, before: str, afte
     for key in resumed:
         assert resumed[key] == pytest.approx(whole[key], rel=1e-4, abs=1e-5), key
     assert apart(weights(layouts / before / run), weights(layouts / name / run)) < 1e-5
+
+
+@pytest.mark.parametrize("run", sampled_apart.RUNS)
+def test_shards_whose_copies_sample_learn_what_they_learn_without(run: str, layouts: Path) -> None:
+    """Every layer of the policy, and an adapter in shards: put together once an update, and sent by version."""
+    name = "shards, sampled apart"
+    if not (layouts / name).exists():
+        run_workers(APART, 2, layouts, name, json.dumps({"shard": 2}))
+    one, other = LAYOUTS.figures(layouts, "shards", run), LAYOUTS.figures(layouts, name, run)
+    assert other == one, "the same prompts in the same rows, so to the last bit"
+    assert max(other[f"{update} sampler_mismatch"] for update in (1, 2, 3)) < 1e-5
+    assert apart(weights(layouts / "shards" / run), weights(layouts / name / run)) == 0
 
 
 def test_adapters_split_across_and_uneven_rows_are_refused(tmp_path: Path) -> None:

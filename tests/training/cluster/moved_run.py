@@ -1,0 +1,147 @@
+"""What the test of moves runs twice: `python -m tests.training.cluster.moved_run DIRECTORY WHICH`. Checkpoints go into the bucket of
+TW_TRAINING_S3_*.
+
+first: on two workers, GRPO whose policy lies in shards and is sampled by an actor; then SFT, in which a worker and the driver are killed.
+second: SFT goes on, on two machines; one of them is told by SIGTERM, as Kubernetes tells a pod, and one worker goes on.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from tests.training.cluster.killed_run import grpo_config, learn
+from training.cluster.group import Group
+from training.cluster.ray_cluster import ENVIRONMENT, OWN_ENVIRONMENT, QUIET
+from training.cluster.runner import StageRun, run_stages
+from training.manifest import Manifest
+from training.optim.adam import OptimizerConfig
+from training.parallelism import Parallelism
+from training.stages import sft
+from training.stages.context import Lineage, Machine, Progress, RunContext
+from training.stages.grpo import GrpoConfig
+from training.stages.sft import SftConfig
+
+WORKER_DIES, DRIVER_DIES, MACHINE_LEAVES, STEPS = 3, 7, 9, 12  # after these steps; each second one is a checkpoint
+PREFIX = "checkpoints/moved"
+WAIT_SECONDS = 120.0
+
+
+def sharded(root: Path, output: str, shard: int) -> GrpoConfig:
+    """One minibatch an update, so that the number of workers changes nothing."""
+    return replace(
+        grpo_config(root, output),
+        updates=2,
+        minibatch_rows=24,
+        max_staleness_updates=0,
+        importance_cap=None,
+        lora=None,
+        vocabulary_rows=None,
+        policy_optimizer=OptimizerConfig(learning_rate=1e-3, warmup_fraction=0.0),
+        parallelism=Parallelism(shard=shard),
+    )
+
+
+def moved(root: Path, output: str) -> SftConfig:
+    return SftConfig(
+        model_directory=root / "first",
+        data_path=root / "sft.jsonl",
+        output_directory=root / output,
+        lineage=Lineage(output),
+        epochs=3,
+        batch_rows=8,
+        held_out_fraction=0.0,
+        optimizer=OptimizerConfig(learning_rate=1e-2),
+        checkpoint_every_steps=2,
+        machine=Machine(threads=1),
+    )
+
+
+@dataclass(frozen=True)
+class Fatal:
+    """A run in which things happen, each once."""
+
+    sft: SftConfig
+    marks: Path
+    output_directory: Path
+
+    def first_time(self, what: str) -> bool:
+        mark = self.marks / what
+        if mark.exists():
+            return False
+        mark.touch()
+        return True
+
+
+def learn_and_move(config: Fatal, context: RunContext) -> Manifest:
+    def progress(step: Progress) -> None:
+        context.progress(step)
+        rank = context.ranks.rank
+        if step.step == WORKER_DIES and rank == 1 and config.first_time("worker died"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if step.step == DRIVER_DIES and rank == 0 and config.first_time("driver dies"):
+            time.sleep(WAIT_SECONDS)  # the driver has seen this step, and takes this process with it
+        if step.step == MACHINE_LEAVES and rank == 0:
+            end = time.monotonic() + WAIT_SECONDS
+            while time.monotonic() < end and not context.told_to_stop():
+                time.sleep(0.05)
+
+    return sft.run(config.sft, replace(context, progress=progress))
+
+
+@dataclass
+class Driver:
+    """A watcher that dies, or lets a machine go."""
+
+    marks: Path
+    machine: "subprocess.Popen[bytes] | None" = None
+
+    def begin(self, name: str) -> None: ...
+
+    def move(self, name: str, progress: Progress) -> None:
+        if name != "moved":
+            return
+        if progress.step == DRIVER_DIES and self.machine is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if progress.step == MACHINE_LEAVES and self.machine is not None:
+            self.machine.send_signal(signal.SIGTERM)
+
+    def end(self, name: str) -> None: ...
+
+
+def stage(root: Path) -> StageRun[Any]:
+    return StageRun("moved", learn_and_move, Fatal(moved(root, "moved"), root, root / "moved"))
+
+
+def first(root: Path) -> None:
+    shards = StageRun("sharded", learn, sharded(root, "sharded", 2))
+    stages: list[StageRun[Any]] = [shards, stage(root)]
+    run_stages(stages, root / "runs", Group(workers=2, rollout_actors=1), Driver(root), PREFIX)
+
+
+def second(root: Path) -> None:
+    """A head with one processor, and a machine with another, which is what a pod of KubeRay's runs."""
+    watched = {name: value for name, value in OWN_ENVIRONMENT.items() if "PREEMPTION" not in name}
+    os.environ.update({**ENVIRONMENT, **watched})
+    ray.init(num_cpus=1, include_dashboard=False, **QUIET)
+    address = ray.get_runtime_context().gcs_address
+    start = [str(Path(sys.executable).with_name("ray")), "start", f"--address={address}", "--num-cpus=1", "--block"]
+    with subprocess.Popen(start, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as machine:
+        try:
+            while ray.cluster_resources().get("CPU", 0) < 2:
+                time.sleep(0.2)
+            group = Group(2, fewest_workers=1)
+            run_stages([stage(root)], root / "runs", group, Driver(root, machine), PREFIX)
+        finally:
+            machine.terminate()
+            ray.shutdown()
+
+
+if __name__ == "__main__":
+    {"first": first, "second": second}[sys.argv[2]](Path(sys.argv[1]))

@@ -1,0 +1,78 @@
+"""Under Ray, with a real store: checkpoints in a bucket alone, a policy in shards that an actor samples, kills, another number of workers,
+and a machine that leaves after notice.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import servers
+from tests.training.cluster import moved_run
+from tests.training.cluster.killed_run import learn, write_inputs
+from tests.training.cluster.moved_run import DRIVER_DIES, MACHINE_LEAVES, PREFIX, STEPS, WORKER_DIES, moved, sharded
+from tests.training.toys import sft_rows, write_lines
+from training.cluster.bucket_checkpoints import CheckpointBucket
+from training.cluster.progress_log import PROGRESS, read_lines, read_progress
+from training.cluster.runner import StageRun, run_stage
+from training.data.bucket import BucketPlace
+from training.manifest import MANIFEST, verify_manifest
+from training.stages import sft
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1700)
+def test_state_in_a_bucket_alone_outlives_workers_driver_and_machine(s3: servers.S3Server, tmp_path: Path) -> None:
+    write_inputs(tmp_path)
+    write_lines(tmp_path / "sft.jsonl", sft_rows(32))
+    runs, there = tmp_path / "runs", s3.bucket()
+    place = BucketPlace(there.endpoint, there.access_key, there.secret_key, there.name, secure=False)
+    for which, status in (("first", -signal.SIGKILL), ("second", 0)):
+        command = [sys.executable, "-m", moved_run.__name__, str(tmp_path), which]
+        environment = {**os.environ, **told_of(place), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=800, check=False, env=environment)
+        assert done.returncode == status, done.stdout[-3000:] + done.stderr[-3000:]
+    # From the checkpoint of 2 where a worker died, of 6 where the driver did; what had notice was kept at once.
+    taken = [(line.progress.step, line.effort.workers) for line in read_lines(runs / "moved" / PROGRESS)]
+    assert taken == [
+        *((step, 2) for step in range(1, WORKER_DIES + 1)),
+        *((step, 2) for step in range(3, DRIVER_DIES + 1)),
+        *((step, 2) for step in range(7, MACHINE_LEAVES + 1)),
+        *((step, 1) for step in range(MACHINE_LEAVES + 1, STEPS + 1)),
+    ]
+    stages: list[StageRun[Any]] = [
+        StageRun("moved", sft.run, moved(tmp_path, "straight")),
+        StageRun("sharded", learn, sharded(tmp_path, "whole", 1)),
+    ]
+    for stage in stages:
+        run_stage(stage, tmp_path / "straight runs")
+        assert_alike(tmp_path / "straight runs" / stage.name / PROGRESS, runs / stage.name / PROGRESS)
+        assert not [*runs.glob("*/step-*"), *runs.glob("*/notice-*")], "nothing of it is on the volume"
+    keys = CheckpointBucket(place).keys(f"{PREFIX}/")
+    manifests = sorted(key.removeprefix(f"{PREFIX}/") for key in keys if key.endswith(f"/{MANIFEST}"))
+    kept = ("moved/step-000010", "moved/step-000012", "sharded/step-000000", "sharded/step-000002")
+    assert manifests == [f"{name}/{MANIFEST}" for name in kept]
+    assert {key.removeprefix(f"{PREFIX}/").rsplit("/", 1)[0].removesuffix("/parts") for key in keys} == set(kept)
+    shards = json.loads(CheckpointBucket(place).get(f"{PREFIX}/sharded/step-000002/{MANIFEST}"))["files"]
+    assert sum(name.endswith(".safetensors") for name in shards) == 2
+    assert verify_manifest(tmp_path / "moved").kind == "model"
+
+
+def told_of(place: BucketPlace) -> dict[str, str]:
+    given = {"ENDPOINT": place.endpoint, "ACCESS_KEY": place.access_key, "SECRET_KEY": place.secret_key}
+    given |= {"BUCKET": place.bucket, "SECURE": "false"}
+    return {f"TW_TRAINING_S3_{name}": value for name, value in given.items()}
+
+
+def assert_alike(straight: Path, other: Path) -> None:
+    """What was learned in every step, but for the order in which numbers are added up."""
+    one, two = read_progress(straight), read_progress(other)
+    assert [step.step for step in one] == [step.step for step in two]
+    for expected, found in zip(one, two, strict=True):
+        assert expected.metrics.keys() == found.metrics.keys()
+        assert found.metrics == pytest.approx(expected.metrics, rel=1e-4, abs=1e-5)

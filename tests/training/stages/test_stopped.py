@@ -1,0 +1,187 @@
+"""Told that it must end soon, a run ends its step, keeps it, and goes on there: on every worker, where one is told, and by the command."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+from tests.training.rl.toy import no_autocast
+from tests.training.rl.toy_preferences import toy_dpo, toy_models, toy_pairs
+from tests.training.stages.pretrain_and_die import pretrain_config
+from tests.training.stages.split_policies import RUNS, configs
+from tests.training.toys import WORDS, ProgressList, sft_rows, toy_model, user, write_lines
+from tests.training.workers import run_workers
+from training.cluster.notice import MARK, stopped_by_signal
+from training.cluster.progress_log import PROGRESS, read_lines
+from training.cluster.runner import StageRun, run_stage
+from training.manifest import verify_manifest
+from training.optim.adam import OptimizerConfig
+from training.optim.ranks import all_different
+from training.parallelism import Parallelism
+from training.rl.reference import WatchConfig
+from training.stages import dpo, pretrain
+from training.stages.context import Progress, RunContext, StoppedError
+from training.stages.state import DirectoryCheckpoints, TrainingState, latest_complete
+
+SECONDS = 120.0
+
+
+def names(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir() if path.is_dir())
+
+
+def test_what_is_kept_on_notice_takes_no_other_ones_place_and_is_nothing_to_go_back_to(tmp_path: Path) -> None:
+    kept, state = DirectoryCheckpoints(tmp_path), TrainingState({"model": [("weight", nn.Parameter())]}, {})
+    for step in (0, 5, 10, 12):
+        kept.save(step, lambda into: state.write(into, {}), on_notice=step == 12)
+    assert names(tmp_path) == ["notice-000012", "step-000005", "step-000010"]
+    found = [kept.latest(), kept.latest(before=20), kept.latest(before=10)]
+    assert [path.name for path in found if path] == ["notice-000012", "step-000010", "step-000005"]
+    kept.save(13, lambda into: state.write(into, {}), on_notice=True)
+    assert names(tmp_path) == ["notice-000013", "step-000005", "step-000010"]
+    kept.save(15, lambda into: state.write(into, {}))
+    assert names(tmp_path) == ["step-000010", "step-000015"]
+
+
+def learned(directory: Path, told_at: int | None = None) -> tuple[dict[str, float], str]:
+    """A DPO that leaves its reference far behind, which is looked at after every fourth step."""
+    config = toy_dpo(
+        watch=WatchConfig(prompts=16, max_response_tokens=12, kl_ceiling_nats=0.5),
+        checkpoint_every_steps=4,
+        epochs=8,
+        optimizer=OptimizerConfig(learning_rate=1e-2),
+    )
+    told = ProgressList()
+    context = RunContext(
+        DirectoryCheckpoints(directory), told, told_to_stop=lambda: [step.step for step in told.steps][-1:] == [told_at]
+    )
+    return dpo.train(toy_models(), toy_pairs(128, 0.0), config, context, no_autocast)
+
+
+def test_after_an_alarm_the_weights_are_those_that_were_looked_at_not_those_kept_on_notice(tmp_path: Path) -> None:
+    numbers, reason = learned(tmp_path / "straight")
+    alarm_at = int(reason.removeprefix("step ").partition(":")[0])
+    assert numbers["step"] == alarm_at - 4
+    with pytest.raises(StoppedError, match=f"dpo: stopped after step {alarm_at - 1}, which is kept"):
+        learned(tmp_path / "told", told_at=alarm_at - 1)
+    assert learned(tmp_path / "told") == (numbers, reason)
+
+
+def test_pretraining_that_was_told_twice_ends_with_the_same_bits(tmp_path: Path) -> None:
+    config = replace(pretrain_config(tmp_path), steps=14, checkpoint_every_steps=5, evaluate_every_steps=5)
+    straight = run_stage(StageRun("straight", pretrain.run, config), tmp_path / "runs")
+    again = replace(config, output_directory=tmp_path / "again")
+    for step, name in ((3, "notice-000003"), (10, "step-000010")):
+        told = StageRun("told", _told_in(step, tmp_path / "runs" / MARK), again)
+        with pytest.raises(StoppedError, match=f"pretrain: stopped after step {step}, which is kept"):
+            run_stage(told, tmp_path / "runs")
+        newest = latest_complete(tmp_path / "runs" / "told")
+        assert newest is not None
+        assert newest.name == name
+    resumed = run_stage(StageRun("told", pretrain.run, again), tmp_path / "runs")
+    assert (resumed.files, resumed.report) == (straight.files, straight.report)
+    taken = [line.progress.step for line in read_lines(tmp_path / "runs" / "told" / PROGRESS)]
+    assert taken == list(range(1, 15)), "no step is taken twice"
+
+
+def _told_in(step: int, mark: Path) -> Callable[[pretrain.PretrainConfig, RunContext], object]:
+    def run(config: pretrain.PretrainConfig, context: RunContext) -> object:
+        def told(progress: Progress) -> None:
+            context.progress(progress)
+            if progress.step == step:
+                mark.touch()
+
+        return pretrain.run(config, replace(context, progress=told))
+
+    return run
+
+
+def test_told_in_the_last_step_it_does_not_go_on_to_what_comes_after_the_stages(tmp_path: Path) -> None:
+    config = replace(pretrain_config(tmp_path), steps=2, evaluate_every_steps=None)
+
+    def late(config: pretrain.PretrainConfig, context: RunContext) -> object:
+        done = pretrain.run(config, context)
+        signal.raise_signal(signal.SIGTERM)
+        return done
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(StoppedError, match="late: stopped at its end"):
+        run_stage(StageRun("late", late, config), tmp_path / "runs")
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert verify_manifest(config.output_directory).report["steps"] == 2
+    assert not (tmp_path / "runs" / MARK).exists(), "the same again is not told"
+
+
+def test_a_second_sigterm_does_what_the_first_did_before(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), stopped_by_signal(tmp_path / MARK):
+            signal.raise_signal(signal.SIGTERM)
+            assert (tmp_path / MARK).exists()
+            signal.raise_signal(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def one_is_told(directory: Path, rank: int, world: int) -> None:
+    """The second of two workers that hold shards of GRPO's policy, after its second update."""
+    config = replace(configs(directory, directory / "out", Parallelism(shard=2))["grpo"], checkpoint_every_updates=50)
+    told, ranks = ProgressList(), all_different(rank, world)
+    context = RunContext(
+        DirectoryCheckpoints(directory / "run", ranks),
+        told,
+        ranks,
+        told_to_stop=lambda: rank == 1 and told.steps[-1].step == 2,
+    )
+    with pytest.raises(StoppedError):
+        RUNS["grpo"](config, context)
+    (directory / f"{rank}.json").write_text(json.dumps([step.step for step in told.steps]))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_where_one_worker_is_told_all_keep_the_same_step(tmp_path: Path) -> None:
+    toy_model(tmp_path / "first")
+    write_lines(tmp_path / "prompts.jsonl", [{"messages": user(f"{word} 1"), "task": "1"} for word in WORDS])
+    write_lines(tmp_path / "sft.jsonl", sft_rows(16))
+    run_workers("tests.training.stages.test_stopped:one_is_told", 2, tmp_path)
+    assert [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)] == [[1, 2], [1, 2]]
+    newest = latest_complete(tmp_path / "run")
+    assert newest is not None
+    assert newest.name == "notice-000002"
+    assert len(list(newest.glob("*.safetensors"))) == 2, "each kept its shards"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_command_ends_its_step_on_sigterm_and_says_so(tmp_path: Path) -> None:
+    toy_model(tmp_path / "toy")
+    sizes = ["--updates", "400", "--items", "20", "--held-out", "2", "--prompt-tokens", "500", "--response-tokens", "4"]
+    asked = ["rlvr", "--task", "chain_sum", "--model", str(tmp_path / "toy"), "--size", "tiny", *sizes]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "training", *asked, "--work", str(tmp_path / "work")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    run = tmp_path / "work" / "runs" / "grpo"
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end and not read_lines(run / PROGRESS):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=SECONDS)
+    assert process.returncode == 128 + signal.SIGTERM, said
+    step = read_lines(run / PROGRESS)[-1].progress.step
+    assert said == f"grpo: stopped after step {step}, which is kept; the same command goes on there\n"
+    newest = latest_complete(run)
+    assert newest is not None
+    assert int(newest.name.partition("-")[2]) == step
+    assert f"not finished: step {step} of 400" in (run / "report.html").read_text()
