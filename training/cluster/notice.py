@@ -52,7 +52,7 @@ def kept_handler() -> Iterator[Handler]:
 def leaving_machines() -> tuple[str, ...]:
     """In a worker of Ray Train: the machines of its group that are taken away, as far as this worker knows.
 
-    Not ray.train.get_preemption_info: that is a barrier through an actor, 4 ms a step, and stages agree in a sum of their own.
+    Not ray.train.get_preemption_info: that is a barrier through an actor at every step, and stages agree in a sum of their own.
     """
     from ray.train.v2._internal.execution.context import get_train_context
 

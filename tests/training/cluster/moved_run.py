@@ -18,7 +18,7 @@ import ray
 
 from tests.training.cluster.killed_run import grpo_config, learn
 from training.cluster.group import Group
-from training.cluster.ray_cluster import ENVIRONMENT, OWN_ENVIRONMENT, QUIET
+from training.cluster.ray_cluster import ENVIRONMENT, OWN_ENVIRONMENT, _start
 from training.cluster.runner import StageRun, run_stages
 from training.manifest import Manifest
 from training.optim.adam import OptimizerConfig
@@ -129,7 +129,7 @@ def second(root: Path) -> None:
     """A head with one processor, and a machine with another, which is what a pod of KubeRay's runs."""
     watched = {name: value for name, value in OWN_ENVIRONMENT.items() if "PREEMPTION" not in name}
     os.environ.update({**ENVIRONMENT, **watched})
-    ray.init(num_cpus=1, include_dashboard=False, **QUIET)
+    _start(1)
     address = ray.get_runtime_context().gcs_address
     start = [str(Path(sys.executable).with_name("ray")), "start", f"--address={address}", "--num-cpus=1", "--block"]
     with subprocess.Popen(start, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as machine:

@@ -83,6 +83,19 @@ def test_another_machine_finds_the_newest_and_the_newest_two_are_kept(
     assert not list((tmp_path / "one").iterdir()), "what was uploaded stays nowhere else"
 
 
+def test_what_is_kept_on_notice_is_the_newest_and_goes_with_the_next(
+    proxy: HttpProxy, server: S3Server, tmp_path: Path
+) -> None:
+    kept = checkpoints(proxy.port, tmp_path)
+    keep(kept, 0, 5, 10)
+    kept.save(12, lambda into: state_of(12).write(into, {"step": 12}), on_notice=True)
+    assert {key.split("/")[3] for key in server.buckets[BUCKET]} == {"step-000005", "step-000010", "notice-000012"}
+    assert value_in(kept.latest()) == 12
+    assert value_in(kept.latest(before=13)) == 10, "nothing to go back to"
+    keep(kept, 15)
+    assert {key.split("/")[3] for key in server.buckets[BUCKET]} == {"step-000010", "step-000015"}
+
+
 def test_what_was_cut_off_is_not_found_and_goes_with_the_next(
     proxy: HttpProxy, server: S3Server, tmp_path: Path
 ) -> None:

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +17,7 @@ from safetensors.torch import load_file
 from tests.training.toys import ProgressList, sft_rows, toy_model, write_lines
 from training.cluster import runner
 from training.cluster.group import Group
+from training.cluster.notice import MARK
 from training.cluster.progress_log import ProgressLog, read_progress
 from training.cluster.ray_cluster import ENVIRONMENT, ray_cluster
 from training.cluster.runner import StageRefusedError, StageRun, _context_here, _fit, _Task, run_stage, run_stages
@@ -22,7 +25,7 @@ from training.manifest import Manifest, verify_manifest
 from training.optim.adam import OptimizerConfig
 from training.rl.correction import StaleRolloutError
 from training.stages import sft
-from training.stages.context import ConfigError, Lineage, Machine, Progress, RunContext
+from training.stages.context import ConfigError, Lineage, Machine, Progress, RunContext, StoppedError
 from training.stages.sft import SftConfig
 from training.stages.state import latest_complete
 
@@ -254,8 +257,7 @@ def test_workers_are_asked_for_with_a_whole_cpu_each_and_their_gpus(
             asked.append(how)
 
         def fit(self) -> Any:
-            with _context_here(_Task([], tmp_path), tmp_path / "runs" / "run") as context:
-                sft.run(config, context)
+            _run_here(config, tmp_path)
             return SimpleNamespace(return_value=None)
 
     monkeypatch.setattr("ray.train.torch.TorchTrainer", Trainer)
@@ -272,6 +274,71 @@ def test_gpus_of_workers_that_are_not_there_are_refused() -> None:
         Group(0, gpus_per_worker=1)
     with pytest.raises(ConfigError, match="gpus_per_worker: -1 is below 0"):
         Group(1, gpus_per_worker=-1)
+
+
+class Groups:
+    """A trainer whose groups come back one after another with these ends; the last one works to the end."""
+
+    def __init__(self, work: Callable[[], None], *ends: runner._End) -> None:
+        self._work, self._ends, self.fitted = work, list(ends), 0
+
+    def __call__(self, *_: Any, **__: Any) -> "Groups":
+        return self
+
+    def fit(self) -> Any:
+        self.fitted += 1
+        if self._ends:
+            return SimpleNamespace(return_value=self._ends.pop(0))
+        self._work()
+        return SimpleNamespace(return_value=None)
+
+
+def test_a_group_whose_machine_leaves_is_started_again_once_that_is_gone(
+    config: SftConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive = [[True, True], [True, True], [True, False]]
+    asked: list[str] = []
+
+    def nodes() -> list[dict[str, Any]]:
+        asked.append("nodes")
+        return [{"NodeID": name, "Alive": alive[0][place]} for place, name in enumerate("ab")] if alive else []
+
+    def sleep(_: float) -> None:
+        alive.pop(0)
+
+    groups = Groups(
+        lambda: _run_here(config, tmp_path), runner._End(stopped="sft: stopped after step 3", machines=("b",))
+    )
+    monkeypatch.setattr("ray.train.torch.TorchTrainer", groups)
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "nodes", nodes)
+    monkeypatch.setattr(time, "sleep", sleep)
+    (manifest,) = run_stages([StageRun("run", sft.run, config)], tmp_path / "runs", Group(2), Told())
+    assert manifest.version == "straight"
+    assert (groups.fitted, len(asked)) == (2, 3)
+
+
+def test_a_driver_that_is_told_passes_it_on_by_the_mark_and_starts_nothing_again(
+    config: SftConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Tells(Groups):
+        def fit(self) -> Any:
+            signal.raise_signal(signal.SIGTERM)
+            assert (tmp_path / "runs" / MARK).exists(), "workers look for it"
+            return super().fit()
+
+    groups = Tells(lambda: None, runner._End(stopped="sft: stopped after step 3, which is kept"))
+    monkeypatch.setattr("ray.train.torch.TorchTrainer", groups)
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    with pytest.raises(StoppedError, match="sft: stopped after step 3, which is kept"):
+        run_stages([StageRun("run", sft.run, config)], tmp_path / "runs", Group(2), Told())
+    assert groups.fitted == 1
+    assert not (tmp_path / "runs" / MARK).exists()
+
+
+def _run_here(config: SftConfig, tmp_path: Path) -> None:
+    with _context_here(_Task([], tmp_path), tmp_path / "runs" / "run") as context:
+        sft.run(config, context)
 
 
 class Interrupted:
