@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -126,7 +127,14 @@ def first(root: Path) -> None:
 
 
 def second(root: Path) -> None:
-    """A head with one processor, and a machine with another, which is what a pod of KubeRay's runs."""
+    """A head with one processor, and a machine with another, which is what a pod of KubeRay's runs. In a folder of their own: `ray start`
+    leaves a note there to which cluster everybody else's `ray.init` goes."""
+    with tempfile.TemporaryDirectory(prefix="tw-", dir="/tmp") as folder:
+        os.environ["RAY_TMPDIR"] = folder
+        on_two_machines(root)
+
+
+def on_two_machines(root: Path) -> None:
     watched = {name: value for name, value in OWN_ENVIRONMENT.items() if "PREEMPTION" not in name}
     os.environ.update({**ENVIRONMENT, **watched})
     _start(1)
