@@ -1,25 +1,17 @@
-"""What the test of moves runs twice: `python -m tests.training.cluster.moved_run DIRECTORY WHICH`. Checkpoints go into the bucket of
-TW_TRAINING_S3_*.
-
-first: on two workers, GRPO whose policy lies in shards and is sampled by an actor; then SFT, in which a worker and the driver are killed.
-second: SFT goes on, on two machines; one of them is told by SIGTERM, as Kubernetes tells a pod, and one worker goes on.
+"""What the test of moves runs: `python -m tests.training.cluster.moved_run DIRECTORY`, with checkpoints in the bucket of TW_TRAINING_S3_*.
+On two workers, GRPO whose policy lies in shards and is sampled by an actor; then SFT, in which a worker and the driver are killed.
 """
 
 import os
 import signal
-import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import ray
-
 from tests.training.cluster.killed_run import grpo_config, learn
 from training.cluster.group import Group
-from training.cluster.ray_cluster import ENVIRONMENT, OWN_ENVIRONMENT, _start
 from training.cluster.runner import StageRun, run_stages
 from training.manifest import Manifest
 from training.optim.adam import OptimizerConfig
@@ -29,7 +21,7 @@ from training.stages.context import Lineage, Machine, Progress, RunContext
 from training.stages.grpo import GrpoConfig
 from training.stages.sft import SftConfig
 
-WORKER_DIES, DRIVER_DIES, MACHINE_LEAVES, STEPS = 3, 7, 9, 12  # after these steps; each second one is a checkpoint
+WORKER_DIES, DRIVER_DIES, STEPS = 3, 7, 12  # after these steps; each second one is a checkpoint
 PREFIX = "checkpoints/moved"
 WAIT_SECONDS = 120.0
 
@@ -88,30 +80,19 @@ def learn_and_move(config: Fatal, context: RunContext) -> Manifest:
             os.kill(os.getpid(), signal.SIGKILL)
         if step.step == DRIVER_DIES and rank == 0 and config.first_time("driver dies"):
             time.sleep(WAIT_SECONDS)  # the driver has seen this step, and takes this process with it
-        if step.step == MACHINE_LEAVES and rank == 0:
-            end = time.monotonic() + WAIT_SECONDS
-            while time.monotonic() < end and not context.told_to_stop():
-                time.sleep(0.05)
 
     return sft.run(config.sft, replace(context, progress=progress))
 
 
-@dataclass
+@dataclass(frozen=True)
 class Driver:
-    """A watcher that dies, or lets a machine go."""
-
-    marks: Path
-    machine: "subprocess.Popen[bytes] | None" = None
+    """A watcher that dies with all that it started."""
 
     def begin(self, name: str) -> None: ...
 
     def move(self, name: str, progress: Progress) -> None:
-        if name != "moved":
-            return
-        if progress.step == DRIVER_DIES and self.machine is None:
+        if name == "moved" and progress.step == DRIVER_DIES:
             os.kill(os.getpid(), signal.SIGKILL)
-        if progress.step == MACHINE_LEAVES and self.machine is not None:
-            self.machine.send_signal(signal.SIGTERM)
 
     def end(self, name: str) -> None: ...
 
@@ -120,36 +101,11 @@ def stage(root: Path) -> StageRun[Any]:
     return StageRun("moved", learn_and_move, Fatal(moved(root, "moved"), root, root / "moved"))
 
 
-def first(root: Path) -> None:
+def main(root: Path) -> None:
     shards = StageRun("sharded", learn, sharded(root, "sharded", 2))
     stages: list[StageRun[Any]] = [shards, stage(root)]
-    run_stages(stages, root / "runs", Group(workers=2, rollout_actors=1), Driver(root), PREFIX)
-
-
-def second(root: Path) -> None:
-    """A head with one processor, and a machine with another, which is what a pod of KubeRay's runs. In a folder of their own: `ray start`
-    leaves a note there to which cluster everybody else's `ray.init` goes."""
-    with tempfile.TemporaryDirectory(prefix="tw-", dir="/tmp") as folder:
-        os.environ["RAY_TMPDIR"] = folder
-        on_two_machines(root)
-
-
-def on_two_machines(root: Path) -> None:
-    watched = {name: value for name, value in OWN_ENVIRONMENT.items() if "PREEMPTION" not in name}
-    os.environ.update({**ENVIRONMENT, **watched})
-    _start(1)
-    address = ray.get_runtime_context().gcs_address
-    start = [str(Path(sys.executable).with_name("ray")), "start", f"--address={address}", "--num-cpus=1", "--block"]
-    with subprocess.Popen(start, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as machine:
-        try:
-            while ray.cluster_resources().get("CPU", 0) < 2:
-                time.sleep(0.2)
-            group = Group(2, fewest_workers=1)
-            run_stages([stage(root)], root / "runs", group, Driver(root, machine), PREFIX)
-        finally:
-            machine.terminate()
-            ray.shutdown()
+    run_stages(stages, root / "runs", Group(workers=2, rollout_actors=1), Driver(), PREFIX)
 
 
 if __name__ == "__main__":
-    {"first": first, "second": second}[sys.argv[2]](Path(sys.argv[1]))
+    main(Path(sys.argv[1]))
