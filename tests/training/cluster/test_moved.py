@@ -1,6 +1,4 @@
-"""Under Ray, with a real store: checkpoints in a bucket alone, a policy in shards that an actor samples, kills, another number of workers,
-and a machine that leaves after notice.
-"""
+"""Under Ray, with a real store: checkpoints in a bucket alone, a policy in shards that an actor samples, kills, another number of workers."""
 
 import json
 import signal
@@ -12,9 +10,8 @@ from typing import Any
 import pytest
 
 from tests import servers
-from tests.training.cluster import leaving_run, moved_run
+from tests.training.cluster import moved_run
 from tests.training.cluster.killed_run import learn, write_inputs
-from tests.training.cluster.leaving_run import MACHINE_LEAVES
 from tests.training.cluster.moved_run import DRIVER_DIES, PREFIX, STEPS, WORKER_DIES, moved, sharded, stage
 from tests.training.cluster.test_runner import Told
 from tests.training.toys import sft_rows, write_lines
@@ -68,24 +65,6 @@ def test_state_in_a_bucket_alone_outlives_a_worker_and_the_driver_and_is_taken_u
     shards = json.loads(CheckpointBucket(place).get(f"{PREFIX}/sharded/step-000002/{MANIFEST}"))["files"]
     assert sum(name.endswith(".safetensors") for name in shards) == 2
     assert verify_manifest(tmp_path / "moved").kind == "model"
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_a_machine_that_has_notice_leaves_after_its_step_which_the_others_go_on_from(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_inputs(tmp_path)
-    write_lines(tmp_path / "sft.jsonl", sft_rows(32))
-    for name, value in POLITE_TO_NOBODY.items():
-        monkeypatch.setenv(name, value)
-    command = [sys.executable, "-m", leaving_run.__name__, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    taken = [(line.progress.step, line.effort.workers) for line in read_lines(tmp_path / "runs" / "left" / PROGRESS)]
-    assert taken == [(step, 2 if step <= MACHINE_LEAVES else 1) for step in range(1, STEPS + 1)], "no step twice"
-    run_stage(StageRun("straight", sft.run, moved(tmp_path, "straight")), tmp_path / "runs")
-    assert_alike(tmp_path / "runs" / "straight" / PROGRESS, tmp_path / "runs" / "left" / PROGRESS)
 
 
 def told_of(place: BucketPlace) -> dict[str, str]:
