@@ -1,4 +1,4 @@
-"""Under Ray, with a real store: checkpoints in a bucket alone, a policy in shards that an actor samples, kills, another number of workers."""
+"""Under Ray, with a real store: checkpoints in a bucket alone, a policy in shards that an actor samples, kills, and fewer workers."""
 
 import json
 import signal
