@@ -72,6 +72,24 @@ def clustered_mean(values: Sequence[float], clusters: Sequence[str]) -> Estimate
     return Estimate(mean, math.sqrt(variance + _agreement_variance(mean, groups, values)), len(values), groups)
 
 
+def share_bounds(share: Estimate, z: float) -> tuple[float, float]:
+    """An interval of a share that lies in [0, 1]: Wilson's (1927), for as many independent answers as its standard error is that of, and no
+    more than there were. Among the intervals for shares of clusters it covers best where they are few or the share extreme
+    (Dean and Pagano, J. Surv. Stat. Methodol. 3, 2015). Where all clusters agree, their error says nothing: each then counts as one answer.
+    """
+    spread = share.value * (1 - share.value)
+    agree = spread == 0 or share.error == 0
+    answers = share.clusters if agree else min(share.count, spread / share.error**2)
+    half = z * math.sqrt(answers * spread + z * z / 4)
+    middle = answers * share.value + z * z / 2
+    return max(0.0, (middle - half) / (answers + z * z)), min(1.0, (middle + half) / (answers + z * z))
+
+
+def change_bounds(change: Estimate, z: float) -> tuple[float, float]:
+    """An interval of the change of a share: symmetric, and within [-1, 1]."""
+    return max(-1.0, change.value - z * change.error), min(1.0, change.value + z * change.error)
+
+
 def _agreement_variance(mean: float, groups: int, values: Sequence[float]) -> float:
     if max(values) - min(values) > 0 or not 0 <= mean <= 1:
         return 0.0

@@ -13,7 +13,7 @@ from training.cluster.progress_log import PROGRESS, read_progress
 from training.data.examples import read_prompts
 from training.manifest import verify_manifest
 from training.recipes.rlvr import commands, recipe, stage
-from training.recipes.rlvr.held_out import Measured, interval
+from training.recipes.rlvr.held_out import Measured, change_text, share_text
 from training.recipes.rlvr.recipe import ALGORITHMS, SIZES, Lengths, Size
 from training.stages.grpo import GrpoConfig
 from training.stages.ppo import PpoConfig
@@ -107,7 +107,16 @@ def test_what_was_won_is_measured_answer_by_answer() -> None:
     assert gain.clusters == 4
     # Items gained 1, 1, 0, 1 of two answers each: deviations 1/4, 1/4, -3/4, 1/4 from their mean of 3/4.
     assert gain.error == pytest.approx((12 / 16 / 64 * 4 / 3) ** 0.5)
-    assert interval(gain) == "0.375 [0.130, 0.620]"
+    assert change_text(gain) == "0.375 [0.130, 0.620]"
+
+
+def test_a_share_with_its_interval_stays_between_nothing_and_all() -> None:
+    # Of 20 items none is right: Wilson's bound is 1.96² / (20 + 1.96²), though there were 40 answers.
+    assert share_text(Measured("a", 2, (0.0,) * 40, {}).right) == "0.000 [0.000, 0.161]"
+    assert share_text(Measured("a", 2, (1.0,) * 40, {}).right) == "1.000 [0.839, 1.000]"
+    assert change_text(Measured("b", 1, (1.0, 1.0, 0.0), {}).gain(Measured("a", 1, (0.0, 0.0, 0.0), {}))).endswith(
+        "1.000]"
+    )
 
 
 def test_the_sizes_make_configs_that_can_run(tmp_path: Path) -> None:

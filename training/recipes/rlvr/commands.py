@@ -16,7 +16,7 @@ from training.cluster.group import GPUS_HELP, Group
 from training.cluster.runner import StageRun, run_stages
 from training.manifest import plain
 from training.progress import Lines, ShownStages
-from training.recipes.rlvr.held_out import Measured, interval, measure
+from training.recipes.rlvr.held_out import Measured, change_text, measure, share_text
 from training.recipes.rlvr.recipe import ALGORITHMS, SIZES, Lengths, sampling
 from training.recipes.rlvr.stage import open_scorer, run
 from training.runs import write_json
@@ -86,7 +86,7 @@ def train_on_task(options: argparse.Namespace, code_commit: str) -> int:
     with open_scorer(held_out) as scorer:
         lines.say(f"{len(held_out)} held-out items, {options.samples} answers each: {options.model.name} answers")
         before = measure(options.model, held_out, scorer, answered, work / BEFORE)
-        lines.say(f"right before: {interval(before.right)}")
+        lines.say(f"right before: {share_text(before.right)}")
         group = Group(options.workers, options.gpus_per_worker, options.rollout_actors)
         shown = ShownStages(lines, SHOWN, counted="update")
         run_stages([StageRun(options.algorithm, run, config)], work / "runs", group, shown)
@@ -118,5 +118,5 @@ def _conclude(before: Measured, after: Measured, work: Path, lines: Lines) -> No
     gain = after.gain(before)
     fields = {"before": before.right, "after": after.right, "gain": gain}
     write_json(work / RESULT, {name: plain(value) for name, value in fields.items()})
-    lines.say(f"right after: {interval(after.right)}; gained: {interval(gain)} (95 %, {gain.clusters} items)")
+    lines.say(f"right after: {share_text(after.right)}; gained: {change_text(gain)} (95 %, {gain.clusters} items)")
     lines.say(f"the model is in {work / after.version}, the run's page under {work / 'runs'}")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from training.data.chat import Message
 from training.evaluation.answers import Sampling, Speaker
-from training.evaluation.figures import Estimate, clustered_mean
+from training.evaluation.figures import Estimate, change_bounds, clustered_mean, share_bounds
 from training.runs import write_json
 from training.verification.items import Item
 from training.verification.scorer import Scorer, shares
@@ -56,7 +56,15 @@ def measure(directory: Path, items: Sequence[Item], scorer: Scorer, sampling: Sa
     return measured
 
 
-def interval(estimate: Estimate) -> str:
-    """The value with the bounds of its 95 % interval."""
-    low, high = estimate.value - Z_95 * estimate.error, estimate.value + Z_95 * estimate.error
-    return f"{estimate.value:.3f} [{low:.3f}, {high:.3f}]"
+def share_text(share: Estimate) -> str:
+    """The share with the bounds of its 95 % interval."""
+    return _text(share.value, *share_bounds(share, Z_95))
+
+
+def change_text(change: Estimate) -> str:
+    """The same of a change of shares."""
+    return _text(change.value, *change_bounds(change, Z_95))
+
+
+def _text(value: float, low: float, high: float) -> str:
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
