@@ -88,6 +88,44 @@ def test_the_same_command_again_does_nothing_twice_and_another_is_refused(
     assert "work: holds a run that was asked for otherwise" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--rollout-actors", "2"), "rollout-actors: 2 without workers"),
+        (("--workers", "3"), "workers: prompts_per_update: 4 is not a multiple of the 3 workers"),
+        (("--workers", "-1"), "workers: -1 is below 0"),
+        (("--updates", "0"), "updates: 0 is not at least 1"),
+        (("--samples", "0"), "samples: 0 is not at least 1"),
+        (("--prompt-tokens", "3"), "prompt-tokens: 3 fits none of 12 prompts"),
+        (("--response-tokens", "2000"), "response-tokens: 2000 after a prompt of"),
+        (("--model", "nowhere"), "model: nowhere is not there"),
+        (("--model", "pickled"), "model.safetensors"),
+        (("--model", "narrow"), "vocab_size"),
+        (("--task", "nothing"), "task: nothing is unknown"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_by_its_option_before_anything_is_asked(
+    more: tuple[str, str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    toy_model(tmp_path / "pickled")
+    (tmp_path / "pickled" / "model.safetensors").rename(tmp_path / "pickled" / "pytorch_model.bin")
+    config = json.loads((toy_model(tmp_path / "narrow") / "config.json").read_text())
+    (tmp_path / "narrow" / "config.json").write_text(json.dumps(config | {"vocab_size": 8}))
+    assert main(asked(tmp_path, *more)) == 1
+    told = capsys.readouterr()
+    assert told.err.startswith("failed: ")
+    assert said in told.err
+    assert len(told.err.splitlines()) == 1
+    assert told.out == ""
+    assert not (tmp_path / "work" / "asked.json").exists(), "the folder is free for the right command"
+
+
 def test_code_is_scored_in_a_sandbox_and_text_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
     monkeypatch.setattr(stage, "open_sandbox", lambda _: opened.append("sandbox"))

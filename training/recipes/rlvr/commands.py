@@ -10,12 +10,13 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from training.cluster.group import GPUS_HELP, Group
+from training.cluster.group import GPUS_HELP
 from training.cluster.runner import StageRun, run_stages
 from training.manifest import plain
 from training.progress import Lines, ShownStages
+from training.recipes.rlvr.checks import check_config, check_prompts, checked_group, opened_model
 from training.recipes.rlvr.held_out import Measured, change_text, measure, share_text
 from training.recipes.rlvr.recipe import ALGORITHMS, SIZES, Lengths, sampling
 from training.recipes.rlvr.stage import open_scorer, run
@@ -70,24 +71,30 @@ def train_on_task(options: argparse.Namespace, code_commit: str) -> int:
         ValueError: what was asked for is not to be had, or the folder is another run's.
     """
     work: Path = options.work.absolute()
-    work.mkdir(parents=True, exist_ok=True)
-    _remember(options, work / ASKED)
+    group = checked_group(options)
+    _refuse_other(options, work / ASKED)
     lengths = Lengths(options.prompt_tokens, options.response_tokens)
-    trained, held_out = _items(options, Split.TRAIN, options.items), _items(options, Split.HELD_OUT, options.held_out)
-    data = work / "items.jsonl"
-    write_items(trained, data)
-    output, lines = work / f"{options.model.name}-{options.task}-{options.algorithm}", Lines(sys.stdout)
+    data, output = work / "items.jsonl", work / f"{options.model.name}-{options.task}-{options.algorithm}"
     config = ALGORITHMS[options.algorithm](
         SIZES[options.size], options.model.absolute(), data, output, options.updates, lengths, code_commit
     )
     config = replace(config, machine=replace(config.machine, device=options.device))
+    check_config(config, options.workers)
+    model = None if (work / BEFORE).exists() else opened_model(options.model)
+    trained, held_out = _items(options, Split.TRAIN, options.items), _items(options, Split.HELD_OUT, options.held_out)
+    work.mkdir(parents=True, exist_ok=True)
+    write_items(trained, data)
+    if model is not None:
+        check_prompts(config, held_out, model)
+        model = None  # measuring opens it again: nobody keeps two while one trains
+    write_json(work / ASKED, _asked(options))
+    lines = Lines(sys.stdout)
     answered = sampling(lengths, options.samples)
     take_device(options.device)
     with open_scorer(held_out) as scorer:
         lines.say(f"{len(held_out)} held-out items, {options.samples} answers each: {options.model.name} answers")
         before = measure(options.model, held_out, scorer, answered, work / BEFORE)
         lines.say(f"right before: {share_text(before.right)}")
-        group = Group(options.workers, options.gpus_per_worker, options.rollout_actors)
         shown = ShownStages(lines, SHOWN, counted="update")
         run_stages([StageRun(options.algorithm, run, config)], work / "runs", group, shown)
         lines.say(f"{output.name} answers the same items")
@@ -105,13 +112,16 @@ def _items(options: argparse.Namespace, split: Split, count: int) -> Sequence[It
     return items
 
 
-def _remember(options: argparse.Namespace, path: Path) -> None:
+def _refuse_other(options: argparse.Namespace, path: Path) -> None:
     """A folder is of one run: going on with other options would mix two."""
-    kept = {name: value for name, value in vars(options).items() if name not in NOT_ASKED}
-    asked = plain(kept | {"model": options.model.absolute()})
-    if path.exists() and json.loads(path.read_text()) != asked:
+    if path.exists() and json.loads(path.read_text()) != _asked(options):
         raise ConfigError("work: holds a run that was asked for otherwise (asked.json); take another folder")
-    write_json(path, asked)
+
+
+def _asked(options: argparse.Namespace) -> dict[str, Any]:
+    kept = {name: value for name, value in vars(options).items() if name not in NOT_ASKED}
+    asked: dict[str, Any] = plain(kept | {"model": options.model.absolute()})
+    return asked
 
 
 def _conclude(before: Measured, after: Measured, work: Path, lines: Lines) -> None:

@@ -1,0 +1,80 @@
+"""Whether what the command was asked for can be done: looked at before the first answer is sampled, by the code that would refuse it later,
+and told by the options' own names.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from training.cluster.group import Group
+from training.data.chat import Message
+from training.evaluation.answers import Speaker
+from training.optim.ranks import all_different
+from training.stages.context import ConfigError
+from training.stages.policy_loop import PolicyConfig, refuse_uneven
+from training.stages.prompts import read_data
+from training.verification.items import Item
+
+COUNTS = ("updates", "items", "held_out", "samples", "prompt_tokens", "response_tokens")
+OPTIONS = {"rollout_actors": "rollout-actors", "max_prompt_tokens": "prompt-tokens"}  # by the fields that they set
+
+
+def checked_group(options: argparse.Namespace) -> Group:
+    """Who works.
+
+    Raises:
+        ConfigError: a count is below its least, or actors are asked for without workers.
+    """
+    for name in COUNTS:
+        if getattr(options, name) < 1:
+            raise ConfigError(f"{name.replace('_', '-')}: {getattr(options, name)} is not at least 1")
+    if options.workers < 0:
+        raise ConfigError(f"workers: {options.workers} is below 0")
+    with _named_as_typed():
+        return Group(options.workers, options.gpus_per_worker, options.rollout_actors)
+
+
+def check_config(config: PolicyConfig, workers: int) -> None:
+    """Raises: ConfigError: the workers cannot share an update evenly."""
+    try:
+        refuse_uneven(config, all_different(0, max(1, workers)))
+    except ConfigError as error:
+        raise ConfigError(f"workers: {error}") from error
+
+
+def opened_model(directory: Path) -> Speaker:
+    """Loaded as the first measurement loads it, so that whatever is wrong with it shows.
+
+    Raises:
+        ConfigError: there is no such directory.
+        ChatError, CheckpointError, ModelConfigError: what is there is no model, or not a whole one.
+    """
+    if not directory.is_dir():
+        raise ConfigError(f"model: {directory} is not there")
+    return Speaker(directory)
+
+
+def check_prompts(config: PolicyConfig, held_out: Sequence[Item], model: Speaker) -> None:
+    """Raises: ConfigError: no prompt is short enough, or one leaves no room for a response among the model's positions."""
+    with _named_as_typed():
+        longest = max(map(len, read_data(config, model.chat).ids))
+    asked = [model.chat.prompt_ids([Message("user", item.prompt)]) for item in held_out]
+    longest = max(longest, *(min(len(ids), config.max_prompt_tokens) for ids in asked))
+    known = model.backbone.decoder.config.max_positions
+    if longest + config.max_response_tokens > known:
+        raise ConfigError(
+            f"response-tokens: {config.max_response_tokens} after a prompt of {longest} tokens, "
+            f"but the model knows {known} positions"
+        )
+
+
+@contextmanager
+def _named_as_typed() -> Iterator[None]:
+    try:
+        yield
+    except ConfigError as error:
+        field, colon, rest = str(error).partition(":")
+        raise ConfigError(f"{OPTIONS.get(field, field)}{colon}{rest}") from error
