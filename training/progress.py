@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from training.rl.alarms import teaches_nothing
 from training.status import FAILED, STOPPED, Status, Step, StepState, now, read_status, write_status
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ class Lines:
         self._said = 0.0
 
     def begin(self, step: Step) -> None:
-        self.say(f"{step.name}: started")
+        self.say(f"{step.name}: started {step.detail}".rstrip())
 
     def move(self, step: Step) -> None:
         if time.monotonic() - self._said > SAY_EVERY_SECONDS:
@@ -189,7 +190,8 @@ class Bars:
 
     def begin(self, step: Step) -> None:
         """A step without a length yet: its bar only shows that it runs."""
-        self._tasks[step.name] = self._bars.add_task("", name=step.name, total=None, share="", detail="starting")
+        detail = step.detail or "starting"
+        self._tasks[step.name] = self._bars.add_task("", name=step.name, total=None, share="", detail=detail)
 
     def move(self, step: Step) -> None:
         self._show(step, step.detail)
@@ -225,19 +227,30 @@ class ShownStages:
     """Stages as steps of a display, with their newest figures: those of `names` that they tell, to so many digits. A Watcher
     (cluster/progress_log.py).
 
-    counted: what a stage's steps are called.
+    counted: what a stage's steps are called. first: by a stage's name, what it does until its first step shows itself, where that
+    takes long.
     """
 
-    def __init__(self, display: Display, names: Sequence[str], counted: str = "step", digits: int = 3) -> None:
+    def __init__(
+        self,
+        display: Display,
+        names: Sequence[str],
+        counted: str = "step",
+        digits: int = 3,
+        first: Mapping[str, str] | None = None,
+    ) -> None:
         self._display, self._names, self._counted, self._digits = display, names, counted, digits
+        self._first = first or {}
         self._steps: dict[str, Step] = {}
+        self._warned: set[str] = set()
 
     def begin(self, name: str) -> None:
-        self._steps[name] = Step(name, StepState.RUNNING)
+        self._steps[name] = Step(name, StepState.RUNNING, detail=self._first.get(name, ""))
         self._display.begin(self._steps[name])
 
     def move(self, name: str, progress: context.Progress) -> None:
         figures = figures_of(progress.metrics, self._names, self._digits)
+        self._warn(name, progress)
         where = f"{self._counted} {progress.step} of {progress.total_steps}"
         self.show(name, progress.step / progress.total_steps, FIGURE_GAP.join((where, *figures)))
 
@@ -249,11 +262,24 @@ class ShownStages:
         step.progress, step.detail = share, detail
         self._display.move(step)
 
+    def say(self, text: str) -> None:
+        self._display.say(text)
+
     def end(self, name: str) -> None:
         """Of one that never began there is nothing to show."""
         if step := self._steps.pop(name, None):
             step.state = StepState.DONE
             self._display.end(step)
+
+    def _warn(self, name: str, progress: context.Progress) -> None:
+        """Once for steps in a row that teach nothing."""
+        if not teaches_nothing(progress.metrics):
+            self._warned.discard(name)
+        elif name not in self._warned:
+            self._warned.add(name)
+            self._display.say(
+                f"{name}, {self._counted} {progress.step}: no group tells its answers apart: nothing is learned"
+            )
 
 
 def figures_of(metrics: Mapping[str, float], names: Sequence[str], digits: int = 3) -> list[str]:

@@ -111,6 +111,21 @@ def test_a_stage_shows_where_it_is_and_of_its_figures_those_that_were_asked_for(
     ]
 
 
+def test_a_stage_says_at_once_what_it_does_before_its_first_step() -> None:
+    out = io.StringIO()
+    ShownStages(Lines(out), (), first={"grpo": "sampling"}).begin("grpo")
+    assert out.getvalue().endswith("grpo: started sampling\n")
+
+
+def test_updates_that_teach_nothing_are_told_once_until_one_teaches_again() -> None:
+    out = io.StringIO()
+    stages = ShownStages(Lines(out), (), counted="update")
+    for update, share in enumerate((1.0, 1.0, 0.9, 1.0), start=1):
+        stages.move("grpo", Progress("grpo", update, 4, {"zero_variance_groups": share}))
+    told = [line.split(" ", 1)[1] for line in out.getvalue().splitlines() if "apart" in line]
+    assert told == [f"grpo, update {update}: no group tells its answers apart: nothing is learned" for update in (1, 4)]
+
+
 def test_a_step_begins_when_it_is_first_heard_of_and_one_that_was_done_before_is_not_shown() -> None:
     seen = Seen()
     stages = ShownStages(seen, ())

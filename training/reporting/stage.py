@@ -19,6 +19,7 @@ from training.cluster.stage_record import RECORD, StageRecord, read_record
 from training.manifest import Manifest
 from training.reporting.curves import curves
 from training.reporting.pages import write_page
+from training.rl.alarms import teaches_nothing
 from training.stages.artifact import finished
 from training.stages.context import Progress, Sample
 
@@ -113,6 +114,7 @@ def write_stage_page(directory: Path, price: float | None = None) -> Path | None
     facts = {
         "read": read,
         "record": read.record,
+        "untaught": sum(teaches_nothing(step.metrics) for step in read.steps),
         "took": took(read, price if price is not None else price_here()),
         "curves": curves({read.record.name: read.steps}),
         "samples": _over_time(read.samples),

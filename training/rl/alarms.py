@@ -47,3 +47,10 @@ def alarm(numbers: Mapping[str, float], limits: Limits) -> str:
         if fall > limits.gold_drop and numbers["smooth_score"] > numbers["score_at_best"]:
             return f"over-optimisation: the score rises, the gold judge's fell by {fall:.2f}, more than {limits.gold_drop:g}"
     return ""
+
+
+def teaches_nothing(figures: Mapping[str, float]) -> bool:
+    """Whether all answers to each prompt scored the same, so that nothing can be learned from their scores. No reason to stop: the next
+    prompts may be others.
+    """
+    return figures.get("zero_variance_groups") == 1

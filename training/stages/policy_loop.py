@@ -36,6 +36,7 @@ from training.stages.machine import Autocast, sampling_threads
 from training.stages.prompts import Prompts, SftMix
 from training.stages.state import TrainingState
 
+FIRST = "sampling and judging the first update"  # which may take minutes, for whoever waits
 SHOWN = 4  # prompts of an update that is checkpointed, for the run's page
 
 Engines = Callable[[int], RolloutEngine]

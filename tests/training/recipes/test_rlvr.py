@@ -63,6 +63,7 @@ def test_a_model_is_trained_and_measured_before_and_after(
     assert main(asked(tmp_path, "--algorithm", algorithm)) == 0
     said = capsys.readouterr().out
     assert "6 held-out items, 2 answers each: toy answers" in said
+    assert f"{algorithm}: started sampling and judging the first update" in said
     assert "(95 %, 6 items)" in said
     assert verify_manifest(work / f"toy-chain_sum-{algorithm}").report["updates"] == 2
     learned = {item.prompt for item in items_of(read_prompts(work / "items.jsonl"))}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.training.toys import sft_rows, toy_model, write_lines
-from training.cluster.progress_log import PROGRESS, Effort, Line, read_lines
+from training.cluster.progress_log import PROGRESS, Effort, Line, ProgressLog, read_lines
 from training.cluster.runner import StageRun, run_stage
 from training.cluster.sample_log import SAMPLES, SampleLog
 from training.cluster.stage_record import UNHASHED, note_start, read_record
@@ -91,6 +91,16 @@ def test_a_page_that_cannot_be_written_loses_no_run_and_says_so(
     assert manifest.version == "tuned"
     assert "page of run: not written" in caplog.text
     assert not (tmp_path / "runs" / "run" / "report.html").exists()
+
+
+def test_updates_that_taught_nothing_are_told_on_the_page(config: SftConfig, tmp_path: Path) -> None:
+    note_start("grpo", config, tmp_path, 1)
+    log = ProgressLog(tmp_path / PROGRESS)
+    for update, share in enumerate((0.5, 1.0, 1.0), start=1):
+        log.append(Progress("grpo", update, 9, {"zero_variance_groups": share}))
+    page = write_stage_page(tmp_path)
+    assert page is not None
+    assert "In 2 of 3 updates no group told its answers apart: nothing was learned from them." in page.read_text()
 
 
 def test_every_start_counts_whatever_it_came_to() -> None:

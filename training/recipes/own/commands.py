@@ -22,6 +22,7 @@ from training.recipes.own.recipe_file import open_recipe
 from training.recipes.own.stages import STAGES, Stage, runs
 from training.reporting.stage import REPORT
 from training.stages.context import ConfigError, Lineage
+from training.stages.policy_loop import FIRST, PolicyConfig
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -104,8 +105,9 @@ def _run(stages: Sequence[StageRun[Any]], options: argparse.Namespace, figures: 
     most, fewest = options.workers
     group = Group(most, options.gpus_per_worker, options.rollout_actors, fewest)
     bucket = f"checkpoints/{options.work.absolute().name}" if options.checkpoints_in_bucket else None
+    first = {stage.name: FIRST for stage in stages if isinstance(stage.config, PolicyConfig)}
     with open_display() as display:
-        made = run_stages(stages, storage, group, ShownStages(display, figures), bucket)
+        made = run_stages(stages, storage, group, ShownStages(display, figures, first=first), bucket)
     for stage, manifest in zip(stages, made, strict=False):
         print(f"\n{stage.config.output_directory}\n  {_told(manifest)}\n  page: {storage / stage.name / REPORT}")
 

@@ -23,6 +23,7 @@ from training.recipes.rlvr.stage import open_scorer, run
 from training.runs import write_json
 from training.stages.context import ConfigError, Machine
 from training.stages.machine import DEVICE_HELP, take_device
+from training.stages.policy_loop import FIRST
 from training.verification.items import Item, Split, write_items
 from training.verification.tasks.catalogue import Order, make_items
 
@@ -95,7 +96,7 @@ def train_on_task(options: argparse.Namespace, code_commit: str) -> int:
         lines.say(f"{len(held_out)} held-out items, {options.samples} answers each: {options.model.name} answers")
         before = measure(options.model, held_out, scorer, answered, work / BEFORE)
         lines.say(f"right before: {share_text(before.right)}")
-        shown = ShownStages(lines, SHOWN, counted="update")
+        shown = ShownStages(lines, SHOWN, counted="update", first={options.algorithm: FIRST})
         run_stages([StageRun(options.algorithm, run, config)], work / "runs", group, shown)
         lines.say(f"{output.name} answers the same items")
         after = measure(output, held_out, scorer, answered, work / AFTER)
