@@ -1,23 +1,29 @@
 """The pre-training recipes: sizes, plans, the power law, and both commands from texts to their pages."""
 
+import itertools
 import json
 import math
+import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tests.training.stages.pretrain_and_die import TEXTS, pretrain_config
 from tests.training.toys import write_lines
 from training.__main__ import main
+from training.data.tokenize import train_tokenizer
 from training.manifest import verify_manifest
 from training.model.config import parse_config
 from training.model.transformer import Decoder
+from training.recipes.pretraining import plan as plan_module
 from training.recipes.pretraining import texts
 from training.recipes.pretraining.plan import planned
 from training.recipes.pretraining.recipe import RECIPES, SIZES, SIZES_VOCABULARY, Shape
 from training.recipes.pretraining.scaling import Point, Size, course, fit, steps_for_size, write_scaling
 from training.stages.context import ConfigError, Progress
+from training.tokenization.control import write_tokenizer
 
 SHAPES = [(recipe.shape, recipe.vocabulary) for recipe in RECIPES.values()]
 
@@ -42,12 +48,28 @@ def test_sizes_see_equally_many_tokens_a_parameter() -> None:
 
 def test_a_plan_is_made_once_and_kept(tmp_path: Path) -> None:
     config = pretrain_config(tmp_path)
-    path = tmp_path / "plan.json"
-    plan = planned(path, "tiny", 1.0, config)
-    assert plan.steps == round(60 * 0.85 * plan.tokens_per_second / (8 * 32))
-    assert planned(path, "tiny", 1.0, config) == plan
-    with pytest.raises(ConfigError, match="work: holds tiny for 1 minutes"):
-        planned(path, "tiny", 2.0, config)
+    path, said, began = tmp_path / "plan.json", list[str](), time.monotonic() - 30
+    plan = planned(path, "tiny", 60.0, config, began, said.append)
+    assert said == ["timing this machine, about 10 seconds: how many steps fit into 60 minutes?"]
+    assert plan.spent_seconds >= 30, "to prepare and to time is of the minutes too"
+    assert plan.steps == round((60 * 60 - plan.spent_seconds) * 0.85 * plan.tokens_per_second / (8 * 32))
+    assert plan.text(256).startswith(f"planned: {plan.steps:,} steps of 256 tokens, at ")
+    assert planned(path, "tiny", 60.0, config, began, said.append) == plan
+    assert len(said) == 1, "what is known is not timed"
+    with pytest.raises(ConfigError, match="work: holds tiny for 60 minutes"):
+        planned(path, "tiny", 2.0, config, began, said.append)
+
+
+def test_a_busy_machine_is_timed_once_and_a_plan_is_never_tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, taken = itertools.count(0.0, 40.0), []  # each look at it is 40 seconds later
+    accumulate = plan_module.accumulate
+    monkeypatch.setattr(plan_module, "time", SimpleNamespace(perf_counter=clock.__next__, monotonic=clock.__next__))
+    monkeypatch.setattr(plan_module, "accumulate", lambda *of: (taken.append(of), accumulate(*of))[1])
+    plan = planned(tmp_path / "plan.json", "tiny", 2.0, pretrain_config(tmp_path), 0.0, lambda _: None)
+    assert len(taken) == 1
+    assert plan.tokens_per_second == pytest.approx(8 * 32 / 80)
+    assert plan.steps == 20
+    assert "the fewest that teach anything, though 2 minutes are short" in plan.text(256)
 
 
 def test_the_power_law_is_found_again() -> None:
@@ -107,12 +129,59 @@ def test_texts_that_somebody_else_put_there_are_not_the_encyclopedias(
         texts.write_texts(tmp_path)
 
 
+TINY = ("--set", "batch_rows=2", "--set", "microbatch_rows=2", "--set", "evaluation_tokens=256", "--set", "steps=2")
+
+
+def test_fields_are_set_and_a_tokenizer_of_ones_own_is_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_lines(tmp_path / "mine.jsonl", [{"text": f"{n} {TEXTS[n % 80]}"} for n in range(400)])
+    train_tokenizer(TEXTS, 300, tmp_path / "own")
+    read = ["--recipe", "one_million", "--texts", str(tmp_path / "mine.jsonl"), "--work", str(tmp_path / "work")]
+    command = ["pretrain", *read, "--tokenizer", str(tmp_path / "own"), *TINY, "--set", "machine.threads=1"]
+    assert main([*command, "--set", "seed=1"]) == 0
+    assert "timing" not in capsys.readouterr().out
+    made = verify_manifest(tmp_path / "work" / "one_million")
+    assert (made.report["steps"], made.config["seed"], made.config["model_json"]["vocab_size"]) == (2, 1, 300)
+    assert (tmp_path / "work" / "one_million" / "tokenizer.json").read_bytes() == (
+        tmp_path / "own" / "tokenizer.json"
+    ).read_bytes()
+    assert main([*command, "--set", "seed=2"]) == 1
+    assert "seed: one_million was begun with 1, not 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--set", "step=2"), "step: no such field"),
+        (("--set", "model_json=x"), "model_json: no such field"),
+        (("--set", "steps=0"), "steps: 0 is not at least 1"),
+        (("--tokenizer", "nowhere"), "tokenizer: nowhere is not there"),
+        (("--tokenizer", "words"), "tokenizer: words: tokenizer_config.json: chat_template is missing"),
+        (("--tokenizer", "endless"), "tokenizer: endless: tokenizer_config.json: bos_token is none of its tokens"),
+    ],
+)
+def test_what_cannot_be_pre_trained_is_refused_before_anything_is_made(
+    more: tuple[str, str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_lines(tmp_path / "mine.jsonl", [{"text": text} for text in TEXTS])
+    write_tokenizer(train_tokenizer(TEXTS, 300, tmp_path / "endless"), tmp_path / "words")
+    settings = json.loads((tmp_path / "endless" / "tokenizer_config.json").read_text())
+    (tmp_path / "endless" / "tokenizer_config.json").write_text(json.dumps(settings | {"bos_token": "<|nobody|>"}))
+    assert main(["pretrain", "--recipe", "one_million", "--texts", "mine.jsonl", "--work", "work", *more]) == 1
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "work").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # seconds on a free machine
 def test_both_commands_run_from_texts_to_their_ends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mine = write_lines(tmp_path / "mine.jsonl", [{"text": f"{n} {TEXTS[n % 80]}"} for n in range(400)])
     read = ["--texts", str(mine), "--work", str(tmp_path)]
-    command = ["pretrain", "--recipe", "one_million", *read, "--minutes", "0.001"]
+    command = ["pretrain", "--recipe", "one_million", *read, "--set", "steps=1"]
     assert main(command) == 0
     report = verify_manifest(tmp_path / "one_million").report
     assert report["steps"] == 1

@@ -5,6 +5,7 @@ a kill.
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -12,17 +13,23 @@ from pathlib import Path
 
 from training.cluster.runner import StageRun, run_stage
 from training.cluster.sample_log import SAMPLES, read_samples
+from training.cluster.stage_record import refuse_other
 from training.data.token_shards import Tokenised
 from training.manifest import Manifest
 from training.progress import ShownStages, open_display
 from training.recipes.guardrail.packages import DataError
+from training.recipes.own.assignments import assigned, settable, word
 from training.recipes.pretraining.plan import planned
-from training.recipes.pretraining.recipe import RECIPES, SIZES_VOCABULARY, pretraining
+from training.recipes.pretraining.recipe import CONTEXT_TOKENS, RECIPES, SIZES_VOCABULARY, pretraining
 from training.recipes.pretraining.scaling import train_sizes, write_scaling
-from training.recipes.pretraining.texts import LICENCE, Prepared, prepare, write_texts
+from training.recipes.pretraining.texts import LICENCE, Prepared, checked_tokenizer, prepare, write_texts
 from training.stages import pretrain
 from training.stages.context import ConfigError
+from training.stages.pretrain import PretrainConfig
 
+FIXED = ("tokenizer_directory", "shards_directory", "output_directory", "lineage", "model_json")
+DTYPE = "float32"  # unless a plan has found a faster one, or somebody sets it
+SET = "a field of the config, as optimizer.learning_rate=1e-3; may be repeated; with steps=N nothing is timed"
 SHOWN = ("loss", "bits_per_byte", "tokens_per_second")
 
 
@@ -37,11 +44,20 @@ def describe(commands: argparse._SubParsersAction[argparse.ArgumentParser], code
         metavar="PATH",
         help='.txt, .jsonl with {"text"} a line, or folders of them; without it openings of Wikipedia\'s articles',
     )
-    one = commands.add_parser("pretrain", parents=[work], help="make a small decoder from nothing")
+    fields = "\n".join(f"  {name} = {word(value)}" for name, value in settable(PretrainConfig, FIXED))
+    one = commands.add_parser(
+        "pretrain",
+        parents=[work],
+        help="make a small decoder from nothing",
+        epilog=f"fields for --set, as the stage has them if neither recipe nor anybody sets them:\n{fields}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     one.add_argument("--recipe", choices=sorted(RECIPES), required=True)
     one.add_argument(
         "--minutes", type=_positive, help="how long the whole may take about; the recipe's own if not given"
     )
+    one.add_argument("--tokenizer", type=Path, metavar="DIR", help="of `tokenizer train`, in place of one of its own")
+    one.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help=SET)
     one.set_defaults(command=lambda options: run_pretrain(options, code_commit()))
     three = commands.add_parser("scaling", parents=[work], help="loss over compute for three sizes, as a page")
     three.add_argument("--tokens-per-parameter", type=_positive, default=2.0, help="20 is Chinchilla's (default 2)")
@@ -49,17 +65,34 @@ def describe(commands: argparse._SubParsersAction[argparse.ArgumentParser], code
 
 
 def run_pretrain(options: argparse.Namespace, code_commit: str) -> int:
-    """One recipe to its end."""
-    recipe = RECIPES[options.recipe]
+    """One recipe to its end.
+
+    Raises:
+        ConfigError: a field that is not to be set so, a tokenizer that does not serve, or a run that was begun otherwise.
+    """
+    began, recipe = time.monotonic(), RECIPES[options.recipe]
     work: Path = options.work.absolute()
+    output = work / options.recipe
+    tokenizer = checked_tokenizer(options.tokenizer) if options.tokenizer else None
+
+    def config(prepared: Prepared, steps: int, dtype: str) -> PretrainConfig:
+        made = pretraining(recipe.shape, prepared, steps, dtype, output, code_commit)
+        return assigned(made, options.set, FIXED)
+
+    nothing = Prepared(work, work, recipe.vocabulary, "")
+    steps = config(nothing, 1, DTYPE).steps  # what cannot be set is refused before anything is made
     with _shown() as shown:
-        prepared = _prepare(options, recipe.vocabulary, shown)
-        output = work / options.recipe
-        draft = pretraining(recipe.shape, prepared, 1, "float32", output, code_commit)
-        plan = planned(work / f"{options.recipe}-plan.json", options.recipe, options.minutes or recipe.minutes, draft)
-        config = pretraining(recipe.shape, prepared, plan.steps, plan.dtype, output, code_commit)
+        prepared = _prepare(options, recipe.vocabulary, shown, tokenizer)
+        dtype = DTYPE
+        if not any(text.startswith("steps=") for text in options.set):
+            path, minutes = work / f"{options.recipe}-plan.json", options.minutes or recipe.minutes
+            plan = planned(path, options.recipe, minutes, config(prepared, 1, DTYPE), began, shown.say)
+            steps, dtype = plan.steps, plan.dtype
+            shown.say(plan.text(recipe.shape.batch_rows * CONTEXT_TOKENS))
+        whole = config(prepared, steps, dtype)
+        refuse_other(whole, work / "runs" / options.recipe)
         told = partial(shown.move, pretrain.STAGE)
-        manifest = run_stage(StageRun(options.recipe, pretrain.run, config), work / "runs", told)
+        manifest = run_stage(StageRun(options.recipe, pretrain.run, whole), work / "runs", told)
         shown.end(pretrain.STAGE)
     _print_result(manifest, work / "runs" / options.recipe / SAMPLES)
     print(f"\nthe model is in {output}")
@@ -80,7 +113,9 @@ def run_scaling(options: argparse.Namespace, code_commit: str) -> int:
     return 0
 
 
-def _prepare(options: argparse.Namespace, vocabulary: int, shown: ShownStages) -> Prepared:
+def _prepare(
+    options: argparse.Namespace, vocabulary: int, shown: ShownStages, tokenizer: Path | None = None
+) -> Prepared:
     """Texts, tokenizer and shards."""
 
     def tokenised(told: Tokenised) -> None:
@@ -91,7 +126,7 @@ def _prepare(options: argparse.Namespace, vocabulary: int, shown: ShownStages) -
     work.mkdir(parents=True, exist_ok=True)
     own: list[Path] | None = options.texts
     texts, licence = (own, "") if own else ([_encyclopedia(work)], LICENCE)
-    prepared = prepare(texts, licence, vocabulary, work, tokenised)
+    prepared = prepare(texts, licence, vocabulary, work, tokenised, tokenizer)
     shown.end("tokenise")
     return prepared
 

@@ -5,7 +5,9 @@ kill has the same length and the same number type as before.
 from __future__ import annotations
 
 import json
+import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -20,26 +22,40 @@ from training.stages.context import ConfigError
 from training.stages.machine import bfloat16_pays, moved, settle
 from training.stages.pretrain import PretrainConfig, accumulate, open_data
 
-TIMED_STEPS = 3
+TIMED_STEPS, TIMED_SECONDS = 3, 10.0  # at most: the first one ends it too, where the machine is that busy
+FEWEST_STEPS = 20  # with fewer nothing is learned, and a machine that was busy for a moment would be to blame
 TRAINING_SHARE = 0.85  # the rest is for measuring, samples and checkpoints
 
 
 @dataclass(frozen=True)
 class Plan:
-    """plan.json."""
+    """plan.json. spent_seconds: of the minutes, before the first step: to prepare the texts, and to time the machine."""
 
     recipe: str
     minutes: float
     steps: int
     dtype: str
     tokens_per_second: float
+    spent_seconds: float = 0.0  # plans that were made before it was counted
+
+    def text(self, tokens_per_step: int) -> str:
+        """What somebody who waits wants to know."""
+        few = f", the fewest that teach anything, though {self.minutes:g} minutes are short for them"
+        return (
+            f"planned: {self.steps:,} steps of {tokens_per_step:,} tokens, at {self.tokens_per_second:,.0f} tokens a second"
+            f" in {self.dtype}{few if self.steps == FEWEST_STEPS else ''}"
+        )
 
 
-def planned(path: Path, recipe: str, minutes: float, config: PretrainConfig) -> Plan:
+def planned(
+    path: Path, recipe: str, minutes: float, config: PretrainConfig, began: float, say: Callable[[str], None]
+) -> Plan:
     """The plan at `path`; made where there is none.
 
     Args:
         config: whose steps and dtype do not count yet.
+        began: when the minutes began, of time.monotonic().
+        say: is told what is being timed.
 
     Raises:
         ConfigError: the plan there is for another recipe or other minutes.
@@ -49,11 +65,13 @@ def planned(path: Path, recipe: str, minutes: float, config: PretrainConfig) -> 
         if (plan.recipe, plan.minutes) != (recipe, minutes):
             raise ConfigError(f"work: holds {plan.recipe} for {plan.minutes:g} minutes; take another folder")
         return plan
+    say(f"timing this machine, about {TIMED_SECONDS:g} seconds: how many steps fit into {minutes:g} minutes?")
     dtype = "bfloat16" if bfloat16_pays() else "float32"
     speed = tokens_per_second(replace(config, machine=replace(config.machine, dtype=dtype)))
     tokens_per_step = config.batch_rows * config.context_tokens
-    steps = max(1, round(minutes * 60 * TRAINING_SHARE * speed / tokens_per_step))
-    plan = Plan(recipe, minutes, steps, dtype, speed)
+    spent = time.monotonic() - began
+    steps = max(FEWEST_STEPS, round((minutes * 60 - spent) * TRAINING_SHARE * speed / tokens_per_step))
+    plan = Plan(recipe, minutes, steps, dtype, speed, spent)
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(asdict(plan), indent=2) + "\n")
     partial.replace(path)
@@ -61,7 +79,10 @@ def planned(path: Path, recipe: str, minutes: float, config: PretrainConfig) -> 
 
 
 def tokens_per_second(config: PretrainConfig) -> float:
-    """Of the config's own steps, on a model that is thrown away. The first step is not timed: it warms up."""
+    """Of the config's own steps, on a model that is thrown away: the fastest of a few, since whatever else the machine does at this moment
+    it will not do all the while. One microbatch is timed for all of a step. The first step warms up, and counts only where there is time
+    for no other.
+    """
     autocast = settle(config.machine)
     data = open_data(config)
     with torch.device("cpu"):
@@ -69,11 +90,17 @@ def tokens_per_second(config: PretrainConfig) -> float:
     initialise(decoder, config.seed)
     moved(decoder)
     optimizer = build_optimizer(decoder.named_parameters(), config.optimizer)
-    rows = [row % len(data.train) for row in range(config.batch_rows)]
-    started = 0.0
+    count = min(config.microbatch_rows, config.batch_rows)
+    rows = [row % len(data.train) for row in range(count)]
+    fastest, over = math.inf, time.perf_counter() + TIMED_SECONDS
     for step in range(1 + TIMED_STEPS):
-        if step == 1:
-            started = time.perf_counter()
+        started = time.perf_counter()
         accumulate(decoder, data.train, rows, config.microbatch_rows, autocast, ALONE)
+        learned = time.perf_counter()
         apply_gradients(optimizer, list(decoder.parameters()), 0.0, 1.0, ALONE)
-    return TIMED_STEPS * config.batch_rows * config.context_tokens / (time.perf_counter() - started)
+        ended = time.perf_counter()
+        if step > 0 or ended > over:
+            fastest = min(fastest, (learned - started) * config.batch_rows / count + ended - learned)
+        if ended > over:
+            break
+    return config.batch_rows * config.context_tokens / fastest

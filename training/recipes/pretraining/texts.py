@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
+from training.data.chat import ChatError, Message, load_chat, open_tokenizer
 from training.data.corpus import read_texts_of, text_files
 from training.data.token_shards import ShardConfig, Tokenised, write_shards
 from training.data.tokenize import train_tokenizer
@@ -59,20 +60,47 @@ def write_texts(work: Path) -> Path:
 
 
 def prepare(
-    texts: Sequence[Path], licence: str, vocabulary: int, work: Path, tell: Callable[[Tokenised], None]
+    texts: Sequence[Path],
+    licence: str,
+    vocabulary: int,
+    work: Path,
+    tell: Callable[[Tokenised], None],
+    own: Path | None = None,
 ) -> Prepared:
     """Tokenizer and shards under `work`; made where they are not there.
+
+    Args:
+        own: a tokenizer's directory in place of one of `vocabulary` tokens.
 
     Raises:
         ExampleError: a text cannot be read.
         ShardError: the shards there are of other texts.
     """
-    files, tokenizer = text_files(texts), work / f"tokenizer-{vocabulary}"
-    if not (tokenizer / MANIFEST).exists():
+    files, tokenizer = text_files(texts), own or work / f"tokenizer-{vocabulary}"
+    if own is None and not (tokenizer / MANIFEST).exists():
         train_tokenizer(chain.from_iterable(map(read_texts_of, files)), vocabulary, tokenizer)
         hashes = {str(number): hash_file(file) for number, file in enumerate(files)}
         write_manifest(tokenizer, kind="tokenizer", version=tokenizer.name, data=hashes)
-    shards = work / f"shards-{vocabulary}"
+    shards = work / (f"shards-{vocabulary}" if own is None else f"shards-of-{own.name}")
     config = ShardConfig(tuple(texts), tokenizer, shards, HELD_OUT_FRACTION, licence=licence)
     manifest = write_shards(config, tell)
     return Prepared(tokenizer, shards, manifest.report["vocabulary"], licence)
+
+
+def checked_tokenizer(directory: Path) -> Path:
+    """One that a model can be trained with, and chat with.
+
+    Raises:
+        ConfigError: it has no chat template, or no token that begins or ends a text.
+    """
+    if not directory.is_dir():
+        raise ConfigError(f"tokenizer: {directory} is not there")
+    try:
+        chat, (tokenizer, settings) = load_chat(directory), open_tokenizer(directory)
+        chat.prompt_ids([Message("user", "hello")])
+    except ChatError as error:
+        raise ConfigError(f"tokenizer: {directory.name}: {error}; `tokenizer train` makes one of byte pairs") from error
+    begins = settings.get("bos_token")
+    if not isinstance(begins, str) or tokenizer.token_to_id(begins) is None:
+        raise ConfigError(f"tokenizer: {directory.name}: tokenizer_config.json: bos_token is none of its tokens")
+    return directory.absolute()
