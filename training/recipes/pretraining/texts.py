@@ -50,7 +50,7 @@ def write_texts(work: Path) -> Path:
         return path
     articles: Mapping[str, Mapping[str, str]] = json.loads((installed(PACKAGES) / SUMMARIES).read_text())
     lines = (json.dumps({"text": articles[title]["extract"]}) + "\n" for title in sorted(articles))
-    partial = path.with_suffix(".partial")
+    partial = path.with_name("texts.jsonl.partial")
     partial.parent.mkdir(parents=True, exist_ok=True)
     with partial.open("w") as opened:
         opened.writelines(lines)
