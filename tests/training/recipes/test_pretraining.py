@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -23,6 +24,7 @@ from training.recipes.pretraining.plan import planned
 from training.recipes.pretraining.recipe import RECIPES, SIZES, SIZES_VOCABULARY, Shape
 from training.recipes.pretraining.scaling import Point, Size, course, fit, steps_for_size, write_scaling
 from training.stages.context import ConfigError, Progress
+from training.stages.pretrain import accumulate
 from training.tokenization.control import write_tokenizer
 
 SHAPES = [(recipe.shape, recipe.vocabulary) for recipe in RECIPES.values()]
@@ -61,13 +63,17 @@ def test_a_plan_is_made_once_and_kept(tmp_path: Path) -> None:
 
 
 def test_a_busy_machine_is_timed_once_and_a_plan_is_never_tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, taken = itertools.count(0.0, 40.0), []  # each look at it is 40 seconds later
-    accumulate = plan_module.accumulate
+    clock, taken = itertools.count(0.0, 40.0), list[int]()  # each look at it is 40 seconds later
+
+    def accumulated(*of: Any) -> tuple[float, int]:
+        taken.append(1)
+        return accumulate(*of)
+
     monkeypatch.setattr(plan_module, "time", SimpleNamespace(perf_counter=clock.__next__, monotonic=clock.__next__))
-    monkeypatch.setattr(plan_module, "accumulate", lambda *of: (taken.append(of), accumulate(*of))[1])
+    monkeypatch.setattr(plan_module, "accumulate", accumulated)
     plan = planned(tmp_path / "plan.json", "tiny", 2.0, pretrain_config(tmp_path), 0.0, lambda _: None)
     assert len(taken) == 1
-    assert plan.tokens_per_second == pytest.approx(8 * 32 / 80)
+    assert plan.tokens_per_second == pytest.approx(8 * 32 / (2 * 40 + 40)), "two microbatches, and what follows"
     assert plan.steps == 20
     assert "the fewest that teach anything, though 2 minutes are short" in plan.text(256)
 

@@ -20,7 +20,7 @@ from training.progress import ShownStages, open_display
 from training.recipes.guardrail.packages import DataError
 from training.recipes.own.assignments import assigned, settable, word
 from training.recipes.pretraining.plan import planned
-from training.recipes.pretraining.recipe import CONTEXT_TOKENS, RECIPES, SIZES_VOCABULARY, pretraining
+from training.recipes.pretraining.recipe import RECIPES, SIZES_VOCABULARY, pretraining
 from training.recipes.pretraining.scaling import train_sizes, write_scaling
 from training.recipes.pretraining.texts import LICENCE, Prepared, checked_tokenizer, prepare, write_texts
 from training.stages import pretrain
@@ -83,12 +83,12 @@ def run_pretrain(options: argparse.Namespace, code_commit: str) -> int:
     steps = config(nothing, 1, DTYPE).steps  # what cannot be set is refused before anything is made
     with _shown() as shown:
         prepared = _prepare(options, recipe.vocabulary, shown, tokenizer)
-        dtype = DTYPE
+        draft, dtype = config(prepared, 1, DTYPE), DTYPE
         if not any(text.startswith("steps=") for text in options.set):
             path, minutes = work / f"{options.recipe}-plan.json", options.minutes or recipe.minutes
-            plan = planned(path, options.recipe, minutes, config(prepared, 1, DTYPE), began, shown.say)
+            plan = planned(path, options.recipe, minutes, draft, began, shown.say)
             steps, dtype = plan.steps, plan.dtype
-            shown.say(plan.text(recipe.shape.batch_rows * CONTEXT_TOKENS))
+            shown.say(plan.text(draft.batch_rows * draft.context_tokens))
         whole = config(prepared, steps, dtype)
         refuse_other(whole, work / "runs" / options.recipe)
         told = partial(shown.move, pretrain.STAGE)
