@@ -15,49 +15,58 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from training.cluster.group import GPUS_HELP, parse_workers
-from training.data.bucket import Bucket, bucket_place
-from training.data.catalogue import CatalogueError, Directory, Objects
-from training.data.rows import RowError
-from training.data.snapshot import SnapshotConfig, take_snapshot
-from training.decoding import command as generating
-from training.evaluation.canary import Reading
-from training.evaluation.trial import WallClock, run_trial
-from training.forgetting import Forgotten, forget
+from training.decoding.arguments import describe as describe_generate
 from training.lineage import Descent, erased_versions, trace
-from training.loop import NotEnoughFeedbackError, Surroundings, reading_text, run_loop
-from training.manifest import ManifestError
-from training.planning.commands import describe as describe_plan
+from training.planning.arguments import describe as describe_plan
 from training.progress import Lines, note_erased, open_display
-from training.recipes.nano import nano
-from training.recipes.nano_world.brought_up import bring_up, write_texts
-from training.recipes.own.commands import describe as describe_own
-from training.recipes.pretraining.commands import describe as describe_pretraining
-from training.recipes.recipe import TEXTS, LoopConfig, Plan, Recipe
-from training.recipes.rlvr.commands import describe as describe_rlvr
-from training.recipes.small import small
-from training.registry import Registry, RegistryError
-from training.remote import FeedbackLog, RemoteError, RolloutClient, TlsFiles
+from training.recipes.own.arguments import describe as describe_own
+from training.recipes.pretraining.arguments import describe as describe_pretraining
+from training.recipes.rlvr.arguments import describe as describe_rlvr
+from training.refusals import UnavailableError
+from training.registry import Registry
 from training.reporting.commands import describe as describe_reports
 from training.runs import LoopRunningError, Runs, exclusive
-from training.stages.context import ConfigError, Progress, StoppedError
-from training.stages.machine import DEVICE_HELP
+from training.stages.context import DEVICE_HELP, StoppedError
 from training.status import FAILED, Step
 from training.tokenization.commands import describe as describe_tokenizer
 from training.verification.commands import describe as describe_tasks
 
-RECIPES: dict[str, Recipe] = {"nano": nano, "small": small}
+if TYPE_CHECKING:
+    from training.data.catalogue import Objects
+    from training.evaluation.canary import Reading
+    from training.forgetting import Forgotten
+    from training.recipes.recipe import LoopConfig, Plan, Recipe
+    from training.remote import FeedbackLog, TlsFiles
+    from training.stages.context import Progress
+
 NANO = Path(__file__).parent.parent / "models" / "nano"
-REFUSALS = (ConfigError, RegistryError, CatalogueError, RowError, ManifestError, RemoteError, ValueError)
+REFUSALS = (ValueError, UnavailableError)
 LOCKED, TOO_LITTLE, STOPPED, TERMINATED = 3, 4, 130, 128 + signal.SIGTERM
 SAY_EVERY_STEPS = 20
 NICENESS = 10  # people who chat come first
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def _nano(plan: Plan) -> LoopConfig:
+    from training.recipes.nano import nano
+
+    return nano(plan)
+
+
+def _small(plan: Plan) -> LoopConfig:
+    from training.recipes.small import small
+
+    return small(plan)
+
+
+RECIPES: Mapping[str, Recipe] = {"nano": _nano, "small": _small}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -95,6 +104,11 @@ def loop(options: argparse.Namespace) -> int:
 
 def canary(options: argparse.Namespace) -> int:
     """Only the last step, for a model directory that is there: its users promote it or roll it back."""
+    from training.evaluation.trial import WallClock, run_trial
+    from training.loop import reading_text
+    from training.recipes.recipe import Plan
+    from training.remote import FeedbackLog, RolloutClient
+
     config = _recipe(options)(Plan(options.version, options.directory, options.directory)).canary
     with ExitStack() as stack:
         stack.enter_context(exclusive(options.state / "loop", f"canary {options.version}"))
@@ -114,6 +128,8 @@ def canary(options: argparse.Namespace) -> int:
 
 def snapshot(options: argparse.Namespace) -> int:
     """Only the first step: freeze what is committed now."""
+    from training.data.snapshot import SnapshotConfig, take_snapshot
+
     with _alone_with_log(options, "a snapshot") as log:
         _forget(options, log)
         into = _runs(options).snapshots
@@ -139,6 +155,9 @@ def lineage(options: argparse.Namespace) -> int:
 
 def nano_base(options: argparse.Namespace) -> int:
     """Make nano's base and the texts that belong to it."""
+    from training.recipes.nano_world.brought_up import bring_up, write_texts
+    from training.recipes.recipe import TEXTS
+
     write_texts(TEXTS)
 
     def show(progress: Progress) -> None:
@@ -152,17 +171,23 @@ def nano_base(options: argparse.Namespace) -> int:
 
 
 def _tls(options: argparse.Namespace) -> TlsFiles | None:
+    from training.remote import TlsFiles
+
     return TlsFiles(*options.tls) if options.tls else None
 
 
 @contextmanager
 def _alone_with_log(options: argparse.Namespace, doing: str) -> Iterator[FeedbackLog]:
     """No turn may read what is written or forgotten meanwhile."""
+    from training.remote import FeedbackLog
+
     with exclusive(options.state / "loop", doing), closing(FeedbackLog(options.feedback, _tls(options))) as log:
         yield log
 
 
 def _forget(options: argparse.Namespace, log: FeedbackLog) -> Forgotten:
+    from training.forgetting import forget
+
     forgotten = forget(log, options.state / "loop", _registry(options))
     note_erased(options.state / "loop", erased_versions(_descents(options)))
     return forgotten
@@ -181,6 +206,10 @@ def _descents(options: argparse.Namespace) -> list[Descent]:
 
 
 def _one_turn(options: argparse.Namespace) -> int:
+    from training.evaluation.trial import WallClock
+    from training.loop import NotEnoughFeedbackError, Surroundings, run_loop
+    from training.remote import FeedbackLog, RolloutClient
+
     with ExitStack() as stack:
         stack.enter_context(exclusive(options.state / "loop", f"recipe {options.recipe}", options.patience))
         display = stack.enter_context(open_display())
@@ -213,6 +242,9 @@ def _one_turn(options: argparse.Namespace) -> int:
 
 def _objects(options: argparse.Namespace) -> Objects:
     """The bucket that TW_TRAINING_S3_* names; without one, the directory that an embedded run has."""
+    from training.data.bucket import Bucket, bucket_place
+    from training.data.catalogue import Directory
+
     place = bucket_place(os.environ)
     return Directory(options.state / "objects") if place is None else Bucket(place)
 
@@ -307,7 +339,7 @@ def _parser() -> argparse.ArgumentParser:
     tracing.add_argument("--erased", action="store_true", help="only versions that learned from what is gone")
     tracing.set_defaults(command=lineage)
     describe_reports(commands, common)
-    generating.describe(commands)
+    describe_generate(commands)
     made = commands.add_parser("nano-base", help="make models/nano from nothing, in ten minutes")
     made.add_argument(
         "--work", type=Path, default=Path(".state") / "nano-base", help="folder of the intermediate files"

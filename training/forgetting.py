@@ -19,7 +19,7 @@ from training.cluster.event_files import EVENTS
 from training.cluster.sample_log import SAMPLES as STAGE_SAMPLES
 from training.data.events import Erasure
 from training.data.snapshot import JUDGEMENTS
-from training.evaluation.comparison import SAMPLES
+from training.evaluation.figures import SAMPLES
 from training.lineage import trace
 from training.manifest import MANIFEST, mark_erased
 from training.registry import Registry

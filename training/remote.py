@@ -25,6 +25,7 @@ from training.data.events import Erasure
 from training.data.sealed import DataKey
 from training.evaluation.canary import Thumbs, Verdict
 from training.evaluation.trial import CandidateState, RolloutView
+from training.refusals import UnavailableError
 
 CALL_SECONDS = 20.0
 # StartCanary answers once the version is ready: a call waits for less than the longest deadline that a service allows, and a version that
@@ -59,7 +60,7 @@ STATES = {
 }
 
 
-class RemoteError(RuntimeError):
+class RemoteError(UnavailableError):
     """A service is not reachable or refused; the text names the service, its address and why."""
 
 

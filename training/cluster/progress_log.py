@@ -15,7 +15,6 @@ from typing import Protocol
 
 from training.stages.artifact import finished
 from training.stages.context import Progress
-from training.stages.machine import peak_memory_bytes
 
 PROGRESS = "progress.jsonl"
 POLL_SECONDS = 0.2
@@ -80,6 +79,8 @@ class ProgressLog:
             opened.write(json.dumps(row) + "\n")
 
     def _effort(self) -> Effort:
+        from training.stages.machine import peak_memory_bytes
+
         elapsed, processor = time.monotonic() - self._began, time.process_time() - self._processor_before
         return Effort(elapsed, processor, peak_memory_bytes(), self._workers)
 

@@ -15,8 +15,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-
 from training.manifest import MANIFEST, hash_file, plain
 from training.runs import write_json
 from training.stages.context import ConfigError
@@ -82,6 +80,8 @@ class StageConfig(Protocol):
 
 def note_start(name: str, config: StageConfig, directory: Path, workers: int) -> None:
     """Add a start to the record in `directory`, or begin it."""
+    import torch
+
     fields = {**plain(config), OUTPUT: str(config.output_directory)}
     start = Start(
         time=datetime.now(UTC).isoformat(timespec="milliseconds"),

@@ -14,8 +14,10 @@ from typing import Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from training.refusals import UnavailableError
 
-class CatalogueError(RuntimeError):
+
+class CatalogueError(UnavailableError):
     """A committed object cannot be had or is not the one that the ledger names; the text names it."""
 
 

@@ -5,21 +5,8 @@ Training and services never import each other; tests/training/decoding/test_pres
 
 from __future__ import annotations
 
-from enum import StrEnum
-
 from training.decoding.rules import Rules
-
-MAX_TOKENS = 4096  # as services/generator/presets.py
-
-
-class Task(StrEnum):
-    """What kind of answer is wanted."""
-
-    CODE = "code"
-    QUESTION_ANSWERING = "question_answering"
-    CHAT = "chat"
-    CREATIVE = "creative"
-
+from training.decoding.tasks import Task
 
 # issue 3, and the generator's presets.
 PRESETS = {

@@ -16,14 +16,13 @@ from training.data.chat import Message, load_chat
 from training.data.examples import read_prompts, read_texts
 from training.data.seeds import seed_of
 from training.evaluation.answers import Prompt, Said, Sampling, Speaker, score
-from training.evaluation.figures import Comparison, Estimate, Probes, Samples, clustered_mean
+from training.evaluation.figures import SAMPLES, Comparison, Estimate, Probes, Samples, clustered_mean
 from training.manifest import MANIFEST, write_manifest
 from training.model.reward import load_reward_model
 from training.stages.context import Machine
 from training.stages.machine import settle
 
 FIGURES = "figures.json"
-SAMPLES = "samples.jsonl"
 TIE = 1e-6  # the same answer twice gets the same score but for rounding
 
 

@@ -7,6 +7,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+SAMPLES = "samples.jsonl"  # both models' answers, beside the figures
+
 
 @dataclass(frozen=True)
 class Estimate:

@@ -1,19 +1,19 @@
 """One worker of a run among the others: which rows are its own, and sums over all of them. Alone, nothing is exchanged.
 
 Workers that hold parts of one model read the same rows; sums go over those that read different ones. Every worker must call
-`sum` and `wait` equally often.
+`sum` and `wait` equally often. torch is imported where it is used: every command knows this module.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import torch
-import torch.distributed as dist
-from torch import Tensor
-from torch.distributed.device_mesh import DeviceMesh
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.distributed import ProcessGroup
+    from torch.distributed.device_mesh import DeviceMesh
 
 Row = TypeVar("Row")
 
@@ -34,9 +34,9 @@ class Ranks:
     data_rank: int = 0
     data_size: int = 1
     mesh: DeviceMesh | None = None
-    data_group: dist.ProcessGroup | None = None
-    peers: dist.ProcessGroup | None = None
-    pipeline: dist.ProcessGroup | None = None
+    data_group: ProcessGroup | None = None
+    peers: ProcessGroup | None = None
+    pipeline: ProcessGroup | None = None
     world_sizes: Sequence[int] = ()
     narrow: bool = False
 
@@ -53,17 +53,25 @@ class Ranks:
     def sum(self, value: Tensor) -> Tensor:
         """The sum over the workers that read different rows, in place, and returned."""
         if self.data_size > 1:
+            import torch.distributed as dist
+
             dist.all_reduce(value, group=self.data_group)
         return value
 
     @property
     def speaks(self) -> bool:
         """Whether this worker is the first of those that read the same rows."""
-        return self.peers is None or dist.get_rank(self.peers) == 0
+        if self.peers is None:
+            return True
+        import torch.distributed as dist
+
+        return dist.get_rank(self.peers) == 0
 
     def agree(self, value: Tensor) -> Tensor:
         """What the first of the workers that read the same rows has, in place, and returned."""
         if self.peers is not None:
+            import torch.distributed as dist
+
             dist.broadcast(value, group=self.peers, group_src=0)
         return value
 
@@ -71,6 +79,9 @@ class Ranks:
         """Whether it is so on any worker of the run, whatever its part. Every worker must ask equally often."""
         if self.world_size == 1:
             return here
+        import torch
+        import torch.distributed as dist
+
         workers = torch.tensor(float(here))
         dist.all_reduce(workers)
         return bool(workers)
@@ -78,6 +89,8 @@ class Ranks:
     def wait(self) -> None:
         """Go on when every worker is here."""
         if self.world_size > 1:
+            import torch.distributed as dist
+
             dist.barrier()
 
 

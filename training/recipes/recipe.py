@@ -11,7 +11,8 @@ from pathlib import Path
 from training.cluster.group import Group
 from training.data.sets import SetsConfig
 from training.data.snapshot import SnapshotConfig
-from training.decoding.presets import PRESETS, Task
+from training.decoding.presets import PRESETS
+from training.decoding.tasks import Task
 from training.evaluation.answers import Sampling
 from training.evaluation.canary import CanaryConfig
 from training.evaluation.comparison import EvaluationConfig

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from training.evaluation.comparison import SAMPLES
+from training.evaluation.figures import SAMPLES
 from training.evaluation.trial import COURSE
 from training.lineage import Descent
 from training.manifest import MANIFEST, Manifest, read_manifest

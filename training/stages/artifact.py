@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from training.manifest import MANIFEST, Manifest, read_manifest, write_manifest
-from training.model.backbone import Backbone
-from training.model.checkpoint import load_decoder, save_decoder
-from training.model.lora import LoraConfig, load_adapter, merge_adapter, save_adapter
-from training.parallelism import assemble
 from training.stages.context import Lineage, RunContext
+
+if TYPE_CHECKING:
+    from training.model.backbone import Backbone
+    from training.model.lora import LoraConfig
 
 ADAPTER = "adapter"  # folder of the unmerged adapter in a model directory
 
@@ -44,6 +44,9 @@ def finished(output_directory: Path) -> Manifest | None:
 def write_model(backbone: Backbone, lora: LoraConfig | None, model_directory: Path, output_directory: Path) -> None:
     """The trained weights in Hugging Face's layout. An adapter is merged into the **full** model (the trained one may have a
     trimmed vocabulary) and kept under adapter/ as well."""
+    from training.model.checkpoint import load_decoder, save_decoder
+    from training.model.lora import load_adapter, merge_adapter, save_adapter
+
     if lora is None or backbone.adapter is None:
         save_decoder(backbone.decoder, output_directory, companions_from=model_directory)
         return
@@ -58,6 +61,8 @@ def publish_model(
     config: Continued, context: RunContext, backbone: Backbone, report: Mapping[str, Any], judges: tuple[str, ...] = ()
 ) -> Manifest:
     """Put the model's parts together, and publish it. judges: versions of what taught it, beside the model that it begins from."""
+    from training.parallelism import assemble
+
     assemble(backbone.decoder, context.ranks)
     return publish(
         config,

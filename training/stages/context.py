@@ -15,6 +15,8 @@ from training.optim.ranks import ALONE, Ranks
 if TYPE_CHECKING:
     from training.rl.samplers import Samplers
 
+DEVICE_HELP = "cpu, cuda, cuda:1, xpu, or auto: the accelerator that torch sees, else the processor (default auto)"
+
 
 class ConfigError(ValueError):
     """A combination of settings that cannot run; the text names the field and the limit."""

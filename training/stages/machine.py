@@ -26,7 +26,6 @@ WORTH_IT = 1.5  # below this the casts around the products eat the gain
 SIZE = 768
 
 PROCESSOR = "cpu"
-DEVICE_HELP = "cpu, cuda, cuda:1, xpu, or auto: the accelerator that torch sees, else the processor (default auto)"
 UNFIT = {"mps": "has no fp64, in which losses are added up and tokens are drawn"}
 
 Autocast = Callable[[], AbstractContextManager[object]]

@@ -11,10 +11,11 @@ from tests.training.toys import toy_model
 from training.__main__ import main
 from training.data.chat import Message, load_chat
 from training.decoding.beam import Beams, beam_search
-from training.decoding.presets import PRESETS, Task
+from training.decoding.presets import PRESETS
 from training.decoding.rows import Rows, stop_at
 from training.decoding.rules import Rules
 from training.decoding.sampling import sample
+from training.decoding.tasks import Task
 from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder, save_decoder
 from training.model.config import gpt2_json, parse_config

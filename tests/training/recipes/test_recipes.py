@@ -10,7 +10,8 @@ import pytest
 from training.data.examples import read_texts
 from training.data.pairs import prompt_key
 from training.data.sets import read_anchors
-from training.decoding.presets import PRESETS, Task
+from training.decoding.presets import PRESETS
+from training.decoding.tasks import Task
 from training.evaluation.comparison import read_probes
 from training.manifest import plain, verify_manifest
 from training.model.checkpoint import read_config

@@ -5,61 +5,27 @@ command goes on after a kill; all that a life of a model needs may lie in one fo
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from training.cluster.group import Group, parse_workers
+from training.cluster.group import Group
 from training.cluster.runner import StageRun, run_stages
 from training.cluster.stage_record import refuse_other
 from training.manifest import Manifest
 from training.planning.plan import PlannedStage
 from training.progress import ShownStages, open_display
-from training.recipes.open_models.recipes import RECIPES, Places
+from training.recipes.open_models.recipes import Places
 from training.recipes.own.assignments import assigned, settable, word
 from training.recipes.own.recipe_file import open_recipe
-from training.recipes.own.stages import STAGES, Stage, runs
+from training.recipes.own.stages import STAGES, runs
 from training.reporting.stage import REPORT
 from training.stages.context import ConfigError, Lineage
 from training.stages.policy_loop import FIRST, PolicyConfig
 
-if TYPE_CHECKING:
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
-
 RUNS = "runs"
 FIXED = ("model_directory", "reward_model_directory", "data_path", "output_directory", "lineage")
-SET = "a field of the config, as optimizer.learning_rate=1e-5; may be repeated"
-
-
-def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
-    """Add the commands."""
-    for name, stage in STAGES.items():
-        one = commands.add_parser(
-            name,
-            help=stage.purpose,
-            description=f"{stage.purpose}. A line of the data: {stage.rows}",
-            epilog=_fields(stage),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        one.add_argument(
-            "--model", type=Path, required=True, metavar="DIR", help="to begin from: config, weights, tokenizer"
-        )
-        one.add_argument("--data", type=Path, required=True, metavar="FILE.jsonl", help="a row a line")
-        one.add_argument("--name", help="of what is made (default: the model's and the stage's)")
-        if stage.is_policy:
-            one.add_argument(
-                "--reward-model", type=Path, metavar="DIR", help="that scores; without it the rows' tasks do"
-            )
-        _add_running(one, "FIELD=VALUE")
-        one.set_defaults(command=lambda options, name=name: run_one(name, options, code_commit()))
-    many = commands.add_parser("run", help="all stages of a recipe, one after the other")
-    many.add_argument("recipe", help=f"FILE.py of your own, or {', '.join(RECIPES)}")
-    many.add_argument("--models", type=Path, default=Places.models, metavar="DIR", help="folder of the models (models)")
-    many.add_argument("--data", type=Path, default=Places.data, metavar="DIR", help="folder of the data files (data)")
-    many.add_argument("--stages", metavar="A,B", help="these alone")
-    _add_running(many, "STAGE.FIELD=VALUE")
-    many.set_defaults(command=lambda options: run_recipe(options, code_commit()))
 
 
 def run_one(name: str, options: argparse.Namespace, code_commit: str) -> int:
@@ -149,25 +115,7 @@ def _refuse_unknown(assignments: Sequence[str], names: Sequence[str]) -> None:
             raise ConfigError(f"set: {text!r} does not begin with a stage, {' or '.join(f'{name}.' for name in names)}")
 
 
-def _add_running(parser: argparse.ArgumentParser, assignment: str) -> None:
-    parser.add_argument(
-        "--work", type=Path, required=True, metavar="DIR", help="folder of what is made; runs/ has the pages"
-    )
-    parser.add_argument("--set", action="append", default=[], metavar=assignment, help=SET)
-    parser.add_argument(
-        "--workers",
-        type=parse_workers,
-        default=(0, None),
-        metavar="N or N..M",
-        help="Ray workers; 0, the default, trains in this process; a range goes on with fewer where a machine is lost",
-    )
-    parser.add_argument("--gpus-per-worker", type=int, default=0, help="GPUs that Ray keeps for each")
-    parser.add_argument("--rollout-actors", type=int, default=0, help="Ray actors that sample for PPO and GRPO")
-    parser.add_argument(
-        "--checkpoints-in-bucket", action="store_true", help="of TW_TRAINING_S3_*; else they lie under --work"
-    )
-
-
-def _fields(stage: Stage) -> str:
-    rows = "\n".join(f"  {name} = {word(value)}" for name, value in settable(stage.config, FIXED))
+def fields_of(name: str) -> str:
+    """What of a stage's config can be set, as its help lists it."""
+    rows = "\n".join(f"  {field} = {word(value)}" for field, value in settable(STAGES[name].config, FIXED))
     return f"fields for --set, as they are if nobody sets them:\n{rows}"

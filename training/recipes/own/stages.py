@@ -20,17 +20,13 @@ from training.stages.pretrain import PretrainConfig
 from training.stages.reward_model import RewardModelConfig
 from training.stages.sft import SftConfig
 
-PROMPTS = '{"messages", "task" = ""}: a task as `tasks write` makes it where computation judges, none where a reward model does'
-
 
 @dataclass(frozen=True)
 class Stage:
-    """purpose and rows (of its data file) are what its help says; shown: figures of a step for whoever waits."""
+    """shown: figures of a step for whoever waits. What its help says lies in arguments.py."""
 
     config: type[StageConfig]
     run: Callable[[Any, RunContext], Manifest]
-    purpose: str
-    rows: str
     shown: tuple[str, ...]
 
     @property
@@ -43,43 +39,31 @@ STAGES: Mapping[str, Stage] = {
     "sft": Stage(
         SftConfig,
         sft.run,
-        "learn responses as they are written",
-        '{"messages": [{"role", "content"}], "response", "weight" = 1}',
         ("loss", "held_out_loss", "gradient_norm"),
     ),
     "reward-model": Stage(
         RewardModelConfig,
         reward_model.run,
-        "learn which of two responses people prefer",
-        '{"messages", "chosen", "rejected", "prompt_id", "margin" = 0}',
         ("loss", "accuracy", "held_out_accuracy"),
     ),
     "dpo": Stage(
         DpoConfig,
         dpo.run,
-        "learn from preferred and rejected responses, without a reward model",
-        '{"messages", "chosen", "rejected", "prompt_id", "margin" = 0}',
         ("loss", "accuracy", "held_out_accuracy", "kl"),
     ),
     "kto": Stage(
         KtoConfig,
         kto.run,
-        "learn from single thumbs, without a reward model",
-        '{"messages", "response", "thumb": "up" or "down", "prompt_id"}',
         ("loss", "held_out_accuracy", "kl", "response_tokens"),
     ),
     "ppo": Stage(
         PpoConfig,
         run_policy,
-        "learn from scores of one's own samples, with a critic",
-        PROMPTS,
         ("score", "kl", "response_tokens", "explained_variance"),
     ),
     "grpo": Stage(
         GrpoConfig,
         run_policy,
-        "learn from scores of groups of one's own samples",
-        PROMPTS,
         ("score", "kl", "response_tokens", "zero_variance_groups"),
     ),
 }

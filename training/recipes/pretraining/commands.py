@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -29,39 +29,13 @@ from training.stages.pretrain import PretrainConfig
 
 FIXED = ("tokenizer_directory", "shards_directory", "output_directory", "lineage", "model_json")
 DTYPE = "float32"  # unless a plan has found a faster one, or somebody sets it
-SET = "a field of the config, as optimizer.learning_rate=1e-3; may be repeated; with steps=N nothing is timed"
 SHOWN = ("loss", "bits_per_byte", "tokens_per_second")
 
 
-def describe(commands: argparse._SubParsersAction[argparse.ArgumentParser], code_commit: Callable[[], str]) -> None:
-    """Add both commands."""
-    work = argparse.ArgumentParser(add_help=False)
-    work.add_argument("--work", type=Path, required=True, help="folder of the texts, the shards and the runs")
-    work.add_argument(
-        "--texts",
-        type=Path,
-        nargs="+",
-        metavar="PATH",
-        help='.txt, .jsonl with {"text"} a line, or folders of them; without it openings of Wikipedia\'s articles',
-    )
+def settable_fields() -> str:
+    """Of the config, for its help."""
     fields = "\n".join(f"  {name} = {word(value)}" for name, value in settable(PretrainConfig, FIXED))
-    one = commands.add_parser(
-        "pretrain",
-        parents=[work],
-        help="make a small decoder from nothing",
-        epilog=f"fields for --set, as the stage has them if neither recipe nor anybody sets them:\n{fields}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    one.add_argument("--recipe", choices=sorted(RECIPES), required=True)
-    one.add_argument(
-        "--minutes", type=_positive, help="how long the whole may take about; the recipe's own if not given"
-    )
-    one.add_argument("--tokenizer", type=Path, metavar="DIR", help="of `tokenizer train`, in place of one of its own")
-    one.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help=SET)
-    one.set_defaults(command=lambda options: run_pretrain(options, code_commit()))
-    three = commands.add_parser("scaling", parents=[work], help="loss over compute for three sizes, as a page")
-    three.add_argument("--tokens-per-parameter", type=_positive, default=2.0, help="20 is Chinchilla's (default 2)")
-    three.set_defaults(command=lambda options: run_scaling(options, code_commit()))
+    return f"fields for --set, as the stage has them if neither recipe nor anybody sets them:\n{fields}"
 
 
 def run_pretrain(options: argparse.Namespace, code_commit: str) -> int:
@@ -153,10 +127,3 @@ def _print_result(manifest: Manifest, samples: Path) -> None:
     for sample in written:
         if sample.step == written[-1].step:
             print(f"\n> {sample.prompt}{sample.text}")
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not more than 0")
-    return value

@@ -7,12 +7,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from training.cluster.group import GPUS_HELP
 from training.cluster.runner import StageRun, run_stages
 from training.manifest import plain
 from training.progress import Lines, ShownStages
@@ -21,14 +20,11 @@ from training.recipes.rlvr.held_out import Measured, change_text, measure, share
 from training.recipes.rlvr.recipe import ALGORITHMS, SIZES, Lengths, sampling
 from training.recipes.rlvr.stage import open_scorer, run
 from training.runs import write_json
-from training.stages.context import ConfigError, Machine
-from training.stages.machine import DEVICE_HELP, take_device
+from training.stages.context import ConfigError
+from training.stages.machine import take_device
 from training.stages.policy_loop import FIRST
 from training.verification.items import Item, Split, write_items
 from training.verification.tasks.catalogue import Order, make_items
-
-if TYPE_CHECKING:
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 SHOWN = ("score", "reward", "kl", "response_tokens", "zero_variance_groups", "verdict_unparsable")
 NOT_ASKED = (
@@ -40,29 +36,6 @@ NOT_ASKED = (
     "work",
 )  # who works does not change what is learned
 ASKED, BEFORE, AFTER, RESULT = "asked.json", "before.json", "after.json", "result.json"
-
-
-def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
-    """Add the command."""
-    rlvr = commands.add_parser("rlvr", help="train on a task whose answers are checked by computation")
-    rlvr.add_argument("--task", required=True, help="as `tasks list` says")
-    rlvr.add_argument("--level", type=int, help="of difficulty, from 0; without it the generator's own defaults")
-    rlvr.add_argument("--texts", type=Path, help="folder of the packages of locks/small_sft_texts.txt")
-    rlvr.add_argument("--model", type=Path, required=True, metavar="DIRECTORY", help="what is trained")
-    rlvr.add_argument("--size", choices=sorted(SIZES), default="small", help="tiny: all weights; small: LoRA")
-    rlvr.add_argument("--algorithm", choices=sorted(ALGORITHMS), default="grpo")
-    rlvr.add_argument("--updates", type=int, default=40)
-    rlvr.add_argument("--items", type=int, default=1000, help="to learn from (default 1000)")
-    rlvr.add_argument("--held-out", type=int, default=200, metavar="ITEMS", help="to measure by (default 200)")
-    rlvr.add_argument("--samples", type=int, default=2, help="answers to each held-out item (default 2)")
-    rlvr.add_argument("--prompt-tokens", type=int, default=Lengths.prompt, help="longer prompts are dropped")
-    rlvr.add_argument("--response-tokens", type=int, default=Lengths.response, help="longer responses are cut off")
-    rlvr.add_argument("--workers", type=int, default=0, help="Ray workers; 0 trains in this process")
-    rlvr.add_argument("--gpus-per-worker", type=int, default=0, help=GPUS_HELP)
-    rlvr.add_argument("--rollout-actors", type=int, default=0, help="Ray actors that sample beside them")
-    rlvr.add_argument("--device", default=Machine.device, help=DEVICE_HELP)
-    rlvr.add_argument("--work", type=Path, required=True, help="folder of the items, the run and the model")
-    rlvr.set_defaults(command=lambda options: train_on_task(options, code_commit()))
 
 
 def train_on_task(options: argparse.Namespace, code_commit: str) -> int:

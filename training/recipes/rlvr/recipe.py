@@ -12,6 +12,7 @@ from pathlib import Path
 from training.evaluation.answers import Sampling
 from training.model.lora import LoraConfig
 from training.optim.adam import OptimizerConfig
+from training.recipes.rlvr.arguments import PROMPT_TOKENS, RESPONSE_TOKENS
 from training.recipes.small import LORA, VOCABULARY_ROWS
 from training.rl.kl_control import KlConfig
 from training.stages.context import Lineage, Machine
@@ -44,8 +45,8 @@ SIZES = {
 class Lengths:
     """In tokens. Longer prompts are dropped, longer responses cut off."""
 
-    prompt: int = 192
-    response: int = 64
+    prompt: int = PROMPT_TOKENS
+    response: int = RESPONSE_TOKENS
 
 
 def grpo(size: Size, model: Path, data: Path, output: Path, updates: int, lengths: Lengths, commit: str) -> GrpoConfig:

@@ -1,0 +1,69 @@
+"""What a command imports before it knows that it is needed: torch alone takes seconds."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from training.recipes.open_models import recipes as open_models
+from training.recipes.open_models.names import NAMES
+from training.recipes.own.arguments import LEARNERS
+from training.recipes.own.stages import STAGES
+from training.recipes.pretraining import arguments as pretraining_arguments
+from training.recipes.pretraining import recipe as pretraining
+from training.recipes.rlvr import arguments as rlvr_arguments
+from training.recipes.rlvr import recipe as rlvr
+
+HEAVY = {"torch", "ray", "transformers", "sympy", "pyarrow", "grpc", "math_verify", "reasoning_gym"}
+RUN = """
+import json, sys
+from training.__main__ import main
+try:
+    main(sys.argv[1:])
+except SystemExit:
+    pass
+sys.stdout = sys.__stderr__
+print("\\n" + json.dumps(sorted(name for name in sys.modules if "." not in name)), file=sys.stderr)
+"""
+
+
+def imported(*arguments: str) -> set[str]:
+    """Packages that a process has imported once the command has ended."""
+    ended = subprocess.run([sys.executable, "-c", RUN, *arguments], capture_output=True, text=True, check=True)
+    return set(json.loads(ended.stderr.splitlines()[-1]))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["lop"],
+        ["sft", "--model", "models/nano"],
+        ["rlvr", "--help"],
+        ["tokenizer", "train", "nowhere.txt", "--vocabulary", "300", "--output", "nowhere"],
+        ["report", "nowhere"],
+        ["compare", "nowhere", "nowhere"],
+        ["lineage", "--state", "nowhere"],
+        ["tasks", "list"],
+    ],
+    ids=lambda arguments: " ".join(arguments[:2]),
+)
+def test_who_only_reads_or_mistypes_does_not_wait_for_what_trains(arguments: list[str]) -> None:
+    assert imported(*arguments) & HEAVY == set()
+
+
+def test_generating_imports_torch_and_little_else() -> None:
+    asked = imported("generate", "models/nano", "--prompt", "Hello", "--max-tokens", "2")
+    assert asked & HEAVY == {"torch"}
+
+
+def test_the_names_that_help_lists_are_those_that_there_are() -> None:
+    assert tuple(open_models.RECIPES) == NAMES
+    assert set(LEARNERS) == set(STAGES)
+    assert {name for name, learner in LEARNERS.items() if learner.is_judged} == {
+        name for name, stage in STAGES.items() if stage.is_policy
+    }
+    assert tuple(sorted(rlvr.SIZES)) == rlvr_arguments.SIZES
+    assert tuple(sorted(rlvr.ALGORITHMS)) == rlvr_arguments.ALGORITHMS
+    assert tuple(sorted(pretraining.RECIPES)) == pretraining_arguments.RECIPES

@@ -1,0 +1,7 @@
+"""What a person is told in a line, without a traceback, beside a ValueError: what is wrong lies in what was asked for, not in the code."""
+
+from __future__ import annotations
+
+
+class UnavailableError(RuntimeError):
+    """Something outside that a command needs cannot be had, or is not what it should be; the text names it."""
