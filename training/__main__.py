@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from training.cluster.group import GPUS_HELP, parse_workers
 from training.decoding.arguments import describe as describe_generate
 from training.lineage import Descent, erased_versions, trace
+from training.outputs import check_writable, told
 from training.planning.arguments import describe as describe_plan
 from training.progress import Lines, note_erased, open_display
 from training.recipes.own.arguments import describe as describe_own
@@ -48,6 +49,10 @@ if TYPE_CHECKING:
 
 NANO = Path(__file__).parent.parent / "models" / "nano"
 REFUSALS = (ValueError, UnavailableError)
+OUTPUTS, STATE = (
+    ("output", "page", "work"),
+    "state",
+)  # options that name where is written; into the state not by every command
 LOCKED, TOO_LITTLE, STOPPED, TERMINATED = 3, 4, 130, 128 + signal.SIGTERM
 SAY_EVERY_STEPS = 20
 NICENESS = 10  # people who chat come first
@@ -73,13 +78,21 @@ def main(arguments: Sequence[str]) -> int:
     """Do what the first argument says."""
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
+    outputs = _given(options, OUTPUTS)
     try:
+        for output in outputs:
+            check_writable(output)
         return command(options)
     except LoopRunningError as error:
         print(error, file=sys.stderr)
         return LOCKED
     except REFUSALS as error:
         print(f"{FAILED}: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.filename is None:
+            raise  # of no file: a fault of the code
+        print(f"{FAILED}: {told(error, [*outputs, *_given(options, (STATE,))])}", file=sys.stderr)
         return 1
     except StoppedError as error:
         print(f"{error}; the same command goes on there", file=sys.stderr)
@@ -168,6 +181,10 @@ def nano_base(options: argparse.Namespace) -> int:
     manifest = bring_up(options.work, options.output, _code_commit(), show)
     print(f"{manifest.version} is in {options.output}")
     return 0
+
+
+def _given(options: argparse.Namespace, names: Sequence[str]) -> list[Path]:
+    return [path for name in names if (path := getattr(options, name, None)) is not None]
 
 
 def _tls(options: argparse.Namespace) -> TlsFiles | None:
