@@ -16,7 +16,7 @@ from jinja2 import Template, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
-from training.model.fields import ModelConfigError, read_object
+from training.model.fields import FAMILIES, Fields, ModelConfigError, missing, read_object
 
 MARK = "thumbwheel-end-of-reply"  # stands for a reply when we look what the template writes after one
 
@@ -106,13 +106,16 @@ def load_chat(directory: Path) -> Chat:
 
     Raises:
         ChatError: no tokenizer, no chat template, no token that ends a response, or ids that the model beside it has no embedding for.
+        ModelConfigError: the model beside it is of a family that we do not build, or does not say how many rows it has.
     """
     tokenizer, settings = open_tokenizer(directory)
     tokens = {name: _content(settings.get(name)) for name in ("bos_token", "eos_token")}
     names = {name: token for name, token in tokens.items() if token is not None}
     chat = Chat(tokenizer, _template(directory, settings), names, read_stop_ids(directory, tokenizer, settings))
     if (directory / "config.json").exists():
-        chat.check_fits(read_object(directory / "config.json").get("vocab_size", 0))
+        fields = Fields(read_object(directory / "config.json"))
+        fields.one_of("model_type", FAMILIES)  # another's rows may be counted by another field
+        chat.check_fits(fields.count("vocab_size"))
     return chat
 
 
@@ -136,7 +139,7 @@ def open_tokenizer(directory: Path) -> tuple[Tokenizer, dict[str, Any]]:
         ChatError: a file is missing or broken; names it.
     """
     if not (directory / "tokenizer.json").is_file():
-        raise ChatError(f"tokenizer.json: is not in {directory}")
+        raise ChatError(missing(directory / "tokenizer.json"))
     config = directory / "tokenizer_config.json"
     try:
         settings = read_object(config) if config.exists() else {}

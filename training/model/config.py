@@ -14,10 +14,9 @@ from typing import Any
 
 import torch
 
-from training.model.fields import MAX_LAYERS, Fields, ModelConfigError
+from training.model.fields import FAMILIES, MAX_LAYERS, Fields, ModelConfigError
 from training.model.layer_kinds import SLIDING, Rope, read_layer_kinds, read_rope
 
-FAMILIES = ("gpt2", "llama", "qwen2", "qwen3", "gemma3_text")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 NOT_BUILT = (
     "attn_logit_softcapping",

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+FAMILIES = ("gpt2", "llama", "qwen2", "qwen3", "gemma3_text")  # that config.py builds
 MAX_SIZE = 1 << 24  # of widths, heads, vocabularies and positions: the largest known is 10 M positions (Llama 4)
 MAX_LAYERS = 1 << 10
 
@@ -86,12 +87,17 @@ def read_object(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text())
     except FileNotFoundError as error:
-        raise ModelConfigError(f"{path.name}: is not in {path.parent}") from error
+        raise ModelConfigError(missing(path)) from error
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
         raise ModelConfigError(f"{path.name}: is no JSON") from error
     if not isinstance(found, dict):
         raise ModelConfigError(f"{path.name}: is not a JSON object")
     return found
+
+
+def missing(path: Path) -> str:
+    """What to say of a file of a directory that is not there, or of the directory."""
+    return f"{path.name}: is not in {path.parent}" if path.parent.is_dir() else f"{path.parent} is not there"
 
 
 def _short(value: object) -> str:

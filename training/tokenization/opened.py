@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import tiktoken
 from tokenizers import Tokenizer
 
+from training.model.fields import missing
 from training.tokenization.byte_pairs import bytes_by_letter
 from training.tokenization.control import TOKENIZER
 from training.tokenization.tiktoken_encoding import encoding_of, hindrance
@@ -137,7 +138,7 @@ def open_tokenizer(directory: Path) -> TextTokenizer:
     """
     path = directory / TOKENIZER
     if not path.is_file():
-        raise TokenizerError(f"{TOKENIZER}: missing in {directory.name or directory}")
+        raise TokenizerError(missing(path))
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library has no class of its own

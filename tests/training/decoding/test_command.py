@@ -106,7 +106,14 @@ def test_a_directory_that_is_no_model_is_refused_without_a_traceback(
     directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["generate", str(tmp_path / "nothing"), "--prompt", "x"]) == 1
-    assert "tokenizer.json: is not in" in capsys.readouterr().err
+    assert capsys.readouterr().err == f"failed: {tmp_path / 'nothing'} is not there\n"
+    assert main(["generate", str(tmp_path), "--prompt", "x"]) == 1
+    assert capsys.readouterr().err == f"failed: tokenizer.json: is not in {tmp_path}\n"
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps({"model_type": "bert", "hidden_size": 8}))
+    assert main(["generate", str(directory), "--prompt", "x"]) == 1
+    assert capsys.readouterr().err.startswith("failed: model_type: 'bert' is not one of gpt2, llama, ")
+    (directory / "config.json").write_text(json.dumps(config))
     (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
     assert main(["generate", str(directory), "--prompt", "x"]) == 1
     assert "Reading a pickle runs what is in it" in capsys.readouterr().err

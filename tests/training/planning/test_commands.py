@@ -53,7 +53,7 @@ def test_json_has_the_same_and_the_price(capsys: pytest.CaptureFixture[str]) -> 
         (["--recipe", "qwen3-8b-grpo", "--gpus", "0"], "grpo: gpus: 0, at least 1"),
         (["--recipe", "qwen3-8b-grpo", "--shard", "0"], "parallelism.shard: 0, at least 1"),
         (["--recipe", "qwen3-8b-grpo", "--tensor", "1"], "grpo: needs "),
-        (["--recipe", "qwen3-8b-grpo", "--model", "nowhere"], "config.json: is not in nowhere"),
+        (["--recipe", "qwen3-8b-grpo", "--model", "nowhere"], "nowhere is not there"),
     ],
 )
 def test_what_cannot_be_planned_is_an_error_that_says_why(

@@ -106,10 +106,11 @@ def test_what_cannot_be_done_is_said_in_one_line(
         f"train {torn} --vocabulary 300 {' '.join(new)}": "texts: torn.txt is not UTF-8 at byte 3",
         f"train {texts} --vocabulary 300 --output {texts}": "output: readme.txt is there already",
         f"train {texts} --vocabulary 300 --output {tmp_path}": "is there already",
-        f"compare {texts} --tokenizer {tmp_path / 'bare'}": "tokenizer.json: missing in bare",
+        f"compare {texts} --tokenizer {tmp_path / 'bare'}": f"tokenizer.json: is not in {tmp_path / 'bare'}",
+        f"compare {texts} --tokenizer {tmp_path / 'gone'}": f"{tmp_path / 'gone'} is not there",
         f"compare {short} --vocabulary 300": "held-out: a share of 0.1 leaves no text to measure on",
         f"show {texts} {' '.join(page)}": "places: no tokenizer's directory after the file",
-        f"show --text x {tmp_path / 'bare'} {' '.join(page)}": "tokenizer.json: missing in bare",
+        f"show --text x {tmp_path / 'bare'} {' '.join(page)}": f"tokenizer.json: is not in {tmp_path / 'bare'}",
         f"show {tmp_path / 'bare'} {texts} {' '.join(page)}": "texts: bare is not one of .txt, .jsonl",
     }
     for command, reason in refused.items():

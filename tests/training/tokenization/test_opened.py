@@ -109,7 +109,7 @@ def test_a_hole_in_the_ids_needs_its_row_all_the_same(tmp_path: Path) -> None:
 
 
 def test_a_directory_without_a_tokenizer_is_named(tmp_path: Path) -> None:
-    with pytest.raises(TokenizerError, match=r"^tokenizer.json: missing in nothing$"):
+    with pytest.raises(TokenizerError, match=r"nothing is not there$"):
         open_tokenizer(tmp_path / "nothing")
 
 
