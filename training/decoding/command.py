@@ -23,6 +23,8 @@ from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder
 from training.stages.machine import moved, take_device
 
+DRAWING = ("temperature", "top_p", "top_k", "min_p")  # how a token is drawn
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -39,6 +41,10 @@ def generate(options: argparse.Namespace) -> int:
     if options.max_tokens is not None and not 1 <= options.max_tokens <= MAX_TOKENS:
         raise DecodingError(f"max_tokens: {options.max_tokens} is not 1 to {MAX_TOKENS}")
     check_stops(options.stop)
+    if not options.prompt:
+        raise DecodingError("prompt: a text of 0 characters")
+    if options.beams is not None and (unheard := [name for name in DRAWING if getattr(options, name) is not None]):
+        raise DecodingError(f"{unheard[0]}: not with beams, which draw nothing")
     prompt = _plain(options) if options.plain else _message(options)
     take_device(options.device)
     backbone = Backbone(moved(load_decoder(options.directory)))
@@ -58,8 +64,7 @@ def generate(options: argparse.Namespace) -> int:
 
 def chosen_rules(options: argparse.Namespace) -> Rules:
     """The task's preset with what the command line asked for otherwise."""
-    names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
-    given = {name: getattr(options, name) for name in names}
+    given = {name: getattr(options, name) for name in (*DRAWING, "repetition_penalty")}
     return replace(PRESETS[options.task], **{name: value for name, value in given.items() if value is not None})
 
 

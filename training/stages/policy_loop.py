@@ -93,6 +93,8 @@ class PolicyConfig:
     def __post_init__(self) -> None:
         if self.vocabulary_rows is not None and self.lora is None:
             raise ConfigError("vocabulary_rows: only with lora, full training would lose the other rows")
+        if self.updates < 1:
+            raise ConfigError(f"updates: {self.updates} is below 1, nothing would be learned")
         if self.temperature <= 0:
             raise ConfigError(f"temperature: {self.temperature}, policies are sampled at more than 0")
         if self.rows_per_update % self.minibatch_rows:

@@ -17,8 +17,8 @@ class TextFiles:
     """The texts of some files, in their order. Each iteration reads them anew; `read_bytes` says how far the present one is.
 
     Raises:
-        TextError: at once for a file that is missing, empty or of another kind; while reading for one that is not UTF-8, and for
-            a line without text.
+        TextError: at once for a file that is missing, empty or of another kind, and where all of them hold only white space; while
+            reading for one that is not UTF-8, and for a line without text.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -31,6 +31,9 @@ class TextFiles:
             if path.stat().st_size == 0:
                 raise TextError(f"texts: {path.name} is empty")
         self.total_bytes = sum(path.stat().st_size for path in self.paths)
+        self.read_bytes = 0
+        if not any(text.strip() for text in self):
+            raise TextError(f"texts: nothing but white space in {', '.join(path.name for path in self.paths)}")
         self.read_bytes = 0
 
     def __iter__(self) -> Iterator[str]:

@@ -92,6 +92,7 @@ def test_gpt2_shaped_models_are_spoken_to_as_any_other(directory: Path, capsys: 
         ("--max-tokens", "0", "max_tokens: 0 is not 1 to 4096"),
         ("--max-tokens", "5000", "max_tokens: 5000 is not 1 to 4096"),
         ("--beams", "0", "beams: 0 is below 1"),
+        ("--prompt", "", "prompt: a text of 0 characters"),
         ("--stop", "", "stop: a text of 0 characters"),
     ],
 )
@@ -100,6 +101,17 @@ def test_bad_values_are_refused_by_field_and_limit(
 ) -> None:
     assert main(["generate", str(directory), "--prompt", "good", option, value]) == 1
     assert capsys.readouterr().err.startswith(f"failed: {refusal}")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--temperature", "1"), ("--top-p", "0.5"), ("--top-k", "3"), ("--min-p", "0.1")]
+)
+def test_how_tokens_are_drawn_is_not_asked_of_a_search(
+    option: str, value: str, directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["generate", str(directory), "--prompt", "good", "--beams", "2", option, value]) == 1
+    field = option.removeprefix("--").replace("-", "_")
+    assert capsys.readouterr().err == f"failed: {field}: not with beams, which draw nothing\n"
 
 
 def test_a_directory_that_is_no_model_is_refused_without_a_traceback(

@@ -244,6 +244,7 @@ def test_without_a_reference_there_is_no_kl_to_report(config: GrpoConfig, tmp_pa
         ({"soft_overlong_tokens": 8}, "soft_overlong_tokens: 8"),
         ({"clip_low": 1.0}, "clip_low"),
         ({"clip_high": 0.0}, "clip_high"),
+        ({"updates": 0}, "updates: 0 is below 1"),
         ({"temperature": 0.0}, "temperature"),
         ({"importance_cap": 0.5}, "importance_cap"),
         ({"max_staleness_updates": 2}, "max_staleness_updates"),

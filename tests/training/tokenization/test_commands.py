@@ -95,6 +95,8 @@ def test_what_cannot_be_done_is_said_in_one_line(
 ) -> None:
     empty, torn = tmp_path / "empty.txt", tmp_path / "torn.txt"
     empty.write_text("")
+    blank = tmp_path / "blank.txt"
+    blank.write_text("\n")
     torn.write_bytes(b"abc\xff")
     (tmp_path / "bare").mkdir()
     page, new = ["--page", str(tmp_path / "p.html")], ["--output", str(tmp_path / "new")]
@@ -103,6 +105,7 @@ def test_what_cannot_be_done_is_said_in_one_line(
     refused = {
         f"train {texts} --vocabulary 261 {' '.join(new)}": "vocabulary: 261, at least 262",
         f"train {empty} --vocabulary 300 {' '.join(new)}": "texts: empty.txt is empty",
+        f"train {blank} --vocabulary 300 {' '.join(new)}": "texts: nothing but white space in blank.txt",
         f"train {torn} --vocabulary 300 {' '.join(new)}": "texts: torn.txt is not UTF-8 at byte 3",
         f"train {texts} --vocabulary 300 --output {texts}": "output: readme.txt is there already",
         f"train {texts} --vocabulary 300 --output {tmp_path}": "is there already",
