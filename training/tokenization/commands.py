@@ -41,11 +41,16 @@ def describe(commands: argparse._SubParsersAction[argparse.ArgumentParser], code
     train.set_defaults(command=lambda options: _train(options, code_commit()))
     compare = verbs.add_parser("compare", parents=[texts], help="byte pairs, words and characters on held-out text")
     compare.add_argument(
-        "--vocabulary", type=int, nargs="+", default=VOCABULARIES, metavar="N", help="sizes to learn (4096 16384)"
+        "--vocabulary", type=_sizes, default=VOCABULARIES, metavar="N,N", help="sizes to learn (4096,16384)"
     )
     compare.add_argument("--held-out", type=_share, default=HELD_OUT_SHARE, metavar="0..0.5", help="share of the texts")
     compare.add_argument(
-        "--tokenizer", type=Path, nargs="+", default=[], metavar="DIR", help="more, which should not know the texts yet"
+        "--tokenizer",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="one more, which should not know the texts yet; may be repeated",
     )
     compare.add_argument("--page", type=Path, metavar="FILE", help="the table, and how held-out text splits, as HTML")
     compare.set_defaults(command=_compare)
@@ -96,6 +101,8 @@ def _compare(options: argparse.Namespace) -> int:
 def _show(options: argparse.Namespace) -> int:
     if options.text is None:
         file, *directories = options.places
+        if file.is_dir():
+            raise TextError("places: needs a FILE before the directories, or --text")
         shown = _shown(_beginning(file), file.name)
     else:
         directories = options.places
@@ -142,6 +149,13 @@ def _beginning(file: Path) -> str:
 
 def _shown(text: str, source: str) -> Shown:
     return Shown(text[:MOST_CHARACTERS], source, whole=len(text) <= MOST_CHARACTERS)
+
+
+def _sizes(text: str) -> list[int]:
+    try:
+        return [int(size) for size in text.split(",")]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text} is no list of sizes such as 4096,16384") from error
 
 
 def _share(text: str) -> float:

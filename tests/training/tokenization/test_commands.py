@@ -65,8 +65,8 @@ def test_compare_prints_a_table_and_writes_the_page(
     train(texts, tmp_path / "given")
     capsys.readouterr()
     page = tmp_path / "page.html"
-    command = ["tokenizer", "compare", str(texts), "--vocabulary", "300", "400", "--held-out", "0.3"]
-    assert main([*command, "--tokenizer", str(tmp_path / "given"), "--page", str(page)]) == 0
+    command = ["tokenizer", "compare", "--page", str(page), "--held-out", "0.3", "--vocabulary", "300,400"]
+    assert main([*command, "--tokenizer", str(tmp_path / "given"), str(texts)]) == 0  # in the order that --help shows
     lines = capsys.readouterr().out.splitlines()
     names = [line.split()[0] for line in lines]
     assert names == ["tokenizer", "bpe-300", "bpe-400", "word-300", "word-400", "char-400", "given", "the"]
@@ -114,7 +114,7 @@ def test_what_cannot_be_done_is_said_in_one_line(
         f"compare {short} --vocabulary 300": "held-out: a share of 0.1 leaves no text to measure on",
         f"show {texts} {' '.join(page)}": "places: no tokenizer's directory after the file",
         f"show --text x {tmp_path / 'bare'} {' '.join(page)}": f"tokenizer.json: is not in {tmp_path / 'bare'}",
-        f"show {tmp_path / 'bare'} {texts} {' '.join(page)}": "texts: bare is not one of .txt, .jsonl",
+        f"show {tmp_path / 'bare'} {texts} {' '.join(page)}": "places: needs a FILE before the directories, or --text",
     }
     for command, reason in refused.items():
         assert main(["tokenizer", *command.split()]) == 1, command
@@ -125,6 +125,12 @@ def test_what_cannot_be_done_is_said_in_one_line(
         assert main(["tokenizer", "show", "--text", text, str(tmp_path), *page]) == 1
         assert reason in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+def test_sizes_that_are_none_are_refused(texts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["tokenizer", "compare", "--vocabulary", "300,many", str(texts)])
+    assert "300,many is no list of sizes such as 4096,16384" in capsys.readouterr().err
 
 
 def test_somebody_who_waits_is_told_how_far_it_is(texts: Path) -> None:
