@@ -160,6 +160,8 @@ def forget_erased(options: argparse.Namespace) -> int:
 
 def lineage(options: argparse.Namespace) -> int:
     """A line a version: what became of it, what it learned from, and how much of that is gone."""
+    if not options.state.is_dir():
+        raise ValueError(f"state: {options.state} is not there")
     for descent in _descents(options):
         if descent.erasures or descent.unknown or not options.erased:
             print(descent.text())

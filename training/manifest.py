@@ -27,8 +27,9 @@ class ManifestError(ValueError):
 
 @dataclass(frozen=True)
 class Manifest:
-    """One artifact. `data` is {"snapshot": id, "sha256": hex} or None; `report` holds the stage's figures. `erased` has a
-    {"number", "time"} for each erasure that concerned it: its texts are gone. The field is written only then."""
+    """One artifact. `data` is {"snapshot": id, "sha256": hex}, of a tokenizer the hash of each file by its name, or None; `report` holds
+    the stage's figures. `erased` has a {"number", "time"} for each erasure that concerned it: its texts are gone. The field is written
+    only then."""
 
     kind: str
     version: str

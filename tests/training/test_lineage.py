@@ -87,6 +87,8 @@ def test_the_command_prints_a_line_a_version_or_only_the_erased(
     snapshot = kept.finish("nano-1").snapshot.id
     kept.log.erase("ann")
     forget(kept.log, kept.loop, kept.registry)
+    assert main(["lineage", "--state", str(tmp_path / "gone")]) == 1
+    assert capsys.readouterr().err == f"failed: state: {tmp_path / 'gone'} is not there\n"
     assert main(["lineage", "--state", str(tmp_path)]) == 0
     whole = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert whole == [

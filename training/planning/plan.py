@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from training.model.config import ModelConfig, parse_config
@@ -114,15 +115,20 @@ def plan_stage(stage: PlannedStage, model: ModelConfig, gpus: int, accelerator: 
 
 def fitting(stage: PlannedStage, model: ModelConfig, gpus: int, accelerator: Accelerator) -> Iterator[StagePlan]:
     """The stage in every layout of so many GPUs that it fits into."""
+    return (
+        planned
+        for planned in _layouts(stage, model, gpus, accelerator)
+        if planned.memory.bytes <= accelerator.usable_bytes
+    )
+
+
+def _layouts(stage: PlannedStage, model: ModelConfig, gpus: int, accelerator: Accelerator) -> Iterator[StagePlan]:
+    """The stage in every layout of so many GPUs that the model can be split into."""
     for tensor in TENSORS:
         for shard in range(1, gpus // tensor + 1):
             if gpus % (shard * tensor) == 0:
-                try:
-                    planned = _planned(stage.laid_out(shard=shard, tensor=tensor, pipeline=1), model, gpus, accelerator)
-                except ConfigError:
-                    continue
-                if planned.memory.bytes <= accelerator.usable_bytes:
-                    yield planned
+                with suppress(ConfigError):
+                    yield _planned(stage.laid_out(shard=shard, tensor=tensor, pipeline=1), model, gpus, accelerator)
 
 
 def _planned(stage: PlannedStage, model: ModelConfig, gpus: int, accelerator: Accelerator) -> StagePlan:
@@ -135,6 +141,13 @@ def _planned(stage: PlannedStage, model: ModelConfig, gpus: int, accelerator: Ac
 
 
 def _advice(stage: PlannedStage, model: ModelConfig, gpus: int, accelerator: Accelerator) -> str:
-    """The fastest layout that fits."""
+    """The fastest layout that fits; where none does, how much the one lacks that needs the least."""
     best = min(fitting(stage, model, gpus, accelerator), key=lambda planned: planned.seconds, default=None)
-    return f"no layout of {gpus} {accelerator.name} fits" if best is None else f"{best.layout} would fit"
+    if best is not None:
+        return f"{best.layout} would fit"
+    none = f"no layout of {gpus} {accelerator.name} fits"
+    least = min(_layouts(stage, model, gpus, accelerator), key=lambda planned: planned.memory.bytes, default=None)
+    if least is None:
+        return none
+    needed, usable = least.memory.bytes / GIB, accelerator.usable_bytes / GIB
+    return f"{none}: {least.layout} needs the least, {needed:.1f} GiB of each, of which {usable:.1f} are usable"

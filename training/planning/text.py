@@ -10,6 +10,8 @@ from training.planning.memory import Taken
 from training.planning.plan import RecipePlan, StagePlan
 
 GAP = "  "
+MIB = 1 << 20
+FEWEST_HOURS = 0.1  # below, two digits of hours say nothing
 ASSUMPTIONS = (
     "An estimate. No step was timed on a GPU, and this library's stages have only ever run on processors.",
     f"Memory: {USABLE_MEMORY:g} of what the driver reports is usable; rows are as long as the config lets them be, and all response.",
@@ -25,12 +27,13 @@ ASSUMPTIONS = (
 def text(plan: RecipePlan, dollars_per_gpu_hour: float | None = None) -> str:
     """Two tables, the sum, and the assumptions."""
     accelerator = plan.accelerator
+    unit = GIB if any(stage.memory.bytes >= GIB for stage in plan.stages) else MIB
     return "\n".join(
         (
             f"{plan.recipe} on {plan.gpus} x {accelerator.name}, {accelerator.usable_bytes / GIB:.1f} GiB of each usable",
             "",
-            "Memory of one GPU at its peak, GiB",
-            *_aligned(_memory_rows(plan.stages)),
+            f"Memory of one GPU at its peak, {'GiB' if unit == GIB else 'MiB'}",
+            *_aligned(_memory_rows(plan.stages, unit)),
             "",
             "Time",
             *_aligned(_time_rows(plan.stages)),
@@ -77,38 +80,42 @@ def _stage_json(stage: StagePlan) -> dict[str, Any]:
     }
 
 
-def _memory_rows(stages: Sequence[StagePlan]) -> list[list[str]]:
+def _memory_rows(stages: Sequence[StagePlan], unit: int) -> list[list[str]]:
     """A column for each part that any stage has."""
     taken_by = {part.name for stage in stages for part in stage.memory.parts}
     parts = [name for name in Taken if name in taken_by]
     rows = [["stage", "copies", "shard", "tensor", *parts, "peak", "while"]]
     for stage in stages:
-        taken = {part.name: f"{part.bytes / GIB:.1f}" for part in stage.memory.parts}
+        taken = {part.name: f"{part.bytes / unit:.1f}" for part in stage.memory.parts}
         layout = [str(number) for number in (stage.layout.copies, stage.layout.shard, stage.layout.tensor)]
-        peak = f"{stage.memory.bytes / GIB:.1f}"
+        peak = f"{stage.memory.bytes / unit:.1f}"
         rows.append([stage.name, *layout, *(taken.get(part, "-") for part in parts), peak, stage.memory.name])
     return rows
 
 
 def _time_rows(stages: Sequence[StagePlan]) -> list[list[str]]:
-    rows = [["stage", "steps", "s a step", "tokens/s a GPU", "hours", "bound by"]]
+    long = any(stage.hours >= FEWEST_HOURS for stage in stages)
+    rows = [["stage", "steps", "s a step", "tokens/s a GPU", "hours" if long else "seconds", "bound by"]]
     for stage in stages:
         share = max(one.seconds for one in stage.spent) / stage.seconds
         numbers = [
             f"{stage.work.steps:,}",
             f"{stage.seconds:.3g}",
             f"{stage.tokens_per_second:,.0f}",
-            f"{stage.hours:.2f}",
+            f"{stage.hours:.2f}" if long else f"{stage.hours * 3600:.3g}",
         ]
         rows.append([stage.name, *numbers, f"{stage.bound_by} ({share:.0%})"])
     return rows
 
 
 def _sum(plan: RecipePlan, dollars_per_gpu_hour: float | None) -> str:
-    whole = f"In all {plan.hours:.1f} hours, {plan.gpu_hours:.1f} GPU hours"
+    if plan.hours >= FEWEST_HOURS:
+        whole = f"In all {plan.hours:.1f} hours, {plan.gpu_hours:.1f} GPU hours"
+    else:
+        whole = f"In all {plan.hours * 3600:.3g} seconds, {plan.gpu_hours * 3600:.3g} GPU seconds"
     if dollars_per_gpu_hour is None:
         return whole
-    return f"{whole}, {plan.gpu_hours * dollars_per_gpu_hour:,.2f} dollars at {dollars_per_gpu_hour:.2f} each"
+    return f"{whole}, {plan.gpu_hours * dollars_per_gpu_hour:,.2f} dollars at {dollars_per_gpu_hour:.2f} a GPU hour"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

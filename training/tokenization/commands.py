@@ -24,6 +24,7 @@ from training.tokenization.watching import Watched
 VOCABULARIES = (4096, 16_384)
 SPLIT_SEED = 20_261_126
 HELD_OUT_SHARE = 0.1
+COMPARED_CHARACTERS = 2_000  # once for each tokenizer; a token takes some 100 bytes of the page, and may be a character
 SHORT = {Kind.BYTE_PAIRS: "bpe", Kind.WORDS: "word", Kind.CHARACTERS: "char"}
 MERGING = "counting pairs and merging"
 
@@ -92,8 +93,8 @@ def _compare(options: argparse.Namespace) -> int:
         ]
     print(table(measured))
     if options.page:
-        text = "\n".join(_until(_side(files, share, held_out=True), MOST_CHARACTERS + 1))
-        write_page(options.page, _shown(text, "Held-out text"), tokenizers, measured)
+        text = "\n".join(_until(_side(files, share, held_out=True), COMPARED_CHARACTERS + 1))
+        write_page(options.page, _shown(text, "Held-out text", COMPARED_CHARACTERS), tokenizers, measured)
         print(f"the page is {options.page}")
     return 0
 
@@ -147,8 +148,8 @@ def _beginning(file: Path) -> str:
     return next(texts) if file.suffix == ".jsonl" else "".join(_until(texts, MOST_CHARACTERS + 1))
 
 
-def _shown(text: str, source: str) -> Shown:
-    return Shown(text[:MOST_CHARACTERS], source, whole=len(text) <= MOST_CHARACTERS)
+def _shown(text: str, source: str, most: int = MOST_CHARACTERS) -> Shown:
+    return Shown(text[:most], source, whole=len(text) <= most)
 
 
 def _sizes(text: str) -> list[int]:

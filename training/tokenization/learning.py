@@ -64,7 +64,12 @@ def make_directory(
     tokenizer = learn(texts, config)
     save(tokenizer, config, directory)
     sources = {path.name: hash_file(path) for path in files.paths}
-    report = {"vocabulary": tokenizer.get_vocab_size(), "bytes": files.total_bytes, "sources": sources}
     return write_manifest(
-        directory, kind="tokenizer", version=directory.name, config=config, code_commit=code_commit, report=report
+        directory,
+        kind="tokenizer",
+        version=directory.name,
+        config=config,
+        code_commit=code_commit,
+        data=sources,
+        report={"vocabulary": tokenizer.get_vocab_size(), "bytes": files.total_bytes},
     )

@@ -1,6 +1,7 @@
 """`python -m training plan` as a person calls it."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,10 @@ def test_json_has_the_same_and_the_price(capsys: pytest.CaptureFixture[str]) -> 
         (["--recipe", "gpt"], "recipe: 'gpt' is not one of qwen3-0.6b-sft-grpo, "),
         (["--recipe", "qwen3-8b-grpo", "--accelerator", "tpu"], "accelerator: 'tpu' is not one of h100, "),
         (["--recipe", "qwen3-8b-grpo", "--gpus", "10"], "grpo: parallelism: shard 2 x tensor 2 is 4, which does not"),
+        (
+            ["--recipe", "qwen3-8b-grpo", "--gpus", "1"],
+            "grpo: parallelism: shard 2 x tensor 2 is 4, which does not divide 1 GPUs; no layout of 1 h100 fits: ",
+        ),
         (["--recipe", "qwen3-8b-grpo", "--gpus", "0"], "grpo: gpus: 0, at least 1"),
         (["--recipe", "qwen3-8b-grpo", "--shard", "0"], "parallelism.shard: 0, at least 1"),
         (["--recipe", "qwen3-8b-grpo", "--tensor", "1"], "grpo: needs "),
@@ -61,6 +66,23 @@ def test_what_cannot_be_planned_is_an_error_that_says_why(
 ) -> None:
     assert plan(*words) == 1
     assert capsys.readouterr().err.startswith(f"failed: {error}")
+
+
+def test_what_fits_nowhere_is_told_with_what_it_lacks(capsys: pytest.CaptureFixture[str]) -> None:
+    assert plan("--recipe", "qwen3-8b-grpo", "--gpus", "1") == 1
+    least = re.search(r"needs the least, ([\d.]+) GiB of each, of which 71\.1 are usable$", capsys.readouterr().err)
+    assert least is not None
+    assert float(least[1]) > 71.1
+
+
+def test_a_small_model_is_told_in_units_that_say_something(capsys: pytest.CaptureFixture[str]) -> None:
+    assert plan("--recipe", "qwen3-0.6b-sft-grpo", "--model", "models/nano", "--json") == 0
+    first = json.loads(capsys.readouterr().out)["stages"][0]
+    assert plan("--recipe", "qwen3-0.6b-sft-grpo", "--model", "models/nano") == 0
+    printed = capsys.readouterr().out
+    assert "Memory of one GPU at its peak, MiB" in printed
+    assert f" {first['peak_bytes'] / 2**20:.1f} " in printed
+    assert re.search(r"^In all \d\S* seconds, \d\S* GPU seconds$", printed, re.MULTILINE)
 
 
 def test_another_model_and_layout_may_be_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.training.tokenization.made import TEXT
 from training.__main__ import main
-from training.manifest import verify_manifest
+from training.manifest import hash_file, verify_manifest
 from training.tokenization.opened import BytePairs, open_tokenizer
 from training.tokenization.reading import TextFiles
 from training.tokenization.watching import Watched
@@ -34,7 +34,7 @@ def test_train_leaves_a_finished_directory_that_opens(
     assert (manifest.kind, manifest.version) == ("tokenizer", "ours")
     assert manifest.config == {"vocabulary": 600, "kind": "byte-pairs", "split": "gpt4", "least_count": 2}
     assert manifest.report["bytes"] == texts.stat().st_size
-    assert list(manifest.report["sources"]) == ["readme.txt"]
+    assert manifest.data == {"readme.txt": hash_file(texts)}
     assert set(manifest.files) == {"tokenizer.json", "tokenizer_config.json", "generation_config.json"}
     assert isinstance(open_tokenizer(tmp_path / "ours"), BytePairs)
 
@@ -74,6 +74,9 @@ def test_compare_prints_a_table_and_writes_the_page(
     assert bytes_per_token[0] < bytes_per_token[1] < bytes_per_token[2]
     assert all(line.endswith("100.0%") for line in lines[1:3])
     assert page.read_text().count("<h2>") == 7
+    assert (
+        "its first 2,000 characters" in page.read_text()
+    )  # of each tokenizer: a whole text would be megabytes of tokens
 
 
 def test_show_takes_a_text_or_a_file(texts: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def written(path: Path, content: str | bytes) -> Path:
         "日本語\n" * 3000,  # 3 bytes a letter: blocks end inside of one
         "é" * BLOCK_BYTES * 3,  # no line at all
         "x" + "😀" * BLOCK_BYTES,
-        "\n" * (BLOCK_BYTES + 1),
+        "\n" * (BLOCK_BYTES + 1) + "x",
     ],
 )
 def test_the_blocks_of_a_file_are_the_file(tmp_path: Path, text: str) -> None:
