@@ -27,6 +27,7 @@ from training.lineage import Descent, erased_versions, trace
 from training.outputs import check_writable, told
 from training.planning.arguments import describe as describe_plan
 from training.progress import Lines, note_erased, open_display
+from training.recipes.nano_world.arguments import describe as describe_nano_base
 from training.recipes.own.arguments import describe as describe_own
 from training.recipes.pretraining.arguments import describe as describe_pretraining
 from training.recipes.rlvr.arguments import describe as describe_rlvr
@@ -45,16 +46,13 @@ if TYPE_CHECKING:
     from training.forgetting import Forgotten
     from training.recipes.recipe import LoopConfig, Plan, Recipe
     from training.remote import FeedbackLog, TlsFiles
-    from training.stages.context import Progress
 
-NANO = Path(__file__).parent.parent / "models" / "nano"
 REFUSALS = (ValueError, UnavailableError)
 OUTPUTS, STATE = (
     ("output", "page", "work"),
     "state",
 )  # options that name where is written; into the state not by every command
 LOCKED, TOO_LITTLE, STOPPED, TERMINATED = 3, 4, 130, 128 + signal.SIGTERM
-SAY_EVERY_STEPS = 20
 NICENESS = 10  # people who chat come first
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -165,23 +163,6 @@ def lineage(options: argparse.Namespace) -> int:
     for descent in _descents(options):
         if descent.erasures or descent.unknown or not options.erased:
             print(descent.text())
-    return 0
-
-
-def nano_base(options: argparse.Namespace) -> int:
-    """Make nano's base and the texts that belong to it."""
-    from training.recipes.nano_world.brought_up import bring_up, write_texts
-    from training.recipes.recipe import TEXTS
-
-    write_texts(TEXTS)
-
-    def show(progress: Progress) -> None:
-        if progress.step % SAY_EVERY_STEPS == 0:
-            loss = progress.metrics["loss"]
-            print(f"{progress.stage}: {progress.step} of {progress.total_steps}, loss {loss:.3f}", flush=True)
-
-    manifest = bring_up(options.work, options.output, _code_commit(), show)
-    print(f"{manifest.version} is in {options.output}")
     return 0
 
 
@@ -359,12 +340,7 @@ def _parser() -> argparse.ArgumentParser:
     tracing.set_defaults(command=lineage)
     describe_reports(commands, common)
     describe_generate(commands)
-    made = commands.add_parser("nano-base", help="make models/nano from nothing, in ten minutes")
-    made.add_argument(
-        "--work", type=Path, default=Path(".state") / "nano-base", help="folder of the intermediate files"
-    )
-    made.add_argument("--output", type=Path, default=NANO)
-    made.set_defaults(command=nano_base)
+    describe_nano_base(commands, _code_commit)
     describe_pretraining(commands, _code_commit)
     describe_tokenizer(commands, _code_commit)
     describe_tasks(commands)

@@ -20,7 +20,8 @@ from training.runs import write_json
 from training.stages.context import ConfigError
 
 RECORD = "stage.json"
-OUTPUT, LINEAGE = "output_directory", "lineage"
+OUTPUT = "output_directory"
+WHO_WORKS = {"lineage", "machine", "parallelism"}
 UNHASHED = "no manifest"  # of a directory whose files would have to be hashed one by one
 
 
@@ -102,7 +103,7 @@ def note_start(name: str, config: StageConfig, directory: Path, workers: int) ->
 
 
 def refuse_other(config: StageConfig, directory: Path) -> None:
-    """A folder is of one run: going on with another config would mix two.
+    """A folder is of one run: going on with another config would mix two. Other code may go on, on another machine and in another layout.
 
     Raises:
         ConfigError: it was begun with another; names a field that differs.
@@ -111,9 +112,9 @@ def refuse_other(config: StageConfig, directory: Path) -> None:
     if before is None:
         return
     given: Mapping[str, Any] = json.loads(json.dumps({**plain(config), OUTPUT: str(config.output_directory)}))
-    for name in sorted(given.keys() | before.config.keys()):
-        was, now = before.config.get(name), given.get(name)
-        if was != now and name != LINEAGE:  # other code may go on
+    for name in sorted(given.keys() & before.config.keys() - WHO_WORKS):
+        was, now = before.config[name], given[name]
+        if was != now:
             raise ConfigError(f"{name}: {directory.name} was begun with {was}, not {now}; take another name or folder")
 
 
