@@ -71,6 +71,7 @@ def run_twice(run: StageRun[Any], checkpoints: Path, progress: ProgressList) -> 
         pass
     else:
         sys.exit(f"{run.name} did not die")
+    pretended.WAITS.clear()
     run.function(run.config, RunContext(DirectoryCheckpoints(checkpoints), progress, ALONE))
     return {
         f"{step.step} {name}": value
