@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from training.optim.muon import MuonBesideAdamW, muon_for
 
@@ -74,8 +75,9 @@ def build_optimizer(
     adamw = None
     if groups:
         rate, betas = config.learning_rate, config.betas
-        # One kernel for a weight's step, on a processor too, where torch would choose ten.
-        adamw = torch.optim.AdamW(groups, lr=rate, betas=betas, eps=config.epsilon, fused=True)
+        # One kernel for a weight's step, where torch would choose ten. It refuses split weights beside whole ones: a head beside shards.
+        split = any(isinstance(parameter, DTensor) for parameter in (*decayed, *kept))
+        adamw = torch.optim.AdamW(groups, lr=rate, betas=betas, eps=config.epsilon, fused=None if split else True)
     if adamw is not None and not hidden:
         return adamw
     return MuonBesideAdamW(muon_for(hidden, config.weight_decay, config.muon_momentum), adamw)
