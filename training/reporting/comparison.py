@@ -41,6 +41,11 @@ class Pair:
     second: StageRead
 
     @property
+    def kinds(self) -> list[str]:
+        """What their steps say that they are; more than one: little can be compared. None where neither has a step yet."""
+        return list(dict.fromkeys(read.steps[-1].stage for read in (self.first, self.second) if read.steps))
+
+    @property
     def differences(self) -> list[Row]:
         """Fields that have another value, and data whose hash is another."""
         rows = list(_different(flat(self.first.record.config), flat(self.second.record.config)))
@@ -130,8 +135,9 @@ def flat(config: Mapping[str, Any], within: str = "") -> dict[str, Any]:
 
 def _different(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[Row]:
     for name in dict.fromkeys([*first, *second]):
-        if first.get(name, MISSING) != second.get(name, MISSING):
-            yield Row(name, figure(first.get(name, MISSING)), figure(second.get(name, MISSING)))
+        values = [fields.get(name, MISSING) for fields in (first, second)]
+        if values[0] != values[1]:
+            yield Row(name, *("none" if value is None else figure(value) for value in values))  # null: it was asked so
 
 
 def _last(read: StageRead) -> dict[str, float]:
@@ -140,7 +146,8 @@ def _last(read: StageRead) -> dict[str, float]:
 
 
 def _lines(pair: Pair) -> Iterator[str]:
-    yield f"{pair.name}: {pair.first.version} ({pair.first.standing}) | {pair.second.version} ({pair.second.standing})"
+    name = pair.name if len(pair.kinds) < 2 else f"different stages, {' | '.join(pair.kinds)}"
+    yield f"{name}: {pair.first.version} ({pair.first.standing}) | {pair.second.version} ({pair.second.standing})"
     for title, rows in (("asked otherwise", pair.differences), ("at the end", pair.figures), ("took", pair.costs)):
         yield f"  {title}{'' if rows else ': nothing'}"
         wide = max((len(row.name) for row in rows), default=0)

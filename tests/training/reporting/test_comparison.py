@@ -9,6 +9,7 @@ import pytest
 from tests.training.toys import sft_rows, toy_model, write_lines
 from training.__main__ import main
 from training.cluster.runner import StageRun, run_stage
+from training.model.lora import LoraConfig
 from training.optim.adam import OptimizerConfig
 from training.reporting.comparison import ComparisonError, compare, flat, text_of
 from training.stages import sft
@@ -50,6 +51,16 @@ def test_what_was_asked_otherwise_is_all_that_is_named(run: Run, tmp_path: Path)
     assert figures["loss"].first != figures["loss"].second
     assert {row.name for row in pair.costs} >= {"steps", "time", "tokens a second"}
     assert [line.name for line in pair.curves.first[0].lines] == ["a", "b"]
+
+
+def test_stages_of_two_kinds_are_said_to_be_so_and_null_is_none(run: Run) -> None:
+    (pair,) = compare(run("a"), run("b", vocabulary_rows=200, lora=LoraConfig(rank=2)))
+    assert next(row for row in pair.differences if row.name == "vocabulary_rows").first == "none"
+    unlike = replace(
+        pair, second=replace(pair.second, steps=[replace(step, stage="grpo") for step in pair.second.steps])
+    )
+    assert text_of([unlike]).startswith("different stages, sft | grpo: a (")
+    assert text_of([pair]).startswith("sft: a (")
 
 
 def test_the_same_run_twice_differs_in_nothing(run: Run) -> None:
