@@ -31,6 +31,8 @@ LAYOUTS: dict[str, tuple[int, dict[str, int]]] = {
 }
 # A step of bfloat16 is 2^-8: gradients of each microbatch are rounded to it, and two workers have twice as many microbatches.
 NARROW_TOLERANCE = 2**-8
+# Where layers are split too, each worker's part of a product is rounded before the parts are added up.
+SPLIT_TOLERANCE = 2**-6
 TRAIN, STAGES = "tests.training.layouts:train", "tests.training.layouts:stages"
 
 
@@ -102,8 +104,9 @@ def test_in_bfloat16_shards_learn_as_one_process_under_autocast(name: str, layou
         if not (layouts / f"narrow {made}.json").exists():
             run_workers(TRAIN, world, layouts, f"narrow {made}", json.dumps(layout | {"narrow": True}))
     one, other, wide = (figures(layouts, made) for made in ("narrow one", f"narrow {name}", name))
+    tolerance = SPLIT_TOLERANCE if "tensor" in name else NARROW_TOLERANCE
     for key in (key for key in one if key.startswith(("loss", "norm"))):
-        assert other[key] == pytest.approx(one[key], rel=NARROW_TOLERANCE), key
+        assert other[key] == pytest.approx(one[key], rel=tolerance), key
     assert any(other[key] != pytest.approx(wide[key], rel=2e-5) for key in one)
 
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from services.generator import presets as served
-from training.decoding import presets, rules, text
+from training.decoding import presets, rules, tasks, text
 from training.decoding.rules import Rules
 
 
@@ -15,7 +15,7 @@ def test_presets_are_those_of_the_generator() -> None:
 
 
 def test_limits_are_those_of_the_generator() -> None:
-    ours = (presets.MAX_TOKENS, rules.MAX_TEMPERATURE, rules.GREEDY_BELOW, text.MAX_STOPS, text.MAX_STOP_CHARACTERS)
+    ours = (tasks.MAX_TOKENS, rules.MAX_TEMPERATURE, rules.GREEDY_BELOW, text.MAX_STOPS, text.MAX_STOP_CHARACTERS)
     assert ours == (
         served.MAX_TOKENS,
         served.MAX_TEMPERATURE,
