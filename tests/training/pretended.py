@@ -2,20 +2,19 @@
 
 It refuses what CUDA refuses: tensors of two devices in one operation (but numbers), and random numbers of a generator of the processor.
 A process that has called `pretend` has it as torch's accelerator, and cannot get rid of it: call it in a subprocess.
-Surprise: AdamW's fused step is the processor's plain one, and attention is the plain formula, so that figures are the processor's.
+Surprise: attention is the plain formula, so that figures are the processor's.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.adamw import adamw
 from torch.utils._python_dispatch import return_and_correct_aliasing
 from torch.utils._pytree import tree_flatten, tree_map_only
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
@@ -73,12 +72,12 @@ class Pretended(Tensor):
         note_wait(func, args, kwargs)
         asked = kwargs.get("device")
         to = None if asked is None else torch.device(asked)
-        if func is aten._fused_adamw_.default or func is aten._fused_adamw_.tensor_lr:
-            return plain_adamw(*args, **kwargs)
         inner_args, inner_kwargs = tree_map_only(Pretended, lambda t: t.held, (args, kwargs))
         if to is not None and to.type == NAME:
             inner_kwargs["device"] = torch.device("cpu")
         out = func(*inner_args, **inner_kwargs)
+        if func is aten._fused_adamw_.default:
+            return out  # all is changed in place
         if to is not None and to.type != NAME:
             if to.type == "cpu":
                 WAITS["copy"] += 1
@@ -119,41 +118,6 @@ def note_wait(func: Any, args: Any, kwargs: Any) -> None:
     if func in TAKES_PLACES and not any(isinstance(i, Pretended) and i.dtype == torch.bool for i in args[1]):
         return
     WAITS[WAITING[func]] += 1
-
-
-def plain_adamw(
-    parameters: Sequence[Pretended],
-    gradients: Sequence[Pretended],
-    averages: Sequence[Pretended],
-    squares: Sequence[Pretended],
-    most: Sequence[Pretended],
-    steps: Sequence[Pretended],
-    *,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    weight_decay: float,
-    eps: float,
-    amsgrad: bool,
-    maximize: bool,
-    **_: object,
-) -> None:
-    """The processor's step. The caller has counted it already, and the plain one counts itself."""
-    held = [[tensor.held for tensor in part] for part in (parameters, gradients, averages, squares, most, steps)]
-    for step in held[5]:
-        step -= 1
-    adamw(
-        *held,
-        foreach=False,
-        fused=False,
-        lr=lr,
-        beta1=beta1,
-        beta2=beta2,
-        weight_decay=weight_decay,
-        eps=eps,
-        amsgrad=amsgrad,
-        maximize=maximize,
-    )
 
 
 def factories() -> Iterator[tuple[str, Any]]:
