@@ -15,7 +15,8 @@ import torch
 ROOT = Path(__file__).parents[2]
 HERE = "tests/training/"
 # What the reference asks for, in seconds of one core.
-SECONDS = {"correctness": 10.0, "learning": 90.0}
+# Of processors: learning may take 90 s of two cores (reference/training.md, section 4).
+SECONDS = {"correctness": 10.0, "learning": 180.0}
 SUITES = {
     "correctness": (
         "model/test_head.py",
