@@ -14,8 +14,7 @@ import torch
 
 ROOT = Path(__file__).parents[2]
 HERE = "tests/training/"
-# What the reference asks for, in seconds of one core.
-# Of processors: learning may take 90 s of two cores (reference/training.md, section 4).
+# Of a processor's time. Learning may take 90 s of two cores (reference/training.md, section 4).
 SECONDS = {"correctness": 10.0, "learning": 180.0}
 SUITES = {
     "correctness": (
