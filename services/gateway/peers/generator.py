@@ -16,6 +16,7 @@ from services.gateway.translation import FINISH_REASONS, TASK_NUMBERS, TASKS, hi
 PEER = "generator"
 # A rollout is small and kept in memory there.
 ROLLOUT_SECONDS = 5.0
+LOST = "GENERATOR_UNAVAILABLE"  # nothing was heard of it; what it says itself has another reason
 
 
 class GeneratorPeer:
@@ -67,6 +68,21 @@ class GeneratorPeer:
             sampling=sampling_message(request.sampling),
             pinned_version=request.pinned_version,
         )
+        began = False
+        try:
+            async with aclosing(self._answer(message)) as events:
+                async for event in events:
+                    began = True
+                    yield event
+        except UnavailableError as error:
+            if began or error.reason != LOST:
+                raise
+            # A server that ends says CANCELLED to what comes at that moment, which gRPC does not repeat: 1 of 20,000 calls in a roll.
+            async with aclosing(self._answer(message)) as events:
+                async for event in events:
+                    yield event
+
+    async def _answer(self, message: generator_pb2.GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
         stream = call_stream(PEER, self._stub.Generate, message, within_seconds=self._turn_seconds)
         async with aclosing(stream) as events:
             async for event in events:
@@ -92,7 +108,7 @@ def _event(event: generator_pb2.GenerateEvent) -> GenerateEvent:
             reason = FINISH_REASONS.get(event.finished.finish_reason, FinishReason.STOP)
             return Finished(reason, usage, _sample(event.finished))
         case _:
-            raise UnavailableError("the generator sent an unknown event", reason="GENERATOR_UNAVAILABLE")
+            raise UnavailableError("the generator sent an unknown event", reason=LOST)
 
 
 def _sample(finished: generator_pb2.Finished) -> Sample | None:

@@ -1,0 +1,75 @@
+"""An answer is asked for once more where its generator went before it said anything, and only there."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+from grpc.aio import AioRpcError, Metadata
+from thumbwheel.generator.v1 import generator_pb2
+
+from services.chassis.errors import UnavailableError
+from services.chassis.identity import CallContext, Caller, bind_call
+from services.gateway.generation import Finished, GenerateEvent
+from services.gateway.peers.generator import GeneratorPeer
+from services.gateway.request import TurnRequest, UserInput
+
+ADA = CallContext(Caller("acme", "ada"), "r1")
+TEXT = generator_pb2.GenerateEvent(text_delta="well")
+END = generator_pb2.GenerateEvent(finished=generator_pb2.Finished())
+GONE = AioRpcError(grpc.StatusCode.CANCELLED, Metadata(), Metadata(), "it ends")
+
+Told = generator_pb2.GenerateEvent | AioRpcError
+
+
+class Call:
+    """One call, which says these events, or breaks off."""
+
+    def __init__(self, events: tuple[Told, ...]) -> None:
+        self._events = events
+
+    async def __aiter__(self) -> AsyncIterator[generator_pb2.GenerateEvent]:
+        for event in self._events:
+            if isinstance(event, AioRpcError):
+                raise event
+            yield event
+
+    def cancel(self) -> None: ...
+
+
+class Stub:
+    """Answers each call with the next of these."""
+
+    def __init__(self, *calls: tuple[Told, ...]) -> None:
+        self._calls = list(calls)
+        self.asked = 0
+
+    def Generate(self, *_: Any, **__: Any) -> Call:
+        self.asked += 1
+        return Call(self._calls.pop(0))
+
+
+async def answer(stub: Any) -> list[GenerateEvent]:
+    bind_call(ADA)
+    return [event async for event in GeneratorPeer(stub, stub, 10.0).generate(TurnRequest(UserInput("hello")), [])]
+
+
+async def test_what_a_generator_that_ends_has_not_begun_is_asked_of_the_next() -> None:
+    stub = Stub((GONE,), (TEXT, END))
+    said = await answer(stub)
+    assert said[0] == "well"
+    assert isinstance(said[1], Finished)
+
+
+async def test_an_answer_that_has_begun_is_not_begun_again() -> None:
+    stub = Stub((TEXT, GONE), (TEXT, END))
+    with pytest.raises(UnavailableError):
+        await answer(stub)
+    assert stub.asked == 1
+
+
+async def test_a_generator_that_is_away_is_asked_no_third_time() -> None:
+    stub = Stub((GONE,), (GONE,), (TEXT, END))
+    with pytest.raises(UnavailableError, match="did not answer"):
+        await answer(stub)
+    assert stub.asked == 2
