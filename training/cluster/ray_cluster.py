@@ -66,7 +66,8 @@ def _start(num_cpus: int) -> None:
 
     for tries_left in reversed(range(START_TRIES)):
         try:
-            ray.init(num_cpus=num_cpus, include_dashboard=False, **QUIET)
+            # Local: `ray start` of anybody on this machine leaves a note where others find that cluster.
+            ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **QUIET)
         except Exception as error:  # Ray raises nothing more special
             ray.shutdown()
             if not tries_left or START_TOO_SLOW not in str(error).casefold():

@@ -53,7 +53,7 @@ class Driver:
 
 
 def main(root: Path) -> None:
-    """In a folder of their own: `ray start` leaves a note there to which cluster everybody else's `ray.init` goes."""
+    """In a folder of their own: `ray start` leaves a note there to which cluster others may go."""
     watched = {name: value for name, value in OWN_ENVIRONMENT.items() if "PREEMPTION" not in name}
     with tempfile.TemporaryDirectory(prefix="tw-", dir="/tmp") as folder:  # sockets need a short path
         os.environ.update({**ENVIRONMENT, **watched, "RAY_TMPDIR": folder})
