@@ -185,11 +185,14 @@ class KafkaServer(Server):
         return self.cluster.bootstrap
 
     def topic(self, partitions: int = 1, **settings: str) -> str:
-        """A new topic with a name of its own; copies and minimum in-sync as the cluster has them.
+        """A new topic with a name of its own; copies and minimum in-sync as the cluster has them. A test that failed while a broker was
+        away has left it so.
 
         Args:
             settings: with '_' for '.', for example retention_ms="1000".
         """
+        if not all(process.is_running for process in self.processes):
+            self.start()
         name = f"t-{uuid.uuid4().hex[:12]}"
         configs = {key.replace("_", "."): value for key, value in settings.items()}
         with contextlib.closing(KafkaAdminClient(bootstrap_servers=self.bootstrap)) as admin:
