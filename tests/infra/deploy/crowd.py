@@ -35,7 +35,8 @@ ENDS = (chat_pb2.FINISH_REASON_STOP, chat_pb2.FINISH_REASON_LENGTH)
 
 @dataclass
 class Told:
-    """What happened. `resumed`: by the reason that the answer broke off for; `failed`, `lost`: by what was said, with when."""
+    """What happened. `resumed`: by the reason that the answer broke off for; `failed`, `lost`: by what was said, with when; `late`: told
+    that there was no time left."""
 
     answers: int = 0
     calls: int = 0
@@ -44,6 +45,7 @@ class Told:
     least_running: int = 0
     resumed: Counter[str] = field(default_factory=Counter)
     waited: int = 0
+    late: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
 
@@ -146,7 +148,7 @@ class Crowd:
             await asyncio.sleep(wait or 0.5)
             return True
         if not answer.events:
-            self._told.failed.append(f"{self._now()} SendMessage {reason}")
+            self._note(error, f"SendMessage {reason}")
             await asyncio.sleep(0.5)
             return False
         self._told.resumed[reason] += 1
@@ -183,11 +185,15 @@ class Crowd:
             if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
                 await self._call_later(wait, number, http, kept)
             else:
-                self._told.failed.append(f"{self._now()} {kind.__name__} {reason}")
+                self._note(error, f"{kind.__name__} {reason}")
         except (aiohttp.ClientError, TimeoutError) as error:
             if isinstance(error, aiohttp.ClientResponseError) and error.status == TOO_MANY:
                 return await self._call_later(float((error.headers or {}).get("retry-after", 0)), number, http, kept)
             self._told.failed.append(f"{self._now()} {kind.__name__} {type(error).__name__}: {error}"[:200])
+
+    def _note(self, error: grpc.aio.AioRpcError, what: str) -> None:
+        late = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        (self._told.late if late else self._told.failed).append(f"{self._now()} {what}")
 
     async def _call_later(self, wait: float, number: int, http: aiohttp.ClientSession, kept: grpc.aio.Channel) -> None:
         """Whoever is told to come again in a moment does, over gRPC and over HTTP: that is the API's word for a full house."""

@@ -13,6 +13,7 @@ from tests.infra.deploy.people import People, chatting
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 
 STREAMS, CALLS_A_SECOND = 50, 20
+MOST_LATE = 0.001
 ROLLED = (*SERVICES, "predictor")
 # Two of what holds state for others, as in production; of the rest the new one comes before the old one goes.
 # A model server with little of a processor writes slowly: answers run while pods go, and two cores hold all of it.
@@ -59,6 +60,8 @@ def check_whole(told: Mapping[str, Any], record: Any) -> None:
     assert told["lost"] == []
     # Who is told to come again in a moment has not failed; on this machine that is seldom.
     assert told["waited"] <= 0.1 * told["calls"]
+    # Two cores that start every service anew are late for a hop now and then (1 of 2,500 was seen); a roll that loses calls is late for dozens.
+    assert len(told["late"]) <= MOST_LATE * (told["calls"] + told["answers"]), told["late"]
     assert told["least_running"] == STREAMS
     # The crowd really called all the while; how many a second a busy machine manages is no matter (0.89 was seen).
     assert told["calls"] >= 0.7 * CALLS_A_SECOND * told["seconds"]
@@ -90,4 +93,4 @@ def test_without_the_wait_before_the_end_calls_fail(two: Deployed, record_proper
     print(f"\n{ {key: len(value) if key == 'thumbs' else value for key, value in told.items()} }")
     record_property("failed", len(told["failed"]))
     record_property("lost", len(told["lost"]))
-    assert told["failed"] or told["lost"]
+    assert told["failed"] or told["late"] or told["lost"]
