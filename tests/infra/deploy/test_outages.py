@@ -37,7 +37,7 @@ def test_the_control_plane_dies_in_an_upgrade_which_goes_on_when_it_is_back(
     record_property("answers", told["answers"])
     assert not before.items() & deployed.pods(*SERVICES, "predictor").items()
     assert status(deployed) == "deployed"
-    assert (told["failed"], told["lost"]) == ([], [])
+    assert (told["failed"], told["late"], told["lost"]) == ([], [], [])
     assert told["answers"] > STREAMS
     deployed.install()
 
