@@ -60,7 +60,7 @@ def check_whole(told: Mapping[str, Any], record: Any) -> None:
     assert told["lost"] == []
     # Who is told to come again in a moment has not failed; on this machine that is seldom.
     assert told["waited"] <= 0.1 * told["calls"]
-    # Two cores that start every service anew are late for a hop now and then (1 of 2,500 was seen); a roll that loses calls is so for dozens.
+    # Two cores that start every service anew are late for a hop now and then (1 of 2,500 was seen); a roll that loses calls for dozens.
     assert len(told["late"]) <= MOST_LATE * (told["calls"] + told["answers"]), told["late"]
     assert told["least_running"] == STREAMS
     # The crowd really called all the while; how many a second a busy machine manages is no matter (0.89 was seen).
