@@ -12,7 +12,7 @@ from infra.install.environment import ROOT
 CHART = ROOT / "charts" / "thumbwheel"
 VALUES = CHART / "ci" / "evaluation-values.yaml"
 # What is so on this cluster alone: its DNS keeps answers for a second.
-HERE: Mapping[str, object] = MappingProxyType({"rollout": {"minReadySeconds": 3}})
+HERE: Mapping[str, object] = MappingProxyType({"rollout": {"minReadySeconds": 6}})
 NAME = NAMESPACE = "thumbwheel"
 INSTALL_SECONDS = 300
 
