@@ -68,6 +68,15 @@ def learn(config: GrpoConfig, context: RunContext) -> Manifest:
     return grpo.run(config, context, short)
 
 
+def first_time(what: str, marks: Path) -> bool:
+    """Whether nobody has asked for it yet, in any process of the run."""
+    mark = marks / what
+    if mark.exists():
+        return False
+    mark.touch()
+    return True
+
+
 @dataclass(frozen=True)
 class Fatal:
     """A run in which everybody dies once."""
@@ -76,23 +85,16 @@ class Fatal:
     marks: Path
     output_directory: Path
 
-    def first_time(self, what: str) -> bool:
-        mark = self.marks / what
-        if mark.exists():
-            return False
-        mark.touch()
-        return True
-
 
 def learn_and_die(config: Fatal, context: RunContext) -> Manifest:
     def progress(step: Progress) -> None:
         context.progress(step)
-        if step.step == ACTOR_DIES and config.first_time("actor"):
+        if step.step == ACTOR_DIES and first_time("actor", config.marks):
             assert isinstance(context.samplers, RolloutActors)
             os.kill(ray.get(context.samplers.actors[1].ready.remote()), signal.SIGKILL)
-        if step.step == WORKER_DIES and config.first_time("worker"):
+        if step.step == WORKER_DIES and first_time("worker", config.marks):
             os.kill(os.getpid(), signal.SIGKILL)
-        if step.step == DRIVER_DIES and config.first_time("driver"):
+        if step.step == DRIVER_DIES and first_time("driver", config.marks):
             time.sleep(WAIT_SECONDS)  # the driver has seen this step, and takes this process with it
 
     return learn(config.grpo, replace(context, progress=progress))

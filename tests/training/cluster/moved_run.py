@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tests.training.cluster.killed_run import grpo_config, learn
+from tests.training.cluster.killed_run import first_time, grpo_config, learn
 from training.cluster.group import Group
 from training.cluster.runner import StageRun, run_stages
 from training.manifest import Manifest
@@ -64,21 +64,14 @@ class Fatal:
     marks: Path
     output_directory: Path
 
-    def first_time(self, what: str) -> bool:
-        mark = self.marks / what
-        if mark.exists():
-            return False
-        mark.touch()
-        return True
-
 
 def learn_and_move(config: Fatal, context: RunContext) -> Manifest:
     def progress(step: Progress) -> None:
         context.progress(step)
         rank = context.ranks.rank
-        if step.step == WORKER_DIES and rank == 1 and config.first_time("worker died"):
+        if step.step == WORKER_DIES and rank == 1 and first_time("worker died", config.marks):
             os.kill(os.getpid(), signal.SIGKILL)
-        if step.step == DRIVER_DIES and rank == 0 and config.first_time("driver dies"):
+        if step.step == DRIVER_DIES and rank == 0 and first_time("driver dies", config.marks):
             time.sleep(WAIT_SECONDS)  # the driver has seen this step, and takes this process with it
 
     return sft.run(config.sft, replace(context, progress=progress))

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training.cluster.group import parse_workers
+from training.cluster.group import GPUS_HELP, parse_workers
 from training.recipes.open_models.names import NAMES
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _add_running(parser: argparse.ArgumentParser, assignment: str) -> None:
         metavar="N or N..M",
         help="Ray workers; 0, the default, trains in this process; a range goes on with fewer where a machine is lost",
     )
-    parser.add_argument("--gpus-per-worker", type=int, default=0, help="GPUs that Ray keeps for each")
+    parser.add_argument("--gpus-per-worker", type=int, default=0, help=GPUS_HELP)
     parser.add_argument("--rollout-actors", type=int, default=0, help="Ray actors that sample for PPO and GRPO")
     parser.add_argument(
         "--checkpoints-in-bucket", action="store_true", help="of TW_TRAINING_S3_*; else they lie under --work"

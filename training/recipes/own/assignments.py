@@ -53,6 +53,11 @@ def settable(kind: Any, fixed: Sequence[str] = (), prefix: str = "") -> Iterator
             yield from settable(part, (), f"{name}.")
 
 
+def listed(kind: Any, fixed: Sequence[str] = ()) -> str:
+    """What settable says, a line a field, as a help shows it."""
+    return "\n".join(f"  {name} = {word(value)}" for name, value in settable(kind, fixed))
+
+
 def word(value: object) -> str:
     """A value as it is written in an assignment."""
     if isinstance(value, tuple):

@@ -17,7 +17,7 @@ from training.manifest import Manifest
 from training.planning.plan import PlannedStage
 from training.progress import ShownStages, open_display
 from training.recipes.open_models.recipes import Places
-from training.recipes.own.assignments import assigned, settable, word
+from training.recipes.own.assignments import assigned, listed
 from training.recipes.own.recipe_file import open_recipe
 from training.recipes.own.stages import STAGES, runs
 from training.reporting.stage import REPORT
@@ -117,5 +117,4 @@ def _refuse_unknown(assignments: Sequence[str], names: Sequence[str]) -> None:
 
 def fields_of(name: str) -> str:
     """What of a stage's config can be set, as its help lists it."""
-    rows = "\n".join(f"  {field} = {word(value)}" for field, value in settable(STAGES[name].config, FIXED))
-    return f"fields for --set, as they are if nobody sets them:\n{rows}"
+    return f"fields for --set, as they are if nobody sets them:\n{listed(STAGES[name].config, FIXED)}"

@@ -18,7 +18,7 @@ from training.data.token_shards import Tokenised
 from training.manifest import Manifest
 from training.progress import ShownStages, open_display
 from training.recipes.guardrail.packages import DataError
-from training.recipes.own.assignments import assigned, settable, word
+from training.recipes.own.assignments import assigned, listed
 from training.recipes.pretraining.plan import planned
 from training.recipes.pretraining.recipe import RECIPES, SIZES_VOCABULARY, pretraining
 from training.recipes.pretraining.scaling import train_sizes, write_scaling
@@ -34,7 +34,7 @@ SHOWN = ("loss", "bits_per_byte", "tokens_per_second")
 
 def settable_fields() -> str:
     """Of the config, for its help."""
-    fields = "\n".join(f"  {name} = {word(value)}" for name, value in settable(PretrainConfig, FIXED))
+    fields = listed(PretrainConfig, FIXED)
     return f"fields for --set, as the stage has them if neither recipe nor anybody sets them:\n{fields}"
 
 
