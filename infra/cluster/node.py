@@ -15,6 +15,7 @@ from pathlib import Path
 
 import aiohttp
 
+from infra.cluster import control_groups
 from infra.cluster.api import Api, connected
 from infra.cluster.components import Components
 from infra.cluster.errors import ClusterError
@@ -59,6 +60,7 @@ class Node:
         """Until it is killed."""
         # The end of a pipe that is written to becomes readable when nobody reads any more.
         asyncio.get_running_loop().add_reader(sys.stdout.fileno(), os._exit, 1)
+        control_groups.join_parts(self._layout.control_group)
         furnish(self._layout)
         self._tell("namespaces")
         async with connected(self._layout) as api:

@@ -266,6 +266,21 @@ def test_nftables_takes_every_kind_of_rule(cluster: Cluster) -> None:
     assert checked.returncode == 0, checked.stderr
 
 
+def test_the_parts_of_the_cluster_share_the_processors_with_its_pods_as_on_a_node(cluster: Cluster) -> None:
+    name = cluster.layout.control_group
+    shared = [group for root in control_groups.hierarchies(control_groups.MOUNTS.read_text())
+              for file in control_groups.WEIGHTS if (group := root / name / file).exists()]  # fmt: skip
+    for group in shared:
+        assert group.read_text().strip() == str(control_groups.WEIGHTS[group.name])
+        pods, parts = (group.parent / part / group.name for part in ("kubepods", control_groups.PARTS))
+        # On two processors by the scale of version 2; by that of version 1 it is twice as much.
+        assert int(pods.read_text()) >= 0.7 * int(parts.read_text())
+        inside = (group.parent / control_groups.PARTS / "cgroup.procs").read_text().split()
+        names = {Path(f"/proc/{pid}/comm").read_text().strip() for pid in inside}
+        assert {"etcd", "containerd", "kubernetes"} <= names
+    assert shared
+
+
 def test_a_part_that_dies_is_started_again(cluster: Cluster) -> None:
     found = cluster.call("exec", "--", "pgrep", "-f", "kubernetes kube-scheduler").stdout.split()
     assert len(found) == 1

@@ -31,6 +31,22 @@ def test_hierarchies_of_both_versions_are_found() -> None:
     assert control_groups.hierarchies(MOUNTS) == [Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup/memory")]
 
 
+@pytest.mark.parametrize(("file", "weight"), [("cpu.shares", "8192"), ("cpu.weight", "800")])
+def test_the_parts_have_a_share_beside_the_pods(hierarchy: Path, file: str, weight: str) -> None:
+    (hierarchy / "ours" / "parts").mkdir(parents=True)
+    (hierarchy / "ours" / file).write_text("as the kernel comes with it")
+    control_groups.make("ours")
+    control_groups.join_parts("ours")
+    assert (hierarchy / "ours" / file).read_text() == weight
+    assert (hierarchy / "ours" / "parts" / "cgroup.procs").read_text() == "0"  # this process, to the kernel
+
+
+def test_a_hierarchy_of_something_else_has_no_shares(hierarchy: Path) -> None:
+    control_groups.make("ours")
+    control_groups.join_parts("ours")
+    assert not list((hierarchy / "ours").iterdir())
+
+
 def test_a_group_goes_with_all_in_it_and_others_stay(hierarchy: Path) -> None:
     control_groups.make("ours")
     control_groups.make("theirs")

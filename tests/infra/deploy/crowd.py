@@ -23,7 +23,7 @@ from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 from thumbwheel.feedback.v1.events_pb2 import Thumb
 
 GRPC_PORT, HTTP_PORT = 50051, 80
-TOO_MANY = 429
+TOO_MANY, NO_TIME_LEFT = 429, 504
 TURN_SECONDS, CALL_SECONDS = 120.0, 20.0
 MAX_TOKENS = 200
 # An answer that broke off is lost when its rest cannot be had for so long.
@@ -148,7 +148,7 @@ class Crowd:
             await asyncio.sleep(wait or 0.5)
             return True
         if not answer.events:
-            self._note(error, f"SendMessage {reason}")
+            self._note(f"SendMessage {reason}", late=error.code() is grpc.StatusCode.DEADLINE_EXCEEDED)
             await asyncio.sleep(0.5)
             return False
         self._told.resumed[reason] += 1
@@ -185,15 +185,17 @@ class Crowd:
             if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
                 await self._call_later(wait, number, http, kept)
             else:
-                self._note(error, f"{kind.__name__} {reason}")
+                self._note(f"{kind.__name__} {reason}", late=error.code() is grpc.StatusCode.DEADLINE_EXCEEDED)
+        except aiohttp.ClientResponseError as error:
+            if error.status == TOO_MANY:
+                await self._call_later(float((error.headers or {}).get("retry-after", 0)), number, http, kept)
+            else:
+                self._note(f"{kind.__name__} {error}"[:200], late=error.status == NO_TIME_LEFT)
         except (aiohttp.ClientError, TimeoutError) as error:
-            if isinstance(error, aiohttp.ClientResponseError) and error.status == TOO_MANY:
-                return await self._call_later(float((error.headers or {}).get("retry-after", 0)), number, http, kept)
-            self._told.failed.append(f"{self._now()} {kind.__name__} {type(error).__name__}: {error}"[:200])
+            self._note(f"{kind.__name__} {type(error).__name__}: {error}"[:200], late=False)
 
-    def _note(self, error: grpc.aio.AioRpcError, what: str) -> None:
-        late = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        (self._told.late if late else self._told.failed).append(f"{self._now()} {what}")
+    def _note(self, said: str, late: bool) -> None:
+        (self._told.late if late else self._told.failed).append(f"{self._now()} {said}")
 
     async def _call_later(self, wait: float, number: int, http: aiohttp.ClientSession, kept: grpc.aio.Channel) -> None:
         """Whoever is told to come again in a moment does, over gRPC and over HTTP: that is the API's word for a full house."""
