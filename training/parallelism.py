@@ -25,6 +25,7 @@ from training.model.backbone import Backbone
 from training.model.config import ModelConfig
 from training.model.lora import LoraLinear
 from training.model.transformer import Decoder
+from training.optim.gradients import OF_OWN_HEADS
 from training.optim.ranks import Ranks
 from training.pipeline import is_cut, mark_copy, own_layers, rebuild, received, sends
 from training.stages.context import ConfigError, RunContext, require_even
@@ -34,6 +35,7 @@ PIPELINE, REPLICATE, SHARD, TENSOR = "pipeline", "replicate", "shard", "tensor"
 # Megatron's split (arXiv 1909.08053): heads and columns of the MLP apart, one sum after attention and one after the MLP.
 ACROSS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj")
 ALONG = ("self_attn.o_proj", "mlp.down_proj")
+OF_HEADS = ("q_norm", "k_norm")  # whole on every worker, which norms its own heads
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,8 @@ def distribute(decoder: Decoder, ranks: Ranks) -> None:
         _shard(decoder, mesh[REPLICATE, SHARD], ranks.narrow)
     moved(decoder)  # what is in no part
     mark_copy(decoder, ranks)
+    if mesh[TENSOR].size() > 1:
+        _mark_norms_of_heads(decoder)
 
 
 def distribute_views(views: Iterable[Backbone | None], ranks: Ranks) -> None:
@@ -154,6 +158,14 @@ def _split_layers(decoder: Decoder, mesh: DeviceMesh) -> None:
     plan |= {name: RowwiseParallel() for name in ALONG}
     for layer in own_layers(decoder):
         parallelize_module(layer, mesh, plan)
+
+
+def _mark_norms_of_heads(decoder: Decoder) -> None:
+    """Their gradients are parts of a sum. Last: shards are other parameters."""
+    for layer in own_layers(decoder):
+        for name in OF_HEADS:
+            for weight in layer.get_submodule(f"self_attn.{name}").parameters():
+                setattr(weight, OF_OWN_HEADS, True)
 
 
 def check_divisible(config: ModelConfig, tensor: int) -> None:

@@ -3,6 +3,7 @@
 from tests.mutants.places import (
     ADVANTAGES_PY,
     GRADIENTS_PY,
+    LAYOUTS,
     LOSSES_PY,
     RANKS,
 )
@@ -57,5 +58,26 @@ WORKERS = (
         "sums = ranks.sum(torch.stack((torch.stack([value.sum().float() for value in values.values()]), counts), dim=1))",
         "sums = torch.stack((torch.stack([value.sum().float() for value in values.values()]), counts), dim=1)",
         RANKS,
+    ),
+    Mutant(
+        "82 workers: norms of heads learn from one's own heads",
+        GRADIENTS_PY,
+        "            ranks.sum_of_peers(_local(parameter.grad))",
+        "            pass",
+        RANKS,
+    ),
+    Mutant(
+        "83 workers: what all peers have is added up",
+        GRADIENTS_PY,
+        "        if hasattr(parameter, OF_OWN_HEADS):",
+        "        if ranks.world_size > 1:",
+        RANKS,
+    ),
+    Mutant(
+        "84 workers: no norm is known to be of heads",
+        "training/parallelism.py",
+        "                setattr(weight, OF_OWN_HEADS, True)",
+        "                pass",
+        LAYOUTS,
     ),
 )

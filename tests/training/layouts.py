@@ -1,10 +1,13 @@
 """What test_parallelism runs in each worker: three steps of training on rows that the workers share, then the figures to compare."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
+from torch import nn
 from torch.distributed.tensor import DTensor
 
 from tests.training.rl.toy import TOKENS, no_autocast, toy_decoder
@@ -28,14 +31,15 @@ from training.stages.sft import SftConfig
 from training.stages.state import DirectoryCheckpoints, TrainingState
 
 ROWS, COLUMNS, STEPS, KEPT_STEP = 8, 12, 4, 2
+NORMS_HEADS = ("qwen3", "gemma3")
 
 
 def train(directory: Path, rank: int, world: int, name: str, layout: str, begin_from: str = "") -> None:
-    """All steps; or those after the checkpoint that another layout left. layout: fields of Parallelism, and `narrow`."""
+    """All steps; or those after the checkpoint that another layout left. layout: fields of Parallelism, `narrow` and `family`."""
     fields = json.loads(layout)
-    narrow = fields.pop("narrow", False)
+    narrow, family = fields.pop("narrow", False), fields.pop("family", "llama")
     ranks = replace(arrange(Parallelism(**fields), all_different(rank, world)), narrow=narrow)
-    decoder = toy_decoder()
+    decoder = toy_decoder(family=family)
     distribute(decoder, ranks)
     scalar = ScalarModel(Backbone(decoder), ScalarHead(decoder.config.hidden_size, seed=5))
     named = scalar.named_parameters()
@@ -49,15 +53,43 @@ def train(directory: Path, rank: int, world: int, name: str, layout: str, begin_
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=narrow):
             loss = accumulate(scalar, ranks, step)
         figures[f"loss {step}"] = float(ranks.sum(loss.detach()))
+        if step == STEPS - 1:  # by then workers whose gradients differed have drifted apart
+            optimizer.register_step_pre_hook(lambda *_: figures.update(gradients(named)))
         figures[f"norm {step}"] = apply_gradients(optimizer, parameters, 1e-3, 0.5, ranks)
         if step + 1 == KEPT_STEP:
             checkpoints.save(step + 1, lambda into: state.write(into, {"step": KEPT_STEP}))
+    require_same_everywhere(figures, world)
     weights = whole_weights(scalar, ranks)
     assert bool(weights) == (rank == 0)
     figures |= {f"sum of {key}": float(weight.double().square().sum()) for key, weight in weights.items()}
     figures |= sampled(decoder, ranks)
     if rank == 0:
         (directory / f"{name}.json").write_text(json.dumps(figures))
+
+
+def families(directory: Path, rank: int, world: int, name: str, layout: str) -> None:
+    """train, of shapes that norm each head's queries and keys."""
+    for family in NORMS_HEADS:
+        train(directory, rank, world, f"{family} {name}", json.dumps(json.loads(layout) | {"family": family}))
+
+
+def gradients(named: Sequence[tuple[str, nn.Parameter]]) -> dict[str, float]:
+    """Norm of the gradient of each weight that the optimizer is about to apply."""
+    wholes = ((name, whole(weight.grad)) for name, weight in named if weight.grad is not None)
+    return {f"gradient of {name}": float(gradient.norm()) for name, gradient in wholes}
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def require_same_everywhere(figures: dict[str, float], world: int) -> None:
+    """Of weights that several workers have all have the same gradient, or they would drift apart."""
+    told = [figures] * world
+    if world > 1:
+        dist.all_gather_object(told, figures)
+    for rank, others in enumerate(told):
+        assert others == figures, f"{rank}: {[key for key in figures if others[key] != figures[key]]}"
 
 
 def accumulate(scalar: ScalarModel, ranks: Ranks, step: int) -> torch.Tensor:
@@ -104,8 +136,7 @@ def gathers(directory: Path, rank: int, world: int, layout: str) -> None:
     for _ in range(2):  # what it lets go must come back
         with gathered(decoder):
             for name, weight in decoder.named_parameters():
-                whole = weight.full_tensor() if isinstance(weight, DTensor) else weight
-                assert torch.equal(whole, exact[name]), name
+                assert torch.equal(whole(weight), exact[name]), name
             seen.clear()
             decoder(torch.ones(1, 3, dtype=torch.long))
             assert set(seen.values()) == {torch.float32}

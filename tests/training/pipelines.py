@@ -11,7 +11,7 @@ import torch
 
 from tests.training.rl.toy import toy_decoder
 from tests.training.stages.pretrain_and_die import pretrain_config
-from tests.training.toys import ProgressList, sft_rows, toy_model, write_lines
+from tests.training.toys import FAMILIES, ProgressList, sft_rows, toy_model, write_lines
 from tests.training.workers import tell
 from training.model.config import gpt2_json
 from training.model.lora import LoraConfig
@@ -33,7 +33,8 @@ LAYERS = 3  # parts of different sizes
 def write_data(directory: Path) -> None:
     """Texts and a model to begin from."""
     config = pretrain_config(directory)
-    (directory / "model.json").write_text(json.dumps({**config.model_json, "num_hidden_layers": LAYERS}))
+    shape = {**config.model_json, **FAMILIES["qwen3"], "num_hidden_layers": LAYERS}
+    (directory / "model.json").write_text(json.dumps(shape))
     toy_model(directory / "first", layers=LAYERS)
     write_lines(directory / "sft.jsonl", sft_rows(32))
 
@@ -54,6 +55,7 @@ def configs(directory: Path, into: Path, parallelism: Parallelism) -> dict[str, 
         optimizer=FAST,
         evaluate_every_steps=2,
         checkpoint_every_steps=2,
+        checkpoint_activations=True,
         machine=MACHINE,
         parallelism=parallelism,
     )
@@ -72,12 +74,7 @@ def configs(directory: Path, into: Path, parallelism: Parallelism) -> dict[str, 
     learned = {**gpt2_json(model_json["vocab_size"], 32, LAYERS, 4, 64), "tie_word_embeddings": False}
     settings: dict[str, Any] = {
         "tied": tied,
-        "untied": replace(
-            tied,
-            output_directory=into / "untied",
-            model_json=learned,
-            checkpoint_activations=True,
-        ),
+        "untied": replace(tied, output_directory=into / "untied", model_json=learned),
         "full": full,
     }
     if parallelism.tensor == 1:

@@ -27,15 +27,22 @@ class Beside(Ranks):
     table: Table = field(default_factory=Table)
 
     def sum(self, value: Tensor) -> Tensor:
-        self.table.values[self.data_rank] = value.clone()
+        return self._exchanged(value) if self.data_size > 1 else value
+
+    def sum_of_peers(self, value: Tensor) -> Tensor:
+        return self._exchanged(value) if self.data_size == 1 else value
+
+    def _exchanged(self, value: Tensor) -> Tensor:
+        self.table.values[self.rank] = value.clone()
         self.table.barrier.wait()
         value.copy_(self.table.values[0] + self.table.values[1])
         self.table.barrier.wait()
         return value
 
 
-def side_by_side(work: Callable[[Ranks], Found]) -> list[Found]:
-    """What each of two workers has found."""
+def side_by_side(work: Callable[[Ranks], Found], *, peers: bool = False) -> list[Found]:
+    """What each of two workers has found. peers: they read the same rows."""
     table = Table()
+    both = [Beside(rank, 2, 0 if peers else rank, 1 if peers else 2, table=table) for rank in range(2)]
     with ThreadPoolExecutor(2) as threads:
-        return list(threads.map(work, [Beside(rank, 2, rank, 2, table=table) for rank in range(2)]))
+        return list(threads.map(work, both))

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.training.layouts import NORMS_HEADS
 from tests.training.rl.toy import toy_decoder
 from tests.training.stages.test_reward_model import pair_rows
 from tests.training.toys import sft_rows, toy_model, write_lines
@@ -34,11 +35,29 @@ NARROW_TOLERANCE = 2**-8
 # Where layers are split too, each worker's part of a product is rounded before the parts are added up.
 SPLIT_TOLERANCE = 2**-6
 TRAIN, STAGES = "tests.training.layouts:train", "tests.training.layouts:stages"
+FAMILIES = "tests.training.layouts:families"
 
 
 def figures(directory: Path, name: str) -> dict[str, float]:
     found: dict[str, float] = json.loads((directory / f"{name}.json").read_text())
     return found
+
+
+def require_same(one: dict[str, float], other: dict[str, float]) -> None:
+    assert one.keys() == other.keys()
+    for key in one:
+        assert other[key] == pytest.approx(one[key], rel=2e-5, abs=1e-6), key
+
+
+def test_norms_of_heads_learn_from_the_heads_of_all_workers(tmp_path: Path) -> None:
+    """And every worker applies the same gradient: asserted in each."""
+    for name in ("one", "tensor", "shards of tensor"):
+        world, layout = LAYOUTS[name]
+        run_workers(FAMILIES, world, tmp_path, name, json.dumps(layout))
+        for family in NORMS_HEADS:
+            one, other = (figures(tmp_path, f"{family} {made}") for made in ("one", name))
+            assert one["gradient of model.layers.0.self_attn.q_norm.weight"] > 1e-4
+            require_same(one, other)
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +70,7 @@ def layouts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", [name for name in LAYOUTS if name != "one"])
 def test_every_layout_learns_as_one_process(name: str, layouts: Path) -> None:
-    one, other = figures(layouts, "one"), figures(layouts, name)
-    assert one.keys() == other.keys()
-    for key in one:
-        assert other[key] == pytest.approx(one[key], rel=2e-5, abs=1e-6), key
+    require_same(figures(layouts, "one"), figures(layouts, name))
 
 
 @pytest.mark.parametrize(("before", "after"), [("shards of tensor", "one"), ("one", "shards"), ("shards", "tensor")])

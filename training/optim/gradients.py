@@ -17,6 +17,9 @@ from torch.distributed.tensor import DTensor, Placement
 from training.optim.ranks import Ranks
 
 COUNTED_ELSEWHERE = "counted_elsewhere"  # attribute of a copy of a weight that another worker counts in the norm
+OF_OWN_HEADS = (
+    "of_own_heads"  # attribute of a weight that all peers have, and each has the gradient of its own heads alone
+)
 
 
 class NonFiniteError(ValueError):
@@ -50,6 +53,8 @@ def apply_gradients(
             parameter.grad = torch.zeros_like(parameter)
         if not isinstance(parameter.grad, DTensor):  # what is split was summed by what split it
             ranks.sum(parameter.grad)
+        if hasattr(parameter, OF_OWN_HEADS):
+            ranks.sum_of_peers(_local(parameter.grad))
     norm = clip_gradients(parameters, clip, ranks)
     if not math.isfinite(norm):
         where = at if isinstance(at, str) else at()

@@ -58,6 +58,14 @@ class Ranks:
             dist.all_reduce(value, group=self.data_group)
         return value
 
+    def sum_of_peers(self, value: Tensor) -> Tensor:
+        """The sum over the workers that read the same rows, in place, and returned."""
+        if self.peers is not None:
+            import torch.distributed as dist
+
+            dist.all_reduce(value, group=self.peers)
+        return value
+
     @property
     def speaks(self) -> bool:
         """Whether this worker is the first of those that read the same rows."""

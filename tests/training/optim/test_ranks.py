@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from tests.training.side_by_side import side_by_side
-from training.optim.gradients import COUNTED_ELSEWHERE, apply_gradients, clip_gradients
+from training.optim.gradients import COUNTED_ELSEWHERE, OF_OWN_HEADS, apply_gradients, clip_gradients
 from training.optim.ranks import ALONE, Ranks
 from training.rl.advantages import explained_variance, whiten
 from training.rl.experience import batch_means
@@ -64,6 +64,26 @@ def test_gradients_are_added_up_and_clipped_as_one() -> None:
     assert norm > 2.0
     for other, others_norm in side_by_side(stepped):
         assert other == pytest.approx(weight, abs=1e-6)
+        assert others_norm == pytest.approx(norm)
+
+
+def test_peers_add_up_what_their_own_heads_say_and_nothing_else() -> None:
+    """A norm of heads has as many parts of its gradient as there are peers; of any other weight all peers have the whole."""
+
+    def stepped(ranks: Ranks) -> tuple[list[float], float]:
+        of_heads, other = (nn.Parameter(torch.tensor([3.0, 1.0])) for _ in range(2))
+        setattr(of_heads, OF_OWN_HEADS, True)
+        for head in LENGTHS[ranks.rank :: ranks.world_size].tolist():
+            torch.autograd.backward((of_heads * torch.tensor([head, 1.0])).sum() / len(LENGTHS))
+        torch.autograd.backward((other * torch.tensor([1.0, 2.0])).sum())
+        both = [of_heads, other]
+        norm = apply_gradients(torch.optim.SGD(both, lr=1.0), both, 0.5, 2.0, ranks)
+        return [*of_heads.tolist(), *other.tolist()], norm
+
+    weights, norm = stepped(ALONE)
+    assert norm > 2.0
+    for others, others_norm in side_by_side(stepped, peers=True):
+        assert others == pytest.approx(weights, abs=1e-6)
         assert others_norm == pytest.approx(norm)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from tests.training.toys import FAMILIES
 from training.model.backbone import Backbone
 from training.model.config import llama_json, parse_config
 from training.model.head import ScalarHead
@@ -30,9 +31,10 @@ HEADS = (
 GOOD, BAD = tuple(range(4, 8)), tuple(range(8, 16))
 
 
-def toy_decoder(seed: int = 1, hidden_size: int = 32, heads: int = 4) -> Decoder:
+def toy_decoder(seed: int = 1, hidden_size: int = 32, heads: int = 4, family: str = "llama") -> Decoder:
     torch.set_num_threads(1)  # threads of products this small wait for each other
-    decoder = Decoder(parse_config(llama_json(TOKENS, hidden_size, 2, heads, heads // 2, 2 * hidden_size)))
+    shape = llama_json(TOKENS, hidden_size, 2, heads, heads // 2, 2 * hidden_size)
+    decoder = Decoder(parse_config(shape | FAMILIES[family]))
     initialise(decoder, seed)
     return decoder.eval()
 
