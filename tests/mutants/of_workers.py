@@ -3,7 +3,6 @@
 from tests.mutants.places import (
     ADVANTAGES_PY,
     GRADIENTS_PY,
-    LAYOUTS,
     LOSSES_PY,
     RANKS,
 )
@@ -72,12 +71,5 @@ WORKERS = (
         "        if hasattr(parameter, OF_OWN_HEADS):",
         "        if ranks.world_size > 1:",
         RANKS,
-    ),
-    Mutant(
-        "84 workers: no norm is known to be of heads",
-        "training/parallelism.py",
-        "                setattr(weight, OF_OWN_HEADS, True)",
-        "                pass",
-        LAYOUTS,
     ),
 )

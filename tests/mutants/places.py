@@ -14,7 +14,6 @@ REFERENCE = ("tests/training/rl/test_reference.py",)
 DPO = ("tests/training/stages/test_dpo.py",)
 KTO = ("tests/training/stages/test_kto.py",)
 SERVED = ("tests/training/rl/test_served.py",)
-LAYOUTS = ("tests/training/test_parallelism.py",)
 RANKS = ("tests/training/optim/test_ranks.py",)
 
 ADVANTAGES_PY = "training/rl/advantages.py"

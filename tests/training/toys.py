@@ -19,7 +19,7 @@ from training.stages.state import DirectoryCheckpoints
 WORDS = ("good", "bad", "tree", "house", "river", "stone", "cloud", "bird")
 VOCABULARY = 300
 # What makes of a Llama's config.json another family's.
-FAMILIES: Mapping[str, Mapping[str, Any]] = {
+FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {},
     "qwen3": {"model_type": "qwen3"},
     "gemma3": {"model_type": "gemma3_text", "hidden_act": "gelu_pytorch_tanh", "sliding_window": 8},
