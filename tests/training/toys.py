@@ -26,10 +26,11 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 
 
-def toy_model(directory: Path, seed: int = 1, hidden_size: int = 32, layers: int = 2) -> Path:
-    """A fresh Llama-shaped model directory with tokenizer, template and manifest."""
+def toy_model(directory: Path, seed: int = 1, hidden_size: int = 32, layers: int = 2, family: str = "llama") -> Path:
+    """A fresh model directory with tokenizer, template and manifest."""
     tokenizer = train_tokenizer([" ".join(WORDS)] * 50, VOCABULARY, directory)
-    decoder = Decoder(parse_config(llama_json(tokenizer.get_vocab_size(), hidden_size, layers, 4, 2, 2 * hidden_size)))
+    shape = llama_json(tokenizer.get_vocab_size(), hidden_size, layers, 4, 2, 2 * hidden_size)
+    decoder = Decoder(parse_config(shape | FAMILIES[family]))
     initialise(decoder, seed)
     save_decoder(decoder, directory)
     write_manifest(directory, kind="model", version=directory.name)

@@ -49,7 +49,7 @@ WATCH = WatchConfig(prompts=3, max_response_tokens=6, length_floor_fraction=0.0)
 
 def write_data(directory: Path) -> None:
     """The model to begin from, the data of all stages, and a reward model, whole and as an adapter."""
-    first = toy_model(directory / "first")
+    first = toy_model(directory / "first", family="qwen3")  # norms of heads too must learn alike
     prompts = [{"messages": user(f"{word} {i}"), "task": f"{1 + i % 2}"} for i, word in enumerate(WORDS * 2)]
     write_lines(directory / "prompts.jsonl", prompts)
     write_lines(directory / "sft.jsonl", sft_rows(16))
