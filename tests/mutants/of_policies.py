@@ -186,4 +186,11 @@ POLICIES = (
         'seed_of(config.seed, "minibatches")',
         LOOP,
     ),
+    Mutant(
+        "82 KL of new to old under samples of old",
+        LOSSES_PY,
+        "k3(old_log_probs_BR, log_probs_BR)",
+        "k3(log_probs_BR, old_log_probs_BR)",
+        LOSSES,
+    ),
 )

@@ -91,7 +91,7 @@ class PolicyLoss:
 
     loss: Tensor
     clipped_tokens: Tensor
-    approximate_kl_sum: Tensor  # k3 of new against old
+    approximate_kl_sum: Tensor  # of old to new, as the samples are old: k3
 
 
 def policy_loss(
@@ -106,7 +106,7 @@ def policy_loss(
     return PolicyLoss(
         loss=-(torch.min(plain_BR, clipped_BR) * weights_BR).sum(),
         clipped_tokens=((clipped_BR < plain_BR) & counted_BR).sum().detach(),
-        approximate_kl_sum=(k3(log_probs_BR, old_log_probs_BR) * counted_BR).sum().detach(),
+        approximate_kl_sum=(k3(old_log_probs_BR, log_probs_BR) * counted_BR).sum().detach(),
     )
 
 
@@ -118,12 +118,12 @@ def value_loss(values_BR: Tensor, old_values_BR: Tensor, returns_BR: Tensor, wei
 
 
 def k1(log_probs: Tensor, reference: Tensor) -> Tensor:
-    """Unbiased for KL(policy || reference) under samples of the policy; can be negative."""
+    """Unbiased for KL(policy || reference) under samples of the policy, whose log_probs these are; can be negative."""
     return log_probs - reference
 
 
 def k3(log_probs: Tensor, reference: Tensor) -> Tensor:
-    """exp(d) - 1 - d with d = reference - log_probs: unbiased too, never negative, less variance (Schulman 2020)."""
+    """exp(d) - 1 - d with d = reference - log_probs: unbiased too, never negative, less variance where both are near (Schulman 2020)."""
     difference = (reference - log_probs).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
     return difference.exp() - 1 - difference
 

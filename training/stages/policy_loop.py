@@ -61,7 +61,7 @@ class PolicyConfig:
     samples_per_prompt: int = 1
     minibatch_rows: int = 16  # responses an optimizer step, all workers together
     epochs_per_update: int = 2
-    early_stop_nats: float | None = None  # new against old policy, a token of a minibatch; above: the update ends early
+    early_stop_nats: float | None = None  # KL of old to new policy, a token of a minibatch; above: the update ends early
     max_prompt_tokens: int = 256  # longer prompts are dropped and counted
     max_response_tokens: int = 64
     temperature: float = 1.0

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from training.optim.ranks import ALONE
+from training.rl.correction import mismatch
 from training.rl.losses import (
     LOG_RATIO_LIMIT,
     Clip,
@@ -24,6 +25,7 @@ from training.rl.losses import (
     value_loss,
     weighted_cross_entropy,
 )
+from training.rl.rewards import sequence_kl, token_rewards
 
 
 def test_log_probs_are_those_of_the_sampling_temperature() -> None:
@@ -152,16 +154,36 @@ def test_the_value_loss_takes_the_worse_of_clipped_and_unclipped() -> None:
     assert far.item() == pytest.approx(0.5 * (3.0 - 1.0) ** 2 / 2, abs=1e-6)
 
 
-def test_k1_and_k3_are_unbiased_and_k3_is_never_negative() -> None:
+def kl(drawn_from: torch.Tensor, other: torch.Tensor) -> float:
+    return float((drawn_from.exp() * (drawn_from - other)).sum())
+
+
+@pytest.mark.parametrize("scale", [0.05, 0.5])
+def test_every_estimate_of_a_kl_is_exact_on_average_over_who_was_sampled(scale: float) -> None:
+    """All tokens of a vocabulary as so many responses, each weighed by how probable it was to whoever sampled: no noise."""
     generator = torch.Generator().manual_seed(0)
-    policy, reference = (torch.randn(6, generator=generator).log_softmax(0) for _ in range(2))
-    exact = (policy.exp() * (policy - reference)).sum().item()
-    drawn = torch.multinomial(policy.exp(), 200_000, replacement=True, generator=generator)
-    estimates = [k(policy[drawn], reference[drawn]) for k in (k1, k3)]
-    assert estimates[0].mean().item() == pytest.approx(exact, abs=0.01)
-    assert estimates[1].mean().item() == pytest.approx(exact, abs=0.01)
-    assert estimates[1].min() >= 0 > estimates[0].min()
-    assert estimates[1].std() < estimates[0].std()
+    sampled, other = (scale * torch.randn(2, 6, generator=generator, dtype=torch.float64)).log_softmax(1)
+    ones_V1 = torch.ones(6, 1, dtype=torch.float64)
+    sampled_V1, other_V1 = sampled[:, None], other[:, None]
+    of_update = [policy_loss(other_V1[v], sampled_V1[v], ones_V1[v], ones_V1[v], Clip()) for v in range(6)]
+    estimates = {
+        "k1": k1(sampled, other),
+        "k3": k3(sampled, other),
+        "of a response, to the reference": sequence_kl(sampled_V1, other_V1, ones_V1),
+        "PPO's reward": -token_rewards(0 * sampled, sampled_V1, other_V1, ones_V1, 1.0).squeeze(1),
+        "of old to new policy": torch.stack([one.approximate_kl_sum for one in of_update]),
+        "of sampler to trainer": mismatch(other_V1, sampled_V1, ones_V1)["sampler_kl"],
+    }
+    means = {name: float((sampled.exp() * values_V).sum()) for name, values_V in estimates.items()}
+    assert means == pytest.approx(dict.fromkeys(means, kl(sampled, other)), rel=1e-6)
+    assert means["k3"] != pytest.approx(kl(other, sampled), rel=1e-3)  # the other way round it would be another
+    assert estimates["k3"].min() >= 0 > estimates["k1"].min()
+    assert spread(estimates["k3"], sampled) < spread(estimates["k1"], sampled)
+
+
+def spread(values_V: torch.Tensor, log_probs_V: torch.Tensor) -> float:
+    mean = (log_probs_V.exp() * values_V).sum()
+    return float((log_probs_V.exp() * (values_V - mean).square()).sum())
 
 
 def gradient_of(loss: torch.Tensor, *leaves: torch.Tensor) -> list[float]:
