@@ -208,7 +208,8 @@ def _beside_reference(
 
 
 def _policy(config: PpoConfig | GrpoConfig, data: DataSize, model: ModelConfig, layout: Layout) -> Work:
-    """Sample, let everybody read what was sampled, then several epochs in minibatches that are never cut smaller."""
+    """Sample, let everybody read what was sampled, then several epochs in minibatches that are never cut smaller. In an update of one step
+    the policy is read once, as it learns."""
     even = {"prompts_per_update": config.prompts_per_update, "minibatch_rows": config.minibatch_rows}
     require_even(even, layout.ranks)
     model = model_of(config, model)
@@ -227,7 +228,8 @@ def _policy(config: PpoConfig | GrpoConfig, data: DataSize, model: ModelConfig, 
     # Judged in their order, learned from in a random one.
     in_order, at_random = math.ceil(minibatch / copies), prompts * (1 - (1 - 1 / prompts) ** minibatch)
     sharing = 1 if config.checkpoint_activations else copies  # then every row is read whole
-    judged = [_of_policy(replace(one, network=name), data, sharing, in_order) for name in (*learners, *frozen)]
+    read = [name for name in (*learners, *frozen) if not (name == "policy" and config.is_one_step)]
+    judged = [_of_policy(replace(one, network=name), data, sharing, in_order) for name in read]
     learning = replace(one, learns=True, times=epochs * minibatches)
     learned = [_of_policy(replace(learning, network=name), data, sharing, at_random) for name in learners]
     sampled = Sampled(

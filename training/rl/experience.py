@@ -25,7 +25,7 @@ from training.rl.scores import Score, TellsFigures
 class Judging:
     """How a rollout is judged. rows: responses in one forward, which bounds the memory for logits. importance_cap: None where the
     sampler is exact. gold: a second judge that nothing is learned from. verifier: whose verdicts the scores are, if it tells of them.
-    keeps_graph: the update is one step, so what is read here is learned from.
+    keeps_graph: the update is one step, so what is read here, in one forward, is learned from.
     """
 
     score: Score
@@ -81,7 +81,8 @@ E = TypeVar("E", bound=Experience)
 def opinions(policy: Backbone, reference: Backbone | None, rollout: Rollout, judging: Judging) -> Opinions:
     """Log-probs recomputed by the trainer, the reference's, scores, and how the policy is doing."""
     parts = [_part(policy, reference, rollout.rows(rows), judging) for rows in in_parts(rollout, judging.rows)]
-    fresh_BR, reference_BR, scores_B, entropy_N, gold_B = (torch.cat(part) for part in zip(*parts, strict=True))
+    with torch.set_grad_enabled(judging.keeps_graph):
+        fresh_BR, reference_BR, scores_B, entropy_N, gold_B = (torch.cat(part) for part in zip(*parts, strict=True))
     log_probs_BR, kept_BR = fresh_BR.detach(), fresh_BR if judging.keeps_graph else None
     mask_BR = rollout.response_mask_BR
     values = {
@@ -135,11 +136,12 @@ def _verdicts(judging: Judging) -> dict[str, float]:
 
 
 def _part(policy: Backbone, reference: Backbone | None, rollout: Rollout, judging: Judging) -> tuple[Tensor, ...]:
-    with torch.set_grad_enabled(judging.keeps_graph):
-        log_probs_BR, logits_NV = response_log_probs(policy, rollout, judging.temperature)
-    reference_BR = torch.zeros_like(log_probs_BR)
-    if reference is not None:
-        reference_BR, _ = response_log_probs(reference, rollout, judging.temperature)
+    """The policy's graph, if it is kept, is made last: nobody reads beside it, so it takes no more memory than learning does."""
     scores_B = judging.score(rollout)
     gold_B = torch.zeros_like(scores_B) if judging.gold is None else judging.gold(rollout)
-    return log_probs_BR, reference_BR, scores_B, token_entropy(logits_NV.detach(), judging.temperature), gold_B
+    reference_BR = torch.zeros(rollout.response_mask_BR.shape)
+    if reference is not None:
+        reference_BR = response_log_probs(reference, rollout, judging.temperature)[0]  # no name holds its logits
+    with torch.set_grad_enabled(judging.keeps_graph):
+        log_probs_BR, logits_NV = response_log_probs(policy, rollout, judging.temperature)
+    return log_probs_BR, reference_BR, scores_B, token_entropy(logits_NV, judging.temperature), gold_B

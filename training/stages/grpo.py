@@ -82,6 +82,11 @@ class GrpoConfig(PolicyConfig):
         if not 0 < self.clip_low < 1 or self.clip_high <= 0:
             raise ConfigError(f"clip_low, clip_high: {self.clip_low:g}, {self.clip_high:g} leave no range around 1")
 
+    @property
+    def is_one_step(self) -> bool:
+        """See PolicyConfig. Rows that are masked teach nothing, and a graph of them would be carried backwards all the same."""
+        return super().is_one_step and not (self.filter_zero_variance or self.mask_missing_eos)
+
 
 @dataclass(frozen=True)
 class GrpoExperience(Experience):

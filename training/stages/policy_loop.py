@@ -61,7 +61,9 @@ class PolicyConfig:
     samples_per_prompt: int = 1
     minibatch_rows: int = 16  # responses an optimizer step, all workers together
     epochs_per_update: int = 2
-    early_stop_nats: float | None = None  # KL of old to new policy, a token of a minibatch; above: the update ends early
+    early_stop_nats: float | None = (
+        None  # KL of old to new policy, a token of a minibatch; above: the update ends early
+    )
     max_prompt_tokens: int = 256  # longer prompts are dropped and counted
     max_response_tokens: int = 64
     temperature: float = 1.0
@@ -140,7 +142,14 @@ class Setting:
         """How a rollout is read: in parts of a minibatch."""
         rows = max(1, config.minibatch_rows // self.ranks.data_size)
         return Judging(
-            self.score, config.temperature, rows, self.ranks, config.importance_cap, self.gold, self.verifier
+            score=self.score,
+            temperature=config.temperature,
+            rows=rows,
+            ranks=self.ranks,
+            importance_cap=config.importance_cap,
+            gold=self.gold,
+            verifier=self.verifier,
+            keeps_graph=config.is_one_step,
         )
 
 

@@ -121,8 +121,8 @@ class Ppo:
         """Score on the last token, KL cost on every one, values of the critic; then advantages and returns."""
         shape, mask_BR, players = self._config.reward, rollout.response_mask_BR, self._players
         with self._setting.autocast():
+            values_BR = self._values(rollout)  # first: opinions may keep the policy's graph
             said = opinions(players.policy, players.reference, rollout, self._judging)
-            values_BR = self._values(rollout)
         assert said.reference_BR is not None
         shaped_B = response_scores(said.scores_B, rollout.ended_B, shape.missing_eos_penalty, shape.score_clip)
         rewards_BR = token_rewards(shaped_B, said.log_probs_BR, said.reference_BR, mask_BR, numbers["beta"])

@@ -11,6 +11,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from tests.training.rl.toy import no_autocast
 from training.model.activation_checkpointing import checkpoint_activations
 from training.model.backbone import Backbone, trainable_backbone
 from training.model.config import ModelConfig, llama_json, parse_config
@@ -18,10 +19,14 @@ from training.model.lora import LoraConfig
 from training.model.transformer import Decoder, initialise
 from training.optim.adam import OptimizerConfig, build_optimizer
 from training.optim.gradients import apply_gradients
-from training.optim.ranks import all_different
+from training.optim.ranks import ALONE, all_different
 from training.parallelism import Parallelism, arrange, distribute
 from training.rl.losses import token_log_probs
+from training.rl.players import Players
 from training.rl.rollout import CachedEngine
+from training.stages.grpo import Grpo, GrpoConfig
+from training.stages.policy_loop import Setting
+from training.stages.prompts import Prompts
 
 SHAPE = llama_json(vocab_size=512, hidden_size=256, num_layers=4, num_heads=8, num_kv_heads=2, intermediate_size=640)
 ROWS, COLUMNS, LORA = 2, 96, LoraConfig(rank=2)
@@ -110,6 +115,22 @@ def read(networks: int, learn: bool) -> int:
         for decoder in decoders:
             token_log_probs(decoder.logits(decoder(ids_BT)), ids_BT)
     return living.peak - weights
+
+
+def updated(config: GrpoConfig) -> int:
+    """The peak of an update of GRPO by adapters: judged, with a reference, and learned from; without sampling."""
+    decoder, prompts = Decoder(parse_config({**SHAPE, "vocab_size": 4096})), Prompts([[3] * 4] * 2, ["", ""], (), 0)
+    initialise(decoder, 1)
+    policy = trainable_backbone(decoder.requires_grad_(False), "policy", LORA, seed=1)
+    setting = Setting(prompts, lambda rollout: torch.arange(float(len(rollout.ended_B))), no_autocast, ALONE)
+    algorithm = Grpo(Players(policy, Backbone(decoder)), config, setting)
+    rollout = CachedEngine(policy, ()).sample(prompts.ids, 4, 8, 1.0, [1, 2])
+    living = Living()
+    for parameter in decoder.parameters():
+        living.note(parameter)
+    with living:
+        algorithm.learn(algorithm.judge(rollout, {})[0], 0, {})
+    return living.peak
 
 
 def _backbone(case: dict[str, Any]) -> Backbone:

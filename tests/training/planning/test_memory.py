@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from tests.training.planning.kept import kept_of_responses
-from tests.training.planning.peaks import COLUMNS, LORA, ROWS, SHAPE, read, sampled
+from tests.training.planning.peaks import COLUMNS, LORA, ROWS, SHAPE, read, sampled, updated
+from tests.training.planning.stages import GRPO
 from tests.training.workers import run_workers
 from training.model.config import parse_config
 from training.parallelism import Parallelism
@@ -95,6 +96,13 @@ def test_shared_prompts_are_planned_as_if_no_two_rows_of_a_minibatch_had_one(
     phase = phase_named(replace(work_of(), passes=(made,)), "learning (policy)", Layout(1, Parallelism()))
     planned = bytes_of(phase, Taken.ACTIVATIONS, Taken.COPIES, Taken.CACHE)
     assert 0.98 <= planned / kept_of_responses(MODEL, prompts, copies, 64, 64) <= most
+
+
+def test_a_graph_that_is_kept_from_judging_takes_no_more_than_learning_does() -> None:
+    """Else the plan would have to count a phase in which others read beside it."""
+    one = replace(GRPO, prompts_per_update=2, samples_per_prompt=4, minibatch_rows=8, epochs_per_update=1)
+    assert one.is_one_step
+    assert updated(one) <= 1.005 * updated(replace(one, epochs_per_update=2, early_stop_nats=-1.0))
 
 
 def test_sampling_from_shards_has_the_whole_model_beside_them() -> None:

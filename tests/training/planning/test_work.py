@@ -14,6 +14,8 @@ from training.planning.layout import Layout
 from training.planning.sizes import adapter_size, sizes_of
 from training.planning.work import DataSize, Pass, Role, Sampled, Shared, StageConfig, Work, work_of
 from training.stages.context import ConfigError, Machine
+from training.stages.grpo import GrpoConfig
+from training.stages.ppo import PpoConfig
 from training.stages.prompts import SftMix
 
 MODEL = parse_config(llama_json(1000, 64, 2, 4, 2, 128))
@@ -104,6 +106,17 @@ def test_whoever_is_asked_for_log_probabilities_reads_a_group_s_prompt_once() ->
     assert learning.shared is not None
     assert 27 < learning.shared.prompts < 32
     assert all(made.shared is None for made in work(PPO).passes)  # one response to a prompt
+
+
+@pytest.mark.parametrize(("config", "others"), [(GRPO, ["reference"]), (PPO, ["critic", "reference", "reward"])])
+def test_the_policy_of_an_update_of_one_step_is_read_as_it_learns(
+    config: GrpoConfig | PpoConfig, others: list[str]
+) -> None:
+    one = replace(config, epochs_per_update=1, minibatch_rows=config.rows_per_update)
+    made = work(one).passes
+    assert [each.network for each in made if not each.learns] == others
+    assert [each.network for each in made if each.learns] == ["policy", *(["critic"] if config is PPO else [])]
+    assert work(replace(one, epochs_per_update=2)).passes[0].network == "policy"
 
 
 def test_mixed_in_examples_are_learned_from_as_well() -> None:

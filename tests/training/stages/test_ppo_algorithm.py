@@ -20,7 +20,7 @@ def drifted(**changes: object) -> tuple[Ppo, PpoPlayers, Rollout]:
         for parameter in players.policy.decoder.parameters():
             parameter.mul_(2.0)
         players.critic.head.score.weight.fill_(0.1)
-    config = toy_config(prompts_per_update=6, minibatch_rows=12, epochs_per_update=1, **changes)
+    config = toy_config(prompts_per_update=6, minibatch_rows=12, **{"epochs_per_update": 1, **changes})
     prompts = toy_prompts(6)
     algorithm = Ppo(players, config, Setting(prompts, sentiment, no_autocast, ALONE))
     engine = CachedEngine(players.policy, prompts.stop_ids, "update-0")
@@ -38,6 +38,22 @@ def test_old_log_probs_are_the_policys_own_at_its_temperature(temperature: float
     learned = algorithm.learn(experience, 0, numbers)
     assert learned["clip_fraction"] == 0
     assert learned["approximate_kl"] < 1e-10
+
+
+def test_an_update_of_one_step_reads_its_policy_once() -> None:
+    """And one that goes on as if it had two epochs reads it again, and learns the same."""
+    learned = []
+    for epochs, reads in ((1, 1), (2, 2)):
+        algorithm, players, rollout = drifted(epochs_per_update=epochs, early_stop_nats=-1.0)
+        forwards: list[torch.nn.Module] = []
+        players.policy.decoder.register_forward_hook(lambda decoder, *_, seen=forwards: seen.append(decoder))
+        numbers = {"beta": 0.1, "last_kl": 1.0}
+        figures = algorithm.learn(algorithm.judge(rollout, numbers)[0], 0, numbers)
+        assert len(forwards) == 2 * reads  # the prompts, then the responses
+        learned.append((figures, list(players.policy.decoder.parameters())))
+    (mine, after), (plain, likewise) = learned
+    assert mine == pytest.approx(plain, rel=1e-4, abs=1e-6)
+    assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(after, likewise, strict=True))
 
 
 def test_drifting_costs_beta_times_the_kl() -> None:
