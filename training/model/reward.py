@@ -15,13 +15,16 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from training.manifest import hash_file
 from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder, save_decoder
+from training.model.fields import missing
 from training.model.head import ScalarHead, last_real_column
 from training.model.lora import LoraConfig, add_adapter, copy_adapter, load_adapter, read_adapter_config, save_adapter
 from training.model.tensor_files import read_tensors
 from training.model.transformer import Decoder
 
+TOKENIZER = "tokenizer.json"
 SETTINGS = "reward_model.json"
 HEAD = "head.safetensors"
 ADAPTER = "adapter"
@@ -86,15 +89,32 @@ def is_adapter(directory: Path) -> bool:
     return (directory / ADAPTER).is_dir()
 
 
+def require_one_tokenizer(directory: Path, model_directory: Path) -> None:
+    """Ids must mean the same to who writes and to who scores them: both have the same tokenizer.json, byte by byte.
+
+    Raises:
+        RewardModelError: they differ, or one is missing.
+    """
+    files = [place / TOKENIZER for place in (directory, model_directory)]
+    for file in files:
+        if not file.is_file():
+            raise RewardModelError(missing(file))
+    if hash_file(files[0]) != hash_file(files[1]):
+        raise RewardModelError(
+            f"{directory.name} reads other tokens than {model_directory.name} writes, as their tokenizer.json differ: "
+            f"a reward model must be trained from {model_directory.name} or a model with the same tokenizer"
+        )
+
+
 def load_reward_model(directory: Path, model_directory: Path, decoder: Decoder | None = None) -> RewardModel:
     """Read a reward model, frozen; its decoder is on the processor, unless it is given.
 
     Args:
-        model_directory: the base of an adapter; must be the one that it was trained from.
+        model_directory: the base of an adapter; must be the one that it was trained from. Of a whole reward model whoever gives it ids.
         decoder: that base if it is loaded already, so that its weights are shared.
 
     Raises:
-        RewardModelError: the adapter was trained on another base.
+        RewardModelError: the adapter was trained on another base, or the whole reward model with another tokenizer.
     """
     settings = json.loads((directory / SETTINGS).read_text())
     if is_adapter(directory):
@@ -106,6 +126,7 @@ def load_reward_model(directory: Path, model_directory: Path, decoder: Decoder |
         load_adapter(decoder, "reward", directory / ADAPTER)
         backbone = Backbone(decoder, "reward")
     else:
+        require_one_tokenizer(directory, model_directory)
         backbone = Backbone(load_decoder(directory))
     head = ScalarHead(backbone.decoder.config.hidden_size)
     head.load_state_dict(read_tensors(directory / HEAD, torch.float32))

@@ -47,7 +47,8 @@ def open_players(sources: Sources, with_reference: bool) -> Players:
     """Load everything once.
 
     Raises:
-        RewardModelError: a trimmed vocabulary, but the reward model has a decoder of its own and needs all ids.
+        RewardModelError: a trimmed vocabulary, but the reward model has a decoder of its own and needs all ids; or it does not belong to
+            the model (see load_reward_model).
     """
     base = load_decoder(sources.model_directory).requires_grad_(False)
     if sources.vocabulary is not None:

@@ -6,7 +6,7 @@ import torch
 
 from training.manifest import Manifest
 from training.model.backbone import Backbone
-from training.model.reward import load_reward_model
+from training.model.reward import load_reward_model, require_one_tokenizer
 from training.model.vocabulary import VocabularyMap
 from training.optim.ranks import Ranks
 from training.parallelism import distribute
@@ -40,9 +40,14 @@ def open_score(players: Players, verifier: Verifier | None, prompts: Prompts, ra
 
 
 def open_gold(config: PolicyConfig, vocabulary: VocabularyMap | None, ranks: Ranks) -> Score | None:
-    """The judge that nothing is learned from. It has weights of its own, so it reads full ids; they are split as the others'."""
+    """The judge that nothing is learned from. It has weights of its own, so it reads full ids; they are split as the others'.
+
+    Raises:
+        RewardModelError: it, or what it stands on, has another tokenizer than the policy.
+    """
     if config.judge_directory is None or config.judge_base_directory is None:
         return None
+    require_one_tokenizer(config.judge_base_directory, config.model_directory)
     judge = load_reward_model(config.judge_directory, config.judge_base_directory)
     distribute(judge.scalar.backbone.decoder, ranks)
     kept = None if vocabulary is None else torch.tensor(vocabulary.kept)

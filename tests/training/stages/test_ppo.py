@@ -1,5 +1,6 @@
 """The PPO stage from files to files: sharing, resuming bit by bit, and what it reports."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,18 +11,30 @@ from safetensors.torch import load_file
 
 from tests.training.rl.toy import sentiment, toy_config, toy_players, train_ppo
 from tests.training.stages.test_reward_model import pair_rows
-from tests.training.toys import WORDS, KillAfter, Killed, ProgressList, kept_tensors, toy_model, user, write_lines
+from tests.training.toys import (
+    VOCABULARY,
+    WORDS,
+    KillAfter,
+    Killed,
+    ProgressList,
+    kept_tensors,
+    toy_model,
+    user,
+    write_lines,
+)
 from training.data.chat import load_chat
+from training.data.tokenize import train_tokenizer
 from training.manifest import verify_manifest
 from training.model.lora import LoraConfig
 from training.model.reward import RewardModelError
 from training.optim.adam import OptimizerConfig
 from training.optim.gradients import NonFiniteError
+from training.optim.ranks import ALONE
 from training.rl.kl_control import KlConfig
 from training.rl.players import open_critic, open_players
 from training.stages import ppo, reward_model
 from training.stages.context import ConfigError, Lineage, Machine, RunContext
-from training.stages.policy_artifact import sources
+from training.stages.policy_artifact import open_gold, sources
 from training.stages.ppo import PpoConfig
 from training.stages.prompts import read_data
 from training.stages.reward_model import RewardModelConfig
@@ -155,6 +168,33 @@ def test_a_whole_reward_model_cannot_read_trimmed_ids(config: PpoConfig, tmp_pat
         return
     with pytest.raises(RewardModelError, match="vocabulary_rows"):
         run(replace(config, lora=LORA, vocabulary_rows=290), tmp_path / "run")
+
+
+def test_a_reward_model_of_another_tokenizer_is_refused_with_both_names(config: PpoConfig) -> None:
+    assert config.reward_model_directory is not None
+    if config.lora is not None:  # an adapter has no tokenizer: it stands on the policy's own base
+        return
+    train_tokenizer(["zebra quilt"] * 50, VOCABULARY, config.reward_model_directory)
+    with pytest.raises(RewardModelError, match="reward reads other tokens than first writes"):
+        open_players(sources(config, None), with_reference=True)
+
+
+def test_a_judge_of_another_tokenizer_is_refused_with_both_names(config: PpoConfig, tmp_path: Path) -> None:
+    judge, base = config.reward_model_directory, tmp_path / "other" / "first"
+    shutil.copytree(config.model_directory, base)
+    judged = replace(config, judge_directory=judge, judge_base_directory=base)
+    assert open_gold(judged, None, ALONE) is not None  # the same files in another folder
+    train_tokenizer(["zebra quilt"] * 50, VOCABULARY, base)
+    with pytest.raises(RewardModelError, match="first reads other tokens than first writes"):
+        open_gold(judged if config.lora else replace(judged, judge_directory=foreign(judge, base)), None, ALONE)
+
+
+def foreign(judge: Path | None, base: Path) -> Path:
+    """The whole reward model with the tokenizer of `base`."""
+    assert judge is not None
+    shutil.copytree(judge, copy := judge.parent / "foreign")
+    shutil.copy(base / "tokenizer.json", copy)
+    return copy
 
 
 def test_long_prompts_are_dropped_and_counted(config: PpoConfig) -> None:
