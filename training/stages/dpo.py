@@ -27,6 +27,7 @@ from training.rl.reference import PolicyAndReference, open_policy_and_reference
 from training.stages.artifact import finished, publish_model
 from training.stages.context import ConfigError, RunContext
 from training.stages.machine import Autocast, settle
+from training.stages.positions import require_positions
 from training.stages.preference_loop import PreferenceConfig, Preferences, learn_from
 
 STAGE = "dpo"
@@ -174,6 +175,7 @@ def held_out_figures(
 
 def read_data(config: DpoConfig, chat: Chat) -> Pairs:
     """Tokenise, drop what is too long, hold out a share of the prompts, and trim the vocabulary to what both need."""
+    require_positions(config.model_directory, max_tokens=config.max_tokens)
     rows = read_pairs(config.data_path)
     noise = config.label_noise if config.label_noise is not None else estimate_label_noise(rows)
     tokenised = [(row.prompt_id, tokenise(row, chat)) for row in rows]

@@ -32,6 +32,7 @@ from training.rl.served import Answer, OffPolicyConfig, hold_against, read_answe
 from training.stages.artifact import finished, publish_model
 from training.stages.context import ConfigError, RunContext
 from training.stages.machine import Autocast, settle
+from training.stages.positions import require_positions
 from training.stages.preference_loop import PreferenceConfig, Preferences, learn_from
 
 STAGE = "kto"
@@ -229,6 +230,7 @@ def held_out_figures(
 
 def read_data(config: KtoConfig, chat: Chat) -> Thumbs:
     """Tokenise, drop what is too long, and hold out a share of the prompts."""
+    require_positions(config.model_directory, max_tokens=config.max_tokens)
     rows = read_thumbs(config.data_path)
     tokenised = [(row.prompt_id, tokenise(row, chat)) for row in rows]
     fitting = [(key, thumb) for key, thumb in tokenised if thumb.tokens <= config.max_tokens]

@@ -6,7 +6,7 @@ import torch
 
 from training.manifest import Manifest
 from training.model.backbone import Backbone
-from training.model.reward import load_reward_model, require_one_tokenizer
+from training.model.reward import is_adapter, load_reward_model, require_one_tokenizer
 from training.model.vocabulary import VocabularyMap
 from training.optim.ranks import Ranks
 from training.parallelism import distribute
@@ -16,6 +16,7 @@ from training.rl.scores import Score, Verifier, score_by_model, score_by_verifie
 from training.stages.artifact import publish_model
 from training.stages.context import ConfigError, RunContext
 from training.stages.policy_loop import Outcome, PolicyConfig
+from training.stages.positions import require_positions
 from training.stages.prompts import Prompts
 
 
@@ -25,10 +26,16 @@ def sources(config: PolicyConfig, vocabulary: VocabularyMap | None) -> Sources:
 
 
 def refuse_judges(config: PolicyConfig, verifier: Verifier | None) -> None:
-    """Exactly one may give the scores."""
+    """Exactly one may give the scores, and who reads what the policy writes must have positions for it. Raises: ConfigError."""
     if (config.reward_model_directory is None) == (verifier is None):
         both = "both it and a verifier" if verifier else "neither it nor a verifier"
         raise ConfigError(f"reward_model_directory: {both} would give the scores")
+    readers = [config.judge_base_directory, config.reward_model_directory, config.judge_directory]
+    for directory in readers:
+        if directory is not None and not is_adapter(directory):
+            require_positions(
+                directory, max_prompt_tokens=config.max_prompt_tokens, max_response_tokens=config.max_response_tokens
+            )
 
 
 def open_score(players: Players, verifier: Verifier | None, prompts: Prompts, ranks: Ranks) -> Score:

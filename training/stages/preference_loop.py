@@ -89,6 +89,22 @@ class Preferences(Generic[R]):
         return replace(self, train=train, held_out=held_out, stop_ids=stop_ids, vocabulary=vocabulary)
 
 
+def watched(data: Preferences[R], config: WatchConfig, positions: int) -> list[tuple[int, ...]]:
+    """The first held-out prompts that leave room for a response.
+
+    Raises:
+        ConfigError: none does.
+    """
+    prompts = list(dict.fromkeys(row.examples[0].prompt for row in data.held_out))
+    with_room = [prompt for prompt in prompts if len(prompt) + config.max_response_tokens <= positions]
+    if not with_room:
+        raise ConfigError(
+            f"watch.max_response_tokens: {config.max_response_tokens} after any of the {len(prompts)} held-out prompts "
+            f"is above {positions}, the model's positions"
+        )
+    return with_room[: config.prompts]
+
+
 def learn_from(
     data: Preferences[R],
     models: PolicyAndReference,
@@ -113,8 +129,8 @@ def learn_from(
     total_steps = steps_for(config.epochs, batch_rows, len(data.train))
     learner = Learner(models.policy.named_parameters(), config.optimizer, total_steps, context.ranks)
     state = TrainingState({"model": learner.named}, {"model": learner.optimizer}, context.ranks)
-    prompts = list(dict.fromkeys(row.examples[0].prompt for row in data.held_out))[: config.watch.prompts]
-    watch = Watch(config.watch, prompts, data.stop_ids, config.seed)
+    positions = models.policy.decoder.config.max_positions
+    watch = Watch(config.watch, watched(data, config.watch, positions), data.stop_ids, config.seed)
 
     def look() -> dict[str, float]:
         figures = examine()

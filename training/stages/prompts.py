@@ -19,6 +19,7 @@ from training.model.checkpoint import read_config
 from training.model.vocabulary import VocabularyMap, choose_rows
 from training.optim.ranks import Ranks
 from training.stages.context import ConfigError
+from training.stages.positions import require_positions
 from training.stages.sft import batch_loss, narrow
 
 
@@ -66,6 +67,8 @@ class Wanted(Protocol):
 
 def read_data(config: Wanted, chat: Chat) -> Prompts:
     """Tokenise, drop what is too long, and trim the vocabulary to what prompts, examples and responses need."""
+    lengths = {"max_prompt_tokens": config.max_prompt_tokens, "max_response_tokens": config.max_response_tokens}
+    require_positions(config.model_directory, **lengths)
     rows = read_prompts(config.data_path)
     tokenised = [(chat.prompt_ids(row.messages), row.task) for row in rows]
     fitting = [(ids, task) for ids, task in tokenised if len(ids) <= config.max_prompt_tokens]

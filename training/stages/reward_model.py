@@ -36,6 +36,7 @@ from training.rl.losses import bradley_terry, centring, margin_ranking
 from training.stages.artifact import finished, publish
 from training.stages.context import ConfigError, Lineage, Machine, Progress, RunContext
 from training.stages.machine import Autocast, settle
+from training.stages.positions import require_positions
 from training.stages.state import TrainingState
 
 STAGE = "reward_model"
@@ -170,6 +171,7 @@ def report(pairs: Pairs, held_out_accuracy: float, reward: RewardModel, steps: i
 
 def read_data(config: RewardModelConfig, chat: Chat) -> Pairs:
     """Tokenise, drop what is too long, hold out a share of the prompts, and look how noisy the labels are."""
+    require_positions(config.model_directory, max_tokens=config.max_tokens)
     rows = read_pairs(config.data_path)
     noise = config.label_noise if config.label_noise is not None else estimate_label_noise(rows)
     tokenised = [(row.prompt_id, tokenise(row, chat)) for row in rows]

@@ -34,6 +34,7 @@ from training.rl.losses import weighted_cross_entropy
 from training.stages.artifact import finished, publish_model
 from training.stages.context import ConfigError, Lineage, Machine, Progress, RunContext
 from training.stages.machine import Autocast, settle
+from training.stages.positions import require_positions
 from training.stages.state import TrainingState
 
 STAGE = "sft"
@@ -138,6 +139,7 @@ def run(config: SftConfig, context: RunContext) -> Manifest:
 
 def read_examples(config: SftConfig, chat: Chat) -> Examples:
     """Tokenise, drop what is too long, and hold out a share of the distinct prompts."""
+    require_positions(config.model_directory, max_tokens=config.max_tokens)
     everything = [
         TokenisedExample(tuple(chat.prompt_ids(row.messages)), tuple(chat.response_ids(row.response)), row.weight)
         for row in read_sft(config.data_path)

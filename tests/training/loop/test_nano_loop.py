@@ -151,6 +151,7 @@ def made_worse(directory: Path) -> Path:
         output_directory=directory / "worse",
         lineage=Lineage("nano-1"),
         epochs=5,
+        max_tokens=256,
         optimizer=OptimizerConfig(learning_rate=1e-3),
         machine=Machine(threads=1),
     )

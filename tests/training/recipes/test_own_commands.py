@@ -8,6 +8,9 @@ import pytest
 from tests.training.toys import sft_rows, toy_model, user, write_lines
 from training.__main__ import main
 from training.manifest import read_manifest
+from training.recipes.own.commands import lengths
+from training.stages.ppo import PpoConfig
+from training.stages.sft import SftConfig
 
 THREAD = ("--set", "machine.threads=1")
 SMALL = ("--set", "max_prompt_tokens=48", "--set", "max_response_tokens=8", "--set", "updates=2")
@@ -76,6 +79,21 @@ def test_a_life_of_a_model_from_the_command_line(files: Path, capsys: pytest.Cap
     assert read_manifest(work / "taught-kto").report["train_thumbs_up"] > 0
     pages = {path.parent.name for path in (work / "runs").glob("*/stage.json")}
     assert pages == {"taught", "judge", "taught-ppo", "taught-grpo", "taught-dpo", "taught-kto"}
+
+
+def test_where_nobody_sets_them_rows_are_as_long_as_the_models_positions_allow(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = json.loads((toy_model(files / "short") / "config.json").read_text())
+    (files / "short" / "config.json").write_text(json.dumps(raw | {"max_position_embeddings": 100}))
+    asked = command(files, "sft", files / "short", "sft.jsonl")
+    assert main([*asked, "--name", "too-long", "--set", "max_tokens=101"]) == 1
+    assert "max_tokens: 101 is above 100, the positions of short" in capsys.readouterr().err
+    assert main(asked) == 0
+    assert read_manifest(files / "work" / "short-sft").config["max_tokens"] == 100
+    assert lengths(PpoConfig, files / "short") == {"max_prompt_tokens": 36}
+    assert lengths(SftConfig, files / "toy") == {"max_tokens": 512}
+    assert lengths(PpoConfig, files / "toy") == {"max_prompt_tokens": 256}
 
 
 def test_a_run_goes_on_as_it_was_begun_or_not_at_all(files: Path, capsys: pytest.CaptureFixture[str]) -> None:

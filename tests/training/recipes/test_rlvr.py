@@ -99,7 +99,7 @@ def test_the_same_command_again_does_nothing_twice_and_another_is_refused(
         (("--updates", "0"), "updates: 0 is not at least 1"),
         (("--samples", "0"), "samples: 0 is not at least 1"),
         (("--prompt-tokens", "3"), "prompt-tokens: 3 fits none of 12 prompts"),
-        (("--response-tokens", "2000"), "response-tokens: 2000 after a prompt of"),
+        (("--response-tokens", "2000"), "prompt-tokens + response-tokens: 2500 is above 2048, the positions of toy"),
         (("--model", "nowhere"), "model: nowhere is not there"),
         (("--model", "pickled"), "model.safetensors"),
         (("--model", "narrow"), "vocab_size"),

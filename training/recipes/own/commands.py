@@ -14,6 +14,7 @@ from training.cluster.group import Group
 from training.cluster.runner import StageRun, run_stages
 from training.cluster.stage_record import refuse_other
 from training.manifest import Manifest
+from training.model.checkpoint import read_config
 from training.planning.plan import PlannedStage
 from training.progress import ShownStages, open_display
 from training.recipes.open_models.recipes import Places
@@ -44,9 +45,17 @@ def run_one(name: str, options: argparse.Namespace, code_commit: str) -> int:
     if stage.is_policy:
         judge: Path | None = options.reward_model
         given["reward_model_directory"] = judge and _there("reward-model", judge)
-    config = assigned(stage.config(**given), options.set, FIXED)
+    config = assigned(stage.config(**given, **lengths(stage.config, options.model)), options.set, FIXED)
     _run([StageRun(output.name, stage.run, config)], options, stage.shown)
     return 0
+
+
+def lengths(kind: Any, model_directory: Path) -> dict[str, int]:
+    """How long a row may be where nobody sets it: what its stage's config says, or what the model has positions for, if that is less."""
+    positions = read_config(model_directory).max_positions
+    if issubclass(kind, PolicyConfig):
+        return {"max_prompt_tokens": min(kind.max_prompt_tokens, max(1, positions - kind.max_response_tokens))}
+    return {"max_tokens": min(kind.max_tokens, positions)}
 
 
 def run_recipe(options: argparse.Namespace, code_commit: str) -> int:

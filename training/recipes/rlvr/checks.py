@@ -5,21 +5,24 @@ and told by the options' own names.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from training.cluster.group import Group
-from training.data.chat import Message
+from training.data.chat import Chat
 from training.evaluation.answers import Speaker
 from training.optim.ranks import all_different
 from training.stages.context import ConfigError
 from training.stages.policy_loop import PolicyConfig, refuse_uneven
 from training.stages.prompts import read_data
-from training.verification.items import Item
 
 COUNTS = ("updates", "items", "held_out", "samples", "prompt_tokens", "response_tokens")
-OPTIONS = {"rollout_actors": "rollout-actors", "max_prompt_tokens": "prompt-tokens"}  # by the fields that they set
+OPTIONS = {  # by the fields that they set
+    "rollout_actors": "rollout-actors",
+    "max_prompt_tokens": "prompt-tokens",
+    "max_prompt_tokens + max_response_tokens": "prompt-tokens + response-tokens",
+}
 
 
 def checked_group(options: argparse.Namespace) -> Group:
@@ -57,18 +60,10 @@ def opened_model(directory: Path) -> Speaker:
     return Speaker(directory)
 
 
-def check_prompts(config: PolicyConfig, held_out: Sequence[Item], model: Speaker) -> None:
-    """Raises: ConfigError: no prompt is short enough, or one leaves no room for a response among the model's positions."""
+def check_prompts(config: PolicyConfig, chat: Chat) -> None:
+    """Raises: ConfigError: no prompt is short enough, or prompt and response may be longer than the model's positions."""
     with _named_as_typed():
-        longest = max(map(len, read_data(config, model.chat).ids))
-    asked = [model.chat.prompt_ids([Message("user", item.prompt)]) for item in held_out]
-    longest = max(longest, *(min(len(ids), config.max_prompt_tokens) for ids in asked))
-    known = model.backbone.decoder.config.max_positions
-    if longest + config.max_response_tokens > known:
-        raise ConfigError(
-            f"response-tokens: {config.max_response_tokens} after a prompt of {longest} tokens, "
-            f"but the model knows {known} positions"
-        )
+        read_data(config, chat)
 
 
 @contextmanager

@@ -59,7 +59,7 @@ def train_on_task(options: argparse.Namespace, code_commit: str) -> int:
     work.mkdir(parents=True, exist_ok=True)
     write_items(trained, data)
     if model is not None:
-        check_prompts(config, held_out, model)
+        check_prompts(config, model.chat)
         model = None  # measuring opens it again: nobody keeps two while one trains
     write_json(work / ASKED, _asked(options))
     lines = Lines(sys.stdout)

@@ -1,0 +1,89 @@
+"""A stage that may read longer rows than its model has positions is refused before it reads any: learned positions would end in the middle
+of the run, rotated ones would be trained where the model was never meant to go."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.training.toys import toy_model
+from training.data.chat import load_chat
+from training.data.tensors import TokenisedExample
+from training.model.checkpoint import read_config, save_decoder
+from training.model.config import gpt2_json, llama_json, parse_config
+from training.model.transformer import Decoder, initialise
+from training.rl.reference import WatchConfig
+from training.stages import dpo, kto, prompts, reward_model, sft
+from training.stages.context import ConfigError, Lineage
+from training.stages.dpo import DpoConfig
+from training.stages.grpo import GrpoConfig
+from training.stages.kto import KtoConfig
+from training.stages.policy_artifact import refuse_judges
+from training.stages.ppo import PpoConfig
+from training.stages.preference_loop import watched
+from training.stages.reward_model import RewardModelConfig
+from training.stages.sft import SftConfig
+
+POSITIONS = 40
+READERS: dict[type, Callable[[Any, Any], object]] = {
+    SftConfig: sft.read_examples,
+    RewardModelConfig: reward_model.read_data,
+    DpoConfig: dpo.read_data,
+    KtoConfig: kto.read_data,
+}
+
+
+@pytest.fixture(params=["gpt2", "llama"])
+def short_model(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    first = toy_model(tmp_path / "first")
+    rows = read_config(first).vocab_size
+    shapes = {
+        "gpt2": gpt2_json(rows, 32, 1, 4, max_positions=POSITIONS),
+        "llama": llama_json(rows, 32, 1, 4, 2, 64) | {"max_position_embeddings": POSITIONS},
+    }
+    decoder = Decoder(parse_config(shapes[request.param]))
+    initialise(decoder, 1)
+    save_decoder(decoder, tmp_path / "short", companions_from=first)
+    return tmp_path / "short"
+
+
+@pytest.mark.parametrize("kind", READERS, ids=lambda kind: kind.__name__)
+def test_rows_may_not_be_longer_than_the_positions(kind: Any, short_model: Path, tmp_path: Path) -> None:
+    config = kind(short_model, tmp_path / "nowhere.jsonl", tmp_path / "out", Lineage("out"), max_tokens=POSITIONS + 1)
+    with pytest.raises(ConfigError, match="max_tokens: 41 is above 40, the positions of short"):
+        READERS[kind](config, load_chat(short_model))
+    with pytest.raises(FileNotFoundError):  # as many as there are may be asked for
+        READERS[kind](replace(config, max_tokens=POSITIONS), load_chat(short_model))
+
+
+@pytest.mark.parametrize("kind", [PpoConfig, GrpoConfig])
+def test_prompt_and_response_together_may_not_be_longer_than_the_positions(
+    kind: Any, short_model: Path, tmp_path: Path
+) -> None:
+    config = kind(short_model, None, tmp_path / "nowhere.jsonl", tmp_path / "out", Lineage("out"), max_prompt_tokens=30)
+    fits, too_long = (replace(config, max_response_tokens=tokens) for tokens in (10, 11))
+    said = r"max_prompt_tokens \+ max_response_tokens: 41 is above 40, the positions of short"
+    with pytest.raises(ConfigError, match=said):
+        prompts.read_data(too_long, load_chat(short_model))
+    with pytest.raises(FileNotFoundError):
+        prompts.read_data(fits, load_chat(short_model))
+    judged = replace(too_long, model_directory=tmp_path / "first", reward_model_directory=short_model)
+    for config in (
+        judged,
+        replace(judged, judge_directory=short_model, judge_base_directory=tmp_path / "first"),
+        replace(judged, judge_directory=tmp_path / "first", judge_base_directory=short_model),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            refuse_judges(config, None)
+    refuse_judges(replace(judged, max_response_tokens=10), None)
+
+
+def test_only_prompts_that_leave_room_for_a_response_are_watched() -> None:
+    short, long = ((7,) * 28, (7,) * 29)
+    pairs = [dpo.Pair(*2 * (TokenisedExample(prompt, (9,)),)) for prompt in (long, short, (8, 8), short)]
+    config = WatchConfig(prompts=3, max_response_tokens=12)
+    assert watched(dpo.Pairs([], pairs, (9,)), config, POSITIONS) == [short, (8, 8)]
+    with pytest.raises(ConfigError, match=r"watch\.max_response_tokens: 12 after any of the 1 held-out prompts"):
+        watched(dpo.Pairs([], pairs[:1], (9,)), config, POSITIONS)
