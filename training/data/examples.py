@@ -101,13 +101,15 @@ def read_texts(path: Path) -> list[str]:
 
 def _read(path: Path, parse: Callable[[Mapping[str, Any]], Example]) -> list[Example]:
     examples = []
-    with path.open() as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             try:
-                row = json.loads(line)
+                row = json.loads(line.decode())
                 if not isinstance(row, dict):
                     raise ExampleError("not a JSON object")
                 examples.append(parse(row))
+            except UnicodeDecodeError as error:
+                raise ExampleError(f"{path.name} line {number}: not UTF-8 at byte {error.start + 1}") from error
             except json.JSONDecodeError as error:
                 raise ExampleError(f"{path.name} line {number}: not JSON") from error
             except ExampleError as error:
@@ -128,6 +130,7 @@ def _messages(row: Mapping[str, Any]) -> tuple[Message, ...]:
             or not isinstance(message.get("content"), str)
         ):
             raise ExampleError(f"messages: each needs role ({', '.join(ROLES)}) and content (text)")
+        _refuse_halves("messages", message["content"])
     return tuple(Message(message["role"], message["content"]) for message in rows)
 
 
@@ -142,7 +145,16 @@ def _text(row: Mapping[str, Any], field: str) -> str:
     value = row.get(field)
     if not isinstance(value, str) or not value:
         raise ExampleError(f"{field}: must be text and not empty")
+    _refuse_halves(field, value)
     return value
+
+
+def _refuse_halves(field: str, text: str) -> None:
+    """Half a surrogate pair, which JSON can spell, is no character: no tokenizer reads it, and nothing writes it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ExampleError(f"{field}: U+{ord(text[error.start]):04X} is half a surrogate pair") from error
 
 
 def _number(row: Mapping[str, Any], field: str, default: float) -> float:
