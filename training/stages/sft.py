@@ -6,7 +6,7 @@ Read `run` from top to bottom; everything else here is a step of it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -77,13 +77,15 @@ class Examples:
     train: list[TokenisedExample]
     held_out: list[TokenisedExample]
     dropped_too_long: int
+    dropped_weightless: int
 
 
 def run(config: SftConfig, context: RunContext) -> Manifest:
     """Train, write output_directory, and return its manifest (kind "model").
 
     Progress metrics: loss, held_out_loss (at checkpoints), learning_rate, gradient_norm, tokens.
-    Report: examples, dropped_too_long, held_out_examples, held_out_loss_before, held_out_loss, steps.
+    Report: examples, dropped_too_long, dropped_weightless, held_out_examples, held_out_loss_before, held_out_loss, steps. Without held-out
+    examples nothing is said of their loss.
     """
     if done := finished(config.output_directory):
         return done
@@ -99,11 +101,15 @@ def run(config: SftConfig, context: RunContext) -> Manifest:
     learner = Learner(backbone.named_parameters(), config.optimizer, total_steps, context.ranks)
     state = TrainingState({"model": learner.named}, {"model": learner.optimizer}, context.ranks)
 
+    def look() -> dict[str, float]:
+        held_out = examples.held_out
+        return {"held_out_loss": held_out_loss(backbone, held_out, config, autocast, context.ranks)} if held_out else {}
+
     if checkpoint := context.checkpoints.latest():
         numbers = state.read(checkpoint)
     else:
-        before = held_out_loss(backbone, examples.held_out, config, autocast, context.ranks)
-        numbers = {"step": 0, "held_out_loss_before": before, "held_out_loss": before}
+        before = look()
+        numbers = {"step": 0, **before, **{f"{name}_before": figure for name, figure in before.items()}}
     keep = partial(state.write, numbers=numbers)
     for step in range(int(numbers["step"]), total_steps):
         rows = rows_of_step(step, config.batch_rows, len(examples.train), config.seed)
@@ -116,8 +122,9 @@ def run(config: SftConfig, context: RunContext) -> Manifest:
         numbers["step"] = step + 1
         due = (step + 1) % config.checkpoint_every_steps == 0 or step + 1 == total_steps
         if due:
-            numbers["held_out_loss"] = held_out_loss(backbone, examples.held_out, config, autocast, context.ranks)
-            metrics["held_out_loss"] = numbers["held_out_loss"]
+            figures = look()
+            metrics |= figures
+            numbers.update(figures)
             context.checkpoints.save(step + 1, keep)
         context.progress(Progress(STAGE, step + 1, total_steps, metrics))
         context.stop_if_told(STAGE, step + 1, keep, kept=due)
@@ -129,27 +136,30 @@ def run(config: SftConfig, context: RunContext) -> Manifest:
         report={
             "examples": len(examples.train),
             "dropped_too_long": examples.dropped_too_long,
+            "dropped_weightless": examples.dropped_weightless,
             "held_out_examples": len(examples.held_out),
-            "held_out_loss_before": numbers["held_out_loss_before"],
-            "held_out_loss": numbers["held_out_loss"],
-            "steps": total_steps,
+            "steps": int(numbers.pop("step")),
+            **numbers,
         },
     )
 
 
 def read_examples(config: SftConfig, chat: Chat) -> Examples:
-    """Tokenise, drop what is too long, and hold out a share of the distinct prompts."""
+    """Tokenise, drop what weighs nothing or is too long, and hold out a share of the distinct prompts."""
     require_positions(config.model_directory, max_tokens=config.max_tokens)
     everything = [
         TokenisedExample(tuple(chat.prompt_ids(row.messages)), tuple(chat.response_ids(row.response)), row.weight)
         for row in read_sft(config.data_path)
     ]
-    fitting = [example for example in everything if example.tokens <= config.max_tokens and example.weight > 0]
+    weighty = [example for example in everything if example.weight > 0]
+    if not weighty:
+        raise ConfigError(f"weight: 0 in all of {len(everything)} examples")
+    fitting = [example for example in weighty if example.tokens <= config.max_tokens]
     if not fitting:
-        raise ConfigError(f"max_tokens: {config.max_tokens} fits none of {len(everything)} examples")
+        raise ConfigError(f"max_tokens: {config.max_tokens} fits none of {len(weighty)} examples")
     keyed = [(str(example.prompt), example) for example in fitting]
     train, held_out = split_by_key(keyed, config.held_out_fraction, config.seed)
-    return Examples(train, held_out, dropped_too_long=len(everything) - len(fitting))
+    return Examples(train, held_out, len(weighty) - len(fitting), len(everything) - len(weighty))
 
 
 def open_model(config: SftConfig, examples: Examples) -> tuple[Backbone, Examples]:
@@ -160,8 +170,8 @@ def open_model(config: SftConfig, examples: Examples) -> tuple[Backbone, Example
         used = {i for example in everything for i in (*example.prompt, *example.response)}
         vocabulary = choose_rows(used, decoder.config.vocab_size, config.vocabulary_rows)
         trim_vocabulary(decoder, vocabulary)
-        narrowed = [narrow(part, vocabulary) for part in (examples.train, examples.held_out)]
-        examples = Examples(narrowed[0], narrowed[1], examples.dropped_too_long)
+        train, held_out = (narrow(part, vocabulary) for part in (examples.train, examples.held_out))
+        examples = replace(examples, train=train, held_out=held_out)
     return trainable_backbone(decoder, "policy", config.lora, seed_of(config.seed, "lora")), examples
 
 
@@ -205,7 +215,7 @@ def response_loss(decoder: Decoder, hidden_BTD: Tensor, batch: ResponseBatch, we
 def held_out_loss(
     backbone: Backbone, examples: Sequence[TokenisedExample], config: SftConfig, autocast: Autocast, ranks: Ranks
 ) -> float:
-    """Loss per response token of examples that are never trained on; 0 where there are none."""
+    """Loss per response token of examples that are never trained on."""
     weight_total = sum(example.weight * len(example.response) for example in examples)
     parts = parts_of(backbone, microbatches(examples, config.microbatch_rows), weight_total)
     return float(total_loss(backbone, parts, autocast, ranks))

@@ -148,6 +148,25 @@ def test_long_examples_are_dropped_and_counted(config: SftConfig) -> None:
     assert len(data.train) + len(data.held_out) == 20
 
 
+def test_examples_that_weigh_nothing_are_dropped_and_counted_apart(config: SftConfig, tmp_path: Path) -> None:
+    light = [row | {"weight": 0} for row in sft_rows(3)]
+    write_lines(config.data_path, [*sft_rows(20), *light, {"messages": user("x " * 200), "response": "y " * 400}])
+    run(replace(config, epochs=1), tmp_path / "run")
+    report = verify_manifest(config.output_directory).report
+    assert (report["dropped_too_long"], report["dropped_weightless"]) == (1, 3)
+    assert report["examples"] + report["held_out_examples"] == 20
+    write_lines(config.data_path, light)
+    with pytest.raises(ConfigError, match="weight: 0 in all of 3 examples"):
+        sft.read_examples(config, load_chat(config.model_directory))
+
+
+def test_with_nothing_held_out_no_held_out_loss_is_told(config: SftConfig, tmp_path: Path) -> None:
+    progress = ProgressList()
+    run(replace(config, epochs=1, held_out_fraction=0.0), tmp_path / "run", progress)
+    told = [*verify_manifest(config.output_directory).report, *(name for p in progress.steps for name in p.metrics)]
+    assert not [name for name in told if name.startswith("held_out_loss")]
+
+
 def test_a_finished_run_is_not_run_again(config: SftConfig, tmp_path: Path) -> None:
     run(config, tmp_path / "run")
     progress = ProgressList()
