@@ -30,13 +30,24 @@ class SftExample:
 
 @dataclass(frozen=True)
 class PairExample:
-    """Two responses to one conversation; margin is by how much the first should win (0: unknown)."""
+    """Two responses to one conversation; margin is by how much the first should win (0: unknown). tie: neither should."""
 
     messages: tuple[Message, ...]
     chosen: str
     rejected: str
     prompt_id: str
     margin: float = 0.0
+    tie: bool = False
+
+    @property
+    def is_equal(self) -> bool:
+        """Both are one text: whoever compares them learns nothing."""
+        return self.chosen == self.rejected
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether it says which response is better."""
+        return not self.tie and not self.is_equal
 
 
 @dataclass(frozen=True)
@@ -67,11 +78,14 @@ def read_sft(path: Path) -> list[SftExample]:
 
 
 def read_pairs(path: Path) -> list[PairExample]:
-    """{"messages", "chosen", "rejected", "prompt_id", "margin" = 0}"""
+    """{"messages", "chosen", "rejected", "prompt_id", "margin" = 0, "tie" = false}"""
 
     def parse(row: Mapping[str, Any]) -> PairExample:
         texts = (_text(row, "chosen"), _text(row, "rejected"), _text(row, "prompt_id"))
-        return PairExample(_messages(row), *texts, _number(row, "margin", 0.0))
+        pair = PairExample(_messages(row), *texts, _number(row, "margin", 0.0), _truth(row, "tie"))
+        if pair.tie and pair.margin:
+            raise ExampleError(f"margin: a tie has none, not {pair.margin:g}")
+        return pair
 
     return _read(path, parse)
 
@@ -162,3 +176,10 @@ def _number(row: Mapping[str, Any], field: str, default: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
         raise ExampleError(f"{field}: must be a number of at least 0")
     return float(value)
+
+
+def _truth(row: Mapping[str, Any], field: str) -> bool:
+    value = row.get(field, False)
+    if not isinstance(value, bool):
+        raise ExampleError(f"{field}: must be true or false")
+    return value

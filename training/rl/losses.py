@@ -37,15 +37,24 @@ def weighted_cross_entropy(log_probs_N: Tensor, weights_N: Tensor, weight_total:
     return -(log_probs_N * weights_N).sum() / weight_total
 
 
-def bradley_terry(chosen_B: Tensor, rejected_B: Tensor, margin_B: Tensor, pairs: int) -> Tensor:
-    """-log sigmoid(chosen - rejected - margin) (Bradley and Terry 1952; margin as in Llama 2, arXiv 2307.09288)."""
-    return -F.logsigmoid(chosen_B - rejected_B - margin_B).sum() / pairs
+def bradley_terry(chosen_B: Tensor, rejected_B: Tensor, margin_B: Tensor, tie_B: Tensor, pairs: int) -> Tensor:
+    """-log sigmoid(chosen - rejected - margin) (Bradley and Terry 1952; margin as in Llama 2, arXiv 2307.09288). A tie is cross-entropy
+    with a label of one half."""
+    gap_B = chosen_B - rejected_B
+    return by_order(-F.logsigmoid(gap_B - margin_B), -F.logsigmoid(-gap_B - margin_B), tie_B).sum() / pairs
 
 
-def margin_ranking(chosen_B: Tensor, rejected_B: Tensor, margin_B: Tensor, pairs: int) -> Tensor:
-    """max(0, margin - (chosen - rejected)). A pair without a margin gets 1, or there would be nothing to learn from it."""
-    wanted_B = torch.where(margin_B > 0, margin_B, torch.ones_like(margin_B))
-    return (wanted_B - (chosen_B - rejected_B)).clamp(min=0).sum() / pairs
+def margin_ranking(chosen_B: Tensor, rejected_B: Tensor, margin_B: Tensor, tie_B: Tensor, pairs: int) -> Tensor:
+    """max(0, margin - (chosen - rejected)). A pair without a margin gets 1, or there would be nothing to learn from it. A tie pulls scores
+    that are further apart than that, with half the force."""
+    wanted_B, gap_B = torch.where(margin_B > 0, margin_B, torch.ones_like(margin_B)), chosen_B - rejected_B
+    return by_order((wanted_B - gap_B).clamp(min=0), (wanted_B + gap_B).clamp(min=0), tie_B).sum() / pairs
+
+
+def by_order(won_B: Tensor, lost_B: Tensor, tie_B: Tensor) -> Tensor:
+    """The loss of the order that a pair has; of a tie both orders by halves: its label is uniform (Christiano et al. 2017, arXiv
+    1706.03741, section 2.2), [B]."""
+    return torch.where(tie_B, (won_B + lost_B) / 2, won_B)
 
 
 def centring(chosen_B: Tensor, rejected_B: Tensor, pairs: int) -> Tensor:

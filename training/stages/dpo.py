@@ -36,7 +36,7 @@ STAGE = "dpo"
 @dataclass(frozen=True)
 class DpoConfig(PreferenceConfig):
     """See PreferenceConfig. data_path: JSON lines {"messages", "chosen", "rejected", "margin": float = 0, "prompt_id": str}, as the
-    reward model's."""
+    reward model's. Ties are dropped: they hold a policy to its reference, and it learns less from the pairs (arXiv 2409.17431)."""
 
     label_smoothing: float = 0.0  # share of labels thought to be flipped
     margin_weight: float = 0.0  # nats of reward that a pair's margin of 1 asks for
@@ -79,9 +79,11 @@ class Pair:
 
 @dataclass(frozen=True)
 class Pairs(Preferences[Pair]):
-    """label_noise: None where nothing says how noisy the labels are."""
+    """label_noise: None where nothing says how noisy the labels are. dropped_equal: pairs of one text."""
 
     label_noise: float | None = None
+    dropped_ties: int = 0
+    dropped_equal: int = 0
 
 
 def run(config: DpoConfig, context: RunContext) -> Manifest:
@@ -89,8 +91,8 @@ def run(config: DpoConfig, context: RunContext) -> Manifest:
 
     Progress metrics: loss, accuracy and margin (of the batch, in nats of reward), learning_rate, gradient_norm; at checkpoints
     also held_out_accuracy, held_out_margin, response_tokens and kl (of samples on held-out prompts).
-    Report: train_pairs, held_out_pairs, dropped_too_long, label_noise, label_noise_ceiling (None where nothing says how noisy
-    the labels are), steps, exported_step, stopped_because ("" or the reason), held_out_accuracy, held_out_margin,
+    Report: train_pairs, held_out_pairs, dropped_too_long, dropped_ties, dropped_equal, label_noise, label_noise_ceiling (None where
+    nothing says how noisy the labels are), steps, exported_step, stopped_because ("" or the reason), held_out_accuracy, held_out_margin,
     response_tokens, response_tokens_before, kl.
     """
     if done := finished(config.output_directory):
@@ -111,6 +113,8 @@ def run(config: DpoConfig, context: RunContext) -> Manifest:
             "train_pairs": len(pairs.train),
             "held_out_pairs": len(pairs.held_out),
             "dropped_too_long": pairs.dropped_too_long,
+            "dropped_ties": pairs.dropped_ties,
+            "dropped_equal": pairs.dropped_equal,
             "label_noise": pairs.label_noise,
             "label_noise_ceiling": None if pairs.label_noise is None else noise_ceiling(pairs.label_noise),
             "stopped_because": stopped_because,
@@ -174,16 +178,20 @@ def held_out_figures(
 
 
 def read_data(config: DpoConfig, chat: Chat) -> Pairs:
-    """Tokenise, drop what is too long, hold out a share of the prompts, and trim the vocabulary to what both need."""
+    """Tokenise, drop what is too long or undecided, hold out a share of the prompts, and trim the vocabulary to what both need."""
     require_positions(config.model_directory, max_tokens=config.max_tokens)
     rows = read_pairs(config.data_path)
     noise = config.label_noise if config.label_noise is not None else estimate_label_noise(rows)
-    tokenised = [(row.prompt_id, tokenise(row, chat)) for row in rows]
+    tokenised = [(row.prompt_id, tokenise(row, chat)) for row in rows if row.is_decided]
+    if not tokenised:
+        raise ConfigError(f"data_path: none of {len(rows)} pairs says which response is better")
     fitting = [(key, pair) for key, pair in tokenised if pair.tokens <= config.max_tokens]
     train, held_out = split_by_key(fitting, config.held_out_fraction, config.seed)
     if not train or not held_out:
         raise ConfigError(f"held_out_fraction: {len(train)} pairs to train and {len(held_out)} held out, both need one")
-    pairs = Pairs(train, held_out, chat.stop_ids, len(rows) - len(fitting), label_noise=noise)
+    equal = sum(row.is_equal for row in rows)
+    ties, too_long = len(rows) - len(tokenised) - equal, len(tokenised) - len(fitting)
+    pairs = Pairs(train, held_out, chat.stop_ids, too_long, None, noise, dropped_ties=ties, dropped_equal=equal)
     return pairs if config.vocabulary_rows is None else pairs.trimmed(config.model_directory, config.vocabulary_rows)
 
 

@@ -67,8 +67,11 @@ class Wanted(Protocol):
 
 def read_data(config: Wanted, chat: Chat) -> Prompts:
     """Tokenise, drop what is too long, and trim the vocabulary to what prompts, examples and responses need."""
-    lengths = {"max_prompt_tokens": config.max_prompt_tokens, "max_response_tokens": config.max_response_tokens}
-    require_positions(config.model_directory, **lengths)
+    require_positions(
+        config.model_directory,
+        max_prompt_tokens=config.max_prompt_tokens,
+        max_response_tokens=config.max_response_tokens,
+    )
     rows = read_prompts(config.data_path)
     tokenised = [(chat.prompt_ids(row.messages), row.task) for row in rows]
     fitting = [(ids, task) for ids, task in tokenised if len(ids) <= config.max_prompt_tokens]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from training.model.checkpoint import load_decoder
 from training.model.head import ScalarHead
 from training.model.lora import LoraConfig
 from training.model.reward import RewardModel, ScalarModel, save_reward_model
-from training.model.vocabulary import choose_rows, trim_vocabulary
+from training.model.vocabulary import VocabularyMap, choose_rows, trim_vocabulary
 from training.optim.adam import OptimizerConfig
 from training.optim.learner import Learner
 from training.optim.ranks import Ranks
@@ -45,7 +45,7 @@ LOSSES = {"bradley_terry": bradley_terry, "margin_ranking": margin_ranking}
 
 @dataclass(frozen=True)
 class RewardModelConfig:
-    """data_path: JSON lines {"messages", "chosen", "rejected", "margin": float = 0, "prompt_id": str}.
+    """data_path: JSON lines {"messages", "chosen", "rejected", "margin": float = 0, "prompt_id": str, "tie": bool = false}.
 
     output_directory: with `lora` an adapter on model_directory's weights, else a model directory; in both head.safetensors
     and reward_model.json (base version, mean and standard deviation of its scores).
@@ -88,6 +88,7 @@ class Pair:
     chosen: tuple[int, ...]
     rejected: tuple[int, ...]
     margin: float
+    tie: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ class Pairs:
     held_out: list[Pair]
     held_out_prompts: int
     dropped_too_long: int
+    dropped_equal: int
     label_noise: float | None
 
 
@@ -105,8 +107,9 @@ def run(config: RewardModelConfig, context: RunContext) -> Manifest:
     """Train, write output_directory, and return its manifest (kind "reward_model").
 
     Progress metrics: loss, accuracy (of the batch), margin, held_out_accuracy (at checkpoints), gradient_norm, learning_rate.
-    Report: train_pairs, held_out_pairs, held_out_prompts, dropped_too_long, held_out_accuracy, held_out_standard_error,
-    label_noise, label_noise_ceiling (None where nothing says how noisy the labels are), score_mean, score_std, steps.
+    Report: train_pairs and held_out_pairs (train_ties and held_out_ties of them), held_out_prompts, dropped_too_long, dropped_equal (two
+    responses of one text), held_out_accuracy, held_out_standard_error, label_noise, label_noise_ceiling (None where nothing says how noisy
+    the labels are), score_mean, score_std, steps. Accuracy, margin and ceiling are of the pairs that are no ties.
     """
     if done := finished(config.output_directory):
         return done
@@ -132,7 +135,8 @@ def run(config: RewardModelConfig, context: RunContext) -> Manifest:
         numbers["step"] = step + 1
         due = (step + 1) % config.checkpoint_every_steps == 0 or step + 1 == total_steps
         if due:
-            metrics["held_out_accuracy"] = accuracy(*scores_of(scalar, pairs.held_out, config, autocast))
+            scores = scores_of(scalar, pairs.held_out, config, autocast)
+            metrics["held_out_accuracy"] = accuracy(*scores, pairs.held_out)
             context.checkpoints.save(step + 1, keep)
         context.progress(Progress(STAGE, step + 1, total_steps, metrics))
         context.stop_if_told(STAGE, step + 1, keep, kept=due)
@@ -147,20 +151,25 @@ def run(config: RewardModelConfig, context: RunContext) -> Manifest:
         lambda: save_reward_model(reward, config.lora, config.model_directory, config.output_directory),
         kind="reward_model",
         parents=(config.model_directory.name,),
-        report=report(pairs, accuracy(chosen, rejected), reward, total_steps),
+        report=report(pairs, accuracy(chosen, rejected, pairs.held_out), reward, total_steps),
     )
 
 
 def report(pairs: Pairs, held_out_accuracy: float, reward: RewardModel, steps: int) -> dict[str, float | None]:
     """The figures that the gate reads."""
-    count = len(pairs.held_out)
+    ties = sum(pair.tie for pair in pairs.held_out)
     return {
         "train_pairs": len(pairs.train),
-        "held_out_pairs": count,
+        "train_ties": sum(pair.tie for pair in pairs.train),
+        "held_out_pairs": len(pairs.held_out),
+        "held_out_ties": ties,
         "held_out_prompts": pairs.held_out_prompts,
         "dropped_too_long": pairs.dropped_too_long,
+        "dropped_equal": pairs.dropped_equal,
         "held_out_accuracy": held_out_accuracy,
-        "held_out_standard_error": math.sqrt(held_out_accuracy * (1 - held_out_accuracy) / count),
+        "held_out_standard_error": math.sqrt(
+            held_out_accuracy * (1 - held_out_accuracy) / (len(pairs.held_out) - ties)
+        ),
         "label_noise": pairs.label_noise,
         "label_noise_ceiling": None if pairs.label_noise is None else noise_ceiling(pairs.label_noise),
         "score_mean": reward.mean,
@@ -170,25 +179,28 @@ def report(pairs: Pairs, held_out_accuracy: float, reward: RewardModel, steps: i
 
 
 def read_data(config: RewardModelConfig, chat: Chat) -> Pairs:
-    """Tokenise, drop what is too long, hold out a share of the prompts, and look how noisy the labels are."""
+    """Tokenise, drop what is too long or one text twice, hold out a share of the prompts, and look how noisy the labels are."""
     require_positions(config.model_directory, max_tokens=config.max_tokens)
     rows = read_pairs(config.data_path)
     noise = config.label_noise if config.label_noise is not None else estimate_label_noise(rows)
-    tokenised = [(row.prompt_id, tokenise(row, chat)) for row in rows]
+    if not any(row.is_decided for row in rows):
+        raise ConfigError(f"data_path: none of {len(rows)} pairs says which response is better")
+    tokenised = [(row.prompt_id, tokenise(row, chat)) for row in rows if not row.is_equal]
     fitting = [(key, pair) for key, pair in tokenised if max(len(pair.chosen), len(pair.rejected)) <= config.max_tokens]
     held = held_out_keys((key for key, _ in fitting), config.held_out_fraction, config.seed)
     train = [pair for key, pair in fitting if key not in held]
     held_out = [pair for key, pair in fitting if key in held]
-    if not train or not held_out:
-        raise ConfigError(f"held_out_fraction: {len(train)} pairs to train and {len(held_out)} held out, both need one")
-    return Pairs(train, held_out, len(held), len(rows) - len(fitting), noise)
+    decided = [sum(not pair.tie for pair in part) for part in (train, held_out)]
+    if not all(decided):
+        raise ConfigError(f"held_out_fraction: {decided[0]} pairs to train and {decided[1]} held out, both need one")
+    return Pairs(train, held_out, len(held), len(tokenised) - len(fitting), len(rows) - len(tokenised), noise)
 
 
 def tokenise(row: PairExample, chat: Chat) -> Pair:
     """Both conversations as ids, each to its end token."""
     prompt = chat.prompt_ids(row.messages)
     chosen, rejected = chat.response_ids(row.chosen), chat.response_ids(row.rejected)
-    return Pair((*prompt, *chosen), (*prompt, *rejected), row.margin)
+    return Pair((*prompt, *chosen), (*prompt, *rejected), row.margin, row.tie)
 
 
 def open_model(config: RewardModelConfig, pairs: Pairs) -> tuple[ScalarModel, Pairs]:
@@ -199,32 +211,36 @@ def open_model(config: RewardModelConfig, pairs: Pairs) -> tuple[ScalarModel, Pa
         used = {i for pair in everything for i in (*pair.chosen, *pair.rejected)}
         vocabulary = choose_rows(used, decoder.config.vocab_size, config.vocabulary_rows)
         trim_vocabulary(decoder, vocabulary)
-        train, held_out = (
-            [Pair(tuple(vocabulary.narrow(p.chosen)), tuple(vocabulary.narrow(p.rejected)), p.margin) for p in part]
-            for part in (pairs.train, pairs.held_out)
-        )
-        pairs = Pairs(train, held_out, pairs.held_out_prompts, pairs.dropped_too_long, pairs.label_noise)
+        train, held_out = ([narrow(pair, vocabulary) for pair in part] for part in (pairs.train, pairs.held_out))
+        pairs = replace(pairs, train=train, held_out=held_out)
     backbone = trainable_backbone(decoder, "reward", config.lora, seed_of(config.seed, "lora"))
     return ScalarModel(backbone, ScalarHead(decoder.config.hidden_size, seed_of(config.seed, "head"))), pairs
+
+
+def narrow(pair: Pair, vocabulary: VocabularyMap) -> Pair:
+    """The same pair in dense ids."""
+    chosen, rejected = (tuple(vocabulary.narrow(ids)) for ids in (pair.chosen, pair.rejected))
+    return replace(pair, chosen=chosen, rejected=rejected)
 
 
 def accumulate(
     scalar: ScalarModel, pairs: Sequence[Pair], config: RewardModelConfig, autocast: Autocast, ranks: Ranks
 ) -> dict[str, float]:
     """Add the gradient of these pairs' loss; return figures of all ranks together."""
-    sums = torch.zeros(3)  # loss, right, margin
+    sums = torch.zeros(4)  # loss; of what is no tie: count, right, margin
     for start in range(0, len(pairs), config.microbatch_pairs):
         part = pairs[start : start + config.microbatch_pairs]
         with autocast():
             chosen_B, rejected_B = score_pairs(scalar, part)
         margin_B = torch.tensor([pair.margin for pair in part])
-        loss = LOSSES[config.loss](chosen_B, rejected_B, margin_B, config.batch_pairs)
+        tie_B = torch.tensor([pair.tie for pair in part])
+        loss = LOSSES[config.loss](chosen_B, rejected_B, margin_B, tie_B, config.batch_pairs)
         loss = loss + config.centre_coefficient * centring(chosen_B, rejected_B, config.batch_pairs)
         torch.autograd.backward(loss)
-        gap_B = (chosen_B - rejected_B).detach()
-        sums += torch.stack((loss.detach(), (gap_B > 0).sum() / config.batch_pairs, gap_B.sum() / config.batch_pairs))
-    loss_value, right, margin = ranks.sum(sums).tolist()
-    return {"loss": loss_value, "accuracy": right, "margin": margin}
+        gap_B = (chosen_B - rejected_B).detach() * ~tie_B
+        sums += torch.stack((loss.detach(), (~tie_B).float().sum(), (gap_B > 0).float().sum(), gap_B.sum()))
+    loss_value, decided, right, margin = ranks.sum(sums).tolist()
+    return {"loss": loss_value} | ({"accuracy": right / decided, "margin": margin / decided} if decided else {})
 
 
 def score_pairs(scalar: ScalarModel, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
@@ -245,6 +261,7 @@ def scores_of(
     return torch.cat([chosen for chosen, _ in parts]), torch.cat([rejected for _, rejected in parts])
 
 
-def accuracy(chosen: Tensor, rejected: Tensor) -> float:
-    """Share of pairs where the chosen response scores higher; a tie is half right."""
-    return float(((chosen > rejected).float() + 0.5 * (chosen == rejected).float()).mean())
+def accuracy(chosen_B: Tensor, rejected_B: Tensor, pairs: Sequence[Pair]) -> float:
+    """Share of the pairs that are no ties where the chosen response scores higher; equal scores are half right."""
+    gap = (chosen_B - rejected_B)[torch.tensor([not pair.tie for pair in pairs])]
+    return float(((gap > 0).float() + 0.5 * (gap == 0).float()).mean())

@@ -41,7 +41,7 @@ def train_reward(seed: int) -> Judged:
     for step in range(EPOCHS * PAIRS // BATCH):
         rows = torch.arange(step * BATCH, (step + 1) * BATCH) % PAIRS
         chosen_B, rejected_B = ordered(scores(scalar, responses, rows), first_B[rows])
-        loss = bradley_terry(chosen_B, rejected_B, torch.zeros(BATCH), BATCH)
+        loss = bradley_terry(chosen_B, rejected_B, torch.zeros(BATCH), torch.zeros(BATCH, dtype=torch.bool), BATCH)
         torch.autograd.backward(loss + 0.01 * centring(chosen_B, rejected_B, BATCH))
         learner.step(step)
     held_out = torch.arange(PAIRS, PAIRS + HELD_OUT)

@@ -1,6 +1,7 @@
 """Label noise from repeated judgements."""
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -35,6 +36,14 @@ def test_labels_that_are_all_chance_are_half_noise_not_an_error() -> None:
     pair = labels(1, 1, 0.0)[0]
     opposite = PairExample(ASK, pair.rejected, pair.chosen, pair.prompt_id)
     assert estimate_label_noise([pair, opposite]) == 0.5
+
+
+def test_ties_and_pairs_of_one_text_say_nothing_of_flipped_labels() -> None:
+    pairs = labels(50, 3, 0.2)
+    ties = [replace(pair, tie=True) for pair in labels(50, 4, 0.5)]
+    same = [replace(pair, rejected=pair.chosen) for pair in labels(50, 4, 0.0)]
+    assert estimate_label_noise([*ties, *pairs, *same]) == estimate_label_noise(pairs)
+    assert estimate_label_noise(ties) is None
 
 
 def test_without_repeated_pairs_nothing_is_claimed() -> None:

@@ -1,9 +1,11 @@
 """Losses against arithmetic that was done by hand."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor
 
 from training.optim.ranks import ALONE
 from training.rl.correction import mismatch
@@ -53,12 +55,12 @@ def test_cross_entropy_is_normalised_by_the_global_weight() -> None:
 
 def test_bradley_terry_of_equal_scores_is_log_two() -> None:
     same, none = torch.tensor([3.0, -1.0]), torch.zeros(2)
-    assert bradley_terry(same, same, none, 2).item() == pytest.approx(math.log(2), abs=1e-6)
+    assert bradley_terry(same, same, none, none.bool(), 2).item() == pytest.approx(math.log(2), abs=1e-6)
 
 
 def test_bradley_terry_wants_the_chosen_higher_by_the_margin() -> None:
     chosen, rejected = torch.tensor([1.0], requires_grad=True), torch.tensor([0.0], requires_grad=True)
-    loss = bradley_terry(chosen, rejected, torch.tensor([2.0]), 1)
+    loss = bradley_terry(chosen, rejected, torch.tensor([2.0]), torch.tensor([False]), 1)
     loss.backward()  # type: ignore[no-untyped-call]
     assert loss.item() == pytest.approx(math.log(1 + math.exp(1.0)), abs=1e-6)
     assert chosen.grad is not None and chosen.grad.item() < 0
@@ -68,10 +70,42 @@ def test_bradley_terry_wants_the_chosen_higher_by_the_margin() -> None:
 def test_margin_ranking_is_zero_beyond_the_margin_and_asks_one_where_none_is_given() -> None:
     chosen, rejected = torch.tensor([5.0, 1.0, 0.5]), torch.tensor([0.0, 0.0, 0.0])
     losses = [
-        margin_ranking(chosen[i : i + 1], rejected[i : i + 1], torch.tensor([m]), 1).item()
+        margin_ranking(chosen[i : i + 1], rejected[i : i + 1], torch.tensor([m]), torch.tensor([False]), 1).item()
         for i, m in ((0, 2.0), (1, 2.0), (2, 0.0))
     ]
     assert losses == [0.0, 1.0, 0.5]
+
+
+def test_bradley_terry_of_a_tie_is_cross_entropy_with_a_label_of_one_half() -> None:
+    gap = torch.tensor([-7.0, -0.5, 0.0, 2.0], requires_grad=True)
+    none, tied = torch.zeros(4), torch.tensor([True] * 4)
+    loss = bradley_terry(gap + 3, torch.full((4,), 3.0), none, tied, 4)
+    wanted = torch.nn.functional.binary_cross_entropy_with_logits(gap, torch.full((4,), 0.5))
+    assert loss.item() == pytest.approx(wanted.item(), abs=1e-6)
+    (gradient,) = torch.autograd.grad(loss, gap)
+    assert torch.allclose(gradient, (torch.sigmoid(gap) - 0.5) / 4, atol=1e-6)  # 0 where the scores are equal
+
+
+def test_margin_ranking_of_a_tie_pulls_scores_that_are_further_apart_than_the_margin() -> None:
+    gap = torch.tensor([-3.0, -0.9, 0.0, 0.9, 3.0], requires_grad=True)
+    none, tied = torch.zeros(5), torch.tensor([True] * 5)
+    loss = margin_ranking(gap, torch.zeros(5), none, tied, 1)
+    (gradient,) = torch.autograd.grad(loss, gap)
+    assert gradient.tolist() == [-0.5, 0.0, 0.0, 0.0, 0.5]
+
+
+@pytest.mark.parametrize("pair_loss", [bradley_terry, margin_ranking])
+def test_a_tie_is_both_orders_by_halves(pair_loss: Callable[..., Tensor]) -> None:
+    """Christiano et al. 2017, section 2.2: a label that is uniform. So it does not matter which response stands first."""
+    one, other = torch.randn(2, 6, generator=torch.Generator().manual_seed(1))
+    none, tied = torch.zeros(6), torch.ones(6, dtype=torch.bool)
+    first, second = (pair_loss(*pair, none, ~tied, 6) for pair in ((one, other), (other, one)))
+    for pair in ((one, other), (other, one)):
+        assert torch.allclose(pair_loss(*pair, none, tied, 6), (first + second) / 2, atol=1e-6)
+    half = torch.tensor([True, False] * 3)
+    mixed = pair_loss(one[half], other[half], none[half], tied[half], 6)
+    mixed = mixed + pair_loss(one[~half], other[~half], none[~half], ~tied[~half], 6)
+    assert torch.allclose(pair_loss(one, other, none, half, 6), mixed, atol=1e-6)
 
 
 def test_centring_pulls_the_sum_of_a_pair_to_zero() -> None:

@@ -120,6 +120,18 @@ def test_a_pair_with_one_response_too_long_is_dropped_whole_and_counted(config: 
     assert (len(pairs.train) + len(pairs.held_out), pairs.dropped_too_long) == (19, 1)
 
 
+def test_ties_and_pairs_of_one_text_are_dropped_and_counted(config: DpoConfig, tmp_path: Path) -> None:
+    rows = pair_rows(40, noise=0.0)
+    undecided = [*(row | {"tie": True} for row in rows[:5]), *(row | {"rejected": row["chosen"]} for row in rows[:7])]
+    write_lines(config.data_path, [*rows, *undecided])
+    report = run(config, tmp_path / "run")
+    assert report["train_pairs"] + report["held_out_pairs"] == 40
+    assert (report["dropped_ties"], report["dropped_equal"], report["dropped_too_long"]) == (5, 7, 0)
+    write_lines(config.data_path, undecided)
+    with pytest.raises(ConfigError, match="data_path: none of 12 pairs says which response is better"):
+        dpo.read_data(config, load_chat(config.model_directory))
+
+
 def test_log_ratios_come_back_as_those_of_the_chosen_and_of_the_rejected() -> None:
     """Accuracy cannot tell: it would be of the wrong side too."""
     models, pairs = toy_models(), toy_pairs(32, 0.0).train[:5]

@@ -10,6 +10,7 @@ import torch
 
 from tests.training.toys import WORDS, KillAfter, Killed, ProgressList, toy_model, user, write_lines
 from training.data.chat import Message, load_chat
+from training.data.examples import ExampleError, read_pairs
 from training.manifest import verify_manifest
 from training.model.checkpoint import load_decoder
 from training.model.lora import LoraConfig, active_adapter
@@ -95,6 +96,48 @@ def test_the_split_is_by_prompt(config: RewardModelConfig) -> None:
     asked = [{frozenset((pair.chosen, pair.rejected)) for pair in part} for part in (pairs.train, pairs.held_out)]
     assert len(asked[1]) == 8
     assert not asked[0] & asked[1]
+
+
+def test_pairs_of_one_text_are_dropped_and_counted(config: RewardModelConfig, tmp_path: Path) -> None:
+    rows = pair_rows(30, noise=0.0, repeats=2)
+    same = [row | {"rejected": row["chosen"]} for row in rows]
+    write_lines(config.data_path, [*rows, *same])
+    chat = load_chat(config.model_directory)
+    pairs = reward_model.read_data(config, chat)
+    assert (len(pairs.train) + len(pairs.held_out), pairs.dropped_equal) == (60, 60)
+    assert all(pair.chosen != pair.rejected for pair in (*pairs.train, *pairs.held_out))
+    assert run(replace(config, epochs=1), tmp_path / "run")["dropped_equal"] == 60
+    write_lines(config.data_path, same)
+    with pytest.raises(ConfigError, match="data_path: none of 60 pairs says which response is better"):
+        reward_model.read_data(config, chat)
+
+
+@pytest.mark.parametrize("loss", ["bradley_terry", "margin_ranking"])
+def test_ties_pull_scores_together_and_are_right_for_nobody(
+    config: RewardModelConfig, tmp_path: Path, loss: str
+) -> None:
+    """Each pair is there as a tie too, the other way round: were that a label, nothing could be learned, and half would be noise."""
+    rows = pair_rows(80, noise=0.0)
+    ties = [row | {"chosen": row["rejected"], "rejected": row["chosen"], "tie": True} for row in rows]
+    write_lines(config.data_path, [*rows, *ties])
+    progress = ProgressList()
+    tied = run(replace(config, loss=loss, output_directory=tmp_path / "tied"), tmp_path / "run", progress)
+    assert (tied["train_pairs"], tied["train_ties"]) == (128, 64)
+    assert (tied["held_out_pairs"], tied["held_out_ties"]) == (32, 16)
+    assert tied["held_out_accuracy"] > 0.95, "of the pairs that are decided"
+    assert tied["label_noise"] is None
+    decided = run(replace(config, loss=loss, data_path=write_lines(tmp_path / "d", rows + rows)), tmp_path / "other")
+    assert tied["score_std"] < 0.8 * decided["score_std"]
+
+
+def test_rows_that_contradict_themselves_are_refused(config: RewardModelConfig) -> None:
+    (row,) = pair_rows(1, noise=0.0)
+    for more, said in (
+        ({"tie": True, "margin": 0.5}, "line 1: margin: a tie has none"),
+        ({"tie": "yes"}, "line 1: tie: must be true or false"),
+    ):
+        with pytest.raises(ExampleError, match=said):
+            read_pairs(write_lines(config.data_path, [row | more]))
 
 
 @pytest.mark.parametrize("lora", [None, LoraConfig(rank=4)])

@@ -35,7 +35,8 @@ LEARNERS: Mapping[str, Learner] = {
         "learn responses as they are written", '{"messages": [{"role", "content"}], "response", "weight" = 1}'
     ),
     "reward-model": Learner(
-        "learn which of two responses people prefer", '{"messages", "chosen", "rejected", "prompt_id", "margin" = 0}'
+        "learn which of two responses people prefer",
+        '{"messages", "chosen", "rejected", "prompt_id", "margin" = 0, "tie" = false}',
     ),
     "dpo": Learner(
         "learn from preferred and rejected responses, without a reward model",

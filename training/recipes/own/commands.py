@@ -41,11 +41,12 @@ def run_one(name: str, options: argparse.Namespace, code_commit: str) -> int:
         "data_path": _there("data", options.data),
         "output_directory": output,
         "lineage": Lineage(output.name, code_commit=code_commit),
+        **lengths(stage.config, options.model),
     }
     if stage.is_policy:
         judge: Path | None = options.reward_model
         given["reward_model_directory"] = judge and _there("reward-model", judge)
-    config = assigned(stage.config(**given, **lengths(stage.config, options.model)), options.set, FIXED)
+    config = assigned(stage.config(**given), options.set, FIXED)
     _run([StageRun(output.name, stage.run, config)], options, stage.shown)
     return 0
 
