@@ -28,6 +28,7 @@ from training.model.transformer import Decoder
 from training.optim.gradients import OF_OWN_HEADS
 from training.optim.ranks import Ranks
 from training.pipeline import is_cut, mark_copy, own_layers, rebuild, received, sends
+from training.ranges import Count, check_ranges
 from training.stages.context import ConfigError, RunContext, require_even
 from training.stages.machine import Autocast, moved
 
@@ -43,14 +44,12 @@ class Parallelism:
     """shard: workers among which each layer's weights, gradients and optimizer lie. tensor: workers that compute each layer together.
     pipeline: workers that have some of the layers each; pre-training and SFT alone. What is left of the workers trains copies."""
 
-    shard: int = 1
-    tensor: int = 1
-    pipeline: int = 1
+    shard: Count = 1
+    tensor: Count = 1
+    pipeline: Count = 1
 
     def __post_init__(self) -> None:
-        for name in ("shard", "tensor", "pipeline"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"parallelism.{name}: {getattr(self, name)}, at least 1")
+        check_ranges(self)
 
     @property
     def splits_model(self) -> bool:

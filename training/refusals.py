@@ -3,5 +3,9 @@
 from __future__ import annotations
 
 
+class ConfigError(ValueError):
+    """A setting, or a combination of them, that cannot run; the text names the field and the limit."""
+
+
 class UnavailableError(RuntimeError):
     """Something outside that a command needs cannot be had, or is not what it should be; the text names it."""

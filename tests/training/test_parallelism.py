@@ -135,7 +135,7 @@ def test_matrices_are_gathered_in_bfloat16_and_whole_ones_for_sampling_are_exact
 def test_a_layout_that_the_workers_do_not_fill_is_refused() -> None:
     with pytest.raises(ConfigError, match="pipeline x shard x tensor is 4, which does not divide 6 workers"):
         arrange(Parallelism(shard=2, tensor=2), all_different(0, 6))
-    with pytest.raises(ConfigError, match=r"parallelism\.shard: 0, at least 1"):
+    with pytest.raises(ConfigError, match=r"shard: 0 is not at least 1"):
         Parallelism(shard=0)
 
 

@@ -21,6 +21,7 @@ from training.decoding.sampling import sample
 from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder
 from training.model.reward import RewardModel
+from training.ranges import Count, NotNegative, ShareButNone, check_ranges
 from training.stages.machine import moved
 
 Prompt = Sequence[Message]
@@ -30,13 +31,16 @@ Prompt = Sequence[Message]
 class Sampling:
     """How answers are drawn, as users would see them."""
 
-    samples_per_prompt: int = 4
-    max_prompt_tokens: int = 256
-    max_response_tokens: int = 64
-    temperature: float = 1.0
-    top_p: float = 1.0
-    batch_prompts: int = 16
+    samples_per_prompt: Count = 4
+    max_prompt_tokens: Count = 256
+    max_response_tokens: Count = 64
+    temperature: NotNegative = 1.0
+    top_p: ShareButNone = 1.0
+    batch_prompts: Count = 16
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 @dataclass(frozen=True)

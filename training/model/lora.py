@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from training.model.tensor_files import read_tensors
 from training.model.transformer import Decoder
+from training.ranges import Count, Positive, check_ranges
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -32,9 +33,12 @@ ADAPTERS = ".adapters."  # in the name of every adapter parameter
 class LoraConfig:
     """rank r; the update is scaled by alpha / rank; targets are names of projections."""
 
-    rank: int = 8
-    alpha: float = 16.0
+    rank: Count = 8
+    alpha: Positive = 16.0
     targets: tuple[str, ...] = PROJECTIONS
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 class AdapterError(ValueError):

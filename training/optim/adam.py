@@ -13,6 +13,17 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from training.optim.muon import MuonBesideAdamW, muon_for
+from training.ranges import (
+    CountOrNone,
+    Limit,
+    NotNegative,
+    Positive,
+    Share,
+    ShareButAll,
+    ShareButNone,
+    check_ranges,
+)
+from training.refusals import ConfigError
 
 EMBEDDINGS = ("embed_tokens.weight", "lm_head.weight")
 SCALAR_HEAD = "score.weight"  # one row: nothing to orthogonalise
@@ -27,31 +38,30 @@ class OptimizerConfig:
     cooldown_fraction of all steps (schedule.py). Muon takes learning_rate and weight_decay as they are for AdamW (muon.py).
     """
 
-    learning_rate: float = 1e-4
+    learning_rate: Positive = 1e-4
     schedule: str = "linear"  # linear, cosine, constant or wsd
-    warmup_fraction: float = 0.03  # of all steps
-    warmup_steps: int | None = None  # in place of warmup_fraction
-    final_fraction: float = 0.1
-    cooldown_fraction: float = 0.2  # wsd's; 10-20 % are enough (arXiv 2405.18392, figure 5)
+    warmup_fraction: ShareButAll = 0.03  # of all steps
+    warmup_steps: CountOrNone | None = None  # in place of warmup_fraction
+    final_fraction: Share = 0.1
+    cooldown_fraction: ShareButNone = 0.2  # wsd's; 10-20 % are enough (arXiv 2405.18392, figure 5)
     cooldown: str = "sqrt"  # wsd's shape: linear or sqrt
-    weight_decay: float = 0.0
+    weight_decay: NotNegative = 0.0
     algorithm: str = "adamw"  # adamw or muon
-    betas: tuple[float, float] = (0.9, 0.95)
-    epsilon: float = 1e-5  # PPO's Adam, "N implementation details"; larger than the default on purpose
-    muon_momentum: float = 0.95  # arXiv 2502.16982
-    gradient_clip: float = 1.0
+    betas: tuple[ShareButAll, ShareButAll] = (0.9, 0.95)
+    epsilon: Positive = 1e-5  # PPO's Adam, "N implementation details"; larger than the default on purpose
+    muon_momentum: ShareButAll = 0.95  # arXiv 2502.16982
+    gradient_clip: Limit = 1.0
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         for field, known in (("schedule", SCHEDULES), ("algorithm", ALGORITHMS), ("cooldown", COOLDOWNS)):
             if (value := getattr(self, field)) not in known:
-                raise ValueError(f"{field}: {value!r} is not one of {', '.join(known)}")
-        for field in ("warmup_fraction", "muon_momentum"):
-            if not 0 <= (value := getattr(self, field)) < 1:
-                raise ValueError(f"{field}: {value} is not in [0, 1)")
-        if self.warmup_steps is not None and self.warmup_steps < 0:
-            raise ValueError(f"warmup_steps: {self.warmup_steps} is not at least 0")
-        if not 0 < self.cooldown_fraction <= 1:
-            raise ValueError(f"cooldown_fraction: {self.cooldown_fraction} is not in (0, 1]")
+                raise ConfigError(f"{field}: {value!r} is not one of {', '.join(known)}")
+        falls, climbs = self.cooldown_fraction, self.warmup_fraction if self.warmup_steps is None else 0.0
+        if self.schedule == "wsd" and falls + climbs > 1:
+            raise ConfigError(
+                f"cooldown_fraction: {falls:g} after a warmup_fraction of {climbs:g} is more than all steps"
+            )
 
 
 def build_optimizer(

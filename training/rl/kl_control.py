@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from training.ranges import Count, NotNegative, Positive, check_ranges
+from training.refusals import ConfigError
+
 MAX_RELATIVE_ERROR = 0.2  # one update moves beta by at most 20 % of samples / horizon
 
 
@@ -11,9 +14,14 @@ MAX_RELATIVE_ERROR = 0.2  # one update moves beta by at most 20 % of samples / h
 class KlConfig:
     """beta stays at `initial` where target_nats is None, else it follows the measured KL."""
 
-    initial: float = 0.05
-    target_nats: float | None = None  # per response
-    horizon_samples: int = 2000
+    initial: NotNegative = 0.05
+    target_nats: Positive | None = None  # per response
+    horizon_samples: Count = 2000
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if self.target_nats is not None and self.initial == 0:
+            raise ConfigError("initial: 0 is what it stays, whatever target_nats is")
 
 
 def next_beta(beta: float, measured_nats: float, samples: int, config: KlConfig) -> float:

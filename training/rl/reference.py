@@ -23,6 +23,7 @@ from training.model.checkpoint import load_decoder
 from training.model.lora import LoraConfig
 from training.model.vocabulary import VocabularyMap, trim_vocabulary
 from training.optim.ranks import Ranks
+from training.ranges import Count, Limit, ShareButAll, check_ranges
 from training.rl.alarms import Limits, alarm
 from training.rl.log_probs import in_place, next_token_log_probs
 from training.rl.rollout import CachedEngine, response_log_probs
@@ -71,10 +72,13 @@ def response_token_log_probs(backbone: Backbone, batch: ResponseBatch) -> Tensor
 class WatchConfig:
     """What is sampled at every checkpoint. The loss falls while responses collapse (reference/training.md, section 6), so it can't tell."""
 
-    prompts: int = 32  # held-out ones
-    max_response_tokens: int = 64
-    length_floor_fraction: float = 0.25  # of the mean length before training; below: stop
-    kl_ceiling_nats: float = 20.0  # per response, as PPO's; above: stop
+    prompts: Count = 32  # held-out ones
+    max_response_tokens: Count = 64
+    length_floor_fraction: ShareButAll = 0.25  # of the mean length before training; below: stop
+    kl_ceiling_nats: Limit = 20.0  # per response, as PPO's; above: stop
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 @dataclass(frozen=True)

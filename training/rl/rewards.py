@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from training.model.head import last_real_column
+from training.ranges import Limit, NotNegative, Share, check_ranges
 from training.rl.losses import k1
 
 
@@ -18,10 +19,13 @@ from training.rl.losses import k1
 class RewardShape:
     """How scores and KL become PPO's rewards, and rewards become advantages."""
 
-    missing_eos_penalty: float = 1.0
-    score_clip: float = 5.0
-    discount: float = 1.0
-    gae_lambda: float = 0.95
+    missing_eos_penalty: NotNegative = 1.0
+    score_clip: Limit = 5.0
+    discount: Share = 1.0
+    gae_lambda: Share = 0.95
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 def response_scores(scores_B: Tensor, ended_B: Tensor, missing_eos_penalty: float, clip: float) -> Tensor:

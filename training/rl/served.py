@@ -19,6 +19,7 @@ from training.data.chat import Chat, Message
 from training.data.served import Served
 from training.data.tensors import TokenisedExample, response_batch
 from training.model.backbone import Backbone
+from training.ranges import Limit, WeightCap, check_ranges
 from training.rl.correction import mismatch, truncated_importance
 from training.rl.reference import response_token_log_probs
 
@@ -39,18 +40,13 @@ class OffPolicyConfig:
     """
 
     versions: tuple[str, ...] | None = None
-    mismatch_limit_nats: float = (
+    mismatch_limit_nats: Limit = (
         0.2  # 0.002 measured for nano on OpenVINO, 0.086 for the small model in 8 bits (the decision page)
     )
-    importance_cap: float | None = None
+    importance_cap: WeightCap | None = None
 
     def __post_init__(self) -> None:
-        if self.mismatch_limit_nats <= 0:
-            raise ValueError(f"off_policy.mismatch_limit_nats: {self.mismatch_limit_nats} is not above 0")
-        if self.importance_cap is not None and self.importance_cap < 1:
-            raise ValueError(
-                f"off_policy.importance_cap: {self.importance_cap} is below 1, the weight of the model's own answers"
-            )
+        check_ranges(self)
 
 
 @dataclass(frozen=True)

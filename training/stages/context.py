@@ -11,15 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from training.optim.ranks import ALONE, Ranks
+from training.ranges import CountOrNone, check_ranges
+from training.refusals import ConfigError as ConfigError
 
 if TYPE_CHECKING:
     from training.rl.samplers import Samplers
 
 DEVICE_HELP = "cpu, cuda, cuda:1, xpu, or auto: the accelerator that torch sees, else the processor (default auto)"
-
-
-class ConfigError(ValueError):
-    """A combination of settings that cannot run; the text names the field and the limit."""
 
 
 class StoppedError(KeyboardInterrupt):
@@ -47,10 +45,13 @@ class Machine:
     at least 1.5 times as fast. device: auto is the accelerator that torch sees, else the processor; or cpu, cuda, cuda:1, xpu.
     """
 
-    threads: int = 0
-    sampling_threads: int = 0
+    threads: CountOrNone = 0
+    sampling_threads: CountOrNone = 0
     dtype: str = "float32"
     device: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from training.model.activation_checkpointing import checkpoint_activations
 from training.model.vocabulary import VocabularyMap
 from training.optim.ranks import Ranks
 from training.parallelism import distribute_views, lay_out
+from training.ranges import Count, FlippedShare, NotNegative
 from training.rl.label_noise import estimate_label_noise, noise_ceiling
 from training.rl.losses import dpo
 from training.rl.reference import PolicyAndReference, open_policy_and_reference
@@ -38,20 +39,11 @@ class DpoConfig(PreferenceConfig):
     """See PreferenceConfig. data_path: JSON lines {"messages", "chosen", "rejected", "margin": float = 0, "prompt_id": str}, as the
     reward model's. Ties are dropped: they hold a policy to its reference, and it learns less from the pairs (arXiv 2409.17431)."""
 
-    label_smoothing: float = 0.0  # share of labels thought to be flipped
-    margin_weight: float = 0.0  # nats of reward that a pair's margin of 1 asks for
-    batch_pairs: int = 16  # pairs a step, all workers together
-    microbatch_pairs: int = 4
-    label_noise: float | None = None  # share of flipped labels where known; None: estimated from repeated pairs
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.label_smoothing < 0.5:
-            raise ConfigError(f"label_smoothing: {self.label_smoothing} is not in [0, 0.5)")
-        if self.margin_weight < 0:
-            raise ConfigError(f"margin_weight: {self.margin_weight} is below 0")
-        if self.label_noise is not None and not 0 <= self.label_noise < 0.5:
-            raise ConfigError(f"label_noise: {self.label_noise} is not in [0, 0.5)")
+    label_smoothing: FlippedShare = 0.0  # share of labels thought to be flipped
+    margin_weight: NotNegative = 0.0  # nats of reward that a pair's margin of 1 asks for
+    batch_pairs: Count = 16  # pairs a step, all workers together
+    microbatch_pairs: Count = 4
+    label_noise: FlippedShare | None = None  # share of flipped labels where known; None: estimated from repeated pairs
 
 
 @dataclass(frozen=True)

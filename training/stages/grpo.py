@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from training.manifest import Manifest
 from training.model.activation_checkpointing import checkpoint_activations
 from training.optim.learner import Learner
 from training.parallelism import distribute_views, lay_out
+from training.ranges import Count, CountOrNone, NotNegative, Positive, ProperShare, Range
 from training.rl.advantages import group_advantages, undecided_groups
 from training.rl.experience import Experience, batch_means, fresh_log_probs, opinions
 from training.rl.losses import Clip, Normalisation, k3, policy_loss, token_weights
@@ -46,41 +48,34 @@ class GrpoConfig(PolicyConfig):
     | DAPO, arXiv 2503.14476 | True | token | True | 0.28 | 0 |
     """
 
-    samples_per_prompt: int = 16
-    minibatch_rows: int = 64
+    samples_per_prompt: Annotated[int, Range(2)] = 16  # a group needs two to compare
+    minibatch_rows: Count = 64
     standardise: bool = True
     normalisation: Normalisation = Normalisation.TOKEN
-    constant_tokens: int | None = None  # what normalisation "constant" divides each response by
+    constant_tokens: Count | None = None  # what normalisation "constant" divides each response by
     filter_zero_variance: bool = False
-    clip_low: float = 0.2
-    clip_high: float = 0.28
-    kl_coefficient: float = 0.02
-    missing_eos_penalty: float = 0.0  # off the score of a response that did not end by itself
+    clip_low: ProperShare = 0.2
+    clip_high: Positive = 0.28
+    kl_coefficient: NotNegative = 0.02
+    missing_eos_penalty: NotNegative = 0.0  # off the score of a response that did not end by itself
     mask_missing_eos: bool = False  # such a response counts in its group, and nothing is learned from it
-    soft_overlong_tokens: int = 0  # before max_response_tokens, where length begins to cost score
+    soft_overlong_tokens: CountOrNone = 0  # before max_response_tokens, where length begins to cost score
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.samples_per_prompt < 2:
-            raise ConfigError(f"samples_per_prompt: {self.samples_per_prompt}, a group needs two to compare")
         constant = self.normalisation is Normalisation.CONSTANT
         if constant != (self.constant_tokens is not None):
             raise ConfigError(f"constant_tokens: {self.constant_tokens} with normalisation {self.normalisation.value}")
-        if self.constant_tokens is not None and self.constant_tokens < 1:
-            raise ConfigError(f"constant_tokens: {self.constant_tokens} is below 1")
         if constant and self.standardise:
             raise ConfigError("standardise: Dr. GRPO's constant normalisation is for advantages that are not divided")
         if self.kl_coefficient == 0 and self.kl_ceiling_nats is not None:
             raise ConfigError("kl_ceiling_nats: without kl_coefficient no reference is there to measure it; set None")
         if self.mask_missing_eos and (self.missing_eos_penalty or self.soft_overlong_tokens):
             raise ConfigError("mask_missing_eos: no penalty reaches what nothing is learned from")
-        if not 0 <= self.soft_overlong_tokens < self.max_response_tokens:
+        if self.soft_overlong_tokens >= self.max_response_tokens:
             raise ConfigError(
-                f"soft_overlong_tokens: {self.soft_overlong_tokens} is not in [0, {self.max_response_tokens}), "
-                "the tokens of a response"
+                f"soft_overlong_tokens: {self.soft_overlong_tokens} is not below max_response_tokens, {self.max_response_tokens}"
             )
-        if not 0 < self.clip_low < 1 or self.clip_high <= 0:
-            raise ConfigError(f"clip_low, clip_high: {self.clip_low:g}, {self.clip_high:g} leave no range around 1")
 
     @property
     def is_one_step(self) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from training.model.checkpoint import load_decoder
 from training.model.vocabulary import VocabularyMap
 from training.optim.ranks import Ranks
 from training.parallelism import distribute, distribute_views, lay_out
+from training.ranges import Count, Range
 from training.rl.losses import kto
 from training.rl.reference import PolicyAndReference, open_policy_and_reference
 from training.rl.served import Answer, OffPolicyConfig, hold_against, read_answer
@@ -45,16 +46,16 @@ class KtoConfig(PreferenceConfig):
     sample is known: then its ids are learned from, not the text's."""
 
     weights: str = "balanced"  # from the counts of the training part; or equal, as a control
-    batch_rows: int = 16  # thumbs a step, all workers together; z0 is a mean over so many
-    microbatch_rows: int = 8
+    batch_rows: Annotated[int, Range(2)] = (
+        16  # thumbs a step, all workers together; z0 is a mean over so many mismatched
+    )
+    microbatch_rows: Count = 8
     off_policy: OffPolicyConfig = field(default_factory=OffPolicyConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.weights not in WEIGHTS:
             raise ConfigError(f"weights: {self.weights!r} is not one of {', '.join(WEIGHTS)}")
-        if self.batch_rows < 2:
-            raise ConfigError(f"batch_rows: {self.batch_rows}, mismatched responses need at least 2")
 
 
 @dataclass(frozen=True)

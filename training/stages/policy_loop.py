@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from training.model.lora import LoraConfig
 from training.optim.adam import OptimizerConfig
 from training.optim.ranks import Ranks
 from training.parallelism import Parallelism, gathered, whole_weights
+from training.ranges import Count, CountOrNone, Limit, Positive, Range, ShareButAll, WeightCap, check_ranges
 from training.rl.alarms import Limits, alarm, note
 from training.rl.correction import refuse_stale, version_of
 from training.rl.experience import E, Experience, Judging
@@ -56,57 +57,54 @@ class PolicyConfig:
     data_path: Path
     output_directory: Path
     lineage: Lineage
-    updates: int = 100
-    prompts_per_update: int = 32  # all workers together
-    samples_per_prompt: int = 1
-    minibatch_rows: int = 16  # responses an optimizer step, all workers together
-    epochs_per_update: int = 2
-    early_stop_nats: float | None = (
-        None  # KL of old to new policy, a token of a minibatch; above: the update ends early
+    updates: Count = 100
+    prompts_per_update: Count = 32  # all workers together
+    samples_per_prompt: Count = 1
+    minibatch_rows: Count = 16  # responses an optimizer step, all workers together
+    epochs_per_update: Count = 2
+    early_stop_nats: Limit | None = (
+        None  # KL of old to new policy, a token of a minibatch; above: the end of the update
     )
-    max_prompt_tokens: int = 256  # longer prompts are dropped and counted
-    max_response_tokens: int = 64
-    temperature: float = 1.0
-    importance_cap: float | None = (
+    max_prompt_tokens: Count = 256  # longer prompts are dropped and counted
+    max_response_tokens: Count = 64
+    temperature: Positive = 1.0
+    importance_cap: WeightCap | None = (
         None  # of trainer / sampler, for a sampler with other weights or number types; None: ours
     )
-    max_staleness_updates: int = (
+    max_staleness_updates: CountOrNone = (
         0  # of the weights that sampled a rollout; from 1 on, samplers apart go one update ahead
     )
     judge_directory: Path | None = (
         None  # a reward model that nothing is learned from: it must not fall while the score rises
     )
     judge_base_directory: Path | None = None  # what the judge stands on
-    kl_ceiling_nats: float | None = 20.0  # per response; above: stop
-    length_floor_fraction: float = 0.25  # of the first update's mean length; below: stop
-    gold_drop: float = 0.5  # of the judge's normalised score, from its best; more while the score rises: stop
+    kl_ceiling_nats: Limit | None = 20.0  # per response; above: stop
+    length_floor_fraction: ShareButAll = 0.25  # of the first update's mean length; below: stop
+    gold_drop: Annotated[float, Range()] = (
+        0.5  # of the judge's normalised score, from its best; more while the score rises: stop
+    )
     policy_optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     sft_mix: SftMix | None = None
     lora: LoraConfig | None = None
-    vocabulary_rows: int | None = None
+    vocabulary_rows: Count | None = None
     checkpoint_activations: bool = (
         False  # of what learns: blocks are computed again in the backward pass: less memory, more time
     )
-    checkpoint_every_updates: int = 5
+    checkpoint_every_updates: Count = 5
     seed: int = 0
     machine: Machine = field(default_factory=Machine)
     parallelism: Parallelism = field(default_factory=Parallelism)  # of every network, the frozen ones too
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if self.vocabulary_rows is not None and self.lora is None:
             raise ConfigError("vocabulary_rows: only with lora, full training would lose the other rows")
-        if self.updates < 1:
-            raise ConfigError(f"updates: {self.updates} is below 1, nothing would be learned")
-        if self.temperature <= 0:
-            raise ConfigError(f"temperature: {self.temperature}, policies are sampled at more than 0")
         if self.rows_per_update % self.minibatch_rows:
             raise ConfigError(
                 f"minibatch_rows: {self.minibatch_rows} does not divide the {self.rows_per_update} rows of an update"
             )
         if (self.judge_directory is None) != (self.judge_base_directory is None):
             raise ConfigError("judge_directory, judge_base_directory: one without the other")
-        if self.importance_cap is not None and self.importance_cap < 1:
-            raise ConfigError(f"importance_cap: {self.importance_cap} is below 1, which would shrink exact weights too")
         if self.max_staleness_updates > 0 and self.importance_cap is None:
             raise ConfigError("max_staleness_updates: older weights sample otherwise, which needs importance_cap")
 

@@ -18,10 +18,11 @@ from training.model.reward import ScalarModel
 from training.optim.adam import OptimizerConfig
 from training.optim.learner import Learner
 from training.parallelism import distribute_views, lay_out
+from training.ranges import Limit, ProperShare
 from training.rl.advantages import explained_variance, gae, whiten
 from training.rl.experience import Experience, batch_means, fresh_log_probs, in_parts, opinions
+from training.rl.kl_control import MAX_RELATIVE_ERROR, next_beta
 from training.rl.kl_control import KlConfig as KlConfig
-from training.rl.kl_control import next_beta
 from training.rl.losses import Clip, policy_loss, token_weights, value_loss
 from training.rl.players import open_critic, open_players
 from training.rl.rewards import RewardShape as RewardShape
@@ -29,7 +30,7 @@ from training.rl.rewards import response_scores, token_rewards
 from training.rl.rollout import Rollout, before_response
 from training.rl.scores import Verifier, telling
 from training.stages.artifact import finished
-from training.stages.context import RunContext
+from training.stages.context import ConfigError, RunContext
 from training.stages.machine import settle
 from training.stages.policy_artifact import open_gold, open_score, publish_policy, refuse_judges, sources
 from training.stages.policy_loop import PolicyConfig, Setting, engines, several_epochs, sums_of, train
@@ -43,12 +44,21 @@ STAGE = "ppo"
 class PpoConfig(PolicyConfig):
     """See PolicyConfig. reward: of a response. kl: what drifting costs. Clips are of the ratio and of values."""
 
-    clip: float = 0.2
-    value_clip: float = 0.2
+    clip: ProperShare = 0.2
+    value_clip: Limit = 0.2
     reward: RewardShape = field(default_factory=RewardShape)
     kl: KlConfig = field(default_factory=KlConfig)
-    kl_ceiling_nats: float = 20.0
+    kl_ceiling_nats: Limit = 20.0
     critic_optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        least = MAX_RELATIVE_ERROR * self.rows_per_update
+        if self.kl.target_nats is not None and self.kl.horizon_samples <= least:
+            raise ConfigError(
+                f"kl.horizon_samples: {self.kl.horizon_samples} is not above {least:g}, as one update of "
+                f"{self.rows_per_update} rows could take beta to 0 or below"
+            )
 
 
 @dataclass(frozen=True)

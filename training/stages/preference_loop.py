@@ -20,6 +20,7 @@ from training.model.vocabulary import VocabularyMap, choose_rows
 from training.optim.adam import OptimizerConfig
 from training.optim.learner import Learner
 from training.parallelism import Parallelism, gathered
+from training.ranges import Count, Positive, ProperShare, check_ranges
 from training.rl.reference import PolicyAndReference, Watch, WatchConfig
 from training.stages.context import ConfigError, Lineage, Machine, Progress, RunContext
 from training.stages.machine import Autocast, sampling_threads
@@ -34,23 +35,22 @@ class PreferenceConfig:
     data_path: Path
     output_directory: Path
     lineage: Lineage
-    beta: float = 0.1  # of the penalty for leaving the reference: smaller goes further
-    epochs: int = 1
-    max_tokens: int = 512  # prompt + response; rows with a longer one are dropped and counted
+    beta: Positive = 0.1  # of the penalty for leaving the reference: smaller goes further
+    epochs: Count = 1
+    max_tokens: Count = 512  # prompt + response; rows with a longer one are dropped and counted
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     lora: LoraConfig | None = None
-    vocabulary_rows: int | None = None
+    vocabulary_rows: Count | None = None
     checkpoint_activations: bool = False  # blocks are computed again in the backward pass: less memory, more time
-    held_out_fraction: float = 0.1  # of the prompts, never of the rows
+    held_out_fraction: ProperShare = 0.1  # of the prompts, never of the rows
     watch: WatchConfig = field(default_factory=WatchConfig)
-    checkpoint_every_steps: int = 50
+    checkpoint_every_steps: Count = 50
     seed: int = 0
     machine: Machine = field(default_factory=Machine)
     parallelism: Parallelism = field(default_factory=Parallelism)  # of the policy and its reference
 
     def __post_init__(self) -> None:
-        if self.beta <= 0:
-            raise ConfigError(f"beta: {self.beta} is not above 0")
+        check_ranges(self)
         if self.vocabulary_rows is not None and self.lora is None:
             raise ConfigError("vocabulary_rows: only with lora, full training would lose the other rows")
 

@@ -32,6 +32,7 @@ from training.optim.learner import Learner
 from training.optim.ranks import Ranks
 from training.parallelism import Parallelism, assemble, distribute, lay_out
 from training.pipeline import Microbatch, add_gradients, keep_own
+from training.ranges import Count, NotNegative, check_ranges
 from training.rl.rollout import CachedEngine
 from training.stages.artifact import finished, publish
 from training.stages.context import ConfigError, Lineage, Machine, Progress, RunContext, Sample
@@ -46,8 +47,11 @@ class SampleConfig:
     """What is sampled at each checkpoint: always with the same seeds, so that samples over time differ by the model alone."""
 
     prompts: tuple[str, ...] = ()
-    max_tokens: int = 64
-    temperature: float = 0.8
+    max_tokens: Count = 64
+    temperature: NotNegative = 0.8
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 @dataclass(frozen=True)
@@ -59,26 +63,23 @@ class PretrainConfig:
     output_directory: Path
     lineage: Lineage
     model_json: Mapping[str, Any]
-    steps: int = 1000
-    batch_rows: int = 32  # rows a step, all workers together
-    microbatch_rows: int = 32  # rows in one forward
-    context_tokens: int = 128  # of a row
+    steps: Count = 1000
+    batch_rows: Count = 32  # rows a step, all workers together
+    microbatch_rows: Count = 32  # rows in one forward
+    context_tokens: Count = 128  # of a row
     packing: str = "documents"  # or stream: a text may see the ones before it (data/packing.py)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     checkpoint_activations: bool = False  # blocks are computed again in the backward pass: less memory, more time
-    evaluate_every_steps: int | None = None  # None: never
-    evaluation_tokens: int = 1 << 16  # of the held-out documents, the first ones
+    evaluate_every_steps: Count | None = None  # None: never
+    evaluation_tokens: Count = 1 << 16  # of the held-out documents, the first ones
     samples: SampleConfig = field(default_factory=SampleConfig)
-    checkpoint_every_steps: int = 200
+    checkpoint_every_steps: Count = 200
     seed: int = 0
     machine: Machine = field(default_factory=Machine)
     parallelism: Parallelism = field(default_factory=Parallelism)
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_rows", "microbatch_rows", "checkpoint_every_steps", "evaluate_every_steps"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name}: {value} is not at least 1")
+        check_ranges(self)
         if self.packing not in PACKINGS:
             raise ConfigError(f"packing: {self.packing!r} is not one of {', '.join(PACKINGS)}")
         if self.parallelism.pipeline > 1 and self.samples.prompts:

@@ -18,6 +18,7 @@ from training.model.backbone import Backbone
 from training.model.checkpoint import read_config
 from training.model.vocabulary import VocabularyMap, choose_rows
 from training.optim.ranks import Ranks
+from training.ranges import Count, Positive, check_ranges
 from training.stages.context import ConfigError
 from training.stages.positions import require_positions
 from training.stages.sft import batch_loss, narrow
@@ -31,8 +32,11 @@ class SftMix:
     """
 
     data_path: Path
-    coefficient: float = 0.1
-    rows: int = 8  # examples a minibatch, all workers together
+    coefficient: Positive = 0.1
+    rows: Count = 8  # examples a minibatch, all workers together
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from training.optim.adam import OptimizerConfig
 from training.optim.learner import Learner
 from training.optim.ranks import Ranks
 from training.parallelism import Parallelism, assemble, distribute, lay_out
+from training.ranges import Count, FlippedShare, NotNegative, ProperShare, check_ranges
 from training.rl.label_noise import estimate_label_noise, noise_ceiling
 from training.rl.losses import bradley_terry, centring, margin_ranking
 from training.stages.artifact import finished, publish
@@ -56,29 +57,28 @@ class RewardModelConfig:
     output_directory: Path
     lineage: Lineage
     loss: str = "bradley_terry"  # or margin_ranking
-    centre_coefficient: float = 0.01  # pulls chosen + rejected towards 0
-    epochs: int = 1
-    batch_pairs: int = 16  # pairs a step, all workers together
-    microbatch_pairs: int = 4
-    max_tokens: int = 512
+    centre_coefficient: NotNegative = 0.01  # pulls chosen + rejected towards 0
+    epochs: Count = 1
+    batch_pairs: Count = 16  # pairs a step, all workers together
+    microbatch_pairs: Count = 4
+    max_tokens: Count = 512
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     lora: LoraConfig | None = None
-    vocabulary_rows: int | None = None
+    vocabulary_rows: Count | None = None
     checkpoint_activations: bool = False  # blocks are computed again in the backward pass: less memory, more time
-    held_out_fraction: float = 0.2  # of the prompts, never of the pairs
-    label_noise: float | None = None  # share of flipped labels where known; None: estimated from repeated pairs
-    checkpoint_every_steps: int = 50
+    held_out_fraction: ProperShare = 0.2  # of the prompts, never of the pairs
+    label_noise: FlippedShare | None = None  # share of flipped labels where known; None: estimated from repeated pairs
+    checkpoint_every_steps: Count = 50
     seed: int = 0
     machine: Machine = field(default_factory=Machine)
     parallelism: Parallelism = field(default_factory=Parallelism)
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if self.loss not in LOSSES:
             raise ConfigError(f"loss: {self.loss!r} is not one of {', '.join(LOSSES)}")
         if self.vocabulary_rows is not None and self.lora is None:
             raise ConfigError("vocabulary_rows: only with lora, full training would lose the other rows")
-        if self.label_noise is not None and not 0 <= self.label_noise < 0.5:
-            raise ConfigError(f"label_noise: {self.label_noise} is not in [0, 0.5)")
 
 
 @dataclass(frozen=True)

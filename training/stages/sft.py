@@ -29,6 +29,7 @@ from training.optim.learner import Learner
 from training.optim.ranks import Ranks
 from training.parallelism import Parallelism, distribute, lay_out
 from training.pipeline import Microbatch, add_gradients, keep_own, total_loss
+from training.ranges import Count, ShareButAll, check_ranges
 from training.rl.log_probs import next_token_log_probs
 from training.rl.losses import weighted_cross_entropy
 from training.stages.artifact import finished, publish_model
@@ -51,21 +52,22 @@ class SftConfig:
     data_path: Path
     output_directory: Path
     lineage: Lineage
-    epochs: int = 1
-    batch_rows: int = 16  # examples a step, all workers together
-    microbatch_rows: int = 8  # examples in one forward
-    max_tokens: int = 512  # prompt + response; longer examples are dropped and counted
+    epochs: Count = 1
+    batch_rows: Count = 16  # examples a step, all workers together
+    microbatch_rows: Count = 8  # examples in one forward
+    max_tokens: Count = 512  # prompt + response; longer examples are dropped and counted
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     lora: LoraConfig | None = None  # None: all weights
-    vocabulary_rows: int | None = None  # train with this many embedding rows; LoRA only
+    vocabulary_rows: Count | None = None  # train with this many embedding rows; LoRA only
     checkpoint_activations: bool = False  # blocks are computed again in the backward pass: less memory, more time
-    held_out_fraction: float = 0.05  # of the distinct prompts
-    checkpoint_every_steps: int = 50
+    held_out_fraction: ShareButAll = 0.05  # of the distinct prompts
+    checkpoint_every_steps: Count = 50
     seed: int = 0
     machine: Machine = field(default_factory=Machine)
     parallelism: Parallelism = field(default_factory=Parallelism)
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if self.vocabulary_rows is not None and self.lora is None:
             raise ConfigError("vocabulary_rows: only with lora, full training would lose the other rows")
 
@@ -159,6 +161,10 @@ def read_examples(config: SftConfig, chat: Chat) -> Examples:
         raise ConfigError(f"max_tokens: {config.max_tokens} fits none of {len(weighty)} examples")
     keyed = [(str(example.prompt), example) for example in fitting]
     train, held_out = split_by_key(keyed, config.held_out_fraction, config.seed)
+    if not train:
+        raise ConfigError(
+            f"held_out_fraction: {config.held_out_fraction} leaves none of {len(fitting)} examples to train"
+        )
     return Examples(train, held_out, len(weighty) - len(fitting), len(everything) - len(weighty))
 
 

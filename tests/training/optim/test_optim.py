@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from training.optim.adam import OptimizerConfig, build_optimizer
 from training.optim.gradients import NonFiniteError, apply_gradients
 from training.optim.ranks import ALONE
 from training.optim.schedule import learning_rate_at
+from training.refusals import ConfigError
 
 
 def test_matrices_decay_and_embeddings_norms_and_biases_do_not() -> None:
@@ -64,6 +66,28 @@ def test_warm_up_stable_decay_falls_only_at_the_end_along_a_line_or_a_root() -> 
     root = replace(config, cooldown="sqrt", final_fraction=0.0)
     assert learning_rate_at(84, 100, root) == pytest.approx(1 - math.sqrt(9 / 25))
     assert learning_rate_at(100, 100, root) == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize("steps", [5, 7, 10, 100])
+@pytest.mark.parametrize("warm_up", [{"warmup_fraction": 0.5}, {"warmup_steps": 4}, {"warmup_steps": 500}])
+def test_the_rate_never_jumps_between_warm_up_and_cooldown(steps: int, warm_up: dict[str, Any]) -> None:
+    config = OptimizerConfig(
+        learning_rate=1.0, schedule="wsd", cooldown_fraction=0.5, cooldown="linear", final_fraction=0.0, **warm_up
+    )
+    rates = [learning_rate_at(step, steps, config) for step in range(steps)]
+    peak = rates.index(max(rates))
+    assert rates[: peak + 1] == sorted(rates[: peak + 1])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+    if max(rates) == 1:
+        assert rates[peak + 1] == 1, "the cooldown begins at the peak"
+
+
+def test_a_cooldown_that_begins_in_the_warm_up_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"cooldown_fraction: 0\.8 after a warmup_fraction of 0\.5 is more than all steps"
+    ):
+        OptimizerConfig(schedule="wsd", warmup_fraction=0.5, cooldown_fraction=0.8)
+    OptimizerConfig(schedule="cosine", warmup_fraction=0.5, cooldown_fraction=0.8)
 
 
 def test_the_middle_of_warm_up_stable_decay_does_not_know_the_runs_length() -> None:

@@ -56,7 +56,7 @@ def test_json_has_the_same_and_the_price(capsys: pytest.CaptureFixture[str]) -> 
             "grpo: parallelism: shard 2 x tensor 2 is 4, which does not divide 1 GPUs; no layout of 1 h100 fits: ",
         ),
         (["--recipe", "qwen3-8b-grpo", "--gpus", "0"], "grpo: gpus: 0, at least 1"),
-        (["--recipe", "qwen3-8b-grpo", "--shard", "0"], "parallelism.shard: 0, at least 1"),
+        (["--recipe", "qwen3-8b-grpo", "--shard", "0"], "shard: 0 is not at least 1"),
         (["--recipe", "qwen3-8b-grpo", "--tensor", "1"], "grpo: needs "),
         (["--recipe", "qwen3-8b-grpo", "--model", "nowhere"], "nowhere is not there"),
     ],

@@ -9,6 +9,7 @@ from training.optim.adam import OptimizerConfig
 from training.recipes.own.assignments import NEEDED, assigned, settable, word
 from training.stages.context import ConfigError, Lineage
 from training.stages.grpo import GrpoConfig
+from training.stages.pretrain import PretrainConfig, SampleConfig
 from training.stages.sft import SftConfig
 
 FIXED = ("model_directory", "reward_model_directory", "data_path", "output_directory", "lineage")
@@ -86,3 +87,9 @@ def test_the_fields_are_listed_with_what_they_are_and_each_can_be_set_to_that() 
         f"{name}={word(value)}" for name, value in fields.items() if name.partition(".")[0] not in ("lora", "sft_mix")
     ]
     assert assigned(a_grpo(), words, FIXED) == a_grpo()
+
+
+def test_nothing_between_commas_is_an_empty_tuple_as_it_is_listed() -> None:
+    listed = dict(settable(PretrainConfig))["samples.prompts"]
+    assert word(listed) == ""
+    assert assigned(SampleConfig(("The",)), [f"prompts={word(listed)}"]) == SampleConfig(())

@@ -114,13 +114,26 @@ def test_a_run_goes_on_as_it_was_begun_or_not_at_all(files: Path, capsys: pytest
         ("sft", "pairs.jsonl", (), "response: must be text and not empty"),
         ("sft", "sft.jsonl", ("--set", "epoch=2"), "epoch: no such field"),
         ("sft", "sft.jsonl", ("--set", "max_tokens=2"), "max_tokens: 2"),
+        ("sft", "sft.jsonl", ("--set", "epochs=0"), "failed: epochs: 0 is not at least 1"),
+        (
+            "sft",
+            "sft.jsonl",
+            ("--set", "optimizer.gradient_clip=-1"),
+            "failed: optimizer.gradient_clip: -1.0 is not above 0",
+        ),
+        (
+            "sft",
+            "sft.jsonl",
+            ("--set", "held_out_fraction=0.999"),
+            "held_out_fraction: 0.999 leaves none of 64 examples",
+        ),
         ("grpo", "prompts.jsonl", SMALL, "task"),
     ],
 )
 def test_what_cannot_run_is_refused_in_a_line(
     files: Path, stage: str, data: str, more: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(command(files, stage, files / "toy", data, "--name", f"refused-{len(more)}-{data}", *more)) == 1
+    assert main(command(files, stage, files / "toy", data, "--name", f"refused-{stage}-{'-'.join(more)}", *more)) == 1
     told = capsys.readouterr().err
     assert said in told
     assert len(told.splitlines()) == 1
@@ -135,6 +148,18 @@ def test_a_recipe_from_a_file_of_ones_own_is_planned_and_run(files: Path, capsys
     assert read_manifest(files / "recipe" / "aligned").parents == ("taught",)
     assert main(["plan", "--recipe", str(files / "mine.py"), "--model", str(files / "toy")]) == 0
     assert "dpo" in capsys.readouterr().out
+
+
+def test_a_number_out_of_its_range_in_ones_own_recipe_is_refused_in_a_line(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (files / "wrong.py").write_text(
+        RECIPE.replace("machine=Mach", "optimizer=OptimizerConfig(gradient_clip=0), machine=Mach")
+    )
+    places = ["--models", str(files), "--data", str(files), "--work", str(files / "wrong")]
+    assert main(["run", str(files / "wrong.py"), *places]) == 1
+    assert capsys.readouterr().err == "failed: gradient_clip: 0 is not above 0\n"
+    assert not (files / "wrong").exists()
 
 
 def test_the_recipe_of_the_page_is_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -223,8 +223,8 @@ def test_figures_are_of_tokens_by_version() -> None:
 @pytest.mark.parametrize(
     ("rules", "why"),
     [
-        ({"mismatch_limit_nats": 0.0}, "off_policy.mismatch_limit_nats: 0.0 is not above 0"),
-        ({"importance_cap": 0.5}, "off_policy.importance_cap: 0.5 is below 1"),
+        ({"mismatch_limit_nats": 0.0}, "mismatch_limit_nats: 0.0 is not above 0"),
+        ({"importance_cap": 0.5}, "importance_cap: 0.5 is not at least 1"),
     ],
 )
 def test_rules_that_mean_nothing_are_refused(rules: dict[str, float], why: str) -> None:

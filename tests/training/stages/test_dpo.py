@@ -204,7 +204,7 @@ def test_a_finished_run_is_not_run_again(config: DpoConfig, tmp_path: Path) -> N
     [
         ({"beta": 0.0}, "beta: 0.0 is not above 0"),
         ({"label_smoothing": 0.5}, r"label_smoothing: 0.5 is not in \[0, 0.5\)"),
-        ({"margin_weight": -1.0}, "margin_weight: -1.0 is below 0"),
+        ({"margin_weight": -1.0}, "margin_weight: -1.0 is not at least 0"),
         ({"label_noise": 0.7}, "label_noise: 0.7"),
         ({"vocabulary_rows": 9}, "vocabulary_rows"),
     ],
@@ -216,4 +216,4 @@ def test_settings_that_cannot_run_are_refused(config: DpoConfig, change: dict[st
 
 def test_data_without_a_held_out_pair_is_refused(config: DpoConfig) -> None:
     with pytest.raises(ConfigError, match="held_out_fraction: 160 pairs to train and 0 held out"):
-        dpo.read_data(replace(config, held_out_fraction=0.0), load_chat(config.model_directory))
+        dpo.read_data(replace(config, held_out_fraction=0.001), load_chat(config.model_directory))

@@ -259,7 +259,7 @@ def test_without_a_reference_there_is_no_kl_to_report(config: GrpoConfig, tmp_pa
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"samples_per_prompt": 1, "minibatch_rows": 4}, "samples_per_prompt: 1, a group needs two"),
+        ({"samples_per_prompt": 1, "minibatch_rows": 4}, "samples_per_prompt: 1 is not at least 2"),
         ({"minibatch_rows": 7}, "minibatch_rows: 7 does not divide the 16 rows"),
         ({"normalisation": Normalisation.CONSTANT, "standardise": False}, "constant_tokens: None"),
         ({"constant_tokens": 8}, "constant_tokens: 8 with normalisation token"),
@@ -269,9 +269,10 @@ def test_without_a_reference_there_is_no_kl_to_report(config: GrpoConfig, tmp_pa
         ({"mask_missing_eos": True, "missing_eos_penalty": 1.0}, "mask_missing_eos"),
         ({"mask_missing_eos": True, "soft_overlong_tokens": 2}, "mask_missing_eos"),
         ({"soft_overlong_tokens": 8}, "soft_overlong_tokens: 8"),
+        ({"kl_coefficient": -0.1}, "kl_coefficient: -0.1 is not at least 0"),
         ({"clip_low": 1.0}, "clip_low"),
         ({"clip_high": 0.0}, "clip_high"),
-        ({"updates": 0}, "updates: 0 is below 1"),
+        ({"updates": 0}, "updates: 0 is not at least 1"),
         ({"temperature": 0.0}, "temperature"),
         ({"importance_cap": 0.5}, "importance_cap"),
         ({"max_staleness_updates": 2}, "max_staleness_updates"),

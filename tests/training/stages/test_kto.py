@@ -294,7 +294,7 @@ def test_a_bad_line_is_named_by_line_and_field(config: KtoConfig, row: dict[str,
     [
         ({"beta": 0.0}, "beta: 0.0 is not above 0"),
         ({"weights": "angry"}, "weights: 'angry' is not one of balanced, equal"),
-        ({"batch_rows": 1}, "batch_rows: 1, mismatched responses need at least 2"),
+        ({"batch_rows": 1}, "batch_rows: 1 is not at least 2"),
         ({"vocabulary_rows": 9}, "vocabulary_rows"),
     ],
 )

@@ -95,8 +95,6 @@ def _filled(kind: Any, now: Any, tree: Mapping[str, str | Tree], prefix: str, fi
             changed[field] = _filled(part, None if now is None else getattr(now, field), given, f"{name}.", ())
     try:
         return dataclasses.replace(now, **changed) if now is not None else _begun(kind, changed, prefix)
-    except ConfigError:
-        raise
     except ValueError as error:
         raise ConfigError(f"{prefix}{error}") from error
 
@@ -136,7 +134,7 @@ def _parsed(text: str, kind: Any) -> object:
     if kind is bool:
         return TRUTHS[text.lower()]
     if get_origin(kind) is tuple:
-        inner, texts = get_args(kind), text.split(",")
+        inner, texts = get_args(kind), text.split(",") if text else []
         if inner[-1] is not Ellipsis and len(texts) != len(inner):
             raise ValueError(text)
         return tuple(_parsed(one, inner[0]) for one in texts)
