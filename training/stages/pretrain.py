@@ -180,6 +180,11 @@ def open_data(config: PretrainConfig) -> Data:
         raise ConfigError(f"context_tokens: {config.context_tokens}, but the data has {shards.train.tokens} tokens")
     if config.evaluate_every_steps and shards.held_out.documents == 0:
         raise ConfigError(f"evaluate_every_steps: {config.evaluate_every_steps}, but no document is held out")
+    if config.evaluate_every_steps and not shards.begin_ids:
+        raise ConfigError(
+            f"evaluate_every_steps: {config.evaluate_every_steps}, but the shards' documents begin without a token of their "
+            "own: their first tokens are never predicted, so bits per byte would be too low"
+        )
     if "" in config.samples.prompts and not shards.begin_ids:
         raise ConfigError("samples: an empty prompt, but the shards' documents begin without a token of their own")
     held_out = shards.held_out.first(config.evaluation_tokens)

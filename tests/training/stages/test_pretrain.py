@@ -189,6 +189,24 @@ def test_data_that_does_not_fit_the_config_is_refused(config: PretrainConfig, tm
         pretrain.open_data(short)
 
 
+def test_bits_per_byte_are_refused_where_first_tokens_are_never_predicted(
+    config: PretrainConfig, tmp_path: Path
+) -> None:
+    write_shards(
+        ShardConfig(
+            sources=(tmp_path / "texts.jsonl",),
+            tokenizer_directory=config.tokenizer_directory,
+            output_directory=tmp_path / "no-begin",
+            held_out_fraction=0.15,
+            begin_documents=False,
+        )
+    )
+    unbegun = replace(config, shards_directory=tmp_path / "no-begin")
+    with pytest.raises(ConfigError, match="evaluate_every_steps: 10, but the shards' documents begin without a token"):
+        pretrain.open_data(unbegun)
+    assert pretrain.open_data(replace(unbegun, evaluate_every_steps=None)).begin_ids == ()
+
+
 def test_another_tokenizer_than_that_of_the_shards_is_refused(config: PretrainConfig, tmp_path: Path) -> None:
     train_tokenizer(["something else"], 270, tmp_path / "other")
     with pytest.raises(ShardError, match="tokenizer_directory"):
