@@ -14,12 +14,14 @@ import pytest
 from tests.training.stages.pretrain_and_die import TEXTS, pretrain_config
 from tests.training.toys import write_lines
 from training.__main__ import main
+from training.cluster.group import Group
+from training.cluster.runner import run_stages
 from training.data.tokenize import train_tokenizer
-from training.manifest import verify_manifest
+from training.manifest import Manifest, verify_manifest
 from training.model.config import parse_config
 from training.model.transformer import Decoder
+from training.recipes.pretraining import commands, texts
 from training.recipes.pretraining import plan as plan_module
-from training.recipes.pretraining import texts
 from training.recipes.pretraining.plan import planned
 from training.recipes.pretraining.recipe import RECIPES, SIZES, SIZES_VOCABULARY, Shape
 from training.recipes.pretraining.scaling import Point, Size, course, fit, steps_for_size, write_scaling
@@ -180,6 +182,32 @@ def test_what_cannot_be_pre_trained_is_refused_before_anything_is_made(
     assert main(["pretrain", "--recipe", "one_million", "--texts", "mine.jsonl", "--work", "work", *more]) == 1
     assert said in capsys.readouterr().err
     assert not (tmp_path / "work").exists()
+
+
+def test_workers_are_those_that_were_asked_for_and_steps_must_be_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    groups, prefixes = list[Group](), list[str | None]()
+
+    def run_here(stages: Any, storage: Path, group: Group, watcher: Any, bucket: str | None) -> list[Manifest]:
+        groups.append(group)
+        prefixes.append(bucket)
+        return run_stages(stages, storage, Group(), watcher)
+
+    monkeypatch.setattr(commands, "run_stages", run_here)
+    write_lines(tmp_path / "mine.jsonl", [{"text": f"{n} {TEXTS[n % 80]}"} for n in range(400)])
+    read = ["--recipe", "one_million", "--texts", str(tmp_path / "mine.jsonl"), "--work", str(tmp_path / "work")]
+    apart = ["--workers", "2..4", "--gpus-per-worker", "1", "--checkpoints-in-bucket"]
+    assert main(["pretrain", *read, *apart]) == 1
+    assert capsys.readouterr().err.startswith(
+        "failed: workers: what they do in a minute is not timed; say how many steps"
+    )
+    assert not (tmp_path / "work").exists()
+    bare = ["--set", "samples.prompts=", "--set", "evaluate_every_steps=none", "--set", "machine.threads=1"]
+    assert main(["pretrain", *read, *apart, *TINY, *bare]) == 0
+    assert groups == [Group(4, 1, fewest_workers=2)]
+    assert prefixes == ["checkpoints/work"]
+    assert "parameters after 2 steps" in capsys.readouterr().out
 
 
 @pytest.mark.slow

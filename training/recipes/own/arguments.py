@@ -89,6 +89,12 @@ def _add_running(parser: argparse.ArgumentParser, assignment: str) -> None:
         "--work", type=Path, required=True, metavar="DIR", help="folder of what is made; runs/ has the pages"
     )
     parser.add_argument("--set", action="append", default=[], metavar=assignment, help=SET)
+    add_workers(parser)
+    parser.add_argument("--rollout-actors", type=int, default=0, help="Ray actors that sample for PPO and GRPO")
+
+
+def add_workers(parser: argparse.ArgumentParser) -> None:
+    """Who trains, and where their state is kept."""
     parser.add_argument(
         "--workers",
         type=parse_workers,
@@ -97,7 +103,6 @@ def _add_running(parser: argparse.ArgumentParser, assignment: str) -> None:
         help="Ray workers; 0, the default, trains in this process; a range goes on with fewer where a machine is lost",
     )
     parser.add_argument("--gpus-per-worker", type=int, default=0, help=GPUS_HELP)
-    parser.add_argument("--rollout-actors", type=int, default=0, help="Ray actors that sample for PPO and GRPO")
     parser.add_argument(
         "--checkpoints-in-bucket", action="store_true", help="of TW_TRAINING_S3_*; else they lie under --work"
     )

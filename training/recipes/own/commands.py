@@ -80,12 +80,17 @@ def _run(stages: Sequence[StageRun[Any]], options: argparse.Namespace, figures: 
         refuse_other(stage.config, storage / stage.name)
     most, fewest = options.workers
     group = Group(most, options.gpus_per_worker, options.rollout_actors, fewest)
-    bucket = f"checkpoints/{options.work.absolute().name}" if options.checkpoints_in_bucket else None
+    bucket = bucket_prefix(options)
     first = {stage.name: FIRST for stage in stages if isinstance(stage.config, PolicyConfig)}
     with open_display() as display:
         made = run_stages(stages, storage, group, ShownStages(display, figures, first=first), bucket)
     for stage, manifest in zip(stages, made, strict=False):
         print(f"\n{stage.config.output_directory}\n  {_told(manifest)}\n  page: {storage / stage.name / REPORT}")
+
+
+def bucket_prefix(options: argparse.Namespace) -> str | None:
+    """Where in the bucket a folder of runs keeps its checkpoints; None: they lie in the folder."""
+    return f"checkpoints/{options.work.absolute().name}" if options.checkpoints_in_bucket else None
 
 
 def _told(manifest: Manifest) -> str:

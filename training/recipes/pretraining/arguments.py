@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training.recipes.own.arguments import FieldsHelp
+from training.recipes.own.arguments import FieldsHelp, add_workers
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -41,6 +41,7 @@ def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
     )
     one.add_argument("--tokenizer", type=Path, metavar="DIR", help="of `tokenizer train`, in place of one of its own")
     one.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help=SET)
+    add_workers(one)
     one.set_defaults(command=lambda options: _pretrain(options, code_commit))
     three = commands.add_parser("scaling", parents=[work], help="loss over compute for three sizes, as a page")
     three.add_argument("--tokens-per-parameter", type=_positive, default=2.0, help="20 is Chinchilla's (default 2)")

@@ -8,10 +8,10 @@ import argparse
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
-from training.cluster.runner import StageRun, run_stage
+from training.cluster.group import Group
+from training.cluster.runner import StageRun, run_stages
 from training.cluster.sample_log import SAMPLES, read_samples
 from training.cluster.stage_record import refuse_other
 from training.data.token_shards import Tokenised
@@ -19,6 +19,7 @@ from training.manifest import Manifest
 from training.progress import ShownStages, open_display
 from training.recipes.guardrail.packages import DataError
 from training.recipes.own.assignments import assigned, listed
+from training.recipes.own.commands import bucket_prefix
 from training.recipes.pretraining.plan import planned
 from training.recipes.pretraining.recipe import RECIPES, SIZES_VOCABULARY, pretraining
 from training.recipes.pretraining.scaling import train_sizes, write_scaling
@@ -42,8 +43,12 @@ def run_pretrain(options: argparse.Namespace, code_commit: str) -> int:
     """One recipe to its end.
 
     Raises:
-        ConfigError: a field that is not to be set so, a tokenizer that does not serve, or a run that was begun otherwise.
+        ConfigError: a field that is not to be set so, workers without steps, a tokenizer that does not serve, or a run that was begun
+            otherwise.
     """
+    is_timed, group = not any(text.startswith("steps=") for text in options.set), _group(options)
+    if is_timed and group.workers:
+        raise ConfigError("workers: what they do in a minute is not timed; say how many steps, as --set steps=1000")
     began, recipe = time.monotonic(), RECIPES[options.recipe]
     work: Path = options.work.absolute()
     output = work / options.recipe
@@ -58,16 +63,15 @@ def run_pretrain(options: argparse.Namespace, code_commit: str) -> int:
     with _shown() as shown:
         prepared = _prepare(options, recipe.vocabulary, shown, tokenizer)
         draft, dtype = config(prepared, 1, DTYPE), DTYPE
-        if not any(text.startswith("steps=") for text in options.set):
+        if is_timed:
             path, minutes = work / f"{options.recipe}-plan.json", options.minutes or recipe.minutes
             plan = planned(path, options.recipe, minutes, draft, began, shown.say)
             steps, dtype = plan.steps, plan.dtype
             shown.say(plan.text(draft.batch_rows * draft.context_tokens))
         whole = config(prepared, steps, dtype)
         refuse_other(whole, work / "runs" / options.recipe)
-        told = partial(shown.move, pretrain.STAGE)
-        manifest = run_stage(StageRun(options.recipe, pretrain.run, whole), work / "runs", told)
-        shown.end(pretrain.STAGE)
+        stage = StageRun(options.recipe, pretrain.run, whole)
+        (manifest,) = run_stages([stage], work / "runs", group, shown, bucket_prefix(options))
     _print_result(manifest, work / "runs" / options.recipe / SAMPLES)
     print(f"\nthe model is in {output}")
     return 0
@@ -85,6 +89,11 @@ def run_scaling(options: argparse.Namespace, code_commit: str) -> int:
     print(f"bits per byte = {law.coefficient:.4g} * FLOPs ^ -{law.exponent:.4f}")
     print(work / "scaling.html")
     return 0
+
+
+def _group(options: argparse.Namespace) -> Group:
+    most, fewest = options.workers
+    return Group(most, options.gpus_per_worker, fewest_workers=fewest)
 
 
 def _prepare(
@@ -120,9 +129,8 @@ def _encyclopedia(work: Path) -> Path:
 
 def _print_result(manifest: Manifest, samples: Path) -> None:
     report = manifest.report
-    print(
-        f"{report['parameters']:,} parameters, {report['bits_per_byte']:.4f} bits per byte after {report['steps']} steps"
-    )
+    measured = f", {report['bits_per_byte']:.4f} bits per byte" if "bits_per_byte" in report else ""
+    print(f"{report['parameters']:,} parameters{measured} after {report['steps']} steps")
     written = read_samples(samples)
     for sample in written:
         if sample.step == written[-1].step:
