@@ -5,6 +5,7 @@ One entry is all that a new one takes.
 
 from tests.mutants.of_policies import POLICIES
 from tests.mutants.of_preferences import PREFERENCES
+from tests.mutants.of_settings import SETTINGS
 from tests.mutants.of_workers import WORKERS
 from tests.mutants.places import (
     ADVANTAGES_PY,
@@ -166,4 +167,4 @@ TWENTY = (
     ),
 )
 
-MUTANTS = TWENTY + POLICIES + PREFERENCES + WORKERS
+MUTANTS = TWENTY + POLICIES + PREFERENCES + WORKERS + SETTINGS

@@ -16,6 +16,8 @@ KTO = ("tests/training/stages/test_kto.py",)
 REWARD_MODEL = ("tests/training/stages/test_reward_model.py",)
 LABEL_NOISE = ("tests/training/rl/test_label_noise.py",)
 SERVED = ("tests/training/rl/test_served.py",)
+RANGES = ("tests/training/test_ranges.py",)
+OPTIM = ("tests/training/optim/test_optim.py",)
 RANKS = ("tests/training/optim/test_ranks.py",)
 
 ADVANTAGES_PY = "training/rl/advantages.py"
