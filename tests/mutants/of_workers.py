@@ -59,14 +59,14 @@ WORKERS = (
         RANKS,
     ),
     Mutant(
-        "82 workers: norms of heads learn from one's own heads",
+        "87 workers: norms of heads learn from one's own heads",
         GRADIENTS_PY,
         "            ranks.sum_of_peers(_local(parameter.grad))",
         "            pass",
         RANKS,
     ),
     Mutant(
-        "83 workers: what all peers have is added up",
+        "88 workers: what all peers have is added up",
         GRADIENTS_PY,
         "        if hasattr(parameter, OF_OWN_HEADS):",
         "        if ranks.world_size > 1:",

@@ -17,9 +17,7 @@ from torch.distributed.tensor import DTensor, Placement
 from training.optim.ranks import Ranks
 
 COUNTED_ELSEWHERE = "counted_elsewhere"  # attribute of a copy of a weight that another worker counts in the norm
-OF_OWN_HEADS = (
-    "of_own_heads"  # attribute of a weight that all peers have, and each has the gradient of its own heads alone
-)
+OF_OWN_HEADS = "of_own_heads"  # of a weight that all peers have, each with the gradient of its own heads alone
 
 
 class NonFiniteError(ValueError):

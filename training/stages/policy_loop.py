@@ -62,9 +62,7 @@ class PolicyConfig:
     samples_per_prompt: Count = 1
     minibatch_rows: Count = 16  # responses an optimizer step, all workers together
     epochs_per_update: Count = 2
-    early_stop_nats: Limit | None = (
-        None  # KL of old to new policy, a token of a minibatch; above: the end of the update
-    )
+    early_stop_nats: Limit | None = None  # KL of old to new policy, a token of a minibatch; above: the update ends
     max_prompt_tokens: Count = 256  # longer prompts are dropped and counted
     max_response_tokens: Count = 64
     temperature: Positive = 1.0

@@ -102,10 +102,9 @@ def test_a_killed_run_ends_with_the_same_bits(
 def test_an_update_of_one_step_learns_from_the_reading_that_it_was_judged_by(
     config: GrpoConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], near: float
 ) -> None:
-    """Two epochs that end after their first minibatch are one step too, and read the policy twice."""
-    config = replace(config, updates=2, minibatch_rows=16, kl_coefficient=0.0, kl_ceiling_nats=None, **changes)
-    one = replace(config, epochs_per_update=1, output_directory=tmp_path / "one")
-    two = replace(config, epochs_per_update=2, early_stop_nats=-1.0, output_directory=tmp_path / "two")
+    """The same update, taken for one of several steps, reads the policy twice."""
+    once = {"minibatch_rows": 16, "epochs_per_update": 1, "kl_coefficient": 0.0, "kl_ceiling_nats": None}
+    one, two = (replace(config, updates=2, output_directory=tmp_path / to, **once, **changes) for to in ("one", "two"))
     read: list[Backbone] = []
 
     def counted(backbone: Backbone, rollout: Rollout, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -115,6 +114,7 @@ def test_an_update_of_one_step_learns_from_the_reading_that_it_was_judged_by(
     monkeypatch.setattr(experience, "response_log_probs", counted)
     found = []
     for settings, times in ((one, 2), (two, 4)):
+        monkeypatch.setattr(GrpoConfig, "is_one_step", settings is one)
         progress = ProgressList()
         read.clear()
         run(settings, tmp_path / settings.output_directory.name / "runs", progress)

@@ -11,7 +11,7 @@ from training.rl.kl_control import KlConfig
 from training.rl.rewards import RewardShape
 from training.rl.rollout import CachedEngine, Rollout
 from training.stages.policy_loop import Setting
-from training.stages.ppo import Ppo, PpoPlayers
+from training.stages.ppo import Ppo, PpoConfig, PpoPlayers
 
 
 def drifted(**changes: object) -> tuple[Ppo, PpoPlayers, Rollout]:
@@ -20,7 +20,7 @@ def drifted(**changes: object) -> tuple[Ppo, PpoPlayers, Rollout]:
         for parameter in players.policy.decoder.parameters():
             parameter.mul_(2.0)
         players.critic.head.score.weight.fill_(0.1)
-    config = toy_config(prompts_per_update=6, minibatch_rows=12, **{"epochs_per_update": 1, **changes})
+    config = toy_config(prompts_per_update=6, minibatch_rows=12, epochs_per_update=1, **changes)
     prompts = toy_prompts(6)
     algorithm = Ppo(players, config, Setting(prompts, sentiment, no_autocast, ALONE))
     engine = CachedEngine(players.policy, prompts.stop_ids, "update-0")
@@ -40,11 +40,12 @@ def test_old_log_probs_are_the_policys_own_at_its_temperature(temperature: float
     assert learned["approximate_kl"] < 1e-10
 
 
-def test_an_update_of_one_step_reads_its_policy_once() -> None:
-    """And one that goes on as if it had two epochs reads it again, and learns the same."""
+def test_an_update_of_one_step_reads_its_policy_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same update, taken for one of several steps, reads it again and learns the same."""
     learned = []
-    for epochs, reads in ((1, 1), (2, 2)):
-        algorithm, players, rollout = drifted(epochs_per_update=epochs, early_stop_nats=-1.0)
+    for is_one_step, reads in ((True, 1), (False, 2)):
+        monkeypatch.setattr(PpoConfig, "is_one_step", is_one_step)
+        algorithm, players, rollout = drifted()
         forwards: list[torch.nn.Module] = []
         players.policy.decoder.register_forward_hook(lambda decoder, *_, seen=forwards: seen.append(decoder))
         numbers = {"beta": 0.1, "last_kl": 1.0}
