@@ -5,12 +5,14 @@ so the whole may be larger than memory. Nothing is changed: line ends, spaces an
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from training.data.examples import ExampleError
 
 ENDINGS = (".txt", ".jsonl")
+TEXTS_HELP = '.txt, .jsonl with {"text"} a line, or folders of them'
 LARGEST_TEXT_BYTES = 256 << 20  # of one .txt: it is read as a whole
 
 
@@ -32,8 +34,17 @@ def text_files(paths: Sequence[Path]) -> list[Path]:
         if file.suffix not in ENDINGS or not file.is_file():
             raise TextError(f"{file.name}: not a .jsonl or .txt file")
     if not found:
-        raise TextError(f"{', '.join(path.name for path in paths)}: no .jsonl or .txt file")
+        raise TextError(f"{', '.join(path.name for path in paths)}: no .jsonl or .txt file{_others(paths)}")
     return found
+
+
+def _others(paths: Sequence[Path]) -> str:
+    """What lies in these folders instead."""
+    kinds = Counter(file.suffix for path in paths for file in path.rglob("*") if file.is_file())
+    if not kinds:
+        return ""
+    (most, _), *_ = kinds.most_common(1)
+    return f" ({kinds.total()} other files, mostly {most or 'without an ending'}: rename or convert them)"
 
 
 def read_texts_of(file: Path) -> Iterator[str]:

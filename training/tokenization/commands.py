@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from training.data.corpus import TextError, check_unicode
+from training.data.corpus import TEXTS_HELP, TextError, check_unicode
 from training.data.seeds import is_held_out
 from training.tokenization.comparison import measure, table
 from training.tokenization.learning import Kind, TokenizerConfig, learn, make_directory, save
@@ -26,6 +26,7 @@ SPLIT_SEED = 20_261_126
 HELD_OUT_SHARE = 0.1
 COMPARED_CHARACTERS = 2_000  # once for each tokenizer; a token takes some 100 bytes of the page, and may be a character
 SHORT = {Kind.BYTE_PAIRS: "bpe", Kind.WORDS: "word", Kind.CHARACTERS: "char"}
+SHOW_USAGE = "%(prog)s (FILE | --text TEXT) DIR [DIR ...] --page FILE"
 MERGING = "counting pairs and merging"
 
 
@@ -33,7 +34,7 @@ def describe(commands: argparse._SubParsersAction[argparse.ArgumentParser], code
     """Add `tokenizer` to the commands of `python -m training`. `code_commit` is asked when something is made."""
     verbs = commands.add_parser("tokenizer", help="train, compare and show tokenizers").add_subparsers(required=True)
     texts = argparse.ArgumentParser(add_help=False)
-    texts.add_argument("texts", type=Path, nargs="+", metavar="TEXTS", help='.txt, or .jsonl with {"text"} a line')
+    texts.add_argument("texts", type=Path, nargs="+", metavar="TEXTS", help=TEXTS_HELP)
     train = verbs.add_parser("train", parents=[texts], help="learn a tokenizer from texts")
     train.add_argument("--vocabulary", type=int, required=True, metavar="N", help="tokens at most")
     train.add_argument("--output", type=Path, required=True, metavar="DIR")
@@ -55,9 +56,9 @@ def describe(commands: argparse._SubParsersAction[argparse.ArgumentParser], code
     )
     compare.add_argument("--page", type=Path, metavar="FILE", help="the table, and how held-out text splits, as HTML")
     compare.set_defaults(command=_compare)
-    show = verbs.add_parser("show", help="a page of how a text splits")
+    show = verbs.add_parser("show", help="a page of how a text splits", usage=SHOW_USAGE)
     show.add_argument(
-        "places", type=Path, nargs="+", metavar="[FILE] DIR", help="a file without --text, then tokenizers"
+        "places", type=Path, nargs="+", metavar="DIR", help="tokenizers; without --text, after the FILE to split"
     )
     show.add_argument("--text", help="the text itself")
     show.add_argument("--page", type=Path, required=True, metavar="FILE")

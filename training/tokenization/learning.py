@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -63,7 +64,10 @@ def make_directory(
         raise ValueError(f"output: {directory.name} is there already")
     tokenizer = learn(texts, config)
     save(tokenizer, config, directory)
-    sources = {path.name: hash_file(path) for path in files.paths}
+    above = os.path.commonpath(
+        [path.absolute().parent for path in files.paths]
+    )  # two folders may have files of one name
+    sources = {path.absolute().relative_to(above).as_posix(): hash_file(path) for path in files.paths}
     return write_manifest(
         directory,
         kind="tokenizer",

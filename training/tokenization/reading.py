@@ -8,13 +8,14 @@ import codecs
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from training.data.corpus import ENDINGS, TextError, read_lines
+from training.data.corpus import ENDINGS, TextError, read_lines, text_files
 
 BLOCK_BYTES = 4096  # small, so that a page of text already has parts to hold out
 
 
 class TextFiles:
-    """The texts of some files, in their order. Each iteration reads them anew; `read_bytes` says how far the present one is.
+    """The texts of some files, or of folders of them, in their order. Each iteration reads them anew; `read_bytes` says how far the present
+    one is.
 
     Raises:
         TextError: at once for a file that is missing, empty or of another kind, and where all of them hold only white space; while
@@ -22,7 +23,7 @@ class TextFiles:
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = tuple(paths)
+        self.paths = tuple(file for path in paths for file in (text_files([path]) if path.is_dir() else [path]))
         for path in self.paths:
             if path.suffix not in ENDINGS:
                 raise TextError(f"texts: {path.name} is not one of {', '.join(ENDINGS)}")

@@ -46,6 +46,35 @@ def test_train_twice_writes_the_same_bytes_from_txt_and_again(texts: Path, tmp_p
     assert one.files == two.files
 
 
+def test_folders_of_texts_are_read_as_pre_training_reads_them(
+    texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "texts"
+    (folder / "below").mkdir(parents=True)
+    texts.rename(folder / "below" / "readme.txt")
+    (folder / "picture.png").write_bytes(b"\xff")
+    assert train(folder, tmp_path / "ours") == 0
+    assert set(verify_manifest(tmp_path / "ours").data or ()) == {"readme.txt"}
+    (folder / "readme.txt").write_text(TEXT[:500])
+    assert train(folder, tmp_path / "both") == 0
+    assert set(verify_manifest(tmp_path / "both").data or ()) == {"readme.txt", "below/readme.txt"}
+    assert main(["tokenizer", "compare", str(folder), "--vocabulary", "300", "--held-out", "0.5"]) == 0
+    capsys.readouterr()
+    for number in range(3):
+        (tmp_path / "notes").mkdir(exist_ok=True)
+        (tmp_path / "notes" / f"{number}.md").write_text("a note")
+    (tmp_path / "notes" / "one.rst").write_text("a note")
+    told = "notes: no .jsonl or .txt file (4 other files, mostly .md: rename or convert them)"
+    assert train(tmp_path / "notes", tmp_path / "none") == 1
+    assert told in capsys.readouterr().err
+
+
+def test_usage_of_show_says_what_goes_with_what(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["tokenizer", "show", "--help"])
+    assert "tokenizer show (FILE | --text TEXT) DIR [DIR ...] --page FILE\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("kind", ["words", "characters"])
 def test_train_makes_words_and_characters_too(texts: Path, tmp_path: Path, kind: str) -> None:
     assert train(texts, tmp_path / kind, "--kind", kind) == 0

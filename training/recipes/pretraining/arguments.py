@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from training.data.corpus import TEXTS_HELP
 from training.recipes.own.arguments import FieldsHelp, add_workers
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
         type=Path,
         nargs="+",
         metavar="PATH",
-        help='.txt, .jsonl with {"text"} a line, or folders of them; without it openings of Wikipedia\'s articles',
+        help=f"{TEXTS_HELP}; without it openings of Wikipedia's articles",
     )
     one = commands.add_parser(
         "pretrain",
