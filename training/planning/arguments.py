@@ -21,6 +21,7 @@ def describe(commands: Commands) -> None:
     plan.add_argument("--accelerator", default="h100", metavar="NAME", help=f"{', '.join(ACCELERATORS)} (default h100)")
     plan.add_argument("--shard", type=int, metavar="N", help="of every stage, in place of the recipe's")
     plan.add_argument("--tensor", type=int, metavar="N", help="of every stage, in place of the recipe's")
+    plan.add_argument("--set", action="append", default=[], metavar="STAGE.FIELD=VALUE", help="as `run` takes it")
     plan.add_argument(
         "--model", type=Path, metavar="DIR", help="whose config.json is the shape, in place of the recipe's"
     )

@@ -12,7 +12,7 @@ from training.planning.plan import plan_recipe
 from training.planning.text import as_json, text
 from training.recipes.open_models.recipes import OpenRecipe
 from training.recipes.open_models.shapes import shape
-from training.recipes.own.recipe_file import open_recipe
+from training.recipes.own.recipe_file import open_recipe, set_fields
 from training.stages.pretrain import PretrainConfig
 
 
@@ -21,7 +21,7 @@ def plan(options: argparse.Namespace) -> int:
     accelerator, recipe = accelerator_named(options.accelerator), open_recipe(options.recipe)
     model = _shape_of(recipe) if options.model is None else read_config(options.model)
     asked = {name: value for name in ("shard", "tensor") if (value := getattr(options, name)) is not None}
-    stages = [stage.laid_out(**asked) for stage in recipe.stages]
+    stages = set_fields([stage.laid_out(**asked) for stage in recipe.stages], options.set)
     gpus = recipe.gpus if options.gpus is None else options.gpus
     planned = plan_recipe(recipe.name, stages, model, gpus, accelerator)
     price = options.dollars_per_gpu_hour

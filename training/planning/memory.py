@@ -81,7 +81,7 @@ def phases(work: Work, layout: Layout) -> list[Phase]:
     if work.sampled is not None:
         found.append(Phase("sampling", (*resident, *_sampling(work.sampled, work, layout))))
     learned = max(_held(network, work, layout) for network in work.networks if network.role is not Role.FROZEN)
-    found.append(Phase("optimizer", (*resident, gradients, Part(Taken.ROOTS, learned * FOREACH_BYTES))))
+    found.append(Phase("optimizer step", (*resident, gradients, Part(Taken.ROOTS, learned * FOREACH_BYTES))))
     return found
 
 

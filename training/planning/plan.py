@@ -107,8 +107,8 @@ def plan_stage(stage: PlannedStage, model: ModelConfig, gpus: int, accelerator: 
         largest = planned.memory.largest
         raise ConfigError(
             f"{stage.name}: needs {planned.memory.bytes / GIB:.1f} GiB of each {accelerator.name}, of which "
-            f"{accelerator.usable_bytes / GIB:.1f} are usable, with {planned.layout}; most of it, {largest.bytes / GIB:.1f} GiB, "
-            f"is {largest.name} while {planned.memory.name}; {_advice(stage, model, gpus, accelerator)}"
+            f"{accelerator.usable_bytes / GIB:.1f} are usable, with {planned.layout}, at its peak, in: {planned.memory.name}; "
+            f"the largest part: {largest.name}, {largest.bytes / GIB:.1f} GiB; {_advice(stage, model, gpus, accelerator)}"
         )
     return planned
 

@@ -40,6 +40,11 @@ def assigned(config: Config, assignments: Sequence[str], fixed: Sequence[str] = 
     return filled
 
 
+def fields_named(assignments: Sequence[str]) -> list[str]:
+    """What they set, in their order."""
+    return [assignment.partition("=")[0] for assignment in assignments]
+
+
 def settable(kind: Any, fixed: Sequence[str] = (), prefix: str = "") -> Iterator[tuple[str, object]]:
     """The fields of a config class that can be set, with what they are if nobody sets them (NEEDED: there is no such value); after a part
     that is off, its fields as they would begin."""

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import runpy
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from training.planning.plan import PlannedStage
 from training.recipes.open_models.recipes import OpenRecipe, Places, recipe_named
+from training.recipes.own.assignments import assigned
 from training.stages.context import ConfigError
 
 FUNCTION = "recipe"
+FIXED = ("model_directory", "reward_model_directory", "data_path", "output_directory", "lineage")  # set by options
 
 
 def open_recipe(name: str, places: Places | None = None) -> OpenRecipe:
@@ -17,7 +22,10 @@ def open_recipe(name: str, places: Places | None = None) -> OpenRecipe:
         return recipe_named(name, places)
     if not Path(name).is_file():
         raise ConfigError(f"recipe: {name} is not there")
-    made = runpy.run_path(name).get(FUNCTION)
+    try:
+        made = runpy.run_path(name).get(FUNCTION)
+    except SyntaxError as error:
+        raise ConfigError(f"recipe: {error.filename} line {error.lineno}: {error.msg}") from error
     if not callable(made):
         raise ConfigError(f"recipe: {name} has no function {FUNCTION}(places)")
     recipe = made(places or Places())
@@ -27,3 +35,24 @@ def open_recipe(name: str, places: Places | None = None) -> OpenRecipe:
     if len(set(names)) < len(names):
         raise ConfigError(f"recipe: two stages of {name} have one name, of {', '.join(names)}")
     return recipe
+
+
+def set_fields(stages: Sequence[PlannedStage], assignments: Sequence[str]) -> list[PlannedStage]:
+    """The stages with these fields of their configs set.
+
+    Args:
+        assignments: STAGE.NAME=VALUE each.
+
+    Raises:
+        ConfigError: see assigned; or there is no such stage.
+    """
+    names = [stage.name for stage in stages]
+    for text in assignments:
+        if text.partition(".")[0] not in names:
+            raise ConfigError(f"set: {text!r} does not begin with a stage, {' or '.join(f'{name}.' for name in names)}")
+    return [replace(stage, config=assigned(stage.config, of_stage(stage.name, assignments), FIXED)) for stage in stages]
+
+
+def of_stage(name: str, assignments: Sequence[str]) -> list[str]:
+    """Those of one stage, without its name."""
+    return [text.removeprefix(f"{name}.") for text in assignments if text.startswith(f"{name}.")]
