@@ -1,8 +1,8 @@
 """`python -m training COMMAND`, `--help` lists them: the only place that reads arguments and builds from them.
 
 Exit status of loop: 0 the turn ended (promoted, rolled back, refused or passed), 1 an error, 3 another loop runs, 4 not enough
-feedback, 130 told to stop: by Ctrl-C, or by SIGTERM, as a cluster does it. Of every command that learns: 143 told to stop by SIGTERM,
-has ended its step, and kept it.
+feedback, 130 told to stop: by Ctrl-C, or by SIGTERM, as a cluster does it. Of every command that learns, once it was told to stop, has
+ended its step, and kept it: 143 by SIGTERM, 130 by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from training.cluster.group import GPUS_HELP, parse_workers
 from training.decoding.arguments import describe as describe_generate
@@ -52,7 +52,7 @@ OUTPUTS, STATE = (
     ("output", "page", "work"),
     "state",
 )  # options that name where is written; into the state not by every command
-LOCKED, TOO_LITTLE, STOPPED, TERMINATED = 3, 4, 130, 128 + signal.SIGTERM
+LOCKED, TOO_LITTLE, STOPPED, BY_SIGNAL = 3, 4, 130, 128
 NICENESS = 10  # people who chat come first
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -94,9 +94,9 @@ def main(arguments: Sequence[str]) -> int:
         return 1
     except StoppedError as error:
         print(f"{error}; the same command goes on there", file=sys.stderr)
-        return TERMINATED
+        return BY_SIGNAL + error.told_by
     except KeyboardInterrupt:
-        print("stopped; the same command goes on where it was", file=sys.stderr)
+        print("stopped; the same command goes on from what was kept", file=sys.stderr)
         return STOPPED
 
 
@@ -293,8 +293,19 @@ def _seconds(text: str) -> float:
     return float(match[1]) * UNITS[match[2]]
 
 
+class _Parser(argparse.ArgumentParser):
+    """Commands are parsed by parsers of the root's class: so whoever mistypes an option of one is shown its usage, where argparse shows
+    the root's."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        options, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return options, unknown
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m training", description="From thumbs to a better model.")
+    parser: argparse.ArgumentParser = _Parser(prog="python -m training", description="From thumbs to a better model.")
     commands = parser.add_subparsers(required=True)
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(

@@ -1,4 +1,4 @@
-"""Notice that a run must end soon: SIGTERM to the process that drives it, or a machine of its workers that is taken away.
+"""Notice that a run must end soon: SIGTERM or Ctrl-C to the process that drives it, or a machine of its workers that is taken away.
 
 Stages look at the end of each step (RunContext.stop_if_told). A pod of Ray's that Kubernetes ends drains its node first, and that is what
 Ray Train tells its workers of; the driver's word reaches them as a file beside the run. Ray is imported where it is used.
@@ -6,47 +6,66 @@ Ray Train tells its workers of; the driver's word reaches them as a file beside 
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from training.stages.context import StoppedError
+
 MARK = "stop"  # in the run's storage; whoever makes it by hand stops the run too
 LOOK_SECONDS = 0.5
+TOLD_BY = (signal.SIGTERM, signal.SIGINT)  # while Ray trains, Ctrl-C is Ray's, which ends the run at once
+AGAIN = "\nending the step at hand, which is kept; once more ends at once, and what came after the last checkpoint is lost\n"
 
 Handler = Callable[[int, FrameType | None], object] | int
 
 
 @contextmanager
 def stopped_by_signal(mark: Path) -> Iterator[None]:
-    """Inside the block SIGTERM makes the mark; a second one does what it did before."""
+    """Inside the block SIGTERM or Ctrl-C makes the mark; a second one does what it did before. What is ignored stays so."""
     mark.unlink(missing_ok=True)
-    with kept_handler() as before:
+    told = TOLD_BY[0]
+    with kept_handlers() as before:
 
-        def note(_: int, __: FrameType | None) -> None:
-            signal.signal(signal.SIGTERM, before)
+        def note(number: int, _: FrameType | None) -> None:
+            nonlocal told
+            told = signal.Signals(number)
+            _restore(before)
             mark.touch()
+            if told is signal.SIGINT:
+                os.write(2, AGAIN.encode())  # to stderr; a print may be what this signal cut off
 
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, note)
+            for number in (number for number in TOLD_BY if before[number] is not signal.SIG_IGN):
+                signal.signal(number, note)
         try:
             yield
+        except StoppedError as error:
+            error.told_by = told
+            raise
         finally:
             mark.unlink(missing_ok=True)
 
 
 @contextmanager
-def kept_handler() -> Iterator[Handler]:
-    """What SIGTERM does, which it does again after the block. Signals are the main thread's; in another nothing changes."""
-    before = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
+def kept_handlers() -> Iterator[Mapping[signal.Signals, Handler]]:
+    """What these signals do, which they do again after the block. Signals are the main thread's; in another nothing changes."""
+    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in TOLD_BY}
     try:
         yield before
     finally:
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, before)
+            _restore(before)
+
+
+def _restore(handlers: Mapping[signal.Signals, Handler]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 def leaving_machines() -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from training.cluster.notice import kept_handler
+from training.cluster.notice import kept_handlers
 
 START_TRIES, START_TOO_SLOW = 3, "timed out"
 # Set by whoever runs this on a cluster that is there: Ray itself, for the programs of its jobs.
@@ -47,7 +47,7 @@ def ray_cluster(processors: int) -> Iterator[None]:
     there = os.environ.get(ADDRESS)
     for name, value in {**ENVIRONMENT, **({} if there else OWN_ENVIRONMENT)}.items():
         os.environ.setdefault(name, value)
-    with kept_handler():  # Ray's own would end this process with another status, and be left when Ray is not
+    with kept_handlers():  # Ray's own would end this process with another status, and be left when Ray is not
         if there:
             ray.init(runtime_env={"env_vars": ENVIRONMENT}, **QUIET)  # for processes on other machines too
         else:

@@ -5,6 +5,7 @@ A stage knows no Ray: checkpoints, progress and ranks come in through RunContext
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,9 @@ DEVICE_HELP = "cpu, cuda, cuda:1, xpu, or auto: the accelerator that torch sees,
 
 class StoppedError(KeyboardInterrupt):
     """The run was told to end and has ended its step, whose state is kept: who runs the same again goes on there. As with Ctrl-C, nothing
-    is wrong."""
+    is wrong. told_by: the signal."""
+
+    told_by = signal.SIGTERM
 
 
 @dataclass(frozen=True)
