@@ -99,12 +99,19 @@ class PolicyConfig:
             raise ConfigError("vocabulary_rows: only with lora, full training would lose the other rows")
         if self.rows_per_update % self.minibatch_rows:
             raise ConfigError(
-                f"minibatch_rows: {self.minibatch_rows} does not divide the {self.rows_per_update} rows of an update"
+                f"minibatch_rows: {self.minibatch_rows} does not divide the {self.rows_per_update} rows of an update "
+                f"({self.prompts_per_update} prompts x {self.samples_per_prompt} samples); {self._dividing()} would"
             )
         if (self.judge_directory is None) != (self.judge_base_directory is None):
             raise ConfigError("judge_directory, judge_base_directory: one without the other")
         if self.max_staleness_updates > 0 and self.importance_cap is None:
             raise ConfigError("max_staleness_updates: older weights sample otherwise, which needs importance_cap")
+
+    def _dividing(self) -> str:
+        """The largest parts of an update that are no larger than what was asked for."""
+        rows = self.rows_per_update
+        parts = [part for part in range(min(rows, self.minibatch_rows), 0, -1) if rows % part == 0]
+        return " or ".join(map(str, parts[:2]))
 
     @property
     def rows_per_update(self) -> int:
