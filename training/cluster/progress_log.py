@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
+from training.cluster.stage_record import kept_step
 from training.stages.artifact import finished
 from training.stages.context import Progress
 
@@ -100,6 +101,12 @@ def read_progress(path: Path) -> list[Progress]:
 def each_once(lines: Sequence[Line]) -> list[Progress]:
     """The steps of these lines, in order: of one that was taken again, the later line."""
     return [step for _, step in sorted({line.progress.step: line.progress for line in lines}.items())]
+
+
+def kept_text(directory: Path) -> str:
+    """After which step a run goes on; empty where it begins, or where its checkpoints lie elsewhere."""
+    lines, step = read_lines(directory / PROGRESS), kept_step(directory)
+    return f"again after step {step} of {lines[-1].progress.total_steps}" if step and lines else ""
 
 
 def follow(stages: Sequence[Followed], watcher: Watcher, stop: threading.Event) -> None:

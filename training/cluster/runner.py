@@ -26,7 +26,7 @@ from training.cluster.progress_log import PROGRESS, Followed, ProgressLog, Watch
 from training.cluster.ray_cluster import ray_cluster
 from training.cluster.rollout_actors import rollout_actors
 from training.cluster.sample_log import SAMPLES, SampleLog
-from training.cluster.stage_record import note_start
+from training.cluster.stage_record import SCRATCH, note_start
 from training.data.bucket import BucketPlace, bucket_place
 from training.data.chat import ChatError
 from training.data.examples import ExampleError
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-BOOKKEEPING, SCRATCH = "ray", "scratch"
+BOOKKEEPING = "ray"
 GONE_SECONDS = 60.0  # for a machine that is taken away; Ray waits as long for one that is missing
 REFUSALS = (
     ConfigError,
@@ -163,14 +163,14 @@ def run_stages(
     """Run stages one after another, to the last or to one that lets none go on; return the manifests of their outputs.
 
     Under the same storage and name a stage goes on where a kill left it, and a finished one (its output has a manifest) is not
-    run again. SIGTERM ends the step at hand and keeps it.
+    run again. SIGTERM, and in this process Ctrl-C, ends the step at hand and keeps it.
 
     Args:
         bucket_prefix: checkpoints go into the bucket of TW_TRAINING_S3_*, under it; None: into storage, beside everything else.
 
     Raises:
         StageRefusedError: config or data cannot be run (in this process: the stage's own error).
-        StoppedError: told by SIGTERM. Workers whose machine is taken away stop too, and are started again where there is room.
+        StoppedError: told by SIGTERM or Ctrl-C. Workers whose machine is taken away stop too, and are started again where there is room.
         ray.train.TrainingFailedError: they failed max_failures + 1 times; its cause is the stage's own error.
     """
     storage = storage.absolute()

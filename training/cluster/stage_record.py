@@ -9,7 +9,8 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +22,9 @@ from training.stages.context import ConfigError
 
 RECORD = "stage.json"
 OUTPUT = "output_directory"
+SCRATCH = "scratch"  # beside the record: of a run whose checkpoints lie in a bucket
 WHO_WORKS = {"lineage", "machine", "parallelism"}
+PACE = ("checkpoint_every_steps", "checkpoint_every_updates")  # how often state is kept, which changes no weight
 UNHASHED = "no manifest"  # of a directory whose files would have to be hashed one by one
 
 
@@ -102,20 +105,41 @@ def note_start(name: str, config: StageConfig, directory: Path, workers: int) ->
     write_json(directory / RECORD, asdict(StageRecord(name, fields, data, starts, tuple(kept.values()))))
 
 
-def refuse_other(config: StageConfig, directory: Path) -> None:
-    """A folder is of one run: going on with another config would mix two. Other code may go on, on another machine and in another layout.
+def refuse_other(config: StageConfig, directory: Path, asked: Sequence[str] = (), other: str = "folder") -> None:
+    """A folder is of one run: going on with another config would mix two. Other code may go on, on another machine and in another layout;
+    and a run of which no step is kept may be begun anew (begin_anew).
+
+    Args:
+        asked: fields that somebody named, which the error names before those that follow from them.
+        other: what to take in place of this one.
 
     Raises:
-        ConfigError: it was begun with another; names a field that differs.
+        ConfigError: it was begun with another, or what it would write is there already; names a field that differs.
     """
     before = read_record(directory)
     if before is None:
+        if (config.output_directory / MANIFEST).exists():
+            raise ConfigError(f"{OUTPUT}: {config.output_directory} was made by another run; take another {other}")
         return
-    given: Mapping[str, Any] = json.loads(json.dumps({**plain(config), OUTPUT: str(config.output_directory)}))
-    for name in sorted(given.keys() & before.config.keys() - WHO_WORKS):
-        was, now = before.config[name], given[name]
-        if was != now:
-            raise ConfigError(f"{name}: {directory.name} was begun with {was}, not {now}; take another name or folder")
+    found = _different(before, config) if _is_kept(before, directory) else {}
+    for name in sorted(found, key=lambda name: (_place(name, asked), name)):
+        was, now = map(_told, found[name])
+        raise ConfigError(f"{name}: {directory.name} was begun with {was}, not {now}; take another {other}")
+
+
+def begin_anew(config: StageConfig, directory: Path) -> None:
+    """Remove what is left of a run that was begun with another config and kept no step; refuse_other refuses the rest."""
+    before = read_record(directory)
+    if before and _different(before, config) and not _is_kept(before, directory):
+        shutil.rmtree(directory)
+
+
+def kept_step(directory: Path) -> int:
+    """The newest step whose state lies there; 0: there is none."""
+    from training.stages.state import NAMED, candidates
+
+    newest = next(iter(candidates(path.name for path in directory.glob("*"))), "")
+    return int(named[2]) if (named := NAMED.fullmatch(newest)) else 0
 
 
 def read_record(directory: Path) -> StageRecord | None:
@@ -127,6 +151,42 @@ def read_record(directory: Path) -> StageRecord | None:
     starts = tuple(Start(**{**start, "accelerators": tuple(start["accelerators"])}) for start in fields.pop("starts"))
     hashed = tuple(Hashed(**one) for one in fields.pop("hashed", ()))  # none: noted before hashes were kept
     return StageRecord(**fields, starts=starts, hashed=hashed)
+
+
+def _is_kept(record: StageRecord, directory: Path) -> bool:
+    """Whether something would be lost with the folder. Of what lies in a bucket nothing is known here."""
+    return kept_step(directory) > 0 or (directory / SCRATCH).exists() or (record.output_directory / MANIFEST).exists()
+
+
+def _different(record: StageRecord, config: StageConfig) -> dict[str, tuple[object, object]]:
+    """The fields that are not as they were, by their whole names: what was, and what is given."""
+    given: dict[str, Any] = json.loads(json.dumps({**plain(config), OUTPUT: str(config.output_directory)}))
+    # Samplers that go ahead wait at each checkpoint.
+    unlike = WHO_WORKS if given.get("max_staleness_updates") else WHO_WORKS.union(PACE)
+    names = given.keys() & record.config.keys() - unlike
+    leaves = (leaf for name in names for leaf in _leaves(name, record.config[name], given[name]))
+    return {name: (was, now) for name, was, now in leaves if was != now}
+
+
+def _leaves(name: str, was: object, now: object) -> Iterator[tuple[str, object, object]]:
+    """Fields of both, down to those without fields of their own."""
+    if isinstance(was, Mapping) and isinstance(now, Mapping):
+        for field in was.keys() & now.keys():
+            yield from _leaves(f"{name}.{field}", was[field], now[field])
+    else:
+        yield name, was, now
+
+
+def _place(name: str, asked: Sequence[str]) -> int:
+    """Where a field, or one of its own, stands among those that were asked for; after all of them if it does not."""
+    places = [place for place, one in enumerate(asked) if f"{one}.".startswith(f"{name}.")]
+    return min(places, default=len(asked))
+
+
+def _told(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{field} {_told(one)}" for field, one in value.items())
+    return "none" if value is None else str(value)
 
 
 def _hashed(path: Path, known: Mapping[str, Hashed]) -> Hashed | None:

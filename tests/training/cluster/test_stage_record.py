@@ -2,15 +2,19 @@
 
 import json
 import os
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.training.toys import write_lines
 from training.cluster import stage_record
-from training.cluster.stage_record import RECORD, note_start, read_record
+from training.cluster.stage_record import RECORD, SCRATCH, begin_anew, kept_step, note_start, read_record, refuse_other
 from training.manifest import MANIFEST, hash_file, write_manifest
-from training.stages.context import Lineage
+from training.model.lora import LoraConfig
+from training.optim.adam import OptimizerConfig
+from training.stages.context import ConfigError, Lineage
 from training.stages.sft import SftConfig
 
 
@@ -86,3 +90,63 @@ def test_a_record_that_keeps_no_files_yet_is_read(config: SftConfig, tmp_path: P
     record = read_record(tmp_path)
     assert record is not None
     assert len(record.starts) == 2
+
+
+def keep(step: int) -> Callable[[Path, SftConfig], None]:
+    return lambda run, _: (run / f"step-{step:06d}").mkdir()
+
+
+def publish(_: Path, config: SftConfig) -> None:
+    config.output_directory.mkdir()
+    write_manifest(config.output_directory, kind="model", version="out")
+
+
+def put_in_bucket(run: Path, _: SftConfig) -> None:
+    (run / SCRATCH).mkdir()
+
+
+@pytest.mark.parametrize("then", [keep(1), publish, put_in_bucket])
+def test_what_is_kept_goes_on_as_it_was_begun_and_the_error_names_the_field_itself(
+    config: SftConfig, tmp_path: Path, then: Callable[[Path, SftConfig], None]
+) -> None:
+    run = tmp_path / "f1"
+    run.mkdir()
+    note_start("f1", replace(config, optimizer=OptimizerConfig(learning_rate=0.5)), run, workers=1)
+    then(run, config)
+    told = "^optimizer.learning_rate: f1 was begun with 0.5, not 0.0001; take another name$"
+    with pytest.raises(ConfigError, match=told):
+        refuse_other(config, run, other="name")
+    begin_anew(config, run)
+    assert read_record(run) is not None
+
+
+def test_a_run_without_a_kept_step_is_begun_anew_with_another_config(config: SftConfig, tmp_path: Path) -> None:
+    run = tmp_path / "f1"
+    run.mkdir()
+    note_start("f1", config, run, workers=1)
+    keep(0)(run, config)
+    (run / "progress.jsonl").write_text("{}\n")
+    refuse_other(config, run)
+    begin_anew(config, run)
+    assert (run / "progress.jsonl").exists(), "the same run goes on"
+    other = replace(config, epochs=3)
+    refuse_other(other, run)
+    begin_anew(other, run)
+    assert not run.exists()
+
+
+def test_the_error_names_what_was_asked_for_before_what_follows_from_it(config: SftConfig, tmp_path: Path) -> None:
+    note_start("sft", config, tmp_path, workers=1)
+    keep(7)(tmp_path, config)
+    assert kept_step(tmp_path) == 7
+    other = replace(config, batch_rows=4, epochs=3, lora=LoraConfig(), checkpoint_every_steps=3)
+    for asked, field in (((), "batch_rows"), (("epochs",), "epochs"), (("lora.rank", "epochs"), "lora")):
+        with pytest.raises(ConfigError, match=f"^{field}: "):
+            refuse_other(other, tmp_path, asked)
+    refuse_other(replace(config, checkpoint_every_steps=3), tmp_path)
+
+
+def test_what_another_run_made_is_not_taken_for_this_ones(config: SftConfig, tmp_path: Path) -> None:
+    publish(tmp_path, config)
+    with pytest.raises(ConfigError, match=r"output_directory: .*out was made by another run; take another name"):
+        refuse_other(config, tmp_path / "runs", other="name")

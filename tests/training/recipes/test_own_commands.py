@@ -100,11 +100,14 @@ def test_a_run_goes_on_as_it_was_begun_or_not_at_all(files: Path, capsys: pytest
     asked = command(files, "sft", files / "toy", "sft.jsonl", "--name", "again")
     assert main(asked) == 0
     made = read_manifest(files / "work" / "again")
+    assert "started" in capsys.readouterr().out
     assert main(asked) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("again: is finished already\n")
+    assert "started" not in said
     assert read_manifest(files / "work" / "again") == made
-    capsys.readouterr()
     assert main([*asked, "--set", "epochs=3"]) == 1
-    assert "epochs: again was begun with 1, not 3; take another name or folder" in capsys.readouterr().err
+    assert "epochs: again was begun with 1, not 3; take another name\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -127,7 +130,15 @@ def test_a_run_goes_on_as_it_was_begun_or_not_at_all(files: Path, capsys: pytest
             ("--set", "held_out_fraction=0.999"),
             "held_out_fraction: 0.999 leaves none of 64 examples",
         ),
-        ("grpo", "prompts.jsonl", SMALL, "task"),
+        (
+            "grpo",
+            "prompts.jsonl",
+            SMALL,
+            "reward-model: missing, and line 1 of prompts.jsonl has no task; give one of both",
+        ),
+        ("sft", "sft.jsonl", ("--name", "../../evil"), "name: '../../evil' is not letters, digits, - _ ."),
+        ("sft", "sft.jsonl", ("--name", ".."), "name: '..' is not letters"),
+        ("sft", "sft.jsonl", ("--name", "runs"), "name: 'runs' is the name of something else"),
     ],
 )
 def test_what_cannot_run_is_refused_in_a_line(
@@ -137,6 +148,35 @@ def test_what_cannot_run_is_refused_in_a_line(
     told = capsys.readouterr().err
     assert said in told
     assert len(told.splitlines()) == 1
+    assert not (files / "evil").exists()
+
+
+def test_a_judge_and_a_model_are_not_taken_for_each_other(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    judge, model = files / "some-judge", files / "toy"
+    judge.mkdir()
+    (judge / "reward_model.json").write_text("{}")
+    for stage, data, begun, more, said in (
+        ("sft", "sft.jsonl", judge, (), f"model: {judge} is a reward model, not a language model"),
+        (
+            "ppo",
+            "prompts.jsonl",
+            model,
+            ("--reward-model", str(model)),
+            f"{model} is a language model, not a reward model",
+        ),
+        (
+            "grpo",
+            "prompts.jsonl",
+            model,
+            ("--reward-model", str(judge), "--set", "prompts_per_update=500"),
+            "prompts_per_update: 500 is more than the 60 prompts",
+        ),
+    ):
+        assert main(command(files, stage, begun, data, "--name", "mistaken", *more)) == 1
+        told = capsys.readouterr()
+        assert said in told.err
+        assert told.out == "", "it did not say that it started"
+    assert not (files / "work" / "runs" / "mistaken").exists()
 
 
 def test_a_recipe_from_a_file_of_ones_own_is_planned_and_run(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -165,8 +205,23 @@ def test_a_number_out_of_its_range_in_ones_own_recipe_is_refused_in_a_line(
 def test_the_recipe_of_the_page_is_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = (Path(__file__).parents[3] / "docs" / "training.md").read_text()
     (tmp_path / "mine.py").write_text(page.partition("```python\n# mine.py")[2].partition("```")[0])
-    assert main(["plan", "--recipe", str(tmp_path / "mine.py"), "--gpus", "8", "--shard", "8"]) == 0
-    assert "sft" in capsys.readouterr().out
+    planned = ["plan", "--recipe", str(tmp_path / "mine.py"), "--gpus", "8"]
+    assert main([*planned, "--set", "sft.parallelism.shard=8"]) == 0
+    with_fields = capsys.readouterr().out
+    assert "sft" in with_fields
+    assert main([*planned, "--shard", "8"]) == 0
+    assert capsys.readouterr().out == with_fields
+    assert main(planned) == 1
+    assert "at its peak, in: optimizer step; the largest part: optimizer, " in capsys.readouterr().err
+    assert main([*planned, "--set", "ppo.beta=1"]) == 1
+    assert "set: 'ppo.beta=1' does not begin with a stage, sft." in capsys.readouterr().err
+
+
+def test_a_recipe_that_is_no_python_is_told_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = tmp_path / "bad.py"
+    bad.write_text("\ndef recipe(:\n")
+    assert main(["plan", "--recipe", str(bad)]) == 1
+    assert capsys.readouterr().err == f"failed: recipe: {bad} line 2: invalid syntax\n"
 
 
 def test_a_recipe_names_its_stages_where_one_is_asked_for_that_it_has_not(

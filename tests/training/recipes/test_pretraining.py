@@ -62,6 +62,8 @@ def test_a_plan_is_made_once_and_kept(tmp_path: Path) -> None:
     assert len(said) == 1, "what is known is not timed"
     with pytest.raises(ConfigError, match="work: holds tiny for 60 minutes"):
         planned(path, "tiny", 2.0, config, began, said.append)
+    again = planned(path, "tiny", 2.0, config, began, said.append, is_followed=False)
+    assert (again.minutes, planned(path, "tiny", 2.0, config, began, said.append)) == (2.0, again)
 
 
 def test_a_busy_machine_is_timed_once_and_a_plan_is_never_tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +79,20 @@ def test_a_busy_machine_is_timed_once_and_a_plan_is_never_tiny(tmp_path: Path, m
     assert len(taken) == 1
     assert plan.tokens_per_second == pytest.approx(8 * 32 / (2 * 40 + 40)), "two microbatches, and what follows"
     assert plan.steps == 20
-    assert "the fewest that teach anything, though 2 minutes are short" in plan.text(256)
+    assert "the fewest that teach anything; 2 minutes are short for them" in plan.text(256)
+    assert "; 1 minute is short for them" in replace(plan, minutes=1.0).text(256)
+
+
+def test_a_machine_is_timed_until_two_steps_are_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Begin, and after each step of so many seconds: started, learned, ended."""
+    steps = (9.0, 1.0, 0.8, 0.6, 0.15, 0.2, 0.14)
+    times, now = [0.0], 0.0
+    for seconds in steps:
+        times += [now, now + seconds, now + seconds]
+        now += seconds
+    times = [time / 2 for time in times]  # nine seconds would be all of them
+    monkeypatch.setattr(plan_module, "time", SimpleNamespace(perf_counter=iter(times).__next__))
+    assert plan_module.tokens_per_second(pretrain_config(tmp_path)) == pytest.approx(8 * 32 / (2 * 0.07))
 
 
 def test_the_power_law_is_found_again() -> None:
@@ -152,8 +167,16 @@ def test_fields_are_set_and_a_tokenizer_of_ones_own_is_used(tmp_path: Path, caps
     assert (tmp_path / "work" / "one_million" / "tokenizer.json").read_bytes() == (
         tmp_path / "own" / "tokenizer.json"
     ).read_bytes()
-    assert main([*command, "--set", "seed=2"]) == 1
-    assert "seed: one_million was begun with 1, not 2" in capsys.readouterr().err
+    capsys.readouterr()
+    assert main([*command, "--set", "seed=1", "--set", "checkpoint_every_steps=1"]) == 0, "it changes no weight"
+    assert "one_million: is finished already" in capsys.readouterr().out
+    longer = ["steps=200" if word == "steps=2" else word for word in command]
+    for more, said in (
+        ([*command, "--set", "seed=2"], "seed: one_million was begun with 1, not 2; take another folder\n"),
+        ([*longer, "--set", "seed=1"], "steps: one_million was begun with 2, not 200; take another folder\n"),
+    ):
+        assert main(more) == 1
+        assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

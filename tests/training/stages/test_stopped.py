@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 from torch import nn
@@ -18,16 +19,19 @@ from tests.training.stages.pretrain_and_die import pretrain_config
 from tests.training.stages.split_policies import RUNS, configs
 from tests.training.toys import WORDS, ProgressList, sft_rows, toy_model, user, write_lines
 from tests.training.workers import run_workers
+from training.__main__ import main
 from training.cluster.notice import MARK, stopped_by_signal
 from training.cluster.progress_log import PROGRESS, read_lines
 from training.cluster.runner import StageRun, run_stage
-from training.manifest import verify_manifest
+from training.manifest import Manifest, verify_manifest
 from training.optim.adam import OptimizerConfig
 from training.optim.ranks import all_different
 from training.parallelism import Parallelism
+from training.recipes.own.stages import STAGES, Stage
 from training.rl.reference import WatchConfig
-from training.stages import dpo, pretrain
+from training.stages import dpo, pretrain, sft
 from training.stages.context import Progress, RunContext, StoppedError
+from training.stages.sft import SftConfig
 from training.stages.state import DirectoryCheckpoints, TrainingState, latest_complete
 
 SECONDS = 120.0
@@ -129,6 +133,54 @@ def test_a_second_sigterm_does_what_the_first_did_before(tmp_path: Path) -> None
         assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_either_signal_ends_the_step_and_is_told_of_and_a_second_one_does_what_it_did_before(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    before = {one: signal.signal(one, signal.default_int_handler) for one in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        with pytest.raises(StoppedError) as stopped, stopped_by_signal(tmp_path / MARK):
+            signal.raise_signal(number)
+            assert (tmp_path / MARK).exists()
+            raise StoppedError
+        assert stopped.value.told_by == number
+        with pytest.raises(KeyboardInterrupt), stopped_by_signal(tmp_path / MARK):
+            signal.raise_signal(number)
+            signal.raise_signal(number)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        with stopped_by_signal(tmp_path / MARK):
+            signal.raise_signal(signal.SIGINT)
+            assert not (tmp_path / MARK).exists(), "what is ignored stays so"
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+def test_the_command_ends_its_step_on_ctrl_c_and_says_where_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toy_model(tmp_path / "toy")
+    data = write_lines(tmp_path / "sft.jsonl", sft_rows(64))
+    asked = ["sft", "--model", str(tmp_path / "toy"), "--data", str(data), "--work", str(tmp_path / "work")]
+    asked += ["--name", "taught", "--set", "machine.threads=1", "--set", "checkpoint_every_steps=1000"]
+    monkeypatch.setitem(cast("dict[str, Stage]", STAGES), "sft", replace(STAGES["sft"], run=_interrupted))
+    assert main(asked) == 128 + signal.SIGINT
+    assert capsys.readouterr().err == "sft: stopped after step 1, which is kept; the same command goes on there\n"
+    monkeypatch.undo()
+    assert main(asked) == 0
+    assert "taught: started again after step 1 of " in capsys.readouterr().out
+    taken = [line.progress.step for line in read_lines(tmp_path / "work" / "runs" / "taught" / PROGRESS)]
+    assert taken == list(range(1, len(taken) + 1)), "no step is taken twice"
+
+
+def _interrupted(config: SftConfig, context: RunContext) -> Manifest:
+    def progress(step: Progress) -> None:
+        context.progress(step)
+        signal.raise_signal(signal.SIGINT)
+
+    return sft.run(config, replace(context, progress=progress))
 
 
 def one_is_told(directory: Path, rank: int, world: int) -> None:

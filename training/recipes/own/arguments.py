@@ -71,7 +71,7 @@ def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
             one.add_argument(
                 "--reward-model", type=Path, metavar="DIR", help="that scores; without it the rows' tasks do"
             )
-        _add_running(one, "FIELD=VALUE")
+        _add_running(one, "FIELD=VALUE", samples=learner.is_judged)
         one.set_defaults(command=lambda options, name=name: _run_one(name, options, code_commit))
     many = commands.add_parser("run", help="all stages of a recipe, one after the other")
     many.add_argument("recipe", help=f"FILE.py of your own, or {', '.join(NAMES)}")
@@ -80,17 +80,20 @@ def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
     )
     many.add_argument("--data", type=Path, default=Path("data"), metavar="DIR", help="folder of the data files (data)")
     many.add_argument("--stages", metavar="A,B", help="these alone")
-    _add_running(many, "STAGE.FIELD=VALUE")
+    _add_running(many, "STAGE.FIELD=VALUE", samples=True)
     many.set_defaults(command=lambda options: _run_recipe(options, code_commit))
 
 
-def _add_running(parser: argparse.ArgumentParser, assignment: str) -> None:
+def _add_running(parser: argparse.ArgumentParser, assignment: str, samples: bool) -> None:
+    """samples: whether a stage may sample."""
     parser.add_argument(
         "--work", type=Path, required=True, metavar="DIR", help="folder of what is made; runs/ has the pages"
     )
     parser.add_argument("--set", action="append", default=[], metavar=assignment, help=SET)
     add_workers(parser)
-    parser.add_argument("--rollout-actors", type=int, default=0, help="Ray actors that sample for PPO and GRPO")
+    parser.set_defaults(rollout_actors=0)
+    if samples:
+        parser.add_argument("--rollout-actors", type=int, default=0, help="Ray actors that sample for PPO and GRPO")
 
 
 def add_workers(parser: argparse.ArgumentParser) -> None:

@@ -5,28 +5,35 @@ command goes on after a kill; all that a life of a model needs may lie in one fo
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from training.cluster.group import Group
-from training.cluster.runner import StageRun, run_stages
-from training.cluster.stage_record import refuse_other
+from training.cluster.notice import MARK
+from training.cluster.progress_log import kept_text
+from training.cluster.runner import BOOKKEEPING, StageRun, run_stages
+from training.cluster.stage_record import begin_anew, refuse_other
 from training.manifest import Manifest
 from training.model.checkpoint import read_config
 from training.planning.plan import PlannedStage
+from training.planning.work import StageConfig
 from training.progress import ShownStages, open_display
 from training.recipes.open_models.recipes import Places
-from training.recipes.own.assignments import assigned, listed
-from training.recipes.own.recipe_file import open_recipe
+from training.recipes.own.assignments import assigned, fields_named, listed
+from training.recipes.own.inputs import check_prompts, checked_judge, checked_model, there
+from training.recipes.own.recipe_file import FIXED, of_stage, open_recipe, set_fields
 from training.recipes.own.stages import STAGES, runs
 from training.reporting.stage import REPORT
+from training.stages.artifact import finished
 from training.stages.context import ConfigError, Lineage
 from training.stages.policy_loop import FIRST, PolicyConfig
 
 RUNS = "runs"
-FIXED = ("model_directory", "reward_model_directory", "data_path", "output_directory", "lineage")
+RESERVED = (RUNS, BOOKKEEPING, MARK)  # names of what else lies in the folders
+NAME = re.compile(r"[\w.-]*[\w-][\w.-]*")
 
 
 def run_one(name: str, options: argparse.Namespace, code_commit: str) -> int:
@@ -35,18 +42,18 @@ def run_one(name: str, options: argparse.Namespace, code_commit: str) -> int:
     Raises:
         ConfigError: a field that is not to be set so, or a run of this name that was begun otherwise.
     """
-    stage, output = STAGES[name], options.work.absolute() / (options.name or f"{options.model.name}-{name}")
+    stage, output = STAGES[name], options.work.absolute() / _name(options.name or f"{options.model.name}-{name}")
     given: dict[str, Any] = {
-        "model_directory": _there("model", options.model),
-        "data_path": _there("data", options.data),
+        "model_directory": checked_model(options.model),
+        "data_path": there("data", options.data),
         "output_directory": output,
         "lineage": Lineage(output.name, code_commit=code_commit),
         **lengths(stage.config, options.model),
     }
     if stage.is_policy:
-        judge: Path | None = options.reward_model
-        given["reward_model_directory"] = judge and _there("reward-model", judge)
+        given["reward_model_directory"] = checked_judge(options.reward_model, given["data_path"])
     config = assigned(stage.config(**given), options.set, FIXED)
+    refuse_other(config, options.work.absolute() / RUNS / output.name, fields_named(options.set), "name")
     _run([StageRun(output.name, stage.run, config)], options, stage.shown)
     return 0
 
@@ -67,25 +74,41 @@ def run_recipe(options: argparse.Namespace, code_commit: str) -> int:
     """
     places = Places(options.models.absolute(), options.data.absolute(), options.work.absolute())
     recipe = open_recipe(options.recipe, places)
-    stages = [_changed(stage, options.set, code_commit) for stage in _chosen(recipe.stages, options.stages)]
-    _refuse_unknown(options.set, [stage.name for stage in stages])
+    planned = set_fields(_chosen(recipe.stages, options.stages), options.set)
+    stages = [StageRun(stage.name, runs(stage.config), _of_commit(stage.config, code_commit)) for stage in planned]
+    for stage in stages:
+        named = fields_named(of_stage(stage.name, options.set))
+        refuse_other(stage.config, options.work.absolute() / RUNS / stage.name, named)
     shown = dict.fromkeys(figure for stage in STAGES.values() for figure in stage.shown)
-    _run([StageRun(stage.name, runs(stage.config), stage.config) for stage in stages], options, tuple(shown))
+    _run(stages, options, tuple(shown))
     return 0
 
 
 def _run(stages: Sequence[StageRun[Any]], options: argparse.Namespace, figures: Sequence[str]) -> None:
     storage: Path = options.work.absolute() / RUNS
-    for stage in stages:
-        refuse_other(stage.config, storage / stage.name)
+    due = [stage for stage in stages if not finished(stage.config.output_directory)]
+    for stage in due:
+        check_prompts(stage.config)
     most, fewest = options.workers
     group = Group(most, options.gpus_per_worker, options.rollout_actors, fewest)
     bucket = bucket_prefix(options)
-    first = {stage.name: FIRST for stage in stages if isinstance(stage.config, PolicyConfig)}
-    with open_display() as display:
-        made = run_stages(stages, storage, group, ShownStages(display, figures, first=first), bucket)
-    for stage, manifest in zip(stages, made, strict=False):
-        print(f"\n{stage.config.output_directory}\n  {_told(manifest)}\n  page: {storage / stage.name / REPORT}")
+    for stage in due:
+        begin_anew(stage.config, storage / stage.name)
+    first = {stage.name: _beginning(stage, storage / stage.name) for stage in due}
+    for stage in stages:
+        if stage not in due:
+            print(f"{stage.name}: is finished already")
+    if due:
+        with open_display() as display:
+            run_stages(due, storage, group, ShownStages(display, figures, first=first), bucket)
+    for stage in stages:
+        if manifest := finished(stage.config.output_directory):
+            print(f"\n{stage.config.output_directory}\n  {_told(manifest)}\n  page: {storage / stage.name / REPORT}")
+
+
+def _beginning(stage: StageRun[Any], directory: Path) -> str:
+    """What is said of it before its first step shows itself."""
+    return kept_text(directory) or (FIRST if isinstance(stage.config, PolicyConfig) else "")
 
 
 def bucket_prefix(options: argparse.Namespace) -> str | None:
@@ -101,11 +124,13 @@ def _told(manifest: Manifest) -> str:
     return ", ".join(([f"stopped: {stopped}"] if stopped else []) + figures)
 
 
-def _there(option: str, path: Path) -> Path:
-    """Raises: ConfigError: nothing is there."""
-    if not path.exists():
-        raise ConfigError(f"{option}: {path} is not there")
-    return path.absolute()
+def _name(name: str) -> str:
+    """Raises: ConfigError: it names no folder of its own in --work."""
+    if not NAME.fullmatch(name):
+        raise ConfigError(f"name: {name!r} is not letters, digits, - _ .")
+    if name in RESERVED:
+        raise ConfigError(f"name: {name!r} is the name of something else in a folder of runs")
+    return name
 
 
 def _chosen(stages: Sequence[PlannedStage], names: str | None) -> list[PlannedStage]:
@@ -117,17 +142,8 @@ def _chosen(stages: Sequence[PlannedStage], names: str | None) -> list[PlannedSt
     return [known[name] for name in asked]
 
 
-def _changed(stage: PlannedStage, assignments: Sequence[str], code_commit: str) -> PlannedStage:
-    prefix = f"{stage.name}."
-    mine = [text.removeprefix(prefix) for text in assignments if text.startswith(prefix)]
-    config = assigned(stage.config, mine, FIXED)
-    return replace(stage, config=replace(config, lineage=replace(config.lineage, code_commit=code_commit)))
-
-
-def _refuse_unknown(assignments: Sequence[str], names: Sequence[str]) -> None:
-    for text in assignments:
-        if text.partition(".")[0] not in names:
-            raise ConfigError(f"set: {text!r} does not begin with a stage, {' or '.join(f'{name}.' for name in names)}")
+def _of_commit(config: StageConfig, code_commit: str) -> StageConfig:
+    return replace(config, lineage=replace(config.lineage, code_commit=code_commit))
 
 
 def fields_of(name: str) -> str:

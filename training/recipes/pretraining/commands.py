@@ -11,20 +11,22 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from training.cluster.group import Group
+from training.cluster.progress_log import kept_text
 from training.cluster.runner import StageRun, run_stages
 from training.cluster.sample_log import SAMPLES, read_samples
-from training.cluster.stage_record import refuse_other
+from training.cluster.stage_record import begin_anew, kept_step, refuse_other
 from training.data.token_shards import Tokenised
 from training.manifest import Manifest
 from training.progress import ShownStages, open_display
 from training.recipes.guardrail.packages import DataError
-from training.recipes.own.assignments import assigned, listed
+from training.recipes.own.assignments import assigned, fields_named, listed
 from training.recipes.own.commands import bucket_prefix
 from training.recipes.pretraining.plan import planned
 from training.recipes.pretraining.recipe import RECIPES, SIZES_VOCABULARY, pretraining
 from training.recipes.pretraining.scaling import train_sizes, write_scaling
 from training.recipes.pretraining.texts import LICENCE, Prepared, checked_tokenizer, prepare, write_texts
 from training.stages import pretrain
+from training.stages.artifact import finished
 from training.stages.context import ConfigError
 from training.stages.pretrain import PretrainConfig
 
@@ -51,7 +53,7 @@ def run_pretrain(options: argparse.Namespace, code_commit: str) -> int:
         raise ConfigError("workers: what they do in a minute is not timed; say how many steps, as --set steps=1000")
     began, recipe = time.monotonic(), RECIPES[options.recipe]
     work: Path = options.work.absolute()
-    output = work / options.recipe
+    output, directory = work / options.recipe, work / "runs" / options.recipe
     tokenizer = checked_tokenizer(options.tokenizer) if options.tokenizer else None
 
     def config(prepared: Prepared, steps: int, dtype: str) -> PretrainConfig:
@@ -65,14 +67,20 @@ def run_pretrain(options: argparse.Namespace, code_commit: str) -> int:
         draft, dtype = config(prepared, 1, DTYPE), DTYPE
         if is_timed:
             path, minutes = work / f"{options.recipe}-plan.json", options.minutes or recipe.minutes
-            plan = planned(path, options.recipe, minutes, draft, began, shown.say)
+            is_followed = kept_step(directory) > 0 or finished(output) is not None
+            plan = planned(path, options.recipe, minutes, draft, began, shown.say, is_followed)
             steps, dtype = plan.steps, plan.dtype
             shown.say(plan.text(draft.batch_rows * draft.context_tokens))
         whole = config(prepared, steps, dtype)
-        refuse_other(whole, work / "runs" / options.recipe)
+        refuse_other(whole, directory, [*fields_named(options.set), "steps"])  # others follow from how many there are
+        begin_anew(whole, directory)
+        if finished(output):
+            shown.say(f"{options.recipe}: is finished already")
+        elif again := kept_text(directory):
+            shown.say(f"{options.recipe}: started {again}")
         stage = StageRun(options.recipe, pretrain.run, whole)
         (manifest,) = run_stages([stage], work / "runs", group, shown, bucket_prefix(options))
-    _print_result(manifest, work / "runs" / options.recipe / SAMPLES)
+    _print_result(manifest, directory / SAMPLES)
     print(f"\nthe model is in {output}")
     return 0
 
