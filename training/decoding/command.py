@@ -42,7 +42,7 @@ def generate(options: argparse.Namespace) -> int:
         raise DecodingError(f"max_tokens: {options.max_tokens} is not 1 to {MAX_TOKENS}")
     check_stops(options.stop)
     if not options.prompt:
-        raise DecodingError("prompt: a text of 0 characters")
+        raise DecodingError("prompt: empty; it needs at least 1 character")
     if options.beams is not None and (unheard := [name for name in DRAWING if getattr(options, name) is not None]):
         raise DecodingError(f"{unheard[0]}: not with beams, which draw nothing")
     prompt = _plain(options) if options.plain else _message(options)

@@ -71,4 +71,4 @@ def _directory(options: argparse.Namespace, run: str) -> Path:
         return turn
     if Path(run).is_dir():
         return Path(run)
-    raise ValueError(f"run: {run} is neither a run of the loop in {options.state} nor a directory")
+    raise ValueError(f"run: {run} is no folder, and no turn of the loop under --state {options.state}")

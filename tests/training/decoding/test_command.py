@@ -92,7 +92,7 @@ def test_gpt2_shaped_models_are_spoken_to_as_any_other(directory: Path, capsys: 
         ("--max-tokens", "0", "max_tokens: 0 is not 1 to 4096"),
         ("--max-tokens", "5000", "max_tokens: 5000 is not 1 to 4096"),
         ("--beams", "0", "beams: 0 is below 1"),
-        ("--prompt", "", "prompt: a text of 0 characters"),
+        ("--prompt", "", "prompt: empty; it needs at least 1 character"),
         ("--stop", "", "stop: a text of 0 characters"),
     ],
 )

@@ -104,7 +104,7 @@ def test_from_the_command_line_with_a_page(run: Run, tmp_path: Path, capsys: pyt
 def test_a_run_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for asked in (["compare", "nano-7", "nano-8"], ["report", "nano-7"]):
         assert main([*asked, "--state", str(tmp_path)]) == 1
-        assert "run: nano-7 is neither a run of the loop in" in capsys.readouterr().err
+        assert "run: nano-7 is no folder, and no turn of the loop under --state " in capsys.readouterr().err
     assert main(["report", str(tmp_path), "--state", str(tmp_path)]) == 1
     assert "no stage began there" in capsys.readouterr().err
 
