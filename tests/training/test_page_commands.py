@@ -1,0 +1,109 @@
+"""What docs/training.md tells people to type: every command, option, task and field on it is one that there is."""
+
+import argparse
+import re
+import shlex
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from training.__main__ import _parser, main
+from training.recipes.open_models.recipes import recipe_named
+from training.recipes.own.assignments import assigned, settable
+from training.recipes.own.recipe_file import FIXED
+from training.recipes.own.stages import STAGES
+from training.recipes.pretraining import commands as pretraining
+from training.stages.pretrain import PretrainConfig
+from training.verification.tasks.catalogue import names
+
+PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+PYTHON = ".venv/bin/python -m training "
+FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCKS = [block for language, block in FENCED.findall(PAGE) if not language]
+INLINE = re.findall(r"`([^`]+)`", re.sub(r"^```.*$", "", PAGE, flags=re.MULTILINE))
+FIELDS = {name: {field for field, _ in settable(stage.config, FIXED)} for name, stage in STAGES.items()}
+FIELDS["pretrain"] = {field for field, _ in settable(PretrainConfig, pretraining.FIXED)}
+
+
+def commands() -> dict[str, argparse.ArgumentParser]:
+    """Every command's own parser."""
+    return next(action.choices for action in _parser()._actions if isinstance(action, argparse._SubParsersAction))
+
+
+def typed() -> list[list[str]]:
+    """The commands of the blocks: a name, what it takes, and after a gap what is said of it."""
+    found: list[list[str]] = []
+    for line in "".join(BLOCKS).splitlines():
+        name, rest = re.split(r"\s+", line, maxsplit=1)
+        found.append([name, *shlex.split(re.split(r"\s{3,}", rest)[0].replace("…", "--work W"))])
+    return found
+
+
+def mentioned() -> list[list[str]]:
+    """Those within the text and beside the commands, which need not be whole."""
+    words = [shlex.split(text.removeprefix(PYTHON)) for text in INLINE if text.isascii()]
+    return [one for one in words if one[0] in commands() and len(one) > 1]
+
+
+def sets(arguments: list[str]) -> Iterator[str]:
+    yield from (value for word, value in pairwise(arguments) if word == "--set")
+
+
+def test_the_page_has_what_this_reads() -> None:
+    assert len(typed()) >= 12
+    assert {one[0] for one in mentioned()} >= {"tokenizer", "tasks", "grpo", "pretrain"}
+
+
+@pytest.mark.parametrize("arguments", typed(), ids=" ".join)
+def test_a_command_of_the_page_is_one(arguments: list[str]) -> None:
+    options = _parser().parse_args(arguments)
+    fields = [text.partition("=")[0] for text in sets(arguments)]
+    if arguments[0] in STAGES:
+        stage = STAGES[arguments[0]]
+        paths = {field: Path(field) for field in FIXED if field.endswith(("path", "directory"))}
+        given: dict[str, Any] = {name: paths.get(name) for name in FIXED if name in stage.config.__dataclass_fields__}
+        assigned(stage.config(**given), options.set, FIXED)
+    elif arguments[0] == "run" and not options.recipe.endswith(".py"):
+        recipe_named(options.recipe)
+    elif fields:
+        assert {field.removeprefix("sft.") for field in fields} <= FIELDS["sft"], "of the page's own recipe"
+
+
+@pytest.mark.parametrize("arguments", mentioned(), ids=" ".join)
+def test_what_the_text_names_is_there(arguments: list[str]) -> None:
+    parser, words = commands()[arguments[0]], arguments[1:]
+    verbs = next((action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)), None)
+    if verbs is not None:
+        assert words[0] in verbs
+        parser, words = verbs[words[0]], words[1:]
+    assert {word for word in words if word.startswith("--")} <= parser._option_string_actions.keys()
+    if arguments[:2] == ["tasks", "write"]:
+        assert arguments[2] in names()
+
+
+def test_each_option_and_field_that_the_text_names_is_of_some_command() -> None:
+    known = {option for parser in commands().values() for option in parser._option_string_actions}
+    assert set(re.findall(r"--[a-z][a-z-]+", " ".join(INLINE))) <= known
+    fields = set().union(*FIELDS.values())
+    named = set(re.findall(r"--set ([a-z_.]+)=", PAGE)) | set(re.findall(r"^([a-z_.]+)=\S+$", "\n".join(INLINE), re.M))
+    assert {field.removeprefix("sft.") for field in named} <= fields
+    assert named
+
+
+@pytest.mark.parametrize(
+    ("arguments", "usage"),
+    [
+        (["sft", "--model", "M", "--data", "D", "--work", "W", "--rollout-actors", "2"], "training sft [-h]"),
+        (["tasks", "list", "--al"], "training tasks list [-h]"),
+        (["--no-such"], "training [-h]"),
+    ],
+)
+def test_an_option_that_a_command_has_not_is_told_by_its_own_usage(
+    arguments: list[str], usage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert f"usage: python -m {usage}" in capsys.readouterr().err
