@@ -260,4 +260,11 @@ PREFERENCES = (
         "for pair in pairs:",
         LABEL_NOISE,
     ),
+    Mutant(
+        "94 reward model: pairs of one prompt count as independent",
+        REWARD_MODEL_PY,
+        "clustered_mean(right_N.tolist(), pairs.decided_asked)",
+        "clustered_mean(right_N.tolist(), [str(place) for place in range(len(right_N))])",
+        REWARD_MODEL,
+    ),
 )

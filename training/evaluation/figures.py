@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+Z_95 = 1.96  # standard errors to each side of a 95 % interval
 SAMPLES = "samples.jsonl"  # both models' answers, beside the figures
 
 

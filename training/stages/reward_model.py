@@ -5,7 +5,6 @@ Its figure is accuracy on held-out prompts, beside the ceiling that label noise 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -19,6 +18,7 @@ from training.data.examples import PairExample, read_pairs
 from training.data.order import held_out_keys, rows_of_step, steps_for
 from training.data.seeds import seed_of
 from training.data.tensors import pad
+from training.evaluation.figures import Z_95, clustered_mean, share_bounds
 from training.manifest import Manifest
 from training.model.activation_checkpointing import checkpoint_activations
 from training.model.backbone import trainable_backbone
@@ -50,6 +50,24 @@ class RewardModelConfig:
 
     output_directory: with `lora` an adapter on model_directory's weights, else a model directory; in both head.safetensors
     and reward_model.json (base version, mean and standard deviation of its scores).
+
+    Attributes:
+        loss: bradley_terry, or margin_ranking, which asks for each row's margin
+        centre_coefficient: pulls the scores of a pair towards a sum of 0, at least 0; 0: off (arXiv 2312.09244)
+        epochs: passes over the pairs, at least 1
+        batch_pairs: pairs a step, all workers together; at least 1
+        microbatch_pairs: pairs in one forward, at least 1; fewer take less memory, and change nothing else
+        max_tokens: of prompt and response together, at least 1; pairs with a longer one are dropped and counted
+        optimizer: of all that learns
+        lora: low-rank adapters in place of all weights; none: all weights learn
+        vocabulary_rows: train with so many rows of the embedding, at least as many as the data uses; only with lora; none: all of them
+        checkpoint_activations: compute blocks again in the backward pass: less memory, more time
+        held_out_fraction: share of the prompts, never of the pairs, that is measured and never learned; in (0, 1)
+        label_noise: share of labels that are flipped, where it is known, in [0, 0.5); none: estimated from pairs that were judged twice
+        checkpoint_every_steps: steps from one checkpoint, and one look at what is held out, to the next; at least 1
+        seed: of the order of rows, of what is held out, and of all that is drawn
+        machine: threads, number type and device
+        parallelism: how workers share the model
     """
 
     model_directory: Path
@@ -93,14 +111,24 @@ class Pair:
 
 @dataclass(frozen=True)
 class Pairs:
-    """The data of a run, split once, by prompt."""
+    """The data of a run, split once, by prompt. held_out_asked: the prompt_id of each pair that is held out."""
 
     train: list[Pair]
     held_out: list[Pair]
-    held_out_prompts: int
+    held_out_asked: tuple[str, ...]
     dropped_too_long: int
     dropped_equal: int
     label_noise: float | None
+
+    @property
+    def held_out_prompts(self) -> int:
+        """How many there are."""
+        return len(set(self.held_out_asked))
+
+    @property
+    def decided_asked(self) -> list[str]:
+        """The prompts of the held-out pairs that are no ties."""
+        return [key for key, pair in zip(self.held_out_asked, self.held_out, strict=True) if not pair.tie]
 
 
 def run(config: RewardModelConfig, context: RunContext) -> Manifest:
@@ -108,8 +136,8 @@ def run(config: RewardModelConfig, context: RunContext) -> Manifest:
 
     Progress metrics: loss, accuracy (of the batch), margin, held_out_accuracy (at checkpoints), gradient_norm, learning_rate.
     Report: train_pairs and held_out_pairs (train_ties and held_out_ties of them), held_out_prompts, dropped_too_long, dropped_equal (two
-    responses of one text), held_out_accuracy, held_out_standard_error, label_noise, label_noise_ceiling (None where nothing says how noisy
-    the labels are), score_mean, score_std, steps. Accuracy, margin and ceiling are of the pairs that are no ties.
+    responses of one text), held_out_accuracy, held_out_accuracy_low and _high, label_noise, label_noise_ceiling (None where nothing says
+    how noisy the labels are), score_mean, score_std, steps. Accuracy, margin and ceiling are of the pairs that are no ties.
     """
     if done := finished(config.output_directory):
         return done
@@ -136,7 +164,7 @@ def run(config: RewardModelConfig, context: RunContext) -> Manifest:
         due = (step + 1) % config.checkpoint_every_steps == 0 or step + 1 == total_steps
         if due:
             scores = scores_of(scalar, pairs.held_out, config, autocast)
-            metrics["held_out_accuracy"] = accuracy(*scores, pairs.held_out)
+            metrics["held_out_accuracy"] = float(right(*scores, pairs.held_out).mean())
             context.checkpoints.save(step + 1, keep)
         context.progress(Progress(STAGE, step + 1, total_steps, metrics))
         context.stop_if_told(STAGE, step + 1, keep, kept=due)
@@ -151,25 +179,25 @@ def run(config: RewardModelConfig, context: RunContext) -> Manifest:
         lambda: save_reward_model(reward, config.lora, config.model_directory, config.output_directory),
         kind="reward_model",
         parents=(config.model_directory.name,),
-        report=report(pairs, accuracy(chosen, rejected, pairs.held_out), reward, total_steps),
+        report=report(pairs, right(chosen, rejected, pairs.held_out), reward, total_steps),
     )
 
 
-def report(pairs: Pairs, held_out_accuracy: float, reward: RewardModel, steps: int) -> dict[str, float | None]:
-    """The figures that the gate reads."""
-    ties = sum(pair.tie for pair in pairs.held_out)
+def report(pairs: Pairs, right_N: Tensor, reward: RewardModel, steps: int) -> dict[str, float | None]:
+    """The figures that the gate reads. right_N: of the held-out pairs that are no ties; those of one prompt are not independent."""
+    share = clustered_mean(right_N.tolist(), pairs.decided_asked)
+    low, high = share_bounds(share, Z_95)
     return {
         "train_pairs": len(pairs.train),
         "train_ties": sum(pair.tie for pair in pairs.train),
         "held_out_pairs": len(pairs.held_out),
-        "held_out_ties": ties,
+        "held_out_ties": len(pairs.held_out) - len(right_N),
         "held_out_prompts": pairs.held_out_prompts,
         "dropped_too_long": pairs.dropped_too_long,
         "dropped_equal": pairs.dropped_equal,
-        "held_out_accuracy": held_out_accuracy,
-        "held_out_standard_error": math.sqrt(
-            held_out_accuracy * (1 - held_out_accuracy) / (len(pairs.held_out) - ties)
-        ),
+        "held_out_accuracy": share.value,
+        "held_out_accuracy_low": low,
+        "held_out_accuracy_high": high,
         "label_noise": pairs.label_noise,
         "label_noise_ceiling": None if pairs.label_noise is None else noise_ceiling(pairs.label_noise),
         "score_mean": reward.mean,
@@ -190,10 +218,11 @@ def read_data(config: RewardModelConfig, chat: Chat) -> Pairs:
     held = held_out_keys((key for key, _ in fitting), config.held_out_fraction, config.seed)
     train = [pair for key, pair in fitting if key not in held]
     held_out = [pair for key, pair in fitting if key in held]
+    asked = tuple(key for key, _ in fitting if key in held)
     decided = [sum(not pair.tie for pair in part) for part in (train, held_out)]
     if not all(decided):
         raise ConfigError(f"held_out_fraction: {decided[0]} pairs to train and {decided[1]} held out, both need one")
-    return Pairs(train, held_out, len(held), len(tokenised) - len(fitting), len(rows) - len(tokenised), noise)
+    return Pairs(train, held_out, asked, len(tokenised) - len(fitting), len(rows) - len(tokenised), noise)
 
 
 def tokenise(row: PairExample, chat: Chat) -> Pair:
@@ -261,7 +290,7 @@ def scores_of(
     return torch.cat([chosen for chosen, _ in parts]), torch.cat([rejected for _, rejected in parts])
 
 
-def accuracy(chosen_B: Tensor, rejected_B: Tensor, pairs: Sequence[Pair]) -> float:
-    """Share of the pairs that are no ties where the chosen response scores higher; equal scores are half right."""
-    gap = (chosen_B - rejected_B)[torch.tensor([not pair.tie for pair in pairs])]
-    return float(((gap > 0).float() + 0.5 * (gap == 0).float()).mean())
+def right(chosen_B: Tensor, rejected_B: Tensor, pairs: Sequence[Pair]) -> Tensor:
+    """1 where the chosen response scores higher, half for equal scores, else 0; [N], of the pairs that are no ties."""
+    gap_N = (chosen_B - rejected_B)[torch.tensor([not pair.tie for pair in pairs])]
+    return (gap_N > 0).float() + 0.5 * (gap_N == 0).float()

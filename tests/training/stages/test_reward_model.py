@@ -12,13 +12,15 @@ from tests.training.toys import WORDS, KillAfter, Killed, ProgressList, toy_mode
 from training.data.chat import Message, load_chat
 from training.data.examples import ExampleError, read_pairs
 from training.manifest import verify_manifest
+from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder
+from training.model.head import ScalarHead
 from training.model.lora import LoraConfig, active_adapter
-from training.model.reward import RewardModelError, critic_from, load_reward_model
+from training.model.reward import RewardModel, RewardModelError, ScalarModel, critic_from, load_reward_model
 from training.optim.adam import OptimizerConfig
 from training.stages import reward_model
 from training.stages.context import ConfigError, Lineage, Machine, RunContext
-from training.stages.reward_model import RewardModelConfig
+from training.stages.reward_model import Pair, RewardModelConfig
 from training.stages.state import DirectoryCheckpoints
 
 PROMPT = [Message("user", "tree house")]
@@ -78,15 +80,39 @@ def test_held_out_accuracy_comes_near_the_ceiling_that_noise_sets(config: Reward
     write_lines(config.data_path, pair_rows(260, noise=0.2, repeats=3))
     report = run(replace(config, epochs=1), tmp_path / "run")
     assert report["label_noise_ceiling"] == pytest.approx(0.8, abs=0.05)
-    allowed = 0.05 + 2 * report["held_out_standard_error"]
-    assert report["held_out_accuracy"] > report["label_noise_ceiling"] - allowed
-    assert report["held_out_accuracy"] < report["label_noise_ceiling"] + allowed
+    assert (
+        report["held_out_accuracy_low"] - 0.05 < report["label_noise_ceiling"] < report["held_out_accuracy_high"] + 0.05
+    )
 
 
 def test_control_labels_that_are_all_chance_teach_nothing(config: RewardModelConfig, tmp_path: Path) -> None:
     write_lines(config.data_path, pair_rows(200, noise=0.5))
     report = run(replace(config, epochs=1), tmp_path / "run")
-    assert abs(report["held_out_accuracy"] - 0.5) < 3 * report["held_out_standard_error"]
+    wide = report["held_out_accuracy_high"] - report["held_out_accuracy_low"]
+    assert abs(report["held_out_accuracy"] - 0.5) < wide
+
+
+@pytest.mark.parametrize("share", [0, 1])
+def test_pairs_that_all_agree_leave_an_interval_and_those_of_one_prompt_are_one_answer(
+    tmp_path: Path, share: int
+) -> None:
+    def width(prompts: int, each: int) -> float:
+        asked = tuple(str(place % prompts) for place in range(prompts * each))
+        pairs = reward_model.Pairs([], [Pair((), (), 0.0)] * len(asked), asked, 0, None)
+        told = reward_model.report(pairs, torch.full((len(asked),), float(share)), reward, 1)
+        assert told["held_out_accuracy"] == share
+        low, high = told["held_out_accuracy_low"], told["held_out_accuracy_high"]
+        assert low is not None
+        assert high is not None
+        assert 0 <= low < high <= 1
+        assert share in (low, high)
+        return high - low
+
+    decoder = load_decoder(toy_model(tmp_path / "first"))
+    head = ScalarHead(decoder.config.hidden_size, 0)
+    reward = RewardModel(ScalarModel(Backbone(decoder), head), 0.0, 1.0)
+    assert width(48, 1) == pytest.approx(0.0741, abs=1e-3)  # Wilson's of 48 of 48
+    assert width(6, 8) == pytest.approx(width(6, 1))
 
 
 def test_the_split_is_by_prompt(config: RewardModelConfig) -> None:

@@ -11,12 +11,10 @@ from pathlib import Path
 
 from training.data.chat import Message
 from training.evaluation.answers import Sampling, Speaker
-from training.evaluation.figures import Estimate, change_bounds, clustered_mean, share_bounds
+from training.evaluation.figures import Z_95, Estimate, change_bounds, clustered_mean, share_bounds
 from training.runs import write_json
 from training.verification.items import Item
 from training.verification.scorer import Scorer, shares
-
-Z_95 = 1.96
 
 
 @dataclass(frozen=True)
