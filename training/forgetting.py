@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from training.cluster.event_files import EVENTS
+from training.cluster.failure import FAILURE
 from training.cluster.sample_log import SAMPLES as STAGE_SAMPLES
 from training.data.events import Erasure
 from training.data.snapshot import JUDGEMENTS
@@ -99,8 +100,8 @@ def _erase_run(directory: Path, version: str, numbers: Sequence[int]) -> None:
     report = directory / REPORT
     for file in (*sets.glob("*.jsonl"), evaluation / SAMPLES, report, report.with_suffix(".partial")):
         file.unlink(missing_ok=True)
-    for stage in (directory / STAGES).glob("*/"):  # policies tell what they were asked, and what they said
-        for name in (STAGE_SAMPLES, STAGE_REPORT):
+    for stage in (directory / STAGES).glob("*/"):  # they tell what they were asked, and what they said
+        for name in (STAGE_SAMPLES, STAGE_REPORT, FAILURE):
             (stage / name).unlink(missing_ok=True)
         shutil.rmtree(stage / EVENTS, ignore_errors=True)
         write_stage_page(stage)

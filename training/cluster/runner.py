@@ -12,7 +12,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from training.cluster.bucket_checkpoints import BucketCheckpoints, CheckpointBucket
 from training.cluster.event_files import EVENTS, EventFiles
+from training.cluster.failure import failure_kept
 from training.cluster.group import WORKER_ENVIRONMENT, Group, trainer
 from training.cluster.notice import MARK, leaving_machines, stopped_by_signal, wait_until_gone
 from training.cluster.progress_log import PROGRESS, Followed, ProgressLog, Watcher, follow
@@ -236,7 +237,8 @@ def _run_each(
             with opened(directory) as context:
                 if context.ranks.rank == 0:
                     note_start(stage.name, stage.config, directory, context.ranks.world_size)
-                stage.function(stage.config, context)
+                with failure_kept(directory) if context.ranks.rank == 0 else nullcontext():
+                    stage.function(stage.config, context)
         if not stage.lets_go_on():
             return
 

@@ -80,7 +80,7 @@ class Pair:
         """Both runs in each chart."""
         names = ("first", "second") if self.first.version == self.second.version else ("", "")
         labels = [name or read.version for name, read in zip(names, (self.first, self.second), strict=True)]
-        return curves(dict(zip(labels, (self.first.steps, self.second.steps), strict=True)))
+        return curves(dict(zip(labels, (self.first.course, self.second.course), strict=True)))
 
     @property
     def samples(self) -> list[tuple[Sample, Sample]]:

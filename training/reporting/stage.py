@@ -8,17 +8,20 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+from training.cluster.failure import read_failure
 from training.cluster.progress_log import PROGRESS, Effort, Line, each_once, read_lines
 from training.cluster.sample_log import SAMPLES, read_samples
 from training.cluster.stage_record import RECORD, StageRecord, read_record
 from training.manifest import Manifest
 from training.reporting.curves import curves
-from training.reporting.pages import write_page
+from training.reporting.meanings import MEANINGS, UNKNOWN
+from training.reporting.pages import figure, write_page
 from training.rl.alarms import teaches_nothing
 from training.stages.artifact import finished
 from training.stages.context import Progress, Sample
@@ -52,7 +55,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class StageRead:
-    """A stage's directory, read. steps: each once. output: None until the stage has ended."""
+    """A stage's directory, read. steps: each once. output: None until the stage has ended. failure: why it ended without one, or ""."""
 
     directory: Path
     record: StageRecord
@@ -60,6 +63,21 @@ class StageRead:
     samples: Sequence[Sample]
     cost: Cost
     output: Manifest | None
+    failure: str = ""
+
+    @property
+    def stage(self) -> str:
+        """What it is, as its steps say; "" before the first of them."""
+        return self.steps[-1].stage.replace("_", " ") if self.steps else ""
+
+    @property
+    def course(self) -> list[Progress]:
+        """The steps, after one for what was measured before the first: figures of which the manifest tells the value `before` too."""
+        report = self.output.report if self.output else {}
+        known = {name: report.get(f"{name}_before") for step in self.steps for name in step.metrics}
+        before = {name: value for name, value in known.items() if value is not None}
+        start = [Progress(self.stage, 0, self.steps[0].total_steps, before)] if before else []
+        return [*start, *self.steps]
 
     @property
     def version(self) -> str:
@@ -71,6 +89,8 @@ class StageRead:
         """How far it is, in words."""
         if self.output is not None:
             return str(self.output.report.get("stopped_because", "")) or "finished"
+        if self.failure:
+            return f"failed{f' after step {self.steps[-1].step}' if self.steps else ''}: {self.failure}"
         if not self.steps:
             return "no step yet"
         return f"not finished: step {self.steps[-1].step} of {self.steps[-1].total_steps}"
@@ -89,6 +109,7 @@ def read_stage(directory: Path) -> StageRead | None:
         samples=read_samples(directory / SAMPLES),
         cost=cost_of(lines),
         output=finished(record.output_directory),
+        failure=read_failure(directory),
     )
 
 
@@ -116,12 +137,23 @@ def write_stage_page(directory: Path, price: float | None = None) -> Path | None
         "record": read.record,
         "untaught": sum(teaches_nothing(step.metrics) for step in read.steps),
         "took": took(read, price if price is not None else price_here()),
-        "curves": curves({read.record.name: read.steps}),
+        "curves": curves({read.record.name: read.course}),
         "samples": _over_time(read.samples),
         "changed": len({start.config_sha256 for start in read.record.starts}) > 1,
+        "made": made(read.output.report) if read.output else {},
         "config": json.dumps(read.record.config, indent=1),
     }
     return write_page(directory / REPORT, TEMPLATE, facts)
+
+
+def made(report: Mapping[str, Any]) -> dict[str, str]:
+    """The manifest's figures in words, what they mean beside those that are often misread; what is empty says nothing."""
+    rows = {}
+    for name, value in report.items():
+        meaning = (UNKNOWN if value is None else MEANINGS).get(name, "")
+        if value != "":
+            rows[name.replace("_", " ")] = figure(value) + (f" ({meaning})" if meaning else "")
+    return rows
 
 
 def took(read: StageRead, price: float | None) -> dict[str, str]:

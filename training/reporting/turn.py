@@ -47,7 +47,7 @@ def _stages(directory: Path) -> Iterator[tuple[str, Curves]]:
     """In the order in which they began."""
     for read in read_stages(directory):
         if read.steps:
-            yield read.record.name, curves({read.record.name: read.steps})
+            yield read.record.name, curves({read.record.name: read.course})
 
 
 def _canary_charts(path: Path) -> list[Chart]:

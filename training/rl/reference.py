@@ -26,7 +26,7 @@ from training.optim.ranks import Ranks
 from training.ranges import Count, Limit, ShareButAll, check_ranges
 from training.rl.alarms import Limits, alarm
 from training.rl.log_probs import in_place, next_token_log_probs
-from training.rl.rollout import CachedEngine, response_log_probs
+from training.rl.rollout import CachedEngine, Rollout, response_log_probs
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,14 @@ def response_token_log_probs(backbone: Backbone, batch: ResponseBatch) -> Tensor
 
 @dataclass(frozen=True)
 class WatchConfig:
-    """What is sampled at every checkpoint. The loss falls while responses collapse (reference/training.md, section 6), so it can't tell."""
+    """What is sampled at every checkpoint. The loss falls while responses collapse (reference/training.md, section 6), so it can't tell.
+
+    Attributes:
+        prompts: held-out prompts that are answered at each checkpoint, at least 1
+        max_response_tokens: of each answer, at least 1
+        length_floor_fraction: of the mean answer tokens before training, below which training stops; in [0, 1)
+        kl_ceiling_nats: KL to the reference, in nats an answer, above which training stops; above 0
+    """
 
     prompts: Count = 32  # held-out ones
     max_response_tokens: Count = 64
@@ -96,8 +103,9 @@ class Watch:
         models: PolicyAndReference,
         ranks: Ranks,
         autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
-    ) -> dict[str, float]:
-        """Mean response_tokens, and kl: mean log-ratio to the reference in nats a response (k1). Of all ranks together.
+    ) -> tuple[dict[str, float], Rollout]:
+        """Mean response_tokens, and kl: mean log-ratio to the reference in nats a response (k1). Of all ranks together. And this rank's
+        responses.
 
         Args:
             autocast: in which the reference is read where its shards are gathered in bfloat16; else it is read in fp32.
@@ -115,7 +123,7 @@ class Watch:
             reference_BR, _ = response_log_probs(models.reference, rollout, 1.0)
         sums = torch.stack((rollout.response_mask_BR.sum(), (rollout.log_probs_BR - reference_BR).sum()))
         tokens, ratios = ranks.sum(sums.float() if mine else torch.zeros(2)).tolist()
-        return {"response_tokens": tokens / len(self.prompts), "kl": ratios / len(self.prompts)}
+        return {"response_tokens": tokens / len(self.prompts), "kl": ratios / len(self.prompts)}, rollout
 
     def alarm(self, before: float, seen: Mapping[str, float]) -> str:
         """Why training must stop, or "". Responses collapse either way: to nothing, or to one that never ends, far from the reference.

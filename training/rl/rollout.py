@@ -6,7 +6,7 @@ V vocabulary, D hidden. Every row draws from its own seed, so it does not depend
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
@@ -57,6 +57,17 @@ class Rollout:
     def to(self, device: torch.device) -> Rollout:
         """The same there."""
         return replace(self, **{name: tensor.to(device) for name, tensor in self._tensors().items()})
+
+    def read(self, decode: Callable[[Sequence[int]], str], most: int) -> list[tuple[str, str]]:
+        """The first prompts, so many at most, each with its first response, as people read them."""
+        here = self.to(torch.device("cpu"))
+        return [
+            (
+                decode(here.prompt_ids_BP[row][here.prompt_mask_BP[row].bool()].tolist()),
+                decode(here.response_ids_BR[row][here.response_mask_BR[row].bool()].tolist()),
+            )
+            for row in range(0, len(here.ended_B), self.copies)[:most]
+        ]
 
     def _tensors(self) -> dict[str, Any]:
         values = {field.name: getattr(self, field.name) for field in fields(self)}

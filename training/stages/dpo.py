@@ -37,7 +37,15 @@ STAGE = "dpo"
 @dataclass(frozen=True)
 class DpoConfig(PreferenceConfig):
     """See PreferenceConfig. data_path: JSON lines {"messages", "chosen", "rejected", "margin": float = 0, "prompt_id": str}, as the
-    reward model's. Ties are dropped: they hold a policy to its reference, and it learns less from the pairs (arXiv 2409.17431)."""
+    reward model's. Ties are dropped: they hold a policy to its reference, and it learns less from the pairs (arXiv 2409.17431).
+
+    Attributes:
+        label_smoothing: share of labels thought to be flipped, which the loss allows for; in [0, 0.5)
+        margin_weight: nats of reward that a pair's margin of 1 asks for, at least 0; 0: margins do not count
+        batch_pairs: pairs a step, all workers together; at least 1
+        microbatch_pairs: pairs in one forward, at least 1; fewer take less memory, and change nothing else
+        label_noise: share of labels that are flipped, where it is known, in [0, 0.5); none: estimated from pairs that were judged twice
+    """
 
     label_smoothing: FlippedShare = 0.0  # share of labels thought to be flipped
     margin_weight: NotNegative = 0.0  # nats of reward that a pair's margin of 1 asks for
@@ -183,7 +191,9 @@ def read_data(config: DpoConfig, chat: Chat) -> Pairs:
         raise ConfigError(f"held_out_fraction: {len(train)} pairs to train and {len(held_out)} held out, both need one")
     equal = sum(row.is_equal for row in rows)
     ties, too_long = len(rows) - len(tokenised) - equal, len(tokenised) - len(fitting)
-    pairs = Pairs(train, held_out, chat.stop_ids, too_long, None, noise, dropped_ties=ties, dropped_equal=equal)
+    pairs = Pairs(
+        train, held_out, chat.stop_ids, too_long, None, chat.decode, noise, dropped_ties=ties, dropped_equal=equal
+    )
     return pairs if config.vocabulary_rows is None else pairs.trimmed(config.model_directory, config.vocabulary_rows)
 
 

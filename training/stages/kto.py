@@ -43,7 +43,14 @@ WEIGHTS = ("balanced", "equal")
 @dataclass(frozen=True)
 class KtoConfig(PreferenceConfig):
     """See PreferenceConfig. data_path: JSON lines {"messages", "response", "thumb": "up" or "down", "prompt_id"}, and "served" where the
-    sample is known: then its ids are learned from, not the text's."""
+    sample is known: then its ids are learned from, not the text's.
+
+    Attributes:
+        weights: balanced: thumbs up and down count alike, however many there are of each; equal: each thumb counts alike, as a control
+        batch_rows: thumbs a step, all workers together; at least 2, as the baseline z0 is a mean over so many mismatched ones
+        microbatch_rows: thumbs in one forward, at least 1; fewer take less memory, and change nothing else
+        off_policy: what is asked of answers that a version sampled while it served people
+    """
 
     weights: str = "balanced"  # from the counts of the training part; or equal, as a control
     batch_rows: Annotated[int, Range(2)] = (
@@ -242,7 +249,7 @@ def read_data(config: KtoConfig, chat: Chat) -> Thumbs:
             raise ConfigError(
                 f"held_out_fraction: {ups} thumbs up and {len(part) - ups} down {name}, one of each needed"
             )
-    return Thumbs(train, held_out, chat.stop_ids, len(rows) - len(fitting))
+    return Thumbs(train, held_out, chat.stop_ids, len(rows) - len(fitting), decode=chat.decode)
 
 
 def tokenise(row: ThumbExample, chat: Chat) -> Thumb:

@@ -50,6 +50,33 @@ class PolicyConfig:
     the stage where there is none. The reference is model_directory as it is.
 
     output_directory becomes a model directory; with `lora` all networks share the base weights.
+
+    Attributes:
+        updates: how often it samples, judges and learns; at least 1
+        prompts_per_update: prompts sampled in an update, all workers together; at least 1
+        samples_per_prompt: responses to each prompt, at least 1; GRPO compares them and needs 2
+        minibatch_rows: responses a step of the optimizer, all workers together; divides prompts_per_update * samples_per_prompt
+        epochs_per_update: passes over the responses of an update, at least 1
+        early_stop_nats: KL of the new to the old policy, in nats a token, above which an update ends early; above 0; none: never
+        max_prompt_tokens: of a prompt, at least 1; longer ones are dropped and counted
+        max_response_tokens: of a response, at least 1; it is cut off there
+        temperature: of sampling, above 0; 1: as the policy says
+        importance_cap: most that a token counts because trainer and sampler differ, at least 1; none: they are one and the same
+        max_staleness_updates: updates that the weights of samplers apart may be behind, at least 0; from 1 on they go one update ahead
+        judge_directory: a reward model that nothing is learned from, which must not fall while the score rises; none: there is none
+        judge_base_directory: the model that the judge stands on; needed with judge_directory
+        kl_ceiling_nats: KL to the reference, in nats a response, above which training stops; none: never
+        length_floor_fraction: of the first update's mean response tokens, below which training stops; in [0, 1)
+        gold_drop: fall of the judge's normalised score from its best, above which training stops while the score rises; at least 0
+        policy_optimizer: of the policy
+        sft_mix: examples that each minibatch learns too, against forgetting; none: none
+        lora: low-rank adapters in place of all weights; none: all weights learn
+        vocabulary_rows: train with so many rows of the embedding, at least as many as the data uses; only with lora; none: all of them
+        checkpoint_activations: compute blocks again in the backward pass: less memory, more time
+        checkpoint_every_updates: updates from one checkpoint, with answers for the page, to the next; at least 1
+        seed: of the order of rows, and of all that is drawn
+        machine: threads, number type and device
+        parallelism: how workers share every network, the frozen ones too
     """
 
     model_directory: Path
@@ -286,11 +313,9 @@ def _drawn(update: int, prompts: Prompts, config: PolicyConfig, ranks: Ranks) ->
 
 def samples(stage: str, experience: Experience, prompts: Prompts, update: int) -> Iterator[Sample]:
     """A response to each of the first prompts of an update, as it was sampled and scored."""
-    rollout, scores = experience.rollout.to(torch.device("cpu")), experience.scores_B.tolist()
-    for row in range(0, len(scores), rollout.copies)[:SHOWN]:
-        asked = rollout.prompt_ids_BP[row][rollout.prompt_mask_BP[row].bool()].tolist()
-        said = rollout.response_ids_BR[row][rollout.response_mask_BR[row].bool()].tolist()
-        yield Sample(stage, update + 1, prompts.decode(asked), prompts.decode(said), scores[row])
+    scores = experience.scores_B[:: experience.rollout.copies].tolist()
+    for (asked, said), score in zip(experience.rollout.read(prompts.decode, SHOWN), scores, strict=False):
+        yield Sample(stage, update + 1, asked, said, score)
 
 
 def several_epochs(

@@ -22,14 +22,32 @@ from training.optim.learner import Learner
 from training.parallelism import Parallelism, gathered
 from training.ranges import Count, Positive, ProperShare, check_ranges
 from training.rl.reference import PolicyAndReference, Watch, WatchConfig
-from training.stages.context import ConfigError, Lineage, Machine, Progress, RunContext
+from training.stages.context import ConfigError, Lineage, Machine, Progress, RunContext, Sample
 from training.stages.machine import Autocast, sampling_threads
 from training.stages.state import TrainingState
+
+SHOWN = 4  # held-out prompts whose answers stand on the run's page
 
 
 @dataclass(frozen=True)
 class PreferenceConfig:
-    """output_directory becomes a model directory; with `lora` the adapter is merged into it and kept apart under adapter/."""
+    """output_directory becomes a model directory; with `lora` the adapter is merged into it and kept apart under adapter/.
+
+    Attributes:
+        beta: penalty for leaving the reference, above 0; smaller goes further
+        epochs: passes over the rows, at least 1
+        max_tokens: of prompt and response together, at least 1; rows with a longer one are dropped and counted
+        optimizer: of all that learns
+        lora: low-rank adapters in place of all weights; none: all weights learn
+        vocabulary_rows: train with so many rows of the embedding, at least as many as the data uses; only with lora; none: all of them
+        checkpoint_activations: compute blocks again in the backward pass: less memory, more time
+        held_out_fraction: share of the prompts, never of the rows, that is measured and never learned; in (0, 1)
+        watch: what is sampled at each checkpoint, and when to stop
+        checkpoint_every_steps: steps from one checkpoint, and one look at what is held out, to the next; at least 1
+        seed: of the order of rows, of what is held out, and of all that is drawn
+        machine: threads, number type and device
+        parallelism: how workers share the policy and its reference
+    """
 
     model_directory: Path  # also the reference
     data_path: Path
@@ -71,13 +89,14 @@ R = TypeVar("R", bound=Row)
 
 @dataclass(frozen=True)
 class Preferences(Generic[R]):
-    """The data of a run, split once, by prompt, in the ids that the model is trained with."""
+    """The data of a run, split once, by prompt, in the ids that the model is trained with. decode: those as people read them."""
 
     train: list[R]
     held_out: list[R]
     stop_ids: tuple[int, ...]
     dropped_too_long: int = 0
     vocabulary: VocabularyMap | None = None
+    decode: Callable[[Sequence[int]], str] = str
 
     def trimmed(self, model_directory: Path, vocabulary_rows: int) -> Self:
         """The same in dense ids, of so many rows of the embedding."""
@@ -86,7 +105,8 @@ class Preferences(Generic[R]):
         vocabulary = choose_rows(used, read_config(model_directory).vocab_size, vocabulary_rows)
         train, held_out = ([row.narrowed(vocabulary) for row in part] for part in (self.train, self.held_out))
         stop_ids = tuple(vocabulary.narrow(self.stop_ids))
-        return replace(self, train=train, held_out=held_out, stop_ids=stop_ids, vocabulary=vocabulary)
+        changed = replace(self, train=train, held_out=held_out, stop_ids=stop_ids, vocabulary=vocabulary)
+        return replace(changed, decode=lambda ids: self.decode(vocabulary.widen(ids)))
 
 
 def watched(data: Preferences[R], config: WatchConfig, positions: int) -> list[tuple[int, ...]]:
@@ -132,15 +152,18 @@ def learn_from(
     positions = models.policy.decoder.config.max_positions
     watch = Watch(config.watch, watched(data, config.watch, positions), data.stop_ids, config.seed)
 
-    def look() -> dict[str, float]:
+    def look(step: int) -> dict[str, float]:
         figures = examine()
         with sampling_threads(config.machine), gathered(models.policy.decoder):
-            return figures | watch.look(models, context.ranks, autocast)
+            seen, rollout = watch.look(models, context.ranks, autocast)
+        for asked, said in rollout.read(data.decode, SHOWN):
+            context.samples(Sample(stage, step, asked, said))
+        return figures | seen
 
     if checkpoint := context.checkpoints.latest():
         numbers = state.read(checkpoint)
     else:
-        numbers = {"step": 0, **look()}
+        numbers = {"step": 0, **look(0)}
         numbers["response_tokens_before"] = numbers["response_tokens"]
         context.checkpoints.save(0, partial(state.write, numbers=numbers))
 
@@ -151,7 +174,7 @@ def learn_from(
         numbers["step"] = step + 1
         due = (step + 1) % config.checkpoint_every_steps == 0 or step + 1 == total_steps
         if due:
-            figures = look()
+            figures = look(step + 1)
             metrics |= figures
             if reason := watch.alarm(numbers["response_tokens_before"], figures):
                 context.progress(Progress(stage, step + 1, total_steps, metrics))

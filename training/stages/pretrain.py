@@ -6,20 +6,22 @@ rows, samples and first weights are functions of the seed and the step, so a run
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from training.data.chat import load_chat
+from training.data.chat import Chat, load_chat
 from training.data.order import rows_of_step
 from training.data.packing import PACKINGS, PackedRows
 from training.data.seeds import seed_of
-from training.data.token_shards import Shards, open_shards
+from training.data.token_shards import Shards, TokenStream, open_shards
 from training.evaluation.perplexity import measure, surprise_of
 from training.manifest import Manifest
 from training.model.activation_checkpointing import checkpoint_activations
@@ -32,7 +34,7 @@ from training.optim.learner import Learner
 from training.optim.ranks import Ranks
 from training.parallelism import Parallelism, assemble, distribute, lay_out
 from training.pipeline import Microbatch, add_gradients, keep_own
-from training.ranges import Count, NotNegative, check_ranges
+from training.ranges import Count, CountOrNone, NotNegative, check_ranges
 from training.rl.rollout import CachedEngine
 from training.stages.artifact import finished, publish
 from training.stages.context import ConfigError, Lineage, Machine, Progress, RunContext, Sample
@@ -40,13 +42,22 @@ from training.stages.machine import Autocast, sampling_threads, settle, usage
 from training.stages.state import TrainingState
 
 STAGE = "pretrain"
+OPENING, OPENING_TOKENS = re.compile(r"\S+(?:\s+\S+){0,3}"), 64  # four words, and tokens that are enough for them
 
 
 @dataclass(frozen=True)
 class SampleConfig:
-    """What is sampled at each checkpoint: always with the same seeds, so that samples over time differ by the model alone."""
+    """What is sampled at each checkpoint: always with the same seeds, so that samples over time differ by the model alone.
+
+    Attributes:
+        prompts: beginnings that it goes on with, commas between
+        openings: of so many held-out texts, as prompts too; at least 0
+        max_tokens: of each continuation, at least 1
+        temperature: of sampling, at least 0; 0: the likeliest token
+    """
 
     prompts: tuple[str, ...] = ()
+    openings: CountOrNone = 0
     max_tokens: Count = 64
     temperature: NotNegative = 0.8
 
@@ -56,7 +67,24 @@ class SampleConfig:
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """shards_directory: of training.data.token_shards. model_json: config.json to build (training.model.config.llama_json)."""
+    """shards_directory: of training.data.token_shards. model_json: config.json to build (training.model.config.llama_json).
+
+    Attributes:
+        steps: of the optimizer, in the whole run; at least 1
+        batch_rows: rows a step, all workers together; at least 1
+        microbatch_rows: rows in one forward, at least 1; fewer take less memory, and change nothing else
+        context_tokens: of a row, at least 2, and at most what the model's positions allow
+        packing: documents: a token sees its own text alone; stream: a text may see the ones before it
+        optimizer: of all that learns
+        checkpoint_activations: compute blocks again in the backward pass: less memory, more time
+        evaluate_every_steps: steps from one measurement of bits per byte to the next, at least 1; none: never
+        evaluation_tokens: of the held-out texts, the first ones, that are measured; at least 1
+        samples: what is written at each checkpoint
+        checkpoint_every_steps: steps from one checkpoint to the next, at least 1
+        seed: of the order of rows, and of all that is drawn
+        machine: threads, number type and device
+        parallelism: how workers share the model
+    """
 
     tokenizer_directory: Path  # tokenizer.json and its companions
     shards_directory: Path
@@ -82,7 +110,7 @@ class PretrainConfig:
         check_ranges(self)
         if self.packing not in PACKINGS:
             raise ConfigError(f"packing: {self.packing!r} is not one of {', '.join(PACKINGS)}")
-        if self.parallelism.pipeline > 1 and self.samples.prompts:
+        if self.parallelism.pipeline > 1 and (self.samples.prompts or self.samples.openings):
             raise ConfigError("samples: a token runs through all layers before the next, which a pipeline does not do")
         longest = parse_config(self.model_json).max_positions
         if not 2 <= self.context_tokens <= longest:
@@ -139,7 +167,7 @@ def run(config: PretrainConfig, context: RunContext) -> Manifest:
             metrics["bits_per_byte"] = numbers["bits_per_byte"] = surprise.bits_per_byte
         due = last or (step + 1) % config.checkpoint_every_steps == 0
         if due:
-            for sample in write_samples(decoder, data.begin_ids, step + 1, config, autocast):
+            for sample in write_samples(decoder, data, step + 1, config, autocast):
                 context.samples(sample)
             context.checkpoints.save(step + 1, keep)
         context.progress(Progress(STAGE, step + 1, config.steps, metrics))
@@ -209,15 +237,23 @@ def accumulate(
     return float(ranks.sum(add_gradients(Backbone(decoder), parts, autocast, ranks))), tokens
 
 
+def openings(texts: TokenStream, count: int, chat: Chat) -> Iterator[str]:
+    """How the first of these texts begin, as a person would begin them: a few words each."""
+    for begin, end in list(pairwise(texts.token_begins.tolist()))[:count]:
+        if words := OPENING.match(chat.decode(texts.read(begin, min(end, begin + OPENING_TOKENS)).tolist())):
+            yield words[0]
+
+
 def write_samples(
-    decoder: Decoder, begin_ids: Sequence[int], step: int, config: PretrainConfig, autocast: Autocast
+    decoder: Decoder, data: Data, step: int, config: PretrainConfig, autocast: Autocast
 ) -> Iterator[Sample]:
     """What the model makes of each prompt, computed as it is trained. Every rank samples: where the model is shared out, all are needed."""
-    prompts = config.samples.prompts
+    chat = load_chat(config.tokenizer_directory)
+    begun = openings(data.held_out.stream, config.samples.openings, chat)
+    prompts = list(dict.fromkeys((*config.samples.prompts, *begun)))
     if not prompts:
         return
-    chat = load_chat(config.tokenizer_directory)
-    ids = [[*begin_ids, *chat.response_ids(prompt)[:-1]] for prompt in prompts]  # a beginning: nothing ends it
+    ids = [[*data.begin_ids, *chat.response_ids(prompt)[:-1]] for prompt in prompts]  # a beginning: nothing ends it
     engine = CachedEngine(Backbone(decoder), chat.stop_ids)
     seeds = [seed_of(config.seed, "sample", place) for place in range(len(prompts))]
     with sampling_threads(config.machine), autocast():

@@ -5,7 +5,7 @@ Read `run` from top to bottom; everything else here is a step of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -27,18 +27,20 @@ from training.model.vocabulary import VocabularyMap, choose_rows, trim_vocabular
 from training.optim.adam import OptimizerConfig
 from training.optim.learner import Learner
 from training.optim.ranks import Ranks
-from training.parallelism import Parallelism, distribute, lay_out
+from training.parallelism import Parallelism, distribute, gathered, lay_out
 from training.pipeline import Microbatch, add_gradients, keep_own, total_loss
 from training.ranges import Count, ShareButAll, check_ranges
 from training.rl.log_probs import next_token_log_probs
 from training.rl.losses import weighted_cross_entropy
+from training.rl.rollout import CachedEngine
 from training.stages.artifact import finished, publish_model
-from training.stages.context import ConfigError, Lineage, Machine, Progress, RunContext
-from training.stages.machine import Autocast, settle
+from training.stages.context import ConfigError, Lineage, Machine, Progress, RunContext, Sample
+from training.stages.machine import Autocast, sampling_threads, settle
 from training.stages.positions import require_positions
 from training.stages.state import TrainingState
 
 STAGE = "sft"
+SHOWN, SHOWN_TOKENS = 4, 64  # held-out prompts that it answers before and after, and tokens of an answer
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,21 @@ class SftConfig:
     """data_path: JSON lines {"messages": [{"role", "content"}], "response": str, "weight": float = 1}.
 
     output_directory becomes a model directory; with `lora` the adapter is merged into it and kept apart under adapter/.
+
+    Attributes:
+        epochs: passes over the rows, at least 1
+        batch_rows: rows a step, all workers together; at least 1
+        microbatch_rows: rows in one forward, at least 1; fewer take less memory, and change nothing else
+        max_tokens: of prompt and response together, at least 1; longer rows are dropped and counted
+        optimizer: of all that learns
+        lora: low-rank adapters in place of all weights; none: all weights learn
+        vocabulary_rows: train with so many rows of the embedding, at least as many as the data uses; only with lora; none: all of them
+        checkpoint_activations: compute blocks again in the backward pass: less memory, more time
+        held_out_fraction: share of the distinct prompts that is measured and never learned, in [0, 1)
+        checkpoint_every_steps: steps from one checkpoint, and one look at what is held out, to the next; at least 1
+        seed: of the order of rows, of what is held out, and of all that is drawn
+        machine: threads, number type and device
+        parallelism: how workers share the model
     """
 
     model_directory: Path
@@ -74,12 +91,14 @@ class SftConfig:
 
 @dataclass(frozen=True)
 class Examples:
-    """The data of a run, split once."""
+    """The data of a run, split once, in the ids that the model is trained with. decode: those as people read them."""
 
     train: list[TokenisedExample]
     held_out: list[TokenisedExample]
     dropped_too_long: int
     dropped_weightless: int
+    stop_ids: tuple[int, ...]
+    decode: Callable[[Sequence[int]], str]
 
 
 def run(config: SftConfig, context: RunContext) -> Manifest:
@@ -112,6 +131,7 @@ def run(config: SftConfig, context: RunContext) -> Manifest:
     else:
         before = look()
         numbers = {"step": 0, **before, **{f"{name}_before": figure for name, figure in before.items()}}
+        show_answers(backbone, examples, 0, config, context)
     keep = partial(state.write, numbers=numbers)
     for step in range(int(numbers["step"]), total_steps):
         rows = rows_of_step(step, config.batch_rows, len(examples.train), config.seed)
@@ -131,6 +151,7 @@ def run(config: SftConfig, context: RunContext) -> Manifest:
         context.progress(Progress(STAGE, step + 1, total_steps, metrics))
         context.stop_if_told(STAGE, step + 1, keep, kept=due)
 
+    show_answers(backbone, examples, total_steps, config, context)
     return publish_model(
         config,
         context,
@@ -165,19 +186,27 @@ def read_examples(config: SftConfig, chat: Chat) -> Examples:
         raise ConfigError(
             f"held_out_fraction: {config.held_out_fraction} leaves none of {len(fitting)} examples to train"
         )
-    return Examples(train, held_out, len(weighty) - len(fitting), len(everything) - len(weighty))
+    dropped = (len(weighty) - len(fitting), len(everything) - len(weighty))
+    return Examples(train, held_out, *dropped, chat.stop_ids, chat.decode)
 
 
 def open_model(config: SftConfig, examples: Examples) -> tuple[Backbone, Examples]:
     """The model to train, and the examples in its ids (dense ids where the vocabulary is trimmed)."""
     decoder = load_decoder(config.model_directory)
     if config.vocabulary_rows is not None:
-        everything = [*examples.train, *examples.held_out]
-        used = {i for example in everything for i in (*example.prompt, *example.response)}
+        everything, decode = [*examples.train, *examples.held_out], examples.decode
+        used = {*examples.stop_ids, *(i for example in everything for i in (*example.prompt, *example.response))}
         vocabulary = choose_rows(used, decoder.config.vocab_size, config.vocabulary_rows)
         trim_vocabulary(decoder, vocabulary)
         train, held_out = (narrow(part, vocabulary) for part in (examples.train, examples.held_out))
-        examples = replace(examples, train=train, held_out=held_out)
+        stop_ids = tuple(vocabulary.narrow(examples.stop_ids))
+        examples = replace(
+            examples,
+            train=train,
+            held_out=held_out,
+            stop_ids=stop_ids,
+            decode=lambda ids: decode(vocabulary.widen(ids)),
+        )
     return trainable_backbone(decoder, "policy", config.lora, seed_of(config.seed, "lora")), examples
 
 
@@ -225,6 +254,18 @@ def held_out_loss(
     weight_total = sum(example.weight * len(example.response) for example in examples)
     parts = parts_of(backbone, microbatches(examples, config.microbatch_rows), weight_total)
     return float(total_loss(backbone, parts, autocast, ranks))
+
+
+def show_answers(backbone: Backbone, examples: Examples, step: int, config: SftConfig, context: RunContext) -> None:
+    """What it answers to the first held-out prompts, for the run's page: the likeliest tokens. A pipeline samples none (pretrain.py)."""
+    prompts = list(dict.fromkeys(example.prompt for example in examples.held_out))[:SHOWN]
+    if not prompts or config.parallelism.pipeline > 1:
+        return
+    engine = CachedEngine(backbone, examples.stop_ids)
+    with sampling_threads(config.machine), gathered(backbone.decoder):
+        rollout = engine.sample(prompts, 1, SHOWN_TOKENS, 0.0, range(len(prompts)))
+    for asked, said in rollout.read(examples.decode, SHOWN):
+        context.samples(Sample(STAGE, step, asked, said))
 
 
 def tokens_of(examples: Sequence[TokenisedExample]) -> int:

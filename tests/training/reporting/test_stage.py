@@ -1,5 +1,6 @@
 """A stage's page: what a run leaves on disk, read as a person would."""
 
+import html
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from training.cluster.progress_log import PROGRESS, Effort, Line, ProgressLog, r
 from training.cluster.runner import StageRun, run_stage
 from training.cluster.sample_log import SAMPLES, SampleLog
 from training.cluster.stage_record import UNHASHED, note_start, read_record
+from training.data.examples import ExampleError
 from training.evaluation.health import HealthConfig
 from training.manifest import Manifest, hash_file
 from training.recipes.nano import nano
@@ -19,6 +21,7 @@ from training.reporting.stage import (
     PRICE_VARIABLE,
     cost_of,
     duration,
+    made,
     price_here,
     read_stage,
     read_stages,
@@ -26,7 +29,7 @@ from training.reporting.stage import (
     write_stage_page,
 )
 from training.stages import sft
-from training.stages.context import Lineage, Machine, Progress, RunContext, Sample
+from training.stages.context import Lineage, Machine, Progress, RunContext, Sample, StoppedError
 from training.stages.sft import SftConfig
 
 
@@ -57,7 +60,14 @@ def test_a_finished_stage_has_a_page_with_its_curves_its_data_and_what_it_took(
     page = (tmp_path / "runs" / "run" / "report.html").read_text()
     assert ">finished<" in page
     assert hash_file(config.data_path) in page
+    assert "<title>sft: tuned</title>" in page
     assert "held out loss" in page
+    read = read_stage(tmp_path / "runs" / "run")
+    assert read is not None
+    assert read.output is not None
+    assert read.course[0].metrics == {"held_out_loss": read.output.report["held_out_loss_before"]}
+    assert [step.step for step in read.course] == [0, *(step.step for step in read.steps)]
+    assert "What it writes, over time" in page
     assert "tokens a second" in page
     assert "c0ffee" in page
     assert "<script" not in page
@@ -74,13 +84,51 @@ def test_a_stage_that_failed_has_a_page_that_says_how_far_it_came(config: SftCon
 
     with pytest.raises(OSError, match="full"):
         run_stage(StageRun("run", fails, config), tmp_path / "runs")
-    assert "not finished: step 3 of 5" in (tmp_path / "runs" / "run" / "report.html").read_text()
+    assert "failed after step 3: OSError: the disk is full" in (tmp_path / "runs" / "run" / "report.html").read_text()
 
     run_stage(StageRun("run", sft.run, config), tmp_path / "runs")
     read = read_stage(tmp_path / "runs" / "run")
     assert read is not None
     assert (read.standing, len(read.record.starts), read.cost.repeated_steps) == ("finished", 2, 1)
     assert "taken up again 1 times" in (tmp_path / "runs" / "run" / "report.html").read_text()
+
+
+def test_a_stage_that_refused_its_data_has_a_page_that_says_why(config: SftConfig, tmp_path: Path) -> None:
+    config.data_path.write_text("{}\n")
+    with pytest.raises(ExampleError) as refused:
+        run_stage(StageRun("run", sft.run, config), tmp_path / "runs")
+    page = tmp_path / "runs" / "run" / "report.html"
+    assert f"failed: {refused.value}" in html.unescape(page.read_text())
+    assert "no step yet" not in page.read_text()
+
+
+def test_a_stage_that_was_stopped_has_not_failed(config: SftConfig, tmp_path: Path) -> None:
+    def stopped(config: SftConfig, context: RunContext) -> Manifest:
+        raise StoppedError("sft: stopped after step 1, which is kept")
+
+    with pytest.raises(StoppedError):
+        run_stage(StageRun("run", stopped, config), tmp_path / "runs")
+    assert "no step yet" in (tmp_path / "runs" / "run" / "report.html").read_text()
+
+
+def test_what_a_report_does_not_know_is_said_with_how_it_comes_to_be_known_and_nothing_is_left_empty() -> None:
+    words = made(
+        {
+            "stopped_because": "",
+            "label_noise": None,
+            "label_noise_ceiling": None,
+            "kl": -0.0115,
+            "steps": 3,
+            "other": None,
+        }
+    )
+    assert "--set label_noise=0.1" in words["label noise"]
+    assert "--set label_noise=0.1" in words["label noise ceiling"]
+    assert words["kl"].startswith("-0.0115 (")
+    assert "estimate" in words["kl"]
+    assert (words["steps"], words["other"]) == ("3", "unknown")
+    assert "stopped because" not in words
+    assert made({"label_noise_ceiling": 0.9}) == {"label noise ceiling": "0.9"}
 
 
 def test_a_page_that_cannot_be_written_loses_no_run_and_says_so(

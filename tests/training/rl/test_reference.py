@@ -54,11 +54,11 @@ def test_the_log_ratio_is_policy_less_reference_and_only_the_policy_gets_a_gradi
 def test_the_watch_sees_lengths_and_the_kl_and_nothing_of_it_is_chance(models: PolicyAndReference) -> None:
     prompts = [example.prompt for example in EXAMPLES] * 64
     watch = Watch(WatchConfig(max_response_tokens=12), prompts, (STOP,), 0)
-    seen, again = watch.look(models, ALONE), watch.look(models, ALONE)
+    (seen, _), (again, _) = watch.look(models, ALONE), watch.look(models, ALONE)
     assert seen == again
     assert 3 < seen["response_tokens"] < 12
     assert seen["kl"] > 0.1
-    at_start = watch.look(PolicyAndReference(models.reference, models.reference), ALONE)
+    at_start, _ = watch.look(PolicyAndReference(models.reference, models.reference), ALONE)
     assert at_start["kl"] == pytest.approx(0.0, abs=1e-5)
 
 

@@ -19,8 +19,9 @@ from training.optim.adam import OptimizerConfig
 from training.optim.ranks import ALONE
 from training.rl.reference import WatchConfig
 from training.stages import dpo
-from training.stages.context import ConfigError, Lineage, Machine, RunContext
+from training.stages.context import ConfigError, Lineage, Machine, RunContext, Sample
 from training.stages.dpo import DpoConfig
+from training.stages.preference_loop import SHOWN
 from training.stages.state import DirectoryCheckpoints
 
 LORA = LoraConfig(rank=4)
@@ -71,6 +72,26 @@ def test_it_learns_what_people_prefer_and_writes_a_model_directory(
     assert (config.output_directory / "adapter").is_dir() == (lora is not None)
     assert progress.steps[0].metrics["loss"] == pytest.approx(0.6931, abs=1e-4)  # the policy is its reference
     assert {"held_out_accuracy", "response_tokens", "kl"} <= set(progress.steps[4].metrics)
+
+
+@pytest.mark.parametrize("rows", [None, 40])
+def test_answers_to_a_few_held_out_prompts_are_shown_before_and_after(
+    config: DpoConfig, tmp_path: Path, rows: int | None
+) -> None:
+    lora = LORA if rows else None
+    config = replace(config, lora=lora, vocabulary_rows=rows, optimizer=OptimizerConfig(learning_rate=1e-2))
+    shown: list[Sample] = []
+    dpo.run(config, RunContext(DirectoryCheckpoints(tmp_path / "run"), ProgressList(), samples=shown.append))
+    steps = [sample.step for sample in shown]
+    assert (steps.count(0), steps[0], steps[-1]) == (SHOWN, 0, 9)
+    chat = load_chat(config.model_directory)
+    held_out = {
+        chat.decode(pair.chosen.prompt) for pair in dpo.read_data(replace(config, vocabulary_rows=None), chat).held_out
+    }
+    assert {sample.prompt for sample in shown} <= held_out
+    before, after = ({s.prompt: s.text for s in shown if s.step == step} for step in (0, 9))
+    assert before.keys() == after.keys()
+    assert before != after
 
 
 @pytest.mark.parametrize("lora", [None, LORA])

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from contextlib import nullcontext
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -130,8 +131,23 @@ def test_samples_lie_beside_the_progress_and_change_only_with_the_model(config: 
     ]
     assert samples[0].text != samples[-2].text
     decoder = load_decoder(config.output_directory)
-    again = list(pretrain.write_samples(decoder, pretrain.open_data(config).begin_ids, 30, config, nullcontext))
+    again = list(pretrain.write_samples(decoder, pretrain.open_data(config), 30, config, nullcontext))
     assert again == samples[-2:]
+
+
+def test_held_out_texts_are_begun_for_the_model_to_go_on_with(config: PretrainConfig) -> None:
+    config = replace(config, samples=SampleConfig(("the tree",), openings=2, max_tokens=4))
+    data = pretrain.open_data(config)
+    decoder = Decoder(parse_config(config.model_json))
+    initialise(decoder, 0)
+    written = list(pretrain.write_samples(decoder, data, 0, config, nullcontext))
+    assert written[0].prompt == "the tree"
+    assert 1 <= len(written[1:]) <= 2
+    begins, chat = data.held_out.stream.token_begins, load_chat(config.tokenizer_directory)
+    held_out = [chat.decode(data.held_out.stream.read(begin, end).tolist()) for begin, end in pairwise(begins[:3])]
+    for sample in written[1:]:
+        assert any(text.startswith(sample.prompt) for text in held_out)
+        assert len(sample.prompt.split()) <= 4
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(

@@ -19,7 +19,7 @@ from training.optim.adam import OptimizerConfig
 from training.optim.gradients import NonFiniteError
 from training.optim.ranks import ALONE
 from training.stages import sft
-from training.stages.context import ConfigError, Lineage, Machine, RunContext
+from training.stages.context import ConfigError, Lineage, Machine, RunContext, Sample
 from training.stages.sft import SftConfig
 from training.stages.state import DirectoryCheckpoints, latest_complete
 
@@ -58,6 +58,21 @@ def test_it_learns_and_writes_a_model_directory_with_its_manifest(config: SftCon
     assert {"config.json", "model.safetensors", "tokenizer.json", "generation_config.json"} <= set(manifest.files)
     assert [p.step for p in progress.steps] == list(range(1, 11))
     assert all(p.total_steps == 10 for p in progress.steps)
+
+
+@pytest.mark.parametrize("rows", [None, 40])
+def test_answers_to_a_few_held_out_prompts_are_shown_before_and_after(
+    config: SftConfig, tmp_path: Path, rows: int | None
+) -> None:
+    config = replace(config, lora=LORA if rows else None, vocabulary_rows=rows, epochs=6)
+    shown: list[Sample] = []
+    sft.run(config, RunContext(DirectoryCheckpoints(tmp_path / "run"), ProgressList(), samples=shown.append))
+    assert [sample.step for sample in shown] == [0] * sft.SHOWN + [shown[-1].step] * sft.SHOWN
+    chat = load_chat(config.model_directory)
+    held_out = sft.read_examples(config, chat).held_out
+    assert {sample.prompt for sample in shown} <= {chat.decode(example.prompt) for example in held_out}
+    before, after = ([sample.text for sample in shown if sample.step == step] for step in (0, shown[-1].step))
+    assert before != after
 
 
 @pytest.mark.parametrize("lora", [None, LORA])

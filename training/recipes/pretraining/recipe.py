@@ -68,7 +68,8 @@ SIZES = (
 def pretraining(
     shape: Shape, prepared: Prepared, steps: int, dtype: str, output: Path, code_commit: str
 ) -> PretrainConfig:
-    """Muon, which learns faster here (docs/decisions/2026-11-26-pre-training.md), with a cooldown at the end."""
+    """Muon, which learns faster here (docs/decisions/2026-11-26-pre-training.md), with a cooldown at the end. A model of one's own texts
+    is sampled with openings of theirs: PROMPTS are an encyclopedia's."""
     return PretrainConfig(
         tokenizer_directory=prepared.tokenizer_directory,
         shards_directory=prepared.shards_directory,
@@ -90,7 +91,7 @@ def pretraining(
         ),
         evaluate_every_steps=max(CLOSEST_STEPS, steps // EVALUATIONS),
         evaluation_tokens=1 << 15,
-        samples=SampleConfig(PROMPTS),
+        samples=SampleConfig(PROMPTS) if prepared.licence else SampleConfig(openings=len(PROMPTS)),
         checkpoint_every_steps=max(CLOSEST_STEPS, steps // CHECKPOINTS),
         seed=SEED,
         machine=Machine(dtype=dtype),
