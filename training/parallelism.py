@@ -41,8 +41,13 @@ OF_HEADS = ("q_norm", "k_norm")  # whole on every worker, which norms its own he
 
 @dataclass(frozen=True)
 class Parallelism:
-    """shard: workers among which each layer's weights, gradients and optimizer lie. tensor: workers that compute each layer together.
-    pipeline: workers that have some of the layers each; pre-training and SFT alone. What is left of the workers trains copies."""
+    """How the workers share one model. What is left of them trains copies.
+
+    Attributes:
+        shard: workers among which each layer's weights, gradients and optimizer lie, at least 1
+        tensor: workers that compute each layer together, at least 1
+        pipeline: workers that have some of the layers each, at least 1; pre-training and SFT alone
+    """
 
     shard: Count = 1
     tensor: Count = 1

@@ -31,7 +31,13 @@ ADAPTERS = ".adapters."  # in the name of every adapter parameter
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """rank r; the update is scaled by alpha / rank; targets are names of projections."""
+    """An adapter on every projection that is named.
+
+    Attributes:
+        rank: columns of an adapter's two matrices, at least 1; more can learn more
+        alpha: the update is scaled by alpha / rank; above 0
+        targets: projections with an adapter, commas between
+    """
 
     rank: Count = 8
     alpha: Positive = 16.0

@@ -36,6 +36,21 @@ COOLDOWNS = ("linear", "sqrt")
 class OptimizerConfig:
     """Rates are per step. After the warm-up the rate falls to final_fraction of its peak; with `wsd` only over the last
     cooldown_fraction of all steps (schedule.py). Muon takes learning_rate and weight_decay as they are for AdamW (muon.py).
+
+    Attributes:
+        learning_rate: at its peak, above 0
+        schedule: how the rate falls after the warm-up: linear, cosine, constant (not at all), or wsd (only at the end)
+        warmup_fraction: share of all steps in which the rate rises from 0, in [0, 1)
+        warmup_steps: the same in steps, at least 0; none: warmup_fraction decides
+        final_fraction: share of the peak that the rate falls to, in [0, 1]
+        cooldown_fraction: wsd's: share of all steps in which the rate falls, in (0, 1]
+        cooldown: wsd's: how it falls, linear or sqrt
+        weight_decay: share of a matrix's weights that a step takes off, times the rate; at least 0
+        algorithm: adamw, or muon for the hidden matrices and adamw for the rest
+        betas: AdamW's memory of gradients and of their squares, in [0, 1) each
+        epsilon: AdamW's, added to the root of the squares; above 0
+        muon_momentum: Muon's memory of gradients, in [0, 1)
+        gradient_clip: norm of all gradients together, above which they are scaled down to it; above 0
     """
 
     learning_rate: Positive = 1e-4

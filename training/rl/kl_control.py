@@ -12,7 +12,13 @@ MAX_RELATIVE_ERROR = 0.2  # one update moves beta by at most 20 % of samples / h
 
 @dataclass(frozen=True)
 class KlConfig:
-    """beta stays at `initial` where target_nats is None, else it follows the measured KL."""
+    """The cost, beta, and the KL that it follows, if any.
+
+    Attributes:
+        initial: what a nat of KL to the reference costs in reward (beta), at least 0
+        target_nats: KL a response that the cost is adjusted to keep, above 0; none: the cost stays as it is
+        horizon_samples: responses in which that adjustment happens, at least 1; more: slower
+    """
 
     initial: NotNegative = 0.05
     target_nats: Positive | None = None  # per response

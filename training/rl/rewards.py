@@ -17,7 +17,14 @@ from training.rl.losses import k1
 
 @dataclass(frozen=True)
 class RewardShape:
-    """How scores and KL become PPO's rewards, and rewards become advantages."""
+    """How scores and KL become PPO's rewards, and rewards become advantages.
+
+    Attributes:
+        missing_eos_penalty: off the score of a response that did not end by itself, at least 0
+        score_clip: normalised scores are kept within plus and minus this, above 0
+        discount: of rewards a token later (gamma), in [0, 1]
+        gae_lambda: 0: trust the critic's next value, 1: trust the rewards that came; in [0, 1]
+    """
 
     missing_eos_penalty: NotNegative = 1.0
     score_clip: Limit = 5.0

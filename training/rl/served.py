@@ -34,9 +34,10 @@ class OffPolicyError(ValueError):
 class OffPolicyConfig:
     """What is asked of answers that a version sampled while it served people.
 
-    versions: whose answers may be learned from, beside the starting model's own; None: everybody's, also of those that tell no sample.
-    mismatch_limit_nats: mean |difference| of a token's log-prob between the starting model here and itself as it was served.
-    importance_cap: each answer weighs min(p_start / p_served, cap) of the whole response; None: it weighs 1, and the mismatch is told.
+    Attributes:
+        versions: whose answers may be learned from beside the starting model's own, commas between; none: everybody's, also unsampled ones
+        mismatch_limit_nats: mean difference of a token's log-prob between the starting model here and as it was served, above 0
+        importance_cap: most that an answer counts, min(p_start / p_served, cap), at least 1; none: each counts 1, and the mismatch is told
     """
 
     versions: tuple[str, ...] | None = None

@@ -43,9 +43,11 @@ class Lineage:
 class Machine:
     """How much of the machine a stage takes (machine.py says why).
 
-    threads 0: every core that this process may use. sampling_threads 0: a quarter of them, at least one.
-    dtype: float32, bfloat16 (autocast), or auto: bfloat16 where an accelerator has such products, or where a timed one of the processor is
-    at least 1.5 times as fast. device: auto is the accelerator that torch sees, else the processor; or cpu, cuda, cuda:1, xpu.
+    Attributes:
+        threads: of the processor, at least 0; 0: every core that this process may use
+        sampling_threads: while it samples, at least 0; 0: a quarter of threads, at least one
+        dtype: float32, bfloat16 (autocast), or auto: bfloat16 where the accelerator has it or the processor is 1.5 times as fast with it
+        device: cpu, cuda, cuda:1, xpu, or auto: the accelerator that torch sees, else the processor
     """
 
     threads: CountOrNone = 0

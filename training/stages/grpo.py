@@ -39,13 +39,24 @@ STAGE = "grpo"
 class GrpoConfig(PolicyConfig):
     """See PolicyConfig. A group is the samples_per_prompt responses to one prompt.
 
-    kl_coefficient: of k3 to the reference in the loss; 0: no reference is loaded, and kl_ceiling_nats must be None.
-
     | paper | standardise | normalisation | filter_zero_variance | clip_high | kl_coefficient |
     |---|---|---|---|---|---|
     | GRPO, arXiv 2402.03300 | True | sequence | False | 0.2 | 0.04 |
     | Dr. GRPO, arXiv 2503.20783 | False | constant | False | 0.2 | 0 |
     | DAPO, arXiv 2503.14476 | True | token | True | 0.28 | 0 |
+
+    Attributes:
+        samples_per_prompt: responses to each prompt, which are compared with each other; at least 2
+        standardise: divide a group's advantages by the standard deviation of its scores
+        normalisation: what the loss is divided by: token: all tokens, sequence: each response's own, or constant: constant_tokens
+        constant_tokens: what normalisation "constant" divides each response by, at least 1; none with the others
+        filter_zero_variance: leave groups out whose answers all scored the same
+        clip_low: how far below 1 the ratio of new to old policy may go before a token teaches no more; in (0, 1)
+        clip_high: how far above 1 likewise; above 0
+        kl_coefficient: of the KL to the reference in the loss (k3), at least 0; 0: no reference is loaded, and kl_ceiling_nats must be none
+        missing_eos_penalty: off the score of a response that did not end by itself, at least 0
+        mask_missing_eos: such a response counts in its group, and nothing is learned from it
+        soft_overlong_tokens: tokens before max_response_tokens from which length costs score; at least 0, less than it; 0: none
     """
 
     samples_per_prompt: Annotated[int, Range(2)] = 16  # a group needs two to compare

@@ -42,7 +42,16 @@ STAGE = "ppo"
 
 @dataclass(frozen=True)
 class PpoConfig(PolicyConfig):
-    """See PolicyConfig. reward: of a response. kl: what drifting costs. Clips are of the ratio and of values."""
+    """See PolicyConfig.
+
+    Attributes:
+        clip: how far the ratio of new to old policy may leave 1 before a token teaches no more; in (0, 1)
+        value_clip: how far a value may leave its old one before it teaches the critic no more; above 0
+        reward: of a response
+        kl: what drifting from the reference costs
+        kl_ceiling_nats: KL to the reference, in nats a response, above which training stops
+        critic_optimizer: of the critic
+    """
 
     clip: ProperShare = 0.2
     value_clip: Limit = 0.2

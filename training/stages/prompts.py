@@ -29,6 +29,11 @@ class SftMix:
     """Against the alignment tax: each minibatch also lowers the loss of examples as SFT reads them (PPO-ptx, arXiv 2203.02155).
 
     data_path: as SftConfig's. Examples that are longer than a prompt and a response together are left out.
+
+    Attributes:
+        data_path: a file of rows as `sft` reads them
+        coefficient: of their loss beside the policy's, at least 0
+        rows: examples a minibatch, all workers together; at least 1
     """
 
     data_path: Path

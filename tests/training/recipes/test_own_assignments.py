@@ -1,18 +1,23 @@
 """Fields of a config from the words of a command line."""
 
+import dataclasses
+import typing
 from pathlib import Path
 
 import pytest
 
 from training.model.lora import LoraConfig
 from training.optim.adam import OptimizerConfig
-from training.recipes.own.assignments import NEEDED, assigned, settable, word
+from training.recipes.own import commands as own_commands
+from training.recipes.own.assignments import NEEDED, assigned, explained, listed, settable, word
+from training.recipes.own.stages import STAGES
+from training.recipes.pretraining import commands as pretraining_commands
 from training.stages.context import ConfigError, Lineage
 from training.stages.grpo import GrpoConfig
 from training.stages.pretrain import PretrainConfig, SampleConfig
 from training.stages.sft import SftConfig
 
-FIXED = ("model_directory", "reward_model_directory", "data_path", "output_directory", "lineage")
+FIXED = (*own_commands.FIXED, *pretraining_commands.FIXED)
 
 
 def an_sft() -> SftConfig:
@@ -79,7 +84,7 @@ def test_a_part_that_cannot_begin_without_a_field_asks_for_it() -> None:
 
 
 def test_the_fields_are_listed_with_what_they_are_and_each_can_be_set_to_that() -> None:
-    fields = dict(settable(GrpoConfig, FIXED))
+    fields = {field.name: field.value for field in settable(GrpoConfig, FIXED)}
     assert (fields["updates"], fields["lora"], fields["lora.rank"]) == (100, None, 8)
     assert fields["sft_mix.data_path"] == NEEDED
     assert not fields.keys() & set(FIXED)
@@ -90,6 +95,34 @@ def test_the_fields_are_listed_with_what_they_are_and_each_can_be_set_to_that() 
 
 
 def test_nothing_between_commas_is_an_empty_tuple_as_it_is_listed() -> None:
-    listed = dict(settable(PretrainConfig))["samples.prompts"]
-    assert word(listed) == ""
-    assert assigned(SampleConfig(("The",)), [f"prompts={word(listed)}"]) == SampleConfig(())
+    nothing = {field.name: field.value for field in settable(PretrainConfig)}["samples.prompts"]
+    assert word(nothing) == ""
+    assert assigned(SampleConfig(("The",)), [f"prompts={word(nothing)}"]) == SampleConfig(())
+
+
+CONFIGS = [*(stage.config for stage in STAGES.values()), PretrainConfig]
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_every_field_of_a_help_is_explained_in_a_line(kind: type) -> None:
+    for field in settable(kind, FIXED):
+        assert field.explanation, (
+            f"{kind.__name__}: {field.name}: `Attributes:` of its class's docstring has no such line"
+        )
+        assert "\n" not in field.explanation
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_what_is_explained_is_a_field(kind: type) -> None:
+    classes = [
+        kind,
+        *(one for field in typing.get_type_hints(kind).values() for one in (field, *typing.get_args(field))),
+    ]
+    for one in filter(dataclasses.is_dataclass, classes):
+        assert explained(one).keys() <= {field.name for field in dataclasses.fields(one)}, one
+
+
+def test_a_help_shows_a_field_with_its_value_and_below_it_what_it_is() -> None:
+    shown = listed(settable(SftConfig, FIXED))
+    assert "  epochs = 1\n      passes over the rows, at least 1\n" in shown
+    assert "  lora = none\n      low-rank adapters" in shown

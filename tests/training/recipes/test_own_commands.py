@@ -75,7 +75,11 @@ def test_a_life_of_a_model_from_the_command_line(files: Path, capsys: pytest.Cap
     assert main(command(files, "grpo", taught, "prompts.jsonl", *judged, *groups)) == 0
     assert main(command(files, "dpo", taught, "pairs.jsonl", "--set", "lora.rank=2")) == 0
     assert (work / "taught-dpo" / "adapter").is_dir()
+    capsys.readouterr()
     assert main(command(files, "kto", taught, "thumbs.jsonl")) == 0
+    said = capsys.readouterr().out
+    assert "\n  answers_unsampled: rows without `served`" in said
+    assert "\n  kl: nats a response, from one sampled answer a prompt: an estimate" in said
     assert read_manifest(work / "taught-kto").report["train_thumbs_up"] > 0
     pages = {path.parent.name for path in (work / "runs").glob("*/stage.json")}
     assert pages == {"taught", "judge", "taught-ppo", "taught-grpo", "taught-dpo", "taught-kto"}

@@ -20,13 +20,16 @@ from training.data.tokenize import train_tokenizer
 from training.manifest import Manifest, verify_manifest
 from training.model.config import parse_config
 from training.model.transformer import Decoder
+from training.recipes.own.assignments import settable, word
 from training.recipes.pretraining import commands, texts
 from training.recipes.pretraining import plan as plan_module
+from training.recipes.pretraining.commands import FIXED, PLANNED, settable_fields
 from training.recipes.pretraining.plan import planned
-from training.recipes.pretraining.recipe import RECIPES, SIZES, SIZES_VOCABULARY, Shape
+from training.recipes.pretraining.recipe import RECIPES, SIZES, SIZES_VOCABULARY, Shape, pretraining
 from training.recipes.pretraining.scaling import Point, Size, course, fit, steps_for_size, write_scaling
+from training.recipes.pretraining.texts import Prepared
 from training.stages.context import ConfigError, Progress
-from training.stages.pretrain import accumulate
+from training.stages.pretrain import PretrainConfig, accumulate
 from training.tokenization.control import write_tokenizer
 
 SHAPES = [(recipe.shape, recipe.vocabulary) for recipe in RECIPES.values()]
@@ -244,8 +247,26 @@ def test_both_commands_run_from_texts_to_their_ends(tmp_path: Path, capsys: pyte
     assert report["steps"] == 1
     assert 0 < report["bits_per_byte"] < 2 * math.log2(1024)
     assert (tmp_path / "runs" / "one_million" / "progress.jsonl").exists(), "another recipe's checkpoints lie apart"
-    assert "> Water is" in capsys.readouterr().out
+    begun = [line[2:] for line in capsys.readouterr().out.splitlines() if line.startswith("> ")]
+    assert begun
+    known = [" ".join(json.loads(line)["text"].split()[:4]) for line in mine.read_text().splitlines()]
+    assert all(line.startswith(tuple(known)) for line in begun), "it goes on with openings of one's own texts"
     assert main(command) == 0, "a finished run is not run again"
     assert main(["scaling", *read, "--tokens-per-parameter", "0.001"]) == 0
     assert "bits per byte = " in capsys.readouterr().out
     assert (tmp_path / "scaling.html").exists()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_help_shows_what_the_recipe_sets(name: str) -> None:
+    def values(steps: int, dtype: str, licence: str) -> dict[str, str]:
+        prepared = Prepared(Path(), Path(), RECIPES[name].vocabulary, licence)
+        made = pretraining(RECIPES[name].shape, prepared, steps, dtype, Path(name), "")
+        return {field.name: word(field.value) for field in settable(PretrainConfig, FIXED, made)}
+
+    one, other = values(7, "float32", ""), values(9999, "bfloat16", "CC0")
+    assert {field for field in one if one[field] != other[field]} == PLANNED.keys()
+    lines = dict(line.strip().split(" = ", 1) for line in settable_fields().splitlines() if " = " in line)
+    assert lines.keys() == one.keys()
+    for field in one.keys() - PLANNED.keys():
+        assert lines[field] == one[field] or f"{one[field]} ({name})" in lines[field]

@@ -5,8 +5,10 @@ fields is named: `lora.rank=16`.
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import re
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -14,6 +16,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 from training.stages.context import ConfigError
 
 OFF, NEEDED = "none", "needed"
+ATTRIBUTES, EXPLANATION = "Attributes:\n", re.compile(r"^ {4}(\w+): (.+)$", re.MULTILINE)
 TRUTHS = {"true": True, "false": False}
 
 Config = TypeVar("Config")
@@ -45,22 +48,45 @@ def fields_named(assignments: Sequence[str]) -> list[str]:
     return [assignment.partition("=")[0] for assignment in assignments]
 
 
-def settable(kind: Any, fixed: Sequence[str] = (), prefix: str = "") -> Iterator[tuple[str, object]]:
-    """The fields of a config class that can be set, with what they are if nobody sets them (NEEDED: there is no such value); after a part
-    that is off, its fields as they would begin."""
+@dataclasses.dataclass(frozen=True)
+class Settable:
+    """A field that can be set. value: if nobody sets it (NEEDED: there is none). explanation: of its class's docstring."""
+
+    name: str
+    value: object
+    explanation: str
+
+
+def settable(kind: Any, fixed: Sequence[str] = (), now: object = None, prefix: str = "") -> Iterator[Settable]:
+    """The fields of a config class that can be set; after a part that is off, its fields as they would begin.
+
+    Args:
+        now: a config whose values stand in place of the class's.
+    """
+    explanations = explained(kind)
     for field in dataclasses.fields(kind):
         if field.name in fixed:
             continue
-        part, name, default = _part(kind, field.name), prefix + field.name, _default(field)
-        if part is None or default is None:
-            yield name, default
+        part, name = _part(kind, field.name), prefix + field.name
+        value = _default(field) if now is None else getattr(now, field.name)
+        if part is None or value is None:
+            yield Settable(name, value, explanations.get(field.name, ""))
         if part is not None:
-            yield from settable(part, (), f"{name}.")
+            yield from settable(part, (), None if now is None else value, f"{name}.")
 
 
-def listed(kind: Any, fixed: Sequence[str] = ()) -> str:
-    """What settable says, a line a field, as a help shows it."""
-    return "\n".join(f"  {name} = {word(value)}" for name, value in settable(kind, fixed))
+def listed(fields: Iterable[Settable]) -> str:
+    """As a help shows them."""
+    return "\n".join(f"  {field.name} = {word(field.value)}\n      {field.explanation}" for field in fields)
+
+
+def explained(kind: Any) -> dict[str, str]:
+    """What each field of a config class is, as `Attributes:` of its docstring says, or of the nearest class that it is made of."""
+    found: dict[str, str] = {}
+    for one in reversed(kind.__mro__):
+        _, _, section = inspect.cleandoc(one.__doc__ or "").partition(ATTRIBUTES)
+        found |= dict(EXPLANATION.findall(section))
+    return found
 
 
 def word(value: object) -> str:

@@ -22,10 +22,11 @@ from training.planning.plan import PlannedStage
 from training.planning.work import StageConfig
 from training.progress import ShownStages, open_display
 from training.recipes.open_models.recipes import Places
-from training.recipes.own.assignments import assigned, fields_named, listed
+from training.recipes.own.assignments import assigned, fields_named, listed, settable
 from training.recipes.own.inputs import check_prompts, checked_judge, checked_model, there
 from training.recipes.own.recipe_file import FIXED, of_stage, open_recipe, set_fields
 from training.recipes.own.stages import STAGES, runs
+from training.reporting.meanings import MEANINGS
 from training.reporting.stage import REPORT
 from training.stages.artifact import finished
 from training.stages.context import ConfigError, Lineage
@@ -117,11 +118,13 @@ def bucket_prefix(options: argparse.Namespace) -> str | None:
 
 
 def _told(manifest: Manifest) -> str:
-    """Figures of the report that are numbers, and why it stopped before its end."""
+    """Figures of the report that are numbers, and why it stopped before its end; below, what those mean that are often misread."""
     report = manifest.report
-    figures = [f"{name} {value:.4g}" for name, value in report.items() if isinstance(value, int | float)]
+    numbers = {name: value for name, value in report.items() if isinstance(value, int | float)}
+    figures = [f"{name} {value:.4g}" for name, value in numbers.items()]
     stopped = report.get("stopped_because")
-    return ", ".join(([f"stopped: {stopped}"] if stopped else []) + figures)
+    line = ", ".join(([f"stopped: {stopped}"] if stopped else []) + figures)
+    return "\n  ".join([line, *(f"{name}: {MEANINGS[name]}" for name in numbers if name in MEANINGS)])
 
 
 def _name(name: str) -> str:
@@ -148,4 +151,4 @@ def _of_commit(config: StageConfig, code_commit: str) -> StageConfig:
 
 def fields_of(name: str) -> str:
     """What of a stage's config can be set, as its help lists it."""
-    return f"fields for --set, as they are if nobody sets them:\n{listed(STAGES[name].config, FIXED)}"
+    return f"fields for --set, as they are if nobody sets them:\n{listed(settable(STAGES[name].config, FIXED))}"

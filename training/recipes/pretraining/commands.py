@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from training.cluster.group import Group
@@ -19,10 +20,18 @@ from training.data.token_shards import Tokenised
 from training.manifest import Manifest
 from training.progress import ShownStages, open_display
 from training.recipes.guardrail.packages import DataError
-from training.recipes.own.assignments import assigned, fields_named, listed
+from training.recipes.own.assignments import Settable, assigned, fields_named, listed, settable, word
 from training.recipes.own.commands import bucket_prefix
 from training.recipes.pretraining.plan import planned
-from training.recipes.pretraining.recipe import RECIPES, SIZES_VOCABULARY, pretraining
+from training.recipes.pretraining.recipe import (
+    CHECKPOINTS,
+    CLOSEST_STEPS,
+    EVALUATIONS,
+    PROMPTS,
+    RECIPES,
+    SIZES_VOCABULARY,
+    pretraining,
+)
 from training.recipes.pretraining.scaling import train_sizes, write_scaling
 from training.recipes.pretraining.texts import LICENCE, Prepared, checked_tokenizer, prepare, write_texts
 from training.stages import pretrain
@@ -35,10 +44,32 @@ DTYPE = "float32"  # unless a plan has found a faster one, or somebody sets it
 SHOWN = ("loss", "bits_per_byte", "tokens_per_second")
 
 
+PLANNED = {  # fields whose values the recipe knows when it has the texts and a plan
+    "steps": "as many as fit into --minutes",
+    "evaluate_every_steps": f"steps / {EVALUATIONS}, at least {CLOSEST_STEPS}",
+    "checkpoint_every_steps": f"steps / {CHECKPOINTS}, at least {CLOSEST_STEPS}",
+    "samples.prompts": "none with --texts, else a few that suit Wikipedia",
+    "samples.openings": f"{len(PROMPTS)} with --texts, else 0",
+    "machine.dtype": f"{DTYPE}, or what a plan found to be faster",
+}
+
+
 def settable_fields() -> str:
-    """Of the config, for its help."""
-    fields = listed(PretrainConfig, FIXED)
-    return f"fields for --set, as the stage has them if neither recipe nor anybody sets them:\n{fields}"
+    """Of the config, for its help: as the recipes set them."""
+    each = []
+    for name, recipe in RECIPES.items():
+        nothing = Prepared(Path(), Path(), recipe.vocabulary, "")
+        config = pretraining(recipe.shape, nothing, 1, DTYPE, Path(name), "")
+        each.append(settable(PretrainConfig, FIXED, config))
+    fields = [replace(same[0], value=PLANNED.get(same[0].name) or _of_each(same)) for same in zip(*each, strict=True)]
+    return f"fields for --set, as the recipes have them if nobody sets them:\n{listed(fields)}"
+
+
+def _of_each(same: Sequence[Settable]) -> str:
+    """A field's value, or that of every recipe where they differ."""
+    words = [word(field.value) for field in same]
+    told = [f"{value} ({name})" for name, value in zip(RECIPES, words, strict=True)]
+    return ", ".join(told) if len(set(words)) > 1 else words[0]
 
 
 def run_pretrain(options: argparse.Namespace, code_commit: str) -> int:
