@@ -258,12 +258,14 @@ def held_out_loss(
 
 def show_answers(backbone: Backbone, examples: Examples, step: int, config: SftConfig, context: RunContext) -> None:
     """What it answers to the first held-out prompts, for the run's page: the likeliest tokens. A pipeline samples none (pretrain.py)."""
-    prompts = list(dict.fromkeys(example.prompt for example in examples.held_out))[:SHOWN]
+    most = backbone.decoder.config.max_positions
+    fitting = (example.prompt for example in examples.held_out if len(example.prompt) < most)
+    prompts = list(dict.fromkeys(fitting))[:SHOWN]
     if not prompts or config.parallelism.pipeline > 1:
         return
-    engine = CachedEngine(backbone, examples.stop_ids)
+    engine, tokens = CachedEngine(backbone, examples.stop_ids), min(SHOWN_TOKENS, most - max(map(len, prompts)))
     with sampling_threads(config.machine), gathered(backbone.decoder):
-        rollout = engine.sample(prompts, 1, SHOWN_TOKENS, 0.0, range(len(prompts)))
+        rollout = engine.sample(prompts, 1, tokens, 0.0, range(len(prompts)))
     for asked, said in rollout.read(examples.decode, SHOWN):
         context.samples(Sample(STAGE, step, asked, said))
 

@@ -13,8 +13,10 @@ from training.data.examples import ExampleError
 from training.data.tensors import microbatches, response_batch
 from training.manifest import verify_manifest
 from training.model.backbone import Backbone
-from training.model.checkpoint import load_decoder
+from training.model.checkpoint import load_decoder, save_decoder
+from training.model.config import gpt2_json, parse_config
 from training.model.lora import LoraConfig, load_adapter, merge_adapter
+from training.model.transformer import Decoder, initialise
 from training.optim.adam import OptimizerConfig
 from training.optim.gradients import NonFiniteError
 from training.optim.ranks import ALONE
@@ -73,6 +75,20 @@ def test_answers_to_a_few_held_out_prompts_are_shown_before_and_after(
     assert {sample.prompt for sample in shown} <= {chat.decode(example.prompt) for example in held_out}
     before, after = ([sample.text for sample in shown if sample.step == step] for step in (0, shown[-1].step))
     assert before != after
+
+
+def test_answers_end_where_the_model_has_learned_no_more_positions(config: SftConfig, tmp_path: Path) -> None:
+    chat = load_chat(config.model_directory)
+    examples = sft.read_examples(config, chat)
+    most = max(example.tokens for example in (*examples.train, *examples.held_out))
+    known = load_decoder(config.model_directory).config.vocab_size
+    decoder = Decoder(parse_config(gpt2_json(known, 32, 2, 4, max_positions=most)))
+    initialise(decoder, 1)
+    save_decoder(decoder, tmp_path / "learned", companions_from=config.model_directory)
+    shown: list[Sample] = []
+    context = RunContext(DirectoryCheckpoints(tmp_path / "run"), ProgressList(), samples=shown.append)
+    sft.run(replace(config, model_directory=tmp_path / "learned", max_tokens=most), context)
+    assert len(shown) == 2 * sft.SHOWN
 
 
 @pytest.mark.parametrize("lora", [None, LORA])
