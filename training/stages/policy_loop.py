@@ -55,7 +55,7 @@ class PolicyConfig:
         updates: how often it samples, judges and learns; at least 1
         prompts_per_update: prompts sampled in an update, all workers together; at least 1
         samples_per_prompt: responses to each prompt, at least 1; GRPO compares them and needs 2
-        minibatch_rows: responses a step of the optimizer, all workers together; divides prompts_per_update * samples_per_prompt
+        minibatch_rows: responses a step of the optimizer, all workers together; at least 1; divides prompts_per_update * samples_per_prompt
         epochs_per_update: passes over the responses of an update, at least 1
         early_stop_nats: KL of the new to the old policy, in nats a token, above which an update ends early; above 0; none: never
         max_prompt_tokens: of a prompt, at least 1; longer ones are dropped and counted
@@ -65,13 +65,13 @@ class PolicyConfig:
         max_staleness_updates: updates that the weights of samplers apart may be behind, at least 0; from 1 on they go one update ahead
         judge_directory: a reward model that nothing is learned from, which must not fall while the score rises; none: there is none
         judge_base_directory: the model that the judge stands on; needed with judge_directory
-        kl_ceiling_nats: KL to the reference, in nats a response, above which training stops; none: never
+        kl_ceiling_nats: KL to the reference, in nats a response, above which training stops; above 0; none: never
         length_floor_fraction: of the first update's mean response tokens, below which training stops; in [0, 1)
         gold_drop: fall of the judge's normalised score from its best, above which training stops while the score rises; at least 0
         policy_optimizer: of the policy
         sft_mix: examples that each minibatch learns too, against forgetting; none: none
         lora: low-rank adapters in place of all weights; none: all weights learn
-        vocabulary_rows: train with so many rows of the embedding, at least as many as the data uses; only with lora; none: all of them
+        vocabulary_rows: train with so many rows of the embedding, at least 1 and what the data uses; only with lora; none: all of them
         checkpoint_activations: compute blocks again in the backward pass: less memory, more time
         checkpoint_every_updates: updates from one checkpoint, with answers for the page, to the next; at least 1
         seed: of the order of rows, and of all that is drawn

@@ -49,7 +49,7 @@ class PpoConfig(PolicyConfig):
         value_clip: how far a value may leave its old one before it teaches the critic no more; above 0
         reward: of a response
         kl: what drifting from the reference costs
-        kl_ceiling_nats: KL to the reference, in nats a response, above which training stops
+        kl_ceiling_nats: KL to the reference, in nats a response, above which training stops; above 0
         critic_optimizer: of the critic
     """
 

@@ -39,7 +39,7 @@ class PreferenceConfig:
         max_tokens: of prompt and response together, at least 1; rows with a longer one are dropped and counted
         optimizer: of all that learns
         lora: low-rank adapters in place of all weights; none: all weights learn
-        vocabulary_rows: train with so many rows of the embedding, at least as many as the data uses; only with lora; none: all of them
+        vocabulary_rows: train with so many rows of the embedding, at least 1 and what the data uses; only with lora; none: all of them
         checkpoint_activations: compute blocks again in the backward pass: less memory, more time
         held_out_fraction: share of the prompts, never of the rows, that is measured and never learned; in (0, 1)
         watch: what is sampled at each checkpoint, and when to stop

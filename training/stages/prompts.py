@@ -32,7 +32,7 @@ class SftMix:
 
     Attributes:
         data_path: a file of rows as `sft` reads them
-        coefficient: of their loss beside the policy's, at least 0
+        coefficient: of their loss beside the policy's, above 0
         rows: examples a minibatch, all workers together; at least 1
     """
 

@@ -60,7 +60,7 @@ class RewardModelConfig:
         max_tokens: of prompt and response together, at least 1; pairs with a longer one are dropped and counted
         optimizer: of all that learns
         lora: low-rank adapters in place of all weights; none: all weights learn
-        vocabulary_rows: train with so many rows of the embedding, at least as many as the data uses; only with lora; none: all of them
+        vocabulary_rows: train with so many rows of the embedding, at least 1 and what the data uses; only with lora; none: all of them
         checkpoint_activations: compute blocks again in the backward pass: less memory, more time
         held_out_fraction: share of the prompts, never of the pairs, that is measured and never learned; in (0, 1)
         label_noise: share of labels that are flipped, where it is known, in [0, 0.5); none: estimated from pairs that were judged twice

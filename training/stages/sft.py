@@ -56,7 +56,7 @@ class SftConfig:
         max_tokens: of prompt and response together, at least 1; longer rows are dropped and counted
         optimizer: of all that learns
         lora: low-rank adapters in place of all weights; none: all weights learn
-        vocabulary_rows: train with so many rows of the embedding, at least as many as the data uses; only with lora; none: all of them
+        vocabulary_rows: train with so many rows of the embedding, at least 1 and what the data uses; only with lora; none: all of them
         checkpoint_activations: compute blocks again in the backward pass: less memory, more time
         held_out_fraction: share of the distinct prompts that is measured and never learned, in [0, 1)
         checkpoint_every_steps: steps from one checkpoint, and one look at what is held out, to the next; at least 1
