@@ -24,8 +24,8 @@ PYTHON = ".venv/bin/python -m training "
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCKS = [block for language, block in FENCED.findall(PAGE) if not language]
 INLINE = re.findall(r"`([^`]+)`", re.sub(r"^```.*$", "", PAGE, flags=re.MULTILINE))
-FIELDS = {name: {field for field, _ in settable(stage.config, FIXED)} for name, stage in STAGES.items()}
-FIELDS["pretrain"] = {field for field, _ in settable(PretrainConfig, pretraining.FIXED)}
+FIELDS = {name: {field.name for field in settable(stage.config, FIXED)} for name, stage in STAGES.items()}
+FIELDS["pretrain"] = {field.name for field in settable(PretrainConfig, pretraining.FIXED)}
 
 
 def commands() -> dict[str, argparse.ArgumentParser]:
@@ -68,6 +68,8 @@ def test_a_command_of_the_page_is_one(arguments: list[str]) -> None:
         assigned(stage.config(**given), options.set, FIXED)
     elif arguments[0] == "run" and not options.recipe.endswith(".py"):
         recipe_named(options.recipe)
+    elif arguments[0] == "pretrain":
+        assert set(fields) <= FIELDS["pretrain"]
     elif fields:
         assert {field.removeprefix("sft.") for field in fields} <= FIELDS["sft"], "of the page's own recipe"
 

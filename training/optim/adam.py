@@ -54,14 +54,14 @@ class OptimizerConfig:
     """
 
     learning_rate: Positive = 1e-4
-    schedule: str = "linear"  # linear, cosine, constant or wsd
-    warmup_fraction: ShareButAll = 0.03  # of all steps
-    warmup_steps: CountOrNone | None = None  # in place of warmup_fraction
+    schedule: str = "linear"
+    warmup_fraction: ShareButAll = 0.03
+    warmup_steps: CountOrNone | None = None
     final_fraction: Share = 0.1
     cooldown_fraction: ShareButNone = 0.2  # wsd's; 10-20 % are enough (arXiv 2405.18392, figure 5)
-    cooldown: str = "sqrt"  # wsd's shape: linear or sqrt
+    cooldown: str = "sqrt"
     weight_decay: NotNegative = 0.0
-    algorithm: str = "adamw"  # adamw or muon
+    algorithm: str = "adamw"
     betas: tuple[ShareButAll, ShareButAll] = (0.9, 0.95)
     epsilon: Positive = 1e-5  # PPO's Adam, "N implementation details"; larger than the default on purpose
     muon_momentum: ShareButAll = 0.95  # arXiv 2502.16982

@@ -21,7 +21,7 @@ class KlConfig:
     """
 
     initial: NotNegative = 0.05
-    target_nats: Positive | None = None  # per response
+    target_nats: Positive | None = None
     horizon_samples: Count = 2000
 
     def __post_init__(self) -> None:

@@ -79,10 +79,10 @@ class WatchConfig:
         kl_ceiling_nats: KL to the reference, in nats an answer, above which training stops; above 0
     """
 
-    prompts: Count = 32  # held-out ones
+    prompts: Count = 32
     max_response_tokens: Count = 64
-    length_floor_fraction: ShareButAll = 0.25  # of the mean length before training; below: stop
-    kl_ceiling_nats: Limit = 20.0  # per response, as PPO's; above: stop
+    length_floor_fraction: ShareButAll = 0.25
+    kl_ceiling_nats: Limit = 20.0
 
     def __post_init__(self) -> None:
         check_ranges(self)

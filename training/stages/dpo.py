@@ -47,11 +47,11 @@ class DpoConfig(PreferenceConfig):
         label_noise: share of labels that are flipped, where it is known, in [0, 0.5); none: estimated from pairs that were judged twice
     """
 
-    label_smoothing: FlippedShare = 0.0  # share of labels thought to be flipped
-    margin_weight: NotNegative = 0.0  # nats of reward that a pair's margin of 1 asks for
-    batch_pairs: Count = 16  # pairs a step, all workers together
+    label_smoothing: FlippedShare = 0.0
+    margin_weight: NotNegative = 0.0
+    batch_pairs: Count = 16
     microbatch_pairs: Count = 4
-    label_noise: FlippedShare | None = None  # share of flipped labels where known; None: estimated from repeated pairs
+    label_noise: FlippedShare | None = None
 
 
 @dataclass(frozen=True)

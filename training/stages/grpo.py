@@ -59,18 +59,18 @@ class GrpoConfig(PolicyConfig):
         soft_overlong_tokens: tokens before max_response_tokens from which length costs score; at least 0, less than it; 0: none
     """
 
-    samples_per_prompt: Annotated[int, Range(2)] = 16  # a group needs two to compare
+    samples_per_prompt: Annotated[int, Range(2)] = 16
     minibatch_rows: Count = 64
     standardise: bool = True
     normalisation: Normalisation = Normalisation.TOKEN
-    constant_tokens: Count | None = None  # what normalisation "constant" divides each response by
+    constant_tokens: Count | None = None
     filter_zero_variance: bool = False
     clip_low: ProperShare = 0.2
     clip_high: Positive = 0.28
     kl_coefficient: NotNegative = 0.02
-    missing_eos_penalty: NotNegative = 0.0  # off the score of a response that did not end by itself
-    mask_missing_eos: bool = False  # such a response counts in its group, and nothing is learned from it
-    soft_overlong_tokens: CountOrNone = 0  # before max_response_tokens, where length begins to cost score
+    missing_eos_penalty: NotNegative = 0.0
+    mask_missing_eos: bool = False
+    soft_overlong_tokens: CountOrNone = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -52,10 +52,8 @@ class KtoConfig(PreferenceConfig):
         off_policy: what is asked of answers that a version sampled while it served people
     """
 
-    weights: str = "balanced"  # from the counts of the training part; or equal, as a control
-    batch_rows: Annotated[int, Range(2)] = (
-        16  # thumbs a step, all workers together; z0 is a mean over so many mismatched
-    )
+    weights: str = "balanced"
+    batch_rows: Annotated[int, Range(2)] = 16
     microbatch_rows: Count = 8
     off_policy: OffPolicyConfig = field(default_factory=OffPolicyConfig)
 

@@ -85,40 +85,30 @@ class PolicyConfig:
     output_directory: Path
     lineage: Lineage
     updates: Count = 100
-    prompts_per_update: Count = 32  # all workers together
+    prompts_per_update: Count = 32
     samples_per_prompt: Count = 1
-    minibatch_rows: Count = 16  # responses an optimizer step, all workers together
+    minibatch_rows: Count = 16
     epochs_per_update: Count = 2
-    early_stop_nats: Limit | None = None  # KL of old to new policy, a token of a minibatch; above: the update ends
-    max_prompt_tokens: Count = 256  # longer prompts are dropped and counted
+    early_stop_nats: Limit | None = None
+    max_prompt_tokens: Count = 256
     max_response_tokens: Count = 64
     temperature: Positive = 1.0
-    importance_cap: WeightCap | None = (
-        None  # of trainer / sampler, for a sampler with other weights or number types; None: ours
-    )
-    max_staleness_updates: CountOrNone = (
-        0  # of the weights that sampled a rollout; from 1 on, samplers apart go one update ahead
-    )
-    judge_directory: Path | None = (
-        None  # a reward model that nothing is learned from: it must not fall while the score rises
-    )
-    judge_base_directory: Path | None = None  # what the judge stands on
-    kl_ceiling_nats: Limit | None = 20.0  # per response; above: stop
-    length_floor_fraction: ShareButAll = 0.25  # of the first update's mean length; below: stop
-    gold_drop: Annotated[float, Range()] = (
-        0.5  # of the judge's normalised score, from its best; more while the score rises: stop
-    )
+    importance_cap: WeightCap | None = None
+    max_staleness_updates: CountOrNone = 0
+    judge_directory: Path | None = None
+    judge_base_directory: Path | None = None
+    kl_ceiling_nats: Limit | None = 20.0
+    length_floor_fraction: ShareButAll = 0.25
+    gold_drop: Annotated[float, Range()] = 0.5
     policy_optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     sft_mix: SftMix | None = None
     lora: LoraConfig | None = None
     vocabulary_rows: Count | None = None
-    checkpoint_activations: bool = (
-        False  # of what learns: blocks are computed again in the backward pass: less memory, more time
-    )
+    checkpoint_activations: bool = False
     checkpoint_every_updates: Count = 5
     seed: int = 0
     machine: Machine = field(default_factory=Machine)
-    parallelism: Parallelism = field(default_factory=Parallelism)  # of every network, the frozen ones too
+    parallelism: Parallelism = field(default_factory=Parallelism)
 
     def __post_init__(self) -> None:
         check_ranges(self)

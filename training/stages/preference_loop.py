@@ -53,19 +53,19 @@ class PreferenceConfig:
     data_path: Path
     output_directory: Path
     lineage: Lineage
-    beta: Positive = 0.1  # of the penalty for leaving the reference: smaller goes further
+    beta: Positive = 0.1
     epochs: Count = 1
-    max_tokens: Count = 512  # prompt + response; rows with a longer one are dropped and counted
+    max_tokens: Count = 512
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     lora: LoraConfig | None = None
     vocabulary_rows: Count | None = None
-    checkpoint_activations: bool = False  # blocks are computed again in the backward pass: less memory, more time
-    held_out_fraction: ProperShare = 0.1  # of the prompts, never of the rows
+    checkpoint_activations: bool = False
+    held_out_fraction: ProperShare = 0.1
     watch: WatchConfig = field(default_factory=WatchConfig)
     checkpoint_every_steps: Count = 50
     seed: int = 0
     machine: Machine = field(default_factory=Machine)
-    parallelism: Parallelism = field(default_factory=Parallelism)  # of the policy and its reference
+    parallelism: Parallelism = field(default_factory=Parallelism)
 
     def __post_init__(self) -> None:
         check_ranges(self)

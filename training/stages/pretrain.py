@@ -92,14 +92,14 @@ class PretrainConfig:
     lineage: Lineage
     model_json: Mapping[str, Any]
     steps: Count = 1000
-    batch_rows: Count = 32  # rows a step, all workers together
-    microbatch_rows: Count = 32  # rows in one forward
-    context_tokens: Count = 128  # of a row
-    packing: str = "documents"  # or stream: a text may see the ones before it (data/packing.py)
+    batch_rows: Count = 32
+    microbatch_rows: Count = 32
+    context_tokens: Count = 128
+    packing: str = "documents"
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    checkpoint_activations: bool = False  # blocks are computed again in the backward pass: less memory, more time
-    evaluate_every_steps: Count | None = None  # None: never
-    evaluation_tokens: Count = 1 << 16  # of the held-out documents, the first ones
+    checkpoint_activations: bool = False
+    evaluate_every_steps: Count | None = None
+    evaluation_tokens: Count = 1 << 16
     samples: SampleConfig = field(default_factory=SampleConfig)
     checkpoint_every_steps: Count = 200
     seed: int = 0

@@ -38,7 +38,7 @@ class SftMix:
 
     data_path: Path
     coefficient: Positive = 0.1
-    rows: Count = 8  # examples a minibatch, all workers together
+    rows: Count = 8
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -74,18 +74,18 @@ class RewardModelConfig:
     data_path: Path
     output_directory: Path
     lineage: Lineage
-    loss: str = "bradley_terry"  # or margin_ranking
-    centre_coefficient: NotNegative = 0.01  # pulls chosen + rejected towards 0
+    loss: str = "bradley_terry"
+    centre_coefficient: NotNegative = 0.01
     epochs: Count = 1
-    batch_pairs: Count = 16  # pairs a step, all workers together
+    batch_pairs: Count = 16
     microbatch_pairs: Count = 4
     max_tokens: Count = 512
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     lora: LoraConfig | None = None
     vocabulary_rows: Count | None = None
-    checkpoint_activations: bool = False  # blocks are computed again in the backward pass: less memory, more time
-    held_out_fraction: ProperShare = 0.2  # of the prompts, never of the pairs
-    label_noise: FlippedShare | None = None  # share of flipped labels where known; None: estimated from repeated pairs
+    checkpoint_activations: bool = False
+    held_out_fraction: ProperShare = 0.2
+    label_noise: FlippedShare | None = None
     checkpoint_every_steps: Count = 50
     seed: int = 0
     machine: Machine = field(default_factory=Machine)

@@ -70,14 +70,14 @@ class SftConfig:
     output_directory: Path
     lineage: Lineage
     epochs: Count = 1
-    batch_rows: Count = 16  # examples a step, all workers together
-    microbatch_rows: Count = 8  # examples in one forward
-    max_tokens: Count = 512  # prompt + response; longer examples are dropped and counted
+    batch_rows: Count = 16
+    microbatch_rows: Count = 8
+    max_tokens: Count = 512
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    lora: LoraConfig | None = None  # None: all weights
-    vocabulary_rows: Count | None = None  # train with this many embedding rows; LoRA only
-    checkpoint_activations: bool = False  # blocks are computed again in the backward pass: less memory, more time
-    held_out_fraction: ShareButAll = 0.05  # of the distinct prompts
+    lora: LoraConfig | None = None
+    vocabulary_rows: Count | None = None
+    checkpoint_activations: bool = False
+    held_out_fraction: ShareButAll = 0.05
     checkpoint_every_steps: Count = 50
     seed: int = 0
     machine: Machine = field(default_factory=Machine)

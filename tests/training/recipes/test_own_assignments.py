@@ -8,6 +8,7 @@ import pytest
 
 from training.model.lora import LoraConfig
 from training.optim.adam import OptimizerConfig
+from training.ranges import ranges_of
 from training.recipes.own import commands as own_commands
 from training.recipes.own.assignments import NEEDED, assigned, explained, listed, settable, word
 from training.recipes.own.stages import STAGES
@@ -126,3 +127,18 @@ def test_a_help_shows_a_field_with_its_value_and_below_it_what_it_is() -> None:
     shown = listed(settable(SftConfig, FIXED))
     assert "  epochs = 1\n      passes over the rows, at least 1\n" in shown
     assert "  lora = none\n      low-rank adapters" in shown
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_an_explanation_says_the_limit_that_its_field_has(kind: type) -> None:
+    classes = [
+        kind,
+        *(one for field in typing.get_type_hints(kind).values() for one in (field, *typing.get_args(field))),
+    ]
+    for one in filter(dataclasses.is_dataclass, classes):
+        said = explained(one)
+        for name, allowed in ranges_of(one).items():  # of context_tokens the model says more
+            limit = str(allowed).removesuffix(" and finite")
+            assert name == "context_tokens" or name not in said or limit in said[name], (
+                f"{one.__name__}.{name}: {limit}"
+            )

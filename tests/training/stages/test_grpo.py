@@ -262,7 +262,7 @@ def test_without_a_reference_there_is_no_kl_to_report(config: GrpoConfig, tmp_pa
         ({"samples_per_prompt": 1, "minibatch_rows": 4}, "samples_per_prompt: 1 is not at least 2"),
         ({"minibatch_rows": 7}, "minibatch_rows: 7 does not divide the 16 rows"),
         ({"minibatch_rows": 64}, r"the 16 rows of an update \(\d+ prompts x \d+ samples\); 16 or 8 would$"),
-        ({"samples_per_prompt": 1, "minibatch_rows": 64}, "samples_per_prompt: 1, a group needs two"),
+        ({"samples_per_prompt": 1, "minibatch_rows": 64}, "samples_per_prompt: 1 is not at least 2"),
         ({"normalisation": Normalisation.CONSTANT, "standardise": False}, "constant_tokens: None"),
         ({"constant_tokens": 8}, "constant_tokens: 8 with normalisation token"),
         ({"normalisation": Normalisation.CONSTANT, "constant_tokens": 0, "standardise": False}, "constant_tokens: 0"),

@@ -98,7 +98,7 @@ def test_pairs_that_all_agree_leave_an_interval_and_those_of_one_prompt_are_one_
 ) -> None:
     def width(prompts: int, each: int) -> float:
         asked = tuple(str(place % prompts) for place in range(prompts * each))
-        pairs = reward_model.Pairs([], [Pair((), (), 0.0)] * len(asked), asked, 0, None)
+        pairs = reward_model.Pairs([], [Pair((), (), 0.0)] * len(asked), asked, 0, 0, None)
         told = reward_model.report(pairs, torch.full((len(asked),), float(share)), reward, 1)
         assert told["held_out_accuracy"] == share
         low, high = told["held_out_accuracy_low"], told["held_out_accuracy_high"]
