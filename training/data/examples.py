@@ -114,27 +114,35 @@ def read_texts(path: Path) -> list[str]:
 
 
 def _read(path: Path, parse: Callable[[Mapping[str, Any]], Example]) -> list[Example]:
-    examples = []
+    examples, wrong = [], []
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             try:
-                row = json.loads(line.decode())
-                if not isinstance(row, dict):
-                    raise ExampleError("not a JSON object")
-                examples.append(parse(row))
-            except UnicodeDecodeError as error:
-                raise ExampleError(f"{path.name} line {number}: not UTF-8 at byte {error.start + 1}") from error
-            except json.JSONDecodeError as error:
-                raise ExampleError(f"{path.name} line {number}: not JSON") from error
+                examples.append(parse(_object(line)))
             except ExampleError as error:
-                raise ExampleError(f"{path.name} line {number}: {error}") from error
+                wrong.append(f"{path.name} line {number}: {error}")
+    if wrong:
+        more = len(wrong) - 1
+        raise ExampleError(wrong[0] + (f" (and {more} more {'lines' if more > 1 else 'line'})" if more else ""))
     if not examples:
         raise ExampleError(f"{path.name}: no examples")
     return examples
 
 
+def _object(line: bytes) -> Mapping[str, Any]:
+    try:
+        row = json.loads(line.decode())
+    except UnicodeDecodeError as error:
+        raise ExampleError(f"not UTF-8 at byte {error.start + 1}") from error
+    except json.JSONDecodeError as error:
+        raise ExampleError("not JSON; one object a line" if line.strip() else "empty") from error
+    if not isinstance(row, dict):
+        raise ExampleError("not a JSON object; one a line")
+    return row
+
+
 def _messages(row: Mapping[str, Any]) -> tuple[Message, ...]:
-    rows = row.get("messages")
+    rows = _value(row, "messages")
     if not isinstance(rows, list) or not rows:
         raise ExampleError("messages: must be a list with at least one message")
     for message in rows:
@@ -145,6 +153,10 @@ def _messages(row: Mapping[str, Any]) -> tuple[Message, ...]:
         ):
             raise ExampleError(f"messages: each needs role ({', '.join(ROLES)}) and content (text)")
         _refuse_halves("messages", message["content"])
+    if rows[-1]["role"] == "assistant":
+        raise ExampleError(
+            "messages: the last is the assistant's; they end before the response, which has a field of its own"
+        )
     return tuple(Message(message["role"], message["content"]) for message in rows)
 
 
@@ -155,8 +167,14 @@ def _served(row: Mapping[str, Any]) -> Served | None:
         raise ExampleError(f"served: {error}") from error
 
 
+def _value(row: Mapping[str, Any], field: str) -> Any:
+    if field not in row:
+        raise ExampleError(f"{field}: missing")
+    return row[field]
+
+
 def _text(row: Mapping[str, Any], field: str) -> str:
-    value = row.get(field)
+    value = _value(row, field)
     if not isinstance(value, str) or not value:
         raise ExampleError(f"{field}: must be text and not empty")
     _refuse_halves(field, value)

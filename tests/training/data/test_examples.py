@@ -41,3 +41,38 @@ def test_what_is_not_utf_8_is_refused_by_its_line(read: Callable[[Path], Any], t
 def test_an_emoji_in_two_escapes_is_one_character(tmp_path: Path) -> None:
     (tmp_path / "texts.jsonl").write_text('{"text": "\\ud83d\\ude00"}\r\n')
     assert read_texts(tmp_path / "texts.jsonl") == ["\U0001f600"]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("", "line 2: empty"),
+        ("question,answer", "line 2: not JSON; one object a line"),
+        ("[]", "line 2: not a JSON object; one a line"),
+        ('{"prompt": "a", "completion": "b"}', "line 2: messages: missing"),
+        ('{"messages": [], "response": "b"}', "line 2: messages: must be a list with at least one message"),
+        ('{"messages": [{"role": "user", "content": "a"}]}', "line 2: response: missing"),
+        (
+            '{"messages": [{"role": "user", "content": "a"}], "response": ""}',
+            "line 2: response: must be text and not empty",
+        ),
+        (
+            '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}',
+            "line 2: messages: the last is the assistant's",
+        ),
+    ],
+)
+def test_a_row_of_another_shape_is_told_what_it_lacks(line: str, said: str, tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "rows.jsonl", [ROWS[read_sft]])
+    path.write_text(f"{path.read_text()}{line}\n")
+    with pytest.raises(ExampleError) as told:
+        read_sft(path)
+    assert said in str(told.value)
+    assert "more" not in str(told.value)
+
+
+@pytest.mark.parametrize(("wrong", "more"), [(2, "and 1 more line"), (9, "and 8 more lines")])
+def test_the_first_wrong_line_is_named_and_the_others_are_counted(wrong: int, more: str, tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "rows.jsonl", [ROWS[read_sft], *[{"response": "b"}] * wrong])
+    with pytest.raises(ExampleError, match=rf"line 2: messages: missing \({more}\)$"):
+        read_sft(path)

@@ -118,7 +118,7 @@ def test_a_run_goes_on_as_it_was_begun_or_not_at_all(files: Path, capsys: pytest
     ("stage", "data", "more", "said"),
     [
         ("sft", "nothing.jsonl", (), "data: "),
-        ("sft", "pairs.jsonl", (), "response: must be text and not empty"),
+        ("sft", "pairs.jsonl", (), "response: missing"),
         ("sft", "sft.jsonl", ("--set", "epoch=2"), "epoch: no such field"),
         ("sft", "sft.jsonl", ("--set", "max_tokens=2"), "max_tokens: 2"),
         ("sft", "sft.jsonl", ("--set", "epochs=0"), "failed: epochs: 0 is not at least 1"),
