@@ -10,9 +10,14 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from tests.servers import KafkaServer, PostgresServer, S3Server, ValkeyServer
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("busy", deadline=None)
+settings.load_profile("busy")
 
 # What costs seconds and is shared by a worker's tests: the real servers (not Valkey, which is there at once), whole systems, runs.
 SHARED = {

@@ -24,17 +24,19 @@ def text_files(paths: Sequence[Path]) -> list[Path]:
     """The files themselves, and those in folders, in an order that depends on their names alone.
 
     Raises:
-        TextError: a path is neither, or there is no file at all.
+        TextError: a path is neither, or not there, or there is no file at all.
     """
     found: list[Path] = []
     for path in paths:
+        if not path.exists():
+            raise TextError(f"texts: {path.name} is missing")
         inside = [file for file in path.rglob("*") if file.suffix in ENDINGS] if path.is_dir() else [path]
         found += sorted(inside)
     for file in found:
         if file.suffix not in ENDINGS or not file.is_file():
-            raise TextError(f"{file.name}: not a .jsonl or .txt file")
+            raise TextError(f"texts: {file.name} is not a .jsonl or .txt file")
     if not found:
-        raise TextError(f"{', '.join(path.name for path in paths)}: no .jsonl or .txt file{_others(paths)}")
+        raise TextError(f"texts: {', '.join(path.name for path in paths)}: no .jsonl or .txt file{_others(paths)}")
     return found
 
 

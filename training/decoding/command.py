@@ -21,6 +21,7 @@ from training.decoding.tasks import MAX_TOKENS
 from training.decoding.text import GrowingText, check_stops, stop_at_text
 from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder
+from training.model.reward import SETTINGS
 from training.stages.machine import moved, take_device
 
 DRAWING = ("temperature", "top_p", "top_k", "min_p")  # how a token is drawn
@@ -45,6 +46,8 @@ def generate(options: argparse.Namespace) -> int:
         raise DecodingError("prompt: empty; it needs at least 1 character")
     if options.beams is not None and (unheard := [name for name in DRAWING if getattr(options, name) is not None]):
         raise DecodingError(f"{unheard[0]}: not with beams, which draw nothing")
+    if (options.directory / SETTINGS).exists():
+        raise DecodingError(f"directory: {options.directory} is a reward model, which scores and does not speak")
     prompt = _plain(options) if options.plain else _message(options)
     take_device(options.device)
     backbone = Backbone(moved(load_decoder(options.directory)))

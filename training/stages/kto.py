@@ -245,7 +245,8 @@ def read_data(config: KtoConfig, chat: Chat) -> Thumbs:
         ups = sum(thumb.up for thumb in part)
         if ups in (0, len(part)):
             raise ConfigError(
-                f"held_out_fraction: {ups} thumbs up and {len(part) - ups} down {name}, one of each needed"
+                f"held_out_fraction: {ups} thumbs up and {len(part) - ups} down {name}, one of each needed: "
+                "a larger share or another seed draws others"
             )
     return Thumbs(train, held_out, chat.stop_ids, len(rows) - len(fitting), decode=chat.decode)
 

@@ -25,10 +25,10 @@ class TextFiles:
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = tuple(file for path in paths for file in (text_files([path]) if path.is_dir() else [path]))
         for path in self.paths:
-            if path.suffix not in ENDINGS:
-                raise TextError(f"texts: {path.name} is not one of {', '.join(ENDINGS)}")
             if not path.is_file():
                 raise TextError(f"texts: {path.name} is missing")
+            if path.suffix not in ENDINGS:
+                raise TextError(f"texts: {path.name} is not one of {', '.join(ENDINGS)}")
             if path.stat().st_size == 0:
                 raise TextError(f"texts: {path.name} is empty")
         self.total_bytes = sum(path.stat().st_size for path in self.paths)

@@ -37,7 +37,7 @@ async def read(held: HeldAnswer) -> list[str]:
 
 
 @given(deltas=st.lists(st.text(min_size=1, max_size=9), max_size=20), held=st.integers(0, 12), pauses=st.data())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 def test_everything_is_released_once_and_in_order_at_any_pace(
     deltas: list[str], held: int, pauses: st.DataObject
 ) -> None:

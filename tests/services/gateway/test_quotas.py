@@ -125,7 +125,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(steps=STEPS, requests=st.integers(0, 4), tokens=st.integers(0, 120))
 def test_never_more_than_the_limit_in_any_window_and_no_step_longer_than_need_be(
     steps: list[tuple[int, int, str]], requests: int, tokens: int

@@ -44,7 +44,7 @@ async def test_what_is_stored_is_loaded_and_who_knows_an_older_rollout_replaces_
         assert await row.load() == Stored(V2, 2)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rollout=rollouts)
 async def test_every_rollout_comes_back_as_it_was(database: str, rollout: Rollout) -> None:
     async with open_rollout_row(database, 5) as row:

@@ -38,7 +38,7 @@ def test_a_user_keeps_the_version_while_the_rollout_stands(user: str, share: flo
     assert first.version == ("v2" if first.arm is Arm.CANDIDATE else "v1")
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(shares, shares)
 def test_a_growing_share_keeps_those_who_are_in(one: float, other: float) -> None:
     small, large = sorted((one, other))

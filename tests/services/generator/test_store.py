@@ -23,7 +23,7 @@ rollouts = st.builds(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rollout=rollouts)
 async def test_what_is_stored_is_there_after_a_restart(tmp_path: Path, rollout: Rollout) -> None:
     path = tmp_path / "state" / "rollout.json"

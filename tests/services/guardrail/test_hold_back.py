@@ -64,7 +64,7 @@ def stream(policy: Policy, answer: str, cuts: list[int]) -> tuple[str, list[str]
     return released, parts
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(PIECES, min_size=1, max_size=6), st.data())
 def test_what_is_released_does_not_depend_on_the_chunks(
     policy_once: Policy, pieces: list[str], data: st.DataObject
@@ -86,7 +86,7 @@ def test_character_by_character_nothing_of_a_violation_is_seen(policy_once: Poli
             assert secret[:length] not in before or length < 7, (violation, length)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.text(), st.data())
 def test_an_answer_with_any_characters_comes_out_the_same_in_chunks(
     policy_once: Policy, answer: str, data: st.DataObject

@@ -198,5 +198,5 @@ class Conversing(RuleBasedStateMachine):
 def test_what_is_stored_equals_a_plain_model_of_what_was_asked_for(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(branch, "PAGE", 3)
     tenants = (f"tenant-{number}" for number in itertools.count())
-    bounds = settings(max_examples=12, stateful_step_count=20, deadline=None, derandomize=True)
+    bounds = settings(max_examples=12, stateful_step_count=20, derandomize=True)
     run_state_machine_as_test(lambda: Conversing(home, next(tenants)), settings=bounds)

@@ -171,8 +171,10 @@ def test_files_that_hold_no_texts_are_refused(config: ShardConfig, tmp_path: Pat
     with pytest.raises(TextError, match=r"empty: no .jsonl or .txt file"):
         write_shards(replace(config, sources=(tmp_path / "empty",)))
     (tmp_path / "table.csv").write_text("a,b")
-    with pytest.raises(TextError, match=r"table.csv: not a .jsonl or .txt file"):
+    with pytest.raises(TextError, match=r"texts: table.csv is not a .jsonl or .txt file"):
         write_shards(replace(config, sources=(tmp_path / "table.csv",)))
+    with pytest.raises(TextError, match=r"texts: nowhere is missing"):
+        write_shards(replace(config, sources=(tmp_path / "nowhere",)))
 
 
 def test_the_manifest_holds_no_place_of_this_machine(config: ShardConfig, tmp_path: Path) -> None:

@@ -133,3 +133,9 @@ def test_a_directory_that_is_no_model_is_refused_without_a_traceback(
     assert main(["generate", str(directory), "--prompt", "x"]) == 1
     assert capsys.readouterr().err.startswith("failed: tokenizer.json: ")
     assert torch.is_grad_enabled()
+
+
+def test_a_reward_model_is_not_spoken_to(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (directory / "reward_model.json").write_text("{}")
+    assert main(["generate", str(directory), "--prompt", "x"]) == 1
+    assert "is a reward model, which scores and does not speak" in capsys.readouterr().err

@@ -65,7 +65,7 @@ def test_the_mean_e_value_is_at_most_one_without_an_effect() -> None:
         assert mean <= 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 60), st.integers(0, 60))
 def test_swapping_the_arms_swaps_the_evidence(up: int, down: int, other_up: int, other_down: int) -> None:
     one = read_thumbs(Thumbs(up, down), Thumbs(other_up, other_down), CONFIG)
@@ -74,7 +74,7 @@ def test_swapping_the_arms_swaps_the_evidence(up: int, down: int, other_up: int,
     assert min(one.e_better, one.e_worse) < 20
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 40), st.integers(0, 40), st.floats(0, 0.4))
 def test_a_wider_margin_never_makes_promotion_harder(up: int, down: int, a: int, b: int, margin: float) -> None:
     strict = read_thumbs(Thumbs(up, down), Thumbs(a, b), CONFIG)

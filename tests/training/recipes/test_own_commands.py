@@ -202,7 +202,9 @@ def test_a_number_out_of_its_range_in_ones_own_recipe_is_refused_in_a_line(
     )
     places = ["--models", str(files), "--data", str(files), "--work", str(files / "wrong")]
     assert main(["run", str(files / "wrong.py"), *places]) == 1
-    assert capsys.readouterr().err == "failed: gradient_clip: 0 is not above 0\n"
+    told = capsys.readouterr().err
+    assert told.startswith(f"failed: recipe: {files / 'wrong.py'} line ")
+    assert told.endswith(": gradient_clip: 0 is not above 0\n")
     assert not (files / "wrong").exists()
 
 
@@ -221,11 +223,25 @@ def test_the_recipe_of_the_page_is_one(tmp_path: Path, capsys: pytest.CaptureFix
     assert "set: 'ppo.beta=1' does not begin with a stage, sft." in capsys.readouterr().err
 
 
-def test_a_recipe_that_is_no_python_is_told_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("\ndef recipe(:\n", "line 2: invalid syntax"),
+        ("import nobody_has_this\n", "line 1: ModuleNotFoundError: No module named 'nobody_has_this'"),
+        ("def recipe(places):\n    return 1 / 0\n", "line 2: ZeroDivisionError: division by zero"),
+        (
+            "from training.model.lora import LoraConfig\n\n\ndef recipe(places):\n    return LoraConfig(rank=0)\n",
+            "line 5: rank: 0 is not at least 1",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_recipe_is_told_in_a_line(
+    text: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     bad = tmp_path / "bad.py"
-    bad.write_text("\ndef recipe(:\n")
+    bad.write_text(text)
     assert main(["plan", "--recipe", str(bad)]) == 1
-    assert capsys.readouterr().err == f"failed: recipe: {bad} line 2: invalid syntax\n"
+    assert capsys.readouterr().err == f"failed: recipe: {bad} {said}\n"
 
 
 def test_a_recipe_names_its_stages_where_one_is_asked_for_that_it_has_not(
@@ -236,6 +252,7 @@ def test_a_recipe_names_its_stages_where_one_is_asked_for_that_it_has_not(
     for more, said in (
         (("--stages", "ppo"), "stages: 'ppo' is not one of sft, dpo"),
         (("--set", "ppo.beta=1"), "set: 'ppo.beta=1' does not begin with a stage, sft. or dpo."),
+        (("--set", "dpo.beta=0"), "failed: dpo.beta: 0.0 is not above 0"),
     ):
         assert main(["run", str(files / "mine.py"), *places, *more]) == 1
         assert said in capsys.readouterr().err

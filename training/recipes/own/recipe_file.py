@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import runpy
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from training.planning.plan import PlannedStage
+from training.planning.work import StageConfig
 from training.recipes.open_models.recipes import OpenRecipe, Places, recipe_named
 from training.recipes.own.assignments import assigned
 from training.stages.context import ConfigError
@@ -22,19 +25,31 @@ def open_recipe(name: str, places: Places | None = None) -> OpenRecipe:
         return recipe_named(name, places)
     if not Path(name).is_file():
         raise ConfigError(f"recipe: {name} is not there")
-    try:
-        made = runpy.run_path(name).get(FUNCTION)
-    except SyntaxError as error:
-        raise ConfigError(f"recipe: {error.filename} line {error.lineno}: {error.msg}") from error
-    if not callable(made):
+    with _told_in_a_line(name):
+        make = runpy.run_path(name).get(FUNCTION)
+    if not callable(make):
         raise ConfigError(f"recipe: {name} has no function {FUNCTION}(places)")
-    recipe = made(places or Places())
+    with _told_in_a_line(name):
+        recipe = make(places or Places())
     if not isinstance(recipe, OpenRecipe):
         raise ConfigError(f"recipe: {FUNCTION}(places) of {name} gave {type(recipe).__name__}, not OpenRecipe")
     names = [stage.name for stage in recipe.stages]
     if len(set(names)) < len(names):
         raise ConfigError(f"recipe: two stages of {name} have one name, of {', '.join(names)}")
     return recipe
+
+
+@contextmanager
+def _told_in_a_line(name: str) -> Iterator[None]:
+    """What the file does wrong, with its line. Raises: ConfigError."""
+    try:
+        yield
+    except SyntaxError as error:
+        raise ConfigError(f"recipe: {error.filename} line {error.lineno}: {error.msg}") from error
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == name]
+        kind = "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
+        raise ConfigError(f"recipe: {name} line {lines[-1] if lines else 1}: {kind}{error}") from error
 
 
 def set_fields(stages: Sequence[PlannedStage], assignments: Sequence[str]) -> list[PlannedStage]:
@@ -50,7 +65,14 @@ def set_fields(stages: Sequence[PlannedStage], assignments: Sequence[str]) -> li
     for text in assignments:
         if text.partition(".")[0] not in names:
             raise ConfigError(f"set: {text!r} does not begin with a stage, {' or '.join(f'{name}.' for name in names)}")
-    return [replace(stage, config=assigned(stage.config, of_stage(stage.name, assignments), FIXED)) for stage in stages]
+    return [replace(stage, config=_assigned(stage, of_stage(stage.name, assignments))) for stage in stages]
+
+
+def _assigned(stage: PlannedStage, assignments: Sequence[str]) -> StageConfig:
+    try:
+        return assigned(stage.config, assignments, FIXED)
+    except ConfigError as error:
+        raise ConfigError(f"{stage.name}.{error}") from error
 
 
 def of_stage(name: str, assignments: Sequence[str]) -> list[str]:
