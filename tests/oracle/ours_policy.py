@@ -5,6 +5,7 @@ The algorithms run as they are; only their optimizer steps are replaced, by what
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -57,6 +58,7 @@ def of_ppo(batch: Batch) -> Figures:
     norms = note_gradients(algorithm, "policy", "critic")
     numbers = {"beta": KL_COEFFICIENT}
     experience, judged = algorithm.judge(fixed_rollout(rows), numbers)
+    experience = replace(experience, fresh_BR=None)  # the policy that learns is a later one
     players.policy.decoder.load_state_dict(load_decoder(batch.model("policy_later")).state_dict())
     players.critic.backbone.decoder.load_state_dict(load_decoder(batch.model("critic_later")).state_dict())
     figures = algorithm.learn(experience, 0, numbers | {"last_kl": judged["kl"]})
@@ -84,6 +86,7 @@ def of_grpo(batch: Batch, name: str, changes: Mapping[str, object]) -> Figures:
     algorithm = Grpo(players, config, setting(lambda rollout: scores_of(rollout, rows)))
     norms = note_gradients(algorithm, "policy")
     experience, _ = algorithm.judge(fixed_rollout(rows), {})
+    experience = replace(experience, fresh_BR=None)
     players.policy.decoder.load_state_dict(load_decoder(batch.model("policy_later")).state_dict())
     figures = algorithm.learn(experience, 0, {})
     loss = figures["policy_loss"] + figures["reference_loss"]
