@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -158,6 +158,15 @@ def test_either_signal_ends_the_step_and_is_told_of_and_a_second_one_does_what_i
             signal.signal(one, handler)
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Is heard: where a shell has begun the tests in the background it is ignored, and stays so."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_the_command_ends_its_step_on_ctrl_c_and_says_where_it_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
