@@ -35,7 +35,9 @@ def test_old_log_probs_are_the_policys_own_at_its_temperature(temperature: float
     experience, figures = algorithm.judge(rollout, numbers)
     assert figures["kl"] > 0.1
     assert (experience.old_log_probs_BR - rollout.log_probs_BR).abs().max() < 1e-5
-    learned = algorithm.learn(experience, 0, numbers)
+    learned = algorithm.learn(
+        replace(experience, fresh_BR=None), 0, numbers
+    )  # read again, as by updates of several steps
     assert learned["clip_fraction"] == 0
     assert learned["approximate_kl"] < 1e-10
 
