@@ -179,19 +179,24 @@ def test_settings_that_make_no_sense_are_refused(
         replace(config, **changes)  # type: ignore[arg-type]
 
 
-def test_data_that_does_not_fit_the_config_is_refused(config: PretrainConfig, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="vocab_size 200, but the tokenizer has 280 ids"):
-        pretrain.open_data(replace(config, model_json=llama_json(200, 32, 2, 4, 2, 64)))
+def without_begin(config: PretrainConfig, shards: Path, held_out_fraction: float) -> PretrainConfig:
+    """On shards of the same texts, whose documents begin without a token of their own."""
     write_shards(
         ShardConfig(
-            sources=(tmp_path / "texts.jsonl",),
+            sources=(shards.parent / "texts.jsonl",),
             tokenizer_directory=config.tokenizer_directory,
-            output_directory=tmp_path / "none-held-out",
-            held_out_fraction=0.0,
+            output_directory=shards,
+            held_out_fraction=held_out_fraction,
             begin_documents=False,
         )
     )
-    none_held_out = replace(config, shards_directory=tmp_path / "none-held-out")
+    return replace(config, shards_directory=shards)
+
+
+def test_data_that_does_not_fit_the_config_is_refused(config: PretrainConfig, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="vocab_size 200, but the tokenizer has 280 ids"):
+        pretrain.open_data(replace(config, model_json=llama_json(200, 32, 2, 4, 2, 64)))
+    none_held_out = without_begin(config, tmp_path / "none-held-out", held_out_fraction=0.0)
     with pytest.raises(ConfigError, match="evaluate_every_steps: 10, but no document is held out"):
         pretrain.open_data(none_held_out)
     with pytest.raises(ConfigError, match="samples: an empty prompt"):
@@ -208,16 +213,7 @@ def test_data_that_does_not_fit_the_config_is_refused(config: PretrainConfig, tm
 def test_bits_per_byte_are_refused_where_first_tokens_are_never_predicted(
     config: PretrainConfig, tmp_path: Path
 ) -> None:
-    write_shards(
-        ShardConfig(
-            sources=(tmp_path / "texts.jsonl",),
-            tokenizer_directory=config.tokenizer_directory,
-            output_directory=tmp_path / "no-begin",
-            held_out_fraction=0.15,
-            begin_documents=False,
-        )
-    )
-    unbegun = replace(config, shards_directory=tmp_path / "no-begin")
+    unbegun = without_begin(config, tmp_path / "no-begin", held_out_fraction=0.15)
     with pytest.raises(ConfigError, match="evaluate_every_steps: 10, but the shards' documents begin without a token"):
         pretrain.open_data(unbegun)
     assert pretrain.open_data(replace(unbegun, evaluate_every_steps=None)).begin_ids == ()
