@@ -22,22 +22,42 @@ DOMAIN = "thumbwheel"
 DETAILS_KEY = "grpc-status-details-bin"
 
 
-class ServiceError(Exception):
-    """An error that its caller may see. `reason` is UPPER_SNAKE_CASE and stable; `text` never holds user text."""
+class DetailedError(Exception):
+    """An error whose cause can be read from its attributes, without parsing its text.
+
+    Args:
+        text: the message for a person; names the field, the value and what is allowed; never holds user text.
+        field: what is at fault, as the caller names it: a request field, a setting, a file; "" where no single field is at fault.
+        reason: a stable UPPER_SNAKE_CASE code of this kind of fault; the class's own code if it is not given.
+        limit: what would be allowed; "" if there is no limit to tell.
+    """
+
+    reason = "INTERNAL"
+
+    def __init__(self, text: str, *, field: str = "", reason: str = "", limit: str = "") -> None:
+        super().__init__(text)
+        self.text = text
+        self.field = field
+        self.reason = reason or type(self).reason
+        self.limit = limit
+
+
+class ServiceError(DetailedError):
+    """An error that the caller of an RPC may see.
+
+    Args:
+        text, field, reason, limit: as for `DetailedError`.
+        retry_seconds: when the caller may try again; 0 if there is no such time.
+    """
 
     code = grpc.StatusCode.INTERNAL
-    reason = "INTERNAL"
     # A peer's error on its way to our caller.
     passed_on = False
 
     def __init__(
         self, text: str, *, reason: str = "", field: str = "", limit: str = "", retry_seconds: float = 0.0
     ) -> None:
-        super().__init__(text)
-        self.text = text
-        self.reason = reason or type(self).reason
-        self.field = field
-        self.limit = limit
+        super().__init__(text, field=field, reason=reason, limit=limit)
         self.retry_seconds = retry_seconds
 
 
