@@ -41,11 +41,9 @@ def details_of(error: BaseException, prefix: str = "") -> Details:
         error: an error without such attributes gives empty ones, so that the class's own reason stands.
         prefix: of the field, as "optimizer.".
     """
-    return {
-        "field": f"{prefix}{getattr(error, 'field', '')}".rstrip("."),
-        "reason": getattr(error, "reason", ""),
-        "limit": getattr(error, "limit", ""),
-    }
+    if not isinstance(error, DetailedError):  # others have a `reason` of their own kind, as UnicodeDecodeError
+        return {"field": prefix.rstrip("."), "reason": "", "limit": ""}
+    return {"field": f"{prefix}{error.field}".rstrip("."), "reason": error.reason, "limit": error.limit}
 
 
 class ConfigError(DetailedError, ValueError):
