@@ -24,6 +24,8 @@ class CatalogueError(UnavailableError):
 class ObjectMissingError(CatalogueError):
     """A committed object is not there: compaction may have deleted it since it was listed, so list again."""
 
+    reason = "MISSING"
+
 
 @dataclass(frozen=True)
 class Segment:

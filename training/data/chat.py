@@ -17,12 +17,15 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
 from training.model.fields import FAMILIES, Fields, ModelConfigError, missing, read_object
+from training.refusals import DetailedError
 
 MARK = "thumbwheel-end-of-reply"  # stands for a reply when we look what the template writes after one
 
 
-class ChatError(ValueError):
+class ChatError(DetailedError, ValueError):
     """The directory cannot render a chat, or the template refused the messages; the text names the file or the reason."""
+
+    reason = "INVALID_CHAT"
 
 
 @dataclass(frozen=True)

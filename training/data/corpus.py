@@ -19,6 +19,8 @@ LARGEST_TEXT_BYTES = 256 << 20  # of one .txt: it is read as a whole
 class TextError(ExampleError):
     """A text cannot be read; the message names the file and the place or the field, never the content."""
 
+    reason = "INVALID_TEXT"
+
 
 def text_files(paths: Sequence[Path]) -> list[Path]:
     """The files themselves, and those in folders, in an order that depends on their names alone.

@@ -10,13 +10,16 @@ from typing import Any, TypeVar
 
 from training.data.chat import Message
 from training.data.served import Served, served_from
+from training.refusals import DetailedError
 
 ROLES = ("system", "user", "assistant")
 THUMBS = ("up", "down")
 
 
-class ExampleError(ValueError):
+class ExampleError(DetailedError, ValueError):
     """A line of a data file is not what the stage reads; the text names file, line and field, never the content."""
+
+    reason = "INVALID_EXAMPLE"
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,16 @@ import pyarrow as pa
 from training.data.catalogue import Segment
 from training.data.events import Feedback, Finish, Kind, Place, Turn
 from training.data.sealed import Opening
+from training.refusals import DetailedError
 
 KINDS = frozenset(kind.value for kind in Kind)
 FINISHES = frozenset(finish.value for finish in Finish)
 
 
-class RowError(ValueError):
+class RowError(DetailedError, ValueError):
     """A row lacks a value without which it means nothing; the text names object, offset and column, never the content."""
+
+    reason = "INVALID_ROW"
 
 
 def feedback_rows(table: pa.Table, segment: Segment, opening: Opening) -> Iterator[Feedback]:

@@ -25,6 +25,7 @@ from training.data.chat import load_chat
 from training.data.corpus import read_texts_of, text_files
 from training.data.seeds import is_held_out
 from training.manifest import MANIFEST, Manifest, hash_file, plain, read_manifest, write_manifest
+from training.refusals import DetailedError
 from training.tokenization.opened import open_tokenizer
 
 KIND = "token_shards"
@@ -34,8 +35,10 @@ OURS = re.compile(rf"({TRAIN}|{HELD_OUT})-(\d+|tokens|bytes)\.bin|manifest\.part
 LARGEST_UINT16_VOCABULARY = 1 << 16
 
 
-class ShardError(ValueError):
+class ShardError(DetailedError, ValueError):
     """Shards are not what their reader asks for; the text names the field or the file."""
+
+    reason = "INVALID_SHARDS"
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,16 @@ from training.model.backbone import Backbone
 from training.model.cache import KeyValueCache
 from training.model.config import ModelConfig
 from training.model.transformer import PositionError
+from training.refusals import DetailedError
 
 Ends = Callable[[Tensor, Tensor], Tensor]
 """(token_B, real_B) to True where a row ends with this token, [B]."""
 
 
-class DecodingError(ValueError):
+class DecodingError(DetailedError, ValueError):
     """A setting is out of its range, or a prompt cannot be continued; the text names the field and its limit."""
+
+    reason = "INVALID_DECODING"
 
 
 class Rows:

@@ -12,13 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from training.refusals import DetailedError
+
 FAMILIES = ("gpt2", "llama", "qwen2", "qwen3", "gemma3_text")  # that config.py builds
 MAX_SIZE = 1 << 24  # of widths, heads, vocabularies and positions: the largest known is 10 M positions (Llama 4)
 MAX_LAYERS = 1 << 10
 
 
-class ModelConfigError(ValueError):
+class ModelConfigError(DetailedError, ValueError):
     """config.json describes something that this library does not build; the text names the field."""
+
+    reason = "INVALID_MODEL_CONFIG"
 
 
 @dataclass(frozen=True)

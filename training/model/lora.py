@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from training.model.tensor_files import read_tensors
 from training.model.transformer import Decoder
 from training.ranges import Count, Positive, check_ranges
+from training.refusals import DetailedError
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -47,8 +48,10 @@ class LoraConfig:
         check_ranges(self)
 
 
-class AdapterError(ValueError):
+class AdapterError(DetailedError, ValueError):
     """An adapter does not fit the decoder, or a name is taken or unknown; the text names it."""
+
+    reason = "INVALID_ADAPTER"
 
 
 class LoraPair(nn.Module):

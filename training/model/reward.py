@@ -23,6 +23,7 @@ from training.model.head import ScalarHead, last_real_column
 from training.model.lora import LoraConfig, add_adapter, copy_adapter, load_adapter, read_adapter_config, save_adapter
 from training.model.tensor_files import read_tensors
 from training.model.transformer import Decoder
+from training.refusals import DetailedError
 
 TOKENIZER = "tokenizer.json"
 SETTINGS = "reward_model.json"
@@ -30,8 +31,10 @@ HEAD = "head.safetensors"
 ADAPTER = "adapter"
 
 
-class RewardModelError(ValueError):
+class RewardModelError(DetailedError, ValueError):
     """A reward model does not belong to the model that it shall judge; the text names both."""
+
+    reason = "INVALID_REWARD_MODEL"
 
 
 @dataclass(frozen=True)

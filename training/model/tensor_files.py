@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from training.model.fields import ModelConfigError, read_object
+from training.refusals import DetailedError
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -23,8 +24,10 @@ PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 PICKLE_BEGINS = (b"\x80", b"PK\x03\x04")  # a pickle's protocol mark; the zip that torch writes
 
 
-class CheckpointError(ValueError):
+class CheckpointError(DetailedError, ValueError):
     """A model directory's weights cannot be read, or do not fit its config.json; the text names file and tensor."""
+
+    reason = "INVALID_CHECKPOINT"
 
 
 def weight_files(directory: Path) -> list[Path]:

@@ -18,6 +18,7 @@ import tiktoken
 from tokenizers import Tokenizer
 
 from training.model.fields import missing
+from training.refusals import DetailedError
 from training.tokenization.byte_pairs import bytes_by_letter
 from training.tokenization.control import TOKENIZER
 from training.tokenization.tiktoken_encoding import encoding_of, hindrance
@@ -29,8 +30,10 @@ LONG_RUN_CHARACTERS = 500_000
 BYTE_FALLBACK = re.compile(r"<0x([0-9A-F]{2})>")
 
 
-class TokenizerError(ValueError):
+class TokenizerError(DetailedError, ValueError):
     """A directory has no tokenizer that can be used; the text names the file and the field."""
+
+    reason = "INVALID_TOKENIZER"
 
 
 @dataclass(frozen=True)

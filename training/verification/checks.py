@@ -9,9 +9,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from training.refusals import DetailedError
 
-class CheckError(ValueError):
+
+class CheckError(DetailedError, ValueError):
     """A check in a file is not one of ours; the text names the field, never the content."""
+
+    reason = "INVALID_CHECK"
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from training.refusals import DetailedError
+
 PROGRAM_VARIABLE = "TW_TRAINING_BUBBLEWRAP"
 HOME = "/python"  # the interpreter's place inside, wherever it lies outside
 NOBODY = 65534
@@ -33,8 +35,10 @@ ENVIRONMENT = {
 }
 
 
-class SandboxUnavailableError(Exception):
+class SandboxUnavailableError(DetailedError):
     """Code cannot be run safely here, so it is not run; the text says why and what to do."""
+
+    reason = "SANDBOX_UNAVAILABLE"
 
 
 @dataclass(frozen=True)
