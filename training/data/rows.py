@@ -75,12 +75,22 @@ def _place(row: Mapping[str, Any], segment: Segment) -> Place:
     else:
         inside = inside and segment.start_offset <= offset < segment.end_offset
     if not inside:
-        raise RowError(f"offset: {offset!r} of sequence {sequence} in {segment.object_key} is not in its segment")
+        by_sequence = segment.is_compacted and isinstance(offset, int)
+        raise RowError(
+            f"offset: {offset!r} of sequence {sequence} in {segment.object_key} is not in its segment",
+            field="sequence" if by_sequence else "offset",
+            reason="OUT_OF_RANGE",
+            limit=f"{segment.first_sequence} to {segment.sequence}"
+            if segment.is_compacted
+            else f"{segment.start_offset} to {segment.end_offset - 1}",
+        )
     return row.get("accept_order") or 0, sequence, offset
 
 
 def _text(row: Mapping[str, Any], column: str, segment: Segment) -> str:
     value = row.get(column)
     if not isinstance(value, str) or not value:
-        raise RowError(f"{column}: missing in {segment.object_key} at offset {row.get('offset')!r}")
+        raise RowError(
+            f"{column}: missing in {segment.object_key} at offset {row.get('offset')!r}", field=column, reason="MISSING"
+        )
     return value

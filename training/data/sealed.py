@@ -114,7 +114,9 @@ class Opening:
             inner.ParseFromString(key.decrypt(sealed[NONCE], sealed[CIPHERTEXT], bound_to))
         except (InvalidTag, DecodeError):
             # Without its cause: what a decoder says of bytes may repeat them.
-            raise SealError(f"sealed: {segment.object_key} cannot be opened at offset {row.get('offset')!r}") from None
+            raise SealError(
+                f"sealed: {segment.object_key} cannot be opened at offset {row.get('offset')!r}", field="sealed"
+            ) from None
         return inner
 
 

@@ -230,7 +230,9 @@ def check_positions(mask_BS: Tensor, positions_BT: Tensor, most: int) -> None:
     """
     if mask_BS.shape[1] > most and (longest := int(positions_BT.max()) + 1) > most:
         raise PositionError(
-            f"max_positions: a document of {longest} tokens, but the model has learned {most} positions"
+            f"max_positions: a document of {longest} tokens, but the model has learned {most} positions",
+            field="max_positions",
+            limit=str(most),
         )
 
 

@@ -76,7 +76,9 @@ def find_bubblewrap(environment: Mapping[str, str]) -> Path:
         raise SandboxUnavailableError(
             f"{named or 'bwrap'} not found: code rewards run in bubblewrap and never without it. Install it (Debian: "
             "apt-get install bubblewrap), or run `python -m infra.servers install`, which needs no root, and name the "
-            f"program usr/bin/bwrap of the folder that it prints in {PROGRAM_VARIABLE}"
+            f"program usr/bin/bwrap of the folder that it prints in {PROGRAM_VARIABLE}",
+            field=named or "bwrap",
+            reason="MISSING",
         )
     return Path(found)
 

@@ -115,7 +115,9 @@ def _remove(group: Path) -> None:
             group.rmdir()
         except OSError as error:
             if time.monotonic() > end:
-                raise ControlGroupError(f"{group.name}: still in use after {EMPTY_SECONDS:.0f} s") from error
+                raise ControlGroupError(
+                    f"{group.name}: still in use after {EMPTY_SECONDS:.0f} s", field=group.name
+                ) from error
             time.sleep(LOOK_SECONDS)
         else:
             return

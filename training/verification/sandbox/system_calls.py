@@ -62,7 +62,10 @@ def build_filter(machine: str = "") -> bytes:
     """
     machine = machine or platform.machine()
     if machine not in _ARCHITECTURES:
-        raise UnknownArchitectureError(f"no system-call filter for {machine}, only for {', '.join(_ARCHITECTURES)}")
+        known = ", ".join(_ARCHITECTURES)
+        raise UnknownArchitectureError(
+            f"no system-call filter for {machine}, only for {known}", field=machine, limit=known
+        )
     here = _ARCHITECTURES[machine]
     numbers = sorted(pair[here.column] for pair in _DENIED.values())
     # The tail is: allow, refuse, no such call, kill; what jumps there counts the instructions between.
