@@ -27,6 +27,7 @@ from training.lineage import Descent, erased_versions, trace
 from training.manifest import MANIFEST, Manifest, plain, read_manifest, write_manifest
 from training.progress import FIGURE_GAP, Board, Display, figures_of
 from training.recipes.recipe import LoopConfig, Plan, Recipe
+from training.refusals import DetailedError
 from training.registry import Registry, RegistryError, Stage
 from training.reporting.turn import REPORT, STAGES, write_report
 from training.runs import RunRecord, RunResult, Runs, write_json
@@ -39,8 +40,10 @@ SHOWN = ("loss", "held_out_accuracy", "accuracy", "score", "kl", "response_token
 GATE, CANARY, CONFIG = "gate.json", "canary.json", "config.json"
 
 
-class NotEnoughFeedbackError(RuntimeError):
+class NotEnoughFeedbackError(DetailedError, RuntimeError):
     """There is not enough to learn from, or nothing new; the text says how much there is and how much is needed."""
+
+    reason = "TOO_SMALL"
 
 
 class Feedback(Log, ThumbCounter, Protocol):

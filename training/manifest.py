@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from training.refusals import DetailedError
 from training.status import now
 
 MANIFEST = "manifest.json"
@@ -21,8 +22,10 @@ FORMAT = 1
 CHUNK_BYTES = 1 << 20
 
 
-class ManifestError(ValueError):
+class ManifestError(DetailedError, ValueError):
     """A directory has no manifest, a malformed one, or files that differ from it; the text names the field or the file."""
+
+    reason = "INVALID_MANIFEST"
 
 
 @dataclass(frozen=True)

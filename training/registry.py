@@ -16,6 +16,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from training.manifest import MANIFEST, Manifest, read_manifest, verify_manifest
+from training.refusals import DetailedError
 
 HISTORY = "registry.jsonl"
 VERSION = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")  # RolloutService's own limit
@@ -33,8 +34,10 @@ class Stage(StrEnum):
     ERASED = "erased"  # what it learned from is gone, so it was not finished
 
 
-class RegistryError(ValueError):
+class RegistryError(DetailedError, ValueError):
     """A version is unknown, taken by another model, or its name is not one; the text names it."""
+
+    reason = "INVALID_VERSION"
 
 
 @dataclass(frozen=True)

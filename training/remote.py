@@ -63,9 +63,13 @@ STATES = {
 class RemoteError(UnavailableError):
     """A service is not reachable or refused; the text names the service, its address and why."""
 
+    reason = "UNREACHABLE"
+
 
 class LateError(RemoteError):
     """It has not answered in time; what was asked for may be under way."""
+
+    reason = "DEADLINE_EXCEEDED"
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlencode
 from urllib.request import Request, urlopen
 
+from training.refusals import DetailedError
+
 CALL_SECONDS = 15.0
 NOT_FOUND, TAKEN, TOO_MANY = 404, 409, 429
 MAX_MESSAGE_CHARACTERS = 500
@@ -24,11 +26,13 @@ MAX_MESSAGE_CHARACTERS = 500
 Manifest = Mapping[str, Any]
 
 
-class ApiError(RuntimeError):
+class ApiError(DetailedError, RuntimeError):
     """A call failed; the text says what the API server said. `passing`: the same call may succeed later."""
 
-    def __init__(self, text: str, *, passing: bool) -> None:
-        super().__init__(text)
+    reason = "UNREACHABLE"
+
+    def __init__(self, text: str, *, passing: bool, reason: str = "") -> None:
+        super().__init__(text, reason=reason)
         self.passing = passing
 
 

@@ -13,6 +13,7 @@ from typing import Protocol, TypeVar
 from training.launching.hindrance import hindrance, missing_volume, waits_for_its_node
 from training.launching.kubernetes import ApiError, Manifest
 from training.launching.ray_job import RAY_JOBS, RayJob, filled, parse
+from training.refusals import DetailedError
 
 PODS, RAY_CLUSTERS = "api/v1/pods", "apis/ray.io/v1/rayclusters"
 POLL_SECONDS, GONE_SECONDS = 5.0, 300.0
@@ -28,8 +29,10 @@ BEFORE_PODS = (QUEUED, NOT_TAKEN_UP)  # whoever has ended has got over these
 Result = TypeVar("Result")
 
 
-class LaunchError(RuntimeError):
+class LaunchError(DetailedError, RuntimeError):
     """No RayJob can be made or followed; the text says why."""
+
+    reason = "LAUNCH_FAILED"
 
 
 class Api(Protocol):

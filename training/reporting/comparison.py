@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from training.refusals import DetailedError
 from training.reporting.curves import FIRST, Curves, curves
 from training.reporting.pages import figure, write_page
 from training.reporting.stage import StageRead, duration, read_stages
@@ -19,8 +20,10 @@ OWN = ("output_directory", "lineage.")  # of a run, whatever it does
 MISSING = "-"
 
 
-class ComparisonError(ValueError):
+class ComparisonError(DetailedError, ValueError):
     """Two runs cannot be compared; the text says which and why."""
+
+    reason = "MISMATCH"
 
 
 @dataclass(frozen=True)
