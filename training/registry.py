@@ -65,7 +65,7 @@ class Registry:
         """
         directory = self._root / _checked(version)
         if not (directory / MANIFEST).is_file():
-            raise RegistryError(f"version: {version} is not in the registry")
+            raise RegistryError(f"version: {version} is not in the registry", field="version", reason="UNKNOWN")
         return directory
 
     def manifests(self) -> list[Manifest]:
@@ -84,7 +84,7 @@ class Registry:
         target = self._root / _checked(version)
         if (target / MANIFEST).is_file():
             if verify_manifest(target).files != manifest.files:
-                raise RegistryError(f"version: {version} is another model already")
+                raise RegistryError(f"version: {version} is another model already", field="version", reason="EXISTS")
             return target
         self._root.mkdir(parents=True, exist_ok=True)
         draft = self._root / f".{version}.draft"
@@ -129,5 +129,6 @@ class Registry:
 
 def _checked(version: str) -> str:
     if not VERSION.fullmatch(version):
-        raise RegistryError(f"version: {version!r} is not 1 to 128 of a-z, 0-9, '.', '_', '-'")
+        limit = "1 to 128 of a-z, 0-9, '.', '_', '-'"
+        raise RegistryError(f"version: {version!r} is not {limit}", field="version", reason="MALFORMED", limit=limit)
     return version

@@ -125,7 +125,7 @@ def _lock(opened: TextIO, patience_seconds: float) -> None:
             if time.monotonic() >= end:
                 opened.seek(0)
                 who = opened.read().strip() or "it just started"
-                raise LoopRunningError(f"a loop runs already: {who}") from error
+                raise LoopRunningError(f"a loop runs already: {who}", field=LOCK) from error
         time.sleep(POLL_SECONDS)
 
 
