@@ -102,13 +102,21 @@ def plan_stage(stage: PlannedStage, model: ModelConfig, gpus: int, accelerator: 
     try:
         planned = _planned(stage, model, gpus, accelerator)
     except ConfigError as error:
-        raise ConfigError(f"{stage.name}: {error}; {_advice(stage, model, gpus, accelerator)}") from error
+        raise ConfigError(
+            f"{stage.name}: {error}; {_advice(stage, model, gpus, accelerator)}",
+            field=f"{stage.name}.{error.field}",
+            reason=error.reason,
+            limit=error.limit,
+        ) from error
     if planned.memory.bytes > accelerator.usable_bytes:
         largest = planned.memory.largest
         raise ConfigError(
             f"{stage.name}: needs {planned.memory.bytes / GIB:.1f} GiB of each {accelerator.name}, of which "
             f"{accelerator.usable_bytes / GIB:.1f} are usable, with {planned.layout}, at its peak, in: {planned.memory.name}; "
-            f"the largest part: {largest.name}, {largest.bytes / GIB:.1f} GiB; {_advice(stage, model, gpus, accelerator)}"
+            f"the largest part: {largest.name}, {largest.bytes / GIB:.1f} GiB; {_advice(stage, model, gpus, accelerator)}",
+            field=stage.name,
+            reason="TOO_LARGE",
+            limit=f"{accelerator.usable_bytes / GIB:.1f} GiB",
         )
     return planned
 
