@@ -120,17 +120,17 @@ def read_manifest(directory: Path) -> Manifest:
         ) from error
     except json.JSONDecodeError as error:
         raise ManifestError(
-            f"{MANIFEST}: not JSON at line {error.lineno}", field=MANIFEST, reason="MALFORMED", limit="JSON"
+            f"{MANIFEST}: not JSON at line {error.lineno}", field=MANIFEST, reason="MALFORMED"
         ) from error
     except UnicodeDecodeError as error:
-        raise ManifestError(
-            f"{MANIFEST}: no text at byte {error.start}", field=MANIFEST, reason="MALFORMED", limit="UTF-8"
-        ) from error
+        raise ManifestError(f"{MANIFEST}: no text at byte {error.start}", field=MANIFEST, reason="NOT_UTF8") from error
     known = {f.name for f in dataclasses.fields(Manifest)}
     if not isinstance(fields, dict) or {*fields, "erased"} != known:
-        names = ", ".join(sorted(known))
         raise ManifestError(
-            f"{MANIFEST}: fields must be exactly {names}", field=MANIFEST, reason="MISMATCH", limit=names
+            f"{MANIFEST}: fields must be exactly {', '.join(sorted(known))}",
+            field=MANIFEST,
+            reason="MISMATCH",
+            limit=", ".join(sorted(known)),
         )
     if fields["format"] != FORMAT:
         raise ManifestError(

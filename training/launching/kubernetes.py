@@ -31,8 +31,8 @@ class ApiError(DetailedError, RuntimeError):
 
     reason = "UNREACHABLE"
 
-    def __init__(self, text: str, *, passing: bool, reason: str = "") -> None:
-        super().__init__(text, reason=reason)
+    def __init__(self, text: str, *, passing: bool) -> None:
+        super().__init__(text)
         self.passing = passing
 
 
@@ -128,6 +128,8 @@ class KubernetesApi:
 
 
 class _StatusError(ApiError):
+    reason = "REFUSED"
+
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text, passing=status >= 500 or status == TOO_MANY)
         self.status = status

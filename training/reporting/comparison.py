@@ -102,7 +102,11 @@ def compare(first: Path, second: Path) -> list[Pair]:
     for directory in (first, second):
         found = read_stages(directory)
         if not found:
-            raise ComparisonError(f"{directory}: no stage began there (no stage.json in it or below)")
+            raise ComparisonError(
+                f"{directory}: no stage began there (no stage.json in it or below)",
+                field=str(directory),
+                reason="EMPTY",
+            )
         reads.append(found)
     if len(reads[0]) == len(reads[1]) == 1:
         return [Pair(reads[0][0].record.name, reads[0][0], reads[1][0])]
@@ -110,7 +114,12 @@ def compare(first: Path, second: Path) -> list[Pair]:
     pairs = [Pair(read.record.name, read, others[read.record.name]) for read in reads[0] if read.record.name in others]
     if not pairs:
         names = [", ".join(read.record.name for read in found) for found in reads]
-        raise ComparisonError(f"{first}: has {names[0]}, {second}: has {names[1]}; no stage is in both")
+        raise ComparisonError(
+            f"{first}: has {names[0]}, {second}: has {names[1]}; no stage is in both",
+            field=str(second),
+            reason="MISMATCH",
+            limit=names[0],
+        )
     return pairs
 
 
