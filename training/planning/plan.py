@@ -12,7 +12,7 @@ from training.planning.layout import Layout
 from training.planning.memory import Phase, peak
 from training.planning.timing import Spent, spent_most, time_of
 from training.planning.work import DataSize, StageConfig, Work, work_of
-from training.stages.context import ConfigError
+from training.refusals import ConfigError, details_of
 from training.stages.pretrain import PretrainConfig
 
 TENSORS = (1, 2, 4, 8)  # within a machine: sums over a network would be waited for
@@ -104,9 +104,7 @@ def plan_stage(stage: PlannedStage, model: ModelConfig, gpus: int, accelerator: 
     except ConfigError as error:
         raise ConfigError(
             f"{stage.name}: {error}; {_advice(stage, model, gpus, accelerator)}",
-            field=f"{stage.name}.{error.field}",
-            reason=error.reason,
-            limit=error.limit,
+            **details_of(error, f"{stage.name}."),
         ) from error
     if planned.memory.bytes > accelerator.usable_bytes:
         largest = planned.memory.largest
