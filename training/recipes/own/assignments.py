@@ -129,15 +129,15 @@ def _filled(kind: Any, now: Any, tree: Mapping[str, str | Tree], prefix: str, fi
         else:
             changed[field] = _filled(part, None if now is None else getattr(now, field), given, f"{name}.", ())
     try:
-        return dataclasses.replace(now, **changed) if now is not None else _begun(kind, changed, prefix)
+        return dataclasses.replace(now, **changed) if now is not None else _begun(kind, changed)
     except ValueError as error:
         raise ConfigError(f"{prefix}{error}", **details_of(error, prefix)) from error
 
 
-def _begun(kind: Any, values: Mapping[str, object], prefix: str) -> Any:
+def _begun(kind: Any, values: Mapping[str, object]) -> Any:
     missing = [f.name for f in dataclasses.fields(kind) if f.name not in values and _default(f) == NEEDED]
     if missing:
-        raise ConfigError(f"{prefix}{missing[0]}: is needed too", field=prefix + missing[0], reason="MISSING")
+        raise ConfigError(f"{missing[0]}: is needed too", field=missing[0], reason="MISSING")
     return kind(**values)
 
 
