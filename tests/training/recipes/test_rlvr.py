@@ -69,8 +69,8 @@ def test_a_model_is_trained_and_measured_before_and_after(
     work = tmp_path / "work"
     assert main(asked(tmp_path, "--algorithm", algorithm)) == 0
     said = capsys.readouterr().out
-    assert any("toy" in line and re.findall(r"\d+", line) == ["6", "2"] for line in said.splitlines())
-    assert any(line.startswith(algorithm) and line.endswith(FIRST) for line in said.splitlines())
+    assert any("toy" in line and re.findall(r"\d+", line)[-2:] == ["6", "2"] for line in said.splitlines())
+    assert any(algorithm in line and line.endswith(FIRST) for line in said.splitlines())
     assert any(re.findall(r"\d+", line)[-2:] == ["95", "6"] for line in said.splitlines())
     assert verify_manifest(work / f"toy-chain_sum-{algorithm}").report["updates"] == 2
     learned = {item.prompt for item in items_of(read_prompts(work / "items.jsonl"))}
