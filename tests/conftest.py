@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+from infra.install import requirements
 
 if TYPE_CHECKING:
     from tests.servers import KafkaServer, PostgresServer, S3Server, ValkeyServer
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 settings.register_profile("busy", deadline=None)
 settings.load_profile("busy")
 
+ROOT = Path(__file__).resolve().parents[1]
 # What costs seconds and is shared by a worker's tests: the real servers (not Valkey, which is there at once), whole systems, runs.
 SHARED = {
     **dict.fromkeys(("kafka", "kafka_of_three", "postgres", "s3"), "servers"),
@@ -44,6 +48,21 @@ def fixtures_of(item: pytest.Item) -> set[str]:
     return {*getattr(item, "fixturenames", ()), *(value for value in parameters if isinstance(value, str))}
 
 
+def pytest_report_header() -> list[str]:
+    """The first lines name what is not installed, and which tests that removes."""
+    return [f"missing: {one.name}; tests {one.about} are skipped" for one in requirements.missing()]
+
+
+def skip_where_missing(items: list[pytest.Item]) -> None:
+    """Skip the tests of each missing requirement. In CI none is skipped: what is missing fails there."""
+    if requirements.is_ci():
+        return
+    for one in requirements.missing():
+        for item in items:
+            if one.is_needed_by(str(item.path.relative_to(ROOT)), fixtures_of(item)):
+                item.add_marker(pytest.mark.skip(reason=f"missing: {one.name}"))
+
+
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """One more than cores: a third of the workers' time waits for timeouts and child processes. Each keeps 300 MB, so at most five."""
     return min((os.cpu_count() or 1) + 1, 5)
@@ -52,6 +71,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The long ones begin, so that no worker ends with one; what shares something that runs stays on one worker."""
     items.sort(key=turn)
+    skip_where_missing(items)
     if not config.getoption("loadgroup", False):
         return
     for item in items:

@@ -94,9 +94,13 @@ def is_built() -> bool:
 
 def install_clients(say: Callable[[str], None]) -> None:
     """Helm, the one before it, and kubectl: all that a test of the chart needs. Raises: ServerError."""
-    tools = locate()
+    fill_missing(client_parts(locate()), say)
+
+
+def client_parts(tools: Tools) -> list[Part]:
+    """Helm and kubectl, and the Helm before it."""
     before = Part(tools.helm3, "Helm 3, for tests of the chart (37 MB to download)", partial(_unpack_clients, HELM3))
-    fill_missing([_clients(tools), before], say)
+    return [_clients(tools), before]
 
 
 def parts(tools: Tools) -> list[Part]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from infra.servers.errors import ServerError
+from infra.servers.go import find_go
 
 DOWNLOAD_SECONDS = 900
 
@@ -34,13 +35,12 @@ def fetch_definitions(module: Module, modules: Path, folder: Path) -> None:
     """Copy its files into the folder; `modules` is where Go may keep what it downloads.
 
     Raises:
-        ServerError: no Go, no download, or another content than the lock says.
+        ServerError: no Go can be had, no download, or another content than the lock says.
     """
-    if not shutil.which("go"):
-        raise ServerError("no Go here, which fetches modules: install Go 1.26 or newer, and put it on PATH")
+    go = find_go()
     modules.mkdir(parents=True, exist_ok=True)
     done = subprocess.run(
-        ["go", "mod", "download", "-json", f"{module.module}@{module.version}"],
+        [str(go), "mod", "download", "-json", f"{module.module}@{module.version}"],
         env={**os.environ, "GOMODCACHE": str(modules), "GOFLAGS": "-modcacherw"},
         cwd=modules,
         capture_output=True,

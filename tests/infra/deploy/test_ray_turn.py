@@ -76,7 +76,7 @@ HINDRANCES: dict[str, tuple[Changes, str]] = {
 }
 
 
-@pytest.mark.faults
+@pytest.mark.long
 @pytest.mark.parametrize("case", HINDRANCES)
 def test_what_keeps_a_turn_from_starting_is_said_and_a_turn_past_its_deadline_is_removed(
     turns: Turns, case: str
@@ -100,7 +100,7 @@ def details(status: Mapping[str, Any]) -> str:
     return "; ".join(step["detail"] for step in status.get("steps", ()))
 
 
-@pytest.mark.faults
+@pytest.mark.long
 def test_an_application_that_fails_is_said_with_its_exit_status(turns: Turns) -> None:
     configure(turns, {"training": {"retries": 0, "extraArgs": ["--no-such-word"]}})
     turns.begin("turn-of-none")

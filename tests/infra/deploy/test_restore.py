@@ -14,7 +14,7 @@ from tests.infra.deploy.deployed import Deployed, rows, until
 from tests.infra.deploy.models import ENDLESS, put_endless
 from tests.journeys.client import Client, text_of
 
-pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.slow, pytest.mark.timeout(900)]
 
 COMMENT = "because it is short"
 # Two releases on one node of two cores.
