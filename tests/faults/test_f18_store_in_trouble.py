@@ -42,6 +42,7 @@ def stack(
         yield stack
 
 
+@pytest.mark.long
 @pytest.mark.slow
 async def test_f18_trouble_in_the_store_delays_parquet_and_loses_nothing(
     stack: Stack, proxy: HttpProxy, record_property: Any

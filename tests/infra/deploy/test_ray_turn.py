@@ -16,7 +16,7 @@ from tests.infra.deploy.deployed import overlaid, rows, until
 from tests.infra.deploy.raters import THUMBS, keys, people_rate, people_rate_while
 from tests.infra.deploy.turns import TRAINING, Turns
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(3600)]
 NAME = "thumbwheel-turn"
 HEAD, WORKER = "ray.io/node-type=head", "ray.io/node-type=worker"
 FILL_SECONDS, STEP_SECONDS, TURN_SECONDS = 900.0, 300.0, 1500.0
@@ -110,6 +110,7 @@ def test_an_application_that_fails_is_said_with_its_exit_status(turns: Turns) ->
     assert turns.result("failed")
 
 
+@pytest.mark.long
 def test_a_turn_whose_launcher_worker_and_head_die_is_one_turn_and_its_version_is_promoted(turns: Turns) -> None:
     configure(turns, {})
     people = keys(turns.deployed)

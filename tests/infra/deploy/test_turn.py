@@ -10,7 +10,7 @@ from tests.infra.deploy.deployed import rows, until
 from tests.infra.deploy.raters import THUMBS, keys, people_rate, people_rate_while
 from tests.infra.deploy.turns import TRAINING, Turns
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(3600)]
 # As for a machine that others use too.
 DEPLOY_SECONDS, FILL_SECONDS, STEP_SECONDS, TURN_SECONDS = 1800.0, 900.0, 300.0, 1500.0
 
@@ -24,6 +24,7 @@ def turns(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Turns]:
         yield Turns(deployed)
 
 
+@pytest.mark.long
 def test_too_little_feedback_is_said_and_is_no_failure(turns: Turns) -> None:
     turns.begin("turn-0")
     assert turns.wait_ended("turn-0", STEP_SECONDS) == "Complete"
@@ -31,6 +32,7 @@ def test_too_little_feedback_is_said_and_is_no_failure(turns: Turns) -> None:
     assert "200 needed" in turns.shown()["reason"]
 
 
+@pytest.mark.long
 def test_thumbs_become_a_version_that_is_tried_promoted_and_answers(turns: Turns) -> None:
     """The pod that trains dies in the middle, and somebody asks for a second turn."""
     people = keys(turns.deployed)

@@ -69,6 +69,7 @@ def check_whole(told: Mapping[str, Any], record: Any) -> None:
     assert told["thumbs"]
 
 
+@pytest.mark.long
 def test_an_upgrade_and_its_rollback_fail_no_call_and_lose_no_answer(two: Deployed, record_property: Any) -> None:
     before = rows(two.audit(), "feedback")
     upgraded = roll(two, noted("after")).told
