@@ -31,7 +31,7 @@ from training.recipes.nano_world.arguments import describe as describe_nano_base
 from training.recipes.own.arguments import describe as describe_own
 from training.recipes.pretraining.arguments import describe as describe_pretraining
 from training.recipes.rlvr.arguments import describe as describe_rlvr
-from training.refusals import UnavailableError
+from training.refusals import ConfigError, UnavailableError
 from training.registry import Registry
 from training.reporting.commands import describe as describe_reports
 from training.runs import LoopRunningError, Runs, exclusive
@@ -159,7 +159,7 @@ def forget_erased(options: argparse.Namespace) -> int:
 def lineage(options: argparse.Namespace) -> int:
     """A line a version: what became of it, what it learned from, and how much of that is gone."""
     if not options.state.is_dir():
-        raise ValueError(f"state: {options.state} is not there")
+        raise ConfigError(f"state: {options.state} is not there", field="state", reason="MISSING")
     for descent in _descents(options):
         if descent.erasures or descent.unknown or not options.erased:
             print(descent.text())

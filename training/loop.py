@@ -27,6 +27,7 @@ from training.lineage import Descent, erased_versions, trace
 from training.manifest import MANIFEST, Manifest, plain, read_manifest, write_manifest
 from training.progress import FIGURE_GAP, Board, Display, figures_of
 from training.recipes.recipe import LoopConfig, Plan, Recipe
+from training.refusals import DetailedError
 from training.registry import Registry, RegistryError, Stage
 from training.reporting.turn import REPORT, STAGES, write_report
 from training.runs import RunRecord, RunResult, Runs, write_json
@@ -39,8 +40,10 @@ SHOWN = ("loss", "held_out_accuracy", "accuracy", "score", "kl", "response_token
 GATE, CANARY, CONFIG = "gate.json", "canary.json", "config.json"
 
 
-class NotEnoughFeedbackError(RuntimeError):
+class NotEnoughFeedbackError(DetailedError, RuntimeError):
     """There is not enough to learn from, or nothing new; the text says how much there is and how much is needed."""
+
+    reason = "TOO_SMALL"
 
 
 class Feedback(Log, ThumbCounter, Protocol):
@@ -328,7 +331,9 @@ def _incumbent(name: str, around: Surroundings) -> str:
         return around.registry.promoted() or f"{name}-0"
     stable = around.rollout.view().stable
     if not stable:
-        raise RegistryError("version: no version answers now, so there is nothing to improve")
+        raise RegistryError(
+            "version: no version answers now, so there is nothing to improve", field="version", reason="MISSING"
+        )
     return stable
 
 
@@ -338,17 +343,24 @@ def _check_size(config: LoopConfig) -> None:
     if size > config.max_model_bytes:
         raise ConfigError(
             f"recipe {config.name}: {incumbent.name} has {size >> 20} MiB of weights, "
-            f"this recipe takes at most {config.max_model_bytes >> 20} MiB: use RECIPE=small, or make up MODEL=nano"
+            f"this recipe takes at most {config.max_model_bytes >> 20} MiB: use RECIPE=small, or make up MODEL=nano",
+            field="recipe",
+            reason="TOO_LARGE",
+            limit=f"{config.max_model_bytes >> 20} MiB",
         )
 
 
 def _check_enough(runs: Runs, name: str, snapshot: Snapshot, sets: Sets, config: LoopConfig) -> None:
     if missing := sets.missing(config.sets, snapshot.thumbs):
-        raise NotEnoughFeedbackError("not enough feedback: " + "; ".join(missing))
+        raise NotEnoughFeedbackError("not enough feedback: " + "; ".join(missing), field="feedback")
     last = runs.last(name)
     # By what was judged, not by the id: rows that do not count come and go with every compaction.
     if last is not None and _judged(runs.snapshots / last.snapshot) == snapshot.sha256:
-        raise NotEnoughFeedbackError(f"nothing new: {last.version} has learned from {last.snapshot} already")
+        raise NotEnoughFeedbackError(
+            f"nothing new: {last.version} has learned from {last.snapshot} already",
+            field="snapshot",
+            reason="DUPLICATE",
+        )
 
 
 def _judged(directory: Path) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from training.refusals import DetailedError
 from training.status import now
 
 MANIFEST = "manifest.json"
@@ -21,8 +22,10 @@ FORMAT = 1
 CHUNK_BYTES = 1 << 20
 
 
-class ManifestError(ValueError):
+class ManifestError(DetailedError, ValueError):
     """A directory has no manifest, a malformed one, or files that differ from it; the text names the field or the file."""
+
+    reason = "INVALID_MANIFEST"
 
 
 @dataclass(frozen=True)
@@ -112,16 +115,30 @@ def read_manifest(directory: Path) -> Manifest:
     try:
         fields = json.loads((directory / MANIFEST).read_text())
     except FileNotFoundError as error:
-        raise ManifestError(f"{MANIFEST}: missing, so {directory.name} is not finished") from error
+        raise ManifestError(
+            f"{MANIFEST}: missing, so {directory.name} is not finished", field=MANIFEST, reason="MISSING"
+        ) from error
     except json.JSONDecodeError as error:
-        raise ManifestError(f"{MANIFEST}: not JSON at line {error.lineno}") from error
+        raise ManifestError(
+            f"{MANIFEST}: not JSON at line {error.lineno}", field=MANIFEST, reason="MALFORMED"
+        ) from error
     except UnicodeDecodeError as error:
-        raise ManifestError(f"{MANIFEST}: no text at byte {error.start}") from error
+        raise ManifestError(f"{MANIFEST}: no text at byte {error.start}", field=MANIFEST, reason="NOT_UTF8") from error
     known = {f.name for f in dataclasses.fields(Manifest)}
     if not isinstance(fields, dict) or {*fields, "erased"} != known:
-        raise ManifestError(f"{MANIFEST}: fields must be exactly {', '.join(sorted(known))}")
+        raise ManifestError(
+            f"{MANIFEST}: fields must be exactly {', '.join(sorted(known))}",
+            field=MANIFEST,
+            reason="MISMATCH",
+            limit=", ".join(sorted(known)),
+        )
     if fields["format"] != FORMAT:
-        raise ManifestError(f"format: {fields['format']!r}, only {FORMAT} is known")
+        raise ManifestError(
+            f"format: {fields['format']!r}, only {FORMAT} is known",
+            field="format",
+            reason="UNSUPPORTED",
+            limit=str(FORMAT),
+        )
     return Manifest(**{**fields, "parents": tuple(fields["parents"]), "erased": tuple(fields.get("erased", ()))})
 
 
@@ -133,13 +150,13 @@ def verify_manifest(directory: Path) -> Manifest:
     """
     manifest = read_manifest(directory)
     if manifest.erased:
-        raise ManifestError(manifest.erasure)
+        raise ManifestError(manifest.erasure, field=manifest.version, reason="ERASED")
     for name, expected in manifest.files.items():
         path = directory / name
         if not path.is_file():
-            raise ManifestError(f"files: {name} is missing")
+            raise ManifestError(f"files: {name} is missing", field=name, reason="MISSING")
         if hash_file(path) != expected:
-            raise ManifestError(f"files: {name} differs from its sha256")
+            raise ManifestError(f"files: {name} differs from its sha256", field=name, reason="MISMATCH")
     return manifest
 
 

@@ -77,7 +77,10 @@ def arrange(parallelism: Parallelism, ranks: Ranks) -> Ranks:
     for size in (ranks.world_size, *ranks.world_sizes):
         if size % parts:
             raise ConfigError(
-                f"parallelism: pipeline x shard x tensor is {parts}, which does not divide {size} workers"
+                f"parallelism: pipeline x shard x tensor is {parts}, which does not divide {size} workers",
+                field="parallelism",
+                reason="OUT_OF_RANGE",
+                limit=f"a divisor of {size}",
             )
     if not parallelism.splits_model:
         return ranks
@@ -136,7 +139,11 @@ def distribute(decoder: Decoder, ranks: Ranks) -> None:
         moved(decoder)
         return
     if ranks.pipeline is not None and not is_cut(decoder):
-        raise ConfigError("parallelism.pipeline: only pre-training and SFT run layer after layer on several workers")
+        raise ConfigError(
+            "parallelism.pipeline: only pre-training and SFT run layer after layer on several workers",
+            field="parallelism.pipeline",
+            reason="UNSUPPORTED",
+        )
     if mesh[TENSOR].size() > 1:
         _split_layers(decoder, mesh[TENSOR])
     if ranks.data_size > 1:
@@ -157,7 +164,11 @@ def _split_layers(decoder: Decoder, mesh: DeviceMesh) -> None:
     """Embedding and head stay whole on each worker of the mesh: shards make them small."""
     check_divisible(decoder.config, mesh.size())
     if any(isinstance(module, LoraLinear) for module in decoder.modules()):
-        raise ConfigError("parallelism.tensor: adapters are not split across workers, use shard")
+        raise ConfigError(
+            "parallelism.tensor: adapters are not split across workers, use shard",
+            field="parallelism.tensor",
+            reason="CONFLICT",
+        )
     plan: dict[str, ParallelStyle] = {name: ColwiseParallel() for name in ACROSS}
     plan |= {name: RowwiseParallel() for name in ALONG}
     for layer in own_layers(decoder):
@@ -180,7 +191,12 @@ def check_divisible(config: ModelConfig, tensor: int) -> None:
         ("intermediate_size", config.intermediate_size),
     ):
         if size % tensor:
-            raise ConfigError(f"parallelism.tensor: {tensor} does not divide {name}, {size}")
+            raise ConfigError(
+                f"parallelism.tensor: {tensor} does not divide {name}, {size}",
+                field="parallelism.tensor",
+                reason="OUT_OF_RANGE",
+                limit=f"a divisor of {name}, {size}",
+            )
 
 
 def _shard(decoder: Decoder, mesh: DeviceMesh, narrow: bool) -> None:

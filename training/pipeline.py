@@ -60,7 +60,12 @@ def keep_own(decoder: Decoder, ranks: Ranks) -> None:
     stack, first, last = decoder.model, place == 0, place == parts - 1
     count = len(stack.layers)
     if count < parts:
-        raise ConfigError(f"parallelism.pipeline: {parts}, but the model has {count} layers")
+        raise ConfigError(
+            f"parallelism.pipeline: {parts}, but the model has {count} layers",
+            field="parallelism.pipeline",
+            reason="TOO_LARGE",
+            limit=str(count),
+        )
     own = range(count * place // parts, count * (place + 1) // parts)
     for layer in set(range(count)) - set(own):
         stack.layers[layer] = Elsewhere(stack.layers[layer])

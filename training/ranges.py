@@ -51,7 +51,9 @@ def check_ranges(config: object) -> None:
         value = getattr(config, name)
         for one in value if isinstance(value, tuple) else (value,):
             if one is not None and one not in allowed:
-                raise ConfigError(f"{name}: {one} is not {allowed}")
+                raise ConfigError(
+                    f"{name}: {one} is not {allowed}", field=name, reason="OUT_OF_RANGE", limit=str(allowed)
+                )
 
 
 def ranges_of(kind: type) -> Mapping[str, Range]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 
 class DetailedError(Exception):
     """An error whose cause can be read from its attributes, without parsing its text.
@@ -22,6 +24,26 @@ class DetailedError(Exception):
         self.field = field
         self.reason = reason or type(self).reason
         self.limit = limit
+
+
+class Details(TypedDict):
+    """The keywords of a DetailedError."""
+
+    field: str
+    reason: str
+    limit: str
+
+
+def details_of(error: BaseException, prefix: str = "") -> Details:
+    """Return the attributes of an error, as keywords for the error that it is translated into.
+
+    Args:
+        error: an error without such attributes gives empty ones, so that the class's own reason stands.
+        prefix: of the field, as "optimizer.".
+    """
+    if not isinstance(error, DetailedError):  # others have a `reason` of their own kind, as UnicodeDecodeError
+        return {"field": prefix.rstrip("."), "reason": "", "limit": ""}
+    return {"field": f"{prefix}{error.field}".rstrip("."), "reason": error.reason, "limit": error.limit}
 
 
 class ConfigError(DetailedError, ValueError):

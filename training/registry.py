@@ -16,6 +16,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from training.manifest import MANIFEST, Manifest, read_manifest, verify_manifest
+from training.refusals import DetailedError
 
 HISTORY = "registry.jsonl"
 VERSION = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")  # RolloutService's own limit
@@ -33,8 +34,10 @@ class Stage(StrEnum):
     ERASED = "erased"  # what it learned from is gone, so it was not finished
 
 
-class RegistryError(ValueError):
+class RegistryError(DetailedError, ValueError):
     """A version is unknown, taken by another model, or its name is not one; the text names it."""
+
+    reason = "INVALID_VERSION"
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Registry:
         """
         directory = self._root / _checked(version)
         if not (directory / MANIFEST).is_file():
-            raise RegistryError(f"version: {version} is not in the registry")
+            raise RegistryError(f"version: {version} is not in the registry", field="version", reason="UNKNOWN")
         return directory
 
     def manifests(self) -> list[Manifest]:
@@ -81,7 +84,7 @@ class Registry:
         target = self._root / _checked(version)
         if (target / MANIFEST).is_file():
             if verify_manifest(target).files != manifest.files:
-                raise RegistryError(f"version: {version} is another model already")
+                raise RegistryError(f"version: {version} is another model already", field="version", reason="EXISTS")
             return target
         self._root.mkdir(parents=True, exist_ok=True)
         draft = self._root / f".{version}.draft"
@@ -126,5 +129,6 @@ class Registry:
 
 def _checked(version: str) -> str:
     if not VERSION.fullmatch(version):
-        raise RegistryError(f"version: {version!r} is not 1 to 128 of a-z, 0-9, '.', '_', '-'")
+        limit = "1 to 128 of a-z, 0-9, '.', '_', '-'"
+        raise RegistryError(f"version: {version!r} is not {limit}", field="version", reason="MALFORMED", limit=limit)
     return version

@@ -63,9 +63,13 @@ STATES = {
 class RemoteError(UnavailableError):
     """A service is not reachable or refused; the text names the service, its address and why."""
 
+    reason = "UNREACHABLE"
+
 
 class LateError(RemoteError):
     """It has not answered in time; what was asked for may be under way."""
+
+    reason = "DEADLINE_EXCEEDED"
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,9 @@ class TlsFiles:
         try:
             certificate, key, authority = (file.read_bytes() for file in (self.certificate, self.key, self.authority))
         except OSError as error:
-            raise RemoteError(f"the files of --tls cannot be read: {error}") from error
+            raise RemoteError(
+                f"the files of --tls cannot be read: {error}", field="--tls", reason="UNREADABLE"
+            ) from error
         # gRPC's clients compare DNS names alone: services/chassis/mutual_tls.py.
         options = [*OPTIONS, ("grpc.ssl_target_name_override", f"{service}.thumbwheel")]
         return grpc.secure_channel(target, grpc.ssl_channel_credentials(authority, key, certificate), options)
@@ -236,7 +242,10 @@ def _translated(service: str, target: str, patience_seconds: float, call: Callab
         except grpc.RpcError as error:
             if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() >= end:
                 kind = LateError if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED else RemoteError
-                raise kind(f"{service} service at {target}: {error.code().name}: {error.details()}") from error
+                code = error.code().name
+                raise kind(
+                    f"{service} service at {target}: {code}: {error.details()}", field=service, reason=code
+                ) from error
         time.sleep(AGAIN_SECONDS)
 
 

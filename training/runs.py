@@ -17,14 +17,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
+from training.refusals import DetailedError
+
 RECORD = "run.json"
 RESULT = "result.json"
 LOCK = "lock"
 POLL_SECONDS = 0.5
 
 
-class LoopRunningError(RuntimeError):
+class LoopRunningError(DetailedError, RuntimeError):
     """Another loop holds the lock; the text says which process, since when."""
+
+    reason = "IN_USE"
 
 
 @dataclass(frozen=True)
@@ -121,7 +125,7 @@ def _lock(opened: TextIO, patience_seconds: float) -> None:
             if time.monotonic() >= end:
                 opened.seek(0)
                 who = opened.read().strip() or "it just started"
-                raise LoopRunningError(f"a loop runs already: {who}") from error
+                raise LoopRunningError(f"a loop runs already: {who}", field=LOCK) from error
         time.sleep(POLL_SECONDS)
 
 

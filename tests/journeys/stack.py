@@ -67,15 +67,15 @@ class Stack:
     def kill(self, service: str, number: int = signal.SIGKILL) -> None:
         os.kill(self.pid_of(service), number)
 
-    def wait_for_line(self, text: str, seconds: float = 60, since: int = 0) -> str:
-        """The first line of the terminal that holds a text."""
+    def wait_for_line(self, *texts: str, seconds: float = 60, since: int = 0) -> str:
+        """The first line of the terminal that holds all these texts."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             for line in self.lines[since:]:
-                if text in line:
+                if all(text in line for text in texts):
                     return line
             time.sleep(0.05)
-        raise TimeoutError(f"no line with {text!r}; the last ones: {self.lines[-15:]}")
+        raise TimeoutError(f"no line with {texts}; the last ones: {self.lines[-15:]}")
 
 
 @contextmanager
@@ -95,7 +95,7 @@ def running_stack(state: Path, model: str = "nano", how: str = "infra.embedded")
     collector.start()
     stack = Stack(state, {}, supervisor, lines)
     try:
-        stack.wait_for_line("chat at", START_SECONDS)
+        stack.wait_for_line("/#key=", seconds=START_SECONDS)
         stack.ports = json.loads((state / "running.json").read_text())["ports"]
         yield stack
     finally:

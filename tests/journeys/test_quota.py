@@ -35,7 +35,7 @@ def test_http_says_429_which_limit_and_when_to_come_back(stack: Stack) -> None:
     assert LONGEST_SECONDS >= int(caught.value.headers["retry-after"]) > 50 - (time.monotonic() - began)
     status, body = client.call("POST", "/api/messages", {"input": {"text": "hello"}})
     assert (status, body["error"]["type"], body["error"]["code"]) == (429, "rate_limit_error", "rate_limited")
-    assert f"{FRUGAL_REQUESTS} requests a minute of a user" in body["error"]["message"]
+    assert str(FRUGAL_REQUESTS) in body["error"]["message"]
     with (
         openai.OpenAI(base_url=f"{stack.http}/v1", api_key=client.key, max_retries=0) as api,
         pytest.raises(openai.RateLimitError) as refused,

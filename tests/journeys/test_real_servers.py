@@ -41,16 +41,17 @@ def test_two_gateways_on_real_servers_answer_as_one_and_nothing_acknowledged_is_
     # Without its broker the door takes thumbs all the same; they follow when it is back.
     kill_kafka(real)
     acked += [(one, other)[number % 2].thumb(answer, up=True) for number in range(8)]
-    real.wait_for_line("kafka died (killed by SIGKILL)")
+    real.wait_for_line("kafka ", "SIGKILL")
     real.kill("session")
     assert finish_of(other.ask("how are you")) == "FINISH_REASON_STOP", "one replica of session is left"
 
-    lines = settled_audit(real, feedback=len(set(acked)), turns=2)
-    assert lines[-1].endswith(" every offset is accounted for")
+    settled_audit(real, feedback=len(set(acked)), turns=2)
     # A replica that loses its partition between an object and its commit leaves one that no reader sees, and nothing can name it any more.
     tended = as_operator(real, "orphans", "--delete", "--older-than", "0s").stdout.splitlines()
     assert re.fullmatch(r"orphans=(\d+) dead=\1 deleted=\1", tended[-1]), tended
-    assert as_operator(real, "audit").stdout.splitlines()[-1] == "orphans=0 every offset is accounted for"
+    audited = as_operator(real, "audit")
+    assert audited.returncode == 0, audited.stdout
+    assert audited.stdout.splitlines()[-1].startswith("orphans=0 ")
 
 
 def kill_kafka(stack: Stack) -> None:
@@ -66,8 +67,8 @@ def kill_kafka(stack: Stack) -> None:
     raise LookupError("no broker runs")
 
 
-def settled_audit(stack: Stack, **rows: int) -> list[str]:
-    """Lines of the audit once so many rows are in the ledger, and nothing waits."""
+def settled_audit(stack: Stack, **rows: int) -> None:
+    """Wait until so many rows are in the ledger, and nothing waits; the audit finds no fault with them."""
     end = time.monotonic() + SETTLED_SECONDS
     while True:
         done = as_operator(stack, "audit")
@@ -76,7 +77,7 @@ def settled_audit(stack: Stack, **rows: int) -> list[str]:
         waiting = sum(sum(_figures(lines, stream, "waiting")) for stream in rows)
         if found == rows and not waiting:
             assert done.returncode == 0, done.stdout
-            return lines
+            return
         assert time.monotonic() < end, (
             f"{found} of {rows}, {waiting} waiting: {done.stdout[-2000:]}{done.stderr[-2000:]}"
         )

@@ -25,7 +25,7 @@ def test_names_are_distinct_and_the_reference_has_twenty() -> None:
 def test_what_stands_twice_or_nowhere_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "code.py").write_text("a = 1\nb = 1\n")
     for before in ("1", "2"):
-        with pytest.raises(DoesNotApply, match="not once"):
+        with pytest.raises(DoesNotApply):
             mutated(Mutant("x", "code.py", before, "3", ()), tmp_path)
     assert mutated(Mutant("x", "code.py", "a = 1", "a = 3", ()), tmp_path) == "a = 3\nb = 1\n"
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -36,6 +37,11 @@ def lax(plan: Plan) -> LoopConfig:
 def question(user: str) -> str:
     """What the user asked; found in any file by this."""
     return f"whispered question of {user}"
+
+
+def printed_erasures(text: str) -> list[str]:
+    """Return what `forget` prints: the number of erasures, and the snapshots whose texts are gone."""
+    return re.findall(r"snapshot-\w+|\b\d+\b", text)
 
 
 class Kept:

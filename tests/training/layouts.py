@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.tensor import DTensor
 
+from tests.support.errors import refused
 from tests.training.rl.toy import TOKENS, no_autocast, toy_decoder
 from tests.training.toys import ProgressList
 from training.data.tensors import TokenisedExample, microbatches
@@ -25,7 +26,7 @@ from training.parallelism import Parallelism, arrange, distribute, gathered, who
 from training.rl.losses import token_log_probs
 from training.rl.rollout import CachedEngine
 from training.stages import reward_model, sft
-from training.stages.context import Lineage, Machine, RunContext
+from training.stages.context import ConfigError, Lineage, Machine, RunContext
 from training.stages.reward_model import RewardModelConfig
 from training.stages.sft import SftConfig
 from training.stages.state import DirectoryCheckpoints, TrainingState
@@ -207,7 +208,9 @@ def recomputed(directory: Path, rank: int, world: int) -> None:
 
 
 def split_with_adapter(directory: Path, rank: int, world: int) -> None:
-    """Ends with the refusal."""
+    """The refusal of an adapter."""
     decoder = toy_decoder()
     add_adapter(decoder, "policy", LoraConfig(rank=2), seed=1)
-    distribute(decoder, arrange(Parallelism(tensor=2), all_different(rank, world)))
+    ranks = arrange(Parallelism(tensor=2), all_different(rank, world))
+    with refused(ConfigError, field="parallelism.tensor", reason="CONFLICT"):
+        distribute(decoder, ranks)

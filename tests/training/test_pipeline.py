@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.errors import refused
 from tests.training.pipelines import configs, write_data
 from tests.training.workers import Layouts, apart, run_workers, weights
 from training.manifest import verify_manifest
@@ -91,5 +92,5 @@ def test_more_parts_than_layers_and_stages_that_need_all_of_them_are_refused(tmp
 def test_samples_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
     write_data(tmp_path)
     config = configs(tmp_path, tmp_path, Parallelism(pipeline=2))["tied"]
-    with pytest.raises(ConfigError, match="samples: a token runs through all layers"):
+    with refused(ConfigError, field="samples", reason="CONFLICT"):
         replace(config, samples=SampleConfig(("the",)))

@@ -20,6 +20,7 @@ from urllib3.exceptions import HTTPError
 from training.data.bucket import BACKOFF_SECONDS, TRIES, BucketPlace, connect
 from training.manifest import CHUNK_BYTES, MANIFEST, Manifest, ManifestError, hash_file, read_manifest, verify_manifest
 from training.optim.ranks import ALONE, Ranks
+from training.refusals import DetailedError
 from training.stages.state import candidates, checkpoint_name, outdated
 from training.status import now
 
@@ -29,8 +30,10 @@ PASSING_CODES = frozenset({"SlowDown", "InternalError", "ServiceUnavailable", "R
 Answer = TypeVar("Answer")
 
 
-class CheckpointStoreError(RuntimeError):
+class CheckpointStoreError(DetailedError, RuntimeError):
     """The bucket did not do what it was asked, several times; the text names the bucket and the object. Workers are started again."""
+
+    reason = "UNREACHABLE"
 
 
 class CheckpointBucket:
@@ -86,7 +89,9 @@ class CheckpointBucket:
                 refused = isinstance(error, S3Error) and error.code not in PASSING_CODES
                 if refused or tried == TRIES:
                     said = error.code if isinstance(error, S3Error) else type(error).__name__
-                    raise CheckpointStoreError(f"bucket {self._place.bucket}: {what}: {said}") from error
+                    raise CheckpointStoreError(
+                        f"bucket {self._place.bucket}: {what}: {said}", field=what, reason="DENIED" if refused else ""
+                    ) from error
             time.sleep(self._pause_seconds * tried)
         raise AssertionError("unreachable")
 

@@ -42,23 +42,44 @@ class Group:
 
     def __post_init__(self) -> None:
         if self.gpus_per_worker < 0:
-            raise ConfigError(f"gpus_per_worker: {self.gpus_per_worker} is below 0")
+            raise ConfigError(
+                f"gpus_per_worker: {self.gpus_per_worker} is below 0",
+                field="gpus_per_worker",
+                reason="OUT_OF_RANGE",
+                limit="at least 0",
+            )
         if self.gpus_per_worker and not self.workers:
             raise ConfigError(
-                f"gpus_per_worker: {self.gpus_per_worker} without workers; a stage in this process takes the accelerator that is there"
+                f"gpus_per_worker: {self.gpus_per_worker} without workers; a stage in this process takes the accelerator that is there",
+                field="gpus_per_worker",
+                reason="CONFLICT",
             )
         if self.rollout_actors < 0:
-            raise ConfigError(f"rollout_actors: {self.rollout_actors} is below 0")
+            raise ConfigError(
+                f"rollout_actors: {self.rollout_actors} is below 0",
+                field="rollout_actors",
+                reason="OUT_OF_RANGE",
+                limit="at least 0",
+            )
         if self.rollout_actors and not self.workers:
             raise ConfigError(
-                f"rollout_actors: {self.rollout_actors} without workers; actors are Ray's, as workers are"
+                f"rollout_actors: {self.rollout_actors} without workers; actors are Ray's, as workers are",
+                field="rollout_actors",
+                reason="CONFLICT",
             )
         if self.fewest_workers is not None and not 1 <= self.fewest_workers <= self.workers:
-            raise ConfigError(f"workers: {self.fewest_workers}..{self.workers} is no range that begins at 1 or more")
+            raise ConfigError(
+                f"workers: {self.fewest_workers}..{self.workers} is no range that begins at 1 or more",
+                field="workers",
+                reason="OUT_OF_RANGE",
+                limit=f"in [1, {self.workers}]",
+            )
         if self.fewest_workers is not None and self.rollout_actors:
             # Its elastic policy counts whole machines, whatever else runs on them (source, 2.60).
             raise ConfigError(
-                "rollout_actors: not with a range of workers, as Ray would wait for the actors' processors"
+                "rollout_actors: not with a range of workers, as Ray would wait for the actors' processors",
+                field="rollout_actors",
+                reason="UNSUPPORTED",
             )
 
     @property

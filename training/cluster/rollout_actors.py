@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from training.optim.ranks import Ranks
+from training.refusals import DetailedError
 from training.rl.players import Sources, open_players
 from training.rl.rollout import Asked, CachedEngine, Rollout
 from training.rl.samplers import Orders, Weights, join, split
@@ -37,8 +38,10 @@ Find = Callable[[str], "tuple[str, Callable[[], Mapping[str, NDArray[Any]]]]"]
 """By version: what tells these weights from all others, and the weights when they are wanted."""
 
 
-class RolloutActorsError(RuntimeError):
+class RolloutActorsError(DetailedError, RuntimeError):
     """Actors gave no answer; the text says how many were asked. The worker that asked is started again."""
+
+    reason = "UNREACHABLE"
 
 
 class Shelf:
@@ -166,7 +169,9 @@ class ActorCopies:
                 raise error.cause from error  # what the actor itself refused
             except (RayActorError, GetTimeoutError) as error:
                 if tried == TRIES:
-                    raise RolloutActorsError(f"rollout of {version}: no answer from {TRIES} actors") from error
+                    raise RolloutActorsError(
+                        f"rollout of {version}: no answer from {TRIES} actors", field=version
+                    ) from error
                 begun = self._ask(place + tried, part, version)
             else:
                 return rollout
@@ -196,7 +201,11 @@ def rollout_actors(count: int, environment: Mapping[str, str]) -> Iterator[Rollo
         ray.get([actor.ready.remote() for actor in actors], timeout=START_SECONDS)
         yield RolloutActors(shelf, actors)
     except GetTimeoutError as error:
-        raise ConfigError(f"rollout_actors: {count} found no processors in {START_SECONDS:g} s") from error
+        raise ConfigError(
+            f"rollout_actors: {count} found no processors in {START_SECONDS:g} s",
+            field="rollout_actors",
+            reason="TOO_LARGE",
+        ) from error
     finally:
         for actor in (*actors, shelf):
             ray.kill(actor)

@@ -40,6 +40,7 @@ from training.model.tensor_files import CheckpointError
 from training.model.transformer import PositionError
 from training.optim.gradients import NonFiniteError
 from training.optim.ranks import ALONE, Ranks, all_different
+from training.refusals import DetailedError, details_of
 from training.reporting.stage import write_stage_page
 from training.rl.correction import StaleRolloutError
 from training.rl.samplers import Samplers
@@ -72,8 +73,8 @@ REFUSALS = (
 )
 
 
-class StageRefusedError(ValueError):
-    """A stage refused its config or its data, or to learn from what is not finite; the text is the stage's own error."""
+class StageRefusedError(DetailedError, ValueError):
+    """A stage refused its config or its data, or to learn from what is not finite; text and details are the stage's own error's."""
 
 
 class StageConfig(Protocol):
@@ -131,8 +132,8 @@ class _End:
     """Why a worker came back before its stages' end: one refused its input, which Ray must not try again, or was told to stop. machines:
     that are taken away, as far as this worker knew."""
 
-    refusal: str = ""
-    stopped: str = ""
+    refusal: StageRefusedError | None = None
+    stopped: StoppedError | None = None
     machines: tuple[str, ...] = ()
 
 
@@ -277,9 +278,9 @@ def _run_under_ray(task: _Task, group: Group) -> None:
             end := _fit(trainer(group, _work, replace(task, samplers=actors), name, task.storage / BOOKKEEPING))
         ) is not None:
             if end.refusal:
-                raise StageRefusedError(end.refusal)
+                raise end.refusal
             if task.mark.exists():
-                raise StoppedError(end.stopped)
+                raise end.stopped or StoppedError()
             wait_until_gone(end.machines, GONE_SECONDS)
         _stop_if_told(task)
 
@@ -287,7 +288,8 @@ def _run_under_ray(task: _Task, group: Group) -> None:
 def _stop_if_told(task: _Task) -> None:
     """Whoever told the stages to stop meant also what comes after them."""
     if task.mark.exists():
-        raise StoppedError(f"{task.stages[-1].name}: stopped at its end")
+        last = task.stages[-1].name
+        raise StoppedError(f"{last}: stopped at its end", stage=last)
 
 
 def _fit(prepared: TorchTrainer) -> _End | None:
@@ -305,9 +307,10 @@ def _work(parameters: dict[str, _Task]) -> _End | None:
         task = parameters["task"]
         _run_each(task.stages, task.storage, partial(_context_of_worker, task))
     except REFUSALS as error:
-        return _End(refusal=f"{type(error).__name__}: {error}")
+        return _End(refusal=StageRefusedError(f"{type(error).__name__}: {error}", **details_of(error)))
     except StoppedError as error:
-        return _End(stopped=str(error), machines=leaving_machines())
+        stopped = StoppedError(str(error), stage=error.stage, step=error.step)  # without the frames of this one
+        return _End(stopped=stopped, machines=leaving_machines())
     return None
 
 
@@ -339,7 +342,11 @@ def _place() -> BucketPlace:
     """As this process is told: workers by their pods, so that keys of the store travel in no task of Ray's."""
     place = bucket_place(os.environ)
     if place is None:
-        raise ConfigError("checkpoints: in a bucket, but no TW_TRAINING_S3_ENDPOINT says which")
+        raise ConfigError(
+            "checkpoints: in a bucket, but no TW_TRAINING_S3_ENDPOINT says which",
+            field="TW_TRAINING_S3_ENDPOINT",
+            reason="MISSING",
+        )
     return place
 
 

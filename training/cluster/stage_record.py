@@ -119,12 +119,21 @@ def refuse_other(config: StageConfig, directory: Path, asked: Sequence[str] = ()
     before = read_record(directory)
     if before is None:
         if (config.output_directory / MANIFEST).exists():
-            raise ConfigError(f"{OUTPUT}: {config.output_directory} was made by another run; take another {other}")
+            raise ConfigError(
+                f"{OUTPUT}: {config.output_directory} was made by another run; take another {other}",
+                field=OUTPUT,
+                reason="EXISTS",
+            )
         return
     found = _different(before, config) if _is_kept(before, directory) else {}
     for name in sorted(found, key=lambda name: (_place(name, asked), name)):
         was, now = map(_told, found[name])
-        raise ConfigError(f"{name}: {directory.name} was begun with {was}, not {now}; take another {other}")
+        raise ConfigError(
+            f"{name}: {directory.name} was begun with {was}, not {now}; take another {other}",
+            field=name,
+            reason="MISMATCH",
+            limit=was,
+        )
 
 
 def begin_anew(config: StageConfig, directory: Path) -> None:

@@ -15,6 +15,7 @@ from urllib3 import PoolManager, Retry, Timeout
 from urllib3.exceptions import HTTPError, ProtocolError
 
 from training.data.catalogue import CatalogueError, ObjectMissingError
+from training.refusals import ConfigError
 
 PREFIX = "TW_TRAINING_S3_"
 CONNECT_SECONDS = 5.0
@@ -40,19 +41,26 @@ class BucketPlace:
 def bucket_place(environment: Mapping[str, str]) -> BucketPlace | None:
     """As TW_TRAINING_S3_ENDPOINT, _ACCESS_KEY, _SECRET_KEY, _BUCKET, _REGION and _SECURE (true or false) say.
 
-    None: none of them is set. Raises ValueError that names the variable that is unknown, missing or wrong.
+    None: none of them is set. Raises ConfigError that names the variable that is unknown, missing or wrong.
     """
     names = [found.name for found in fields(BucketPlace)]
     given = {name.removeprefix(PREFIX).lower(): value for name, value in environment.items() if name.startswith(PREFIX)}
     if unknown := sorted(given.keys() - set(names)):
-        raise ValueError(f"{PREFIX}{unknown[0].upper()}: is unknown; known: {', '.join(names).upper()}")
+        variable, known = f"{PREFIX}{unknown[0].upper()}", ", ".join(names).upper()
+        raise ConfigError(f"{variable}: is unknown; known: {known}", field=variable, reason="UNKNOWN", limit=known)
     if not given:
         return None
     if missing := [name for name in names[:3] if not given.get(name)]:
-        raise ValueError(f"{PREFIX}{missing[0].upper()}: is missing")
+        variable = f"{PREFIX}{missing[0].upper()}"
+        raise ConfigError(f"{variable}: is missing", field=variable, reason="MISSING")
     secure = given.pop("secure", "true")
     if secure not in ("true", "false"):
-        raise ValueError(f"{PREFIX}SECURE: {secure!r} is neither true nor false")
+        raise ConfigError(
+            f"{PREFIX}SECURE: {secure!r} is neither true nor false",
+            field=f"{PREFIX}SECURE",
+            reason="WRONG_TYPE",
+            limit="true, false",
+        )
     return BucketPlace(**given, secure=secure == "true")
 
 
@@ -93,10 +101,12 @@ class Bucket:
             return self._read(key)
         except S3Error as error:
             if error.code == "NoSuchKey":
-                raise ObjectMissingError(f"object_key: {key} is committed but missing") from error
-            raise CatalogueError(self._blame(f"answers {error.code}")) from error
+                raise ObjectMissingError(f"object_key: {key} is committed but missing", field="object_key") from error
+            raise CatalogueError(self._blame(f"answers {error.code}"), field="bucket") from error
         except (MinioException, HTTPError) as error:
-            raise CatalogueError(self._blame(f"did not give {key}: {type(error).__name__}")) from error
+            raise CatalogueError(
+                self._blame(f"did not give {key}: {type(error).__name__}"), field="bucket", reason="UNREACHABLE"
+            ) from error
 
     def _read(self, key: str) -> bytes:
         with closing(self._client.get_object(self._place.bucket, key)) as response:

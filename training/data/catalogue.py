@@ -24,6 +24,8 @@ class CatalogueError(UnavailableError):
 class ObjectMissingError(CatalogueError):
     """A committed object is not there: compaction may have deleted it since it was listed, so list again."""
 
+    reason = "MISSING"
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -71,11 +73,11 @@ class Directory:
     def get(self, key: str) -> bytes:
         path = (self._root / key).resolve()
         if not path.is_relative_to(self._root):
-            raise CatalogueError(f"object_key: {key} lies outside the store")
+            raise CatalogueError(f"object_key: {key} lies outside the store", field="object_key", reason="OUT_OF_RANGE")
         try:
             return path.read_bytes()
         except FileNotFoundError as error:
-            raise ObjectMissingError(f"object_key: {key} is committed but missing") from error
+            raise ObjectMissingError(f"object_key: {key} is committed but missing", field="object_key") from error
 
 
 def read_segment(objects: Objects, segment: Segment) -> pa.Table:
@@ -86,9 +88,16 @@ def read_segment(objects: Objects, segment: Segment) -> pa.Table:
     """
     content = objects.get(segment.object_key)
     if hashlib.sha256(content).hexdigest() != segment.sha256:
-        raise CatalogueError(f"sha256: {segment.object_key} differs from its ledger row")
+        raise CatalogueError(
+            f"sha256: {segment.object_key} differs from its ledger row", field="sha256", reason="MISMATCH"
+        )
     # From bytes: given a path, pyarrow would read `partition=0` in it as a column.
     table = pq.ParquetFile(io.BytesIO(content)).read()
     if table.num_rows != segment.rows:
-        raise CatalogueError(f"rows: {segment.object_key} has {table.num_rows}, its ledger row says {segment.rows}")
+        raise CatalogueError(
+            f"rows: {segment.object_key} has {table.num_rows}, its ledger row says {segment.rows}",
+            field="rows",
+            reason="MISMATCH",
+            limit=str(segment.rows),
+        )
     return table

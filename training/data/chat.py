@@ -16,13 +16,16 @@ from jinja2 import Template, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
-from training.model.fields import FAMILIES, Fields, ModelConfigError, missing, read_object
+from training.model.fields import FAMILIES, Fields, ModelConfigError, absent, missing, read_object
+from training.refusals import DetailedError
 
 MARK = "thumbwheel-end-of-reply"  # stands for a reply when we look what the template writes after one
 
 
-class ChatError(ValueError):
+class ChatError(DetailedError, ValueError):
     """The directory cannot render a chat, or the template refused the messages; the text names the file or the reason."""
+
+    reason = "INVALID_CHAT"
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,10 @@ class Chat:
         highest = max({*written, *self.stop_ids, *self.prompt_ids([Message("user", "hello")])})
         if highest >= vocab_size:
             raise ChatError(
-                f"tokenizer.json: id {highest} has no row in an embedding of {vocab_size} (config.json: vocab_size)"
+                f"tokenizer.json: id {highest} has no row in an embedding of {vocab_size} (config.json: vocab_size)",
+                field="tokenizer.json",
+                reason="OUT_OF_RANGE",
+                limit=f"below {vocab_size}",
             )
 
     def _encode(self, text: str) -> list[int]:
@@ -86,7 +92,7 @@ class Chat:
         try:
             return self._template.render(messages=rows, add_generation_prompt=add_generation_prompt, **self._names)
         except TemplateError as error:
-            raise ChatError(f"chat_template: {error}") from error
+            raise ChatError(f"chat_template: {error}", field="chat_template") from error
 
     def _disarm(self, text: str) -> str:
         """A turn marker inside a message must not begin a turn; the model server writes it the same way."""
@@ -124,7 +130,7 @@ def _template(directory: Path, settings: dict[str, Any]) -> Template:
     if source is None and (directory / "chat_template.jinja").exists():
         source = (directory / "chat_template.jinja").read_text()
     if not isinstance(source, str):
-        raise ChatError("tokenizer_config.json: chat_template is missing")
+        raise ChatError("tokenizer_config.json: chat_template is missing", field="chat_template", reason="MISSING")
     environment = ImmutableSandboxedEnvironment(  # the result is token ids, never HTML
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
@@ -138,16 +144,17 @@ def open_tokenizer(directory: Path) -> tuple[Tokenizer, dict[str, Any]]:
     Raises:
         ChatError: a file is missing or broken; names it.
     """
-    if not (directory / "tokenizer.json").is_file():
-        raise ChatError(missing(directory / "tokenizer.json"))
+    path = directory / "tokenizer.json"
+    if not path.is_file():
+        raise ChatError(missing(path), field=absent(path), reason="MISSING")
     config = directory / "tokenizer_config.json"
     try:
         settings = read_object(config) if config.exists() else {}
-        return Tokenizer.from_file(str(directory / "tokenizer.json")), settings
+        return Tokenizer.from_file(str(path)), settings
     except ModelConfigError as error:
-        raise ChatError(str(error)) from error
+        raise ChatError(str(error), field=error.field, reason=error.reason, limit=error.limit) from error
     except Exception as error:  # tokenizers raises nothing narrower
-        raise ChatError(f"tokenizer.json: {error}") from error
+        raise ChatError(f"tokenizer.json: {error}", field="tokenizer.json", reason="MALFORMED") from error
 
 
 def read_stop_ids(directory: Path, tokenizer: Tokenizer, settings: Mapping[str, Any]) -> list[int]:
@@ -162,7 +169,11 @@ def read_stop_ids(directory: Path, tokenizer: Tokenizer, settings: Mapping[str, 
     if ids is None and end is not None:
         ids = tokenizer.token_to_id(end)
     if ids is None:
-        raise ChatError("generation_config.json: eos_token_id is missing, and tokenizer_config.json has no eos_token")
+        raise ChatError(
+            "generation_config.json: eos_token_id is missing, and tokenizer_config.json has no eos_token",
+            field="eos_token_id",
+            reason="MISSING",
+        )
     return list(ids) if isinstance(ids, list) else [ids]
 
 

@@ -17,7 +17,12 @@ LARGEST_TEXT_BYTES = 256 << 20  # of one .txt: it is read as a whole
 
 
 class TextError(ExampleError):
-    """A text cannot be read; the message names the file and the place or the field, never the content."""
+    """A text cannot be read; the message names the file and the place or the field, never the content.
+
+    `field` is the file, "file:line" or "file:line:key" of a .jsonl, or the argument that names the files.
+    """
+
+    reason = "INVALID_TEXT"
 
 
 def text_files(paths: Sequence[Path]) -> list[Path]:
@@ -29,14 +34,25 @@ def text_files(paths: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if not path.exists():
-            raise TextError(f"texts: {path.name} is missing")
+            raise TextError(f"texts: {path.name} is missing", field=path.name, reason="MISSING")
         inside = [file for file in path.rglob("*") if file.suffix in ENDINGS] if path.is_dir() else [path]
         found += sorted(inside)
     for file in found:
         if file.suffix not in ENDINGS or not file.is_file():
-            raise TextError(f"texts: {file.name} is not a .jsonl or .txt file")
+            raise TextError(
+                f"texts: {file.name} is not a .jsonl or .txt file",
+                field=file.name,
+                reason="UNSUPPORTED",
+                limit=", ".join(ENDINGS),
+            )
     if not found:
-        raise TextError(f"texts: {', '.join(path.name for path in paths)}: no .jsonl or .txt file{_others(paths)}")
+        names = ", ".join(path.name for path in paths)
+        raise TextError(
+            f"texts: {names}: no .jsonl or .txt file{_others(paths)}",
+            field=names,
+            reason="EMPTY",
+            limit=", ".join(ENDINGS),
+        )
     return found
 
 
@@ -57,7 +73,12 @@ def read_texts_of(file: Path) -> Iterator[str]:
     """
     if file.suffix == ".txt":
         if (size := file.stat().st_size) > LARGEST_TEXT_BYTES:
-            raise TextError(f"{file.name}: {size} bytes, one text may have {LARGEST_TEXT_BYTES}; make it .jsonl")
+            raise TextError(
+                f"{file.name}: {size} bytes, one text may have {LARGEST_TEXT_BYTES}; make it .jsonl",
+                field=file.name,
+                reason="TOO_LARGE",
+                limit=str(LARGEST_TEXT_BYTES),
+            )
         yield _decoded(file.read_bytes(), file.name)
     else:
         yield from (text for text, _ in read_lines(file))
@@ -71,19 +92,24 @@ def read_lines(file: Path) -> Iterator[tuple[str, int]]:
     """
     with file.open("rb") as opened:
         for number, line in enumerate(opened, start=1):
-            place = f"{file.name} line {number}"
+            place, field = f"{file.name} line {number}", f"{file.name}:{number}"
             try:
                 row = json.loads(line)
             except UnicodeDecodeError as error:
-                raise TextError(f"{place}: not UTF-8 at byte {error.start} of the line") from error
+                raise TextError(
+                    f"{place}: not UTF-8 at byte {error.start} of the line", field=field, reason="NOT_UTF8"
+                ) from error
             except json.JSONDecodeError as error:
-                raise TextError(f"{place}: not JSON") from error
+                raise TextError(f"{place}: not JSON", field=field, reason="MALFORMED") from error
             text = row.get("text") if isinstance(row, dict) else None
-            yield check_unicode(_not_empty(text, place), f"{place}: text"), len(line)
+            yield check_unicode(_not_empty(text, place, f"{field}:text"), f"{place}: text", f"{field}:text"), len(line)
 
 
-def check_unicode(text: str, name: str) -> str:
+def check_unicode(text: str, name: str, field: str = "") -> str:
     """The text, if it can be written as UTF-8.
+
+    Args:
+        field: of the error, where that is not `name`.
 
     Raises:
         TextError: it holds half of a surrogate pair, as "\\ud800" in JSON or a broken argument of a command gives.
@@ -91,18 +117,23 @@ def check_unicode(text: str, name: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise TextError(f"{name}: half a surrogate pair at character {error.start}, which is no text") from error
+        raise TextError(
+            f"{name}: half a surrogate pair at character {error.start}, which is no text",
+            field=field or name,
+            reason="NOT_UTF8",
+        ) from error
     return text
 
 
 def _decoded(data: bytes, place: str) -> str:
     try:
-        return _not_empty(data.decode(), place)
+        return _not_empty(data.decode(), place, place)
     except UnicodeDecodeError as error:
-        raise TextError(f"{place}: not UTF-8 at byte {error.start}") from error
+        raise TextError(f"{place}: not UTF-8 at byte {error.start}", field=place, reason="NOT_UTF8") from error
 
 
-def _not_empty(text: object, place: str) -> str:
+def _not_empty(text: object, place: str, field: str) -> str:
     if not isinstance(text, str) or not text:
-        raise TextError(f"{place}: text: must be text and not empty")
+        reason = "MISSING" if text is None else "EMPTY" if text == "" else "WRONG_TYPE"
+        raise TextError(f"{place}: text: must be text and not empty", field=field, reason=reason)
     return text

@@ -9,14 +9,20 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from training.data.chat import Message
-from training.data.served import Served, served_from
+from training.data.served import SampleError, Served, served_from
+from training.refusals import DetailedError
 
 ROLES = ("system", "user", "assistant")
 THUMBS = ("up", "down")
 
 
-class ExampleError(ValueError):
-    """A line of a data file is not what the stage reads; the text names file, line and field, never the content."""
+class ExampleError(DetailedError, ValueError):
+    """A line of a data file is not what the stage reads; the text names file, line and field, never the content.
+
+    `field` is "file:line:key", or "file:line" where the line as a whole is at fault.
+    """
+
+    reason = "INVALID_EXAMPLE"
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,7 @@ def read_pairs(path: Path) -> list[PairExample]:
         texts = (_text(row, "chosen"), _text(row, "rejected"), _text(row, "prompt_id"))
         pair = PairExample(_messages(row), *texts, _number(row, "margin", 0.0), _truth(row, "tie"))
         if pair.tie and pair.margin:
-            raise ExampleError(f"margin: a tie has none, not {pair.margin:g}")
+            raise ExampleError(f"margin: a tie has none, not {pair.margin:g}", field="margin", reason="CONFLICT")
         return pair
 
     return _read(path, parse)
@@ -96,7 +102,9 @@ def read_thumbs(path: Path) -> list[ThumbExample]:
     def parse(row: Mapping[str, Any]) -> ThumbExample:
         thumb = row.get("thumb")
         if thumb not in THUMBS:
-            raise ExampleError(f"thumb: must be one of {', '.join(THUMBS)}")
+            raise ExampleError(
+                f"thumb: must be one of {', '.join(THUMBS)}", field="thumb", reason="UNKNOWN", limit=", ".join(THUMBS)
+            )
         texts = (_text(row, "response"), thumb == "up", _text(row, "prompt_id"))
         return ThumbExample(_messages(row), *texts, _served(row))
 
@@ -114,18 +122,22 @@ def read_texts(path: Path) -> list[str]:
 
 
 def _read(path: Path, parse: Callable[[Mapping[str, Any]], Example]) -> list[Example]:
-    examples, wrong = [], []
+    examples: list[Example] = []
+    wrong: list[ExampleError] = []
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             try:
                 examples.append(parse(_object(line)))
             except ExampleError as error:
-                wrong.append(f"{path.name} line {number}: {error}")
+                field = f"{path.name}:{number}:{error.field}".removesuffix(":")
+                text = f"{path.name} line {number}: {error}"
+                wrong.append(ExampleError(text, field=field, reason=error.reason, limit=error.limit))
     if wrong:
-        more = len(wrong) - 1
-        raise ExampleError(wrong[0] + (f" (and {more} more {'lines' if more > 1 else 'line'})" if more else ""))
+        first, more = wrong[0], len(wrong) - 1
+        text = first.text + (f" (and {more} more {'lines' if more > 1 else 'line'})" if more else "")
+        raise ExampleError(text, field=first.field, reason=first.reason, limit=first.limit)
     if not examples:
-        raise ExampleError(f"{path.name}: no examples")
+        raise ExampleError(f"{path.name}: no examples", field=path.name, reason="EMPTY")
     return examples
 
 
@@ -133,29 +145,42 @@ def _object(line: bytes) -> Mapping[str, Any]:
     try:
         row = json.loads(line.decode())
     except UnicodeDecodeError as error:
-        raise ExampleError(f"not UTF-8 at byte {error.start + 1}") from error
+        raise ExampleError(f"not UTF-8 at byte {error.start + 1}", reason="NOT_UTF8") from error
     except json.JSONDecodeError as error:
-        raise ExampleError("not JSON; one object a line" if line.strip() else "empty") from error
+        if not line.strip():
+            raise ExampleError("empty", reason="EMPTY") from error
+        raise ExampleError("not JSON; one object a line", reason="MALFORMED") from error
     if not isinstance(row, dict):
-        raise ExampleError("not a JSON object; one a line")
+        raise ExampleError("not a JSON object; one a line", reason="WRONG_TYPE")
     return row
 
 
 def _messages(row: Mapping[str, Any]) -> tuple[Message, ...]:
     rows = _value(row, "messages")
     if not isinstance(rows, list) or not rows:
-        raise ExampleError("messages: must be a list with at least one message")
+        raise ExampleError(
+            "messages: must be a list with at least one message",
+            field="messages",
+            reason="EMPTY" if rows == [] else "WRONG_TYPE",
+            limit="at least 1",
+        )
     for message in rows:
         if (
             not isinstance(message, dict)
             or message.get("role") not in ROLES
             or not isinstance(message.get("content"), str)
         ):
-            raise ExampleError(f"messages: each needs role ({', '.join(ROLES)}) and content (text)")
+            raise ExampleError(
+                f"messages: each needs role ({', '.join(ROLES)}) and content (text)",
+                field="messages",
+                reason="MALFORMED",
+            )
         _refuse_halves("messages", message["content"])
     if rows[-1]["role"] == "assistant":
         raise ExampleError(
-            "messages: the last is the assistant's; they end before the response, which has a field of its own"
+            "messages: the last is the assistant's; they end before the response, which has a field of its own",
+            field="messages",
+            reason="CONFLICT",
         )
     return tuple(Message(message["role"], message["content"]) for message in rows)
 
@@ -163,20 +188,25 @@ def _messages(row: Mapping[str, Any]) -> tuple[Message, ...]:
 def _served(row: Mapping[str, Any]) -> Served | None:
     try:
         return served_from(row["served"]) if "served" in row else None
+    except SampleError as error:
+        field = f"served.{error.field}".removesuffix(".")
+        raise ExampleError(f"served: {error}", field=field, reason=error.reason, limit=error.limit) from error
     except (ValueError, TypeError) as error:
-        raise ExampleError(f"served: {error}") from error
+        raise ExampleError(f"served: {error}", field="served", reason="MALFORMED") from error
 
 
 def _value(row: Mapping[str, Any], field: str) -> Any:
     if field not in row:
-        raise ExampleError(f"{field}: missing")
+        raise ExampleError(f"{field}: missing", field=field, reason="MISSING")
     return row[field]
 
 
 def _text(row: Mapping[str, Any], field: str) -> str:
     value = _value(row, field)
     if not isinstance(value, str) or not value:
-        raise ExampleError(f"{field}: must be text and not empty")
+        raise ExampleError(
+            f"{field}: must be text and not empty", field=field, reason="EMPTY" if value == "" else "WRONG_TYPE"
+        )
     _refuse_halves(field, value)
     return value
 
@@ -186,18 +216,22 @@ def _refuse_halves(field: str, text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ExampleError(f"{field}: U+{ord(text[error.start]):04X} is half a surrogate pair") from error
+        raise ExampleError(
+            f"{field}: U+{ord(text[error.start]):04X} is half a surrogate pair", field=field, reason="NOT_UTF8"
+        ) from error
 
 
 def _number(row: Mapping[str, Any], field: str, default: float) -> float:
     value = row.get(field, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-        raise ExampleError(f"{field}: must be a number of at least 0")
+        raise ExampleError(
+            f"{field}: must be a number of at least 0", field=field, reason="OUT_OF_RANGE", limit="at least 0"
+        )
     return float(value)
 
 
 def _truth(row: Mapping[str, Any], field: str) -> bool:
     value = row.get(field, False)
     if not isinstance(value, bool):
-        raise ExampleError(f"{field}: must be true or false")
+        raise ExampleError(f"{field}: must be true or false", field=field, reason="WRONG_TYPE", limit="true, false")
     return value

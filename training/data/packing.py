@@ -49,9 +49,19 @@ class PackedRows:
 
     def __post_init__(self) -> None:
         if self.packing not in PACKINGS:
-            raise ShardError(f"packing: {self.packing!r} is not one of {', '.join(PACKINGS)}")
+            raise ShardError(
+                f"packing: {self.packing!r} is not one of {', '.join(PACKINGS)}",
+                field="packing",
+                reason="UNKNOWN",
+                limit=", ".join(PACKINGS),
+            )
         if self.row_tokens < 2:
-            raise ShardError(f"context_tokens: {self.row_tokens} is not at least 2")
+            raise ShardError(
+                f"context_tokens: {self.row_tokens} is not at least 2",
+                field="context_tokens",
+                reason="OUT_OF_RANGE",
+                limit="at least 2",
+            )
 
     def __len__(self) -> int:
         if self.packing == "stream":

@@ -12,13 +12,16 @@ import pyarrow as pa
 from training.data.catalogue import Segment
 from training.data.events import Feedback, Finish, Kind, Place, Turn
 from training.data.sealed import Opening
+from training.refusals import DetailedError
 
 KINDS = frozenset(kind.value for kind in Kind)
 FINISHES = frozenset(finish.value for finish in Finish)
 
 
-class RowError(ValueError):
+class RowError(DetailedError, ValueError):
     """A row lacks a value without which it means nothing; the text names object, offset and column, never the content."""
+
+    reason = "INVALID_ROW"
 
 
 def feedback_rows(table: pa.Table, segment: Segment, opening: Opening) -> Iterator[Feedback]:
@@ -72,12 +75,22 @@ def _place(row: Mapping[str, Any], segment: Segment) -> Place:
     else:
         inside = inside and segment.start_offset <= offset < segment.end_offset
     if not inside:
-        raise RowError(f"offset: {offset!r} of sequence {sequence} in {segment.object_key} is not in its segment")
+        by_sequence = segment.is_compacted and isinstance(offset, int)
+        raise RowError(
+            f"offset: {offset!r} of sequence {sequence} in {segment.object_key} is not in its segment",
+            field="sequence" if by_sequence else "offset",
+            reason="OUT_OF_RANGE",
+            limit=f"{segment.first_sequence} to {segment.sequence}"
+            if segment.is_compacted
+            else f"{segment.start_offset} to {segment.end_offset - 1}",
+        )
     return row.get("accept_order") or 0, sequence, offset
 
 
 def _text(row: Mapping[str, Any], column: str, segment: Segment) -> str:
     value = row.get(column)
     if not isinstance(value, str) or not value:
-        raise RowError(f"{column}: missing in {segment.object_key} at offset {row.get('offset')!r}")
+        raise RowError(
+            f"{column}: missing in {segment.object_key} at offset {row.get('offset')!r}", field=column, reason="MISSING"
+        )
     return value

@@ -23,14 +23,17 @@ from training.data.catalogue import Segment
 from training.data.chat import Message
 from training.data.events import Closed, Erasure
 from training.data.served import Served
+from training.refusals import DetailedError
 
 FORM = 1
 KEY_ID, NONCE, CIPHERTEXT = slice(1, 17), slice(17, 29), slice(29, None)
 LEAST_BYTES = 29 + 16  # the ciphertext of nothing is its tag
 
 
-class SealError(ValueError):
+class SealError(DetailedError, ValueError):
     """Sealed bytes are none, were changed, or belong to another event; the text names object and offset, nothing else."""
+
+    reason = "DAMAGED"
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,9 @@ class Opening:
             inner.ParseFromString(key.decrypt(sealed[NONCE], sealed[CIPHERTEXT], bound_to))
         except (InvalidTag, DecodeError):
             # Without its cause: what a decoder says of bytes may repeat them.
-            raise SealError(f"sealed: {segment.object_key} cannot be opened at offset {row.get('offset')!r}") from None
+            raise SealError(
+                f"sealed: {segment.object_key} cannot be opened at offset {row.get('offset')!r}", field="sealed"
+            ) from None
         return inner
 
 

@@ -7,6 +7,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from training.refusals import DetailedError
+
+
+class SampleError(DetailedError, ValueError):
+    """What was sampled for an answer is not whole; the text names the field, never the content."""
+
+    reason = "INVALID_SAMPLE"
+
 
 @dataclass(frozen=True)
 class Served:
@@ -25,9 +33,16 @@ class Served:
 
     def __post_init__(self) -> None:
         if not self.token_ids or len(self.log_probs) != len(self.token_ids):
-            raise ValueError(f"log_probs: {len(self.log_probs)} for {len(self.token_ids)} token_ids")
+            raise SampleError(
+                f"log_probs: {len(self.log_probs)} for {len(self.token_ids)} token_ids",
+                field="log_probs",
+                reason="MISMATCH" if self.token_ids else "EMPTY",
+                limit=str(len(self.token_ids)),
+            )
         if not all(math.isfinite(value) and value <= 0 for value in self.log_probs):
-            raise ValueError("log_probs: must be finite and at most 0")
+            raise SampleError(
+                "log_probs: must be finite and at most 0", field="log_probs", reason="OUT_OF_RANGE", limit="at most 0"
+            )
 
     def fields(self) -> dict[str, Any]:
         """As it stands in a line of JSON."""
@@ -35,12 +50,14 @@ class Served:
 
 
 def served_from(fields: Mapping[str, Any]) -> Served:
-    """Out of a line of JSON. Raises: ValueError, TypeError; the text names a field, never a content."""
+    """Out of a line of JSON. Raises: SampleError, TypeError; the text names a field, never a content."""
     if not isinstance(fields, Mapping):
-        raise TypeError("not a JSON object")
+        raise SampleError("not a JSON object", reason="WRONG_TYPE")
     lists = {name: tuple(fields[name]) for name in ("token_ids", "log_probs") if name in fields}
     if not all(type(token) is int and token >= 0 for token in lists.get("token_ids", ())):
-        raise ValueError("token_ids: must be numbers of at least 0")
+        raise SampleError(
+            "token_ids: must be numbers of at least 0", field="token_ids", reason="OUT_OF_RANGE", limit="at least 0"
+        )
     if not all(isinstance(value, int | float) for value in lists.get("log_probs", ())):
-        raise ValueError("log_probs: must be numbers")
+        raise SampleError("log_probs: must be numbers", field="log_probs", reason="WRONG_TYPE")
     return Served(**{**fields, **lists})

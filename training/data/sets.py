@@ -30,6 +30,7 @@ from training.data.pairs import (
     prompt_key,
 )
 from training.data.served import Served
+from training.refusals import ConfigError
 
 MIN_PRINCIPALS = 5  # with fewer, one user's thumbs would be a whole half: then answers are divided, not users
 
@@ -51,7 +52,12 @@ class SetsConfig:
     def __post_init__(self) -> None:
         for name in ("held_out_fraction", "judge_fraction"):
             if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"{name}: {getattr(self, name)} is not between 0 and 1")
+                raise ConfigError(
+                    f"{name}: {getattr(self, name)} is not between 0 and 1",
+                    field=name,
+                    reason="OUT_OF_RANGE",
+                    limit="between 0 and 1",
+                )
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from training.data.rows import feedback_rows, turn_rows
 from training.data.sealed import KeyLog, Opening, open_with
 from training.data.served import served_from
 from training.manifest import MANIFEST, Manifest, hash_file, read_manifest, verify_manifest, write_manifest
+from training.refusals import ConfigError
 
 JUDGEMENTS = "judgements.jsonl"
 DROPPED = "dropped.jsonl"
@@ -37,7 +38,12 @@ class SnapshotConfig:
 
     def __post_init__(self) -> None:
         if self.max_per_principal < 1:
-            raise ValueError(f"max_per_principal: {self.max_per_principal} is below 1")
+            raise ConfigError(
+                f"max_per_principal: {self.max_per_principal} is below 1",
+                field="max_per_principal",
+                reason="OUT_OF_RANGE",
+                limit="at least 1",
+            )
 
 
 @dataclass(frozen=True)

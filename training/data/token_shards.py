@@ -25,6 +25,7 @@ from training.data.chat import load_chat
 from training.data.corpus import read_texts_of, text_files
 from training.data.seeds import is_held_out
 from training.manifest import MANIFEST, Manifest, hash_file, plain, read_manifest, write_manifest
+from training.refusals import DetailedError
 from training.tokenization.opened import open_tokenizer
 
 KIND = "token_shards"
@@ -34,8 +35,10 @@ OURS = re.compile(rf"({TRAIN}|{HELD_OUT})-(\d+|tokens|bytes)\.bin|manifest\.part
 LARGEST_UINT16_VOCABULARY = 1 << 16
 
 
-class ShardError(ValueError):
+class ShardError(DetailedError, ValueError):
     """Shards are not what their reader asks for; the text names the field or the file."""
+
+    reason = "INVALID_SHARDS"
 
 
 @dataclass(frozen=True)
@@ -56,9 +59,19 @@ class ShardConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.held_out_fraction < 1:
-            raise ShardError(f"held_out_fraction: {self.held_out_fraction} is not in [0, 1)")
+            raise ShardError(
+                f"held_out_fraction: {self.held_out_fraction} is not in [0, 1)",
+                field="held_out_fraction",
+                reason="OUT_OF_RANGE",
+                limit="[0, 1)",
+            )
         if self.shard_tokens < 1:
-            raise ShardError(f"shard_tokens: {self.shard_tokens} is not at least 1")
+            raise ShardError(
+                f"shard_tokens: {self.shard_tokens} is not at least 1",
+                field="shard_tokens",
+                reason="OUT_OF_RANGE",
+                limit="at least 1",
+            )
 
 
 @dataclass(frozen=True)
@@ -168,10 +181,14 @@ def open_shards(directory: Path, tokenizer_directory: Path) -> Shards:
     """
     manifest = read_manifest(directory)
     if manifest.kind != KIND:
-        raise ShardError(f"{directory.name}: is a {manifest.kind}, not {KIND}")
+        raise ShardError(
+            f"{directory.name}: is a {manifest.kind}, not {KIND}", field="kind", reason="MISMATCH", limit=KIND
+        )
     if manifest.config["tokenizer_sha256"] != hash_file(tokenizer_directory / "tokenizer.json"):
         raise ShardError(
-            f"tokenizer_directory: {tokenizer_directory.name} is not the tokenizer that made {directory.name}"
+            f"tokenizer_directory: {tokenizer_directory.name} is not the tokenizer that made {directory.name}",
+            field="tokenizer_directory",
+            reason="MISMATCH",
         )
     train, held_out = (_open(directory, name, manifest) for name in (TRAIN, HELD_OUT))
     return Shards(train, held_out, tuple(manifest.report["begin_ids"]), manifest.report["vocabulary"])
@@ -184,7 +201,12 @@ def _open(directory: Path, name: str, manifest: Manifest) -> TokenStream:
     stream = TokenStream(shards, manifest.config["shard_tokens"], tokens, text)
     found, written = sum(len(shard) for shard in shards), manifest.report[name]
     if (found, stream.tokens, stream.documents) != (written["tokens"], written["tokens"], written["documents"]):
-        raise ShardError(f"{directory.name}: {name} has {found} tokens, its manifest says {written['tokens']}")
+        raise ShardError(
+            f"{directory.name}: {name} has {found} tokens, its manifest says {written['tokens']}",
+            field=name,
+            reason="DAMAGED",
+            limit=str(written["tokens"]),
+        )
     return stream
 
 
@@ -257,7 +279,9 @@ def _begin_id(directory: Path, tokenizer: Tokenizer) -> int:
     named = json.loads((directory / "tokenizer_config.json").read_text()).get("bos_token")
     token = tokenizer.token_to_id(named) if isinstance(named, str) else None
     if token is None:
-        raise ShardError(f"begin_documents: {directory.name} names no bos_token")
+        raise ShardError(
+            f"begin_documents: {directory.name} names no bos_token", field="begin_documents", reason="MISSING"
+        )
     return int(token)
 
 
@@ -288,7 +312,11 @@ def _clear(directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     left = sorted(directory.iterdir())
     if foreign := [file.name for file in left if not OURS.fullmatch(file.name)]:
-        raise ShardError(f"output_directory: {directory.name} holds {foreign[0]}, which is no part of shards")
+        raise ShardError(
+            f"output_directory: {directory.name} holds {foreign[0]}, which is no part of shards",
+            field="output_directory",
+            reason="EXISTS",
+        )
     for file in left:
         file.unlink()
 
@@ -296,7 +324,11 @@ def _clear(directory: Path) -> None:
 def _the_same(directory: Path, settings: dict[str, Any]) -> Manifest:
     manifest = read_manifest(directory)
     if different := sorted(name for name in settings if manifest.config.get(name) != settings[name]):
-        raise ShardError(f"output_directory: {directory.name} was made with another {', '.join(different)}")
+        raise ShardError(
+            f"output_directory: {directory.name} was made with another {', '.join(different)}",
+            field="output_directory",
+            reason="MISMATCH",
+        )
     return manifest
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from training.refusals import ConfigError
 from training.tokenization.byte_pairs import FEWEST_TOKENS, learn_byte_pairs
 from training.tokenization.control import CONTROL, write_chat_files
 from training.tokenization.splitting import Split
@@ -25,7 +26,12 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, directory: Path) -> T
         vocab_size: at least 262: 256 bytes and the control tokens.
     """
     if vocab_size < FEWEST_TOKENS:
-        raise ValueError(f"vocab_size: {vocab_size}, at least {FEWEST_TOKENS}")
+        raise ConfigError(
+            f"vocab_size: {vocab_size}, at least {FEWEST_TOKENS}",
+            field="vocab_size",
+            reason="OUT_OF_RANGE",
+            limit=f"at least {FEWEST_TOKENS}",
+        )
     tokenizer = learn_byte_pairs(texts, vocab_size, Split.GPT2, least_count=0)
     write_chat_files(tokenizer, directory)
     return tokenizer

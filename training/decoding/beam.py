@@ -39,11 +39,20 @@ class Beams:
 
     def __post_init__(self) -> None:
         if self.count < 1:
-            raise DecodingError(f"beams: {self.count} is below 1")
+            raise DecodingError(
+                f"beams: {self.count} is below 1", field="beams", reason="OUT_OF_RANGE", limit="at least 1"
+            )
         if not math.isfinite(self.length_penalty):
-            raise DecodingError(f"length_penalty: {self.length_penalty:g} is not finite")
+            raise DecodingError(
+                f"length_penalty: {self.length_penalty:g} is not finite", field="length_penalty", reason="NOT_FINITE"
+            )
         if not 0 < self.repetition_penalty < math.inf:
-            raise DecodingError(f"repetition_penalty: {self.repetition_penalty:g} is not above 0")
+            raise DecodingError(
+                f"repetition_penalty: {self.repetition_penalty:g} is not above 0",
+                field="repetition_penalty",
+                reason="OUT_OF_RANGE",
+                limit="above 0",
+            )
 
 
 @dataclass(frozen=True)

@@ -40,14 +40,25 @@ def generate(options: argparse.Namespace) -> int:
     """Print the continuation as it grows, or the best beam's at the end."""
     rules = chosen_rules(options)
     if options.max_tokens is not None and not 1 <= options.max_tokens <= MAX_TOKENS:
-        raise DecodingError(f"max_tokens: {options.max_tokens} is not 1 to {MAX_TOKENS}")
+        raise DecodingError(
+            f"max_tokens: {options.max_tokens} is not 1 to {MAX_TOKENS}",
+            field="max_tokens",
+            reason="OUT_OF_RANGE",
+            limit=f"1 to {MAX_TOKENS}",
+        )
     check_stops(options.stop)
     if not options.prompt:
-        raise DecodingError("prompt: empty; it needs at least 1 character")
+        raise DecodingError(
+            "prompt: empty; it needs at least 1 character", field="prompt", reason="EMPTY", limit="at least 1"
+        )
     if options.beams is not None and (unheard := [name for name in DRAWING if getattr(options, name) is not None]):
-        raise DecodingError(f"{unheard[0]}: not with beams, which draw nothing")
+        raise DecodingError(f"{unheard[0]}: not with beams, which draw nothing", field=unheard[0], reason="CONFLICT")
     if (options.directory / SETTINGS).exists():
-        raise DecodingError(f"directory: {options.directory} is a reward model, which scores and does not speak")
+        raise DecodingError(
+            f"directory: {options.directory} is a reward model, which scores and does not speak",
+            field="directory",
+            reason="UNSUPPORTED",
+        )
     prompt = _plain(options) if options.plain else _message(options)
     take_device(options.device)
     backbone = Backbone(moved(load_decoder(options.directory)))

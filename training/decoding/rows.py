@@ -17,13 +17,16 @@ from training.model.backbone import Backbone
 from training.model.cache import KeyValueCache
 from training.model.config import ModelConfig
 from training.model.transformer import PositionError
+from training.refusals import DetailedError
 
 Ends = Callable[[Tensor, Tensor], Tensor]
 """(token_B, real_B) to True where a row ends with this token, [B]."""
 
 
-class DecodingError(ValueError):
+class DecodingError(DetailedError, ValueError):
     """A setting is out of its range, or a prompt cannot be continued; the text names the field and its limit."""
+
+    reason = "INVALID_DECODING"
 
 
 class Rows:
@@ -110,13 +113,22 @@ def stop_at(stop_ids: Sequence[int]) -> Ends:
 
 def _check(prompts: Sequence[Sequence[int]], max_new: int, config: ModelConfig) -> None:
     if not prompts or not all(map(len, prompts)):
-        raise DecodingError("prompt: has no tokens, at least 1")
+        raise DecodingError("prompt: has no tokens, at least 1", field="prompt", reason="EMPTY", limit="at least 1")
     if max_new < 1:
-        raise DecodingError(f"max_tokens: {max_new} is below 1")
+        raise DecodingError(
+            f"max_tokens: {max_new} is below 1", field="max_tokens", reason="OUT_OF_RANGE", limit="at least 1"
+        )
     if (highest := max(map(max, prompts))) >= config.vocab_size:
-        raise DecodingError(f"prompt: id {highest} has no row in an embedding of {config.vocab_size}")
+        raise DecodingError(
+            f"prompt: id {highest} has no row in an embedding of {config.vocab_size}",
+            field="prompt",
+            reason="OUT_OF_RANGE",
+            limit=f"below {config.vocab_size}",
+        )
     longest = max(map(len, prompts))
     if longest + max_new > config.max_positions:
         raise PositionError(
-            f"max_positions: a prompt of {longest} tokens and {max_new} new ones, but the model knows {config.max_positions}"
+            f"max_positions: a prompt of {longest} tokens and {max_new} new ones, but the model knows {config.max_positions}",
+            field="max_positions",
+            limit=str(config.max_positions),
         )

@@ -31,10 +31,10 @@ class Rules:
     def __post_init__(self) -> None:
         _within("temperature", self.temperature, 0 <= self.temperature <= MAX_TEMPERATURE, f"0 to {MAX_TEMPERATURE:g}")
         _within("top_p", self.top_p, 0 < self.top_p <= 1, "above 0 to 1")
-        _within("top_k", self.top_k, self.top_k >= 0, "at least 0, which is all")
+        _within("top_k", self.top_k, self.top_k >= 0, "at least 0", ", which is all")
         _within("min_p", self.min_p, 0 <= self.min_p < 1, "0 to below 1")
         penalty = self.repetition_penalty
-        _within("repetition_penalty", penalty, 0 < penalty < math.inf, "above 0; 1 changes nothing")
+        _within("repetition_penalty", penalty, 0 < penalty < math.inf, "above 0", "; 1 changes nothing")
 
     @property
     def greedy(self) -> bool:
@@ -90,6 +90,6 @@ def seen(ids_BS: Tensor, mask_BS: Tensor, vocab_size: int) -> Tensor:
     return seen_BV[:, :-1]
 
 
-def _within(name: str, value: float, holds: bool, limit: str) -> None:
+def _within(name: str, value: float, holds: bool, limit: str, note: str = "") -> None:
     if not holds:
-        raise DecodingError(f"{name}: {value:g} is not {limit}")
+        raise DecodingError(f"{name}: {value:g} is not {limit}{note}", field=name, reason="OUT_OF_RANGE", limit=limit)

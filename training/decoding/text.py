@@ -84,10 +84,20 @@ def stop_at_text(texts: Sequence[GrowingText], ids_end: Ends, show: Callable[[in
 def check_stops(stops: Sequence[str]) -> None:
     """Raises DecodingError: too many, or one too long or empty."""
     if len(stops) > MAX_STOPS:
-        raise DecodingError(f"stop: {len(stops)} texts, at most {MAX_STOPS}")
+        raise DecodingError(
+            f"stop: {len(stops)} texts, at most {MAX_STOPS}",
+            field="stop",
+            reason="TOO_LARGE",
+            limit=f"at most {MAX_STOPS}",
+        )
     for stop in stops:
         if not 1 <= len(stop) <= MAX_STOP_CHARACTERS:
-            raise DecodingError(f"stop: a text of {len(stop)} characters, 1 to {MAX_STOP_CHARACTERS} each")
+            raise DecodingError(
+                f"stop: a text of {len(stop)} characters, 1 to {MAX_STOP_CHARACTERS} each",
+                field="stop",
+                reason="OUT_OF_RANGE",
+                limit=f"1 to {MAX_STOP_CHARACTERS}",
+            )
 
 
 def _begun(text: str, stop: str) -> int:

@@ -14,6 +14,8 @@ from enum import StrEnum
 
 import numpy as np
 
+from training.refusals import ConfigError
+
 GRID_RATES = 64
 GRID_EFFECTS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)  # log-odds: 50 % against 56 % up to 95 %
 SEARCH_STEPS = 40  # of a ternary search on a concave function: (2/3)**40 is 9e-8
@@ -45,14 +47,21 @@ class CanaryConfig:
     lease_seconds: float = 900.0
 
     def __post_init__(self) -> None:
-        _require(0 < self.share <= 0.5, f"share: {self.share} is not above 0 and up to 0.5")
-        _require(0 < self.alpha < 0.5, f"alpha: {self.alpha} is not between 0 and 0.5")
-        _require(0 <= self.margin < 0.5, f"margin: {self.margin} is not from 0 to below 0.5")
-        _require(self.min_thumbs >= 1, f"min_thumbs: {self.min_thumbs} is below 1")
-        _require(10 <= self.lease_seconds <= 86_400, f"lease_seconds: {self.lease_seconds} is not from 10 to 86400")
+        _require(0 < self.share <= 0.5, "share", "above 0 and up to 0.5", f"{self.share} is not above 0 and up to 0.5")
+        _require(0 < self.alpha < 0.5, "alpha", "between 0 and 0.5", f"{self.alpha} is not between 0 and 0.5")
+        _require(0 <= self.margin < 0.5, "margin", "from 0 to below 0.5", f"{self.margin} is not from 0 to below 0.5")
+        _require(self.min_thumbs >= 1, "min_thumbs", "at least 1", f"{self.min_thumbs} is below 1")
+        _require(
+            10 <= self.lease_seconds <= 86_400,
+            "lease_seconds",
+            "from 10 to 86400",
+            f"{self.lease_seconds} is not from 10 to 86400",
+        )
         _require(
             0 < self.poll_seconds <= self.lease_seconds / 3,
-            f"poll_seconds: {self.poll_seconds} is not above 0 and up to a third of lease_seconds",
+            "poll_seconds",
+            "above 0 and up to a third of lease_seconds",
+            f"{self.poll_seconds} is not above 0 and up to a third of lease_seconds",
         )
 
 
@@ -152,6 +161,6 @@ def _better(config: CanaryConfig) -> str:
     return "more" if config.margin == 0 else f"no less than {config.margin:.0%} below"
 
 
-def _require(condition: bool, text: str) -> None:
+def _require(condition: bool, field: str, limit: str, text: str) -> None:
     if not condition:
-        raise ValueError(text)
+        raise ConfigError(f"{field}: {text}", field=field, reason="OUT_OF_RANGE", limit=limit)

@@ -20,6 +20,7 @@ from training.model.backbone import Backbone
 from training.model.transformer import Decoder
 from training.optim.ranks import Ranks
 from training.pipeline import Microbatch, total_loss
+from training.refusals import ConfigError
 from training.rl.log_probs import next_token_log_probs
 from training.stages.machine import Autocast
 
@@ -46,10 +47,15 @@ def measure(decoder: Decoder, rows: PackedRows, microbatch_rows: int, autocast: 
     """All rows of packed documents (packing `documents`), shared among the ranks.
 
     Raises:
-        ValueError: the rows are a stream's, in which a document's first token may be in no row.
+        ConfigError: the rows are a stream's, in which a document's first token may be in no row.
     """
     if rows.packing != "documents":
-        raise ValueError(f"packing: {rows.packing!r}, bits per byte are exact for documents only")
+        raise ConfigError(
+            f"packing: {rows.packing!r}, bits per byte are exact for documents only",
+            field="packing",
+            reason="UNSUPPORTED",
+            limit="documents",
+        )
     mine = ranks.share(range(len(rows)))
     most = -(-len(rows) // ranks.data_size)
     parts, tokens = [], 0

@@ -17,6 +17,8 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlencode
 from urllib.request import Request, urlopen
 
+from training.refusals import DetailedError
+
 CALL_SECONDS = 15.0
 NOT_FOUND, TAKEN, TOO_MANY = 404, 409, 429
 MAX_MESSAGE_CHARACTERS = 500
@@ -24,8 +26,10 @@ MAX_MESSAGE_CHARACTERS = 500
 Manifest = Mapping[str, Any]
 
 
-class ApiError(RuntimeError):
+class ApiError(DetailedError, RuntimeError):
     """A call failed; the text says what the API server said. `passing`: the same call may succeed later."""
+
+    reason = "UNREACHABLE"
 
     def __init__(self, text: str, *, passing: bool) -> None:
         super().__init__(text)
@@ -124,6 +128,8 @@ class KubernetesApi:
 
 
 class _StatusError(ApiError):
+    reason = "REFUSED"
+
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text, passing=status >= 500 or status == TOO_MANY)
         self.status = status

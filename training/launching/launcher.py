@@ -13,6 +13,7 @@ from typing import Protocol, TypeVar
 from training.launching.hindrance import hindrance, missing_volume, waits_for_its_node
 from training.launching.kubernetes import ApiError, Manifest
 from training.launching.ray_job import RAY_JOBS, RayJob, filled, parse
+from training.refusals import DetailedError
 
 PODS, RAY_CLUSTERS = "api/v1/pods", "apis/ray.io/v1/rayclusters"
 POLL_SECONDS, GONE_SECONDS = 5.0, 300.0
@@ -22,14 +23,18 @@ OVERDUE = "DeadlineExceeded"
 NOT_YET = "the pods of the turn are starting"
 QUEUED = "it waits to be admitted by its queue"
 NOT_TAKEN_UP = "the KubeRay operator has not taken it up"
+DELETED = "somebody deleted its RayJob"
+NOT_WRITTEN = "not written down: another turn holds the lock"
 BEFORE_PODS = (QUEUED, NOT_TAKEN_UP)  # whoever has ended has got over these
 
 
 Result = TypeVar("Result")
 
 
-class LaunchError(RuntimeError):
+class LaunchError(DetailedError, RuntimeError):
     """No RayJob can be made or followed; the text says why."""
+
+    reason = "LAUNCH_FAILED"
 
 
 class Api(Protocol):
@@ -99,7 +104,7 @@ class Launcher:
             self._clock.sleep(POLL_SECONDS)
             seen = self._patiently(self._read)
             if seen is None or seen.uid != job.uid or seen.deleted:
-                return self._fail("somebody deleted its RayJob")
+                return self._fail(DELETED)
             job = seen
         if job.reason == OVERDUE:  # KubeRay was first
             return self._give_up(job)
@@ -132,7 +137,12 @@ class Launcher:
                 return job
             else:
                 self._api.delete(RAY_JOBS, job.name, job.uid)
-        raise LaunchError(f"the RayJob of an earlier turn was not gone after {GONE_SECONDS:.0f} s")
+        raise LaunchError(
+            f"the RayJob of an earlier turn was not gone after {GONE_SECONDS:.0f} s",
+            field=turn.name,
+            reason="EXISTS",
+            limit=f"{GONE_SECONDS:.0f} s",
+        )
 
     def _look(self, job: RayJob) -> None:
         """See what hinders it, and tell of it where the turn itself cannot yet."""
@@ -181,7 +191,7 @@ class Launcher:
         text = f"{reason} (seen before: {self._hindrance})" if self._hindrance else reason
         self._say(f"{self._turn.name}: failed: {text}")
         if not self._notices.failed(text):
-            self._say("not written down: another turn holds the lock")
+            self._say(NOT_WRITTEN)
         return False
 
     def _tell(self, text: str) -> None:
@@ -212,6 +222,6 @@ class Launcher:
                 return call()
             except ApiError as error:
                 if not error.passing:
-                    raise LaunchError(f"the API server refuses: {error}") from error
+                    raise LaunchError(f"the API server refuses: {error}", reason=error.reason) from error
                 self._mention(f"the API server is away: {error}")
             self._clock.sleep(POLL_SECONDS)

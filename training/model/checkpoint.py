@@ -62,7 +62,10 @@ def load_decoder(directory: Path, dtype: torch.dtype = torch.float32) -> Decoder
         odd = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
         raise CheckpointError(
             f"{WEIGHTS}: {len(odd)} tensors do not fit config.json, first {odd[0]}: "
-            f"{_shape(found.get(odd[0]))}, expected {_shape(expected.get(odd[0]))}"
+            f"{_shape(found.get(odd[0]))}, expected {_shape(expected.get(odd[0]))}",
+            field=odd[0],
+            reason="MISMATCH",
+            limit=_shape(expected.get(odd[0])),
         )
     decoder.load_state_dict(from_disk(tensors, config), assign=True)
     return decoder.eval()
@@ -97,7 +100,7 @@ def _stored_type(directory: Path) -> str:
     for file in weight_files(directory):
         if (found := stored_type(file, EMBEDDINGS)) is not None:
             return found
-    raise CheckpointError(f"{WEIGHTS}: {EMBEDDINGS[0]} is missing")
+    raise CheckpointError(f"{WEIGHTS}: {EMBEDDINGS[0]} is missing", field=EMBEDDINGS[0], reason="MISSING")
 
 
 def _read_all(directory: Path, config: ModelConfig, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -106,7 +109,7 @@ def _read_all(directory: Path, config: ModelConfig, dtype: torch.dtype) -> dict[
         for name, tensor in read_tensors(file, dtype, skip=is_constant).items():
             full = hugging_face_name(name, config)
             if full in tensors:
-                raise CheckpointError(f"{file.name}: {full} is there twice")
+                raise CheckpointError(f"{file.name}: {full} is there twice", field=full, reason="DUPLICATE")
             tensors[full] = tensor
     return tensors
 

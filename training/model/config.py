@@ -79,7 +79,12 @@ def _learned(fields: Fields, family: str) -> ModelConfig:
     fields.one_of("activation_function", ("gelu_new", "gelu_pytorch_tanh"), "gelu_new")  # two names of one function
     hidden_size, heads = fields.count("n_embd"), fields.count("n_head")
     if hidden_size % heads:
-        raise ModelConfigError(f"n_embd: {hidden_size} is not a multiple of n_head, {heads}")
+        raise ModelConfigError(
+            f"n_embd: {hidden_size} is not a multiple of n_head, {heads}",
+            field="n_embd",
+            reason="MISMATCH",
+            limit=f"a multiple of {heads}",
+        )
     layers = fields.count("n_layer", most=MAX_LAYERS)
     scaled = fields.flag("scale_attn_weights", True)
     return ModelConfig(
@@ -121,9 +126,16 @@ def _rotary(fields: Fields, family: str) -> ModelConfig:
     kv_heads = fields.count("num_key_value_heads", None if gemma else heads)  # a Gemma's default is its own
     head_dim = fields.count("head_dim", 256 if gemma else max(1, hidden_size // heads))
     if heads % kv_heads:
-        raise ModelConfigError(f"num_attention_heads: {heads} is not a multiple of num_key_value_heads, {kv_heads}")
+        raise ModelConfigError(
+            f"num_attention_heads: {heads} is not a multiple of num_key_value_heads, {kv_heads}",
+            field="num_attention_heads",
+            reason="MISMATCH",
+            limit=f"a multiple of {kv_heads}",
+        )
     if head_dim % 2:
-        raise ModelConfigError(f"head_dim: {head_dim} is odd, and rotation turns pairs")
+        raise ModelConfigError(
+            f"head_dim: {head_dim} is odd, and rotation turns pairs", field="head_dim", reason="MISMATCH", limit="even"
+        )
     kinds = read_layer_kinds(fields, family)
     attention_bias = fields.flag("attention_bias", False)
     return ModelConfig(
@@ -165,7 +177,12 @@ def stored_dtype(raw: Mapping[str, Any]) -> torch.dtype:
     """
     name = raw.get("dtype") or raw.get("torch_dtype") or "float32"
     if name not in DTYPES:
-        raise ModelConfigError(f"dtype: {name!r} is not one of {', '.join(DTYPES)}")
+        raise ModelConfigError(
+            f"dtype: {name!r} is not one of {', '.join(DTYPES)}",
+            field="dtype",
+            reason="UNKNOWN",
+            limit=", ".join(DTYPES),
+        )
     return DTYPES[name]
 
 

@@ -39,9 +39,19 @@ def read_layer_kinds(fields: Fields, family: str) -> list[str]:
     if named is None:
         return _unnamed(fields, family, count) if slides else [FULL] * count
     if not isinstance(named, list) or len(named) != count or not all(kind in (FULL, SLIDING) for kind in named):
-        raise ModelConfigError(f"layer_types: must name {count} layers, each {FULL} or {SLIDING}")
+        raise ModelConfigError(
+            f"layer_types: must name {count} layers, each {FULL} or {SLIDING}",
+            field="layer_types",
+            reason="MISMATCH",
+            limit=f"{FULL}, {SLIDING}",
+        )
     if SLIDING in named and not slides:
-        raise ModelConfigError(f"layer_types: {SLIDING}, but a {family} slides only with use_sliding_window, if at all")
+        raise ModelConfigError(
+            f"layer_types: {SLIDING}, but a {family} slides only with use_sliding_window, if at all",
+            field="layer_types",
+            reason="CONFLICT",
+            limit=FULL,
+        )
     return named
 
 
@@ -63,7 +73,12 @@ def read_rope(fields: Fields, family: str, kind: str) -> Rope:
         given = given.inside(kind) or Fields({})
     for place in (fields, given):
         if place.number("partial_rotary_factor", 1.0) != 1.0:
-            raise ModelConfigError("partial_rotary_factor: only whole heads are rotated")
+            raise ModelConfigError(
+                "partial_rotary_factor: only whole heads are rotated",
+                field="partial_rotary_factor",
+                reason="UNSUPPORTED",
+                limit="1",
+            )
     return _scaled(given, given.number("rope_theta", theta))
 
 
@@ -76,7 +91,12 @@ def _scaled(given: Fields, theta: float) -> Rope:
         return Rope(theta, scaling, factor)
     low, high = given.number("low_freq_factor"), given.number("high_freq_factor")
     if high <= low:
-        raise ModelConfigError(f"high_freq_factor: {high:g} is not above low_freq_factor, {low:g}")
+        raise ModelConfigError(
+            f"high_freq_factor: {high:g} is not above low_freq_factor, {low:g}",
+            field="high_freq_factor",
+            reason="OUT_OF_RANGE",
+            limit=f"above {low:g}",
+        )
     return Rope(theta, scaling, factor, low, high, given.count("original_max_position_embeddings"))
 
 
@@ -89,5 +109,7 @@ def _unnamed(fields: Fields, family: str, count: int) -> list[str]:
         return [FULL] * count
     first = fields.values.get("max_window_layers")
     if not isinstance(first, int):
-        raise ModelConfigError(f"max_window_layers: {first!r} is not the number of a layer")
+        raise ModelConfigError(
+            f"max_window_layers: {first!r} is not the number of a layer", field="max_window_layers", reason="WRONG_TYPE"
+        )
     return [SLIDING if layer >= first else FULL for layer in range(count)]

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from training.model.tensor_files import read_tensors
 from training.model.transformer import Decoder
 from training.ranges import Count, Positive, check_ranges
+from training.refusals import DetailedError
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -47,8 +48,10 @@ class LoraConfig:
         check_ranges(self)
 
 
-class AdapterError(ValueError):
+class AdapterError(DetailedError, ValueError):
     """An adapter does not fit the decoder, or a name is taken or unknown; the text names it."""
+
+    reason = "INVALID_ADAPTER"
 
 
 class LoraPair(nn.Module):
@@ -101,7 +104,7 @@ def add_adapter(decoder: Decoder, name: str, config: LoraConfig, seed: int) -> l
         if path.rsplit(".", 1)[-1] not in config.targets:
             continue
         if name in linear.adapters:
-            raise AdapterError(f"adapter {name!r} is already on the decoder")
+            raise AdapterError(f"adapter {name!r} is already on the decoder", field=name, reason="EXISTS")
         linear.adapters[name] = LoraPair(linear, config, generator).to(linear.weight.device)
     return adapter_parameters(decoder, name)
 
@@ -120,7 +123,7 @@ def adapter_parameters(decoder: Decoder, name: str) -> list[nn.Parameter]:
         p for _, linear in _wrapped(decoder) if name in linear.adapters for p in linear.adapters[name].parameters()
     ]
     if not found:
-        raise AdapterError(f"no adapter {name!r} on the decoder")
+        raise AdapterError(f"no adapter {name!r} on the decoder", field=name, reason="MISSING")
     return found
 
 
@@ -183,7 +186,7 @@ def read_adapter_config(directory: Path) -> LoraConfig:
     settings = json.loads((directory / ADAPTER_CONFIG).read_text())
     for field in ("use_dora", "use_rslora", "fan_in_fan_out", "modules_to_save"):
         if settings.get(field):
-            raise AdapterError(f"{ADAPTER_CONFIG}: {field} is not built")
+            raise AdapterError(f"{ADAPTER_CONFIG}: {field} is not built", field=field, reason="UNSUPPORTED")
     return LoraConfig(settings["r"], float(settings["lora_alpha"]), tuple(settings["target_modules"]))
 
 
@@ -204,7 +207,11 @@ def load_adapter(decoder: Decoder, name: str, directory: Path) -> LoraConfig:
     }
     odd = sorted(k for k in slots.keys() | tensors.keys() if _shape(slots, k) != _shape(tensors, k))
     if odd:
-        raise AdapterError(f"{ADAPTER_WEIGHTS}: {len(odd)} tensors do not fit the decoder, first {odd[0]}")
+        raise AdapterError(
+            f"{ADAPTER_WEIGHTS}: {len(odd)} tensors do not fit the decoder, first {odd[0]}",
+            field=odd[0],
+            reason="MISMATCH",
+        )
     with torch.no_grad():
         for key, parameter in slots.items():
             parameter.copy_(tensors[key])
@@ -218,7 +225,12 @@ def _shape(tensors: dict[str, nn.Parameter] | dict[str, Tensor], key: str) -> to
 
 def _wrap(decoder: Decoder, targets: tuple[str, ...]) -> None:
     if unknown := set(targets) - set(PROJECTIONS):
-        raise AdapterError(f"targets: {', '.join(sorted(unknown))} not among {', '.join(PROJECTIONS)}")
+        raise AdapterError(
+            f"targets: {', '.join(sorted(unknown))} not among {', '.join(PROJECTIONS)}",
+            field="targets",
+            reason="UNKNOWN",
+            limit=", ".join(PROJECTIONS),
+        )
     for parameter_name, parameter in decoder.named_parameters():
         if ADAPTERS not in parameter_name:
             parameter.requires_grad_(False)

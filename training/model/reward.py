@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from training.manifest import hash_file
 from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder, save_decoder
-from training.model.fields import missing
+from training.model.fields import absent, missing
 from training.model.head import ScalarHead, last_real_column
 from training.model.lora import LoraConfig, add_adapter, copy_adapter, load_adapter, read_adapter_config, save_adapter
 from training.model.tensor_files import read_tensors
 from training.model.transformer import Decoder
+from training.refusals import DetailedError
 
 TOKENIZER = "tokenizer.json"
 SETTINGS = "reward_model.json"
@@ -30,8 +31,10 @@ HEAD = "head.safetensors"
 ADAPTER = "adapter"
 
 
-class RewardModelError(ValueError):
+class RewardModelError(DetailedError, ValueError):
     """A reward model does not belong to the model that it shall judge; the text names both."""
+
+    reason = "INVALID_REWARD_MODEL"
 
 
 @dataclass(frozen=True)
@@ -98,11 +101,13 @@ def require_one_tokenizer(directory: Path, model_directory: Path) -> None:
     files = [place / TOKENIZER for place in (directory, model_directory)]
     for file in files:
         if not file.is_file():
-            raise RewardModelError(missing(file))
+            raise RewardModelError(missing(file), field=absent(file), reason="MISSING")
     if hash_file(files[0]) != hash_file(files[1]):
         raise RewardModelError(
             f"{directory.name} reads other tokens than {model_directory.name} writes, as their tokenizer.json differ: "
-            f"a reward model must be trained from {model_directory.name} or a model with the same tokenizer"
+            f"a reward model must be trained from {model_directory.name} or a model with the same tokenizer",
+            field=TOKENIZER,
+            reason="MISMATCH",
         )
 
 
@@ -120,7 +125,10 @@ def load_reward_model(directory: Path, model_directory: Path, decoder: Decoder |
     if is_adapter(directory):
         if settings["base"] != model_directory.name:
             raise RewardModelError(
-                f"reward model {directory.name} stands on {settings['base']}, not {model_directory.name}"
+                f"reward model {directory.name} stands on {settings['base']}, not {model_directory.name}",
+                field="base",
+                reason="MISMATCH",
+                limit=settings["base"],
             )
         decoder = decoder or load_decoder(model_directory)
         load_adapter(decoder, "reward", directory / ADAPTER)

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from training.model.fields import ModelConfigError, read_object
+from training.refusals import DetailedError
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -23,8 +24,10 @@ PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 PICKLE_BEGINS = (b"\x80", b"PK\x03\x04")  # a pickle's protocol mark; the zip that torch writes
 
 
-class CheckpointError(ValueError):
+class CheckpointError(DetailedError, ValueError):
     """A model directory's weights cannot be read, or do not fit its config.json; the text names file and tensor."""
+
+    reason = "INVALID_CHECKPOINT"
 
 
 def weight_files(directory: Path) -> list[Path]:
@@ -35,20 +38,26 @@ def weight_files(directory: Path) -> list[Path]:
     """
     if not (directory / INDEX).exists():
         if not (directory / WEIGHTS).exists():
-            raise CheckpointError(_missing(directory))
+            raise _missing(directory)
         return [directory / WEIGHTS]
     try:
         placed = read_object(directory / INDEX).get("weight_map")
     except ModelConfigError as error:
-        raise CheckpointError(str(error)) from error
+        raise CheckpointError(str(error), field=error.field, reason=error.reason, limit=error.limit) from error
     if not isinstance(placed, dict) or not placed or not all(isinstance(name, str) for name in placed.values()):
-        raise CheckpointError(f"{INDEX}: weight_map does not name the file of each tensor")
+        raise CheckpointError(
+            f"{INDEX}: weight_map does not name the file of each tensor",
+            field="weight_map",
+            reason="WRONG_TYPE" if placed else "EMPTY",
+        )
     shards = sorted(set(placed.values()))
     for shard in shards:
         if Path(shard).name != shard or not shard.endswith(".safetensors"):
-            raise CheckpointError(f"{INDEX}: {shard!r} is not the name of a safetensors file beside it")
+            raise CheckpointError(
+                f"{INDEX}: {shard!r} is not the name of a safetensors file beside it", field=shard, reason="UNSUPPORTED"
+            )
         if not (directory / shard).is_file():
-            raise CheckpointError(f"{INDEX}: names {shard}, which is missing")
+            raise CheckpointError(f"{INDEX}: names {shard}, which is missing", field=shard, reason="MISSING")
     return [directory / shard for shard in shards]
 
 
@@ -68,11 +77,20 @@ def read_tensors(file: Path, dtype: torch.dtype, skip: Callable[[str], bool] = l
                 continue
             stored = opened.get_slice(name).get_dtype()
             if stored not in STORED_TYPES:
-                raise CheckpointError(f"{file.name}: {name} has type {stored}; read are {', '.join(STORED_TYPES)}")
+                raise CheckpointError(
+                    f"{file.name}: {name} has type {stored}; read are {', '.join(STORED_TYPES)}",
+                    field=name,
+                    reason="UNSUPPORTED",
+                    limit=", ".join(STORED_TYPES),
+                )
             tensors[name] = opened.get_tensor(name).to(dtype)
             # One pass without a copy; weights near the largest float are as useless as infinite ones.
             if not torch.isfinite(tensors[name].sum(dtype=torch.float32)):
-                raise CheckpointError(f"{file.name}: {name} is not finite: it holds NaN, infinity, or nearly so")
+                raise CheckpointError(
+                    f"{file.name}: {name} is not finite: it holds NaN, infinity, or nearly so",
+                    field=name,
+                    reason="NOT_FINITE",
+                )
     return tensors
 
 
@@ -93,25 +111,30 @@ def _opened(file: Path) -> Iterator[Any]:  # safe_open has no types
         with torch.device("cpu"), safe_open(file, framework="pt") as opened:
             yield opened
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file.name}: {_why(file, error)}") from error
+        why, reason = _why(file, error)
+        raise CheckpointError(f"{file.name}: {why}", field=file.name, reason=reason) from error
 
 
-def _why(file: Path, error: Exception) -> str:
+def _why(file: Path, error: Exception) -> tuple[str, str]:
+    """The words and the reason of the error."""
     if not file.is_file():
-        return "is missing"
+        return "is missing", "MISSING"
     with file.open("rb") as opened:
         begins = opened.read(9)
     # A header's length may begin with 0x80 too, but then its brace follows.
     if begins.startswith(PICKLE_BEGINS) and begins[8:] != b"{":
-        return "is a pickle under another name: reading one runs what is in it, so it is never read here"
-    return f"is no whole safetensors file ({error})"
+        return "is a pickle under another name: reading one runs what is in it, so it is never read here", "UNSUPPORTED"
+    return f"is no whole safetensors file ({error})", "DAMAGED"
 
 
-def _missing(directory: Path) -> str:
+def _missing(directory: Path) -> CheckpointError:
     held = sorted(path.name for path in directory.iterdir() if path.suffix in PICKLES) if directory.is_dir() else []
     if not held:
-        return f"{directory}: has no {WEIGHTS}, and no {INDEX}"
-    return (
+        return CheckpointError(f"{directory}: has no {WEIGHTS}, and no {INDEX}", field=WEIGHTS, reason="MISSING")
+    return CheckpointError(
         f"{directory}: has no {WEIGHTS}, only {held[0]}. Reading a pickle runs what is in it, so it is never read here. Where you "
-        "trust its origin, convert it: transformers' AutoModelForCausalLM.from_pretrained(DIRECTORY).save_pretrained(OTHER)"
+        "trust its origin, convert it: transformers' AutoModelForCausalLM.from_pretrained(DIRECTORY).save_pretrained(OTHER)",
+        field=held[0],
+        reason="UNSUPPORTED",
+        limit=WEIGHTS,
     )

@@ -17,13 +17,16 @@ from training.model.cache import KeyValueCache
 from training.model.config import ModelConfig
 from training.model.layer_kinds import Rope
 from training.model.rope import inverse_frequencies, rotate, rotation
+from training.refusals import DetailedError
 
 Turn = tuple[Tensor, Tensor] | None
 """Cosine and sine of a layer's rotation, [B, 1, T, E] each; None where positions are learned."""
 
 
-class PositionError(ValueError):
+class PositionError(DetailedError, ValueError):
     """A document is longer than the positions that the model has learned; the text names both."""
+
+    reason = "TOO_LARGE"
 
 
 class RMSNorm(nn.Module):
@@ -227,7 +230,9 @@ def check_positions(mask_BS: Tensor, positions_BT: Tensor, most: int) -> None:
     """
     if mask_BS.shape[1] > most and (longest := int(positions_BT.max()) + 1) > most:
         raise PositionError(
-            f"max_positions: a document of {longest} tokens, but the model has learned {most} positions"
+            f"max_positions: a document of {longest} tokens, but the model has learned {most} positions",
+            field="max_positions",
+            limit=str(most),
         )
 
 

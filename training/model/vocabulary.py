@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from training.model.transformer import Decoder
+from training.refusals import ConfigError
 
 
 class VocabularyMap:
@@ -35,11 +36,16 @@ def choose_rows(used: Iterable[int], vocab_size: int, rows: int) -> VocabularyMa
     """Every used id, filled up to `rows` with the lowest ids: special tokens, bytes, then the most frequent pieces.
 
     Raises:
-        ValueError: the data alone uses more ids than `rows`.
+        ConfigError: the data alone uses more ids than `rows`.
     """
     kept = set(used)
     if len(kept) > rows:
-        raise ValueError(f"vocabulary_rows: {rows}, but the data uses {len(kept)} different ids")
+        raise ConfigError(
+            f"vocabulary_rows: {rows}, but the data uses {len(kept)} different ids",
+            field="vocabulary_rows",
+            reason="TOO_SMALL",
+            limit=f"at least {len(kept)}",
+        )
     for candidate in range(vocab_size):
         if len(kept) >= rows:
             break

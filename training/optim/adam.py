@@ -71,11 +71,19 @@ class OptimizerConfig:
         check_ranges(self)
         for field, known in (("schedule", SCHEDULES), ("algorithm", ALGORITHMS), ("cooldown", COOLDOWNS)):
             if (value := getattr(self, field)) not in known:
-                raise ConfigError(f"{field}: {value!r} is not one of {', '.join(known)}")
+                raise ConfigError(
+                    f"{field}: {value!r} is not one of {', '.join(known)}",
+                    field=field,
+                    reason="UNKNOWN",
+                    limit=", ".join(known),
+                )
         falls, climbs = self.cooldown_fraction, self.warmup_fraction if self.warmup_steps is None else 0.0
         if self.schedule == "wsd" and falls + climbs > 1:
             raise ConfigError(
-                f"cooldown_fraction: {falls:g} after a warmup_fraction of {climbs:g} is more than all steps"
+                f"cooldown_fraction: {falls:g} after a warmup_fraction of {climbs:g} is more than all steps",
+                field="cooldown_fraction",
+                reason="TOO_LARGE",
+                limit=f"at most {1 - climbs:g}",
             )
 
 

@@ -15,15 +15,18 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Placement
 
 from training.optim.ranks import Ranks
+from training.refusals import DetailedError
 
 COUNTED_ELSEWHERE = "counted_elsewhere"  # attribute of a copy of a weight that another worker counts in the norm
 OF_OWN_HEADS = "of_own_heads"  # of a weight that all peers have, each with the gradient of its own heads alone
 
 
-class NonFiniteError(ValueError):
+class NonFiniteError(DetailedError, ValueError):
     """A gradient is NaN or infinite, and with it whatever would be learned from it: nothing was changed, and the last checkpoint is
     the last good one. Not worth a retry: the same step gives the same gradient.
     """
+
+    reason = "NOT_FINITE"
 
 
 def apply_gradients(
@@ -56,7 +59,9 @@ def apply_gradients(
     norm = clip_gradients(parameters, clip, ranks)
     if not math.isfinite(norm):
         where = at if isinstance(at, str) else at()
-        raise NonFiniteError(f"{where or 'a step'}: the gradient's norm is {norm}; nothing was changed")
+        raise NonFiniteError(
+            f"{where or 'a step'}: the gradient's norm is {norm}; nothing was changed", field="gradient"
+        )
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
     optimizer.step()

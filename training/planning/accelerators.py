@@ -77,5 +77,8 @@ ACCELERATORS: Mapping[str, Accelerator] = {
 def accelerator_named(name: str) -> Accelerator:
     """Raises: ConfigError: we have no figures of it."""
     if name not in ACCELERATORS:
-        raise ConfigError(f"accelerator: {name!r} is not one of {', '.join(ACCELERATORS)}")
+        known = ", ".join(ACCELERATORS)
+        raise ConfigError(
+            f"accelerator: {name!r} is not one of {known}", field="accelerator", reason="UNKNOWN", limit=known
+        )
     return ACCELERATORS[name]

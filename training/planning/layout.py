@@ -23,12 +23,20 @@ class Layout:
 
     def __post_init__(self) -> None:
         if self.gpus < 1:
-            raise ConfigError(f"gpus: {self.gpus}, at least 1")
+            raise ConfigError(f"gpus: {self.gpus}, at least 1", field="gpus", reason="OUT_OF_RANGE", limit="at least 1")
         if self.parallelism.pipeline > 1:
-            raise ConfigError(f"parallelism.pipeline: {self.parallelism.pipeline}, but pipelines are not planned yet")
+            raise ConfigError(
+                f"parallelism.pipeline: {self.parallelism.pipeline}, but pipelines are not planned yet",
+                field="parallelism.pipeline",
+                reason="UNSUPPORTED",
+                limit="1",
+            )
         if self.gpus % self.parts:
             raise ConfigError(
-                f"parallelism: shard {self.shard} x tensor {self.tensor} is {self.parts}, which does not divide {self.gpus} GPUs"
+                f"parallelism: shard {self.shard} x tensor {self.tensor} is {self.parts}, which does not divide {self.gpus} GPUs",
+                field="parallelism",
+                reason="OUT_OF_RANGE",
+                limit=f"a divisor of {self.gpus}",
             )
 
     @property
@@ -75,7 +83,11 @@ class Layout:
         """
         check_divisible(model, self.tensor)
         if self.tensor > 1 and lora is not None:
-            raise ConfigError("parallelism.tensor: adapters are not split across workers, use shard")
+            raise ConfigError(
+                "parallelism.tensor: adapters are not split across workers, use shard",
+                field="parallelism.tensor",
+                reason="CONFLICT",
+            )
 
     def tensor_rate(self, accelerator: Accelerator) -> float:
         """Bytes a second between GPUs that compute a layer together."""

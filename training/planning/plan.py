@@ -12,7 +12,7 @@ from training.planning.layout import Layout
 from training.planning.memory import Phase, peak
 from training.planning.timing import Spent, spent_most, time_of
 from training.planning.work import DataSize, StageConfig, Work, work_of
-from training.stages.context import ConfigError
+from training.refusals import ConfigError, details_of
 from training.stages.pretrain import PretrainConfig
 
 TENSORS = (1, 2, 4, 8)  # within a machine: sums over a network would be waited for
@@ -102,13 +102,19 @@ def plan_stage(stage: PlannedStage, model: ModelConfig, gpus: int, accelerator: 
     try:
         planned = _planned(stage, model, gpus, accelerator)
     except ConfigError as error:
-        raise ConfigError(f"{stage.name}: {error}; {_advice(stage, model, gpus, accelerator)}") from error
+        raise ConfigError(
+            f"{stage.name}: {error}; {_advice(stage, model, gpus, accelerator)}",
+            **details_of(error, f"{stage.name}."),
+        ) from error
     if planned.memory.bytes > accelerator.usable_bytes:
         largest = planned.memory.largest
         raise ConfigError(
             f"{stage.name}: needs {planned.memory.bytes / GIB:.1f} GiB of each {accelerator.name}, of which "
             f"{accelerator.usable_bytes / GIB:.1f} are usable, with {planned.layout}, at its peak, in: {planned.memory.name}; "
-            f"the largest part: {largest.name}, {largest.bytes / GIB:.1f} GiB; {_advice(stage, model, gpus, accelerator)}"
+            f"the largest part: {largest.name}, {largest.bytes / GIB:.1f} GiB; {_advice(stage, model, gpus, accelerator)}",
+            field=stage.name,
+            reason="TOO_LARGE",
+            limit=f"{accelerator.usable_bytes / GIB:.1f} GiB",
         )
     return planned
 

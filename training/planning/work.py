@@ -126,7 +126,12 @@ def work_of(config: StageConfig, data: DataSize, model: ModelConfig, layout: Lay
         ConfigError: rows that the workers cannot share evenly, or data without which nothing can be told.
     """
     if not isinstance(config, PretrainConfig) and (data.rows < 1 or data.response_tokens <= 0):
-        raise ConfigError(f"data: {data.rows} rows with {data.response_tokens:g} response tokens, both must be above 0")
+        raise ConfigError(
+            f"data: {data.rows} rows with {data.response_tokens:g} response tokens, both must be above 0",
+            field="data",
+            reason="EMPTY",
+            limit="above 0",
+        )
     match config:
         case PretrainConfig():
             work = _pretrain(config, model, layout)
@@ -274,7 +279,12 @@ def _reading(network: str, learns: bool, times: int, rows: int, most_tokens: int
     """Prompt and response, with logits of the response; at worst a row is as long as it may be, and all response."""
     tokens = data.prompt_tokens + data.response_tokens
     if tokens > most_tokens:
-        raise ConfigError(f"data: rows of {tokens:g} tokens on average, but the config takes at most {most_tokens}")
+        raise ConfigError(
+            f"data: rows of {tokens:g} tokens on average, but the config takes at most {most_tokens}",
+            field="data",
+            reason="TOO_LARGE",
+            limit=str(most_tokens),
+        )
     return Pass(network, learns, times, rows, tokens, most_tokens, data.response_tokens, most_tokens)
 
 

@@ -88,18 +88,32 @@ class LoopConfig:
             self.reward_model.model_directory,
         )
         if self.judge.data_path == self.reward_model.data_path:
-            raise ConfigError("judge.data_path: what judges must not learn from the reward model's pairs")
+            raise ConfigError(
+                "judge.data_path: what judges must not learn from the reward model's pairs",
+                field="judge.data_path",
+                reason="CONFLICT",
+            )
         if self.ppo.data_path == self.evaluation.held_out_prompts:
-            raise ConfigError("ppo.data_path: held-out prompts are for evaluation alone")
+            raise ConfigError(
+                "ppo.data_path: held-out prompts are for evaluation alone", field="ppo.data_path", reason="CONFLICT"
+            )
         if self.gate.kl_ceiling_nats < self.ppo.kl_ceiling_nats:
             raise ConfigError(
                 f"gate.kl_ceiling_nats: {self.gate.kl_ceiling_nats:g} is below ppo's {self.ppo.kl_ceiling_nats:g}, "
-                "so PPO would train what the gate must refuse"
+                "so PPO would train what the gate must refuse",
+                field="gate.kl_ceiling_nats",
+                reason="TOO_SMALL",
+                limit=f"at least {self.ppo.kl_ceiling_nats:g}",
             )
         longest = self.ppo.max_prompt_tokens + self.ppo.max_response_tokens
         for name, config in (("reward_model", self.reward_model), ("judge", self.judge)):
             if config.max_tokens < longest:
-                raise ConfigError(f"{name}.max_tokens: {config.max_tokens} is below PPO's {longest}")
+                raise ConfigError(
+                    f"{name}.max_tokens: {config.max_tokens} is below PPO's {longest}",
+                    field=f"{name}.max_tokens",
+                    reason="TOO_SMALL",
+                    limit=f"at least {longest}",
+                )
 
     def _refuse_uneven(self) -> None:
         """Before anything is trained; a stage would refuse it when its turn comes."""
@@ -178,4 +192,9 @@ def evaluation_of(
 
 def _same(name: str, value: Path | None, other: str, expected: Path) -> None:
     if value != expected:
-        raise ConfigError(f"{name}: {value and value.name} is not {other}, {expected.name}")
+        raise ConfigError(
+            f"{name}: {value and value.name} is not {other}, {expected.name}",
+            field=name,
+            reason="MISMATCH",
+            limit=expected.name,
+        )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from training.lineage import trace
+from training.refusals import ConfigError
 from training.registry import Registry
 from training.reporting.comparison import compare, text_of, write_comparison
 from training.reporting.stage import read_stages, write_stage_page
@@ -38,13 +39,13 @@ def report(options: argparse.Namespace) -> int:
     """The turn's page where it is one, and each stage's.
 
     Raises:
-        ValueError: no such run.
+        ConfigError: no such run.
     """
     directory, runs = _directory(options, options.run), Runs(options.state / "loop")
     stages = read_stages(directory)
     turn = directory / RECORD
     if not stages and not turn.exists():
-        raise ValueError(f"run: {options.run}: no stage began there")
+        raise ConfigError(f"run: {options.run}: no stage began there", field="run", reason="EMPTY")
     for stage in stages:
         print(write_stage_page(stage.directory, options.dollars_per_worker_hour))
     if turn.exists():
@@ -56,7 +57,7 @@ def report(options: argparse.Namespace) -> int:
 
 
 def compare_runs(options: argparse.Namespace) -> int:
-    """Raises: ValueError: no such run. ComparisonError: nothing to compare."""
+    """Raises: ConfigError: no such run. ComparisonError: nothing to compare."""
     pairs = compare(_directory(options, options.first), _directory(options, options.second))
     print(text_of(pairs))
     if options.page is not None:
@@ -71,4 +72,6 @@ def _directory(options: argparse.Namespace, run: str) -> Path:
         return turn
     if Path(run).is_dir():
         return Path(run)
-    raise ValueError(f"run: {run} is no folder, and no turn of the loop under --state {options.state}")
+    raise ConfigError(
+        f"run: {run} is no folder, and no turn of the loop under --state {options.state}", field="run", reason="UNKNOWN"
+    )

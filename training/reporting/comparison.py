@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from training.refusals import DetailedError
 from training.reporting.curves import FIRST, Curves, curves
 from training.reporting.pages import figure, write_page
 from training.reporting.stage import StageRead, duration, read_stages
@@ -19,8 +20,10 @@ OWN = ("output_directory", "lineage.")  # of a run, whatever it does
 MISSING = "-"
 
 
-class ComparisonError(ValueError):
+class ComparisonError(DetailedError, ValueError):
     """Two runs cannot be compared; the text says which and why."""
+
+    reason = "MISMATCH"
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,11 @@ def compare(first: Path, second: Path) -> list[Pair]:
     for directory in (first, second):
         found = read_stages(directory)
         if not found:
-            raise ComparisonError(f"{directory}: no stage began there (no stage.json in it or below)")
+            raise ComparisonError(
+                f"{directory}: no stage began there (no stage.json in it or below)",
+                field=str(directory),
+                reason="EMPTY",
+            )
         reads.append(found)
     if len(reads[0]) == len(reads[1]) == 1:
         return [Pair(reads[0][0].record.name, reads[0][0], reads[1][0])]
@@ -107,7 +114,12 @@ def compare(first: Path, second: Path) -> list[Pair]:
     pairs = [Pair(read.record.name, read, others[read.record.name]) for read in reads[0] if read.record.name in others]
     if not pairs:
         names = [", ".join(read.record.name for read in found) for found in reads]
-        raise ComparisonError(f"{first}: has {names[0]}, {second}: has {names[1]}; no stage is in both")
+        raise ComparisonError(
+            f"{first}: has {names[0]}, {second}: has {names[1]}; no stage is in both",
+            field=str(second),
+            reason="MISMATCH",
+            limit=names[0],
+        )
     return pairs
 
 

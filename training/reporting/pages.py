@@ -10,6 +10,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from training.refusals import ConfigError
 from training.reporting.curves import HEIGHT, WIDTH
 
 
@@ -17,10 +18,10 @@ def write_page(path: Path, template: str, facts: Mapping[str, object]) -> Path:
     """Whole or not at all.
 
     Raises:
-        ValueError: the path is a folder.
+        ConfigError: the path is a folder.
     """
     if path.is_dir():
-        raise ValueError(f"page: {path.name} is a folder")
+        raise ConfigError(f"page: {path.name} is a folder", field="page", reason="EXISTS")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     partial.write_text(_environment().get_template(template).render(facts), encoding="utf-8")

@@ -19,6 +19,7 @@ from training.cluster.progress_log import PROGRESS, Effort, Line, each_once, rea
 from training.cluster.sample_log import SAMPLES, read_samples
 from training.cluster.stage_record import RECORD, StageRecord, read_record
 from training.manifest import Manifest
+from training.refusals import ConfigError
 from training.reporting.curves import curves
 from training.reporting.meanings import MEANINGS, UNKNOWN
 from training.reporting.pages import figure, write_page
@@ -199,7 +200,7 @@ def price_here() -> float | None:
     """Dollars for a worker's hour, as the variable says.
 
     Raises:
-        ValueError: it says what is none.
+        ConfigError: it says what is none.
     """
     text = os.environ.get(PRICE_VARIABLE, "")
     if not text:
@@ -209,7 +210,12 @@ def price_here() -> float | None:
     except ValueError:
         price = math.nan
     if not 0 <= price < math.inf:
-        raise ValueError(f"{PRICE_VARIABLE}: {text!r} is not a price of a worker's hour in dollars")
+        raise ConfigError(
+            f"{PRICE_VARIABLE}: {text!r} is not a price of a worker's hour in dollars",
+            field=PRICE_VARIABLE,
+            reason="OUT_OF_RANGE",
+            limit="at least 0 and finite",
+        )
     return price
 
 

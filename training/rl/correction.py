@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from training.refusals import DetailedError
 from training.rl.losses import LOG_RATIO_LIMIT, k3
 
 VERSION = "update-"
 
 
-class StaleRolloutError(ValueError):
+class StaleRolloutError(DetailedError, ValueError):
     """A rollout was sampled by weights that are older than allowed; the text names both versions."""
+
+    reason = "STALE_ROLLOUT"
 
 
 def truncated_importance(old_log_probs_BR: Tensor, sampler_log_probs_BR: Tensor, cap: float) -> Tensor:
@@ -41,9 +44,14 @@ def refuse_stale(version: str, update: int, most_updates: int) -> None:
     number = version.removeprefix(VERSION)
     if not version.startswith(VERSION) or not number.isdecimal():
         raise StaleRolloutError(
-            f"rollout of {version!r}: not weights of this run, which are named {version_of(update)}"
+            f"rollout of {version!r}: not weights of this run, which are named {version_of(update)}",
+            field="version",
+            reason="UNKNOWN",
+            limit=version_of(update),
         )
     if not 0 <= update - int(number) <= most_updates:
         raise StaleRolloutError(
-            f"max_staleness_updates: rollout of {version} in update {update}, at most {most_updates} may lie between"
+            f"max_staleness_updates: rollout of {version} in update {update}, at most {most_updates} may lie between",
+            field="max_staleness_updates",
+            limit=f"at most {most_updates}",
         )

@@ -27,7 +27,9 @@ class KlConfig:
     def __post_init__(self) -> None:
         check_ranges(self)
         if self.target_nats is not None and self.initial == 0:
-            raise ConfigError("initial: 0 is what it stays, whatever target_nats is")
+            raise ConfigError(
+                "initial: 0 is what it stays, whatever target_nats is", field="initial", reason="CONFLICT"
+            )
 
 
 def next_beta(beta: float, measured_nats: float, samples: int, config: KlConfig) -> float:

@@ -113,7 +113,11 @@ def join(parts: Sequence[Rollout]) -> Rollout:
     """
     versions = sorted({part.version for part in parts})
     if len(versions) > 1:
-        raise StaleRolloutError(f"rollout of {' and '.join(versions)}: its parts are of different weights")
+        raise StaleRolloutError(
+            f"rollout of {' and '.join(versions)}: its parts are of different weights",
+            field="version",
+            reason="MISMATCH",
+        )
     prompts = max(part.prompt_ids_BP.shape[1] for part in parts)
     responses = max(part.response_ids_BR.shape[1] for part in parts)
 

@@ -20,14 +20,21 @@ from training.data.served import Served
 from training.data.tensors import TokenisedExample, response_batch
 from training.model.backbone import Backbone
 from training.ranges import Limit, WeightCap, check_ranges
+from training.refusals import DetailedError
 from training.rl.correction import mismatch, truncated_importance
 from training.rl.reference import response_token_log_probs
 
+# Why a sample cannot be of its answer.
+OTHER_PROMPT = "its prompt had another number of tokens"
+WITHOUT_END = "it does not end with a token that ends a response"
+OTHER_TEXT = "its tokens are not its text"
 UNFIT_SHARE = 0.05  # of a version's answers: more is no odd character, but another tokenizer or template
 
 
-class OffPolicyError(ValueError):
+class OffPolicyError(DetailedError, ValueError):
     """Served answers that may not be trained on; the text names the field and what was found."""
+
+    reason = "OFF_POLICY"
 
 
 @dataclass(frozen=True)
@@ -119,11 +126,11 @@ def hold_against(
 def _unfit(served: Served, prompt: Sequence[int], response: str, chat: Chat) -> str:
     """Why the sample cannot be of this answer with this tokenizer and chat template, or "". Spaces of the text do not count."""
     if served.prompt_tokens and served.prompt_tokens != len(prompt):
-        return "its prompt had another number of tokens"
+        return OTHER_PROMPT
     if served.token_ids[-1] not in chat.stop_ids:
-        return "it does not end with a token that ends a response"
+        return WITHOUT_END
     if _plain(chat.decode(served.token_ids)) != _plain(response):
-        return "its tokens are not its text"
+        return OTHER_TEXT
     return ""
 
 
@@ -138,8 +145,12 @@ def check_versions(versions: Sequence[str | None], starting: str, config: OffPol
     foreign = Counter(version or "no sample" for version in versions if version not in (starting, *config.versions))
     if foreign:
         found = ", ".join(f"{version} ({count})" for version, count in sorted(foreign.items()))
+        allowed = ", ".join((starting, *config.versions))
         raise OffPolicyError(
-            f"off_policy.versions: answers of {found}; allowed are {', '.join((starting, *config.versions))}"
+            f"off_policy.versions: answers of {found}; allowed are {allowed}",
+            field="off_policy.versions",
+            reason="UNKNOWN",
+            limit=allowed,
         )
 
 
@@ -157,7 +168,10 @@ def check_fit(reasons: Sequence[str], starting: str) -> None:
         (reason, _), *_ = wrong.most_common(1)
         raise OffPolicyError(
             f"{wrong.total()} of {len(reasons)} answers that {starting} gave do not fit the same version here ({reason}): "
-            "its tokenizer or chat template is another one than when it served"
+            "its tokenizer or chat template is another one than when it served",
+            field="served",
+            reason="MISMATCH",
+            limit=f"at most {UNFIT_SHARE:.0%}",
         )
 
 
@@ -199,7 +213,10 @@ def check_mismatch(figures: Mapping[str, Mapping[str, float]], starting: str, co
         raise OffPolicyError(
             f"off_policy.mismatch_limit_nats: {starting} gives its own answers log-probs that are {own['mismatch']:.3g} nats a token from "
             f"those of serving, at most {config.mismatch_limit_nats:g}: other weights under this name, another tokenizer or chat template, "
-            "a coarser quantisation, or log-probs that are not the raw model's"
+            "a coarser quantisation, or log-probs that are not the raw model's",
+            field="off_policy.mismatch_limit_nats",
+            reason="MISMATCH",
+            limit=f"at most {config.mismatch_limit_nats:g}",
         )
 
 

@@ -23,9 +23,19 @@ DEVICE_HELP = "cpu, cuda, cuda:1, xpu, or auto: the accelerator that torch sees,
 
 class StoppedError(KeyboardInterrupt):
     """The run was told to end and has ended its step, whose state is kept: who runs the same again goes on there. As with Ctrl-C, nothing
-    is wrong. told_by: the signal."""
+    is wrong. told_by: the signal.
+
+    Args:
+        stage: the stage that ended.
+        step: the step after which it ended; None: all its steps were done.
+    """
 
     told_by = signal.SIGTERM
+
+    def __init__(self, text: str = "", *, stage: str = "", step: int | None = None) -> None:
+        super().__init__(text)
+        self.stage = stage
+        self.step = step
 
 
 @dataclass(frozen=True)
@@ -118,7 +128,12 @@ def require_even(counts: Mapping[str, int], ranks: Ranks) -> None:
         for size in ranks.data_sizes:
             if count % size:
                 may = "" if size == ranks.data_size else " that may be left"
-                raise ConfigError(f"{name}: {count} is not a multiple of the {size} workers{may}")
+                raise ConfigError(
+                    f"{name}: {count} is not a multiple of the {size} workers{may}",
+                    field=name,
+                    reason="OUT_OF_RANGE",
+                    limit=f"a multiple of {size}",
+                )
 
 
 @dataclass(frozen=True)
@@ -146,4 +161,4 @@ class RunContext:
         if self.ranks.any(self.told_to_stop()):
             if not kept:
                 self.checkpoints.save(step, write, on_notice=True)
-            raise StoppedError(f"{stage}: stopped after step {step}, which is kept")
+            raise StoppedError(f"{stage}: stopped after step {step}, which is kept", stage=stage, step=step)

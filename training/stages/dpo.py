@@ -184,11 +184,17 @@ def read_data(config: DpoConfig, chat: Chat) -> Pairs:
     noise = config.label_noise if config.label_noise is not None else estimate_label_noise(rows)
     tokenised = [(row.prompt_id, tokenise(row, chat)) for row in rows if row.is_decided]
     if not tokenised:
-        raise ConfigError(f"data_path: none of {len(rows)} pairs says which response is better")
+        raise ConfigError(
+            f"data_path: none of {len(rows)} pairs says which response is better", field="data_path", reason="EMPTY"
+        )
     fitting = [(key, pair) for key, pair in tokenised if pair.tokens <= config.max_tokens]
     train, held_out = split_by_key(fitting, config.held_out_fraction, config.seed)
     if not train or not held_out:
-        raise ConfigError(f"held_out_fraction: {len(train)} pairs to train and {len(held_out)} held out, both need one")
+        raise ConfigError(
+            f"held_out_fraction: {len(train)} pairs to train and {len(held_out)} held out, both need one",
+            field="held_out_fraction",
+            reason="EMPTY",
+        )
     equal = sum(row.is_equal for row in rows)
     ties, too_long = len(rows) - len(tokenised) - equal, len(tokenised) - len(fitting)
     pairs = Pairs(

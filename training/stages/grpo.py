@@ -76,16 +76,35 @@ class GrpoConfig(PolicyConfig):
         super().__post_init__()
         constant = self.normalisation is Normalisation.CONSTANT
         if constant != (self.constant_tokens is not None):
-            raise ConfigError(f"constant_tokens: {self.constant_tokens} with normalisation {self.normalisation.value}")
+            raise ConfigError(
+                f"constant_tokens: {self.constant_tokens} with normalisation {self.normalisation.value}",
+                field="constant_tokens",
+                reason="MISSING" if constant else "CONFLICT",
+            )
         if constant and self.standardise:
-            raise ConfigError("standardise: Dr. GRPO's constant normalisation is for advantages that are not divided")
+            raise ConfigError(
+                "standardise: Dr. GRPO's constant normalisation is for advantages that are not divided",
+                field="standardise",
+                reason="CONFLICT",
+            )
         if self.kl_coefficient == 0 and self.kl_ceiling_nats is not None:
-            raise ConfigError("kl_ceiling_nats: without kl_coefficient no reference is there to measure it; set None")
+            raise ConfigError(
+                "kl_ceiling_nats: without kl_coefficient no reference is there to measure it; set None",
+                field="kl_ceiling_nats",
+                reason="CONFLICT",
+            )
         if self.mask_missing_eos and (self.missing_eos_penalty or self.soft_overlong_tokens):
-            raise ConfigError("mask_missing_eos: no penalty reaches what nothing is learned from")
+            raise ConfigError(
+                "mask_missing_eos: no penalty reaches what nothing is learned from",
+                field="mask_missing_eos",
+                reason="CONFLICT",
+            )
         if self.soft_overlong_tokens >= self.max_response_tokens:
             raise ConfigError(
-                f"soft_overlong_tokens: {self.soft_overlong_tokens} is not below max_response_tokens, {self.max_response_tokens}"
+                f"soft_overlong_tokens: {self.soft_overlong_tokens} is not below max_response_tokens, {self.max_response_tokens}",
+                field="soft_overlong_tokens",
+                reason="TOO_LARGE",
+                limit=f"below {self.max_response_tokens}",
             )
 
     @property

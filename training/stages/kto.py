@@ -60,7 +60,10 @@ class KtoConfig(PreferenceConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.weights not in WEIGHTS:
-            raise ConfigError(f"weights: {self.weights!r} is not one of {', '.join(WEIGHTS)}")
+            known = ", ".join(WEIGHTS)
+            raise ConfigError(
+                f"weights: {self.weights!r} is not one of {known}", field="weights", reason="UNKNOWN", limit=known
+            )
 
 
 @dataclass(frozen=True)
@@ -246,7 +249,9 @@ def read_data(config: KtoConfig, chat: Chat) -> Thumbs:
         if ups in (0, len(part)):
             raise ConfigError(
                 f"held_out_fraction: {ups} thumbs up and {len(part) - ups} down {name}, one of each needed: "
-                "a larger share or another seed draws others"
+                "a larger share or another seed draws others",
+                field="held_out_fraction",
+                reason="EMPTY",
             )
     return Thumbs(train, held_out, chat.stop_ids, len(rows) - len(fitting), decode=chat.decode)
 

@@ -41,7 +41,12 @@ def settle(machine: Machine) -> Autocast:
     threads = machine.threads or len(os.sched_getaffinity(0))
     torch.set_num_threads(threads)
     if machine.dtype not in ("float32", "bfloat16", "auto"):
-        raise ConfigError(f"dtype: {machine.dtype!r} is not one of float32, bfloat16, auto")
+        raise ConfigError(
+            f"dtype: {machine.dtype!r} is not one of float32, bfloat16, auto",
+            field="dtype",
+            reason="UNKNOWN",
+            limit="float32, bfloat16, auto",
+        )
     device = take_device(machine.device)
     narrow = machine.dtype == "bfloat16" or (machine.dtype == "auto" and bfloat16_pays())
     return lambda: torch.autocast(device.type, dtype=torch.bfloat16, enabled=narrow)
@@ -76,16 +81,24 @@ def find_device(name: str) -> torch.device:
     try:
         asked = torch.device(name)
     except RuntimeError as error:
-        raise ConfigError(f"device: {name!r} is no device that torch knows; here are {seen}") from error
+        raise ConfigError(
+            f"device: {name!r} is no device that torch knows; here are {seen}",
+            field="device",
+            reason="UNKNOWN",
+            limit=seen,
+        ) from error
     if asked.type == PROCESSOR:
         return torch.device(PROCESSOR)
     if asked.type in UNFIT:
-        raise ConfigError(f"device: {name!r} {UNFIT[asked.type]}; here are {seen}")
+        raise ConfigError(
+            f"device: {name!r} {UNFIT[asked.type]}; here are {seen}", field="device", reason="UNSUPPORTED", limit=seen
+        )
+    absent = ConfigError(f"device: {name!r} is not here; here are {seen}", field="device", reason="MISSING", limit=seen)
     if usable is None or asked.type != usable.type:
-        raise ConfigError(f"device: {name!r} is not here; here are {seen}")
+        raise absent
     place = torch.accelerator.current_device_index() if asked.index is None else asked.index
     if not 0 <= place < torch.accelerator.device_count():
-        raise ConfigError(f"device: {name!r} is not here; here are {seen}")
+        raise absent
     return torch.device(asked.type, place)
 
 

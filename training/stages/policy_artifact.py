@@ -29,7 +29,11 @@ def refuse_judges(config: PolicyConfig, verifier: Verifier | None) -> None:
     """Exactly one may give the scores, and who reads what the policy writes must have positions for it. Raises: ConfigError."""
     if (config.reward_model_directory is None) == (verifier is None):
         both = "both it and a verifier" if verifier else "neither it nor a verifier"
-        raise ConfigError(f"reward_model_directory: {both} would give the scores")
+        raise ConfigError(
+            f"reward_model_directory: {both} would give the scores",
+            field="reward_model_directory",
+            reason="CONFLICT" if verifier else "MISSING",
+        )
     readers = [config.judge_base_directory, config.reward_model_directory, config.judge_directory]
     for directory in readers:
         if directory is not None and not is_adapter(directory):

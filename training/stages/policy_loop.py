@@ -113,16 +113,31 @@ class PolicyConfig:
     def __post_init__(self) -> None:
         check_ranges(self)
         if self.vocabulary_rows is not None and self.lora is None:
-            raise ConfigError("vocabulary_rows: only with lora, full training would lose the other rows")
+            raise ConfigError(
+                "vocabulary_rows: only with lora, full training would lose the other rows",
+                field="vocabulary_rows",
+                reason="CONFLICT",
+            )
         if self.rows_per_update % self.minibatch_rows:
             raise ConfigError(
                 f"minibatch_rows: {self.minibatch_rows} does not divide the {self.rows_per_update} rows of an update "
-                f"({self.prompts_per_update} prompts x {self.samples_per_prompt} samples); {self._dividing()} would"
+                f"({self.prompts_per_update} prompts x {self.samples_per_prompt} samples); {self._dividing()} would",
+                field="minibatch_rows",
+                reason="OUT_OF_RANGE",
+                limit=self._dividing(),
             )
         if (self.judge_directory is None) != (self.judge_base_directory is None):
-            raise ConfigError("judge_directory, judge_base_directory: one without the other")
+            raise ConfigError(
+                "judge_directory, judge_base_directory: one without the other",
+                field="judge_directory" if self.judge_directory is None else "judge_base_directory",
+                reason="MISSING",
+            )
         if self.max_staleness_updates > 0 and self.importance_cap is None:
-            raise ConfigError("max_staleness_updates: older weights sample otherwise, which needs importance_cap")
+            raise ConfigError(
+                "max_staleness_updates: older weights sample otherwise, which needs importance_cap",
+                field="max_staleness_updates",
+                reason="CONFLICT",
+            )
 
     def _dividing(self) -> str:
         """The largest parts of an update that are no larger than what was asked for."""

@@ -20,4 +20,10 @@ def require_positions(model_directory: Path, **lengths: int) -> None:
     """
     tokens, known = sum(lengths.values()), read_config(model_directory).max_positions
     if tokens > known:
-        raise ConfigError(f"{' + '.join(lengths)}: {tokens} is above {known}, the positions of {model_directory.name}")
+        fields = " + ".join(lengths)
+        raise ConfigError(
+            f"{fields}: {tokens} is above {known}, the positions of {model_directory.name}",
+            field=fields,
+            reason="TOO_LARGE",
+            limit=f"at most {known}",
+        )

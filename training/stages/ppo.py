@@ -66,7 +66,10 @@ class PpoConfig(PolicyConfig):
         if self.kl.target_nats is not None and self.kl.horizon_samples <= least:
             raise ConfigError(
                 f"kl.horizon_samples: {self.kl.horizon_samples} is not above {least:g}, as one update of "
-                f"{self.rows_per_update} rows could take beta to 0 or below"
+                f"{self.rows_per_update} rows could take beta to 0 or below",
+                field="kl.horizon_samples",
+                reason="TOO_SMALL",
+                limit=f"above {least:g}",
             )
 
 

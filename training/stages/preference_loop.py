@@ -70,7 +70,11 @@ class PreferenceConfig:
     def __post_init__(self) -> None:
         check_ranges(self)
         if self.vocabulary_rows is not None and self.lora is None:
-            raise ConfigError("vocabulary_rows: only with lora, full training would lose the other rows")
+            raise ConfigError(
+                "vocabulary_rows: only with lora, full training would lose the other rows",
+                field="vocabulary_rows",
+                reason="CONFLICT",
+            )
 
 
 class Row(Protocol):
@@ -120,7 +124,10 @@ def watched(data: Preferences[R], config: WatchConfig, positions: int) -> list[t
     if not with_room:
         raise ConfigError(
             f"watch.max_response_tokens: {config.max_response_tokens} after any of the {len(prompts)} held-out prompts "
-            f"is above {positions}, the model's positions"
+            f"is above {positions}, the model's positions",
+            field="watch.max_response_tokens",
+            reason="TOO_LARGE",
+            limit=f"at most {positions} with a prompt",
         )
     return with_room[: config.prompts]
 

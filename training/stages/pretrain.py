@@ -109,12 +109,24 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         check_ranges(self)
         if self.packing not in PACKINGS:
-            raise ConfigError(f"packing: {self.packing!r} is not one of {', '.join(PACKINGS)}")
+            known = ", ".join(PACKINGS)
+            raise ConfigError(
+                f"packing: {self.packing!r} is not one of {known}", field="packing", reason="UNKNOWN", limit=known
+            )
         if self.parallelism.pipeline > 1 and (self.samples.prompts or self.samples.openings):
-            raise ConfigError("samples: a token runs through all layers before the next, which a pipeline does not do")
+            raise ConfigError(
+                "samples: a token runs through all layers before the next, which a pipeline does not do",
+                field="samples",
+                reason="CONFLICT",
+            )
         longest = parse_config(self.model_json).max_positions
         if not 2 <= self.context_tokens <= longest:
-            raise ConfigError(f"context_tokens: {self.context_tokens} is not in [2, {longest}], the model's positions")
+            raise ConfigError(
+                f"context_tokens: {self.context_tokens} is not in [2, {longest}], the model's positions",
+                field="context_tokens",
+                reason="OUT_OF_RANGE",
+                limit=f"in [2, {longest}]",
+            )
 
 
 @dataclass(frozen=True)
@@ -202,19 +214,39 @@ def open_data(config: PretrainConfig) -> Data:
     shards: Shards = open_shards(config.shards_directory, config.tokenizer_directory)
     known = parse_config(config.model_json).vocab_size
     if shards.vocabulary > known:
-        raise ConfigError(f"model_json: vocab_size {known}, but the tokenizer has {shards.vocabulary} ids")
+        raise ConfigError(
+            f"model_json: vocab_size {known}, but the tokenizer has {shards.vocabulary} ids",
+            field="model_json.vocab_size",
+            reason="TOO_SMALL",
+            limit=f"at least {shards.vocabulary}",
+        )
     train = PackedRows(shards.train, config.context_tokens, config.packing)
     if len(train) == 0:
-        raise ConfigError(f"context_tokens: {config.context_tokens}, but the data has {shards.train.tokens} tokens")
+        raise ConfigError(
+            f"context_tokens: {config.context_tokens}, but the data has {shards.train.tokens} tokens",
+            field="context_tokens",
+            reason="TOO_LARGE",
+            limit=f"at most {shards.train.tokens}",
+        )
     if config.evaluate_every_steps and shards.held_out.documents == 0:
-        raise ConfigError(f"evaluate_every_steps: {config.evaluate_every_steps}, but no document is held out")
+        raise ConfigError(
+            f"evaluate_every_steps: {config.evaluate_every_steps}, but no document is held out",
+            field="evaluate_every_steps",
+            reason="EMPTY",
+        )
     if config.evaluate_every_steps and not shards.begin_ids:
         raise ConfigError(
             f"evaluate_every_steps: {config.evaluate_every_steps}, but the shards' documents begin without a token of their "
-            "own: their first tokens are never predicted, so bits per byte would be too low"
+            "own: their first tokens are never predicted, so bits per byte would be too low",
+            field="evaluate_every_steps",
+            reason="CONFLICT",
         )
     if "" in config.samples.prompts and not shards.begin_ids:
-        raise ConfigError("samples: an empty prompt, but the shards' documents begin without a token of their own")
+        raise ConfigError(
+            "samples: an empty prompt, but the shards' documents begin without a token of their own",
+            field="samples.prompts",
+            reason="EMPTY",
+        )
     held_out = shards.held_out.first(config.evaluation_tokens)
     return Data(train, PackedRows(held_out, config.context_tokens, "documents"), shards.begin_ids)
 

@@ -85,7 +85,11 @@ def read_data(config: Wanted, chat: Chat) -> Prompts:
     tokenised = [(chat.prompt_ids(row.messages), row.task) for row in rows]
     fitting = [(ids, task) for ids, task in tokenised if len(ids) <= config.max_prompt_tokens]
     if not fitting:
-        raise ConfigError(f"max_prompt_tokens: {config.max_prompt_tokens} fits none of {len(rows)} prompts")
+        raise ConfigError(
+            f"max_prompt_tokens: {config.max_prompt_tokens} fits none of {len(rows)} prompts",
+            field="max_prompt_tokens",
+            reason="TOO_SMALL",
+        )
     ids, tasks = [ids for ids, _ in fitting], [task for _, task in fitting]
     mixed = read_mix(config, chat)
     dropped = len(rows) - len(ids)
@@ -111,7 +115,12 @@ def read_mix(config: Wanted, chat: Chat) -> list[TokenisedExample]:
     ]
     fitting = [row for row in rows if row.tokens <= longest and row.weight > 0]
     if not fitting:
-        raise ConfigError(f"sft_mix: none of {len(rows)} examples fits {longest} tokens")
+        raise ConfigError(
+            f"sft_mix: none of {len(rows)} examples fits {longest} tokens",
+            field="sft_mix",
+            reason="TOO_LARGE",
+            limit=f"at most {longest}",
+        )
     return fitting
 
 

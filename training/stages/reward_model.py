@@ -94,9 +94,14 @@ class RewardModelConfig:
     def __post_init__(self) -> None:
         check_ranges(self)
         if self.loss not in LOSSES:
-            raise ConfigError(f"loss: {self.loss!r} is not one of {', '.join(LOSSES)}")
+            known = ", ".join(LOSSES)
+            raise ConfigError(f"loss: {self.loss!r} is not one of {known}", field="loss", reason="UNKNOWN", limit=known)
         if self.vocabulary_rows is not None and self.lora is None:
-            raise ConfigError("vocabulary_rows: only with lora, full training would lose the other rows")
+            raise ConfigError(
+                "vocabulary_rows: only with lora, full training would lose the other rows",
+                field="vocabulary_rows",
+                reason="CONFLICT",
+            )
 
 
 @dataclass(frozen=True)
@@ -212,7 +217,9 @@ def read_data(config: RewardModelConfig, chat: Chat) -> Pairs:
     rows = read_pairs(config.data_path)
     noise = config.label_noise if config.label_noise is not None else estimate_label_noise(rows)
     if not any(row.is_decided for row in rows):
-        raise ConfigError(f"data_path: none of {len(rows)} pairs says which response is better")
+        raise ConfigError(
+            f"data_path: none of {len(rows)} pairs says which response is better", field="data_path", reason="EMPTY"
+        )
     tokenised = [(row.prompt_id, tokenise(row, chat)) for row in rows if not row.is_equal]
     fitting = [(key, pair) for key, pair in tokenised if max(len(pair.chosen), len(pair.rejected)) <= config.max_tokens]
     held = held_out_keys((key for key, _ in fitting), config.held_out_fraction, config.seed)
@@ -221,7 +228,11 @@ def read_data(config: RewardModelConfig, chat: Chat) -> Pairs:
     asked = tuple(key for key, _ in fitting if key in held)
     decided = [sum(not pair.tie for pair in part) for part in (train, held_out)]
     if not all(decided):
-        raise ConfigError(f"held_out_fraction: {decided[0]} pairs to train and {decided[1]} held out, both need one")
+        raise ConfigError(
+            f"held_out_fraction: {decided[0]} pairs to train and {decided[1]} held out, both need one",
+            field="held_out_fraction",
+            reason="EMPTY",
+        )
     return Pairs(train, held_out, asked, len(tokenised) - len(fitting), len(rows) - len(tokenised), noise)
 
 

@@ -86,7 +86,11 @@ class SftConfig:
     def __post_init__(self) -> None:
         check_ranges(self)
         if self.vocabulary_rows is not None and self.lora is None:
-            raise ConfigError("vocabulary_rows: only with lora, full training would lose the other rows")
+            raise ConfigError(
+                "vocabulary_rows: only with lora, full training would lose the other rows",
+                field="vocabulary_rows",
+                reason="CONFLICT",
+            )
 
 
 @dataclass(frozen=True)
@@ -176,15 +180,21 @@ def read_examples(config: SftConfig, chat: Chat) -> Examples:
     ]
     weighty = [example for example in everything if example.weight > 0]
     if not weighty:
-        raise ConfigError(f"weight: 0 in all of {len(everything)} examples")
+        raise ConfigError(f"weight: 0 in all of {len(everything)} examples", field="weight", reason="EMPTY")
     fitting = [example for example in weighty if example.tokens <= config.max_tokens]
     if not fitting:
-        raise ConfigError(f"max_tokens: {config.max_tokens} fits none of {len(weighty)} examples")
+        raise ConfigError(
+            f"max_tokens: {config.max_tokens} fits none of {len(weighty)} examples",
+            field="max_tokens",
+            reason="TOO_SMALL",
+        )
     keyed = [(str(example.prompt), example) for example in fitting]
     train, held_out = split_by_key(keyed, config.held_out_fraction, config.seed)
     if not train:
         raise ConfigError(
-            f"held_out_fraction: {config.held_out_fraction} leaves none of {len(fitting)} examples to train"
+            f"held_out_fraction: {config.held_out_fraction} leaves none of {len(fitting)} examples to train",
+            field="held_out_fraction",
+            reason="EMPTY",
         )
     dropped = (len(weighty) - len(fitting), len(everything) - len(weighty))
     return Examples(train, held_out, *dropped, chat.stop_ids, chat.decode)

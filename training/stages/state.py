@@ -102,7 +102,11 @@ def _require_same(directory: Path, stored: Mapping[str, torch.Size], live: Mappi
     kept = {name: size for name, size in stored.items() if name.startswith(PARAMETERS)}
     odd = sorted(name for name in kept.keys() | live.keys() if kept.get(name) != live.get(name))
     if odd:
-        raise ManifestError(f"{directory.name}: holds the state of another model, {len(odd)} differ, first {odd[0]}")
+        raise ManifestError(
+            f"{directory.name}: holds the state of another model, {len(odd)} differ, first {odd[0]}",
+            field=directory.name,
+            reason="MISMATCH",
+        )
 
 
 def _slot(name: str, parameter_name: str, slot: str) -> str:

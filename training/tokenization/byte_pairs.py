@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from training.refusals import ConfigError
 from training.tokenization.control import CONTROL
 from training.tokenization.splitting import Split, byte_level_splitter
 
@@ -24,8 +25,11 @@ def learn_byte_pairs(texts: Iterable[str], vocabulary: int, split: Split, least_
         least_count: how often a pair must stand in the texts to be merged.
     """
     if vocabulary < FEWEST_TOKENS:
-        raise ValueError(
-            f"vocabulary: {vocabulary}, at least {FEWEST_TOKENS}: 256 bytes and {len(CONTROL)} control tokens"
+        raise ConfigError(
+            f"vocabulary: {vocabulary}, at least {FEWEST_TOKENS}: 256 bytes and {len(CONTROL)} control tokens",
+            field="vocabulary",
+            reason="OUT_OF_RANGE",
+            limit=f"at least {FEWEST_TOKENS}",
         )
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = byte_level_splitter(split)

@@ -104,15 +104,17 @@ def _show(options: argparse.Namespace) -> int:
     if options.text is None:
         file, *directories = options.places
         if file.is_dir():
-            raise TextError("places: needs a FILE before the directories, or --text")
+            raise TextError(
+                "places: needs a FILE before the directories, or --text", field="places", reason="WRONG_TYPE"
+            )
         shown = _shown(_beginning(file), file.name)
     else:
         directories = options.places
         shown = _shown(check_unicode(options.text, "text"), "The text given")
     if not directories:
-        raise TextError("places: no tokenizer's directory after the file")
+        raise TextError("places: no tokenizer's directory after the file", field="places", reason="MISSING")
     if not shown.text:
-        raise TextError("text: empty")
+        raise TextError("text: empty", field="text", reason="EMPTY")
     write_page(options.page, shown, [open_tokenizer(directory) for directory in directories])
     print(f"the page is {options.page}")
     return 0
@@ -131,7 +133,9 @@ def _side(texts: Iterable[str], share: float, held_out: bool) -> Iterator[str]:
             yield text
     if not found:
         raise TextError(
-            f"held-out: a share of {share:g} leaves no text {'to measure on' if held_out else 'to learn from'}"
+            f"held-out: a share of {share:g} leaves no text {'to measure on' if held_out else 'to learn from'}",
+            field="held-out",
+            reason="EMPTY",
         )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from training.data.corpus import TextError
 from training.tokenization.control import TOKENIZER
 from training.tokenization.opened import TextTokenizer
 
@@ -51,7 +52,7 @@ def measure(tokenizer: TextTokenizer, directory: Path, texts: Iterable[str]) -> 
     """One pass over the texts.
 
     Raises:
-        ValueError: there are none.
+        TextError: there are none.
     """
     count = exact = text_bytes = words = tokens = unknowns = 0
     for text in texts:
@@ -63,7 +64,7 @@ def measure(tokenizer: TextTokenizer, directory: Path, texts: Iterable[str]) -> 
         tokens += len(ids)
         unknowns += tokenizer.unknowns(ids)
     if tokens == 0:
-        raise ValueError(f"texts: nothing to measure {tokenizer.name} on")
+        raise TextError(f"texts: nothing to measure {tokenizer.name} on", field="texts", reason="EMPTY")
     size = (directory / TOKENIZER).stat().st_size
     return Figures(tokenizer.name, tokenizer.vocabulary_size, size, count, exact, text_bytes, words, tokens, unknowns)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from training.manifest import Manifest, hash_file, write_manifest
+from training.refusals import ConfigError
 from training.tokenization.byte_pairs import learn_byte_pairs
 from training.tokenization.control import write_chat_files, write_tokenizer
 from training.tokenization.reading import TextFiles
@@ -58,10 +59,10 @@ def make_directory(
         texts: those of `files`, as somebody watches them being read.
 
     Raises:
-        ValueError: the directory holds something already, or a setting is out of bounds.
+        ConfigError: the directory holds something already, or a setting is out of bounds.
     """
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise ValueError(f"output: {directory.name} is there already")
+        raise ConfigError(f"output: {directory.name} is there already", field="output", reason="EXISTS")
     tokenizer = learn(texts, config)
     save(tokenizer, config, directory)
     above = os.path.commonpath(

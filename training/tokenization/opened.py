@@ -17,7 +17,8 @@ from typing import Any, Protocol
 import tiktoken
 from tokenizers import Tokenizer
 
-from training.model.fields import missing
+from training.model.fields import absent, missing
+from training.refusals import DetailedError
 from training.tokenization.byte_pairs import bytes_by_letter
 from training.tokenization.control import TOKENIZER
 from training.tokenization.tiktoken_encoding import encoding_of, hindrance
@@ -29,8 +30,10 @@ LONG_RUN_CHARACTERS = 500_000
 BYTE_FALLBACK = re.compile(r"<0x([0-9A-F]{2})>")
 
 
-class TokenizerError(ValueError):
+class TokenizerError(DetailedError, ValueError):
     """A directory has no tokenizer that can be used; the text names the file and the field."""
+
+    reason = "INVALID_TOKENIZER"
 
 
 @dataclass(frozen=True)
@@ -138,11 +141,13 @@ def open_tokenizer(directory: Path) -> TextTokenizer:
     """
     path = directory / TOKENIZER
     if not path.is_file():
-        raise TokenizerError(missing(path))
+        raise TokenizerError(missing(path), field=absent(path), reason="MISSING")
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library has no class of its own
-        raise TokenizerError(f"{TOKENIZER}: {directory.name} has none that can be read: {error}") from error
+        raise TokenizerError(
+            f"{TOKENIZER}: {directory.name} has none that can be read: {error}", field=TOKENIZER, reason="MALFORMED"
+        ) from error
     spec = json.loads(tokenizer.to_str())
     library = LibraryTokenizer(directory.name, tokenizer, spec)
     _check_rows(directory, library.vocabulary_size)
@@ -165,5 +170,8 @@ def _check_rows(directory: Path, vocabulary_size: int) -> None:
     )  # the second: of a model that sees
     if rows is not None and rows < vocabulary_size:
         raise TokenizerError(
-            f"{TOKENIZER}: {directory.name} has {vocabulary_size} ids, but config.json's vocab_size is {rows}"
+            f"{TOKENIZER}: {directory.name} has {vocabulary_size} ids, but config.json's vocab_size is {rows}",
+            field=TOKENIZER,
+            reason="TOO_LARGE",
+            limit=str(rows),
         )

@@ -26,15 +26,21 @@ class TextFiles:
         self.paths = tuple(file for path in paths for file in (text_files([path]) if path.is_dir() else [path]))
         for path in self.paths:
             if not path.is_file():
-                raise TextError(f"texts: {path.name} is missing")
+                raise TextError(f"texts: {path.name} is missing", field=path.name, reason="MISSING")
             if path.suffix not in ENDINGS:
-                raise TextError(f"texts: {path.name} is not one of {', '.join(ENDINGS)}")
+                raise TextError(
+                    f"texts: {path.name} is not one of {', '.join(ENDINGS)}",
+                    field=path.name,
+                    reason="UNSUPPORTED",
+                    limit=", ".join(ENDINGS),
+                )
             if path.stat().st_size == 0:
-                raise TextError(f"texts: {path.name} is empty")
+                raise TextError(f"texts: {path.name} is empty", field=path.name, reason="EMPTY")
         self.total_bytes = sum(path.stat().st_size for path in self.paths)
         self.read_bytes = 0
         if not any(text.strip() for text in self):
-            raise TextError(f"texts: nothing but white space in {', '.join(path.name for path in self.paths)}")
+            names = ", ".join(path.name for path in self.paths)
+            raise TextError(f"texts: nothing but white space in {names}", field="texts", reason="EMPTY")
         self.read_bytes = 0
 
     def __iter__(self) -> Iterator[str]:
@@ -55,7 +61,11 @@ def _blocks(path: Path) -> Iterator[tuple[str, int]]:
             try:
                 text = decoder.decode(block, final=len(opened.peek(1)) == 0)
             except UnicodeDecodeError as error:
-                raise TextError(f"texts: {path.name} is not UTF-8 at byte {place - kept + error.start}") from error
+                raise TextError(
+                    f"texts: {path.name} is not UTF-8 at byte {place - kept + error.start}",
+                    field=path.name,
+                    reason="NOT_UTF8",
+                ) from error
             place += len(block)
             if text:
                 yield text, len(block)

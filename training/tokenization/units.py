@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from tokenizers import Tokenizer, decoders, models, trainers
 
+from training.refusals import ConfigError
 from training.tokenization.splitting import PATTERNS, Split, cutter
 
 UNKNOWN = "<|unknown|>"
@@ -23,7 +24,12 @@ def learn_units(texts: Iterable[str], vocabulary: int, pattern: str) -> Tokenize
         vocabulary: tokens at most, the unknown one included.
     """
     if vocabulary < 2:
-        raise ValueError(f"vocabulary: {vocabulary}, at least 2: the unknown token and one more")
+        raise ConfigError(
+            f"vocabulary: {vocabulary}, at least 2: the unknown token and one more",
+            field="vocabulary",
+            reason="OUT_OF_RANGE",
+            limit="at least 2",
+        )
     tokenizer = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = cutter(pattern)
     tokenizer.decoder = decoders.Fuse()

@@ -9,9 +9,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from training.refusals import DetailedError
 
-class CheckError(ValueError):
+
+class CheckError(DetailedError, ValueError):
     """A check in a file is not one of ours; the text names the field, never the content."""
+
+    reason = "INVALID_CHECK"
 
 
 @dataclass(frozen=True)
@@ -76,15 +80,27 @@ def from_mapping(row: Mapping[str, Any]) -> Check:
     """Raises: CheckError: the kind is unknown, a field is missing, of another type, or too many."""
     shape = _KINDS.get(row.get("kind", ""))
     if shape is None:
-        raise CheckError(f"check.kind: must be one of {', '.join(_KINDS)}")
+        raise CheckError(
+            f"check.kind: must be one of {', '.join(_KINDS)}",
+            field="check.kind",
+            reason="UNKNOWN",
+            limit=", ".join(_KINDS),
+        )
     given = {name: value for name, value in row.items() if name != "kind"}
     if given.keys() != shape.__annotations__.keys():
-        raise CheckError(f"check: {row['kind']} has {', '.join(shape.__annotations__)}, and nothing else")
+        names = ", ".join(shape.__annotations__)
+        raise CheckError(
+            f"check: {row['kind']} has {names}, and nothing else", field="check", reason="MISMATCH", limit=names
+        )
     check = shape(**{name: _field(name, value, shape.__annotations__[name]) for name, value in given.items()})
     if isinstance(check, Calls) and not len(check.arguments) == len(check.expected) > 0:
-        raise CheckError("check.expected: one for each of check.arguments, at least one")
+        raise CheckError(
+            "check.expected: one for each of check.arguments, at least one", field="check.expected", reason="MISMATCH"
+        )
     if isinstance(check, Programs) and not len(check.inputs) == len(check.outputs) > 0:
-        raise CheckError("check.outputs: one for each of check.inputs, at least one")
+        raise CheckError(
+            "check.outputs: one for each of check.inputs, at least one", field="check.outputs", reason="MISMATCH"
+        )
     for text in check.arguments + check.expected if isinstance(check, Calls) else ():
         _parsed(text)
     return check
@@ -97,11 +113,15 @@ def _field(name: str, value: Any, wanted: str) -> Any:
         return value
     if wanted.startswith("tuple") and isinstance(value, list | tuple) and all(isinstance(text, str) for text in value):
         return tuple(value)
-    raise CheckError(f"check.{name}: must be {wanted} and not empty")
+    raise CheckError(
+        f"check.{name}: must be {wanted} and not empty", field=f"check.{name}", reason="WRONG_TYPE", limit=wanted
+    )
 
 
 def _parsed(text: str) -> None:
     try:
         json.loads(text)
     except ValueError as error:
-        raise CheckError("check.arguments and check.expected: must be JSON") from error
+        raise CheckError(
+            "check.arguments and check.expected: must be JSON", field="check", reason="MALFORMED"
+        ) from error

@@ -68,7 +68,7 @@ def items_of(prompts: Sequence[PromptExample]) -> list[Item]:
     """The items of prompts, in their order.
 
     Raises:
-        ExampleError: a prompt has none, or one that is not ours; with its number, counted from 1.
+        ExampleError: a prompt has none, or one that is not ours; with its number, counted from 1, as in the field "prompts.1.task".
     """
     return [_item(number, prompt) for number, prompt in enumerate(prompts, start=1)]
 
@@ -82,7 +82,11 @@ def training_items(prompts: Sequence[PromptExample]) -> list[Item]:
     items = items_of(prompts)
     for number, item in enumerate(items, start=1):
         if item.split is Split.HELD_OUT:
-            raise ExampleError(f"prompt {number}: {item.id} is held out and must not train")
+            raise ExampleError(
+                f"prompt {number}: {item.id} is held out and must not train",
+                field=f"prompts.{number}",
+                reason="CONFLICT",
+            )
     return items
 
 
@@ -91,24 +95,42 @@ def _written(item: Item) -> str:
 
 
 def _item(number: int, prompt: PromptExample) -> Item:
+    field = f"prompts.{number}.task"
     if not prompt.task:
-        raise ExampleError(f"prompt {number}: task: missing, so there is nothing to verify a response by")
+        raise ExampleError(
+            f"prompt {number}: task: missing, so there is nothing to verify a response by",
+            field=field,
+            reason="MISSING",
+        )
     try:
         described = json.loads(prompt.task)
     except json.JSONDecodeError as error:
         raise ExampleError(
-            f"prompt {number}: task: not JSON, so not one of `python -m training tasks write`"
+            f"prompt {number}: task: not JSON, so not one of `python -m training tasks write`",
+            field=field,
+            reason="MALFORMED",
         ) from error
     if not isinstance(described, dict) or not isinstance(described.get("check"), dict):
-        raise ExampleError(f"prompt {number}: task.check: missing")
+        raise ExampleError(f"prompt {number}: task.check: missing", field=f"{field}.check", reason="MISSING")
     try:
         check = from_mapping(described["check"])
     except CheckError as error:
-        raise ExampleError(f"prompt {number}: task.{error}") from error
+        raise ExampleError(
+            f"prompt {number}: task.{error}", field=f"{field}.{error.field}", reason=error.reason, limit=error.limit
+        ) from error
     name, level = described.get("name"), described.get("level")
     if not isinstance(name, str) or not (level is None or type(level) is int):
-        raise ExampleError(f"prompt {number}: task.name: must be text, and task.level a whole number or null")
+        raise ExampleError(
+            f"prompt {number}: task.name: must be text, and task.level a whole number or null",
+            field=f"{field}.{'level' if isinstance(name, str) else 'name'}",
+            reason="WRONG_TYPE",
+        )
     item = Item(name, prompt.messages[-1].content, check, level)
     if described.get("id") != item.id:
-        raise ExampleError(f"prompt {number}: task.id: is not that of its prompt and check; one of them was changed")
+        raise ExampleError(
+            f"prompt {number}: task.id: is not that of its prompt and check; one of them was changed",
+            field=f"{field}.id",
+            reason="MISMATCH",
+            limit=item.id,
+        )
     return item

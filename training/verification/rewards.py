@@ -27,7 +27,9 @@ class TaskVerifier:
     def __call__(self, answers: Sequence[Answer]) -> list[float]:
         """Raises: VerificationError, SandboxUnavailableError: a reward cannot be had; it is never a silent 0."""
         if any(answer.task not in self._items for answer in answers):
-            raise VerificationError("an answer's task is not in the prompts that were read")
+            raise VerificationError(
+                "an answer's task is not in the prompts that were read", field="task", reason="UNKNOWN"
+            )
         items = [self._items[answer.task] for answer in answers]
         verdicts = self._scorer.score_all(items, [answer.text for answer in answers])
         self._verdicts += verdicts

@@ -32,7 +32,9 @@ class Scorer:
         if not isinstance(item.check, Calls | Programs):
             return self._workers.judge(item.check, response)
         if self._sandbox is None:
-            raise VerificationError(f"{item.task}: code needs a sandbox, and none was opened")
+            raise VerificationError(
+                f"{item.task}: code needs a sandbox, and none was opened", field="sandbox", reason="MISSING"
+            )
         return judge_code(item.check, response, self._sandbox)
 
     def score_all(self, items: Sequence[Item], responses: Sequence[str]) -> list[Verdict]:
@@ -49,7 +51,9 @@ class Scorer:
         failed = sum(verdict.outcome is Outcome.VERIFIER_FAILED for verdict in verdicts)
         if failed > MOST_FAILED * len(verdicts):
             raise VerificationError(
-                f"{failed} of {len(verdicts)} responses could not be judged: the verifier is broken"
+                f"{failed} of {len(verdicts)} responses could not be judged: the verifier is broken",
+                field="responses",
+                limit=f"{MOST_FAILED:g}",
             )
         return verdicts
 

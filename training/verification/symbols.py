@@ -12,6 +12,7 @@ import math
 import re
 from typing import Any
 
+from training.verification.checks import CheckError
 from training.verification.verdict import Outcome, Verdict
 
 LONGEST_ANSWER = 300  # characters; the longest answer of MATH's 5,000 test items has 159
@@ -50,11 +51,11 @@ def compare(expected: str, answer: str) -> Verdict:
     Numbers are equal to six decimal places, a percentage equals its number and its fraction, units are not looked at.
 
     Raises:
-        ValueError: the expected answer is no mathematics.
+        CheckError: the expected answer is no mathematics.
     """
     gold = _parsed(expected)
     if gold is None:
-        raise ValueError("expected: cannot be read as mathematics")
+        raise CheckError("expected: cannot be read as mathematics", field="expected", reason="MALFORMED")
     try:
         given = _parsed(answer)
     except RecursionError:

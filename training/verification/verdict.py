@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from training.refusals import DetailedError
+
 
 class Outcome(StrEnum):
     """How a verification ended. All but the last are about the response; the last is about the verifier."""
@@ -30,5 +32,7 @@ class Verdict:
         return float(self.outcome is Outcome.RIGHT)
 
 
-class VerificationError(Exception):
+class VerificationError(DetailedError):
     """The verifier itself does not work here or fails too often; the text says why and what to do. Never worth a reward of 0."""
+
+    reason = "VERIFICATION_FAILED"

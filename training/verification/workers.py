@@ -101,7 +101,9 @@ class Worker:
             self._process.wait()
             self._complaints.seek(0)
             said = self._complaints.read()[-400:].decode(errors="replace")
-            raise VerificationError(f"a worker of the verifier does not start: {said}")
+            raise VerificationError(
+                f"a worker of the verifier does not start: {said}", field="worker", reason="STOPPED"
+            )
         self._loaded.add(needed)
 
     def _write(self, request: dict[str, object]) -> None:

@@ -1,11 +1,14 @@
 """Messages to ids: the template decides, control tokens in a text are text."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
+from jinja2.exceptions import SecurityError
 from tokenizers import Tokenizer
 
+from tests.support.errors import refused
 from tests.training.toys import toy_model
 from training.data.chat import Chat, ChatError, Message, load_chat
 
@@ -71,7 +74,7 @@ def test_any_stop_id_ends_a_response_and_the_template_says_which_one_is_learned(
 def test_a_template_in_its_own_file_is_found(directory: Path) -> None:
     template = json.loads((directory / "tokenizer_config.json").read_text())["chat_template"]
     edit(directory / "tokenizer_config.json", chat_template=None, bos_token={"content": "<|begin|>"})
-    with pytest.raises(ChatError, match="chat_template is missing"):
+    with refused(ChatError, field="chat_template", reason="MISSING"):
         load_chat(directory)
     (directory / "chat_template.jinja").write_text(template)
     assert load_chat(directory).prompt_ids(TALK)[0] == 1
@@ -80,28 +83,31 @@ def test_a_template_in_its_own_file_is_found(directory: Path) -> None:
 def test_what_a_template_refuses_is_an_error_with_its_reason(directory: Path) -> None:
     refusing = "{% if messages|length > 2 %}{{ raise_exception('too long a talk') }}{% endif %}x<|end|>"
     edit(directory / "tokenizer_config.json", chat_template=refusing)
-    with pytest.raises(ChatError, match="too long a talk"):
+    with refused(ChatError, field="chat_template", reason="INVALID_CHAT") as caught:
         load_chat(directory).prompt_ids(TALK)
+    assert "too long a talk" in caught.value.text  # the template's own words
 
 
 def test_a_template_cannot_reach_python(directory: Path) -> None:
     edit(directory / "tokenizer_config.json", chat_template="{{ messages.__class__.__mro__ }}<|end|>")
-    with pytest.raises(ChatError, match="unsafe"):
+    with refused(ChatError, field="chat_template") as caught:
         load_chat(directory).prompt_ids(TALK)
+    assert isinstance(caught.value.__cause__, SecurityError)
 
 
 def test_without_anything_that_ends_a_response_the_directory_is_refused(directory: Path) -> None:
     edit(directory / "tokenizer_config.json", eos_token=None)
     (directory / "generation_config.json").unlink()
-    with pytest.raises(ChatError, match="eos_token"):
+    with refused(ChatError, field="eos_token_id", reason="MISSING"):
         load_chat(directory)
 
 
 def test_a_tokenizer_with_more_ids_than_the_embedding_has_rows_is_refused(directory: Path) -> None:
     rows = json.loads((directory / "config.json").read_text())["vocab_size"]
     edit(directory / "config.json", vocab_size=rows - 1)
-    with pytest.raises(ChatError, match=f"id {rows - 1} has no row in an embedding of {rows - 1}"):
+    with refused(ChatError, field="tokenizer.json", reason="OUT_OF_RANGE", limit=f"below {rows - 1}") as caught:
         load_chat(directory)
+    assert re.search(rf"\b{rows - 1}\b", caught.value.text)  # the id
 
 
 def test_a_special_token_that_nothing_writes_may_lie_beyond_the_embedding(directory: Path) -> None:
@@ -111,5 +117,5 @@ def test_a_special_token_that_nothing_writes_may_lie_beyond_the_embedding(direct
     load_chat(directory)
     settings = json.loads((directory / "tokenizer_config.json").read_text())
     edit(directory / "tokenizer_config.json", chat_template=settings["chat_template"] + "<image_soft_token>")
-    with pytest.raises(ChatError, match="has no row"):
+    with refused(ChatError, field="tokenizer.json", reason="OUT_OF_RANGE"):
         load_chat(directory)

@@ -1,6 +1,7 @@
 """What counts of what was said: order, retraction, joins, erasure, caps; everything left out has a reason."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.errors import refused
 from tests.training.feedback_log import FeedbackLog, uid
 from training.data.catalogue import CatalogueError, Directory, Segment
 from training.data.judgements import Judgement
@@ -170,7 +172,7 @@ def test_a_snapshot_that_was_changed_is_refused(log: FeedbackLog, store: Path) -
     snapshot = taken(log, store)
     path = snapshot.directory / "judgements.jsonl"
     path.write_text(path.read_text().replace("true", "false"))
-    with pytest.raises(ManifestError, match=r"judgements\.jsonl differs"):
+    with refused(ManifestError, field="judgements.jsonl", reason="MISMATCH"):
         open_snapshot(snapshot.directory)
 
 
@@ -179,10 +181,10 @@ def test_an_object_that_differs_from_its_ledger_row_is_refused(log: FeedbackLog,
     log.commit()
     path = store / log.turn_segments()[0].object_key
     path.write_bytes(path.read_bytes() + b" ")
-    with pytest.raises(CatalogueError, match="sha256"):
+    with refused(CatalogueError, field="sha256", reason="MISMATCH"):
         taken(log, store)
     path.unlink()
-    with pytest.raises(CatalogueError, match="missing"):
+    with refused(CatalogueError, field="object_key", reason="MISSING"):
         taken(log, store)
 
 
@@ -196,8 +198,10 @@ def test_objects_that_nobody_committed_are_not_read(log: FeedbackLog, store: Pat
 
 def test_a_row_without_its_message_is_refused_by_name(log: FeedbackLog, store: Path) -> None:
     log.thumb("a", "ann", True, message_id=None)
-    with pytest.raises(RowError, match=r"message_id: missing in .* at offset 0"):
+    with refused(RowError, field="message_id", reason="MISSING") as caught:
         taken(log, store)
+    assert log.feedback_segments()[0].object_key in caught.value.text
+    assert re.search(r"\b0\b", caught.value.text)  # the offset
 
 
 class Compacted(FeedbackLog):
@@ -221,5 +225,6 @@ def test_an_object_that_compaction_has_deleted_is_listed_again_once(store: Path)
     assert take_snapshot(log, Directory(store), SnapshotConfig(), store / "s", "commit").thumbs == 1
     assert log.listings == 2
     log.listings, log.stale = 0, 2
-    with pytest.raises(CatalogueError, match="turns/v1/gone is committed but missing"):
+    with refused(CatalogueError, field="object_key", reason="MISSING") as caught:
         take_snapshot(log, Directory(store), SnapshotConfig(), store / "s", "commit")
+    assert "turns/v1/gone" in caught.value.text

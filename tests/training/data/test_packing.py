@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tests.support.errors import refused
 from training.data.packing import PackedRows
 from training.data.token_shards import ShardError, TokenStream
 
@@ -50,7 +51,13 @@ def test_the_first_documents_are_whole_and_at_least_one() -> None:
     ]
 
 
-@pytest.mark.parametrize(("rows", "packing", "named"), [(1, "stream", "context_tokens"), (8, "best", "packing")])
-def test_rows_that_make_no_sense_are_refused(rows: int, packing: str, named: str) -> None:
-    with pytest.raises(ShardError, match=named):
+@pytest.mark.parametrize(
+    ("rows", "packing", "field", "reason", "limit"),
+    [
+        (1, "stream", "context_tokens", "OUT_OF_RANGE", "at least 2"),
+        (8, "best", "packing", "UNKNOWN", "documents, stream"),
+    ],
+)
+def test_rows_that_make_no_sense_are_refused(rows: int, packing: str, field: str, reason: str, limit: str) -> None:
+    with refused(ShardError, field=field, reason=reason, limit=limit):
         PackedRows(stream_of(3), rows, packing)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 from thumbwheel.feedback.v1 import events_pb2
 
 from services.feedback import codec
 from services.feedback.events import ContextMessage, Correction, FeedbackEvent, Retraction, Thumb, TurnEvent
 from services.feedback.lake import parquet
+from tests.support.errors import refused
 from tests.training.feedback_log import uid
 from training.data.catalogue import Segment
 from training.data.chat import Message
@@ -90,9 +90,10 @@ def test_rows_of_a_compacted_object_have_the_places_that_their_segments_gave_the
     cover = Segment(7, "", 0, 0, 0, "key", "sha", 2, first_sequence=3)
     assert [event.place for event in feedback_rows(compacted, cover, OPENING)] == [(0, 4, 0), (0, 7, 1)]
     for other in (replace(cover, sequence=6), replace(cover, first_sequence=5)):
-        with pytest.raises(RowError, match="sequence"):
+        limit = f"{other.first_sequence} to {other.sequence}"
+        with refused(RowError, field="sequence", reason="OUT_OF_RANGE", limit=limit):
             list(feedback_rows(compacted, other, OPENING))
-    with pytest.raises(RowError, match="sequence 0"):
+    with refused(RowError, field="sequence", reason="OUT_OF_RANGE", limit="3 to 7"):
         list(feedback_rows(compacted.drop_columns(["sequence"]), cover, OPENING))
 
 

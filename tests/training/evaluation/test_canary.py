@@ -2,13 +2,16 @@
 
 import math
 import random
+import re
 from collections import Counter
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.errors import refused
 from training.evaluation.canary import CanaryConfig, Thumbs, Verdict, read_thumbs
+from training.refusals import ConfigError
 
 CONFIG = CanaryConfig(share=0.5, min_thumbs=5)
 TRIALS = 120
@@ -85,7 +88,7 @@ def test_a_wider_margin_never_makes_promotion_harder(up: int, down: int, a: int,
 def test_nothing_is_decided_on_a_handful_of_thumbs() -> None:
     reading = read_thumbs(Thumbs(19, 0), Thumbs(0, 500), CanaryConfig(min_thumbs=20))
     assert reading.verdict is Verdict.WAIT
-    assert reading.reason == "19 and 500 thumbs, 20 of each needed"
+    assert re.findall(r"\d+", reading.reason) == ["19", "500", "20"]
     assert read_thumbs(Thumbs(20, 0), Thumbs(0, 500), CanaryConfig(min_thumbs=20)).verdict is Verdict.PROMOTE
 
 
@@ -102,5 +105,5 @@ def test_nothing_is_decided_on_a_handful_of_thumbs() -> None:
     ],
 )
 def test_a_setting_out_of_range_is_refused_by_name(field: str, value: float) -> None:
-    with pytest.raises(ValueError, match=rf"^{field}: "):
+    with refused(ConfigError, field=field, reason="OUT_OF_RANGE"):
         CanaryConfig(**{field: value})

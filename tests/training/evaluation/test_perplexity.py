@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.support.errors import refused
 from tests.training.stages.pretrain_and_die import pretrain_config
 from training.data.chat import load_chat
 from training.data.packing import PackedRows
@@ -15,6 +16,7 @@ from training.evaluation.perplexity import measure
 from training.model.config import parse_config
 from training.model.transformer import Decoder, initialise
 from training.optim.ranks import ALONE
+from training.refusals import ConfigError
 from training.stages import pretrain
 from training.stages.pretrain import PretrainConfig
 
@@ -61,5 +63,5 @@ def test_bits_per_byte_of_a_model_that_knows_nothing_are_those_of_the_vocabulary
 def test_a_stream_is_not_measured(config: PretrainConfig) -> None:
     data = pretrain.open_data(config)
     stream = PackedRows(data.held_out.stream, 8, "stream")
-    with pytest.raises(ValueError, match="packing: 'stream'"):
+    with refused(ConfigError, field="packing", reason="UNSUPPORTED", limit="documents"):
         measure(Decoder(parse_config(config.model_json)), stream, 4, plainly, ALONE)

@@ -46,33 +46,32 @@ def test_json_has_the_same_and_the_price(capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.mark.parametrize(
-    ("words", "error"),
+    ("words", "named"),
     [
-        (["--recipe", "gpt"], "recipe: 'gpt' is not one of qwen3-0.6b-sft-grpo, "),
-        (["--recipe", "qwen3-8b-grpo", "--accelerator", "tpu"], "accelerator: 'tpu' is not one of h100, "),
-        (["--recipe", "qwen3-8b-grpo", "--gpus", "10"], "grpo: parallelism: shard 2 x tensor 2 is 4, which does not"),
-        (
-            ["--recipe", "qwen3-8b-grpo", "--gpus", "1"],
-            "grpo: parallelism: shard 2 x tensor 2 is 4, which does not divide 1 GPUs; no layout of 1 h100 fits: ",
-        ),
-        (["--recipe", "qwen3-8b-grpo", "--gpus", "0"], "grpo: gpus: 0, at least 1"),
-        (["--recipe", "qwen3-8b-grpo", "--shard", "0"], "shard: 0 is not at least 1"),
-        (["--recipe", "qwen3-8b-grpo", "--tensor", "1"], "grpo: needs "),
-        (["--recipe", "qwen3-8b-grpo", "--model", "nowhere"], "nowhere is not there"),
+        (["--recipe", "gpt"], ["recipe", "gpt", "qwen3-0.6b-sft-grpo"]),
+        (["--recipe", "qwen3-8b-grpo", "--accelerator", "tpu"], ["accelerator", "tpu", "h100"]),
+        (["--recipe", "qwen3-8b-grpo", "--gpus", "10"], ["grpo", "parallelism", "4", "10"]),
+        (["--recipe", "qwen3-8b-grpo", "--gpus", "1"], ["grpo", "parallelism", "4", "h100", "71.1"]),
+        (["--recipe", "qwen3-8b-grpo", "--gpus", "0"], ["grpo", "gpus", "0"]),
+        (["--recipe", "qwen3-8b-grpo", "--shard", "0"], ["shard", "0"]),
+        (["--recipe", "qwen3-8b-grpo", "--tensor", "1"], ["grpo", "shard 2 x tensor 1", "h100", "71.1"]),
+        (["--recipe", "qwen3-8b-grpo", "--model", "nowhere"], ["nowhere"]),
     ],
 )
 def test_what_cannot_be_planned_is_an_error_that_says_why(
-    words: list[str], error: str, capsys: pytest.CaptureFixture[str]
+    words: list[str], named: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert plan(*words) == 1
-    assert capsys.readouterr().err.startswith(f"failed: {error}")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert [word for word in named if word not in line] == []
 
 
 def test_what_fits_nowhere_is_told_with_what_it_lacks(capsys: pytest.CaptureFixture[str]) -> None:
     assert plan("--recipe", "qwen3-8b-grpo", "--gpus", "1") == 1
-    least = re.search(r"needs the least, ([\d.]+) GiB of each, of which 71\.1 are usable$", capsys.readouterr().err)
-    assert least is not None
-    assert float(least[1]) > 71.1
+    error = capsys.readouterr().err
+    usable, least = sorted(map(float, re.findall(r"\d+\.\d+", error)))
+    assert usable == 71.1
+    assert least > usable
 
 
 def test_a_small_model_is_told_in_units_that_say_something(capsys: pytest.CaptureFixture[str]) -> None:

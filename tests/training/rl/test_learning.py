@@ -85,7 +85,9 @@ def test_a_reward_model_comes_near_its_ceiling_and_what_ppo_makes_of_it_is_truly
 def test_a_gold_judge_that_falls_while_the_score_rises_stops_training(tmp_path: Path) -> None:
     config = toy_config(length_floor_fraction=0.0, gold_drop=0.3, checkpoint_every_updates=1)
     steps, outcome = learn(config, sentiment, tmp_path, gold=lambda rollout: -sentiment(rollout))
-    assert "over-optimisation" in outcome.stopped_because
+    fall = outcome.numbers["best_gold_score"] - outcome.numbers["smooth_gold_score"]
+    assert fall > config.gold_drop
+    assert f"{fall:.2f}" in outcome.stopped_because
     assert steps[-1].metrics["score"] > steps[0].metrics["score"]
     assert len(steps) < 30
 
@@ -139,7 +141,8 @@ def test_over_optimisation_stops_training_and_the_last_healthy_weights_come_back
     players = toy_players()
     config = toy_config(kl_ceiling_nats=2.0, checkpoint_every_updates=1, length_floor_fraction=0.0)
     steps, outcome = learn(config, sentiment, tmp_path, players)
-    assert "above the ceiling of 2" in outcome.stopped_because
+    assert outcome.numbers["last_kl"] > config.kl_ceiling_nats
+    assert f"{outcome.numbers['last_kl']:.2f}" in outcome.stopped_because
     stopped_at = steps[-1].step
     assert outcome.exported_update == stopped_at - 1  # the newest weights that a rollout has measured and found healthy
     stored = kept_tensors(tmp_path / f"step-{outcome.exported_update:06d}")
@@ -149,7 +152,9 @@ def test_over_optimisation_stops_training_and_the_last_healthy_weights_come_back
 
 def test_collapsing_responses_stop_training(tmp_path: Path) -> None:
     steps, outcome = learn(toy_config(length_floor_fraction=0.5), sentiment, tmp_path)
-    assert "responses collapsed" in outcome.stopped_because
+    length = outcome.numbers["last_response_tokens"]
+    assert length < 0.5 * outcome.numbers["first_response_tokens"]
+    assert f"{length:.1f}" in outcome.stopped_because
     assert len(steps) < 40
 
 

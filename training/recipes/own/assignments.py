@@ -13,6 +13,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from training.refusals import details_of
 from training.stages.context import ConfigError
 
 OFF, NEEDED = "none", "needed"
@@ -37,7 +38,9 @@ def assigned(config: Config, assignments: Sequence[str], fixed: Sequence[str] = 
     for assignment in assignments:
         name, sign, text = assignment.partition("=")
         if not sign or not name:
-            raise ConfigError(f"set: {assignment!r} is not FIELD=VALUE")
+            raise ConfigError(
+                f"set: {assignment!r} is not FIELD=VALUE", field="set", reason="MALFORMED", limit="FIELD=VALUE"
+            )
         _plant(tree, name, text)
     filled: Config = _filled(type(config), config, tree, "", fixed)
     return filled
@@ -101,10 +104,10 @@ def _plant(tree: Tree, name: str, text: str) -> None:
     for step in path:
         below = tree.setdefault(step, {})
         if isinstance(below, str):
-            raise ConfigError(f"{name}: {step} is set as a whole too")
+            raise ConfigError(f"{name}: {step} is set as a whole too", field=name, reason="CONFLICT")
         tree = below
     if leaf in tree:
-        raise ConfigError(f"{name}: set twice")
+        raise ConfigError(f"{name}: set twice", field=name, reason="DUPLICATE")
     tree[leaf] = text
 
 
@@ -116,24 +119,25 @@ def _filled(kind: Any, now: Any, tree: Mapping[str, str | Tree], prefix: str, fi
     for field, given in tree.items():
         name = prefix + field
         if field not in names:
-            raise ConfigError(f"{name}: no such field; there are {', '.join(prefix + known for known in names)}")
+            known = ", ".join(prefix + one for one in names)
+            raise ConfigError(f"{name}: no such field; there are {known}", field=name, reason="UNKNOWN", limit=known)
         part = _part(kind, field)
         if isinstance(given, str):
             changed[field] = _value(given, hints[field], name)
         elif part is None:
-            raise ConfigError(f"{name}: has no fields of its own")
+            raise ConfigError(f"{name}: has no fields of its own", field=name, reason="UNSUPPORTED")
         else:
             changed[field] = _filled(part, None if now is None else getattr(now, field), given, f"{name}.", ())
     try:
         return dataclasses.replace(now, **changed) if now is not None else _begun(kind, changed, prefix)
     except ValueError as error:
-        raise ConfigError(f"{prefix}{error}") from error
+        raise ConfigError(f"{prefix}{error}", **details_of(error, prefix)) from error
 
 
 def _begun(kind: Any, values: Mapping[str, object], prefix: str) -> Any:
     missing = [f.name for f in dataclasses.fields(kind) if f.name not in values and _default(f) == NEEDED]
     if missing:
-        raise ConfigError(f"{prefix}{missing[0]}: is needed too")
+        raise ConfigError(f"{prefix}{missing[0]}: is needed too", field=prefix + missing[0], reason="MISSING")
     return kind(**values)
 
 
@@ -158,7 +162,8 @@ def _value(text: str, kind: Any, name: str) -> object:
             return _parsed(text, one)
         except (ValueError, KeyError):
             continue
-    raise ConfigError(f"{name}: {text!r} is not {' or '.join(_kind_word(one) for one in kinds)}")
+    allowed = " or ".join(_kind_word(one) for one in kinds)
+    raise ConfigError(f"{name}: {text!r} is not {allowed}", field=name, reason="MALFORMED", limit=allowed)
 
 
 def _parsed(text: str, kind: Any) -> object:

@@ -130,9 +130,16 @@ def _told(manifest: Manifest) -> str:
 def _name(name: str) -> str:
     """Raises: ConfigError: it names no folder of its own in --work."""
     if not NAME.fullmatch(name):
-        raise ConfigError(f"name: {name!r} is not letters, digits, - _ .")
+        raise ConfigError(
+            f"name: {name!r} is not letters, digits, - _ .",
+            field="name",
+            reason="MALFORMED",
+            limit="letters, digits, - _ .",
+        )
     if name in RESERVED:
-        raise ConfigError(f"name: {name!r} is the name of something else in a folder of runs")
+        raise ConfigError(
+            f"name: {name!r} is the name of something else in a folder of runs", field="name", reason="IN_USE"
+        )
     return name
 
 
@@ -141,7 +148,12 @@ def _chosen(stages: Sequence[PlannedStage], names: str | None) -> list[PlannedSt
         return list(stages)
     known, asked = {stage.name: stage for stage in stages}, names.split(",")
     if unknown := [name for name in asked if name not in known]:
-        raise ConfigError(f"stages: {unknown[0]!r} is not one of {', '.join(known)}")
+        raise ConfigError(
+            f"stages: {unknown[0]!r} is not one of {', '.join(known)}",
+            field="stages",
+            reason="UNKNOWN",
+            limit=", ".join(known),
+        )
     return [known[name] for name in asked]
 
 

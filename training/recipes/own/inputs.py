@@ -14,14 +14,14 @@ from training.stages.policy_loop import PolicyConfig
 def there(option: str, path: Path) -> Path:
     """Raises: ConfigError: nothing is there."""
     if not path.exists():
-        raise ConfigError(f"{option}: {path} is not there")
+        raise ConfigError(f"{option}: {path} is not there", field=option, reason="MISSING")
     return path.absolute()
 
 
 def checked_model(path: Path) -> Path:
     """Raises: ConfigError: it is a reward model, which scores and does not speak, or nothing is there."""
     if (path / SETTINGS).exists():
-        raise ConfigError(f"model: {path} is a reward model, not a language model")
+        raise ConfigError(f"model: {path} is a reward model, not a language model", field="model", reason="MISMATCH")
     return there("model", path)
 
 
@@ -34,12 +34,16 @@ def checked_judge(path: Path | None, data: Path) -> Path | None:
     if path is None:
         bare = next((line for line, row in enumerate(read_prompts(data), start=1) if not row.task), None)
         if bare is not None:
-            raise ConfigError(f"reward-model: missing, and line {bare} of {data.name} has no task; give one of both")
+            raise ConfigError(
+                f"reward-model: missing, and line {bare} of {data.name} has no task; give one of both",
+                field="reward-model",
+                reason="MISSING",
+            )
         return None
     directory = there("reward-model", path)
     if not (directory / SETTINGS).exists():
         found = "a language model, not a reward model" if (directory / "config.json").exists() else "no reward model"
-        raise ConfigError(f"reward-model: {path} is {found}")
+        raise ConfigError(f"reward-model: {path} is {found}", field="reward-model", reason="MISMATCH")
     return directory
 
 
@@ -49,4 +53,9 @@ def check_prompts(config: StageConfig) -> None:
         return
     count = len(read_prompts(config.data_path))
     if config.prompts_per_update > count:
-        raise ConfigError(f"prompts_per_update: {config.prompts_per_update} is more than the {count} prompts")
+        raise ConfigError(
+            f"prompts_per_update: {config.prompts_per_update} is more than the {count} prompts",
+            field="prompts_per_update",
+            reason="TOO_LARGE",
+            limit=f"at most {count}",
+        )

@@ -13,6 +13,7 @@ from training.planning.plan import PlannedStage
 from training.planning.work import StageConfig
 from training.recipes.open_models.recipes import OpenRecipe, Places, recipe_named
 from training.recipes.own.assignments import assigned
+from training.refusals import details_of
 from training.stages.context import ConfigError
 
 FUNCTION = "recipe"
@@ -24,18 +25,25 @@ def open_recipe(name: str, places: Places | None = None) -> OpenRecipe:
     if not name.endswith(".py"):
         return recipe_named(name, places)
     if not Path(name).is_file():
-        raise ConfigError(f"recipe: {name} is not there")
+        raise ConfigError(f"recipe: {name} is not there", field="recipe", reason="MISSING")
     with _told_in_a_line(name):
         make = runpy.run_path(name).get(FUNCTION)
     if not callable(make):
-        raise ConfigError(f"recipe: {name} has no function {FUNCTION}(places)")
+        raise ConfigError(f"recipe: {name} has no function {FUNCTION}(places)", field="recipe", reason="EMPTY")
     with _told_in_a_line(name):
         recipe = make(places or Places())
     if not isinstance(recipe, OpenRecipe):
-        raise ConfigError(f"recipe: {FUNCTION}(places) of {name} gave {type(recipe).__name__}, not OpenRecipe")
+        raise ConfigError(
+            f"recipe: {FUNCTION}(places) of {name} gave {type(recipe).__name__}, not OpenRecipe",
+            field="recipe",
+            reason="MISMATCH",
+            limit="OpenRecipe",
+        )
     names = [stage.name for stage in recipe.stages]
     if len(set(names)) < len(names):
-        raise ConfigError(f"recipe: two stages of {name} have one name, of {', '.join(names)}")
+        raise ConfigError(
+            f"recipe: two stages of {name} have one name, of {', '.join(names)}", field="recipe", reason="DUPLICATE"
+        )
     return recipe
 
 
@@ -45,11 +53,19 @@ def _told_in_a_line(name: str) -> Iterator[None]:
     try:
         yield
     except SyntaxError as error:
-        raise ConfigError(f"recipe: {error.filename} line {error.lineno}: {error.msg}") from error
+        raise ConfigError(
+            f"recipe: {error.filename} line {error.lineno}: {error.msg}", field="recipe", reason="MALFORMED"
+        ) from error
     except Exception as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == name]
         kind = "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
-        raise ConfigError(f"recipe: {name} line {lines[-1] if lines else 1}: {kind}{error}") from error
+        details = details_of(error)
+        raise ConfigError(
+            f"recipe: {name} line {lines[-1] if lines else 1}: {kind}{error}",
+            field=details["field"] or "recipe",
+            reason=details["reason"] or "FAILED",
+            limit=details["limit"],
+        ) from error
 
 
 def set_fields(stages: Sequence[PlannedStage], assignments: Sequence[str]) -> list[PlannedStage]:
@@ -64,7 +80,12 @@ def set_fields(stages: Sequence[PlannedStage], assignments: Sequence[str]) -> li
     names = [stage.name for stage in stages]
     for text in assignments:
         if text.partition(".")[0] not in names:
-            raise ConfigError(f"set: {text!r} does not begin with a stage, {' or '.join(f'{name}.' for name in names)}")
+            raise ConfigError(
+                f"set: {text!r} does not begin with a stage, {' or '.join(f'{name}.' for name in names)}",
+                field="set",
+                reason="UNKNOWN",
+                limit=", ".join(names),
+            )
     return [replace(stage, config=_assigned(stage, of_stage(stage.name, assignments))) for stage in stages]
 
 
@@ -72,7 +93,7 @@ def _assigned(stage: PlannedStage, assignments: Sequence[str]) -> StageConfig:
     try:
         return assigned(stage.config, assignments, FIXED)
     except ConfigError as error:
-        raise ConfigError(f"{stage.name}.{error}") from error
+        raise ConfigError(f"{stage.name}.{error}", **details_of(error, f"{stage.name}.")) from error
 
 
 def of_stage(name: str, assignments: Sequence[str]) -> list[str]:

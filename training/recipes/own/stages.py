@@ -80,4 +80,4 @@ def runs(config: StageConfig) -> Callable[[Any, RunContext], Manifest]:
     for stage in STAGES.values():
         if isinstance(config, stage.config):
             return stage.run
-    raise ConfigError(f"config: {type(config).__name__} is no stage's")
+    raise ConfigError(f"config: {type(config).__name__} is no stage's", field="config", reason="UNKNOWN")

@@ -34,6 +34,7 @@ from training.recipes.pretraining.recipe import (
 )
 from training.recipes.pretraining.scaling import train_sizes, write_scaling
 from training.recipes.pretraining.texts import LICENCE, Prepared, checked_tokenizer, prepare, write_texts
+from training.refusals import details_of
 from training.stages import pretrain
 from training.stages.artifact import finished
 from training.stages.context import ConfigError
@@ -81,7 +82,11 @@ def run_pretrain(options: argparse.Namespace, code_commit: str) -> int:
     """
     is_timed, group = not any(text.startswith("steps=") for text in options.set), _group(options)
     if is_timed and group.workers:
-        raise ConfigError("workers: what they do in a minute is not timed; say how many steps, as --set steps=1000")
+        raise ConfigError(
+            "workers: what they do in a minute is not timed; say how many steps, as --set steps=1000",
+            field="workers",
+            reason="CONFLICT",
+        )
     began, recipe = time.monotonic(), RECIPES[options.recipe]
     work: Path = options.work.absolute()
     output, directory = work / options.recipe, work / "runs" / options.recipe
@@ -163,7 +168,7 @@ def _encyclopedia(work: Path) -> Path:
     try:
         return write_texts(work)
     except DataError as error:
-        raise ConfigError(str(error)) from error
+        raise ConfigError(str(error), **details_of(error)) from error
 
 
 def _print_result(manifest: Manifest, samples: Path) -> None:

@@ -72,7 +72,12 @@ def planned(
         if (plan.recipe, plan.minutes) == (recipe, minutes):
             return plan
         if is_followed:
-            raise ConfigError(f"work: holds {plan.recipe} for {plan.minutes:g} minutes; take another folder")
+            raise ConfigError(
+                f"work: holds {plan.recipe} for {plan.minutes:g} minutes; take another folder",
+                field="work",
+                reason="MISMATCH",
+                limit=f"{plan.recipe} for {plan.minutes:g} minutes",
+            )
     say(f"timing this machine, about {TIMED_SECONDS:g} seconds: how many steps fit into {minutes:g} minutes?")
     dtype = "bfloat16" if bfloat16_pays() else "float32"
     speed = tokens_per_second(replace(config, machine=replace(config.machine, dtype=dtype)))

@@ -21,7 +21,7 @@ from training.recipes.pretraining.texts import Prepared
 from training.reporting.curves import chart
 from training.reporting.pages import write_page
 from training.stages import pretrain
-from training.stages.context import Progress
+from training.stages.context import ConfigError, Progress
 
 DTYPE = "float32"  # the same wherever the three run
 
@@ -60,10 +60,12 @@ def fit(points: Sequence[Point]) -> PowerLaw:
     """Least squares on the logarithms.
 
     Raises:
-        ValueError: fewer than two different amounts of compute.
+        ConfigError: fewer than two different amounts of compute.
     """
     if len({point.flops for point in points}) < 2:
-        raise ValueError(f"points: {len(points)}, a power law needs two amounts of compute")
+        raise ConfigError(
+            f"points: {len(points)}, a power law needs two amounts of compute", field="points", reason="TOO_SMALL"
+        )
     flops = np.log([point.flops for point in points])
     design = np.stack((np.ones_like(flops), -flops), axis=1)
     (constant, exponent), *_ = np.linalg.lstsq(design, np.log([point.bits_per_byte for point in points]), rcond=None)

@@ -17,6 +17,7 @@ from training.data.token_shards import ShardConfig, Tokenised, write_shards
 from training.data.tokenize import train_tokenizer
 from training.manifest import MANIFEST, hash_file, write_manifest
 from training.recipes.guardrail.packages import installed
+from training.refusals import details_of
 from training.runs import write_json
 from training.stages.context import ConfigError
 
@@ -46,7 +47,11 @@ def write_texts(work: Path) -> Path:
     path, written = work / "texts.jsonl", work / "texts.json"
     if path.exists():
         if not written.exists() or json.loads(written.read_text())["sha256"] != hash_file(path):
-            raise ConfigError("work: holds a texts.jsonl that was not written here; give it by --texts, or remove it")
+            raise ConfigError(
+                "work: holds a texts.jsonl that was not written here; give it by --texts, or remove it",
+                field="work",
+                reason="EXISTS",
+            )
         return path
     articles: Mapping[str, Mapping[str, str]] = json.loads((installed(PACKAGES) / SUMMARIES).read_text())
     lines = (json.dumps({"text": articles[title]["extract"]}) + "\n" for title in sorted(articles))
@@ -94,13 +99,23 @@ def checked_tokenizer(directory: Path) -> Path:
         ConfigError: it has no chat template, or no token that begins or ends a text.
     """
     if not directory.is_dir():
-        raise ConfigError(f"tokenizer: {directory} is not there")
+        raise ConfigError(f"tokenizer: {directory} is not there", field="tokenizer", reason="MISSING")
     try:
         chat, (tokenizer, settings) = load_chat(directory), open_tokenizer(directory)
         chat.prompt_ids([Message("user", "hello")])
     except ChatError as error:
-        raise ConfigError(f"tokenizer: {directory.name}: {error}; `tokenizer train` makes one of byte pairs") from error
+        details = details_of(error)
+        raise ConfigError(
+            f"tokenizer: {directory.name}: {error}; `tokenizer train` makes one of byte pairs",
+            field=details["field"] or "tokenizer",
+            reason=details["reason"],
+            limit=details["limit"],
+        ) from error
     begins = settings.get("bos_token")
     if not isinstance(begins, str) or tokenizer.token_to_id(begins) is None:
-        raise ConfigError(f"tokenizer: {directory.name}: tokenizer_config.json: bos_token is none of its tokens")
+        raise ConfigError(
+            f"tokenizer: {directory.name}: tokenizer_config.json: bos_token is none of its tokens",
+            field="bos_token",
+            reason="UNKNOWN",
+        )
     return directory.absolute()

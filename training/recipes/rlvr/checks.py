@@ -33,9 +33,17 @@ def checked_group(options: argparse.Namespace) -> Group:
     """
     for name in COUNTS:
         if getattr(options, name) < 1:
-            raise ConfigError(f"{name.replace('_', '-')}: {getattr(options, name)} is not at least 1")
+            option = name.replace("_", "-")
+            raise ConfigError(
+                f"{option}: {getattr(options, name)} is not at least 1",
+                field=option,
+                reason="OUT_OF_RANGE",
+                limit="at least 1",
+            )
     if options.workers < 0:
-        raise ConfigError(f"workers: {options.workers} is below 0")
+        raise ConfigError(
+            f"workers: {options.workers} is below 0", field="workers", reason="OUT_OF_RANGE", limit="at least 0"
+        )
     with _named_as_typed():
         return Group(options.workers, options.gpus_per_worker, options.rollout_actors)
 
@@ -45,7 +53,7 @@ def check_config(config: PolicyConfig, workers: int) -> None:
     try:
         refuse_uneven(config, all_different(0, max(1, workers)))
     except ConfigError as error:
-        raise ConfigError(f"workers: {error}") from error
+        raise ConfigError(f"workers: {error}", field="workers", reason=error.reason, limit=error.limit) from error
 
 
 def opened_model(directory: Path) -> Speaker:
@@ -56,7 +64,7 @@ def opened_model(directory: Path) -> Speaker:
         ChatError, CheckpointError, ModelConfigError: what is there is no model, or not a whole one.
     """
     if not directory.is_dir():
-        raise ConfigError(f"model: {directory} is not there")
+        raise ConfigError(f"model: {directory} is not there", field="model", reason="MISSING")
     return Speaker(directory)
 
 
@@ -72,4 +80,9 @@ def _named_as_typed() -> Iterator[None]:
         yield
     except ConfigError as error:
         field, colon, rest = str(error).partition(":")
-        raise ConfigError(f"{OPTIONS.get(field, field)}{colon}{rest}") from error
+        raise ConfigError(
+            f"{OPTIONS.get(field, field)}{colon}{rest}",
+            field=OPTIONS.get(error.field, error.field),
+            reason=error.reason,
+            limit=error.limit,
+        ) from error

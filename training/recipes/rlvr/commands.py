@@ -82,14 +82,18 @@ def _items(options: argparse.Namespace, split: Split, count: int) -> Sequence[It
     if len(items) < count:
         print(f"only {len(items)} of {count} items: {options.task} has no more of the {split} split", file=sys.stderr)
     if not items:
-        raise ConfigError(f"task: {options.task} has no {split} items")
+        raise ConfigError(f"task: {options.task} has no {split} items", field="task", reason="EMPTY")
     return items
 
 
 def _refuse_other(options: argparse.Namespace, path: Path) -> None:
     """A folder is of one run: going on with other options would mix two."""
     if path.exists() and json.loads(path.read_text()) != _asked(options):
-        raise ConfigError("work: holds a run that was asked for otherwise (asked.json); take another folder")
+        raise ConfigError(
+            "work: holds a run that was asked for otherwise (asked.json); take another folder",
+            field="work",
+            reason="MISMATCH",
+        )
 
 
 def _asked(options: argparse.Namespace) -> dict[str, Any]:

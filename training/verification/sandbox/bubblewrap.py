@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from training.refusals import DetailedError
+
 PROGRAM_VARIABLE = "TW_TRAINING_BUBBLEWRAP"
 HOME = "/python"  # the interpreter's place inside, wherever it lies outside
 NOBODY = 65534
@@ -33,8 +35,10 @@ ENVIRONMENT = {
 }
 
 
-class SandboxUnavailableError(Exception):
+class SandboxUnavailableError(DetailedError):
     """Code cannot be run safely here, so it is not run; the text says why and what to do."""
+
+    reason = "SANDBOX_UNAVAILABLE"
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,9 @@ def find_bubblewrap(environment: Mapping[str, str]) -> Path:
         raise SandboxUnavailableError(
             f"{named or 'bwrap'} not found: code rewards run in bubblewrap and never without it. Install it (Debian: "
             "apt-get install bubblewrap), or run `python -m infra.servers install`, which needs no root, and name the "
-            f"program usr/bin/bwrap of the folder that it prints in {PROGRAM_VARIABLE}"
+            f"program usr/bin/bwrap of the folder that it prints in {PROGRAM_VARIABLE}",
+            field=named or "bwrap",
+            reason="MISSING",
         )
     return Path(found)
 

@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from training.refusals import DetailedError
+
 MOUNT = Path("/sys/fs/cgroup")
 OWN_GROUPS = Path("/proc/self/cgroup")
 PREFIX = "thumbwheel-sandbox"
@@ -21,8 +23,10 @@ EMPTY_SECONDS = 5.0
 LOOK_SECONDS = 0.002
 
 
-class ControlGroupError(Exception):
+class ControlGroupError(DetailedError):
     """A group cannot be emptied: a process of the run is still there."""
+
+    reason = "IN_USE"
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,9 @@ def _remove(group: Path) -> None:
             group.rmdir()
         except OSError as error:
             if time.monotonic() > end:
-                raise ControlGroupError(f"{group.name}: still in use after {EMPTY_SECONDS:.0f} s") from error
+                raise ControlGroupError(
+                    f"{group.name}: still in use after {EMPTY_SECONDS:.0f} s", field=group.name
+                ) from error
             time.sleep(LOOK_SECONDS)
         else:
             return

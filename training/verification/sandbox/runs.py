@@ -131,7 +131,7 @@ def open_sandbox(
     try:
         build_filter()
     except UnknownArchitectureError as error:
-        raise SandboxUnavailableError(str(error)) from error
+        raise SandboxUnavailableError(str(error), field=error.field, reason=error.reason, limit=error.limit) from error
     bubblewrap = find_bubblewrap(environment)
     groups = find_control_groups(limits.memory_bytes, limits.processes)
     sandbox = Sandbox(bubblewrap, limits, groups, interpreter or this_interpreter(), itertools.count())
@@ -141,7 +141,9 @@ def open_sandbox(
     )
     if first.output != b'{"value": [42, true]}\n':
         raise SandboxUnavailableError(
-            f"{bubblewrap} starts, but a first program gave {first.output[:80]!r} ({first.ended})"
+            f"{bubblewrap} starts, but a first program gave {first.output[:80]!r} ({first.ended})",
+            field=str(bubblewrap),
+            reason="MISMATCH",
         )
     return sandbox
 
@@ -157,7 +159,7 @@ def _listen(process: subprocess.Popen[bytes], limits: Limits, began: float) -> R
         status = process.wait()
     if said:
         # Before it runs anything inside.py lets go of this pipe, so that only what set the sandbox up can have spoken.
-        raise SandboxUnavailableError(_why(said.decode(errors="replace").strip()))
+        raise _unavailable(said.decode(errors="replace").strip())
     if ended is Ended.BY_ITSELF and status != 0:
         ended = Ended.OUT_OF_TIME if status == 128 + signal.SIGXCPU else Ended.KILLED
     return Run(ended, output, time.monotonic() - began)
@@ -183,19 +185,23 @@ def _read(spoken: IO[bytes], complaints: IO[bytes], limits: Limits, end: float) 
     return Ended.BY_ITSELF, bytes(output), bytes(said)
 
 
-def _why(said: str) -> str:
+def _unavailable(said: str) -> SandboxUnavailableError:
     """What to do about what bubblewrap complained of."""
     last = said[-SAID_CHARACTERS:]
     if "still root" in said or "setres" in said:
-        return f"the sandbox cannot give root up: users {FIRST_USER} to {FIRST_USER + USERS} are unknown here ({last})"
+        return SandboxUnavailableError(
+            f"the sandbox cannot give root up: users {FIRST_USER} to {FIRST_USER + USERS} are unknown here ({last})",
+            field="users",
+        )
     if "ermission" in said or "not permitted" in said or "namespace" in said:
-        return (
+        return SandboxUnavailableError(
             f"bubblewrap may not make namespaces here ({last}). As root it needs CAP_SYS_ADMIN, as anybody else unprivileged user "
             "namespaces (sysctl user.max_user_namespaces above 0 and, where it exists, kernel.unprivileged_userns_clone=1 and "
             "kernel.apparmor_restrict_unprivileged_userns=0) and an interpreter that this user may read. A container has them "
-            "only if its seccomp profile and capabilities allow it. Without them no code rewards"
+            "only if its seccomp profile and capabilities allow it. Without them no code rewards",
+            field="namespaces",
         )
-    return f"the sandbox does not start: {last}"
+    return SandboxUnavailableError(f"the sandbox does not start: {last}")
 
 
 @contextlib.contextmanager

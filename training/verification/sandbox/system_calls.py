@@ -10,6 +10,8 @@ import platform
 import struct
 from dataclasses import dataclass
 
+from training.refusals import DetailedError
+
 # Numbers of the kernel's own headers: asm/unistd_64.h, and asm-generic/unistd.h for aarch64.
 _DENIED = {
     "socket": (41, 198), "memfd_create": (319, 279), "memfd_secret": (447, 447), "shmget": (29, 194),
@@ -46,8 +48,10 @@ class _Architecture:
 _ARCHITECTURES = {"x86_64": _Architecture(0xC000003E, 0, 56), "aarch64": _Architecture(0xC00000B7, 1, 220)}
 
 
-class UnknownArchitectureError(Exception):
+class UnknownArchitectureError(DetailedError):
     """There is no filter for this machine's processor."""
+
+    reason = "UNSUPPORTED"
 
 
 def build_filter(machine: str = "") -> bytes:
@@ -58,7 +62,10 @@ def build_filter(machine: str = "") -> bytes:
     """
     machine = machine or platform.machine()
     if machine not in _ARCHITECTURES:
-        raise UnknownArchitectureError(f"no system-call filter for {machine}, only for {', '.join(_ARCHITECTURES)}")
+        known = ", ".join(_ARCHITECTURES)
+        raise UnknownArchitectureError(
+            f"no system-call filter for {machine}, only for {known}", field=machine, limit=known
+        )
     here = _ARCHITECTURES[machine]
     numbers = sorted(pair[here.column] for pair in _DENIED.values())
     # The tail is: allow, refuse, no such call, kill; what jumps there counts the instructions between.

@@ -8,6 +8,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
+from training.refusals import ConfigError
 from training.verification.checks import Gym, Mathematics
 from training.verification.items import HELD_OUT_OF, Item, Split
 from training.verification.tasks import choices, coding, gym
@@ -31,7 +32,9 @@ class Order:
 
     def __post_init__(self) -> None:
         if self.count < 1:
-            raise ValueError(f"items: {self.count}, must be at least 1")
+            raise ConfigError(
+                f"items: {self.count}, must be at least 1", field="items", reason="OUT_OF_RANGE", limit="at least 1"
+            )
 
 
 def names() -> dict[str, str]:
@@ -48,10 +51,15 @@ def make_items(order: Order) -> list[Item]:
     """So many different items of the split; fewer where there are no more.
 
     Raises:
-        ValueError: the task, its level or its texts are not there.
+        ConfigError: the task, its level or its texts are not there.
     """
     if order.task not in names():
-        raise ValueError(f"task: {order.task} is unknown; `python -m training tasks list` names them")
+        raise ConfigError(
+            f"task: {order.task} is unknown; `python -m training tasks list` names them",
+            field="task",
+            reason="UNKNOWN",
+            limit=", ".join(names()),
+        )
     found: dict[str, Item] = {}
     for item in _drawn(order):
         if item.split is order.split:
@@ -66,7 +74,11 @@ def _drawn(order: Order) -> Iterator[Item]:
     make = partial(Item, order.task)
     if order.task in choices.SETS:
         if order.texts is None or order.level is not None:
-            raise ValueError(f"{order.task}: needs the folder of its texts, and has no levels")
+            raise ConfigError(
+                f"{order.task}: needs the folder of its texts, and has no levels",
+                field="texts" if order.texts is None else "level",
+                reason="MISSING" if order.texts is None else "UNSUPPORTED",
+            )
         for prompt, choice in choices.questions(order.task, order.texts, most, order.seed):
             yield make(prompt, choice)
     elif order.task in (FUNCTIONS, PROGRAMS):

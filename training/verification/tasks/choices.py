@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from training.data.seeds import seed_of
+from training.refusals import ConfigError
 from training.verification.checks import Choice
 
 SETS = ("arc_easy", "arc_challenge", "openbookqa", "csqa")
@@ -25,12 +26,14 @@ def questions(name: str, texts: Path, size: int, seed: int) -> Iterator[tuple[st
         texts: the folder into which the packages of locks/small_sft_texts.txt were installed.
 
     Raises:
-        ValueError: the folder has no such file.
+        ConfigError: the folder has no such file.
     """
     path = texts / REQUESTS.format(name=name)
     if not path.exists():
-        raise ValueError(
-            f"texts: {path} is missing; install the packages of locks/small_sft_texts.txt into that folder"
+        raise ConfigError(
+            f"texts: {path} is missing; install the packages of locks/small_sft_texts.txt into that folder",
+            field=str(path),
+            reason="MISSING",
         )
     documents = sorted(set(_documents(path)))
     rng = random.Random(seed_of(seed, "choices", name))

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from training.data.seeds import seed_of
+from training.refusals import ConfigError
 from training.verification.checks import Calls, Check, Programs
 
 CASES = 8
@@ -97,7 +98,12 @@ def _tells_apart(expected: Iterable[int]) -> bool:
 
 def _problem(kind: str, seed: int, level: int, index: int) -> tuple[str, Callable[[list[int]], int], random.Random]:
     if not 0 <= level < LEVELS:
-        raise ValueError(f"level: {level}, there are 0 to {LEVELS - 1}")
+        raise ConfigError(
+            f"level: {level}, there are 0 to {LEVELS - 1}",
+            field="level",
+            reason="OUT_OF_RANGE",
+            limit=f"0 to {LEVELS - 1}",
+        )
     rng = random.Random(seed_of(seed, kind, level, index))
     steps, ending = [draw_step(rng) for _ in range(level + 1)], rng.choice(ENDINGS)
     words = ", then ".join([*(step.words for step in steps), f"take {ending.words}"])

@@ -16,6 +16,8 @@ from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any, Protocol
 
+from training.refusals import ConfigError
+
 GENERATORS = (
     "base_conversion", "basic_arithmetic", "binary_alternation", "caesar_cipher", "calendar_arithmetic", "chain_sum",
     "coin_flip", "count_bits", "count_primes", "decimal_chain_sum", "family_relationships", "fraction_simplification",
@@ -69,10 +71,15 @@ def generator(name: str, size: int, seed: int, level: int | None) -> Generator:
     """A generator at a level of its curriculum, or at its own defaults.
 
     Raises:
-        ValueError: the name is not in the list, or it has no such level.
+        ConfigError: the name is not in the list, or it has no such level.
     """
     if name not in GENERATORS:
-        raise ValueError(f"{name}: not among the generators that may be asked")
+        raise ConfigError(
+            f"{name}: not among the generators that may be asked",
+            field="generator",
+            reason="UNKNOWN",
+            limit=", ".join(GENERATORS),
+        )
     factory = library()
     settings: dict[str, Any] = {"size": size, "seed": seed}
     if level is not None:
@@ -80,7 +87,7 @@ def generator(name: str, size: int, seed: int, level: int | None) -> Generator:
     try:
         made: Generator = factory.create_dataset(name, **settings)
     except AssertionError as error:
-        raise ValueError(f"level: {name} cannot do {level}: {error}") from error
+        raise ConfigError(f"level: {name} cannot do {level}: {error}", field="level", reason="UNSUPPORTED") from error
     return made
 
 
@@ -99,5 +106,5 @@ def _at_level(factory: ModuleType, name: str, level: int) -> Mapping[str, Any]:
             continue  # this side of the difficulty has no more to give
         curriculum.set_attr_level(attribute, level)
     if not any(0 <= level < len(described.levels) for described in curriculum.attributes.values()):
-        raise ValueError(f"level: {name} has none of number {level}")
+        raise ConfigError(f"level: {name} has none of number {level}", field="level", reason="OUT_OF_RANGE")
     return dict(vars(curriculum.generate_configuration()))
