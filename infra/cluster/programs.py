@@ -76,11 +76,19 @@ def build(family: Family, folder: Path) -> None:
 def refuse_unable() -> None:
     """Before minutes are spent. Raises: ClusterError: no Go here, or too little room."""
     if not shutil.which("go"):
-        raise ClusterError("no Go here, which builds Kubernetes: install Go 1.26 or newer, and put it on PATH")
+        raise ClusterError(
+            "no Go here, which builds Kubernetes: install Go 1.26 or newer, and put it on PATH",
+            field="go",
+            reason="MISSING",
+            limit="at least 1.26",
+        )
     cache().mkdir(parents=True, exist_ok=True)
     if (free := shutil.disk_usage(cache()).free) < NEEDED_BYTES:
         raise ClusterError(
-            f"building Kubernetes takes {NEEDED_BYTES / 1e9:.0f} GB in {cache()}, of which 0.4 stay; {free / 1e9:.1f} are free"
+            f"building Kubernetes takes {NEEDED_BYTES / 1e9:.0f} GB in {cache()}, of which 0.4 stay; {free / 1e9:.1f} are free",
+            field=str(cache()),
+            reason="TOO_SMALL",
+            limit=f"at least {NEEDED_BYTES / 1e9:.0f} GB",
         )
 
 

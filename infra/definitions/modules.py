@@ -37,7 +37,12 @@ def fetch_definitions(module: Module, modules: Path, folder: Path) -> None:
         ServerError: no Go, no download, or another content than the lock says.
     """
     if not shutil.which("go"):
-        raise ServerError("no Go here, which fetches modules: install Go 1.26 or newer, and put it on PATH")
+        raise ServerError(
+            "no Go here, which fetches modules: install Go 1.26 or newer, and put it on PATH",
+            field="go",
+            reason="MISSING",
+            limit="at least 1.26",
+        )
     modules.mkdir(parents=True, exist_ok=True)
     done = subprocess.run(
         ["go", "mod", "download", "-json", f"{module.module}@{module.version}"],
@@ -51,10 +56,17 @@ def fetch_definitions(module: Module, modules: Path, folder: Path) -> None:
     found = json.loads(done.stdout or "{}")
     if done.returncode or "Dir" not in found:
         raise ServerError(
-            f"{module.module} {module.version} cannot be had: {found.get('Error') or done.stderr.strip()}"
+            f"{module.module} {module.version} cannot be had: {found.get('Error') or done.stderr.strip()}",
+            field=module.module,
+            reason="UNREACHABLE",
         )
     if found["Sum"] != module.sum:
-        raise ServerError(f"{module.module} {module.version} is {found['Sum']}, not what the lock says: {module.sum}")
+        raise ServerError(
+            f"{module.module} {module.version} is {found['Sum']}, not what the lock says: {module.sum}",
+            field=module.module,
+            reason="MISMATCH",
+            limit=module.sum,
+        )
     folder.mkdir(parents=True)
     for file in module.files:
         shutil.copy(Path(found["Dir"], file), folder)
