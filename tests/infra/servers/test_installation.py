@@ -2,6 +2,7 @@
 
 import hashlib
 import queue
+import re
 from pathlib import Path
 
 import pytest
@@ -112,13 +113,13 @@ def test_a_step_that_takes_too_long_is_ended(tmp_path: Path) -> None:
         run_steps("fetching", [["sleep", "60"]], tmp_path, within_seconds=0.1)
 
 
-@pytest.mark.parametrize(("arrives", "said"), [("repository", "  0 MB after 0 s"), (None, "  at it for 0 s")])
+@pytest.mark.parametrize(("arrives", "megabytes"), [("repository", ["0"]), (None, [])])
 def test_what_is_said_meanwhile_counts_what_arrives_and_nothing_where_nothing_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arrives: str | None, said: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arrives: str | None, megabytes: list[str]
 ) -> None:
     monkeypatch.setattr(progress, "SAY_EVERY_SECONDS", 0.01)
     (tmp_path / "copied").write_bytes(bytes(2_000_000))
     part = installation.Part(tmp_path, "something", lambda _: None, arrives)
     lines: queue.Queue[str] = queue.Queue()
     with told(part.arrives_in(tmp_path), lines.put):
-        assert lines.get(timeout=20) == said
+        assert re.findall(r"\d+", lines.get(timeout=20))[:-1] == megabytes, "the last number is of seconds"
