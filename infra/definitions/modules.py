@@ -51,10 +51,17 @@ def fetch_definitions(module: Module, modules: Path, folder: Path) -> None:
     found = json.loads(done.stdout or "{}")
     if done.returncode or "Dir" not in found:
         raise ServerError(
-            f"{module.module} {module.version} cannot be had: {found.get('Error') or done.stderr.strip()}"
+            f"{module.module} {module.version} cannot be had: {found.get('Error') or done.stderr.strip()}",
+            field=module.module,
+            reason="UNREACHABLE",
         )
     if found["Sum"] != module.sum:
-        raise ServerError(f"{module.module} {module.version} is {found['Sum']}, not what the lock says: {module.sum}")
+        raise ServerError(
+            f"{module.module} {module.version} is {found['Sum']}, not what the lock says: {module.sum}",
+            field=module.module,
+            reason="MISMATCH",
+            limit=module.sum,
+        )
     folder.mkdir(parents=True)
     for file in module.files:
         shutil.copy(Path(found["Dir"], file), folder)

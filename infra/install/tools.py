@@ -14,14 +14,17 @@ import tempfile
 from pathlib import Path
 
 from infra.install.environment import cache, filled_whole
+from training.refusals import DetailedError
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / "infra" / "tools"
 PAGE = ROOT / "services" / "web"
 
 
-class ToolError(Exception):
+class ToolError(DetailedError):
     """A tool could not be installed, or the page is not what its sources say."""
+
+    reason = "FAILED"
 
 
 def main() -> None:
@@ -83,7 +86,11 @@ def check_page() -> None:
         build_page(Path(fresh))
         stale = sorted(_differing(Path(fresh), PAGE / "dist"))
     if stale:
-        raise ToolError(f"services/web/dist is not what its sources build: run `make page` ({', '.join(stale)})")
+        raise ToolError(
+            f"services/web/dist is not what its sources build: run `make page` ({', '.join(stale)})",
+            field=", ".join(stale),
+            reason="MISMATCH",
+        )
 
 
 def _differing(left: Path, right: Path) -> set[str]:
@@ -101,7 +108,10 @@ def run(command: list[str], folder: Path) -> None:
     environment = {**os.environ, "PATH": path, "npm_config_cache": str(cache() / "npm")}
     done = subprocess.run(command, cwd=folder, env=environment, check=False)
     if done.returncode:
-        raise ToolError(f"this step failed with {done.returncode}: {' '.join(command)} (in {folder.relative_to(ROOT)})")
+        raise ToolError(
+            f"this step failed with {done.returncode}: {' '.join(command)} (in {folder.relative_to(ROOT)})",
+            field=command[0],
+        )
 
 
 if __name__ == "__main__":

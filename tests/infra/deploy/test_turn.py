@@ -1,6 +1,7 @@
 """One turn of the loop as a Job on a real cluster: thumbs go in at the door, and at the end a version that learned from them answers."""
 
 import json
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -29,7 +30,7 @@ def test_too_little_feedback_is_said_and_is_no_failure(turns: Turns) -> None:
     turns.begin("turn-0")
     assert turns.wait_ended("turn-0", STEP_SECONDS) == "Complete"
     assert turns.shown()["result"] == "not_enough_feedback"
-    assert "200 needed" in turns.shown()["reason"]
+    assert turns.shown()["needed_thumbs"] == 200
 
 
 @pytest.mark.long
@@ -69,5 +70,5 @@ def a_second_one_is_refused(turns: Turns) -> None:
     """In one line, and is not tried again."""
     turns.begin("turn-2", "--patience", "1s")
     assert turns.wait_ended("turn-2", STEP_SECONDS) == "Failed"
-    assert "a loop runs already: process 1, recipe nano, since 20" in turns.log("turn-2")
+    assert re.search(r"\b1\b.*\bnano\b.*\b20\d\d-", turns.log("turn-2")), "which process and recipe, and since when"
     assert len(turns.pods_of("turn-2")) == 1
