@@ -114,4 +114,4 @@ def test_unicode_is_checked_by_name() -> None:
     assert check_unicode("fine 😀", "text") == "fine 😀"
     with refused(TextError, field="text", reason="NOT_UTF8") as caught:
         check_unicode("a\udcff", "text")
-    assert numbers(caught.value.text) == [1]  # the character
+    assert 1 in numbers(caught.value.text)  # the character
