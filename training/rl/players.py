@@ -53,7 +53,11 @@ def open_players(sources: Sources, with_reference: bool) -> Players:
     base = load_decoder(sources.model_directory).requires_grad_(False)
     if sources.vocabulary is not None:
         if sources.reward_directory is not None and not is_adapter(sources.reward_directory):
-            raise RewardModelError("vocabulary_rows: needs a reward model that is an adapter on the same base")
+            raise RewardModelError(
+                "vocabulary_rows: needs a reward model that is an adapter on the same base",
+                field="vocabulary_rows",
+                reason="CONFLICT",
+            )
         trim_vocabulary(base, sources.vocabulary)
     reward = None
     if sources.reward_directory is not None:

@@ -1,5 +1,6 @@
 """DPO from files to files: it learns what people prefer, splits by prompt, resumes bit by bit, and stops when responses collapse."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.support.errors import refused
 from tests.training.rl.toy_preferences import Half, gradients, toy_dpo, toy_models, toy_pairs
 from tests.training.stages.test_reward_model import pair_rows
 from tests.training.toys import KillAfter, Killed, ProgressList, kept_tensors, toy_model, write_lines
@@ -149,7 +151,7 @@ def test_ties_and_pairs_of_one_text_are_dropped_and_counted(config: DpoConfig, t
     assert report["train_pairs"] + report["held_out_pairs"] == 40
     assert (report["dropped_ties"], report["dropped_equal"], report["dropped_too_long"]) == (5, 7, 0)
     write_lines(config.data_path, undecided)
-    with pytest.raises(ConfigError, match="data_path: none of 12 pairs says which response is better"):
+    with refused(ConfigError, field="data_path", reason="EMPTY"):
         dpo.read_data(config, load_chat(config.model_directory))
 
 
@@ -204,8 +206,8 @@ def test_a_collapse_stops_training_and_the_last_healthy_weights_come_back(tmp_pa
     context = RunContext(DirectoryCheckpoints(tmp_path), progress)
     numbers, reason = dpo.train(models, pairs, config, context, no_autocast)
     stopped_at = progress.steps[-1].step
-    assert f"step {stopped_at}: KL to the reference" in reason
     assert progress.steps[-1].metrics["kl"] > 0.5
+    assert re.findall(r"\d+(?:\.\d+)?", reason) == [str(stopped_at), f"{progress.steps[-1].metrics['kl']:.2f}", "0.5"]
     assert numbers["step"] == stopped_at - 1
     assert numbers["kl"] <= 0.5
     stored = kept_tensors(tmp_path / f"step-{stopped_at - 1:06d}")
@@ -221,20 +223,22 @@ def test_a_finished_run_is_not_run_again(config: DpoConfig, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("change", "named"),
+    ("change", "field", "reason", "limit"),
     [
-        ({"beta": 0.0}, "beta: 0.0 is not above 0"),
-        ({"label_smoothing": 0.5}, r"label_smoothing: 0.5 is not in \[0, 0.5\)"),
-        ({"margin_weight": -1.0}, "margin_weight: -1.0 is not at least 0"),
-        ({"label_noise": 0.7}, "label_noise: 0.7"),
-        ({"vocabulary_rows": 9}, "vocabulary_rows"),
+        ({"beta": 0.0}, "beta", "OUT_OF_RANGE", "above 0 and finite"),
+        ({"label_smoothing": 0.5}, "label_smoothing", "OUT_OF_RANGE", "in [0, 0.5)"),
+        ({"margin_weight": -1.0}, "margin_weight", "OUT_OF_RANGE", "at least 0 and finite"),
+        ({"label_noise": 0.7}, "label_noise", "OUT_OF_RANGE", "in [0, 0.5)"),
+        ({"vocabulary_rows": 9}, "vocabulary_rows", "CONFLICT", ""),
     ],
 )
-def test_settings_that_cannot_run_are_refused(config: DpoConfig, change: dict[str, Any], named: str) -> None:
-    with pytest.raises(ConfigError, match=named):
+def test_settings_that_cannot_run_are_refused(
+    config: DpoConfig, change: dict[str, Any], field: str, reason: str, limit: str
+) -> None:
+    with refused(ConfigError, field=field, reason=reason, limit=limit):
         replace(config, **change)
 
 
 def test_data_without_a_held_out_pair_is_refused(config: DpoConfig) -> None:
-    with pytest.raises(ConfigError, match="held_out_fraction: 160 pairs to train and 0 held out"):
+    with refused(ConfigError, field="held_out_fraction", reason="EMPTY"):
         dpo.read_data(replace(config, held_out_fraction=0.001), load_chat(config.model_directory))

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support.errors import refused
 from tests.training.rl.addition import STOP, addition_config, beginner, learn, prompt_of, right
 from tests.training.rl.toy import no_autocast
 from tests.training.toys import ProgressList
@@ -16,7 +17,7 @@ from training.rl.correction import StaleRolloutError
 from training.rl.losses import Normalisation
 from training.rl.players import Players
 from training.rl.rollout import CachedEngine, Rollout
-from training.stages.context import RunContext
+from training.stages.context import Progress, RunContext
 from training.stages.grpo import Grpo, GrpoConfig
 from training.stages.policy_loop import Setting, train
 from training.stages.prompts import Prompts
@@ -164,10 +165,8 @@ def test_an_update_ends_early_where_the_policy_has_moved_enough() -> None:
     assert steps == [4, 2]  # the first minibatch is on policy whatever happens
 
 
-@pytest.mark.parametrize(("older", "allowed"), [(0, 0), (1, 0), (1, 1)])
-def test_older_weights_are_corrected_within_the_limit_and_refused_beyond(
-    tmp_path: Path, older: int, allowed: int
-) -> None:
+def learn_from_older(tmp_path: Path, older: int, allowed: int) -> list[Progress]:
+    """Two updates from rollouts of weights that are `older` updates behind."""
     config = addition_config(0, updates=2, max_staleness_updates=allowed, importance_cap=2.0)
     policy, stale = Backbone(beginner(0)), Backbone(beginner(1))
     prompts = Prompts([prompt_of(1, 2)], ["1+2"], (STOP,), 0)
@@ -177,14 +176,19 @@ def test_older_weights_are_corrected_within_the_limit_and_refused_beyond(
     def engines(update: int) -> CachedEngine:
         return CachedEngine(stale if older and update else policy, (STOP,), f"update-{max(0, update - older)}")
 
-    context = RunContext(DirectoryCheckpoints(tmp_path), progress)
-    if older > allowed:
-        with pytest.raises(StaleRolloutError, match="max_staleness_updates"):
-            train("grpo", algorithm, prompts, config, context, engines)
-        return
-    train("grpo", algorithm, prompts, config, context, engines)
-    last = progress.steps[-1].metrics
+    train("grpo", algorithm, prompts, config, RunContext(DirectoryCheckpoints(tmp_path), progress), engines)
+    return progress.steps
+
+
+@pytest.mark.parametrize(("older", "allowed"), [(0, 0), (1, 1)])
+def test_older_weights_are_corrected_within_the_limit(tmp_path: Path, older: int, allowed: int) -> None:
+    last = learn_from_older(tmp_path, older, allowed)[-1].metrics
     assert (last["importance_capped"] > 0) == (last["sampler_mismatch"] > 0.1) == (older == 1)
+
+
+def test_older_weights_are_refused_beyond_the_limit(tmp_path: Path) -> None:
+    with refused(StaleRolloutError, field="max_staleness_updates", reason="STALE_ROLLOUT", limit="at most 0"):
+        learn_from_older(tmp_path, older=1, allowed=0)
 
 
 def test_what_the_sampler_favoured_weighs_less() -> None:

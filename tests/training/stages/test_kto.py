@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.support.errors import refused
 from tests.training.rl.served_toy import served_rows, sharp_model
 from tests.training.rl.toy import STOP
 from tests.training.rl.toy_preferences import Half, gradients, toy_kto, toy_models, toy_thumbs
@@ -146,8 +147,10 @@ def test_what_another_version_served_is_refused_unless_it_is_allowed(served_conf
     later = tmp_path / "later-1"
     shutil.copytree(served_config.model_directory, later)
     strict = replace(served_config, model_directory=later, off_policy=OffPolicyConfig(versions=()))
-    with pytest.raises(OffPolicyError, match=r"answers of served-0 \(40\); allowed are later-1"):
+    with refused(OffPolicyError, field="off_policy.versions", reason="UNKNOWN", limit="later-1") as caught:
         run(strict, tmp_path / "strict")
+    assert "served-0" in str(caught.value)
+    assert "40" in str(caught.value)
     assert not strict.output_directory.exists()
     allowed = replace(strict, off_policy=OffPolicyConfig(versions=("served-0",)))
     assert set(run(allowed, tmp_path / "allowed")["off_policy"]) == {"served-0"}
@@ -270,34 +273,39 @@ def test_the_split_is_by_prompt(config: KtoConfig) -> None:
 
 def test_thumbs_of_one_kind_alone_are_refused(config: KtoConfig) -> None:
     write_lines(config.data_path, thumb_rows(0, 40))
-    with pytest.raises(ConfigError, match="held_out_fraction: 0 thumbs up and 36 down to train, one of each needed"):
+    with refused(ConfigError, field="held_out_fraction", reason="EMPTY") as caught:
         kto.read_data(config, load_chat(config.model_directory))
+    assert "36" in str(caught.value), "those to train, not those held out"
 
 
 @pytest.mark.parametrize(
-    ("row", "named"),
+    ("row", "field", "reason", "limit"),
     [
-        ({"messages": user("a"), "response": "b", "prompt_id": "p"}, "line 1: thumb: must be one of up, down"),
-        ({"messages": user("a"), "response": "b", "prompt_id": "p", "thumb": True}, "line 1: thumb"),
-        ({"messages": user("a"), "response": "", "prompt_id": "p", "thumb": "up"}, "line 1: response"),
-        ({"messages": user("a"), "response": "b", "thumb": "up"}, "line 1: prompt_id"),
+        ({"messages": user("a"), "response": "b", "prompt_id": "p"}, "thumb", "UNKNOWN", "up, down"),
+        ({"messages": user("a"), "response": "b", "prompt_id": "p", "thumb": True}, "thumb", "UNKNOWN", "up, down"),
+        ({"messages": user("a"), "response": "", "prompt_id": "p", "thumb": "up"}, "response", "EMPTY", ""),
+        ({"messages": user("a"), "response": "b", "thumb": "up"}, "prompt_id", "MISSING", ""),
     ],
 )
-def test_a_bad_line_is_named_by_line_and_field(config: KtoConfig, row: dict[str, object], named: str) -> None:
+def test_a_bad_line_is_named_by_line_and_field(
+    config: KtoConfig, row: dict[str, object], field: str, reason: str, limit: str
+) -> None:
     write_lines(config.data_path, [row])
-    with pytest.raises(ExampleError, match=named):
+    with refused(ExampleError, field=f"{config.data_path.name}:1:{field}", reason=reason, limit=limit):
         kto.read_data(config, load_chat(config.model_directory))
 
 
 @pytest.mark.parametrize(
-    ("change", "named"),
+    ("change", "field", "reason", "limit"),
     [
-        ({"beta": 0.0}, "beta: 0.0 is not above 0"),
-        ({"weights": "angry"}, "weights: 'angry' is not one of balanced, equal"),
-        ({"batch_rows": 1}, "batch_rows: 1 is not at least 2"),
-        ({"vocabulary_rows": 9}, "vocabulary_rows"),
+        ({"beta": 0.0}, "beta", "OUT_OF_RANGE", "above 0 and finite"),
+        ({"weights": "angry"}, "weights", "UNKNOWN", "balanced, equal"),
+        ({"batch_rows": 1}, "batch_rows", "OUT_OF_RANGE", "at least 2"),
+        ({"vocabulary_rows": 9}, "vocabulary_rows", "CONFLICT", ""),
     ],
 )
-def test_settings_that_cannot_run_are_refused(config: KtoConfig, change: dict[str, Any], named: str) -> None:
-    with pytest.raises(ConfigError, match=named):
+def test_settings_that_cannot_run_are_refused(
+    config: KtoConfig, change: dict[str, Any], field: str, reason: str, limit: str
+) -> None:
+    with refused(ConfigError, field=field, reason=reason, limit=limit):
         replace(config, **change)

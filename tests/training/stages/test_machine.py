@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support.errors import refused
 from tests.training.toys import ProgressList, sft_rows, toy_model, write_lines
 from training.manifest import verify_manifest
 from training.model.head import ScalarHead
@@ -40,18 +41,18 @@ def test_scores_and_logits_stay_in_full_precision_under_autocast() -> None:
 
 
 def test_an_unknown_number_type_is_refused() -> None:
-    with pytest.raises(ConfigError, match="dtype: 'int8'"):
+    with refused(ConfigError, field="dtype", reason="UNKNOWN", limit="float32, bfloat16, auto"):
         settle(Machine(threads=1, dtype="int8"))
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="is about a machine without an accelerator")
 def test_a_device_that_is_not_here_is_refused_and_auto_is_the_processor() -> None:
     for name in ("cuda", "cuda:1", "xpu"):
-        with pytest.raises(ConfigError, match=f"device: '{name}' is not here; here are cpu$"):
+        with refused(ConfigError, field="device", reason="MISSING", limit="cpu"):
             settle(Machine(threads=1, device=name))
-    with pytest.raises(ConfigError, match=r"device: 'gpu' is no device that torch knows; here are cpu$"):
+    with refused(ConfigError, field="device", reason="UNKNOWN", limit="cpu"):
         settle(Machine(threads=1, device="gpu"))
-    with pytest.raises(ConfigError, match="device: 'mps' has no fp64"):
+    with refused(ConfigError, field="device", reason="UNSUPPORTED", limit="cpu"):
         settle(Machine(threads=1, device="mps"))
     for name in ("auto", "cpu"):
         settle(Machine(threads=1, device=name))

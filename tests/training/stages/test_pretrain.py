@@ -12,12 +12,14 @@ import pytest
 import torch
 from torch import nn
 
+from tests.support.errors import refused
 from tests.training.stages import pretrain_and_die
 from tests.training.stages.pretrain_and_die import pretrain_config
 from tests.training.toys import KillAfter, Killed, ProgressList
 from training.cluster.runner import StageRun, run_stage
 from training.cluster.sample_log import SAMPLES, read_samples
 from training.data.chat import load_chat
+from training.data.packing import PACKINGS
 from training.data.token_shards import ShardConfig, ShardError, open_shards, write_shards
 from training.data.tokenize import train_tokenizer
 from training.manifest import ManifestError, verify_manifest
@@ -155,7 +157,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
 ) -> None:
     far = OptimizerConfig(learning_rate=1e30, warmup_fraction=0.0)
     config = replace(config, optimizer=far, checkpoint_every_steps=1, evaluate_every_steps=None)
-    with pytest.raises(NonFiniteError, match=r"step 2, loss .*: the gradient's norm is nan"):
+    with refused(NonFiniteError, field="gradient", reason="NOT_FINITE"):
         train(config, tmp_path / "run")
     kept = latest_complete(tmp_path / "run")
     assert kept is not None
@@ -164,19 +166,19 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
 
 
 @pytest.mark.parametrize(
-    ("changes", "named"),
+    ("field", "value", "reason", "limit"),
     [
-        ({"context_tokens": 100_000}, "context_tokens: 100000"),
-        ({"microbatch_rows": 0}, "microbatch_rows: 0"),
-        ({"steps": 0}, "steps: 0"),
-        ({"packing": "best"}, "packing: 'best'"),
+        ("context_tokens", 100_000, "OUT_OF_RANGE", "in [2, 2048]"),
+        ("microbatch_rows", 0, "OUT_OF_RANGE", "at least 1"),
+        ("steps", 0, "OUT_OF_RANGE", "at least 1"),
+        ("packing", "best", "UNKNOWN", ", ".join(PACKINGS)),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(
-    config: PretrainConfig, changes: dict[str, object], named: str
+    config: PretrainConfig, field: str, value: object, reason: str, limit: str
 ) -> None:
-    with pytest.raises(ConfigError, match=named):
-        replace(config, **changes)  # type: ignore[arg-type]
+    with refused(ConfigError, field=field, reason=reason, limit=limit):
+        replace(config, **{field: value})  # type: ignore[arg-type]
 
 
 def without_begin(config: PretrainConfig, shards: Path, held_out_fraction: float) -> PretrainConfig:
@@ -194,19 +196,19 @@ def without_begin(config: PretrainConfig, shards: Path, held_out_fraction: float
 
 
 def test_data_that_does_not_fit_the_config_is_refused(config: PretrainConfig, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="vocab_size 200, but the tokenizer has 280 ids"):
+    with refused(ConfigError, field="model_json.vocab_size", reason="TOO_SMALL", limit="at least 280"):
         pretrain.open_data(replace(config, model_json=llama_json(200, 32, 2, 4, 2, 64)))
     none_held_out = without_begin(config, tmp_path / "none-held-out", held_out_fraction=0.0)
-    with pytest.raises(ConfigError, match="evaluate_every_steps: 10, but no document is held out"):
+    with refused(ConfigError, field="evaluate_every_steps", reason="EMPTY"):
         pretrain.open_data(none_held_out)
-    with pytest.raises(ConfigError, match="samples: an empty prompt"):
+    with refused(ConfigError, field="samples.prompts", reason="EMPTY"):
         pretrain.open_data(replace(none_held_out, evaluate_every_steps=None, samples=SampleConfig(("",))))
     tokens = open_shards(tmp_path / "none-held-out", config.tokenizer_directory).train.tokens
     longer = llama_json(280, 32, 2, 4, 2, 64) | {"max_position_embeddings": 1 << 20}
     short = replace(
         none_held_out, evaluate_every_steps=None, packing="stream", model_json=longer, context_tokens=1 << 18
     )
-    with pytest.raises(ConfigError, match=f"context_tokens: {1 << 18}, but the data has {tokens} tokens"):
+    with refused(ConfigError, field="context_tokens", reason="TOO_LARGE", limit=f"at most {tokens}"):
         pretrain.open_data(short)
 
 
@@ -214,21 +216,21 @@ def test_bits_per_byte_are_refused_where_first_tokens_are_never_predicted(
     config: PretrainConfig, tmp_path: Path
 ) -> None:
     unbegun = without_begin(config, tmp_path / "no-begin", held_out_fraction=0.15)
-    with pytest.raises(ConfigError, match="evaluate_every_steps: 10, but the shards' documents begin without a token"):
+    with refused(ConfigError, field="evaluate_every_steps", reason="CONFLICT"):
         pretrain.open_data(unbegun)
     assert pretrain.open_data(replace(unbegun, evaluate_every_steps=None)).begin_ids == ()
 
 
 def test_another_tokenizer_than_that_of_the_shards_is_refused(config: PretrainConfig, tmp_path: Path) -> None:
     train_tokenizer(["something else"], 270, tmp_path / "other")
-    with pytest.raises(ShardError, match="tokenizer_directory"):
+    with refused(ShardError, field="tokenizer_directory", reason="MISMATCH"):
         train(replace(config, tokenizer_directory=tmp_path / "other"), tmp_path / "run")
 
 
 def test_a_checkpoint_of_another_model_is_refused(config: PretrainConfig, tmp_path: Path) -> None:
     train(replace(config, steps=10), tmp_path / "run")
     other = replace(config, output_directory=tmp_path / "other", model_json=llama_json(280, 48, 2, 4, 2, 64))
-    with pytest.raises(ManifestError, match="step-000010: holds the state of another model"):
+    with refused(ManifestError, field="step-000010", reason="MISMATCH"):
         train(other, tmp_path / "run")
 
 

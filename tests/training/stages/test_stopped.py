@@ -1,6 +1,7 @@
 """Told that it must end soon, a run ends its step, keeps it, and goes on there: on every worker, where one is told, and by the command."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from tests.training.toys import WORDS, ProgressList, sft_rows, toy_model, user, 
 from tests.training.workers import run_workers
 from training.__main__ import main
 from training.cluster.notice import MARK, stopped_by_signal
-from training.cluster.progress_log import PROGRESS, read_lines
+from training.cluster.progress_log import PROGRESS, read_lines, read_progress
 from training.cluster.runner import StageRun, run_stage
 from training.manifest import Manifest, verify_manifest
 from training.optim.adam import OptimizerConfig
@@ -71,10 +72,11 @@ def learned(directory: Path, told_at: int | None = None) -> tuple[dict[str, floa
 
 def test_after_an_alarm_the_weights_are_those_that_were_looked_at_not_those_kept_on_notice(tmp_path: Path) -> None:
     numbers, reason = learned(tmp_path / "straight")
-    alarm_at = int(reason.removeprefix("step ").partition(":")[0])
+    alarm_at = int(re.findall(r"\d+", reason)[0])
     assert numbers["step"] == alarm_at - 4
-    with pytest.raises(StoppedError, match=f"dpo: stopped after step {alarm_at - 1}, which is kept"):
+    with pytest.raises(StoppedError) as stopped:
         learned(tmp_path / "told", told_at=alarm_at - 1)
+    assert (stopped.value.stage, stopped.value.step) == ("dpo", alarm_at - 1)
     assert learned(tmp_path / "told") == (numbers, reason)
 
 
@@ -84,8 +86,9 @@ def test_pretraining_that_was_told_twice_ends_with_the_same_bits(tmp_path: Path)
     again = replace(config, output_directory=tmp_path / "again")
     for step, name in ((3, "notice-000003"), (10, "step-000010")):
         told = StageRun("told", _told_in(step, tmp_path / "runs" / MARK), again)
-        with pytest.raises(StoppedError, match=f"pretrain: stopped after step {step}, which is kept"):
+        with pytest.raises(StoppedError) as stopped:
             run_stage(told, tmp_path / "runs")
+        assert (stopped.value.stage, stopped.value.step) == ("pretrain", step)
         newest = latest_complete(tmp_path / "runs" / "told")
         assert newest is not None
         assert newest.name == name
@@ -116,8 +119,9 @@ def test_told_in_the_last_step_it_does_not_go_on_to_what_comes_after_the_stages(
         return done
 
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(StoppedError, match="late: stopped at its end"):
+    with pytest.raises(StoppedError) as stopped:
         run_stage(StageRun("late", late, config), tmp_path / "runs")
+    assert (stopped.value.stage, stopped.value.step) == ("late", None)
     assert signal.getsignal(signal.SIGTERM) == before
     assert verify_manifest(config.output_directory).report["steps"] == 2
     assert not (tmp_path / "runs" / MARK).exists(), "the same again is not told"
@@ -176,12 +180,22 @@ def test_the_command_ends_its_step_on_ctrl_c_and_says_where_it_goes_on(
     asked += ["--name", "taught", "--set", "machine.threads=1", "--set", "checkpoint_every_steps=1000"]
     monkeypatch.setitem(cast("dict[str, Stage]", STAGES), "sft", replace(STAGES["sft"], run=_interrupted))
     assert main(asked) == 128 + signal.SIGINT
-    assert capsys.readouterr().err == "sft: stopped after step 1, which is kept; the same command goes on there\n"
+    assert stage_and_steps(capsys.readouterr().err) == ("sft", [1])
     monkeypatch.undo()
     assert main(asked) == 0
-    assert "taught: started again after step 1 of " in capsys.readouterr().out
+    begun = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("taught"))
+    assert stage_and_steps(begun) == (
+        "taught",
+        [1, len(read_progress(tmp_path / "work" / "runs" / "taught" / PROGRESS))],
+    )
     taken = [line.progress.step for line in read_lines(tmp_path / "work" / "runs" / "taught" / PROGRESS)]
     assert taken == list(range(1, len(taken) + 1)), "no step is taken twice"
+
+
+def stage_and_steps(line: str) -> tuple[str, list[int]]:
+    """The name that a command's one line begins with, and the numbers in it."""
+    (line,) = line.splitlines()
+    return line.partition(":")[0], [int(number) for number in re.findall(r"\d+", line)]
 
 
 def _interrupted(config: SftConfig, context: RunContext) -> Manifest:
@@ -241,7 +255,7 @@ def test_the_command_ends_its_step_on_sigterm_and_says_so(tmp_path: Path) -> Non
     _, said = process.communicate(timeout=SECONDS)
     assert process.returncode == 128 + signal.SIGTERM, said
     step = read_lines(run / PROGRESS)[-1].progress.step
-    assert said == f"grpo: stopped after step {step}, which is kept; the same command goes on there\n"
+    assert stage_and_steps(said) == ("grpo", [step])
     newest = latest_complete(run)
     assert newest is not None
     assert int(newest.name.partition("-")[2]) == step
