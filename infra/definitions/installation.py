@@ -1,4 +1,4 @@
-"""All definitions in one folder of the cache, by maker: `python -m infra.definitions`, used by `make test`."""
+"""All definitions of resources in one folder of the cache, by maker: `python -m infra.definitions`."""
 
 import shutil
 from collections.abc import Callable
