@@ -23,12 +23,8 @@ DETAILS_KEY = "grpc-status-details-bin"
 
 
 class DetailedError(Exception):
-    """An error that says in attributes what its text says to a person; none of them holds user text.
-
-    Args:
-        field: the request field, setting or file at fault, as the caller names it; "" where no single one is.
-        reason: a stable UPPER_SNAKE_CASE code; the class's own if none is given.
-        limit: what would be allowed; "" if there is no limit to tell.
+    """An error whose attributes say what its text says; none holds user text. `field`: the request field, setting or file at fault;
+    `reason`: a stable UPPER_SNAKE_CASE code; `limit`: what would be allowed. Each is "" where there is none.
     """
 
     reason = "INTERNAL"
