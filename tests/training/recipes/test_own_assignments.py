@@ -3,11 +3,13 @@
 import dataclasses
 import typing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.support.errors import refused
 from training.model.lora import LoraConfig
-from training.optim.adam import OptimizerConfig
+from training.optim.adam import SCHEDULES, OptimizerConfig
 from training.ranges import ranges_of
 from training.recipes.own import commands as own_commands
 from training.recipes.own.assignments import NEEDED, assigned, explained, listed, settable, word
@@ -19,6 +21,10 @@ from training.stages.pretrain import PretrainConfig, SampleConfig
 from training.stages.sft import SftConfig
 
 FIXED = (*own_commands.FIXED, *pretraining_commands.FIXED)
+
+
+def fields_of(kind: Any) -> list[str]:
+    return [field.name for field in dataclasses.fields(kind)]
 
 
 def an_sft() -> SftConfig:
@@ -46,41 +52,45 @@ def test_a_part_that_is_off_begins_with_its_defaults_and_an_optional_field_is_tu
 def test_fields_that_only_fit_together_are_set_together() -> None:
     config = assigned(a_grpo(), ["normalisation=constant", "constant_tokens=64", "standardise=false"])
     assert (config.constant_tokens, config.standardise) == (64, False)
-    with pytest.raises(ConfigError, match="constant_tokens: None with normalisation constant"):
+    with refused(ConfigError, field="constant_tokens", reason="MISSING"):
         assigned(a_grpo(), ["normalisation=constant"])
 
 
 @pytest.mark.parametrize(
-    ("assignment", "said"),
+    ("assignment", "field", "reason", "limit"),
     [
-        ("epochs", "set: 'epochs' is not FIELD=VALUE"),
-        ("epoch=2", "epoch: no such field; there are epochs, batch_rows"),
-        ("optimizer.rate=2", "optimizer.rate: no such field; there are optimizer.learning_rate"),
-        ("epochs=two", "epochs: 'two' is not a whole number"),
-        ("epochs=none", "epochs: 'none' is not a whole number"),
-        ("epochs.of=2", "epochs: has no fields of its own"),
-        ("lora=8", "lora: '8' is not"),
-        ("optimizer.betas=0.9", "optimizer.betas: '0.9' is not values with commas between"),
-        ("optimizer.schedule=up", "optimizer.schedule: 'up' is not one of"),
-        ("model_directory=elsewhere", "model_directory: no such field"),
-        ("vocabulary_rows=100", "vocabulary_rows: only with lora"),
+        ("epochs", "set", "MALFORMED", "FIELD=VALUE"),
+        ("epoch=2", "epoch", "UNKNOWN", ", ".join(name for name in fields_of(SftConfig) if name not in FIXED)),
+        (
+            "optimizer.rate=2",
+            "optimizer.rate",
+            "UNKNOWN",
+            ", ".join(f"optimizer.{name}" for name in fields_of(OptimizerConfig)),
+        ),
+        ("epochs=two", "epochs", "MALFORMED", None),
+        ("epochs=none", "epochs", "MALFORMED", None),
+        ("epochs.of=2", "epochs", "UNSUPPORTED", ""),
+        ("lora=8", "lora", "MALFORMED", None),
+        ("optimizer.betas=0.9", "optimizer.betas", "MALFORMED", None),
+        ("optimizer.schedule=up", "optimizer.schedule", "UNKNOWN", ", ".join(SCHEDULES)),
+        ("model_directory=elsewhere", "model_directory", "UNKNOWN", None),
+        ("vocabulary_rows=100", "vocabulary_rows", "CONFLICT", ""),
     ],
 )
-def test_what_cannot_be_set_is_refused_by_name(assignment: str, said: str) -> None:
-    with pytest.raises(ConfigError) as refused:
+def test_what_cannot_be_set_is_refused_by_name(assignment: str, field: str, reason: str, limit: str | None) -> None:
+    with refused(ConfigError, field=field, reason=reason, limit=limit):
         assigned(an_sft(), [assignment], FIXED)
-    assert str(refused.value).startswith(said)
 
 
 def test_a_field_is_set_once() -> None:
-    with pytest.raises(ConfigError, match="epochs: set twice"):
+    with refused(ConfigError, field="epochs", reason="DUPLICATE"):
         assigned(an_sft(), ["epochs=1", "epochs=2"])
-    with pytest.raises(ConfigError, match="lora is set as a whole too"):
+    with refused(ConfigError, field="lora.rank", reason="CONFLICT"):
         assigned(an_sft(), ["lora=none", "lora.rank=2"])
 
 
 def test_a_part_that_cannot_begin_without_a_field_asks_for_it() -> None:
-    with pytest.raises(ConfigError, match=r"sft_mix\.data_path: is needed too"):
+    with refused(ConfigError, field="sft_mix.data_path", reason="MISSING"):
         assigned(a_grpo(), ["sft_mix.rows=4"])
 
 

@@ -1,14 +1,20 @@
 """Stages and recipes on one's own files, by the command line, from a model to an aligned one."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
+from tests.training.refused_commands import refused_command
 from tests.training.toys import sft_rows, toy_model, user, write_lines
 from training.__main__ import main
+from training.cluster.stage_record import read_record
+from training.data.examples import ExampleError
 from training.manifest import read_manifest
+from training.recipes.open_models.names import NAMES
 from training.recipes.own.commands import lengths
+from training.reporting.meanings import MEANINGS
 from training.stages.ppo import PpoConfig
 from training.stages.sft import SftConfig
 
@@ -78,8 +84,8 @@ def test_a_life_of_a_model_from_the_command_line(files: Path, capsys: pytest.Cap
     capsys.readouterr()
     assert main(command(files, "kto", taught, "thumbs.jsonl")) == 0
     said = capsys.readouterr().out
-    assert "\n  answers_unsampled: rows without `served`" in said
-    assert "\n  kl: nats a response, from one sampled answer a prompt: an estimate" in said
+    for figure in ("answers_unsampled", "kl"):
+        assert f"\n  {figure}: {MEANINGS[figure]}\n" in said
     assert read_manifest(work / "taught-kto").report["train_thumbs_up"] > 0
     pages = {path.parent.name for path in (work / "runs").glob("*/stage.json")}
     assert pages == {"taught", "judge", "taught-ppo", "taught-grpo", "taught-dpo", "taught-kto"}
@@ -91,8 +97,9 @@ def test_where_nobody_sets_them_rows_are_as_long_as_the_models_positions_allow(
     raw = json.loads((toy_model(files / "short") / "config.json").read_text())
     (files / "short" / "config.json").write_text(json.dumps(raw | {"max_position_embeddings": 100}))
     asked = command(files, "sft", files / "short", "sft.jsonl")
-    assert main([*asked, "--name", "too-long", "--set", "max_tokens=101"]) == 1
-    assert "max_tokens: 101 is above 100, the positions of short" in capsys.readouterr().err
+    too_long = [*asked, "--name", "too-long", "--set", "max_tokens=101"]
+    _, line = refused_command(too_long, capsys, field="max_tokens", reason="TOO_LARGE", limit="at most 100")
+    assert "short" in line
     assert main(asked) == 0
     assert read_manifest(files / "work" / "short-sft").config["max_tokens"] == 100
     assert lengths(PpoConfig, files / "short") == {"max_prompt_tokens": 36}
@@ -104,82 +111,77 @@ def test_a_run_goes_on_as_it_was_begun_or_not_at_all(files: Path, capsys: pytest
     asked = command(files, "sft", files / "toy", "sft.jsonl", "--name", "again")
     assert main(asked) == 0
     made = read_manifest(files / "work" / "again")
-    assert "started" in capsys.readouterr().out
+    capsys.readouterr()
     assert main(asked) == 0
-    said = capsys.readouterr().out
-    assert said.startswith("again: is finished already\n")
-    assert "started" not in said
+    assert capsys.readouterr().out.startswith("again: ")
+    record = read_record(files / "work" / "runs" / "again")
+    assert record is not None
+    assert len(record.starts) == 1, "it is finished already"
     assert read_manifest(files / "work" / "again") == made
-    assert main([*asked, "--set", "epochs=3"]) == 1
-    assert "epochs: again was begun with 1, not 3; take another name\n" in capsys.readouterr().err
+    other = [*asked, "--set", "epochs=3"]
+    _, line = refused_command(other, capsys, field="epochs", reason="MISMATCH", limit="1")
+    assert "again" in line
+    assert re.findall(r"\d+", line) == ["1", "3"]
 
 
 @pytest.mark.parametrize(
-    ("stage", "data", "more", "said"),
+    ("stage", "data", "more", "field", "reason", "named"),
     [
-        ("sft", "nothing.jsonl", (), "data: "),
-        ("sft", "pairs.jsonl", (), "response: missing"),
-        ("sft", "sft.jsonl", ("--set", "epoch=2"), "epoch: no such field"),
-        ("sft", "sft.jsonl", ("--set", "max_tokens=2"), "max_tokens: 2"),
-        ("sft", "sft.jsonl", ("--set", "epochs=0"), "failed: epochs: 0 is not at least 1"),
+        ("sft", "nothing.jsonl", (), "data", "MISSING", "nothing.jsonl"),
+        ("sft", "sft.jsonl", ("--set", "epoch=2"), "epoch", "UNKNOWN", "epochs"),
+        ("sft", "sft.jsonl", ("--set", "max_tokens=2"), "max_tokens", "TOO_SMALL", "2"),
+        ("sft", "sft.jsonl", ("--set", "epochs=0"), "epochs", "OUT_OF_RANGE", "0"),
         (
             "sft",
             "sft.jsonl",
             ("--set", "optimizer.gradient_clip=-1"),
-            "failed: optimizer.gradient_clip: -1.0 is not above 0",
+            "optimizer.gradient_clip",
+            "OUT_OF_RANGE",
+            "-1.0",
         ),
-        (
-            "sft",
-            "sft.jsonl",
-            ("--set", "held_out_fraction=0.999"),
-            "held_out_fraction: 0.999 leaves none of 64 examples",
-        ),
-        (
-            "grpo",
-            "prompts.jsonl",
-            SMALL,
-            "reward-model: missing, and line 1 of prompts.jsonl has no task; give one of both",
-        ),
-        ("sft", "sft.jsonl", ("--name", "../../evil"), "name: '../../evil' is not letters, digits, - _ ."),
-        ("sft", "sft.jsonl", ("--name", ".."), "name: '..' is not letters"),
-        ("sft", "sft.jsonl", ("--name", "runs"), "name: 'runs' is the name of something else"),
+        ("sft", "sft.jsonl", ("--set", "held_out_fraction=0.999"), "held_out_fraction", "EMPTY", "0.999"),
+        ("grpo", "prompts.jsonl", SMALL, "reward-model", "MISSING", "prompts.jsonl"),
+        ("sft", "sft.jsonl", ("--name", "../../evil"), "name", "MALFORMED", "../../evil"),
+        ("sft", "sft.jsonl", ("--name", ".."), "name", "MALFORMED", ".."),
+        ("sft", "sft.jsonl", ("--name", "runs"), "name", "IN_USE", "runs"),
     ],
 )
 def test_what_cannot_run_is_refused_in_a_line(
-    files: Path, stage: str, data: str, more: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+    files: Path,
+    stage: str,
+    data: str,
+    more: tuple[str, ...],
+    field: str,
+    reason: str,
+    named: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert main(command(files, stage, files / "toy", data, "--name", f"refused-{abs(hash(more))}", *more)) == 1
-    told = capsys.readouterr().err
-    assert said in told
-    assert len(told.splitlines()) == 1
+    asked = command(files, stage, files / "toy", data, "--name", f"refused-{abs(hash(more))}", *more)
+    _, line = refused_command(asked, capsys, field=field, reason=reason)
+    assert field in line
+    assert named in line
     assert not (files / "evil").exists()
+
+
+def test_rows_of_another_stage_are_refused_in_a_line(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = command(files, "sft", files / "toy", "pairs.jsonl", "--name", "rows")
+    refused_command(asked, capsys, ExampleError, field="pairs.jsonl:1:response", reason="MISSING")
 
 
 def test_a_judge_and_a_model_are_not_taken_for_each_other(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     judge, model = files / "some-judge", files / "toy"
     judge.mkdir()
     (judge / "reward_model.json").write_text("{}")
-    for stage, data, begun, more, said in (
-        ("sft", "sft.jsonl", judge, (), f"model: {judge} is a reward model, not a language model"),
-        (
-            "ppo",
-            "prompts.jsonl",
-            model,
-            ("--reward-model", str(model)),
-            f"{model} is a language model, not a reward model",
-        ),
-        (
-            "grpo",
-            "prompts.jsonl",
-            model,
-            ("--reward-model", str(judge), "--set", "prompts_per_update=500"),
-            "prompts_per_update: 500 is more than the 60 prompts",
-        ),
+    many = ("--reward-model", str(judge), "--set", "prompts_per_update=500")
+    for stage, data, begun, more, field, reason, named in (
+        ("sft", "sft.jsonl", judge, (), "model", "MISMATCH", str(judge)),
+        ("ppo", "prompts.jsonl", model, ("--reward-model", str(model)), "reward-model", "MISMATCH", str(model)),
+        ("grpo", "prompts.jsonl", model, many, "prompts_per_update", "TOO_LARGE", "60"),
     ):
-        assert main(command(files, stage, begun, data, "--name", "mistaken", *more)) == 1
-        told = capsys.readouterr()
-        assert said in told.err
-        assert told.out == "", "it did not say that it started"
+        asked = command(files, stage, begun, data, "--name", "mistaken", *more)
+        out, line = refused_command(asked, capsys, field=field, reason=reason)
+        assert named in line
+        assert out == "", "it did not say that it started"
     assert not (files / "work" / "runs" / "mistaken").exists()
 
 
@@ -201,10 +203,9 @@ def test_a_number_out_of_its_range_in_ones_own_recipe_is_refused_in_a_line(
         RECIPE.replace("machine=Mach", "optimizer=OptimizerConfig(gradient_clip=0), machine=Mach")
     )
     places = ["--models", str(files), "--data", str(files), "--work", str(files / "wrong")]
-    assert main(["run", str(files / "wrong.py"), *places]) == 1
-    told = capsys.readouterr().err
-    assert told.startswith(f"failed: recipe: {files / 'wrong.py'} line ")
-    assert told.endswith(": gradient_clip: 0 is not above 0\n")
+    wrong = ["run", str(files / "wrong.py"), *places]
+    _, line = refused_command(wrong, capsys, field="gradient_clip", reason="OUT_OF_RANGE", limit="above 0")
+    assert str(files / "wrong.py") in line
     assert not (files / "wrong").exists()
 
 
@@ -217,31 +218,44 @@ def test_the_recipe_of_the_page_is_one(tmp_path: Path, capsys: pytest.CaptureFix
     assert "sft" in with_fields
     assert main([*planned, "--shard", "8"]) == 0
     assert capsys.readouterr().out == with_fields
-    assert main(planned) == 1
-    assert "at its peak, in: optimizer step; the largest part: optimizer, " in capsys.readouterr().err
-    assert main([*planned, "--set", "ppo.beta=1"]) == 1
-    assert "set: 'ppo.beta=1' does not begin with a stage, sft." in capsys.readouterr().err
+    refused_command(planned, capsys, field="sft", reason="TOO_LARGE")
+    unknown = [*planned, "--set", "ppo.beta=1"]
+    _, line = refused_command(unknown, capsys, field="set", reason="UNKNOWN", limit="sft")
+    assert "ppo.beta=1" in line
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "field", "reason", "at", "named"),
     [
-        ("\ndef recipe(:\n", "line 2: invalid syntax"),
-        ("import nobody_has_this\n", "line 1: ModuleNotFoundError: No module named 'nobody_has_this'"),
-        ("def recipe(places):\n    return 1 / 0\n", "line 2: ZeroDivisionError: division by zero"),
+        ("\ndef recipe(:\n", "recipe", "MALFORMED", 2, ""),
+        ("import nobody_has_this\n", "recipe", "FAILED", 1, "nobody_has_this"),
+        ("def recipe(places):\n    return 1 / 0\n", "recipe", "FAILED", 2, "ZeroDivisionError"),
         (
             "from training.model.lora import LoraConfig\n\n\ndef recipe(places):\n    return LoraConfig(rank=0)\n",
-            "line 5: rank: 0 is not at least 1",
+            "rank",
+            "OUT_OF_RANGE",
+            5,
+            "rank",
         ),
+        ("places = 1\n", "recipe", "EMPTY", None, "recipe(places)"),
+        ("def recipe(places):\n    return 1\n", "recipe", "MISMATCH", None, "int"),
     ],
 )
 def test_what_is_wrong_with_a_recipe_is_told_in_a_line(
-    text: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    text: str,
+    field: str,
+    reason: str,
+    at: int | None,
+    named: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     bad = tmp_path / "bad.py"
     bad.write_text(text)
-    assert main(["plan", "--recipe", str(bad)]) == 1
-    assert capsys.readouterr().err == f"failed: recipe: {bad} {said}\n"
+    _, line = refused_command(["plan", "--recipe", str(bad)], capsys, field=field, reason=reason)
+    assert str(bad) in line
+    assert named in line
+    assert at is None or str(at) in re.findall(r"\d+", line.replace(str(bad), ""))
 
 
 def test_a_recipe_names_its_stages_where_one_is_asked_for_that_it_has_not(
@@ -249,14 +263,13 @@ def test_a_recipe_names_its_stages_where_one_is_asked_for_that_it_has_not(
 ) -> None:
     (files / "mine.py").write_text(RECIPE)
     places = ["--models", str(files), "--data", str(files), "--work", str(files / "other")]
-    for more, said in (
-        (("--stages", "ppo"), "stages: 'ppo' is not one of sft, dpo"),
-        (("--set", "ppo.beta=1"), "set: 'ppo.beta=1' does not begin with a stage, sft. or dpo."),
-        (("--set", "dpo.beta=0"), "failed: dpo.beta: 0.0 is not above 0"),
+    mine, nothing = str(files / "mine.py"), str(files / "nothing.py")
+    for recipe, more, field, reason, limit, named in (
+        (mine, ("--stages", "ppo"), "stages", "UNKNOWN", "sft, dpo", "ppo"),
+        (mine, ("--set", "ppo.beta=1"), "set", "UNKNOWN", "sft, dpo", "ppo.beta=1"),
+        (mine, ("--set", "dpo.beta=0"), "dpo.beta", "OUT_OF_RANGE", "above 0 and finite", "0.0"),
+        ("nobody", (), "recipe", "UNKNOWN", ", ".join(NAMES), "nobody"),
+        (nothing, (), "recipe", "MISSING", "", nothing),
     ):
-        assert main(["run", str(files / "mine.py"), *places, *more]) == 1
-        assert said in capsys.readouterr().err
-    assert main(["run", "nobody", *places]) == 1
-    assert "recipe: 'nobody' is not one of" in capsys.readouterr().err
-    assert main(["run", str(files / "nothing.py"), *places]) == 1
-    assert "nothing.py is not there" in capsys.readouterr().err
+        _, line = refused_command(["run", recipe, *places, *more], capsys, field=field, reason=reason, limit=limit)
+        assert named in line
