@@ -16,21 +16,28 @@ from hypothesis import settings
 from infra.install import requirements
 
 if TYPE_CHECKING:
-    from tests.servers import KafkaServer, PostgresServer, S3Server, ValkeyServer
+    from tests.servers import KafkaServer, PostgresServer, S3Server, Server, ValkeyServer
 
 # How long an example takes says how busy the machine is.
 settings.register_profile("busy", deadline=None)
 settings.load_profile("busy")
 
 ROOT = Path(__file__).resolve().parents[1]
-# What costs seconds and is shared by a worker's tests: the real servers (not Valkey, which is there at once), whole systems, runs.
+# What costs seconds and is shared by a worker's tests: real servers (not Valkey, which is there at once), whole systems, runs. Of the
+# servers that a test uses, the first one here decides its group.
 SHARED = {
-    **dict.fromkeys(("kafka", "kafka_of_three", "postgres", "s3"), "servers"),
+    "kafka_of_three": "kafka",
+    "kafka": "kafka",
+    "s3": "databases",
+    "postgres": "databases",
     "stack": "stack",
     "system": "watched",
     "deployed": "cluster",
     "layouts": "layouts",
 }
+SERVERS = ("kafka_of_three", "kafka", "s3", "postgres")
+started: dict[str, Server] = {}
+last_uses: dict[pytest.Item, list[str]] = {}
 
 
 def turn(item: pytest.Item) -> tuple[bool, bool, float]:
@@ -69,16 +76,45 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The long ones begin, so that no worker ends with one; what shares something that runs stays on one worker."""
+    """The long ones begin, so that no worker ends with one; what shares something that runs stays together, on one worker."""
     items.sort(key=turn)
     skip_where_missing(items)
+    gather_groups(items)
+    for name in SERVERS:
+        if using := [item for item in items if name in fixtures_of(item)]:
+            last_uses.setdefault(using[-1], []).append(name)
     if not config.getoption("loadgroup", False):
         return
     for item in items:
-        fixtures = fixtures_of(item)
-        if group := next((group for name, group in SHARED.items() if name in fixtures), ""):
+        if group := group_of(item):
             # What xdist does with its own mark, which under pytest 9.2 groups nothing and says nothing (pytest-xdist, issue 1386).
             item._id = type(item.id).parse(f"{item.nodeid}@{group}")
+
+
+def group_of(item: pytest.Item) -> str:
+    """The name of what the test shares with others; "" if it may run on any worker."""
+    fixtures = fixtures_of(item)
+    return next((group for name, group in SHARED.items() if name in fixtures), "")
+
+
+def gather_groups(items: list[pytest.Item]) -> None:
+    """Put each group where its first test is; in it those first that need the most expensive server, which can then be stopped."""
+
+    def rank(item: pytest.Item) -> int:
+        return next((number for number, name in enumerate(SERVERS) if name in fixtures_of(item)), len(SERVERS))
+
+    first = {group: number for number, item in reversed(list(enumerate(items))) if (group := group_of(item))}
+    order = {item: (first.get(group_of(item), number), rank(item), number) for number, item in enumerate(items)}
+    items.sort(key=order.__getitem__)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    """Stop each server after the last test that uses it: a Kafka that nobody asks takes a tenth of a processor."""
+    yield
+    for name in last_uses.get(item, ()):
+        if server := started.get(name):
+            server.stop()
 
 
 @pytest.fixture(scope="session")
@@ -87,6 +123,7 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
     from tests.servers import KafkaServer, running
 
     with running(KafkaServer(tmp_path_factory.mktemp("kafka"), brokers=1)) as server:
+        started["kafka"] = server
         yield server
 
 
@@ -96,6 +133,7 @@ def kafka_of_three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaSe
     from tests.servers import KafkaServer, running
 
     with running(KafkaServer(tmp_path_factory.mktemp("kafka-of-three"), brokers=3)) as server:
+        started["kafka_of_three"] = server
         yield server
 
 
@@ -104,6 +142,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServe
     from tests.servers import PostgresServer, running
 
     with running(PostgresServer(tmp_path_factory.mktemp("postgres"))) as server:
+        started["postgres"] = server
         yield server
 
 
@@ -120,4 +159,5 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     from tests.servers import S3Server, running
 
     with running(S3Server(tmp_path_factory.mktemp("s3"))) as server:
+        started["s3"] = server
         yield server
