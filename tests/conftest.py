@@ -18,6 +18,8 @@ from infra.install import requirements
 if TYPE_CHECKING:
     from tests.servers import KafkaServer, PostgresServer, S3Server, Server, ValkeyServer
 
+# Ray lowers the priority of its workers (niceness 15): beside two busy processors they would hardly run.
+os.environ.setdefault("RAY_worker_niceness", "0")
 # How long an example takes says how busy the machine is.
 settings.register_profile("busy", deadline=None)
 settings.load_profile("busy")
@@ -80,9 +82,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=turn)
     skip_where_missing(items)
     gather_groups(items)
-    for name in SERVERS:
-        if using := [item for item in items if name in fixtures_of(item)]:
-            last_uses.setdefault(using[-1], []).append(name)
+    last = {(group_of(item), name): item for item in items for name in fixtures_of(item) if name in SERVERS}
+    for (_, name), item in last.items():
+        last_uses.setdefault(item, []).append(name)
     if not config.getoption("loadgroup", False):
         return
     for item in items:

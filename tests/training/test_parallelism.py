@@ -50,6 +50,7 @@ def require_same(one: dict[str, float], other: dict[str, float]) -> None:
         assert other[key] == pytest.approx(one[key], rel=2e-5, abs=1e-6), key
 
 
+@pytest.mark.long
 def test_norms_of_heads_learn_from_the_heads_of_all_workers(tmp_path: Path) -> None:
     """And every worker applies the same gradient: asserted in each."""
     for name in ("one", "tensor", "shards of tensor"):
@@ -132,6 +133,7 @@ def test_in_bfloat16_shards_learn_as_one_process_under_autocast(name: str, layou
     assert any(other[key] != pytest.approx(wide[key], rel=2e-5) for key in one)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["shards", "copies of shards", "shards of tensor"])
 def test_matrices_are_gathered_in_bfloat16_and_whole_ones_for_sampling_are_exact(name: str, tmp_path: Path) -> None:
     world, layout = LAYOUTS[name]
@@ -155,6 +157,7 @@ def test_adapters_are_not_split_across(tmp_path: Path) -> None:
     run_workers("tests.training.layouts:split_with_adapter", 2, tmp_path)
 
 
+@pytest.mark.long
 def test_over_shards_activations_are_computed_again_with_the_same_gradients(tmp_path: Path) -> None:
     run_workers("tests.training.layouts:recomputed", 2, tmp_path)
 
