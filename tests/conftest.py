@@ -36,6 +36,8 @@ SHARED = {
     "system": "watched",
     "deployed": "cluster",
     "layouts": "layouts",
+    "gguf_path": "small model",
+    "whole": "small model",
 }
 SERVERS = ("kafka_of_three", "kafka", "s3", "postgres")
 started: dict[str, Server] = {}
