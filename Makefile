@@ -9,6 +9,8 @@ LOOP_EVERY ?=
 TRAINING ?=
 WHOLE ?=
 BROKERS ?= 1
+SLICE ?=
+NAME ?=
 VENV := .venv/bin/python
 # As for the stack: the folder of `make up` is not the cluster's.
 CLUSTER_STATE = $(if $(filter .state,$(STATE)),,--state $(STATE))
@@ -16,7 +18,7 @@ CLUSTER_STATE = $(if $(filter .state,$(STATE)),,--state $(STATE))
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help up stack test faults mutants cluster cluster-down cluster-test deploy check loop demo bench oracle lock page clean
+.PHONY: help up stack test test-cluster test-long faults mutants cluster cluster-down cluster-test deploy check loop demo bench oracle lock page clean
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -32,28 +34,29 @@ stack: ## the same on real Kafka, Postgres, Valkey and S3, two replicas of each 
 	@$(VENV) -m infra.stack up --model $(MODEL) --brokers $(BROKERS) --port $(PORT) --grpc-port $(GRPC_PORT) \
 	  --state $(if $(filter .state,$(STATE)),.state/stack,$(STATE))
 
-# What cannot run says so before minutes are spent, and a cluster's tests have the machine for themselves.
-test: ## install what tests need, and run them all but the long faults (CLUSTER=skip: without root, no Kubernetes)
+test: ## install what tests need and run them: no root, no cluster (10 minutes)
+	@$(PYTHON) infra/install/environment.py dev
+	@$(VENV) -m infra.install.requirements
+	@$(VENV) -m pytest -m "not long and not cluster" --numprocesses auto --dist loadgroup --durations 30
+
+test-cluster: ## the tests on a real Kubernetes of one node (root, Debian 12; 13 minutes; CLUSTER=skip: none)
 	@$(PYTHON) infra/install/environment.py dev
 	@[ "$$CLUSTER" = skip ] || $(VENV) -m infra.cluster able
-	@$(VENV) -m infra.install.tools browser
-	@$(VENV) -m infra.servers install
-	@$(VENV) -m infra.cluster clients
-	@$(VENV) -m infra.definitions
-	@[ "$$CLUSTER" = skip ] || { $(VENV) -m infra.cluster install && $(VENV) -m infra.kuberay; }
-	@$(VENV) -m pytest -m "cluster and not faults" --dist no tests/infra
-	@$(VENV) -m pytest -m "not faults and not cluster" --numprocesses auto --dist loadgroup
+	@$(VENV) -m infra.install.requirements
+	@[ "$$CLUSTER" = skip ] || $(VENV) -m infra.cluster install
+	@$(VENV) -m pytest -m "cluster and not long" --dist no --durations 30 tests/infra
 
-faults: ## all fault scenarios in all forms, then docs/faults.md (an hour)
+test-long: ## the tests that need minutes, in slices of at most 40 (SLICE="cluster mutants"; without it all), recorded in docs/long-tests.jsonl
 	@$(PYTHON) infra/install/environment.py dev
-	@$(VENV) -m infra.servers install
-	@THUMBWHEEL_FAULTS=docs/faults.jsonl $(VENV) -m pytest --dist no tests/faults; passed=$$?; \
-	  $(VENV) -m infra.docs.faults && exit $$passed
-	@$(VENV) -m pytest -m "faults and not cluster" --dist no --ignore tests/faults tests
+	@$(VENV) -m infra.install.requirements
+	@$(VENV) -m tests.long_tests $(SLICE)
 
-mutants: ## plant each known bug of training in a copy, and say which test catches it (a few minutes)
-	@$(PYTHON) infra/install/environment.py dev
-	@$(VENV) -m tests.mutants
+# The former names stay for one release.
+faults: ## alias: the slices of the fault matrix, then docs/faults.md
+	@$(MAKE) --no-print-directory test-long SLICE="faults-feedback faults-chat"; passed=$$?; $(VENV) -m infra.docs.faults && exit $$passed
+
+mutants: ## alias: the slice that plants each known bug of training (NAME="…": those whose names begin so)
+	@$(if $(NAME),$(VENV) -m tests.mutants "$(NAME)",$(MAKE) --no-print-directory test-long SLICE=mutants)
 
 cluster: ## a real Kubernetes of one node on this machine: built once (10 minutes), started in seconds; root and Linux (STATE=)
 	@$(PYTHON) infra/install/environment.py services predictor
@@ -71,13 +74,8 @@ deploy: ## Thumbwheel on that cluster: images, chart, stores in it; prints one U
 cluster-down: ## end it; nothing of it stays
 	@$(VENV) -m infra.cluster down $(CLUSTER_STATE)
 
-cluster-test: ## all tests on a real cluster, the long ones too (CLUSTER=skip where none can run)
-	@$(PYTHON) infra/install/environment.py dev
-	@$(VENV) -m infra.servers install
-	@$(VENV) -m infra.cluster clients
-	@$(VENV) -m infra.definitions
-	@[ "$$CLUSTER" = skip ] || { $(VENV) -m infra.cluster install && $(VENV) -m infra.kuberay; }
-	@$(VENV) -m pytest -m cluster --dist no tests/infra
+cluster-test: test-cluster ## alias: test-cluster, then the long slices on a cluster
+	@$(MAKE) --no-print-directory test-long SLICE="cluster cluster-training"
 
 check: ## formatting, lint, types, house rules, protos, generated code, the page
 	@$(PYTHON) infra/install/environment.py dev
@@ -100,9 +98,8 @@ bench: ## the measured claims, one file each
 	@$(PYTHON) infra/install/environment.py dev
 	@for file in benchmarks/[a-z]*.py; do echo "==> $$file"; $(VENV) $$file || exit 1; done
 
-oracle: ## our losses against TRL's, in environments of its own (development only)
-	@$(PYTHON) infra/install/environment.py dev
-	@$(VENV) -m tests.oracle
+oracle: ## alias: the slice that compares losses with TRL's, in environments of its own
+	@$(MAKE) --no-print-directory test-long SLICE=oracle
 
 lock: ## resolve dependencies again and write the locks
 	@infra/install/lock.sh

@@ -7,26 +7,41 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
-if TYPE_CHECKING:
-    from tests.servers import KafkaServer, PostgresServer, S3Server, ValkeyServer
+from infra.install import requirements
 
+if TYPE_CHECKING:
+    from tests.servers import KafkaServer, PostgresServer, S3Server, Server, ValkeyServer
+
+# Ray lowers the priority of its workers (niceness 15): beside two busy processors they would hardly run.
+os.environ.setdefault("RAY_worker_niceness", "0")
 # How long an example takes says how busy the machine is.
 settings.register_profile("busy", deadline=None)
 settings.load_profile("busy")
 
-# What costs seconds and is shared by a worker's tests: the real servers (not Valkey, which is there at once), whole systems, runs.
+ROOT = Path(__file__).resolve().parents[1]
+# What costs seconds and is shared by a worker's tests: real servers (not Valkey, which is there at once), whole systems, runs. Of the
+# servers that a test uses, the first one here decides its group.
 SHARED = {
-    **dict.fromkeys(("kafka", "kafka_of_three", "postgres", "s3"), "servers"),
+    "kafka_of_three": "kafka",
+    "kafka": "kafka",
+    "s3": "databases",
+    "postgres": "databases",
     "stack": "stack",
     "system": "watched",
     "deployed": "cluster",
     "layouts": "layouts",
+    "gguf_path": "small model",
+    "whole": "small model",
 }
+SERVERS = ("kafka_of_three", "kafka", "s3", "postgres")
+started: dict[str, Server] = {}
+last_uses: dict[pytest.Item, list[str]] = {}
 
 
 def turn(item: pytest.Item) -> tuple[bool, bool, float]:
@@ -44,21 +59,66 @@ def fixtures_of(item: pytest.Item) -> set[str]:
     return {*getattr(item, "fixturenames", ()), *(value for value in parameters if isinstance(value, str))}
 
 
+def pytest_report_header() -> list[str]:
+    """The first lines name what is not installed, and which tests that removes."""
+    return [f"missing: {one.name}; tests {one.about} are skipped" for one in requirements.missing()]
+
+
+def skip_where_missing(items: list[pytest.Item]) -> None:
+    """Skip the tests of each missing requirement. In CI none is skipped: what is missing fails there."""
+    if requirements.is_ci():
+        return
+    for one in requirements.missing():
+        for item in items:
+            if one.is_needed_by(str(item.path.relative_to(ROOT)), fixtures_of(item)):
+                item.add_marker(pytest.mark.skip(reason=f"missing: {one.name}"))
+
+
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """One more than cores: a third of the workers' time waits for timeouts and child processes. Each keeps 300 MB, so at most five."""
     return min((os.cpu_count() or 1) + 1, 5)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The long ones begin, so that no worker ends with one; what shares something that runs stays on one worker."""
+    """The long ones begin, so that no worker ends with one; what shares something that runs stays together, on one worker."""
     items.sort(key=turn)
+    skip_where_missing(items)
+    gather_groups(items)
+    last = {(group_of(item), name): item for item in items for name in fixtures_of(item) if name in SERVERS}
+    for (_, name), item in last.items():
+        last_uses.setdefault(item, []).append(name)
     if not config.getoption("loadgroup", False):
         return
     for item in items:
-        fixtures = fixtures_of(item)
-        if group := next((group for name, group in SHARED.items() if name in fixtures), ""):
+        if group := group_of(item):
             # What xdist does with its own mark, which under pytest 9.2 groups nothing and says nothing (pytest-xdist, issue 1386).
             item._id = type(item.id).parse(f"{item.nodeid}@{group}")
+
+
+def group_of(item: pytest.Item) -> str:
+    """The name of what the test shares with others; "" if it may run on any worker."""
+    fixtures = fixtures_of(item)
+    return next((group for name, group in SHARED.items() if name in fixtures), "")
+
+
+def gather_groups(items: list[pytest.Item]) -> None:
+    """Put each group where its first test is; in it those first that need the most expensive server, which can then be stopped."""
+
+    def rank(item: pytest.Item) -> int:
+        return next((number for number, name in enumerate(SERVERS) if name in fixtures_of(item)), len(SERVERS))
+
+    first = {group: number for number, item in reversed(list(enumerate(items))) if (group := group_of(item))}
+    order = {item: (first.get(group_of(item), number), rank(item), number) for number, item in enumerate(items)}
+    items.sort(key=order.__getitem__)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    """Stop each server after the last test that uses it: a Kafka that nobody asks takes a tenth of a processor."""
+    yield
+    for name in last_uses.get(item, ()):
+        if server := started.get(name):
+            server.stop()
 
 
 @pytest.fixture(scope="session")
@@ -67,6 +127,7 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
     from tests.servers import KafkaServer, running
 
     with running(KafkaServer(tmp_path_factory.mktemp("kafka"), brokers=1)) as server:
+        started["kafka"] = server
         yield server
 
 
@@ -76,6 +137,7 @@ def kafka_of_three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaSe
     from tests.servers import KafkaServer, running
 
     with running(KafkaServer(tmp_path_factory.mktemp("kafka-of-three"), brokers=3)) as server:
+        started["kafka_of_three"] = server
         yield server
 
 
@@ -84,6 +146,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServe
     from tests.servers import PostgresServer, running
 
     with running(PostgresServer(tmp_path_factory.mktemp("postgres"))) as server:
+        started["postgres"] = server
         yield server
 
 
@@ -100,4 +163,5 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     from tests.servers import S3Server, running
 
     with running(S3Server(tmp_path_factory.mktemp("s3"))) as server:
+        started["s3"] = server
         yield server

@@ -178,7 +178,7 @@ class KafkaServer(Server):
 
     def __init__(self, folder: Path, brokers: int) -> None:
         self.cluster = Kafka(folder, tuple(distinct_free_ports(PORTS_A_BROKER * brokers)))
-        super().__init__(self.cluster.prepare(installation.find_installed().java), folder)
+        super().__init__(self.cluster.prepare(installation.locate().java), folder)
 
     @property
     def bootstrap(self) -> str:
@@ -229,7 +229,7 @@ class Database:
 class PostgresServer(Server):
     def __init__(self, folder: Path) -> None:
         self._postgres = Postgres(folder, free_port())
-        super().__init__(self._postgres.prepare(installation.find_installed().postgres), folder)
+        super().__init__(self._postgres.prepare(installation.locate().postgres), folder)
 
     def database(self) -> Database:
         """A new, empty database."""
@@ -245,7 +245,7 @@ class ValkeyServer(Server):
     def __init__(self, folder: Path) -> None:
         self._valkey = Valkey(folder, free_port())
         self._unused = iter(range(DATABASES))
-        super().__init__(self._valkey.prepare(installation.find_installed().valkey), folder)
+        super().__init__(self._valkey.prepare(installation.locate().valkey), folder)
 
     def database(self) -> str:
         """The URL of an empty database that no other test uses."""
@@ -265,7 +265,7 @@ class Bucket:
 class S3Server(Server):
     def __init__(self, folder: Path) -> None:
         self._store = SeaweedFS(folder, tuple(distinct_free_ports(PORTS)))
-        super().__init__(self._store.prepare(installation.find_installed().weed), folder)
+        super().__init__(self._store.prepare(installation.locate().weed), folder)
 
     def bucket(self) -> Bucket:
         """A new, empty bucket."""

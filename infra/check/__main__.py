@@ -18,12 +18,12 @@ def main() -> None:
 
 
 def passes(step: Step) -> bool:
-    """Run one step; its output is shown only if it fails."""
+    """Run one step; its output is shown if it fails or warns."""
     started = time.monotonic()
     print(f"==> {step.name} …", end=" ", flush=True)
     done = subprocess.run(step.command, cwd=ROOT, capture_output=True, text=True, check=False)
     print(f"{'ok' if done.returncode == 0 else 'FAILED'} ({time.monotonic() - started:.0f} s)", flush=True)
-    if done.returncode:
+    if done.returncode or (step.warns and done.stdout):
         print(done.stdout, done.stderr, sep="\n", flush=True)
     return done.returncode == 0
 

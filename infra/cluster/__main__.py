@@ -90,7 +90,9 @@ def able(_layout: Layout, _words: list[str], _say: Say) -> int:
         if not is_built():
             refuse_unable()
     except ClusterError as error:
-        raise ClusterError(f"{error}. CLUSTER=skip does without") from error
+        raise ClusterError(
+            f"{error}. CLUSTER=skip does without", field=error.field, reason=error.reason, limit=error.limit
+        ) from error
     return 0
 
 
@@ -125,7 +127,7 @@ def status(layout: Layout, _words: list[str], say: Say) -> int:
 
 def execute(layout: Layout, words: list[str], _say: Say) -> int:
     if not words:
-        raise ClusterError("exec -- COMMAND…: which one?")
+        raise ClusterError("exec -- COMMAND…: which one?", field="COMMAND", reason="MISSING")
     command = lifecycle.entered(lifecycle.running(layout), words)
     os.execvpe(command[0], command, lifecycle.user_environment(layout, locate()))  # noqa: S606 - the user's own words
 
@@ -139,7 +141,11 @@ def load(layout: Layout, images: list[str], _say: Say) -> int:
 
 def node(layout: Layout, _words: list[str], _say: Say) -> int:
     if os.getpid() != 1:
-        raise ClusterError("`node` is what `up` starts, in namespaces of its own: here it would change the machine")
+        raise ClusterError(
+            "`node` is what `up` starts, in namespaces of its own: here it would change the machine",
+            field="node",
+            reason="UNSUPPORTED",
+        )
     tools = locate()
     part = Node(layout, Components(layout, tools), tools.images)
     return run_first_process(lambda: asyncio.run(part.run()))

@@ -48,7 +48,9 @@ def remove(name: str) -> None:
         end = time.monotonic() + EMPTY_WITHIN_SECONDS
         while not _removed(hierarchy / name):
             if time.monotonic() > end:
-                raise ClusterError(f"the control group {hierarchy / name} is in use")
+                raise ClusterError(
+                    f"the control group {hierarchy / name} is in use", field=str(hierarchy / name), reason="IN_USE"
+                )
             time.sleep(AGAIN_SECONDS)
 
 

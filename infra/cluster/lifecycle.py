@@ -49,7 +49,9 @@ def up(layout: Layout, tools: Tools, say: Callable[[str], None]) -> None:
     refuse_unable()
     if running := find(layout):
         raise ClusterError(
-            f"the cluster runs already (process {running.pid}, state in {layout.state}); make cluster-down ends it"
+            f"the cluster runs already (process {running.pid}, state in {layout.state}); make cluster-down ends it",
+            field=str(layout.state),
+            reason="IN_USE",
         )
     down(layout)
     _claim(layout)
@@ -68,10 +70,14 @@ def up(layout: Layout, tools: Tools, say: Callable[[str], None]) -> None:
 def refuse_unable() -> None:
     """Raises: ClusterError: no cluster can run here."""
     if sys.platform != "linux" or os.geteuid() != 0:
-        raise ClusterError("the cluster needs root on Linux, for namespaces, mounts and control groups of its own")
+        raise ClusterError(
+            "the cluster needs root on Linux, for namespaces, mounts and control groups of its own",
+            reason="UNSUPPORTED",
+            limit="root on Linux",
+        )
     for tool in ("unshare", "nsenter", "mount"):
         if not shutil.which(tool):
-            raise ClusterError(f"no {tool} here: install util-linux")
+            raise ClusterError(f"no {tool} here: install util-linux", field=tool, reason="MISSING")
 
 
 def down(layout: Layout) -> None:
@@ -90,7 +96,12 @@ def end(layout: Layout) -> None:
         wait_end = time.monotonic() + GONE_WITHIN_SECONDS
         while find(layout):
             if time.monotonic() > wait_end:
-                raise ClusterError(f"process {running.pid} does not end")
+                raise ClusterError(
+                    f"process {running.pid} does not end",
+                    field=str(running.pid),
+                    reason="TIMED_OUT",
+                    limit=f"{GONE_WITHIN_SECONDS:.0f} s",
+                )
             time.sleep(AGAIN_SECONDS)
     control_groups.remove(layout.control_group)
     (layout.state / RUNNING).unlink(missing_ok=True)
@@ -110,7 +121,9 @@ def running(layout: Layout) -> Process:
     """The same, where there must be one. Raises: ClusterError: none runs."""
     if process := find(layout):
         return process
-    raise ClusterError(f"no cluster runs in {layout.state}: make cluster starts one")
+    raise ClusterError(
+        f"no cluster runs in {layout.state}: make cluster starts one", field=str(layout.state), reason="STOPPED"
+    )
 
 
 def entered(process: Process, command: Sequence[str]) -> list[str]:
@@ -137,14 +150,21 @@ def _refuse_mounted(layout: Layout) -> None:
     """
     mounted = [line.split()[4] for line in control_groups.MOUNTS.read_text().splitlines()]
     if below := [place for place in mounted if place.startswith(f"{layout.state}/")]:
-        raise ClusterError(f"nothing removed: {below[0]} is mounted in the cluster's folder")
+        raise ClusterError(
+            f"nothing removed: {below[0]} is mounted in the cluster's folder", field=below[0], reason="IN_USE"
+        )
 
 
 def _claim(layout: Layout) -> None:
     """Raises: ClusterError: the folder holds something else, which `down` would remove."""
     layout.state.mkdir(parents=True, exist_ok=True)
     if any(layout.state.iterdir()):
-        raise ClusterError(f"{layout.state} holds something else: name an empty folder for the cluster's state")
+        raise ClusterError(
+            f"{layout.state} holds something else: name an empty folder for the cluster's state",
+            field=str(layout.state),
+            reason="EXISTS",
+            limit="an empty folder",
+        )
     layout.mark.write_text(
         "Everything in this folder is removed by `python -m infra.cluster down`, and by the next `up`.\n"
     )
@@ -171,7 +191,11 @@ def _start(layout: Layout, tools: Tools, say: Callable[[str], None]) -> None:
                 return
             say(line.rstrip())
     outside.wait()
-    raise ClusterError(f"the cluster did not start; {layout.logs} says: {_last_words(layout)}")
+    raise ClusterError(
+        f"the cluster did not start; {layout.logs} says: {_last_words(layout)}",
+        field=str(layout.logs / LOG),
+        reason="FAILED",
+    )
 
 
 def _own_environment(layout: Layout, tools: Tools) -> Mapping[str, str]:

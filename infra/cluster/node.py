@@ -108,7 +108,12 @@ class Node:
                     self._tell(what)
                     return
             await asyncio.sleep(AGAIN_SECONDS)
-        raise ClusterError(f"{what} was not ready within {READY_SECONDS:.0f} s")
+        raise ClusterError(
+            f"{what} was not ready within {READY_SECONDS:.0f} s",
+            field=what,
+            reason="TIMED_OUT",
+            limit=f"{READY_SECONDS:.0f} s",
+        )
 
     def _tell(self, what: str) -> None:
         print(f"{time.monotonic() - self._started:5.1f} s  {what}", flush=True)
@@ -133,7 +138,11 @@ async def run(*command: str) -> None:
     process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     said, _ = await process.communicate()
     if process.returncode:
-        raise ClusterError(f"{' '.join(command)} failed with {process.returncode}: {said.decode()[-2_000:]}")
+        raise ClusterError(
+            f"{' '.join(command)} failed with {process.returncode}: {said.decode()[-2_000:]}",
+            field=command[0],
+            reason="FAILED",
+        )
 
 
 async def _is_node_ready(api: Api) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from infra.cluster.errors import ClusterError
 from infra.install.environment import cache
+from infra.servers.go import find_go
 from infra.servers.installation import LOCKS, Part, home
 from infra.servers.steps import run_steps
 
@@ -66,7 +67,7 @@ def build(family: Family, folder: Path) -> None:
     for file in ("go.mod", "go.sum"):
         shutil.copy(family.lock / file, module)
     flags = ["-buildvcs=false", "-mod=readonly", "-trimpath", "-ldflags", linker_flags((module / "go.mod").read_text())]
-    command = ["nice", "-n", NICENESS, "go", "build", *flags, "-o", str(folder / family.name), family.package]
+    command = ["nice", "-n", NICENESS, str(find_go()), "build", *flags, "-o", str(folder / family.name), family.package]
     assignments = [f"{name}={value}" for name, value in environment().items()]
     (build_caches() / "temporary").mkdir(parents=True, exist_ok=True)  # Go does not make this one
     run_steps(f"building {family.name}", [["env", *assignments, *command]], module, BUILD_SECONDS)
@@ -74,13 +75,14 @@ def build(family: Family, folder: Path) -> None:
 
 
 def refuse_unable() -> None:
-    """Before minutes are spent. Raises: ClusterError: no Go here, or too little room."""
-    if not shutil.which("go"):
-        raise ClusterError("no Go here, which builds Kubernetes: install Go 1.26 or newer, and put it on PATH")
+    """Before minutes are spent. Raises: ClusterError: too little room on the disk."""
     cache().mkdir(parents=True, exist_ok=True)
     if (free := shutil.disk_usage(cache()).free) < NEEDED_BYTES:
         raise ClusterError(
-            f"building Kubernetes takes {NEEDED_BYTES / 1e9:.0f} GB in {cache()}, of which 0.4 stay; {free / 1e9:.1f} are free"
+            f"building Kubernetes takes {NEEDED_BYTES / 1e9:.0f} GB in {cache()}, of which 0.4 stay; {free / 1e9:.1f} are free",
+            field=str(cache()),
+            reason="TOO_SMALL",
+            limit=f"at least {NEEDED_BYTES / 1e9:.0f} GB",
         )
 
 

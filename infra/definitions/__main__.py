@@ -1,4 +1,4 @@
-"""`python -m infra.definitions`: fetches the definitions into the cache; used by `make test`."""
+"""`python -m infra.definitions`: fetches the definitions into the cache."""
 
 import sys
 from functools import partial

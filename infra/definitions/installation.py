@@ -1,4 +1,4 @@
-"""All definitions in one folder of the cache, by maker: `python -m infra.definitions`, used by `make test`."""
+"""All definitions of resources in one folder of the cache, by maker: `python -m infra.definitions`."""
 
 import shutil
 from collections.abc import Callable
@@ -19,17 +19,18 @@ RESOURCES = ("kafka.Kafka", "nodepool.KafkaNodePool", "topic.KafkaTopic", "user.
 
 def find_installed() -> Path:
     """The folder, with one for each maker. Raises: ServerError: it is not there, with the command that makes it."""
-    refuse_missing([_part()], COMMAND)
-    return _part().home
+    refuse_missing([part()], COMMAND)
+    return part().home
 
 
 def install(say: Callable[[str], None]) -> Path:
     """Fetch what is missing. Raises: ServerError: something cannot be had here, with what to do."""
-    fill_missing([_part()], say)
-    return _part().home
+    fill_missing([part()], say)
+    return part().home
 
 
-def _part() -> Part:
+def part() -> Part:
+    """The one folder that holds all definitions."""
     what = "definitions of KServe's, KEDA's, Strimzi's and others' resources (120 MB to download, 4 stay)"
     return Part(home("definitions", "resources", MODULES, *STRIMZI), what, _fill)
 
@@ -48,5 +49,5 @@ def _generate(jars: Path, folder: Path) -> None:
     folder.mkdir()
     fetch_jars(*STRIMZI, jars, "Strimzi's jars")
     targets = [f"io.strimzi.api.kafka.model.{name}={folder / name.partition('.')[2]}.yaml" for name in RESOURCES]
-    java = servers.find_installed().jvm
+    java = servers.locate().jvm
     run_steps("writing Strimzi's definitions", [[str(java), "-cp", f"{jars}/*", GENERATOR, "--yaml", *targets]])

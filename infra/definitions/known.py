@@ -24,7 +24,13 @@ def make_known(inside: Inside, *folders: Path) -> None:
     end = time.monotonic() + ESTABLISHED_SECONDS
     while not all(is_served(each) for each in json.loads(inside.run("kubectl", "get", *files, "-o", "json"))["items"]):
         if time.monotonic() > end:
-            raise ClusterError(f"the API server does not serve {', '.join(folder.name for folder in folders)}")
+            names = ", ".join(folder.name for folder in folders)
+            raise ClusterError(
+                f"the API server does not serve {names}",
+                field=names,
+                reason="TIMED_OUT",
+                limit=f"{ESTABLISHED_SECONDS} s",
+            )
         time.sleep(LOOK_SECONDS)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from infra.servers.errors import ServerError
+from infra.servers.go import find_go
 
 DOWNLOAD_SECONDS = 900
 
@@ -34,13 +35,12 @@ def fetch_definitions(module: Module, modules: Path, folder: Path) -> None:
     """Copy its files into the folder; `modules` is where Go may keep what it downloads.
 
     Raises:
-        ServerError: no Go, no download, or another content than the lock says.
+        ServerError: no Go can be had, no download, or another content than the lock says.
     """
-    if not shutil.which("go"):
-        raise ServerError("no Go here, which fetches modules: install Go 1.26 or newer, and put it on PATH")
+    go = find_go()
     modules.mkdir(parents=True, exist_ok=True)
     done = subprocess.run(
-        ["go", "mod", "download", "-json", f"{module.module}@{module.version}"],
+        [str(go), "mod", "download", "-json", f"{module.module}@{module.version}"],
         env={**os.environ, "GOMODCACHE": str(modules), "GOFLAGS": "-modcacherw"},
         cwd=modules,
         capture_output=True,
@@ -51,10 +51,17 @@ def fetch_definitions(module: Module, modules: Path, folder: Path) -> None:
     found = json.loads(done.stdout or "{}")
     if done.returncode or "Dir" not in found:
         raise ServerError(
-            f"{module.module} {module.version} cannot be had: {found.get('Error') or done.stderr.strip()}"
+            f"{module.module} {module.version} cannot be had: {found.get('Error') or done.stderr.strip()}",
+            field=module.module,
+            reason="UNREACHABLE",
         )
     if found["Sum"] != module.sum:
-        raise ServerError(f"{module.module} {module.version} is {found['Sum']}, not what the lock says: {module.sum}")
+        raise ServerError(
+            f"{module.module} {module.version} is {found['Sum']}, not what the lock says: {module.sum}",
+            field=module.module,
+            reason="MISMATCH",
+            limit=module.sum,
+        )
     folder.mkdir(parents=True)
     for file in module.files:
         shutil.copy(Path(found["Dir"], file), folder)

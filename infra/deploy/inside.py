@@ -36,7 +36,9 @@ class Inside:
         )
         if done.returncode:
             words = (done.stdout + done.stderr)[-LAST_CHARACTERS:].strip()
-            raise ClusterError(f"{' '.join(command[:4])} failed with {done.returncode}: {words}")
+            raise ClusterError(
+                f"{' '.join(command[:4])} failed with {done.returncode}: {words}", field=command[0], reason="FAILED"
+            )
         return done.stdout
 
     def command(self, command: Sequence[str]) -> list[str]:

@@ -31,7 +31,9 @@ def install(inside: Inside, tags: Mapping[str, str], more: Mapping[str, object] 
     try:
         inside.run(*words, said=json.dumps({**HERE, **more}), seconds=INSTALL_SECONDS + 60)
     except ClusterError as error:
-        raise ClusterError(f"{error}\n{_state_of_pods(inside)}") from error
+        raise ClusterError(
+            f"{error}\n{_state_of_pods(inside)}", field=error.field, reason=error.reason, limit=error.limit
+        ) from error
 
 
 def test(inside: Inside) -> None:

@@ -10,13 +10,16 @@ from pathlib import Path
 from infra.embedded.layout import ROOT, Layout
 from infra.install.environment import filled_whole
 from infra.small_model.resolve import resolve_model
+from training.refusals import DetailedError
 
 NANO = "nano"
 NANO_VERSION = "nano-0"
 
 
-class WrongBaseError(Exception):
+class WrongBaseError(DetailedError):
     """The state folder belongs to another model."""
+
+    reason = "MISMATCH"
 
 
 def install_base(layout: Layout, spec: str) -> Path:
@@ -33,7 +36,9 @@ def install_base(layout: Layout, spec: str) -> Path:
         if base != directory.name:
             raise WrongBaseError(
                 f"{layout.state} was begun with {base}, not {directory.name}; "
-                f"give this model a folder of its own: make up MODEL={spec} STATE=.state-{directory.name}"
+                f"give this model a folder of its own: make up MODEL={spec} STATE=.state-{directory.name}",
+                field="MODEL",
+                limit=base,
             )
         return directory
     partial = file.with_name(f"{file.name}.partial")

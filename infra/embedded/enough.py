@@ -13,6 +13,7 @@ import grpc
 from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 
 from training.progress import Board, Lines
+from training.refusals import DetailedError
 from training.registry import Registry
 from training.runs import Runs, exclusive
 from training.status import read_status
@@ -22,8 +23,10 @@ NEEDED_THUMBS: Mapping[str, int] = MappingProxyType({"nano": 200, "small": 100})
 CALL_SECONDS = 20.0
 
 
-class SilentFeedbackError(Exception):
+class SilentFeedbackError(DetailedError):
     """The feedback service does not say how many thumbs stand; the text says why."""
+
+    reason = "UNREACHABLE"
 
 
 def too_little(recipe: str, state: Path, feedback: str) -> bool:
@@ -58,5 +61,5 @@ def standing_thumbs(feedback: str) -> int:
         try:
             reply = stub.CountThumbs(feedback_pb2.CountThumbsRequest(), timeout=CALL_SECONDS, wait_for_ready=True)
         except grpc.RpcError as error:
-            raise SilentFeedbackError(f"feedback service at {feedback}: {error.code().name}") from error
+            raise SilentFeedbackError(f"feedback service at {feedback}: {error.code().name}", field=feedback) from error
     return sum(count.up + count.down for count in reply.counts)

@@ -11,6 +11,7 @@ from infra.supervision.child import Program
 from infra.supervision.kept import kept
 from infra.supervision.ports import HOST, distinct_free_ports, free_port, is_free
 from infra.supervision.supervisor import LOGS
+from training.refusals import DetailedError
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLIC_PORTS = {"http": 8080, "gateway": 50051}
@@ -30,8 +31,10 @@ MOST_CONTEXT_TOKENS = 2048
 START_ORDER = ("predictor", "guardrail", "enhancer", "feedback", "session", "generator", "gateway")
 
 
-class PortTakenError(Exception):
+class PortTakenError(DetailedError):
     """A public port is in use."""
+
+    reason = "IN_USE"
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,7 @@ def check_free(http_port: int, grpc_port: int) -> None:
     """Raises: PortTakenError."""
     for port, variable in ((http_port, "PORT"), (grpc_port, "GRPC_PORT")):
         if port and not is_free(port):
-            raise PortTakenError(f"port {port} is in use; choose another one: {variable}={port + 10}")
+            raise PortTakenError(f"port {port} is in use; choose another one: {variable}={port + 10}", field=variable)
 
 
 def free_ports() -> dict[str, int]:

@@ -28,14 +28,24 @@ async def wait_for_model(predictor_url: str, converts: bool, say: Callable[[str,
         versions = await asyncio.to_thread(_index, predictor_url)
         if any(version["state"] == "READY" for version in versions):
             return
-        if reasons := [f"{v['name']}: {v['reason']}" for v in versions if v["state"] == "UNAVAILABLE" and v["reason"]]:
-            raise ChildFailedError(f"the model could not be loaded: {'; '.join(reasons)}")
+        if broken := [v for v in versions if v["state"] == "UNAVAILABLE" and v["reason"]]:
+            reasons = "; ".join(f"{v['name']}: {v['reason']}" for v in broken)
+            raise ChildFailedError(
+                f"the model could not be loaded: {reasons}",
+                field=", ".join(v["name"] for v in broken),
+                reason="DAMAGED",
+            )
         if waited > SAY_AFTER_SECONDS and not said:
             said = True
             first_time = " and, this first time, converted for this processor" if converts else ""
             say(SUPERVISOR, f"the model is being loaded{first_time}")
         await asyncio.sleep(POLL_SECONDS)
-    raise ChildFailedError(f"the model was not ready within {MODEL_SECONDS:.0f} s; see the predictor's log")
+    raise ChildFailedError(
+        f"the model was not ready within {MODEL_SECONDS:.0f} s; see the predictor's log",
+        field="predictor",
+        reason="TIMED_OUT",
+        limit=f"{MODEL_SECONDS:.0f} s",
+    )
 
 
 def _index(predictor_url: str) -> list[dict[str, str]]:

@@ -8,26 +8,31 @@ from pathlib import Path
 
 from infra.embedded.layout import ROOT, Layout
 from infra.supervision.supervisor import AlreadyRunningError, NotRunningError, find_running, read_ports
+from training.refusals import DetailedError
 
 RECIPES = ("nano", "small")
 STACK_STATE = ROOT / ".state" / "stack"
 
 
-class UnknownRecipeError(Exception):
+class UnknownRecipeError(DetailedError):
     """RECIPE= names none."""
+
+    reason = "UNKNOWN"
 
 
 def check_recipe(name: str) -> None:
     """Raises: UnknownRecipeError."""
     if name not in RECIPES:
-        raise UnknownRecipeError(f"RECIPE={name}: choose {' or '.join(RECIPES)}")
+        raise UnknownRecipeError(
+            f"RECIPE={name}: choose {' or '.join(RECIPES)}", field="RECIPE", limit=", ".join(RECIPES)
+        )
 
 
 def refuse_second(state: Path) -> None:
     """Raises: AlreadyRunningError, which says where to chat."""
     if running := find_running(state):
         url = Layout(state, running.ports).page_url
-        raise AlreadyRunningError(f"Thumbwheel runs already (process {running.pid}): chat at {url}")
+        raise AlreadyRunningError(f"Thumbwheel runs already (process {running.pid}): chat at {url}", field=str(state))
 
 
 def find_ports(state: Path) -> Mapping[str, int]:
@@ -42,4 +47,6 @@ def find_ports(state: Path) -> Mapping[str, int]:
         if find_running(STACK_STATE) is None:
             raise
         stack = STACK_STATE.relative_to(ROOT)
-        raise NotRunningError(f"{error}; what runs is the stack: make loop STATE={stack}") from error
+        raise NotRunningError(
+            f"{error}; what runs is the stack: make loop STATE={stack}", field=error.field, limit=str(stack)
+        ) from error

@@ -40,5 +40,9 @@ def _alone(binaries: Path, data: Path, statements: Sequence[str]) -> str:
         timeout=STEP_SECONDS,
     )
     if done.returncode:
-        raise ServerError(f"Postgres in single-user mode failed: {done.stderr.strip()[-LAST_CHARACTERS:]}")
+        raise ServerError(
+            f"Postgres in single-user mode failed: {done.stderr.strip()[-LAST_CHARACTERS:]}",
+            field="postgres",
+            reason="FAILED",
+        )
     return done.stdout

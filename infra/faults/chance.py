@@ -2,13 +2,17 @@
 
 import random
 
+from training.refusals import ConfigError
+
 
 class Chance:
     """Of the occasions a `share` is hit, until `times` were. Not safe to call from several threads."""
 
     def __init__(self, share: float = 1.0, times: int | None = None, seed: int = 0) -> None:
         if not 0.0 <= share <= 1.0:
-            raise ValueError(f"share: {share} is not between 0 and 1")
+            raise ConfigError(
+                f"share: {share} is not between 0 and 1", field="share", reason="OUT_OF_RANGE", limit="0 to 1"
+            )
         self._share, self._left, self._random = share, times, random.Random(seed)
 
     def strikes(self) -> bool:

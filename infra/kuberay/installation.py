@@ -57,7 +57,7 @@ def version() -> str:
     """The module's, as the lock has it."""
     found = re.search(rf"^\t{re.escape(MODULE)} (v\S+)", (KUBERAY.lock / "go.mod").read_text(), re.MULTILINE)
     if found is None:
-        raise ClusterError(f"{KUBERAY.lock / 'go.mod'} names no {MODULE}")
+        raise ClusterError(f"{KUBERAY.lock / 'go.mod'} names no {MODULE}", field=MODULE, reason="MISSING")
     return found[1]
 
 

@@ -31,7 +31,7 @@ def cache_classes(java: Java, folder: Path) -> None:
         asyncio.run(_run_once(dataclasses.replace(broker, command=command, stop_seconds=RUN_SECONDS), Path(temporary)))
         if not cache.exists():
             said = (Path(temporary) / "broker.log").read_text()[-LAST_CHARACTERS:]
-            raise ServerError(f"Java wrote no cache of Kafka's classes: {said}")
+            raise ServerError(f"Java wrote no cache of Kafka's classes: {said}", field=CACHE_NAME, reason="MISSING")
 
 
 async def _run_once(broker: Program, folder: Path) -> None:

@@ -27,7 +27,9 @@ def unpack_packages(lock: Path, folder: Path, instead: str) -> None:
     for tool in ("apt-get", "dpkg-deb"):
         if not shutil.which(tool):
             raise ServerError(
-                f"{', '.join(_name_of(file) for file in locked)}: packages of Debian 12, and this machine has no {tool}. {instead}"
+                f"{', '.join(_name_of(file) for file in locked)}: packages of Debian 12, and this machine has no {tool}. {instead}",
+                field=tool,
+                reason="MISSING",
             )
     download = folder / "download"
     download.mkdir()
@@ -36,7 +38,12 @@ def unpack_packages(lock: Path, folder: Path, instead: str) -> None:
     for package in packages:
         wanted = locked.get(package.name)
         if (found := hashlib.sha256(package.read_bytes()).hexdigest()) != wanted:
-            raise ServerError(f"{package.name}: sha256 is {found}, {lock.name} says {wanted}; nothing was installed")
+            raise ServerError(
+                f"{package.name}: sha256 is {found}, {lock.name} says {wanted}; nothing was installed",
+                field=package.name,
+                reason="MISMATCH",
+                limit=str(wanted),
+            )
     for package in packages:
         run_steps(f"unpacking {package.name}", [["dpkg-deb", "-x", str(package), str(folder)]])
     shutil.rmtree(download)
@@ -67,7 +74,10 @@ def _download(wanted: list[str], folder: Path, instead: str) -> None:
             _run_apt(folder, *options, "download", *wanted)
         except ServerError as error:
             raise ServerError(
-                f"{error}\n{', '.join(wanted)} cannot be had from this machine's package sources. {instead}"
+                f"{error}\n{', '.join(wanted)} cannot be had from this machine's package sources. {instead}",
+                field=error.field,
+                reason=error.reason,
+                limit=error.limit,
             ) from error
 
 

@@ -1,5 +1,9 @@
 """The one error of this room: what is missing or does not start, and what to do about it."""
 
+from training.refusals import DetailedError
 
-class ServerError(Exception):
+
+class ServerError(DetailedError):
     """A server cannot be installed or made ready; the text is for the person at the terminal."""
+
+    reason = "SERVER_ERROR"

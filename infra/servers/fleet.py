@@ -83,9 +83,19 @@ def choose_ports(state: Path, brokers: int, *, usual: bool = True) -> dict[str, 
     ports = {name: int(port) for name, port in json.loads(file.read_text()).items()}
     if set(ports) != set(names):
         begun = sum(name.endswith("-controller") for name in ports)
-        raise ServerError(f"{state} was begun with {begun} broker(s) of Kafka; give {brokers} a folder of their own")
-    if taken := [f"{port} ({name})" for name, port in ports.items() if not is_free(port)]:
-        raise ServerError(f"these ports of {state} are in use: {', '.join(taken)}; do its servers run already?")
+        raise ServerError(
+            f"{state} was begun with {begun} broker(s) of Kafka; give {brokers} a folder of their own",
+            field="brokers",
+            reason="MISMATCH",
+            limit=str(begun),
+        )
+    if taken := {name: port for name, port in ports.items() if not is_free(port)}:
+        listed = ", ".join(f"{port} ({name})" for name, port in taken.items())
+        raise ServerError(
+            f"these ports of {state} are in use: {listed}; do its servers run already?",
+            field=", ".join(taken),
+            reason="IN_USE",
+        )
     return ports
 
 

@@ -114,8 +114,12 @@ def install_jars(say: Callable[[str], None]) -> Path:
 
 def refuse_missing(listed: Sequence[Part], command: str) -> None:
     """Raises: ServerError: something is missing; the command is what installs it."""
-    if missing := [part.what for part in listed if not part.home.exists()]:
-        raise ServerError(f"not installed: {'; '.join(missing)}. Run: {command}")
+    if missing := [part for part in listed if not part.home.exists()]:
+        raise ServerError(
+            f"not installed: {'; '.join(part.what for part in missing)}. Run: {command}",
+            field=", ".join(part.home.name for part in missing),
+            reason="MISSING",
+        )
 
 
 def fill_missing(listed: Sequence[Part], say: Callable[[str], None]) -> None:
@@ -152,7 +156,11 @@ def _prometheus(binaries: Binaries) -> list[Part]:
     """Nothing to install where somebody named their own."""
     if os.environ.get(PROMETHEUS_FOLDER):
         if not (binaries.prometheus.exists() and binaries.promtool.exists()):
-            raise ServerError(f"{PROMETHEUS_FOLDER}={binaries.prometheus_folder} lacks prometheus or promtool")
+            raise ServerError(
+                f"{PROMETHEUS_FOLDER}={binaries.prometheus_folder} lacks prometheus or promtool",
+                field=PROMETHEUS_FOLDER,
+                reason="MISSING",
+            )
         return []
     package = "Prometheus and promtool, Debian's package (19 MB to download)"
     return [Part(binaries.prometheus.parents[2], package, lambda folder: unpack_packages(PROMETHEUS, folder, INSTEAD))]
@@ -162,7 +170,9 @@ def _bubblewrap(binaries: Binaries) -> list[Part]:
     """The sandbox of training's code rewards; nothing to install where somebody named their own."""
     if os.environ.get(BUBBLEWRAP_PROGRAM):
         if not binaries.bubblewrap.exists():
-            raise ServerError(f"{BUBBLEWRAP_PROGRAM}={binaries.bubblewrap} does not exist")
+            raise ServerError(
+                f"{BUBBLEWRAP_PROGRAM}={binaries.bubblewrap} does not exist", field=BUBBLEWRAP_PROGRAM, reason="MISSING"
+            )
         return []
     package = "bubblewrap, Debian's package (47 kB to download)"
     home = binaries.bubblewrap.parents[2]

@@ -23,7 +23,9 @@ def fetch_jars(pom: Path, list_file: Path, folder: Path, what: str = KAFKA) -> N
     if not maven:
         raise ServerError(
             f"{what} are fetched by Maven, which is not on PATH: install it (Debian: apt-get install maven; "
-            "any other machine: Maven's archive needs no root), then run this again"
+            "any other machine: Maven's archive needs no root), then run this again",
+            field="mvn",
+            reason="MISSING",
         )
     repository = folder / REPOSITORY
     command = [maven, "-q", "-B", "-f", str(pom), f"-Dmaven.repo.local={repository}", PLUGIN]
@@ -42,4 +44,9 @@ def check_jars(list_file: Path, folder: Path, what: str = KAFKA) -> None:
     listed = {name: sha256 for sha256, name in lines}
     found = {jar.name: hashlib.sha256(jar.read_bytes()).hexdigest() for jar in folder.glob("*.jar")}
     if wrong := sorted(name for name in listed.keys() | found.keys() if listed.get(name) != found.get(name)):
-        raise ServerError(f"{what} are not those of {list_file.name}: {', '.join(wrong)}")
+        raise ServerError(
+            f"{what} are not those of {list_file.name}: {', '.join(wrong)}",
+            field=", ".join(wrong),
+            reason="MISMATCH",
+            limit=list_file.name,
+        )

@@ -28,9 +28,18 @@ def run_steps(
         for process in running:
             said, _ = process.communicate(timeout=within_seconds)
             if process.returncode:
-                raise ServerError(f"{what} failed with {process.returncode}: {said.strip()[-LAST_CHARACTERS:]}")
+                raise ServerError(
+                    f"{what} failed with {process.returncode}: {said.strip()[-LAST_CHARACTERS:]}",
+                    field=what,
+                    reason="FAILED",
+                )
     except subprocess.TimeoutExpired as error:
-        raise ServerError(f"{what} took longer than {within_seconds:.0f} s") from error
+        raise ServerError(
+            f"{what} took longer than {within_seconds:.0f} s",
+            field=what,
+            reason="TIMED_OUT",
+            limit=f"{within_seconds:g} s",
+        ) from error
     finally:
         for process in running:
             process.kill()

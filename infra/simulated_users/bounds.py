@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from infra.simulated_users.client import Answer, CallFailedError
+from training.refusals import ConfigError, DetailedError
 
 # So many visits in a row that end in an error are no accident: the crowd stops and says so.
 MOST_ERRORS_IN_A_ROW = 20
@@ -14,8 +15,10 @@ MOST_ERRORS_IN_A_ROW = 20
 ERROR_PAUSE_SECONDS = 0.5
 
 
-class CrowdError(RuntimeError):
+class CrowdError(DetailedError, RuntimeError):
     """The system does not answer people any more; the text says what it said last."""
+
+    reason = "FAILED"
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,9 @@ class Bounds:
     def __post_init__(self) -> None:
         for name in ("thumbs", "seconds", "concurrency"):
             if getattr(self, name) <= 0:
-                raise ValueError(f"{name}: {getattr(self, name)} is not above 0")
+                raise ConfigError(
+                    f"{name}: {getattr(self, name)} is not above 0", field=name, reason="OUT_OF_RANGE", limit="above 0"
+                )
 
 
 @dataclass
@@ -115,7 +120,12 @@ class Run:
         self.counts.errors += 1
         self._errors_in_a_row += 1
         if self._errors_in_a_row >= MOST_ERRORS_IN_A_ROW:
-            raise CrowdError(f"{MOST_ERRORS_IN_A_ROW} calls in a row failed; the last: {error}")
+            raise CrowdError(
+                f"{MOST_ERRORS_IN_A_ROW} calls in a row failed; the last: {error}",
+                field=error.field,
+                reason=error.reason,
+                limit=str(MOST_ERRORS_IN_A_ROW),
+            )
         await self._rest(lambda: ERROR_PAUSE_SECONDS)
 
     async def _rest(self, seconds: Callable[[], float]) -> None:

@@ -19,14 +19,18 @@ from thumbwheel.chat.v1 import chat_pb2, chat_pb2_grpc
 from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 from thumbwheel.feedback.v1.events_pb2 import Correction, Thumb
 
+from training.refusals import DetailedError
+
 TURN_SECONDS, RATE_SECONDS = 120.0, 20.0
 DETAILS_KEY = "grpc-status-details-bin"
 PASSING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
 Result = TypeVar("Result")
 
 
-class CallFailedError(RuntimeError):
+class CallFailedError(DetailedError, RuntimeError):
     """A call failed for good; the text is for the person at the terminal."""
+
+    reason = "FAILED"
 
 
 @dataclass(frozen=True)
@@ -172,11 +176,13 @@ async def _patiently(call: Callable[[], Awaitable[Result]], patience: Patience) 
         except grpc.aio.AioRpcError as error:
             attempts += 1
             if error.code() not in PASSING:
-                raise CallFailedError(describe(error)) from error
+                raise CallFailedError(describe(error), reason=error.code().name) from error
             wait = _retry_seconds(error) + backoff * random.uniform(0.5, 1.0)
             if (waited := time.monotonic() - began) + wait > patience.seconds:
                 tried = f"asked {attempts} times in {waited:.0f} s"
-                raise CallFailedError(f"{describe(error)} ({tried})") from error
+                raise CallFailedError(
+                    f"{describe(error)} ({tried})", reason=error.code().name, limit=f"{patience.seconds:g} s"
+                ) from error
         await asyncio.sleep(wait)
         backoff = min(2 * backoff, patience.longest_wait_seconds)
 

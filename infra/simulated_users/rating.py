@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from infra.simulated_users.preference import LIKED_FROM, Preference
 from infra.simulated_users.questions import Question
+from training.refusals import ConfigError
 
 SHUFFLE_POOL = 100
 
@@ -22,7 +23,12 @@ class Temper:
     def __post_init__(self) -> None:
         for name in ("noise", "votes_if_pleased", "votes_if_displeased", "corrects_if_displeased"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}: {getattr(self, name)} is not from 0 to 1")
+                raise ConfigError(
+                    f"{name}: {getattr(self, name)} is not from 0 to 1",
+                    field=name,
+                    reason="OUT_OF_RANGE",
+                    limit="0 to 1",
+                )
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from thumbwheel.chat.v1 import chat_pb2
 from infra.simulated_users.client import Manner
 from infra.simulated_users.crowd import Habits
 from infra.simulated_users.rating import Temper
+from training.refusals import ConfigError
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,11 @@ class Control:
 
     def __post_init__(self) -> None:
         if self.shuffle_thumbs and self.worse:
-            raise ValueError("--shuffle-thumbs and --worse are two controls: run them one after the other")
+            raise ConfigError(
+                "--shuffle-thumbs and --worse are two controls: run them one after the other",
+                field="--worse",
+                reason="CONFLICT",
+            )
 
 
 @dataclass(frozen=True)

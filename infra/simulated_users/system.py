@@ -22,6 +22,7 @@ from infra.embedded.surroundings import read_surroundings
 from infra.simulated_users.client import CallFailedError, describe
 from infra.supervision.supervisor import find_running, supervised
 from infra.supervision.terminal import SUPERVISOR
+from training.refusals import DetailedError
 
 CALL_SECONDS, LOAD_SECONDS = 20.0, 300.0
 COMMIT_SECONDS, POLL_SECONDS = 120.0, 0.5
@@ -30,8 +31,10 @@ JUDGEMENT_SHARE, JUDGEMENT_SECONDS = 1e-6, 3600
 Say = Callable[[str], None]
 
 
-class NotCommittedError(RuntimeError):
+class NotCommittedError(DetailedError, RuntimeError):
     """What was acknowledged did not reach the log's committed part in time; the text says how far it came."""
+
+    reason = "TIMED_OUT"
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,10 @@ class System:
         end = loop.time() + COMMIT_SECONDS
         while (rows := await self.committed()).feedback < wanted.feedback or rows.turns < wanted.turns:
             if loop.time() > end:
-                raise NotCommittedError(f"committed are {rows}, acknowledged {wanted}, after {COMMIT_SECONDS:.0f} s")
+                raise NotCommittedError(
+                    f"committed are {rows}, acknowledged {wanted}, after {COMMIT_SECONDS:.0f} s",
+                    limit=f"{COMMIT_SECONDS:.0f} s",
+                )
             await asyncio.sleep(POLL_SECONDS)
 
     async def rollout(self) -> generator_pb2.GetRolloutResponse:
@@ -119,7 +125,7 @@ def _failing_plainly() -> Iterator[None]:
     try:
         yield
     except grpc.aio.AioRpcError as error:
-        raise CallFailedError(describe(error)) from error
+        raise CallFailedError(describe(error), reason=error.code().name) from error
 
 
 def forget(state: Path, say: Say) -> None:

@@ -12,10 +12,13 @@ from infra.embedded.layout import Layout
 from infra.embedded.surroundings import loop_environment
 from infra.embedded.training_process import attend
 from infra.simulated_users.terminal import say
+from training.refusals import DetailedError
 
 
-class LoopFailedError(RuntimeError):
+class LoopFailedError(DetailedError, RuntimeError):
     """The command ended without a turn to speak of; the text has its exit status."""
+
+    reason = "FAILED"
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ async def run_training(layout: Layout, command: str, arguments: Sequence[str]) -
         say,
     )
     if status:
-        raise LoopFailedError(f"python -m training {command} ended with status {status}")
+        raise LoopFailedError(f"python -m training {command} ended with status {status}", field=command)
 
 
 def read_turn(layout: Layout) -> Turn:
@@ -69,7 +72,9 @@ def read_turn(layout: Layout) -> Turn:
     run = layout.loop / "runs" / version
     result = _json(run / "result.json")
     if result is None:
-        raise LoopFailedError(f"{status['result'] or 'unfinished'}: {status['reason']}")
+        raise LoopFailedError(
+            f"{status['result'] or 'unfinished'}: {status['reason']}", field=version, reason="MISSING"
+        )
     record = json.loads((run / "run.json").read_text())
     return Turn(
         version=version,

@@ -26,7 +26,12 @@ class Adapter:
             return weight
         a, b = self.file.tensor(_key(name, "A")), self.file.tensor(_key(name, "B"))
         if (b.shape[0], a.shape[1]) != weight.shape or a.shape[0] != b.shape[1]:
-            raise ModelError(f"{name}: the adapter is {b.shape} x {a.shape}, the base {weight.shape}")
+            raise ModelError(
+                f"{name}: the adapter is {b.shape} x {a.shape}, the base {weight.shape}",
+                field=name,
+                reason="MISMATCH",
+                limit=str(weight.shape),
+            )
         merged: Floats = weight + b @ a * self.scale
         return merged
 
@@ -36,13 +41,17 @@ def open_adapter(folder: Path) -> Adapter:
     settings: Mapping[str, object] = json.loads((folder / CONFIG).read_text())
     for field in ("use_dora", "use_rslora", "fan_in_fan_out", "modules_to_save"):
         if settings.get(field):
-            raise ModelError(f"{CONFIG}: {field} is not supported")
+            raise ModelError(f"{CONFIG}: {field} is not supported", field=field, reason="UNSUPPORTED")
     rank, alpha = int(str(settings["r"])), float(str(settings["lora_alpha"]))
     file = open_tensors(folder / WEIGHTS)
     targets = {_base_name(key) for key in file.entries}
     expected = {_key(name, part) for name in targets for part in "AB"}
     if expected != set(file.entries):
-        raise ModelError(f"{WEIGHTS}: every target needs lora_A and lora_B, and nothing else may be there")
+        raise ModelError(
+            f"{WEIGHTS}: every target needs lora_A and lora_B, and nothing else may be there",
+            field=WEIGHTS,
+            reason="MALFORMED",
+        )
     return Adapter(file, alpha / rank, frozenset(targets))
 
 

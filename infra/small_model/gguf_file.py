@@ -56,7 +56,7 @@ class GgufFile:
         """A metadata value that is a list of strings."""
         found = self.metadata.get(key)
         if not isinstance(found, list):
-            raise ModelError(f"{self.path.name}: metadata field {key!r} is missing")
+            raise ModelError(f"{self.path.name}: metadata field {key!r} is missing", field=key, reason="MISSING")
         return [str(item) for item in found]
 
     def numbers(self, key: str) -> list[float]:
@@ -103,11 +103,16 @@ def read_gguf(path: Path) -> GgufFile:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         cursor = _Cursor(data)
         if data[:4] != b"GGUF":
-            raise ModelError(f"{path.name}: not a GGUF file")
+            raise ModelError(f"{path.name}: not a GGUF file", field=path.name, reason="MALFORMED", limit="GGUF")
         cursor.at = 4
         version = cursor.count("I")
         if version not in (2, 3):
-            raise ModelError(f"{path.name}: GGUF version {version}, expected 2 or 3")
+            raise ModelError(
+                f"{path.name}: GGUF version {version}, expected 2 or 3",
+                field=path.name,
+                reason="UNSUPPORTED",
+                limit="2, 3",
+            )
         tensors, fields = cursor.count(), cursor.count()
         metadata = {cursor.string(): cursor.value(cursor.count("I")) for _ in range(fields)}
         headers = [_tensor_header(cursor) for _ in range(tensors)]

@@ -27,7 +27,9 @@ NOT_ALLOWED, NOT_FOUND, BROKEN = (401, 403), 404, 500
 def from_hub(hub_id: str, say: Say, try_seconds: float = TRY_SECONDS) -> Path:
     """The folder of a model. Raises: ModelError, which says why it cannot be had and how else."""
     if find_spec("huggingface_hub") is None:
-        raise _refusal(hub_id, "huggingface_hub is not installed (uv pip install huggingface_hub)")
+        raise _refusal(
+            hub_id, "huggingface_hub is not installed (uv pip install huggingface_hub)", "MISSING", "huggingface_hub"
+        )
     say(f"MODEL={hub_id}: looking for a copy on this machine")
     if kept := _kept(hub_id):
         say(f"{hub_id} is here already: {kept}")
@@ -74,10 +76,12 @@ def _ask(hub_id: str, say: Say, try_seconds: float) -> None:
         say(f"asking {endpoint} for {hub_id}: {try_seconds:g} s at most (try {number} of {TRIES})")
         status, why = _within(try_seconds, lambda: _status(request))
         if status == NOT_FOUND or status in NOT_ALLOWED:
-            raise _refusal(hub_id, f"{endpoint} does not give it (status {status}): check the name; some need HF_TOKEN")
+            raise _refusal(
+                hub_id, f"{endpoint} does not give it (status {status}): check the name; some need HF_TOKEN", "UNKNOWN"
+            )
         if 0 < status < BROKEN:
             return
-    raise _refusal(hub_id, f"{endpoint} cannot be reached ({why})")
+    raise _refusal(hub_id, f"{endpoint} cannot be reached ({why})", "UNREACHABLE")
 
 
 def _status(request: Request) -> tuple[int, str]:
@@ -112,12 +116,14 @@ def _download(hub_id: str, say: Say) -> Path:
         return Path(snapshot_download(hub_id, cache_dir=cache() / "hub", allow_patterns=list(TAKEN)))
     except (HfHubHTTPError, ClientError, OSError, ValueError) as error:
         said = f"the download ended early ({type(error).__name__}): what is there is kept, so run it again"
-        raise _refusal(hub_id, said) from error
+        raise _refusal(hub_id, said, "STOPPED") from error
 
 
-def _refusal(hub_id: str, why: str) -> ModelError:
+def _refusal(hub_id: str, why: str, reason: str, field: str = "MODEL") -> ModelError:
     name = hub_id.split("/")[1]
     return ModelError(
         f"MODEL={hub_id}: {why}; or get it elsewhere and give its folder (MODEL=/path/to/{name}: "
-        f"{', '.join(NEEDED)}, *.safetensors), or bring a copy of the hub's cache (HF_HOME=/path/to/huggingface)"
+        f"{', '.join(NEEDED)}, *.safetensors), or bring a copy of the hub's cache (HF_HOME=/path/to/huggingface)",
+        field=field,
+        reason=reason,
     )

@@ -46,11 +46,21 @@ def check_adapter(folder: Path) -> None:
     try:
         manifest = verify_manifest(folder)
     except ManifestError as error:
-        raise ModelError(f"{folder}: {error}; restore it with: git checkout -- {folder}") from error
+        raise ModelError(
+            f"{folder}: {error}; restore it with: git checkout -- {folder}",
+            field=error.field,
+            reason=error.reason,
+            limit=error.limit,
+        ) from error
     trained_on = manifest.config.get("base", {})
     for field, ours in _base_config().items():
         if trained_on.get(field) != ours:
-            raise ModelError(f"{folder}: it was trained on a base with {field} {trained_on.get(field)}, ours is {ours}")
+            raise ModelError(
+                f"{folder}: it was trained on a base with {field} {trained_on.get(field)}, ours is {ours}",
+                field=f"base.{field}",
+                reason="MISMATCH",
+                limit=str(ours),
+            )
 
 
 def install_base(models: Path, say: Say) -> Path:

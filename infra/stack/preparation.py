@@ -70,4 +70,8 @@ async def _run_all(service: str, commands: Sequence[str], environment: Mapping[s
                 process.kill()
                 await process.wait()
         if process.returncode:
-            raise ServerError(f"python -m services.{service} {command} failed: {out.decode()[-2000:].strip()}")
+            raise ServerError(
+                f"python -m services.{service} {command} failed: {out.decode()[-2000:].strip()}",
+                field=f"services.{service}",
+                reason="FAILED",
+            )

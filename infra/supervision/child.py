@@ -14,6 +14,7 @@ from pathlib import Path
 
 from infra.supervision.ports import HOST
 from infra.supervision.terminal import SUPERVISOR
+from training.refusals import DetailedError
 
 FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 0.5, 15.0
 # A process that lived this long was well: the next death starts with a short wait again.
@@ -62,8 +63,10 @@ class Program:
             file.unlink(missing_ok=True)
 
 
-class ChildFailedError(Exception):
+class ChildFailedError(DetailedError):
     """A program did not become ready."""
+
+    reason = "FAILED"
 
 
 class Child:
@@ -97,12 +100,19 @@ class Child:
         while time.monotonic() < end:
             if self.starts > 1:
                 raise ChildFailedError(
-                    f"{self.program.name} died while starting; its last lines are in {self._log_file}"
+                    f"{self.program.name} died while starting; its last lines are in {self._log_file}",
+                    field=self.program.name,
+                    reason="STOPPED",
                 )
             if await self.program.is_ready():
                 return
             await asyncio.sleep(0.05)
-        raise ChildFailedError(f"{self.program.name} was not ready within {within_seconds:.0f} s; see {self._log_file}")
+        raise ChildFailedError(
+            f"{self.program.name} was not ready within {within_seconds:.0f} s; see {self._log_file}",
+            field=self.program.name,
+            reason="TIMED_OUT",
+            limit=f"{within_seconds:.0f} s",
+        )
 
     async def stop(self) -> None:
         """Its stop signal, time to drain, then SIGKILL."""

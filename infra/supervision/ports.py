@@ -11,14 +11,18 @@ import socket
 import tempfile
 from pathlib import Path
 
+from training.refusals import DetailedError
+
 HOST = "127.0.0.1"
 FIRST_PORT = 12_000
 _OUTGOING = Path("/proc/sys/net/ipv4/ip_local_port_range")
 USUAL_FIRST_OUTGOING = 32_768
 
 
-class NoPortError(Exception):
+class NoPortError(DetailedError):
     """Every port of the range is in use or promised."""
+
+    reason = "IN_USE"
 
 
 def free_port() -> int:
@@ -35,7 +39,7 @@ def distinct_free_ports(count: int) -> list[int]:
             return found
         if is_free(port) and _promise(port):
             found.append(port)
-    raise NoPortError(f"no {count} free ports between {FIRST_PORT} and {last}")
+    raise NoPortError(f"no {count} free ports between {FIRST_PORT} and {last}", limit=f"{FIRST_PORT} to {last}")
 
 
 def is_free(port: int) -> bool:

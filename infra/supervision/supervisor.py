@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from infra.supervision.child import Child, Program
+from training.refusals import DetailedError
 
 READY_SECONDS = 120.0
 LOGS = "logs"
@@ -23,12 +24,16 @@ class Running:
     ports: Mapping[str, int]
 
 
-class AlreadyRunningError(Exception):
+class AlreadyRunningError(DetailedError):
     """Another supervisor works in this state folder."""
 
+    reason = "IN_USE"
 
-class NotRunningError(Exception):
+
+class NotRunningError(DetailedError):
     """No supervisor works in this state folder."""
+
+    reason = "STOPPED"
 
 
 @asynccontextmanager
@@ -79,7 +84,9 @@ def _claim(state: Path, ports: Mapping[str, int]) -> None:
     """Write who runs and where; `make loop` and the simulated users find the ports here."""
     running = find_running(state)
     if running and running.pid != os.getpid():
-        raise AlreadyRunningError(f"Thumbwheel runs already (process {running.pid}, state in {state})")
+        raise AlreadyRunningError(
+            f"Thumbwheel runs already (process {running.pid}, state in {state})", field=str(state)
+        )
     (state / RUNNING).write_text(json.dumps({"pid": os.getpid(), "ports": dict(ports)}, indent=2))
 
 
@@ -101,7 +108,9 @@ def read_ports(state: Path) -> Mapping[str, int]:
     """
     running = find_running(state)
     if running is None:
-        raise NotRunningError(f"Thumbwheel does not run in {state}: start it with `make up` in another terminal")
+        raise NotRunningError(
+            f"Thumbwheel does not run in {state}: start it with `make up` in another terminal", field=str(state)
+        )
     return running.ports
 
 

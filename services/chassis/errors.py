@@ -23,13 +23,8 @@ DETAILS_KEY = "grpc-status-details-bin"
 
 
 class DetailedError(Exception):
-    """An error whose cause can be read from its attributes, without parsing its text.
-
-    Args:
-        text: the message for a person; names the field, the value and what is allowed; never holds user text.
-        field: what is at fault, as the caller names it: a request field, a setting, a file; "" where no single field is at fault.
-        reason: a stable UPPER_SNAKE_CASE code of this kind of fault; the class's own code if it is not given.
-        limit: what would be allowed; "" if there is no limit to tell.
+    """An error whose attributes say what its text says; none holds user text. `field`: the request field, setting or file at fault;
+    `reason`: a stable UPPER_SNAKE_CASE code; `limit`: what would be allowed. Each is "" where there is none.
     """
 
     reason = "INTERNAL"
@@ -43,12 +38,7 @@ class DetailedError(Exception):
 
 
 class ServiceError(DetailedError):
-    """An error that the caller of an RPC may see.
-
-    Args:
-        text, field, reason, limit: as for `DetailedError`.
-        retry_seconds: when the caller may try again; 0 if there is no such time.
-    """
+    """An error that the caller of an RPC may see. `retry_seconds`: when to try again; 0 if there is no such time."""
 
     code = grpc.StatusCode.INTERNAL
     # A peer's error on its way to our caller.

@@ -14,7 +14,7 @@ from typing import Any
 
 import grpc
 
-from services.chassis.errors import PermissionDeniedError
+from services.chassis.errors import DetailedError, PermissionDeniedError
 from services.chassis.telemetry import fields
 
 log = logging.getLogger(__name__)
@@ -26,8 +26,10 @@ Callers = Mapping[str, frozenset[str]]
 Pems = tuple[bytes, bytes, bytes]
 
 
-class TlsFilesError(Exception):
-    """Certificate, key or authorities cannot be used."""
+class TlsFilesError(DetailedError):
+    """Certificate, key or authorities cannot be used; `field` is the certificate's file."""
+
+    reason = "INVALID_TLS_FILES"
 
 
 class TlsFiles:
@@ -64,9 +66,15 @@ class TlsFiles:
             context.load_verify_locations(self._authority)
             pems = (files[0].read_bytes(), files[1].read_bytes(), files[2].read_bytes())
             if _stamp(files) != stamp:
-                raise TlsFilesError(f"{self._certificate} and its key changed while they were read")
+                raise TlsFilesError(
+                    f"{self._certificate} and its key changed while they were read",
+                    field=str(self._certificate),
+                    reason="MISMATCH",
+                )
         except OSError as error:  # ssl's errors are among them
-            raise TlsFilesError(f"cannot use {', '.join(map(str, files))}: {error}") from error
+            raise TlsFilesError(
+                f"cannot use {', '.join(map(str, files))}: {error}", field=str(self._certificate)
+            ) from error
         self._stamp = stamp
         return pems
 

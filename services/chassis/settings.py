@@ -6,10 +6,12 @@ without values. Works without gRPC, which the predictor has not.
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings import SettingsError as NotJsonError
 
@@ -53,7 +55,9 @@ class ServiceSettings(BaseSettings):
     @model_validator(mode="after")
     def _all_of_tls_or_nothing(self) -> Self:
         if len({file is None for file in (self.tls_certificate, self.tls_key, self.tls_authority)}) > 1:
-            raise ValueError("tls_certificate, tls_key and tls_authority are set together or not at all")
+            raise PydanticCustomError(
+                "incomplete", "tls_certificate, tls_key and tls_authority are set together or not at all"
+            )
         return self
 
     def tls_files(self) -> "TlsFiles | None":
@@ -69,7 +73,16 @@ SettingsT = TypeVar("SettingsT", bound=BaseSettings)
 
 
 class SettingsError(SystemExit):
-    """The service cannot be what it was told to be. Whom nobody catches ends the process by its text alone: no traceback."""
+    """The service cannot be what it was told to be. Whom nobody catches ends the process by its text alone: no traceback.
+
+    Args:
+        text: a line for each wrong setting.
+        wrong: field and reason of each line; the reason is pydantic's error type in upper case, UNKNOWN or MALFORMED.
+    """
+
+    def __init__(self, text: str, wrong: Sequence[tuple[str, str]]) -> None:
+        super().__init__(text)
+        self.wrong = list(wrong)
 
 
 def load_settings(kind: type[SettingsT]) -> SettingsT:
@@ -85,17 +98,26 @@ def load_settings(kind: type[SettingsT]) -> SettingsT:
         name for name in os.environ if prefix and name.upper().startswith(prefix) and name.upper() not in known
     )
     if unknown and kind.model_config.get("extra") != "ignore":
-        raise SettingsError(f"settings: {', '.join(unknown)}: no such setting; known: {', '.join(sorted(known))}")
+        raise SettingsError(
+            f"settings: {', '.join(unknown)}: no such setting; known: {', '.join(sorted(known))}",
+            [(name, "UNKNOWN") for name in unknown],
+        )
     try:
         return kind()
     except ValidationError as error:
         wrong = error.errors(include_url=False, include_context=False, include_input=False)
-        raise SettingsError("\n".join(_line(each["loc"], each["msg"]) for each in wrong)) from None
+        raise SettingsError(
+            "\n".join(_line(each["loc"], each["msg"]) for each in wrong),
+            [(_dotted(each["loc"]), each["type"].upper()) for each in wrong],
+        ) from None
     except NotJsonError as error:
-        raise SettingsError(_line((), str(error))) from None
+        raise SettingsError(_line((), str(error)), [("", "MALFORMED")]) from None
 
 
 def _line(field: tuple[int | str, ...], reason: str) -> str:
     """Of what concerns several fields the reason names them."""
-    where = ".".join(map(str, field))
-    return ": ".join(word for word in ("settings", where, reason.removeprefix("Value error, ")) if word)
+    return ": ".join(word for word in ("settings", _dotted(field), reason.removeprefix("Value error, ")) if word)
+
+
+def _dotted(field: tuple[int | str, ...]) -> str:
+    return ".".join(map(str, field))

@@ -161,16 +161,23 @@ def _decode(
     record: Record, kind: type[Any], translate: Callable[[Any], EventT], check: Callable[[EventT], None]
 ) -> EventT:
     if record.entry.schema_major != SCHEMA_MAJOR:
-        raise UndecodableError(f"schema major {record.entry.schema_major} is not {SCHEMA_MAJOR}")
+        raise UndecodableError(
+            f"schema major {record.entry.schema_major} is not {SCHEMA_MAJOR}",
+            field="schema_major",
+            reason="UNSUPPORTED",
+            limit=str(SCHEMA_MAJOR),
+        )
     try:
         event = translate(kind.FromString(record.entry.payload))
         check(event)
     except DecodeError as error:
-        raise UndecodableError("not valid protobuf") from error
+        raise UndecodableError("not valid protobuf", field="payload") from error
     except InvalidArgumentError as error:
-        raise UndecodableError(f"invalid {error.field}") from error
+        raise UndecodableError(
+            f"invalid {error.field}", field=error.field, reason=error.reason, limit=error.limit
+        ) from error
     if event.event_id != record.entry.event_id:
-        raise UndecodableError("event_id of header and payload differ")
+        raise UndecodableError("event_id of header and payload differ", field="event_id", reason="MISMATCH")
     return event
 
 

@@ -11,6 +11,8 @@ from typing import Any
 
 from sqlalchemy import Engine, create_engine, event, inspect, make_url, text
 
+from services.chassis.errors import DetailedError
+
 # The newest of migrations/versions; a test compares.
 HEAD = "0007"
 # The database may hold other services' tables too, each with a revision of its own.
@@ -28,8 +30,10 @@ SOCKET_SECONDS = 12
 CONNECTIONS = 8
 
 
-class SchemaBehindError(Exception):
-    """The database has not the schema of this code; the text names the command."""
+class SchemaBehindError(DetailedError):
+    """The database has not the schema of this code; the text names the command, `limit` is the revision that is needed."""
+
+    reason = "MISMATCH"
 
 
 def connect(url: str) -> Engine:
@@ -68,7 +72,9 @@ def open_database(url: str) -> Engine:
     engine.dispose()
     raise SchemaBehindError(
         f"the feedback database is at revision {found or 'none'}, this version needs {HEAD}: "
-        "run `python -m services.feedback migrate`"
+        "run `python -m services.feedback migrate`",
+        field="database_url",
+        limit=HEAD,
     )
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from pydantic import Field, SecretStr, model_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import SettingsConfigDict
 
 from services.chassis.settings import ServiceSettings
@@ -121,13 +122,15 @@ class FeedbackSettings(ServiceSettings):
     @model_validator(mode="after")
     def _master_key_is_hexadecimal(self) -> Self:
         if not re.fullmatch("[0-9a-fA-F]{64}", self.master_key.get_secret_value()):
-            raise ValueError("master_key: 64 hexadecimal digits")
+            raise PydanticCustomError("malformed", "master_key: 64 hexadecimal digits")
         return self
 
     @model_validator(mode="after")
     def _keys_belong_to_the_endpoint(self) -> Self:
         if self.s3_endpoint and not (self.s3_access_key and self.s3_secret_key.get_secret_value()):
-            raise ValueError("s3_access_key, s3_secret_key: both are needed where s3_endpoint is set")
+            raise PydanticCustomError(
+                "incomplete", "s3_access_key, s3_secret_key: both are needed where s3_endpoint is set"
+            )
         return self
 
     def compaction_pace(self) -> CompactionPace:
@@ -143,7 +146,9 @@ class FeedbackSettings(ServiceSettings):
     @model_validator(mode="after")
     def _kafka_needs_postgres(self) -> Self:
         if self.kafka_bootstrap and self.database_url.startswith("sqlite"):
-            raise ValueError("kafka_bootstrap needs a database_url of postgresql+pg8000://: replicas share the ledger")
+            raise PydanticCustomError(
+                "conflict", "kafka_bootstrap needs a database_url of postgresql+pg8000://: replicas share the ledger"
+            )
         return self
 
     def topic(self, stream: Stream) -> str:

@@ -14,7 +14,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from services.chassis.errors import UnavailableError
+from services.chassis.errors import DetailedError, UnavailableError
 from services.chassis.telemetry import fields
 
 log = logging.getLogger(__name__)
@@ -28,8 +28,10 @@ AWAY = (SQLAlchemyError, OSError)
 MIGRATION_LOCK = 0x7477_6761
 
 
-class DatabaseBehindError(Exception):
-    """The database's schema is older than this program."""
+class DatabaseBehindError(DetailedError):
+    """The database's schema is older than this program; `limit` is the revision that is needed."""
+
+    reason = "MISMATCH"
 
 
 @asynccontextmanager
@@ -104,7 +106,9 @@ async def _require_current(engine: AsyncEngine) -> None:
     else:
         raise DatabaseBehindError(
             f"the gateway's database {shown(engine.url)} is at revision {revision or 'none'}, {REVISIONS[-1]} is "
-            "needed: run python -m services.gateway migrate"
+            "needed: run python -m services.gateway migrate",
+            field="database_url",
+            limit=REVISIONS[-1],
         )
 
 

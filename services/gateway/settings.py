@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.chassis.settings import ServiceSettings
@@ -51,11 +52,11 @@ class IssuerSettings(BaseModel):
     @model_validator(mode="after")
     def _can_be_obeyed(self) -> Self:
         if not is_safe_url(self.issuer):
-            raise ValueError("issuer must begin with https:// (http:// only on 127.0.0.1)")
+            raise PydanticCustomError("malformed", "issuer must begin with https:// (http:// only on 127.0.0.1)")
         if bool(self.tenant) == bool(self.tenant_claim) or bool(self.tenant_claim) != bool(self.tenants):
-            raise ValueError("an issuer has either tenant, or tenant_claim and tenants")
+            raise PydanticCustomError("conflict", "an issuer has either tenant, or tenant_claim and tenants")
         if bool(self.scope_claim) != bool(self.scopes_by_value):
-            raise ValueError("scope_claim and scopes_by_value are set together or not at all")
+            raise PydanticCustomError("incomplete", "scope_claim and scopes_by_value are set together or not at all")
         return self
 
     def rules(self) -> Issuer:
@@ -209,13 +210,17 @@ class GatewaySettings(ServiceSettings):
     @model_validator(mode="after")
     def _check_valkey(self) -> Self:
         if self.valkey_url and len(self.valkey_secret.get_secret_value()) < MIN_SECRET_CHARACTERS:
-            raise ValueError(f"valkey_secret must have {MIN_SECRET_CHARACTERS} characters or more with a valkey_url")
+            raise PydanticCustomError(
+                "too_short",
+                "valkey_secret must have {min_length} characters or more with a valkey_url",
+                {"min_length": MIN_SECRET_CHARACTERS},
+            )
         return self
 
     @model_validator(mode="after")
     def _one_entry_an_issuer(self) -> Self:
         if len({entry.issuer for entry in self.oidc_issuers}) != len(self.oidc_issuers):
-            raise ValueError("oidc_issuers names an issuer twice")
+            raise PydanticCustomError("duplicate", "oidc_issuers names an issuer twice")
         return self
 
 

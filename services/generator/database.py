@@ -64,7 +64,12 @@ class RolloutRow:
         exists = (await self._run(text("SELECT to_regclass(:name)"), name=REVISION_TABLE)).scalar()
         found = (await self._run(text(f"SELECT version_num FROM {REVISION_TABLE}"))).scalar() if exists else None  # noqa: S608
         if found is None or found < REVISION:
-            raise UnusableStoreError(f"the generator's database is at {found}, {REVISION} is needed: run {MIGRATE}")
+            raise UnusableStoreError(
+                f"the generator's database is at {found}, {REVISION} is needed: run {MIGRATE}",
+                field="database_url",
+                reason="MISMATCH",
+                limit=REVISION,
+            )
 
     async def _run(self, statement: Executable, **values: Any) -> Any:
         """One statement, one transaction."""

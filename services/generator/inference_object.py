@@ -52,7 +52,7 @@ class Observed:
     """What an InferenceService is, and what KServe says of it.
 
     `url` is where it would answer, by the host of the status; empty before there is one. `failure` says why it does not load; `waits_for`
-    what is missing.
+    what is missing, and `lacks` names it: the first condition that is not met, "conditions" before there are any, or "answer".
     """
 
     version: str
@@ -63,6 +63,7 @@ class Observed:
     going: bool
     url: str
     failure: str
+    lacks: str
     waits_for: str
 
 
@@ -113,6 +114,7 @@ def observe(found: Json, port: int) -> Observed:
     metadata, status = found["metadata"], found.get("status", {})
     annotations = metadata["annotations"]
     conditions = {each["type"]: each for each in status.get("conditions", ())}
+    lacks, waits_for = _waits_for(conditions)
     return Observed(
         version=annotations[VERSION],
         folder=annotations.get(FOLDER, ""),
@@ -122,7 +124,8 @@ def observe(found: Json, port: int) -> Observed:
         going="deletionTimestamp" in metadata,
         url=_url(status, port),
         failure=_failure(status, conditions),
-        waits_for=_waits_for(conditions),
+        lacks=lacks,
+        waits_for=waits_for,
     )
 
 
@@ -148,14 +151,15 @@ def _failure(status: Json, conditions: dict[str, Json]) -> str:
     return ""
 
 
-def _waits_for(conditions: dict[str, Json]) -> str:
+def _waits_for(conditions: dict[str, Json]) -> tuple[str, str]:
+    """What is missing: its name, and in words."""
     if not conditions:
-        return "KServe has said nothing about it: does its controller run?"
+        return "conditions", "KServe has said nothing about it: does its controller run?"
     for kind, condition in sorted(conditions.items(), key=lambda each: each[0] == "Ready"):
         if condition.get("status") != "True":
             said = _joined(condition.get("reason", ""), condition.get("message", "")[:_MOST_CHARACTERS])
-            return _joined(f"{kind} is {condition.get('status')}", said)
-    return "it is ready, but does not answer for this version"
+            return kind, _joined(f"{kind} is {condition.get('status')}", said)
+    return "answer", "it is ready, but does not answer for this version"
 
 
 def _joined(*parts: str) -> str:

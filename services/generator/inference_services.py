@@ -148,7 +148,7 @@ class InferenceServices:
             self._template = read_template(await self._api.get(path))
         except (NotFoundError, NotATemplateError) as error:
             text = f"the ConfigMap {self._place.config_map} of the chart is not there, or holds no InferenceService"
-            raise FailedPreconditionError(text, reason="NO_TEMPLATE") from error
+            raise FailedPreconditionError(text, reason="NO_TEMPLATE", field=self._place.config_map) from error
         return self._template
 
     async def _bring_up_to_date(self, template: Template, found: Sequence[Observed]) -> None:
@@ -169,12 +169,16 @@ class InferenceServices:
             return
         name = standing["metadata"]["name"]
         if not is_ours(template, standing):
-            raise FailedPreconditionError(f"the InferenceService {name} is there, and is not this release's")
+            raise FailedPreconditionError(
+                f"the InferenceService {name} is there, and is not this release's", reason="EXISTS", field=name
+            )
         if "deletionTimestamp" in standing["metadata"]:
-            raise UnavailableError(f"the InferenceService {name} is still going", reason="MODEL_SERVER_BUSY")
+            raise UnavailableError(
+                f"the InferenceService {name} is still going", reason="MODEL_SERVER_BUSY", field=name
+            )
 
     async def _until_it_answers(self, path: str) -> None:
-        waits_for, failing_since = "", None
+        lacks, waits_for, failing_since = "", "", None
         try:
             async with asyncio.timeout(self._load_seconds):
                 while True:
@@ -184,11 +188,14 @@ class InferenceServices:
                     now = time.monotonic()
                     failing_since = (failing_since or now) if observed.failure else None
                     if failing_since is not None and now >= failing_since + FAILING_SECONDS:
-                        raise FailedPreconditionError(observed.failure)
-                    waits_for = observed.failure or observed.waits_for
+                        raise FailedPreconditionError(observed.failure, reason="LOAD_FAILED", field=observed.name)
+                    lacks, waits_for = observed.lacks, observed.failure or observed.waits_for
                     await asyncio.sleep(LOOK_SECONDS)
         except TimeoutError as error:
-            raise FailedPreconditionError(f"not ready after {self._load_seconds:g} s: {waits_for}") from error
+            limit = f"{self._load_seconds:g} s"
+            raise FailedPreconditionError(
+                f"not ready after {limit}: {waits_for}", reason="NOT_READY", field=lacks, limit=limit
+            ) from error
 
     async def _look(self, path: str) -> Observed:
         try:
@@ -226,9 +233,16 @@ class InferenceServices:
             raise FailedPreconditionError(
                 f"the directory lies outside of {self._place.models_root}, where the models' claim is",
                 field="directory",
+                reason="OUT_OF_RANGE",
+                limit=str(self._place.models_root),
             ) from error
         if ".." in folder.parts or not folder.parts:
-            raise FailedPreconditionError("the directory must be a folder of the models' claim", field="directory")
+            raise FailedPreconditionError(
+                "the directory must be a folder of the models' claim",
+                field="directory",
+                reason="MALFORMED",
+                limit=str(self._place.models_root),
+            )
         return str(folder)
 
     def _path(self, template: Template) -> str:

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import aiohttp
 
-from services.chassis.errors import FailedPreconditionError, NotFoundError, UnavailableError
+from services.chassis.errors import DetailedError, FailedPreconditionError, NotFoundError, UnavailableError
 
 Json: TypeAlias = dict[str, Any]
 FIELD_MANAGER = "thumbwheel-generator"
@@ -22,8 +22,10 @@ MOST_CHARACTERS = 400
 _LATER = frozenset({408, 429, *range(500, 600)})
 
 
-class NoServiceAccountError(Exception):
-    """The files of a service account are not there; the text says where."""
+class NoServiceAccountError(DetailedError):
+    """The files of a service account are not there; `field` is the file."""
+
+    reason = "MISSING"
 
 
 class KubernetesApi:
@@ -82,7 +84,9 @@ def read_namespace(directory: Path) -> str:
     try:
         return (directory / "namespace").read_text().strip()
     except OSError as error:
-        raise NoServiceAccountError(f"{directory} has no namespace: is a service account mounted there?") from error
+        raise NoServiceAccountError(
+            f"{directory} has no namespace: is a service account mounted there?", field=str(directory / "namespace")
+        ) from error
 
 
 @asynccontextmanager
@@ -91,7 +95,9 @@ async def open_kubernetes_api(url: str, directory: Path, seconds: float) -> Asyn
     try:
         context = ssl.create_default_context(cafile=str(directory / "ca.crt"))
     except OSError as error:
-        raise NoServiceAccountError(f"{directory} has no ca.crt: is a service account mounted there?") from error
+        raise NoServiceAccountError(
+            f"{directory} has no ca.crt: is a service account mounted there?", field=str(directory / "ca.crt")
+        ) from error
     connector = aiohttp.TCPConnector(ssl=context)
     async with aiohttp.ClientSession(url, connector=connector) as session:
         yield KubernetesApi(session, directory / "token", seconds)

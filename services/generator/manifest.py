@@ -3,11 +3,15 @@
 import json
 from pathlib import Path
 
+from services.chassis.errors import DetailedError
+
 MANIFEST = "manifest.json"
 
 
-class NoManifestError(Exception):
-    """The directory is not a finished model directory; the text says why."""
+class NoManifestError(DetailedError):
+    """The directory is not a finished model directory; `field` is the manifest, or its key."""
+
+    reason = "MISSING"
 
 
 def manifest_version(directory: Path) -> str:
@@ -19,8 +23,12 @@ def manifest_version(directory: Path) -> str:
     try:
         content = json.loads((directory / MANIFEST).read_bytes())
     except (OSError, ValueError) as error:
-        raise NoManifestError(f"the directory has no readable {MANIFEST}") from error
+        raise NoManifestError(
+            f"the directory has no readable {MANIFEST}",
+            field=str(directory / MANIFEST),
+            reason="MISSING" if isinstance(error, OSError) else "MALFORMED",
+        ) from error
     version = content.get("version") if isinstance(content, dict) else None
     if not isinstance(version, str) or not version:
-        raise NoManifestError(f"{MANIFEST} names no version")
+        raise NoManifestError(f"{MANIFEST} names no version", field="version")
     return version

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Self
 
 from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import SettingsConfigDict
 
 from services.chassis.settings import ServiceSettings
@@ -93,9 +94,13 @@ class GeneratorSettings(ServiceSettings):
     def _one_kind_of_serving(self) -> Self:
         if self.serving is Serving.PREDICTOR:
             if named := {"inference_service", "models_root", "model_port"} & self.model_fields_set:
-                raise ValueError(f"{', '.join(sorted(named))}: only with serving kserve")
+                raise PydanticCustomError(
+                    "conflict", "{named}: only with serving kserve", {"named": ", ".join(sorted(named))}
+                )
         elif "predictor_url" in self.model_fields_set:
-            raise ValueError("predictor_url: with serving kserve each version has a server of its own")
+            raise PydanticCustomError(
+                "conflict", "predictor_url: with serving kserve each version has a server of its own"
+            )
         elif not self.inference_service or self.models_root is None:
-            raise ValueError("inference_service and models_root: serving kserve needs both")
+            raise PydanticCustomError("incomplete", "inference_service and models_root: serving kserve needs both")
         return self

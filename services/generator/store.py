@@ -40,7 +40,7 @@ class RolloutFile:
         except FileNotFoundError:
             return NOTHING_STORED
         except NotARolloutError as error:
-            raise UnusableStoreError(f"{self._path} is {error}") from error
+            raise UnusableStoreError(f"{self._path} is {error}", field=str(self._path), reason="MALFORMED") from error
 
     def _write(self, text: str) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
-from services.chassis.errors import UnavailableError
+from services.chassis.errors import DetailedError, UnavailableError
 from services.chassis.telemetry import fields
 from services.generator.metrics import ROLLOUT_READ_TIME, ROLLOUT_SERIAL
 from services.generator.rollout import Rollout
@@ -36,8 +36,10 @@ class Stored:
 NOTHING_STORED = Stored(Rollout(), 0)
 
 
-class UnusableStoreError(Exception):
+class UnusableStoreError(DetailedError):
     """The store must not be used as it is; the text says where it is and what helps."""
+
+    reason = "UNUSABLE_STORE"
 
 
 class RolloutStore(Protocol):

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from services.chassis.errors import DetailedError
 from services.guardrail.features import feature_buckets
 from services.guardrail.verdict import Category
 
@@ -19,8 +20,10 @@ WEIGHTS_NAME = "classifier.npz"
 WINDOW_CHARACTERS = 600
 
 
-class WeightsError(Exception):
-    """The weights are missing, unfinished, or not those that their manifest names."""
+class WeightsError(DetailedError):
+    """The weights are missing, unfinished, or not those that their manifest names; `field` is the file."""
+
+    reason = "INVALID_WEIGHTS"
 
 
 @dataclass(frozen=True)
@@ -86,9 +89,17 @@ def read_classifier(directory: Path) -> Classifier:
         manifest = json.loads((directory / "manifest.json").read_text())
         digest = hashlib.sha256((directory / WEIGHTS_NAME).read_bytes()).hexdigest()
     except FileNotFoundError as error:
-        raise WeightsError(f"{error.filename} is missing; `python -m training.recipes.guardrail` makes it") from error
+        raise WeightsError(
+            f"{error.filename} is missing; `python -m training.recipes.guardrail` makes it",
+            field=str(error.filename),
+            reason="MISSING",
+        ) from error
     if manifest["files"].get(WEIGHTS_NAME) != digest:
-        raise WeightsError(f"{directory / WEIGHTS_NAME} is not the file that its manifest names")
+        raise WeightsError(
+            f"{directory / WEIGHTS_NAME} is not the file that its manifest names",
+            field=str(directory / WEIGHTS_NAME),
+            reason="MISMATCH",
+        )
     with np.load(directory / WEIGHTS_NAME, allow_pickle=False) as arrays:
         heads = tuple(Category(str(head)) for head in arrays["heads"])
         return Classifier(heads, arrays["weights"], arrays["scale"], arrays["bias"], arrays["threshold"], digest)

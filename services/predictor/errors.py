@@ -13,15 +13,29 @@ PredictorError
 
 
 class PredictorError(Exception):
-    """An error that its caller may see. `param` is the parameter at fault, if it is one's fault."""
+    """An error that its caller may see. The chassis has the same attributes, but imports gRPC, which this image has not.
+
+    Args:
+        text: the message for a person; names the field and what is allowed; never holds user text.
+        param: the request's parameter at fault, if it is one's fault; the only one of the attributes that the HTTP body has.
+        field: what is at fault, as the caller names it: a parameter, a file, a tensor, a configuration field; `param` if it is not given.
+        reason: a stable UPPER_SNAKE_CASE code of this kind of fault; the class's own code if it is not given.
+        limit: what would be allowed; "" if there is no limit to tell.
+    """
 
     status = 500
     kind = "server_error"
+    reason = "INTERNAL"
 
-    def __init__(self, text: str, param: str | None = None) -> None:
+    def __init__(
+        self, text: str, param: str | None = None, *, field: str = "", reason: str = "", limit: str = ""
+    ) -> None:
         super().__init__(text)
         self.text = text
         self.param = param
+        self.field = field or param or ""
+        self.reason = reason or type(self).reason
+        self.limit = limit
 
 
 class InvalidRequestError(PredictorError):
@@ -29,6 +43,7 @@ class InvalidRequestError(PredictorError):
 
     status = 400
     kind = "invalid_request_error"
+    reason = "INVALID_REQUEST"
 
 
 class ModelRefusedError(PredictorError):
@@ -36,6 +51,7 @@ class ModelRefusedError(PredictorError):
 
     status = 400
     kind = "model_refused"
+    reason = "MODEL_REFUSED"
 
 
 class VersionNotFoundError(PredictorError):
@@ -43,6 +59,7 @@ class VersionNotFoundError(PredictorError):
 
     status = 404
     kind = "not_found_error"
+    reason = "UNKNOWN"
 
 
 class VersionConflictError(PredictorError):
@@ -50,6 +67,7 @@ class VersionConflictError(PredictorError):
 
     status = 409
     kind = "conflict"
+    reason = "MISMATCH"
 
 
 class VersionInUseError(PredictorError):
@@ -57,6 +75,7 @@ class VersionInUseError(PredictorError):
 
     status = 409
     kind = "in_use"
+    reason = "IN_USE"
 
 
 class OverloadedError(PredictorError):
@@ -64,6 +83,7 @@ class OverloadedError(PredictorError):
 
     status = 429
     kind = "overloaded"
+    reason = "OVERLOADED"
 
 
 class UnavailableError(PredictorError):
@@ -71,6 +91,7 @@ class UnavailableError(PredictorError):
 
     status = 503
     kind = "unavailable"
+    reason = "UNAVAILABLE"
 
 
 class EngineFailedError(PredictorError):
@@ -78,3 +99,4 @@ class EngineFailedError(PredictorError):
 
     status = 500
     kind = "server_error"
+    reason = "ENGINE_FAILED"

@@ -84,7 +84,11 @@ def read_end_ids(directory: Path, codec: TextCodec) -> tuple[int, ...]:
     tokenizer = json.loads((directory / "tokenizer_config.json").read_bytes())
     eos = codec.token_id(special_tokens(tokenizer).get("eos_token", ""))
     if eos is None:
-        raise ModelRefusedError("generation_config.json: eos_token_id is missing, and no other file names an end token")
+        raise ModelRefusedError(
+            "generation_config.json: eos_token_id is missing, and no other file names an end token",
+            field="eos_token_id",
+            reason="MISSING",
+        )
     return (eos,)
 
 

@@ -89,12 +89,16 @@ class Repository:
             UnavailableError: it loads, drains, or its load failed; or the process ends.
         """
         if self._closing:
-            raise UnavailableError("the predictor is shutting down")
+            raise UnavailableError("the predictor is shutting down", reason="STOPPED")
         slot = self._slots.get(name)
         if slot is None:
             raise VersionNotFoundError("model: no such version is loaded", "model")
         if slot.version is None or slot.state is not State.READY:
-            raise UnavailableError(f"model: this version is {slot.state.lower()}: {slot.reason}", "model")
+            raise UnavailableError(
+                f"model: this version is {slot.state.lower()}: {slot.reason}",
+                "model",
+                reason="STOPPED" if slot.version is not None else "",
+            )
         return slot.version
 
     def ready(self) -> list[Version]:
@@ -124,7 +128,7 @@ class Repository:
             UnavailableError: it is being unloaded, or no more versions fit.
         """
         if self._closing:
-            raise UnavailableError("the predictor is shutting down")
+            raise UnavailableError("the predictor is shutting down", reason="STOPPED")
         self._check_request(name, directory)
         slot = self._slots.get(name)
         if slot is not None and slot.state is State.READY and not self._entry(name, slot).reason:
@@ -145,12 +149,12 @@ class Repository:
         """
         slot = self._slots.get(name)
         if slot is None:
-            raise VersionNotFoundError("no such version is loaded")
+            raise VersionNotFoundError("no such version is loaded", field="version")
         if slot.loading is not None:
             await asyncio.wait([slot.loading])
         # No await between this and the drain: nobody can begin an answer in between.
         if only_idle and slot.version is not None and slot.version.engine.active:
-            raise VersionInUseError(f"{slot.version.engine.active} answers run on this version")
+            raise VersionInUseError(f"{slot.version.engine.active} answers run on this version", field="version")
         self._journal.remove(name)
         await self._retire(name, slot)
 
@@ -163,26 +167,46 @@ class Repository:
 
     def _check_request(self, name: str, directory: Path) -> None:
         if not VERSION_NAME.fullmatch(name):
-            raise InvalidRequestError("version must be 1 to 128 of A-Z a-z 0-9 . _ -, beginning with a letter or digit")
+            raise InvalidRequestError(
+                "version must be 1 to 128 of A-Z a-z 0-9 . _ -, beginning with a letter or digit",
+                field="version",
+                reason="MALFORMED",
+                limit="1 to 128 of A-Z a-z 0-9 . _ -",
+            )
         if not directory.is_absolute():
-            raise InvalidRequestError("parameters.directory must be an absolute path", "parameters.directory")
+            raise InvalidRequestError(
+                "parameters.directory must be an absolute path",
+                "parameters.directory",
+                reason="MALFORMED",
+                limit="an absolute path",
+            )
         root = self._limits.models_root
         if root is not None and not directory.resolve().is_relative_to(root.resolve()):
-            raise ModelRefusedError("parameters.directory lies outside the models' root", "parameters.directory")
+            raise ModelRefusedError(
+                "parameters.directory lies outside the models' root", "parameters.directory", reason="OUT_OF_RANGE"
+            )
 
     async def _check_same(self, slot: _Slot, directory: Path) -> None:
         assert slot.version is not None
         if await asyncio.to_thread(manifest_digest, directory) != slot.version.manifest_digest:
-            raise VersionConflictError("other files are loaded under this name; a version never changes: use a new id")
+            raise VersionConflictError(
+                "other files are loaded under this name; a version never changes: use a new id", field="version"
+            )
 
     async def _begin(self, name: str, directory: Path, slot: _Slot | None) -> _Slot:
         if slot is not None and slot.version is not None:
             if not slot.version.engine.failed:
-                raise UnavailableError(f"this version is being unloaded: {slot.reason}")
+                raise UnavailableError(
+                    f"this version is being unloaded: {slot.reason}", field="version", reason="STOPPED"
+                )
             await self._retire(name, slot)
         taken = sum(slot.state is not State.UNAVAILABLE for slot in self._slots.values())
         if taken >= self._limits.max_versions:
-            raise UnavailableError(f"{taken} versions are loaded, the limit: unload one first")
+            raise UnavailableError(
+                f"{taken} versions are loaded, the limit: unload one first",
+                reason="OVERLOADED",
+                limit=f"{self._limits.max_versions} versions",
+            )
         fresh = _Slot(State.LOADING, directory, "being loaded")
         fresh.loading = asyncio.create_task(self._fill(name, directory, fresh))
         fresh.loading.add_done_callback(_retrieve)

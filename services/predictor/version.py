@@ -57,19 +57,32 @@ class Version:
             InvalidRequestError: the prompt is empty, has an id outside the vocabulary, or does not fit with its new tokens.
         """
         if not prompt:
-            raise InvalidRequestError(f"{param} must have at least 1 token", param)
+            raise InvalidRequestError(
+                f"{param} must have at least 1 token", param, reason="EMPTY", limit="at least 1 token"
+            )
         if any(not 0 <= token < self.vocab_size for token in prompt):
-            raise InvalidRequestError(f"{param}: token ids must be from 0 to {self.vocab_size - 1}", param)
+            raise InvalidRequestError(
+                f"{param}: token ids must be from 0 to {self.vocab_size - 1}",
+                param,
+                reason="OUT_OF_RANGE",
+                limit=f"0 to {self.vocab_size - 1}",
+            )
         room = self.context_tokens - len(prompt)
         if room < 1:
             raise InvalidRequestError(
-                f"{param} has {len(prompt)} tokens; with at least 1 new token the limit is {self.context_tokens}", param
+                f"{param} has {len(prompt)} tokens; with at least 1 new token the limit is {self.context_tokens}",
+                param,
+                reason="TOO_LARGE",
+                limit=str(self.context_tokens),
             )
         if max_new_tokens is None:
             return min(default, room)
         if max_new_tokens > room:
             raise InvalidRequestError(
-                f"max_tokens is {max_new_tokens}; after {len(prompt)} prompt tokens the limit is {room}", "max_tokens"
+                f"max_tokens is {max_new_tokens}; after {len(prompt)} prompt tokens the limit is {room}",
+                "max_tokens",
+                reason="TOO_LARGE",
+                limit=str(room),
             )
         return max_new_tokens
 
@@ -89,7 +102,7 @@ class Version:
                 if piece.text or piece.tokens:
                     yield Delta(piece, transcript.tokens)
             if generation.finish is Finish.CANCELLED:
-                raise UnavailableError("the generation was cut short: this version is being unloaded")
+                raise UnavailableError("the generation was cut short: this version is being unloaded", reason="STOPPED")
             yield Delta(transcript.end(), transcript.tokens, generation.finish)
         finally:
             generation.cancel()

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from sqlalchemy import Connection, column, inspect, select, table, text
 
+from services.chassis.errors import DetailedError
+
 # Of its own name: other services may share the database.
 VERSION_TABLE = "session_revision"
 # Oldest first; the files in migrations/versions.
@@ -17,11 +19,17 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 MIGRATION_LOCK = int.from_bytes(b"SESSION")
 
 
-class DatabaseBehindError(Exception):
-    """The schema is older than this version needs; the text says what to run."""
+class DatabaseBehindError(DetailedError):
+    """The schema is older than this version needs; the text says what to run, `limit` is the revision that is needed."""
+
+    reason = "MISMATCH"
 
     def __init__(self) -> None:
-        super().__init__("the sessions database is behind this version: run `python -m services.session migrate`")
+        super().__init__(
+            "the sessions database is behind this version: run `python -m services.session migrate`",
+            field="database_url",
+            limit=REVISIONS[-1],
+        )
 
 
 def is_behind(connection: Connection) -> bool:

@@ -6,12 +6,16 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from services.chassis.errors import DetailedError
+
 # Above this a count takes more than about a millisecond and goes to a thread (measured: 2.2 ms for 1,000 tokens).
 INLINE_CHARACTERS = 2_000
 
 
-class TokenizerMissingError(Exception):
-    """The file is not there or is no tokenizer; the text says how to get one."""
+class TokenizerMissingError(DetailedError):
+    """The file is not there or is no tokenizer; the text says how to get one, `field` is the file."""
+
+    reason = "MISSING"
 
 
 class TokenCounter:
@@ -44,12 +48,15 @@ def _read(tokenizer_file: Path) -> Tokenizer:
     if not tokenizer_file.is_file():
         raise TokenizerMissingError(
             f"{tokenizer_file} is missing: TW_SESSION_TOKENIZER_FILE must name the tokenizer.json of the model that "
-            "answers; `make up` installs the small model with it"
+            "answers; `make up` installs the small model with it",
+            field=str(tokenizer_file),
         )
     try:
         tokenizer = Tokenizer.from_file(str(tokenizer_file))
     except Exception as error:  # the library raises bare Exception
-        raise TokenizerMissingError(f"{tokenizer_file} is not a tokenizer.json: {error}") from error
+        raise TokenizerMissingError(
+            f"{tokenizer_file} is not a tokenizer.json: {error}", field=str(tokenizer_file), reason="MALFORMED"
+        ) from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer

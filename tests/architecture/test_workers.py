@@ -30,7 +30,7 @@ def test_tests_that_share_a_server_stay_on_one_worker(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-v", "-n", "1", "--dist", "loadgroup", "--rootdir", str(tmp_path)]
     done = subprocess.run([*command, str(tmp_path)], cwd=tmp_path, capture_output=True, text=True, check=True)
     # The suffix is how the scheduler sees a group.
-    for name in ("test_shared@servers", "test_chosen[postgres]@servers"):
+    for name in ("test_shared@databases", "test_chosen[postgres]@databases"):
         assert name in done.stdout
     for name in ("test_alone@", "test_chosen[sqlite]@"):
         assert name not in done.stdout

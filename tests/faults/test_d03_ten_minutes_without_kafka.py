@@ -13,7 +13,7 @@ ACK_SECONDS, DRAIN_SECONDS, GROWTH_MIB = 0.05, 60.0, 32.0
 MIB = 1 << 20
 
 
-@pytest.mark.faults
+@pytest.mark.long
 @pytest.mark.timeout(1_200)
 @pytest.mark.parametrize("seconds", [600])
 async def test_d03_ten_minutes_without_kafka_cost_nobody_anything(

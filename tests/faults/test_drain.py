@@ -93,7 +93,7 @@ async def restart_processes(times: int) -> Counter[str]:
     return seen
 
 
-@pytest.mark.faults
+@pytest.mark.long
 async def test_a_process_that_is_told_to_stop_ten_times_fails_no_call(record_property: Any) -> None:
     seen = await restart_processes(RESTARTS)
     record_property("fired", RESTARTS)

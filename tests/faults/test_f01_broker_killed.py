@@ -11,7 +11,7 @@ RECOVERY_SECONDS = 30.0
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kills", [2, pytest.param(5, marks=pytest.mark.faults)])
+@pytest.mark.parametrize("kills", [1, pytest.param(5, marks=pytest.mark.long)])
 async def test_f01_a_broker_that_is_killed_loses_nothing(
     feedback_stack: Stack, kills: int, record_property: Any
 ) -> None:

@@ -13,7 +13,7 @@ KILLS, EVERY_SECONDS = 5, 10.0
 UNAVAILABLE_SECONDS = 30.0
 
 
-@pytest.mark.faults
+@pytest.mark.long
 @pytest.mark.timeout(600)
 async def test_f02_a_leader_that_is_killed_is_followed_by_another_and_nothing_is_lost(
     tmp_path: Path, kafka_of_three: KafkaServer, postgres: PostgresServer, record_property: Any

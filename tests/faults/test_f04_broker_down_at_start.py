@@ -16,7 +16,7 @@ ACK_SECONDS, LAG_SECONDS = 0.5, 30.0
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("seconds", [5, pytest.param(60, marks=pytest.mark.faults)])
+@pytest.mark.parametrize("seconds", [5, pytest.param(60, marks=pytest.mark.long)])
 async def test_f04_without_a_broker_the_service_starts_and_acknowledges(
     feedback_stack: Stack, seconds: int, record_property: Any
 ) -> None:

@@ -23,7 +23,7 @@ def proxied(tmp_path: Path, postgres: PostgresServer) -> Iterator[tuple[Stack, K
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("drops", [5, pytest.param(100, marks=pytest.mark.faults)])
+@pytest.mark.parametrize("drops", [5, pytest.param(100, marks=pytest.mark.long)])
 async def test_f05_lost_acks_of_kafka_make_records_twice_and_rows_once(
     proxied: tuple[Stack, KafkaProxy], drops: int, record_property: Any
 ) -> None:

@@ -13,7 +13,7 @@ from tests.servers import KafkaServer, PostgresServer
 AWAY_SECONDS = 10.0
 
 
-@pytest.mark.faults
+@pytest.mark.long
 async def test_f06_without_enough_copies_nothing_counts_as_written(
     tmp_path: Path, kafka_of_three: KafkaServer, postgres: PostgresServer, record_property: Any
 ) -> None:

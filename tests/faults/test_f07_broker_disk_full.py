@@ -32,7 +32,7 @@ def stack(disk: SmallDisk, tmp_path: Path, postgres: PostgresServer) -> Iterator
         yield stack
 
 
-@pytest.mark.faults
+@pytest.mark.long
 async def test_f07_a_broker_without_room_makes_no_false_ack_and_takes_all_when_it_has_room(
     disk: SmallDisk, stack: Stack, record_property: Any
 ) -> None:

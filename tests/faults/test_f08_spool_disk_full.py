@@ -31,7 +31,7 @@ def one_mebibyte(folder: Path) -> Iterator[SmallDisk | None]:
         yield disk
 
 
-@pytest.mark.parametrize("most_seconds", [0.5, pytest.param(REJECT_SECONDS, marks=pytest.mark.faults)])
+@pytest.mark.parametrize("most_seconds", [0.5, pytest.param(REJECT_SECONDS, marks=pytest.mark.long)])
 async def test_f08_a_spool_without_room_says_so_at_once_and_keeps_what_it_acknowledged(
     feedback_stack: Stack, tmp_path: Path, most_seconds: float, record_property: Any
 ) -> None:

@@ -14,6 +14,7 @@ REPLICAS = 5
 KEYS = 20
 
 
+@pytest.mark.long
 @pytest.mark.slow
 async def test_f11_f12_the_same_key_on_five_replicas(feedback_stack: Stack, record_property: Any) -> None:
     tombstones = counted("tombstones_total", stream="feedback")

@@ -9,6 +9,7 @@ from kafka.errors import UnknownTopicOrPartitionError
 from tests.faults.feedback import Clients, Stack, replica_here, settled
 
 
+@pytest.mark.long
 @pytest.mark.slow
 async def test_f13_a_topic_made_anew_is_another_log(feedback_stack: Stack, record_property: Any) -> None:
     async with replica_here(feedback_stack, relay_watchdog_seconds=2) as one, replica_here(feedback_stack, 1) as two:

@@ -16,7 +16,7 @@ OFTEN = [Step.STORED, Step.COMMITTED]
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    "steps", [OFTEN, pytest.param(list(Step) * 2, marks=pytest.mark.faults)], ids=["around the commit", "everywhere"]
+    "steps", [OFTEN, pytest.param(list(Step) * 2, marks=pytest.mark.long)], ids=["around the commit", "everywhere"]
 )
 async def test_f15_a_sink_that_is_killed_loses_and_repeats_nothing(
     feedback_stack: Stack, steps: list[Step], record_property: Any

@@ -12,7 +12,7 @@ STAY_SECONDS = 3.0
 CALM_SECONDS = 10.0
 
 
-@pytest.mark.faults
+@pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("seconds", [120])
 async def test_f17_consumers_that_come_and_go_move_partitions_and_lose_nothing(

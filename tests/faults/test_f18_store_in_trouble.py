@@ -42,6 +42,7 @@ def stack(
         yield stack
 
 
+@pytest.mark.long
 @pytest.mark.slow
 async def test_f18_trouble_in_the_store_delays_parquet_and_loses_nothing(
     stack: Stack, proxy: HttpProxy, record_property: Any
@@ -68,7 +69,7 @@ async def test_f18_trouble_in_the_store_delays_parquet_and_loses_nothing(
     record_property("fired", sum(proxy.counts[kind] for kind in Kind))
 
 
-@pytest.mark.faults
+@pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("trouble", TROUBLE)
 async def test_f18_half_a_minute_of_trouble_keeps_memory_bounded(

@@ -53,7 +53,7 @@ async def test_f19_a_put_whose_answer_is_lost_makes_no_duplicate_and_its_orphan_
         record_property("orphans_collected", orphans)
 
 
-@pytest.mark.faults
+@pytest.mark.long
 @pytest.mark.timeout(900)
 async def test_f19_ten_thousand_events_while_every_other_answer_is_lost(
     kafka: KafkaServer, postgres: PostgresServer, s3: S3Server, tmp_path: Path, record_property: Any

@@ -42,7 +42,7 @@ def put_until_it_fails(store: S3Store, objects: dict[str, bytes], name: Callable
     raise AssertionError("nothing failed")
 
 
-@pytest.mark.faults
+@pytest.mark.long
 def test_f20_of_an_object_that_was_on_its_way_when_the_store_was_killed_nothing_or_all_is_there(
     s3: S3Server, record_property: Any
 ) -> None:
@@ -72,7 +72,7 @@ def test_f20_of_an_object_that_was_on_its_way_when_the_store_was_killed_nothing_
     assert len(unsure) == KILLS
 
 
-@pytest.mark.faults
+@pytest.mark.long
 async def test_f20_the_sink_goes_on_when_the_store_is_back(
     s3: S3Server, kafka: KafkaServer, postgres: PostgresServer, tmp_path: Path, record_property: Any
 ) -> None:

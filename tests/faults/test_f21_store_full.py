@@ -49,7 +49,7 @@ def place(s3: S3Server, tmp_path: Path) -> Iterator[tuple[SmallDisk | FullProxy,
             yield FullProxy(proxy), S3(bucket, proxy.port)
 
 
-@pytest.mark.faults
+@pytest.mark.long
 async def test_f21_a_full_disk_pauses_the_sink_and_room_resumes_it(
     place: tuple[SmallDisk | FullProxy, S3],
     kafka: KafkaServer,

@@ -151,7 +151,7 @@ EVERY_COMMIT = {(Break.LATE, new_conversation), (Break.LATE, another_turn)} | {
             kind,
             call,
             id=f"{kind.name.lower()}-{call.__name__}",
-            marks=() if (kind, call) in EVERY_COMMIT else pytest.mark.faults,
+            marks=() if (kind, call) in EVERY_COMMIT else pytest.mark.long,
         )
         for kind, call in itertools.product(Break, CALLS)
     ],

@@ -13,7 +13,7 @@ AHEAD, BEHIND, JUMPING = 2 * 86_400, -3_600, 0
 HALF_AN_HOUR_US = 1_800_000_000
 
 
-@pytest.mark.faults
+@pytest.mark.long
 @pytest.mark.parametrize("events", [100])
 async def test_f25_replicas_with_wrong_clocks_lose_nothing_and_keep_the_order(
     feedback_stack: Stack, events: int, record_property: Any

@@ -204,7 +204,7 @@ def killed_at(it: Scenario, step: Step, times: int) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    "steps", [OFTEN, pytest.param(list(Step), marks=pytest.mark.faults)], ids=["around the publishing", "everywhere"]
+    "steps", [OFTEN, pytest.param(list(Step), marks=pytest.mark.long)], ids=["around the publishing", "everywhere"]
 )
 def test_f27_compaction_is_killed_and_a_reader_finds_all_rows_once(embedded: Scenario, steps: list[Step]) -> None:
     for number, step in enumerate(steps):
@@ -216,7 +216,7 @@ def test_f27_compaction_is_killed_and_a_reader_finds_all_rows_once(embedded: Sce
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "steps",
-    [OFTEN[:2], pytest.param(list(Step), marks=pytest.mark.faults)],
+    [OFTEN[:2], pytest.param(list(Step), marks=pytest.mark.long)],
     ids=["around the publishing", "everywhere"],
 )
 def test_f27_compaction_is_killed_on_real_servers(real: Scenario, steps: list[Step]) -> None:
@@ -226,7 +226,7 @@ def test_f27_compaction_is_killed_on_real_servers(real: Scenario, steps: list[St
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", [Step.STORED, pytest.param(Step.DELETED, marks=pytest.mark.faults)])
+@pytest.mark.parametrize("step", [Step.STORED, pytest.param(Step.DELETED, marks=pytest.mark.long)])
 def test_f27_one_that_was_frozen_and_overtaken_publishes_nothing_and_deletes_nothing_that_counts(
     embedded: Scenario, step: Step
 ) -> None:

@@ -192,7 +192,7 @@ def text_in(row: parquet.Row, key: bytes) -> str:
     return whole.answer if isinstance(whole, events_pb2.TurnEvent) else whole.thumb.comment or whole.correction.text
 
 
-@pytest.mark.parametrize("erasures", [4, pytest.param(12, marks=pytest.mark.faults)])
+@pytest.mark.parametrize("erasures", [4, pytest.param(12, marks=pytest.mark.long)])
 async def test_what_was_said_before_an_erasure_is_gone_while_the_user_goes_on(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, record_property: Any, erasures: int
 ) -> None:

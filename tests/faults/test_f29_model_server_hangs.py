@@ -27,7 +27,7 @@ async def ending(stubs: Stubs, events: list[Any]) -> tuple[ServiceError, float]:
     raise AssertionError("the answer came to its end")
 
 
-@pytest.mark.parametrize("waits", [SHORT, pytest.param(AS_SHIPPED, marks=pytest.mark.faults)])
+@pytest.mark.parametrize("waits", [SHORT, pytest.param(AS_SHIPPED, marks=pytest.mark.long)])
 async def test_a_model_server_that_hangs_is_noticed_and_what_it_wrote_is_given_up(
     tmp_path: Path, waits: dict[str, float], record_property: Any
 ) -> None:

@@ -35,7 +35,7 @@ async def run_into_deadline(stubs: Stubs, seconds: float) -> float:
 
 
 @pytest.mark.parametrize(
-    "form", [Form(0.3, 0.75, 3, 2.0), pytest.param(Form(2.0, 5.0, 5, 0.1), marks=pytest.mark.faults)]
+    "form", [Form(0.3, 0.75, 3, 2.0), pytest.param(Form(2.0, 5.0, 5, 0.1), marks=pytest.mark.long)]
 )
 async def test_a_deadline_reaches_the_model_server_and_no_token_is_made_after_it(
     tmp_path: Path, form: Form, record_property: Any

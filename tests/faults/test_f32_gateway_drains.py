@@ -36,7 +36,7 @@ def hold_streams(fakes: Backends) -> asyncio.Event:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("streams", [30, pytest.param(200, marks=pytest.mark.faults)])
+@pytest.mark.parametrize("streams", [30, pytest.param(200, marks=pytest.mark.long)])
 async def test_a_gateway_that_ends_hands_its_readers_over(
     tmp_path: Path, valkey: ValkeyServer, streams: int, record_property: Any
 ) -> None:

@@ -45,7 +45,7 @@ async def errors_of(gateway: House, turns: int) -> tuple[list[ServiceError], lis
     return errors, sorted(seconds)
 
 
-@pytest.mark.parametrize("most_seconds", [2.0, pytest.param(AWAY_SECONDS, marks=pytest.mark.faults)])
+@pytest.mark.parametrize("most_seconds", [2.0, pytest.param(AWAY_SECONDS, marks=pytest.mark.long)])
 async def test_f34_without_a_guard_nothing_is_generated_and_people_are_told_at_once(
     tmp_path: Path, most_seconds: float, record_property: Any
 ) -> None:

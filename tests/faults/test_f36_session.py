@@ -39,7 +39,7 @@ async def impatient(home: Home, feedback: FakeFeedback, **changes: Any) -> Async
             yield replicas
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.faults)])
+@pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.long)])
 async def test_f36_postgres_is_killed_and_restarts(postgres: PostgresServer, postgres_home: Home, kills: int) -> None:
     feedback, history = FakeFeedback(), History()
     broken_before = count("failed", "SESSION_DATABASE_AWAY")

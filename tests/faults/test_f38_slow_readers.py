@@ -54,7 +54,7 @@ async def until_ended(process: Process, calls: int) -> None:
         await asyncio.sleep(0.02)
 
 
-@pytest.mark.parametrize("readers", [50, pytest.param(500, marks=pytest.mark.faults)])
+@pytest.mark.parametrize("readers", [50, pytest.param(500, marks=pytest.mark.long)])
 async def test_f38_readers_that_stop_reading_cost_no_memory_and_are_cut_off(readers: int, record_property: Any) -> None:
     async with replica(max_write_seconds=WRITE_SECONDS) as process:
         # What the first streams cost is not theirs alone.

@@ -70,8 +70,8 @@ class Crowd:
     ("streams", "a_second"),
     [
         pytest.param(300, 0, id="burst of 300"),
-        pytest.param(1_000, 0, id="burst of 1000", marks=pytest.mark.faults),
-        pytest.param(10_000, 200, id="ramp to 10000", marks=pytest.mark.faults),
+        pytest.param(1_000, 0, id="burst of 1000", marks=pytest.mark.long),
+        pytest.param(10_000, 200, id="ramp to 10000", marks=pytest.mark.long),
     ],
 )
 @pytest.mark.timeout(900)

@@ -82,7 +82,7 @@ WHOLE = (Phase(0.5, 20), Phase(2, 60), Phase(0.5, MOST_RECOVERY_SECONDS), Phase(
     ("phases", "goals"),
     [
         pytest.param(SHORT, Goals(0.5, 6, 1.0), id="short"),
-        pytest.param(WHOLE, Goals(0.9, 2, 0.02), id="whole", marks=pytest.mark.faults),
+        pytest.param(WHOLE, Goals(0.9, 2, 0.02), id="whole", marks=pytest.mark.long),
     ],
 )
 async def test_f40_an_overloaded_service_serves_what_it_can_and_refuses_the_rest_at_once(

@@ -149,7 +149,7 @@ async def test_f43_a_character_that_no_database_stores_is_refused_or_replaced(
     record_property("fired", len(ended) + 1)
 
 
-@pytest.mark.faults
+@pytest.mark.long
 @pytest.mark.timeout(900)
 async def test_f43_the_ten_thousandth_turn_of_a_conversation_is_as_good_as_the_tenth(
     postgres_home: Home, record_property: Any

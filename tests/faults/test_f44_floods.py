@@ -47,7 +47,7 @@ async def flooded(port: int, kind: Kind) -> AsyncIterator[list[int]]:
     told += map(int, said.split())
 
 
-@pytest.mark.faults
+@pytest.mark.long
 @pytest.mark.parametrize("kind", list(Kind))
 async def test_f44_a_flood_on_one_connection_is_hardly_felt_on_another(
     tmp_path: Path, kind: Kind, record_property: Any
@@ -70,7 +70,7 @@ async def test_f44_a_flood_on_one_connection_is_hardly_felt_on_another(
     assert after <= max(MOST_TIMES * calm, MOST_SECONDS)
 
 
-@pytest.mark.faults
+@pytest.mark.long
 async def test_f44_heads_that_never_end_are_hung_up_on(tmp_path: Path, record_property: Any) -> None:
     async with backends() as (fakes, target), gateway_process(tmp_path, fakes, target) as gateway:
         port = int(gateway.house.url.rpartition(":")[2])

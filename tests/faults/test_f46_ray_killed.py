@@ -66,7 +66,7 @@ def end(process: "subprocess.Popen[bytes]") -> None:
     process.wait()
 
 
-@pytest.mark.faults
+@pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("victim", [WORKER, HEAD])
 def test_f46_training_goes_on_bit_by_bit_after_a_kill(tmp_path: Path, victim: str, record_property: Any) -> None:

@@ -88,7 +88,7 @@ def test_f47_a_pickle_is_no_model_for_training_and_none_for_the_predictor(tmp_pa
     assert not sprung.exists()
 
 
-@pytest.mark.faults
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_f47_a_writer_killed_at_any_moment_leaves_a_whole_checkpoint(tmp_path: Path, record_property: Any) -> None:
     chance, kills, partial = random.Random(47), 25, 0

@@ -69,7 +69,7 @@ async def loop_lag_p99(gateway: GatewayProcess) -> float:
     return next(bound for bound, count in buckets if count >= 0.99 * buckets[-1][1])
 
 
-@pytest.mark.faults
+@pytest.mark.long
 @pytest.mark.timeout(1_200)
 @pytest.mark.parametrize("seconds", [600.0])
 async def test_r08_readers_who_leave_leave_nothing_behind(tmp_path: Path, seconds: float, record_property: Any) -> None:

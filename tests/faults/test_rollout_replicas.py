@@ -53,7 +53,7 @@ async def test_the_replica_that_loads_is_killed_and_the_other_one_finishes_witho
     assert history == ["started"]
 
 
-@pytest.mark.parametrize("how", ["kill", pytest.param("pause", marks=pytest.mark.faults)])
+@pytest.mark.parametrize("how", ["kill", pytest.param("pause", marks=pytest.mark.long)])
 async def test_without_their_database_all_replicas_answer_as_before_and_refuse_changes(
     tmp_path: Path, database: str, postgres: PostgresServer, how: str, record_property: Any
 ) -> None:
@@ -102,7 +102,7 @@ async def as_shipped(root: Path, database: str) -> AsyncIterator[Sequence[Stubs]
         yield [await stack.enter_async_context(service) for service in services]
 
 
-@pytest.mark.faults
+@pytest.mark.long
 async def test_a_change_at_one_replica_holds_at_the_other_within_about_a_second(
     tmp_path: Path, database: str, record_property: Any
 ) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from infra.servers.installation import find_installed
+from infra.servers.installation import locate
 from infra.servers.prometheus import Prometheus
 from infra.supervision.ports import free_port
 from infra.watching.files import ALERTS
@@ -82,7 +82,7 @@ def check_panels(asked: Asked, board: Dashboard, excused: Mapping[str, str], per
 def watched(folder: Path, targets: Mapping[str, Sequence[str]]) -> Iterator[Asked]:
     """A Prometheus that reads a system every second, with our rules."""
     prometheus = Prometheus(folder, free_port(), targets, (ALERTS,), scrape_seconds=1)
-    server = Server(prometheus.prepare(find_installed().prometheus), folder)
+    server = Server(prometheus.prepare(locate().prometheus), folder)
     server.start()
     try:
         yield Asked(prometheus.url)

@@ -65,6 +65,7 @@ def demonstrate(state: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*command, *words], cwd=ROOT, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_thousand_thumbs_make_a_version_that_people_prefer(tmp_path: Path) -> None:
@@ -86,6 +87,7 @@ def test_a_thousand_thumbs_make_a_version_that_people_prefer(tmp_path: Path) -> 
     assert 0.5 < seen["turn"]["sets"]["held_out_ceiling"] < 1
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_shuffled_thumbs_promote_nothing(tmp_path: Path) -> None:
@@ -98,6 +100,7 @@ def test_shuffled_thumbs_promote_nothing(tmp_path: Path) -> None:
     assert not (state / "models" / "nano-1").exists()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_version_made_worse_on_purpose_is_rolled_back_by_itself(tmp_path: Path) -> None:

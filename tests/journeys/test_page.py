@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from playwright.sync_api import Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from infra.install.tools import install_browser
 from tests.journeys.client import Client
@@ -18,33 +18,40 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-software-rasterizer", "--di
 SIZES = {"desktop": (1280, 800), "phone": (390, 844)}
 
 
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """One browser for all tests; each opens a context of its own, with no cookies or storage of another's."""
+    with sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=str(install_browser()), args=FLAGS)
+        yield started
+        started.close()
+
+
 @pytest.fixture(params=SIZES, ids=str)
-def page(request: pytest.FixtureRequest, stack: Stack) -> Iterator[Page]:
+def page(request: pytest.FixtureRequest, stack: Stack, browser: Browser) -> Iterator[Page]:
     somebody_new = f"browser-{uuid.uuid4().hex[:8]}"
-    with opened(stack, SIZES[request.param], stack.make_keys(somebody_new)[0]) as page:
+    with opened(browser, stack, SIZES[request.param], stack.make_keys(somebody_new)[0]) as page:
         yield page
 
 
 @pytest.fixture(params=SIZES, ids=str)
-def operators_page(request: pytest.FixtureRequest, stack: Stack) -> Iterator[Page]:
-    with opened(stack, SIZES[request.param], stack.owner_key) as page:
+def operators_page(request: pytest.FixtureRequest, stack: Stack, browser: Browser) -> Iterator[Page]:
+    with opened(browser, stack, SIZES[request.param], stack.owner_key) as page:
         yield page
 
 
 @contextmanager
-def opened(stack: Stack, size: tuple[int, int], key: str) -> Iterator[Page]:
-    """A browser on the page; whatever it logs as an error or asks of another host fails the test."""
+def opened(browser: Browser, stack: Stack, size: tuple[int, int], key: str) -> Iterator[Page]:
+    """The page in a new context; whatever it logs as an error or asks of another host fails the test."""
     width, height = size
     troubles: list[str] = []
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=str(install_browser()), args=FLAGS)
-        page = browser.new_page(viewport={"width": width, "height": height})
-        page.on("pageerror", lambda error: troubles.append(str(error)))
-        page.on("console", lambda message: troubles.append(message.text) if message.type == "error" else None)
-        page.on("request", lambda asked: troubles.append(asked.url) if stack.http not in asked.url else None)
-        page.goto(f"{stack.http}/#key={key}")
-        yield page
-        browser.close()
+    page = browser.new_page(viewport={"width": width, "height": height})
+    page.on("pageerror", lambda error: troubles.append(str(error)))
+    page.on("console", lambda message: troubles.append(message.text) if message.type == "error" else None)
+    page.on("request", lambda asked: troubles.append(asked.url) if stack.http not in asked.url else None)
+    page.goto(f"{stack.http}/#key={key}")
+    yield page
+    page.close()
     assert not troubles
 
 

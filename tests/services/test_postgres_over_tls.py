@@ -110,7 +110,10 @@ async def test_the_certificate_is_compared(service: str, postgres: PostgresServe
 
 
 def test_another_word_is_refused() -> None:
-    with pytest.raises(ValidationError, match="database_url"):
+    with pytest.raises(ValidationError) as caught:
         FeedbackSettings(
             database_url="postgresql+pg8000://u:p@db/x?ssl=require", principal_key="p" * 16, master_key="ab" * 32
         )
+    assert [(wrong["loc"], wrong["type"]) for wrong in caught.value.errors()] == [
+        (("database_url",), "string_pattern_mismatch")
+    ]

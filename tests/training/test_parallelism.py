@@ -50,6 +50,7 @@ def require_same(one: dict[str, float], other: dict[str, float]) -> None:
         assert other[key] == pytest.approx(one[key], rel=2e-5, abs=1e-6), key
 
 
+@pytest.mark.long
 def test_norms_of_heads_learn_from_the_heads_of_all_workers(tmp_path: Path) -> None:
     """And every worker applies the same gradient: asserted in each."""
     for name in ("one", "tensor", "shards of tensor"):
@@ -69,11 +70,13 @@ def layouts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [name for name in LAYOUTS if name != "one"])
 def test_every_layout_learns_as_one_process(name: str, layouts: Path) -> None:
     require_same(figures(layouts, "one"), figures(layouts, name))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("before", "after"), [("shards of tensor", "one"), ("one", "shards"), ("shards", "tensor")])
 def test_a_checkpoint_of_one_layout_is_resumed_in_another(before: str, after: str, layouts: Path) -> None:
     world, layout = LAYOUTS[after]
@@ -84,12 +87,14 @@ def test_a_checkpoint_of_one_layout_is_resumed_in_another(before: str, after: st
         assert resumed[key] == pytest.approx(whole[key], rel=2e-5, abs=1e-6), key
 
 
+@pytest.mark.long
 def test_a_checkpoint_resumed_in_its_own_layout_gives_the_same_bits(layouts: Path) -> None:
     run_workers(TRAIN, 2, layouts, "shards again", json.dumps({"shard": 2}), "shards")
     whole, resumed = figures(layouts, "shards"), figures(layouts, "shards again")
     assert all(resumed[key] == whole[key] for key in resumed)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["shards", "tensor"])
 def test_stages_write_what_one_process_writes(name: str, whole_stages: Path) -> None:
     world, layout = LAYOUTS[name]
@@ -113,6 +118,7 @@ def whole_stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["shards", "copies of shards", "shards of tensor"])
 def test_in_bfloat16_shards_learn_as_one_process_under_autocast(name: str, layouts: Path) -> None:
     """Both round the same weights and the same sums of products. What differs is the order of the sums: 2 workers, half the rows each."""
@@ -127,6 +133,7 @@ def test_in_bfloat16_shards_learn_as_one_process_under_autocast(name: str, layou
     assert any(other[key] != pytest.approx(wide[key], rel=2e-5) for key in one)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["shards", "copies of shards", "shards of tensor"])
 def test_matrices_are_gathered_in_bfloat16_and_whole_ones_for_sampling_are_exact(name: str, tmp_path: Path) -> None:
     world, layout = LAYOUTS[name]
@@ -150,6 +157,7 @@ def test_adapters_are_not_split_across(tmp_path: Path) -> None:
     run_workers("tests.training.layouts:split_with_adapter", 2, tmp_path)
 
 
+@pytest.mark.long
 def test_over_shards_activations_are_computed_again_with_the_same_gradients(tmp_path: Path) -> None:
     run_workers("tests.training.layouts:recomputed", 2, tmp_path)
 

@@ -45,6 +45,7 @@ def require_same(directory: Path, one: str, other: str, run: str) -> None:
     assert apart(weights(directory / one / run), weights(directory / other / run)) < 1e-5
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "run"),
     [
@@ -62,6 +63,7 @@ def test_every_layout_learns_as_one_process(name: str, run: str, layouts: Path) 
     assert other == pytest.approx(one, rel=2e-5, abs=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("run", "before", "after"),
     [
@@ -78,6 +80,7 @@ def test_a_state_of_one_layout_is_resumed_in_another(run: str, before: str, afte
     require_same(layouts, before, name, run)
 
 
+@pytest.mark.long
 def test_a_worker_holds_its_own_layers_and_the_first_gets_all_back(tmp_path: Path) -> None:
     run_workers("tests.training.pipelines:parts", 2, tmp_path)
 

@@ -128,7 +128,9 @@ class Compactors:
                 )
             )
             if gone.rowcount != sum(item.is_cover for item in made.replaced):
-                raise FencedError(f"the covers of {lease.stream} {first} to {last} are not those that were read")
+                raise FencedError(
+                    f"the covers of {lease.stream} {first} to {last} are not those that were read", field="covers"
+                )
             connection.execute(insert(tables.covers).values(_cover(lease.stream, made, now)))
             remarks.forget(connection, made.taken_back)
             retired = [
@@ -165,7 +167,7 @@ def _write(connection: Connection, lease: CompactionLease, values: dict[str, int
     table = tables.compactors
     mine = (table.c.stream == lease.stream) & (table.c.epoch == lease.epoch)
     if connection.execute(update(table).where(mine).values(values)).rowcount != 1:
-        raise FencedError(f"epoch {lease.epoch} of the compaction of {lease.stream} is not the newest")
+        raise FencedError(f"epoch {lease.epoch} of the compaction of {lease.stream} is not the newest", field="epoch")
 
 
 def _microseconds(seconds: float) -> int:

@@ -208,12 +208,13 @@ class TopicConsumer:
             )
             text = f"offset {position} of {self._topic} partition {place.partition} is not there: {what}"
             metrics.LOST_OFFSETS.labels(self._stream, str(place.partition)).set(max(0, start - position))
-            self._fail(consumer, place, OffsetOutOfRangeError(text))
+            failure = OffsetOutOfRangeError(text, field="offset", limit=f"{start} to {end}")
+            self._fail(consumer, place, failure)
 
     def _truncated(self, consumer: KafkaConsumer, diverged: Collection[TopicPartition]) -> None:
         for place in diverged:
             text = f"{self._topic} partition {place.partition} was cut off behind what was read"
-            self._fail(consumer, place, OffsetOutOfRangeError(text))
+            self._fail(consumer, place, OffsetOutOfRangeError(text, field="offset", reason="DAMAGED"))
 
     def _fail(self, consumer: KafkaConsumer, place: TopicPartition, failure: LogError) -> None:
         consumer.pause(place)

@@ -33,13 +33,17 @@ class NamedTopic:
                 self._let_go()
                 raise LogUnavailableError("kafka does not answer") from error
         if found["error_code"]:
-            raise LogUnavailableError(f"there is no topic {self._name}: run `python -m services.feedback topics`")
+            raise LogUnavailableError(
+                f"there is no topic {self._name}: run `python -m services.feedback topics`",
+                field=self._name,
+                reason="MISSING",
+            )
         return str(found["topic_id"])
 
     def require(self, topic_id: str) -> None:
         """Raises: TopicReplacedError: the name belongs to another topic by now. LogUnavailableError."""
         if self.current() != topic_id:
-            raise TopicReplacedError(f"topic {self._name} was made anew: {topic_id} is gone")
+            raise TopicReplacedError(f"topic {self._name} was made anew: {topic_id} is gone", field=self._name)
 
     def close(self) -> None:
         """Let go of Kafka."""
@@ -63,7 +67,9 @@ def look_at(cluster: Cluster, name: str) -> list[LogView]:
         with closing(open_admin(cluster)) as admin:
             (found,) = admin.describe_topics([name])
         if found["error_code"]:
-            raise LogUnavailableError(f"there is no topic {name}: run `python -m services.feedback topics`")
+            raise LogUnavailableError(
+                f"there is no topic {name}: run `python -m services.feedback topics`", field=name, reason="MISSING"
+            )
         places = [TopicPartition(name, partition["partition_index"]) for partition in found["partitions"]]
         with closing(build(KafkaConsumer, **cluster.options())) as consumer:
             starts, ends = consumer.beginning_offsets(places), consumer.end_offsets(places)

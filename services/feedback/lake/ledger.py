@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Row, delete, insert, select, text, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from services.chassis.errors import UnavailableError
+from services.chassis.errors import DetailedError, UnavailableError
 from services.feedback import tables
 from services.feedback.lake.covers import ITEMS_A_PAGE, Served, pages, served
 from services.feedback.lake.taken_back import taken_back
@@ -29,8 +29,10 @@ _HOLD = text("""
 """)
 
 
-class FencedError(Exception):
+class FencedError(DetailedError):
     """Another writer has the partition, or has moved its end: discard what is buffered and take a new lease."""
+
+    reason = "FENCED"
 
 
 class ErasedMeanwhileError(FencedError):
@@ -253,7 +255,9 @@ class Ledger:
             .values(end_offset=end_offset)
         )
         if moved.rowcount != 1:
-            raise FencedError(f"epoch {lease.epoch} of topic {lease.topic_id} is not the newest, or its end has moved")
+            raise FencedError(
+                f"epoch {lease.epoch} of topic {lease.topic_id} is not the newest, or its end has moved", field="epoch"
+            )
 
     def _transaction(self) -> AbstractContextManager[Connection]:
         return transaction(self._engine)
@@ -271,7 +275,7 @@ def transaction(engine: Engine) -> Iterator[Connection]:
         with engine.begin() as connection:
             yield connection
     except IntegrityError as error:
-        raise FencedError("another writer has committed the same segment or event") from error
+        raise FencedError("another writer has committed the same segment or event", reason="EXISTS") from error
     except SQLAlchemyError as error:
         raise LedgerUnavailableError("the feedback ledger does not answer: nothing was stored") from error
 

@@ -9,19 +9,26 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
+from services.chassis.errors import DetailedError
 from services.feedback.durable import DRAFT_PREFIX, sync_directory, write_file
 
 
-class ObjectStoreError(Exception):
+class ObjectStoreError(DetailedError):
     """The store did not do it, or it is not known whether it did."""
+
+    reason = "OBJECT_STORE_FAILED"
 
 
 class ObjectMissingError(ObjectStoreError):
-    """No object has this key."""
+    """No object has this key, which is `field`."""
+
+    reason = "MISSING"
 
 
 class ObjectRefusedError(ObjectStoreError):
-    """The store will not do it until a setting or a right is another one; the text names the setting."""
+    """The store will not do it until a setting or a right is another one; `field` is the setting."""
+
+    reason = "REFUSED"
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,7 @@ def check_key(key: str) -> None:
     """Raises ObjectStoreError for a key that would leave the store or that a store would read as another one."""
     pure = PurePosixPath(key)
     if pure.is_absolute() or ".." in pure.parts or str(pure) != key or key == ".":
-        raise ObjectStoreError("an object key must be a plain relative path")
+        raise ObjectStoreError("an object key must be a plain relative path", field="key", reason="MALFORMED")
 
 
 class Directory:
@@ -66,15 +73,15 @@ class Directory:
         try:
             write_file(path, data)
         except OSError as error:
-            raise ObjectStoreError(f"could not put {key}") from error
+            raise ObjectStoreError(f"could not put {key}", field=key) from error
 
     def get(self, key: str) -> bytes:
         try:
             return self._path(key).read_bytes()
         except FileNotFoundError as error:
-            raise ObjectMissingError(f"no object {key}") from error
+            raise ObjectMissingError(f"no object {key}", field=key) from error
         except OSError as error:
-            raise ObjectStoreError(f"could not get {key}") from error
+            raise ObjectStoreError(f"could not get {key}", field=key) from error
 
     def delete(self, key: str) -> None:
         path = self._path(key)
@@ -84,7 +91,7 @@ class Directory:
         except FileNotFoundError:
             return
         except OSError as error:
-            raise ObjectStoreError(f"could not delete {key}") from error
+            raise ObjectStoreError(f"could not delete {key}", field=key) from error
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         for path in self._root.rglob("*"):

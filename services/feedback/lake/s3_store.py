@@ -165,11 +165,15 @@ class S3Store:
         next(self.list(SELF_TEST_PREFIX), None)
         self.put(key, data)
         if self.get(key) != data:
-            raise ObjectRefusedError("s3_endpoint: what was put is not what was got")
+            raise ObjectRefusedError(
+                "s3_endpoint: what was put is not what was got", field="s3_endpoint", reason="MISMATCH"
+            )
         self.delete(key)
         with suppress(ObjectMissingError):
             self.get(key)
-            raise ObjectRefusedError("s3_endpoint: what was deleted can still be got")
+            raise ObjectRefusedError(
+                "s3_endpoint: what was deleted can still be got", field="s3_endpoint", reason="EXISTS"
+            )
 
     def _read(self, key: str) -> bytes:
         deadline = time.monotonic() + self._place.request_seconds
@@ -188,19 +192,24 @@ class S3Store:
             yield
         except S3Error as error:
             if error.code == "NoSuchKey":
-                raise ObjectMissingError(f"no object {name}") from error
+                raise ObjectMissingError(f"no object {name}", field=name) from error
             self._warn(operation, str(error.code))
             if error.response.status in PASSING_STATUSES:
-                raise ObjectStoreError(f"could not {operation} {name}: {error.code}") from error
+                raise ObjectStoreError(
+                    f"could not {operation} {name}: {error.code}", field=name, reason="OVERLOADED"
+                ) from error
             setting = SETTINGS.get(error.code or "", "s3_endpoint")
             raise ObjectRefusedError(
-                f"{setting}: {self._place.endpoint} answers {error.code} ({operation} in bucket {self._bucket})"
+                f"{setting}: {self._place.endpoint} answers {error.code} ({operation} in bucket {self._bucket})",
+                field=setting,
             ) from error
         except (MinioException, HTTPError, ParseError) as error:
             cause = type(error.reason if isinstance(error, MaxRetryError) else error).__name__
             self._warn(operation, cause)
             raise ObjectStoreError(
-                f"s3_endpoint: {self._place.endpoint} did not answer {operation} {name}: {cause}"
+                f"s3_endpoint: {self._place.endpoint} did not answer {operation} {name}: {cause}",
+                field="s3_endpoint",
+                reason="UNREACHABLE",
             ) from error
 
     def _warn(self, operation: str, cause: str) -> None:

@@ -16,7 +16,9 @@ SEQUENCE = "sequence"
 
 
 class DamagedObjectError(ObjectStoreError):
-    """The object is missing or not what was committed; the text says which."""
+    """The object is missing or not what was committed; `field` is its key."""
+
+    reason = "DAMAGED"
 
 
 def read_served(store: ObjectStore, item: Served, columns: Sequence[str] | None = None) -> pa.Table:
@@ -31,13 +33,17 @@ def read_served(store: ObjectStore, item: Served, columns: Sequence[str] | None 
     try:
         data = store.get(item.object_key)
     except ObjectMissingError as error:
-        raise DamagedObjectError(f"its object is missing: {item.object_key}") from error
+        raise DamagedObjectError(
+            f"its object is missing: {item.object_key}", field=item.object_key, reason="MISSING"
+        ) from error
     if hashlib.sha256(data).hexdigest() != item.sha256:
-        raise DamagedObjectError(f"its object is not what was committed: {item.object_key}")
+        raise DamagedObjectError(
+            f"its object is not what was committed: {item.object_key}", field=item.object_key, reason="MISMATCH"
+        )
     try:
         table = parquet.read(data, columns)
     except pa.ArrowException as error:
-        raise DamagedObjectError(f"its object cannot be read: {item.object_key}") from error
+        raise DamagedObjectError(f"its object cannot be read: {item.object_key}", field=item.object_key) from error
     if SEQUENCE in table.column_names:
         return table
     return table.append_column(SEQUENCE, pa.array([item.sequence] * table.num_rows, pa.int64()))

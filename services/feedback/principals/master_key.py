@@ -12,14 +12,17 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from services.chassis.errors import DetailedError
 from services.feedback.principals.sealing import KEY_BYTES, NONCE_BYTES
 
 # Apart from what wraps, whose info is a tenant's name.
 _FINGERPRINTS = b"thumbwheel.feedback.fingerprints"
 
 
-class MasterKeyError(Exception):
+class MasterKeyError(DetailedError):
     """A wrapped key does not open: it was wrapped under another master key, or is damaged."""
+
+    reason = "MISMATCH"
 
 
 class MasterKey:
@@ -39,7 +42,7 @@ class MasterKey:
         try:
             return self._wrapping(tenant).decrypt(wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], principal.encode())
         except InvalidTag as error:
-            raise MasterKeyError("a data key does not open under this master key") from error
+            raise MasterKeyError("a data key does not open under this master key", field="master_key") from error
 
     def fingerprint(self, digest: bytes) -> bytes:
         """HMAC-SHA-256 of an event's SHA-256, which by itself would tell a short text to whoever guesses."""

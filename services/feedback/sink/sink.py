@@ -11,6 +11,7 @@ from typing import Generic, Protocol, TypeVar
 
 from sqlalchemy import Connection
 
+from services.chassis.errors import DetailedError
 from services.feedback.events import Stream
 from services.feedback.lake.ledger import Batch, DeadLetter, ErasedMeanwhileError, Lease, Segment, Within
 from services.feedback.lake.object_store import ObjectStore
@@ -33,8 +34,10 @@ class Owned(Protocol):
 EventT = TypeVar("EventT", bound=Owned)
 
 
-class UndecodableError(Exception):
+class UndecodableError(DetailedError):
     """A record that this version cannot read; the text says why in fixed words."""
+
+    reason = "MALFORMED"
 
 
 class CommitPoint(Protocol):

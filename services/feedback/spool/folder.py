@@ -22,11 +22,15 @@ class SpoolError(LogError):
 
 
 class SpoolDamagedError(SpoolError):
-    """Acknowledged records cannot be read back."""
+    """Acknowledged records cannot be read back; `field` is the file."""
+
+    reason = "DAMAGED"
 
 
 class SpoolLockedError(SpoolError):
     """Another process has this spool."""
+
+    reason = "IN_USE"
 
 
 @dataclass
@@ -73,10 +77,15 @@ def recover(directory: Path, repair: bool = True) -> list[SpoolFile]:
         data, base = path.read_bytes(), int(path.stem)
         found = frames.scan(data, base)
         if files and files[-1].end != base:
-            raise SpoolDamagedError(f"{path.name} does not follow the one before it, which ends at {files[-1].end}")
+            raise SpoolDamagedError(
+                f"{path.name} does not follow the one before it, which ends at {files[-1].end}",
+                field=path.name,
+                reason="MISSING",
+                limit=str(files[-1].end),
+            )
         torn = found.end < len(data)
         if torn and (path != paths[-1] or frames.proves_damage(data, found.end)):
-            raise SpoolDamagedError(f"{path.name} is damaged at byte {found.end}")
+            raise SpoolDamagedError(f"{path.name} is damaged at byte {found.end}", field=path.name)
         if repair and path == paths[-1]:
             _settle(path, found.end)
         files.append(SpoolFile(path, base, found.positions, found.end))
@@ -109,7 +118,7 @@ def read_topic_id(directory: Path) -> str:
     if path.exists():
         return str(uuid.UUID(path.read_text().strip()))
     if any(directory.glob(f"*{SUFFIX}")):
-        raise SpoolDamagedError(f"the spool has records but no {path.name}")
+        raise SpoolDamagedError(f"the spool has records but no {path.name}", field=path.name, reason="MISSING")
     topic_id = str(uuid.uuid4())
     write_file(path, topic_id.encode())
     return topic_id
@@ -122,5 +131,5 @@ def lock_folder(directory: Path) -> int:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(descriptor)
-        raise SpoolLockedError(f"another process uses the spool {directory.name}") from error
+        raise SpoolLockedError(f"another process uses the spool {directory.name}", field=directory.name) from error
     return descriptor

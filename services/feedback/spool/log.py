@@ -3,23 +3,32 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+from services.chassis.errors import DetailedError
 from services.feedback.spool.frames import Record
 
 
-class LogError(Exception):
+class LogError(DetailedError):
     """The log cannot be used as it is; a person must look."""
+
+    reason = "INVALID_LOG"
 
 
 class OffsetOutOfRangeError(LogError):
-    """Records were asked for that the log does not have: a reader must stop and never jump."""
+    """Records were asked for that the log does not have: a reader must stop and never jump. `limit` is what it has."""
+
+    reason = "OUT_OF_RANGE"
 
 
 class TopicReplacedError(LogError):
     """The log that was read is gone, another one has its name: it begins at 0 under its own id."""
 
+    reason = "MISMATCH"
 
-class LogUnavailableError(Exception):
+
+class LogUnavailableError(DetailedError):
     """The log does not answer now: later again."""
+
+    reason = "UNREACHABLE"
 
 
 @dataclass(frozen=True)

@@ -185,7 +185,9 @@ class Spool:
             if not self.start_offset <= offset <= self.end_offset:
                 raise OffsetOutOfRangeError(
                     f"offset {offset} of topic {self.topic_id} was asked for; "
-                    f"the spool has {self.start_offset} to {self.end_offset}"
+                    f"the spool has {self.start_offset} to {self.end_offset}",
+                    field="offset",
+                    limit=f"{self.start_offset} to {self.end_offset}",
                 )
             if offset == self.end_offset:
                 return None
@@ -215,7 +217,7 @@ def _read_frames(path: Path, first: int, last: int) -> list[Record]:
     while position < last - first:
         frame = frames.decode(data, position)
         if frame is None:
-            raise SpoolDamagedError(f"{path.name} is damaged at byte {first + position}")
+            raise SpoolDamagedError(f"{path.name} is damaged at byte {first + position}", field=path.name)
         records.append(frame.record)
         position = frame.end
     return records

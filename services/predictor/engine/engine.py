@@ -109,12 +109,13 @@ class Engine:
         """
         if len(self._active) >= self._limits.max_concurrent + self._limits.max_waiting:
             raise OverloadedError(
-                f"{self._limits.max_concurrent} requests run and {self._limits.max_waiting} wait already; try again later"
+                f"{self._limits.max_concurrent} requests run and {self._limits.max_waiting} wait already; try again later",
+                limit=f"{self._limits.max_concurrent} running, {self._limits.max_waiting} waiting",
             )
         generation = Generation(prompt, sampling, time.perf_counter())
         with self._wake:
             if self.refuses:
-                raise UnavailableError(self.refuses)
+                raise UnavailableError(self.refuses, reason="ENGINE_FAILED" if self.failed else "STOPPED")
             self._waiting.append(generation)
             self._wake.notify()
         self._active.add(generation)
@@ -156,7 +157,7 @@ class Engine:
                 return
         for request_id in self._running:
             self._pipeline.cancel(request_id)
-        self._end_all(UnavailableError("this version was unloaded"))
+        self._end_all(UnavailableError("this version was unloaded", reason="STOPPED"))
         while self._pipeline.has_work():
             self._pipeline.step()
 
@@ -244,4 +245,4 @@ class Engine:
 def _end(progress: Progress) -> Finish | PredictorError:
     if progress.finish is not None:
         return progress.finish
-    return UnavailableError("the cache is full of other requests; try again later")
+    return UnavailableError("the cache is full of other requests; try again later", reason="OVERLOADED")

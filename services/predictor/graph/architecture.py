@@ -98,7 +98,9 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
     num_kv_heads = _count(config, "num_key_value_heads", num_heads)
     if num_heads % num_kv_heads or head_dim % 2:
         raise ModelRefusedError(
-            "config.json: num_attention_heads must be a multiple of num_key_value_heads, and head_dim even"
+            "config.json: num_attention_heads must be a multiple of num_key_value_heads, and head_dim even",
+            field="num_key_value_heads" if num_heads % num_kv_heads else "head_dim",
+            reason="MISMATCH",
         )
     layers = _layer_kinds(config, family, _count(config, "num_hidden_layers"))
     scale_base = config.get("query_pre_attn_scalar") if family is Family.GEMMA3 else None
@@ -132,16 +134,26 @@ def _refuse_what_the_graph_has_not(config: Mapping[str, Any]) -> None:
         "quantization_config",
     ):
         if config.get(field):
-            raise ModelRefusedError(f"config.json: {field} is not supported")
+            raise ModelRefusedError(f"config.json: {field} is not supported", field=field, reason="UNSUPPORTED")
     if config.get("partial_rotary_factor", 1.0) != 1.0:
-        raise ModelRefusedError("config.json: partial_rotary_factor other than 1 is not supported")
+        raise ModelRefusedError(
+            "config.json: partial_rotary_factor other than 1 is not supported",
+            field="partial_rotary_factor",
+            reason="UNSUPPORTED",
+            limit="1",
+        )
 
 
 def _count(config: Mapping[str, Any], field: str, default: int | None = None) -> int:
     value = config.get(field)
     value = default if value is None else value
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ModelRefusedError(f"config.json: {field} must be an integer of at least 1")
+        raise ModelRefusedError(
+            f"config.json: {field} must be an integer of at least 1",
+            field=field,
+            reason="MISSING" if value is None else "OUT_OF_RANGE",
+            limit="at least 1",
+        )
     return value
 
 
@@ -149,14 +161,22 @@ def _positive(values: Mapping[str, Any], field: str, default: float | None = Non
     value = values.get(field)
     value = default if value is None else value
     if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
-        raise ModelRefusedError(f"config.json: {field} must be a number above 0")
+        raise ModelRefusedError(
+            f"config.json: {field} must be a number above 0",
+            field=field,
+            reason="MISSING" if value is None else "OUT_OF_RANGE",
+            limit="above 0",
+        )
     return float(value)
 
 
 def _choice(config: Mapping[str, Any], field: str, choices: type[ChoiceT]) -> ChoiceT:
     value = config.get(field)
     if value not in set(choices):
-        raise ModelRefusedError(f"config.json: {field} must be one of {', '.join(choices)}")
+        allowed = ", ".join(choices)
+        raise ModelRefusedError(
+            f"config.json: {field} must be one of {allowed}", field=field, reason="UNSUPPORTED", limit=allowed
+        )
     return choices(value)
 
 
@@ -168,7 +188,10 @@ def _layer_kinds(config: Mapping[str, Any], family: Family, num_layers: int) -> 
         return tuple(_unnamed_layer(config, family, index) for index in range(num_layers))
     if len(named) != num_layers or not set(named) <= set(AttentionKind):
         raise ModelRefusedError(
-            f"config.json: layer_types must name {num_layers} layers, each one of {', '.join(AttentionKind)}"
+            f"config.json: layer_types must name {num_layers} layers, each one of {', '.join(AttentionKind)}",
+            field="layer_types",
+            reason="MISMATCH",
+            limit=f"{num_layers} of {', '.join(AttentionKind)}",
         )
     return tuple(AttentionKind(name) for name in named)
 
@@ -206,4 +229,9 @@ def _scaled(values: Mapping[str, Any], field: str, theta: float | None) -> Rope:
                 original_positions=_count(values, "original_max_position_embeddings"),
             ),
         )
-    raise ModelRefusedError(f"config.json: {field}.rope_type must be one of default, linear, llama3")
+    raise ModelRefusedError(
+        f"config.json: {field}.rope_type must be one of default, linear, llama3",
+        field=f"{field}.rope_type",
+        reason="UNSUPPORTED",
+        limit="default, linear, llama3",
+    )

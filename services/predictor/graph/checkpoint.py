@@ -65,7 +65,7 @@ class Checkpoint:
         try:
             return self._places[name]
         except KeyError:
-            raise ModelRefusedError(f"the checkpoint has no tensor {name}") from None
+            raise ModelRefusedError(f"the checkpoint has no tensor {name}", field=name, reason="MISSING") from None
 
 
 def weight_files(directory: Path) -> tuple[str, ...]:
@@ -77,12 +77,14 @@ def weight_files(directory: Path) -> tuple[str, ...]:
     index = directory / INDEX_NAME
     if not index.is_file():
         if not (directory / SINGLE_NAME).is_file():
-            raise ModelRefusedError(f"{SINGLE_NAME} is missing (nor is there {INDEX_NAME})")
+            raise ModelRefusedError(
+                f"{SINGLE_NAME} is missing (nor is there {INDEX_NAME})", field=SINGLE_NAME, reason="MISSING"
+            )
         return (SINGLE_NAME,)
     names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
     for name in names:
         if Path(name).name != name or not (directory / name).is_file():
-            raise ModelRefusedError(f"{INDEX_NAME} names a shard that is missing: {name}")
+            raise ModelRefusedError(f"{INDEX_NAME} names a shard that is missing: {name}", field=name, reason="MISSING")
     return tuple(names)
 
 
@@ -93,7 +95,9 @@ def _read_header(path: Path) -> dict[str, TensorPlace]:
     try:
         header: dict[str, Any] = json.loads(mapped[8:start])
     except ValueError as error:
-        raise ModelRefusedError(f"{path.name} is not a safetensors file") from error
+        raise ModelRefusedError(
+            f"{path.name} is not a safetensors file", field=path.name, reason="MALFORMED"
+        ) from error
     return {
         name: _checked_place(mapped, start, entry, f"{path.name}: {name}")
         for name, entry in header.items()
@@ -105,10 +109,17 @@ def _checked_place(mapped: mmap.mmap, start: int, entry: dict[str, Any], where: 
     dtype, shape = entry["dtype"], tuple(entry["shape"])
     begin, end = entry["data_offsets"]
     if dtype not in DTYPES:
-        raise ModelRefusedError(f"{where} has type {dtype}; only {', '.join(DTYPES)} are read")
+        raise ModelRefusedError(
+            f"{where} has type {dtype}; only {', '.join(DTYPES)} are read",
+            field=where,
+            reason="UNSUPPORTED",
+            limit=", ".join(DTYPES),
+        )
     if (
         end - begin != math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize
         or not 0 <= begin <= end <= len(mapped) - start
     ):
-        raise ModelRefusedError(f"{where} lies outside the file: it is cut short or damaged")
+        raise ModelRefusedError(
+            f"{where} lies outside the file: it is cut short or damaged", field=where, reason="DAMAGED"
+        )
     return TensorPlace(mapped, start + begin, dtype, shape)

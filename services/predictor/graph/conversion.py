@@ -19,11 +19,13 @@ def load_architecture(directory: Path) -> Architecture:
     try:
         config = json.loads((directory / "config.json").read_bytes())
     except FileNotFoundError as error:
-        raise ModelRefusedError("config.json is missing") from error
+        raise ModelRefusedError("config.json is missing", field="config.json", reason="MISSING") from error
     except ValueError as error:
-        raise ModelRefusedError("config.json is not JSON") from error
+        raise ModelRefusedError("config.json is not JSON", field="config.json", reason="MALFORMED") from error
     if not isinstance(config, dict):
-        raise ModelRefusedError("config.json must be an object")
+        raise ModelRefusedError(
+            "config.json must be an object", field="config.json", reason="MALFORMED", limit="an object"
+        )
     return read_architecture(config)
 
 

@@ -62,7 +62,10 @@ class Weights:
         """
         if self.checkpoint.shape(name) != (rows, columns):
             raise ModelRefusedError(
-                f"{name} has shape {list(self.checkpoint.shape(name))}, config.json implies [{rows}, {columns}]"
+                f"{name} has shape {list(self.checkpoint.shape(name))}, config.json implies [{rows}, {columns}]",
+                field=name,
+                reason="MISMATCH",
+                limit=f"[{rows}, {columns}]",
             )
         if self.format is WeightFormat.F32:
             return self.constants.array(self.checkpoint.read(name), f"self.{name}")

@@ -59,7 +59,13 @@ async def _translated(request: web.Request, handler: Handler, max_body_bytes: in
     except PredictorError as error:
         return _error_response(request, error, error.status)
     except web.HTTPRequestEntityTooLarge:
-        return _error_response(request, InvalidRequestError(f"the body must be at most {max_body_bytes} bytes"), 413)
+        too_large = InvalidRequestError(
+            f"the body must be at most {max_body_bytes} bytes",
+            field="body",
+            reason="TOO_LARGE",
+            limit=f"{max_body_bytes} bytes",
+        )
+        return _error_response(request, too_large, 413)
     except web.HTTPException as error:
         return _error_response(request, InvalidRequestError(f"{error.reason}: see /v1/models"), error.status)
     except ConnectionResetError:

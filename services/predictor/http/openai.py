@@ -95,7 +95,12 @@ class OpenAIRoutes:
         body = await parse_body(request, DetokenizeRequest)
         version = self._version(request, body.model)
         if any(token >= version.vocab_size for token in body.tokens):
-            raise InvalidRequestError(f"tokens: ids must be from 0 to {version.vocab_size - 1}", "tokens")
+            raise InvalidRequestError(
+                f"tokens: ids must be from 0 to {version.vocab_size - 1}",
+                "tokens",
+                reason="OUT_OF_RANGE",
+                limit=f"0 to {version.vocab_size - 1}",
+            )
         return web.json_response({"prompt": version.codec.decode(body.tokens, skip_special_tokens=False)})
 
     def _version(self, request: web.Request, name: str) -> Version:
@@ -106,7 +111,12 @@ class OpenAIRoutes:
 
 def _sampling(body: Generating, version: Version, max_new_tokens: int, log_probs: bool) -> Sampling:
     if body.min_tokens > max_new_tokens:
-        raise InvalidRequestError(f"min_tokens must be at most max_tokens, {max_new_tokens}", "min_tokens")
+        raise InvalidRequestError(
+            f"min_tokens must be at most max_tokens, {max_new_tokens}",
+            "min_tokens",
+            reason="TOO_LARGE",
+            limit=f"at most {max_new_tokens}",
+        )
     sampling = Sampling(
         max_new_tokens=max_new_tokens,
         end_ids=tuple(dict.fromkeys((*version.end_ids, *body.stop_token_ids))),

@@ -3,12 +3,18 @@
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic_core import PydanticCustomError
 
 StopText = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 TokenId = Annotated[int, Field(ge=0)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 MAX_SEED = 2**63 - 1
 MAX_PROMPTS = 64
+
+
+def wrong(reason: str, field: str, text: str, limit: str = "") -> PydanticCustomError:
+    """An error of several fields together: pydantic gives it no location, so its context names the one that is told."""
+    return PydanticCustomError(reason, "{text}", {"text": text, "field": field, "limit": limit})
 
 
 class _Body(BaseModel):
@@ -55,11 +61,13 @@ class Generating(_Body):
     @model_validator(mode="after")
     def _consistent(self) -> "Generating":
         if self.ignore_eos and self.stop_token_ids:
-            raise ValueError("ignore_eos cannot be combined with stop_token_ids")
+            raise wrong("CONFLICT", "ignore_eos", "ignore_eos cannot be combined with stop_token_ids")
         if self.stream_options is not None and not self.stream:
-            raise ValueError("stream_options needs stream")
+            raise wrong("INCOMPLETE", "stream_options", "stream_options needs stream")
         if 0 < self.temperature < 0.01:
-            raise ValueError("temperature must be 0 (greedy) or at least 0.01")
+            raise wrong(
+                "OUT_OF_RANGE", "temperature", "temperature must be 0 (greedy) or at least 0.01", "0, or at least 0.01"
+            )
         return self
 
     @property
@@ -123,11 +131,11 @@ class CompletionRequest(Generating):
     @model_validator(mode="after")
     def _possible(self) -> "CompletionRequest":
         if self.stream and (self.echo or len(self.prompts) != 1):
-            raise ValueError("stream needs exactly one prompt, and no echo")
+            raise wrong("CONFLICT", "stream", "stream needs exactly one prompt, and no echo")
         if self.max_tokens == 0 and not self.echo:
-            raise ValueError("max_tokens must be at least 1 unless echo is set")
+            raise wrong("CONFLICT", "max_tokens", "max_tokens must be at least 1 unless echo is set", "at least 1")
         if not 1 <= len(self.prompts) <= MAX_PROMPTS:
-            raise ValueError(f"prompt must be 1 to {MAX_PROMPTS} prompts")
+            raise wrong("OUT_OF_RANGE", "prompt", f"prompt must be 1 to {MAX_PROMPTS} prompts", f"1 to {MAX_PROMPTS}")
         return self
 
     @property
@@ -153,7 +161,8 @@ class TokenizeRequest(_Body):
     @model_validator(mode="after")
     def _one_source(self) -> "TokenizeRequest":
         if (self.prompt is None) == (self.messages is None):
-            raise ValueError("prompt or messages must be given, and not both")
+            reason = "MISSING" if self.prompt is None else "CONFLICT"
+            raise wrong(reason, "prompt", "prompt or messages must be given, and not both")
         return self
 
 

@@ -3,6 +3,7 @@
 In a thread, saving the IR holds the interpreter lock (0.1 s for 100 M parameters), and its memory stays with the server.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -29,6 +30,6 @@ def convert_in_process(source: Path, target: Path) -> None:
         check=False,
     )
     if done.returncode == REFUSED:
-        raise ModelRefusedError(done.stderr)
+        raise ModelRefusedError(done.stderr, **json.loads(done.stdout.rpartition("\n")[2] or "{}"))
     if done.returncode:
         raise ModelRefusedError(f"the conversion ended with status {done.returncode}")

@@ -36,17 +36,24 @@ def check_manifest(directory: Path, version: str, digests: DigestCache) -> Manif
     try:
         content = json.loads(raw)
     except ValueError as error:
-        raise ModelRefusedError(f"{MANIFEST_NAME} is not JSON") from error
+        raise ModelRefusedError(f"{MANIFEST_NAME} is not JSON", field=MANIFEST_NAME, reason="MALFORMED") from error
     files = _check_fields(content, version)
     missing = sorted(name for name in files if not (directory / name).is_file())
     if missing:
-        raise ModelRefusedError(f"missing files: {', '.join(missing)}")
+        raise ModelRefusedError(f"missing files: {', '.join(missing)}", field=", ".join(missing), reason="MISSING")
     unlisted = sorted(name for name in {*NEEDED, *weight_files(directory)} if name not in files)
     if unlisted:
-        raise ModelRefusedError(f"{MANIFEST_NAME}: files does not list {', '.join(unlisted)}")
+        raise ModelRefusedError(
+            f"{MANIFEST_NAME}: files does not list {', '.join(unlisted)}",
+            field="files",
+            reason="INCOMPLETE",
+            limit=", ".join(unlisted),
+        )
     changed = sorted(name for name, digest in files.items() if digests.sha256(directory / name) != digest)
     if changed:
-        raise ModelRefusedError(f"files differ from {MANIFEST_NAME}: {', '.join(changed)}")
+        raise ModelRefusedError(
+            f"files differ from {MANIFEST_NAME}: {', '.join(changed)}", field=", ".join(changed), reason="MISMATCH"
+        )
     return Manifest(version, directory, files, hashlib.sha256(raw).hexdigest())
 
 
@@ -57,24 +64,41 @@ def manifest_digest(directory: Path) -> str:
 
 def _read(directory: Path) -> bytes:
     if not directory.is_dir():
-        raise ModelRefusedError("directory: there is no such directory")
+        raise ModelRefusedError("directory: there is no such directory", field="directory", reason="MISSING")
     try:
         return (directory / MANIFEST_NAME).read_bytes()
     except FileNotFoundError as error:
-        raise ModelRefusedError(f"{MANIFEST_NAME} is missing: the model is unfinished, or is not a model") from error
+        raise ModelRefusedError(
+            f"{MANIFEST_NAME} is missing: the model is unfinished, or is not a model",
+            field=MANIFEST_NAME,
+            reason="MISSING",
+        ) from error
 
 
 def _check_fields(content: Any, version: str) -> dict[str, str]:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ModelRefusedError(f"{MANIFEST_NAME}: format must be {FORMAT}")
+        raise ModelRefusedError(
+            f"{MANIFEST_NAME}: format must be {FORMAT}", field="format", reason="UNSUPPORTED", limit=str(FORMAT)
+        )
     if content.get("kind") != "model":
-        raise ModelRefusedError(f"{MANIFEST_NAME}: kind must be model")
+        raise ModelRefusedError(
+            f"{MANIFEST_NAME}: kind must be model", field="kind", reason="UNSUPPORTED", limit="model"
+        )
     if content.get("version") != version:
-        raise ModelRefusedError(f"{MANIFEST_NAME}: version is not the requested {version}")
+        raise ModelRefusedError(
+            f"{MANIFEST_NAME}: version is not the requested {version}",
+            field="version",
+            reason="MISMATCH",
+            limit=version,
+        )
     files = content.get("files")
     if not isinstance(files, dict) or not all(isinstance(digest, str) for digest in files.values()):
-        raise ModelRefusedError(f"{MANIFEST_NAME}: files must map names to SHA-256 digests")
+        raise ModelRefusedError(
+            f"{MANIFEST_NAME}: files must map names to SHA-256 digests", field="files", reason="MALFORMED"
+        )
     # A trained adapter lies in a folder of its own beside the weights that it was merged into.
     if any(PurePosixPath(name).is_absolute() or {"..", ""} & set(name.split("/")) for name in files):
-        raise ModelRefusedError(f"{MANIFEST_NAME}: files must be paths inside the directory")
+        raise ModelRefusedError(
+            f"{MANIFEST_NAME}: files must be paths inside the directory", field="files", reason="OUT_OF_RANGE"
+        )
     return files

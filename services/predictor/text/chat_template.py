@@ -25,7 +25,11 @@ class ChatTemplate:
         try:
             self._template = _environment().from_string(source) if source else None
         except jinja2.TemplateError as error:
-            raise ModelRefusedError("tokenizer_config.json: chat_template is not a jinja2 template") from error
+            raise ModelRefusedError(
+                "tokenizer_config.json: chat_template is not a jinja2 template",
+                field="chat_template",
+                reason="MALFORMED",
+            ) from error
 
     @classmethod
     def from_directory(cls, directory: Path, control_tokens: Sequence[str]) -> "ChatTemplate":
@@ -33,7 +37,9 @@ class ChatTemplate:
         try:
             config: dict[str, Any] = json.loads((directory / "tokenizer_config.json").read_bytes())
         except ValueError as error:
-            raise ModelRefusedError("tokenizer_config.json is not JSON") from error
+            raise ModelRefusedError(
+                "tokenizer_config.json is not JSON", field="tokenizer_config.json", reason="MALFORMED"
+            ) from error
         beside = directory / "chat_template.jinja"
         source = beside.read_text() if beside.is_file() else _source(config.get("chat_template"))
         return cls(source, special_tokens(config), control_tokens)
@@ -45,7 +51,9 @@ class ChatTemplate:
             InvalidRequestError: there is no template, or it refuses these messages.
         """
         if self._template is None:
-            raise InvalidRequestError("messages: this model has no chat template; use /v1/completions", "messages")
+            raise InvalidRequestError(
+                "messages: this model has no chat template; use /v1/completions", "messages", reason="UNSUPPORTED"
+            )
         try:
             return self._template.render(
                 messages=[{**message, "content": self._disarm(message["content"])} for message in messages],
@@ -53,9 +61,13 @@ class ChatTemplate:
                 **self._special_tokens,
             )
         except _RefusedByTemplateError as error:
-            raise InvalidRequestError(f"messages: the model's chat template says: {error}", "messages") from error
+            raise InvalidRequestError(
+                f"messages: the model's chat template says: {error}", "messages", reason="REFUSED"
+            ) from error
         except (jinja2.TemplateError, TypeError, ValueError) as error:
-            raise InvalidRequestError("messages: the model's chat template cannot render them", "messages") from error
+            raise InvalidRequestError(
+                "messages: the model's chat template cannot render them", "messages", reason="MALFORMED"
+            ) from error
 
     def _disarm(self, text: str) -> str:
         """A turn marker inside a message must not begin a turn: a space after its first character makes it plain text."""

@@ -25,7 +25,9 @@ class TextCodec:
         try:
             return cls(Tokenizer.from_file(str(directory / "tokenizer.json")))
         except Exception as error:  # the library raises bare Exception
-            raise ModelRefusedError("tokenizer.json cannot be read") from error
+            raise ModelRefusedError(
+                "tokenizer.json cannot be read", field="tokenizer.json", reason="MALFORMED"
+            ) from error
 
     def control_tokens(self) -> tuple[str, ...]:
         """The texts of tokens that steer the model, turn markers among them; the longest first."""

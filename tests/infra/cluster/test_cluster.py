@@ -295,7 +295,8 @@ def test_a_part_that_dies_is_started_again(cluster: Cluster) -> None:
 def test_a_second_cluster_in_the_same_folder_is_refused(cluster: Cluster) -> None:
     refused = cluster.call("up")
     assert refused.returncode == 1
-    assert "runs already" in refused.stderr
+    for word in (str(cluster.layout.state), "make cluster-down"):
+        assert word in refused.stderr
 
 
 def test_no_setting_address_or_mount_of_the_machine_changes_while_it_runs(

@@ -6,6 +6,7 @@ import pytest
 
 from infra.cluster import control_groups
 from infra.cluster.errors import ClusterError
+from tests.support.errors import refused
 
 MOUNTS = """\
 25 20 0:22 / /sys rw,nosuid - sysfs sysfs rw
@@ -64,5 +65,5 @@ def test_removing_what_is_not_there_is_nothing(hierarchy: Path) -> None:
 def test_a_group_in_use_is_named(hierarchy: Path) -> None:
     control_groups.make("ours")
     (hierarchy / "ours" / "tasks").write_text("1")  # a plain folder that is not empty refuses as a busy group does
-    with pytest.raises(ClusterError, match="ours is in use"):
+    with refused(ClusterError, field=str(hierarchy / "ours"), reason="IN_USE"):
         control_groups.remove("ours")

@@ -17,7 +17,7 @@ from tests.infra.deploy.persons import insisting
 from tests.infra.deploy.test_kills import check_invariants, go_on
 from tests.infra.deploy.test_upgrade import TWO, noted
 
-pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.slow, pytest.mark.timeout(900)]
 
 STREAMS, CALLS_A_SECOND = 10, 5
 GO_ON = "go on after an upgrade that was cut off"

@@ -22,6 +22,7 @@ ROTATIONS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("title", ROTATIONS)
 def test_a_secret_is_rotated_while_people_chat(
     deployed: Deployed, title: str, tmp_path: Path, record_property: Any

@@ -1,6 +1,7 @@
 """One turn of the loop as a Job on a real cluster: thumbs go in at the door, and at the end a version that learned from them answers."""
 
 import json
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -10,7 +11,7 @@ from tests.infra.deploy.deployed import rows, until
 from tests.infra.deploy.raters import THUMBS, keys, people_rate, people_rate_while
 from tests.infra.deploy.turns import TRAINING, Turns
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(3600)]
 # As for a machine that others use too.
 DEPLOY_SECONDS, FILL_SECONDS, STEP_SECONDS, TURN_SECONDS = 1800.0, 900.0, 300.0, 1500.0
 
@@ -24,13 +25,15 @@ def turns(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Turns]:
         yield Turns(deployed)
 
 
+@pytest.mark.long
 def test_too_little_feedback_is_said_and_is_no_failure(turns: Turns) -> None:
     turns.begin("turn-0")
     assert turns.wait_ended("turn-0", STEP_SECONDS) == "Complete"
     assert turns.shown()["result"] == "not_enough_feedback"
-    assert "200 needed" in turns.shown()["reason"]
+    assert turns.shown()["needed_thumbs"] == 200
 
 
+@pytest.mark.long
 def test_thumbs_become_a_version_that_is_tried_promoted_and_answers(turns: Turns) -> None:
     """The pod that trains dies in the middle, and somebody asks for a second turn."""
     people = keys(turns.deployed)
@@ -67,5 +70,5 @@ def a_second_one_is_refused(turns: Turns) -> None:
     """In one line, and is not tried again."""
     turns.begin("turn-2", "--patience", "1s")
     assert turns.wait_ended("turn-2", STEP_SECONDS) == "Failed"
-    assert "a loop runs already: process 1, recipe nano, since 20" in turns.log("turn-2")
+    assert re.search(r"\b1\b.*\bnano\b.*\b20\d\d-", turns.log("turn-2")), "which process and recipe, and since when"
     assert len(turns.pods_of("turn-2")) == 1

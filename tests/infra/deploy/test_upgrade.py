@@ -69,6 +69,7 @@ def check_whole(told: Mapping[str, Any], record: Any) -> None:
     assert told["thumbs"]
 
 
+@pytest.mark.long
 def test_an_upgrade_and_its_rollback_fail_no_call_and_lose_no_answer(two: Deployed, record_property: Any) -> None:
     before = rows(two.audit(), "feedback")
     upgraded = roll(two, noted("after")).told
@@ -84,7 +85,7 @@ def test_an_upgrade_and_its_rollback_fail_no_call_and_lose_no_answer(two: Deploy
     assert rows(two.audit(), "feedback") - before == thumbs
 
 
-@pytest.mark.faults
+@pytest.mark.long
 def test_without_the_wait_before_the_end_calls_fail(two: Deployed, record_property: Any) -> None:
     """The control: what is asserted above can fail."""
     two.install(TWO, noted("before"), {"shutdown": {"preStopSeconds": 0}})

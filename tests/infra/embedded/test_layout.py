@@ -4,8 +4,6 @@ import json
 import socket
 from pathlib import Path
 
-import pytest
-
 from infra.embedded.layout import (
     START_ORDER,
     Layout,
@@ -16,13 +14,15 @@ from infra.embedded.layout import (
     service_settings,
 )
 from infra.supervision.ports import free_port
+from tests.support.errors import refused
 
 
 def test_a_taken_public_port_is_an_error_that_names_the_variable() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        with pytest.raises(PortTakenError, match="one: PORT="):
+        with refused(PortTakenError, field="PORT", reason="IN_USE") as caught:
             choose_ports(taken.getsockname()[1], 0)
-        with pytest.raises(PortTakenError, match="one: GRPC_PORT="):
+        assert str(taken.getsockname()[1]) in caught.value.text
+        with refused(PortTakenError, field="GRPC_PORT", reason="IN_USE"):
             choose_ports(0, taken.getsockname()[1])
 
 

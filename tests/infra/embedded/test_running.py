@@ -10,6 +10,7 @@ from infra.embedded import running
 from infra.embedded.running import RECIPES, UnknownRecipeError, check_recipe, find_ports, refuse_second
 from infra.simulated_users.settings import PLANS
 from infra.supervision.supervisor import RUNNING, AlreadyRunningError, NotRunningError
+from tests.support.errors import refused
 from training.__main__ import RECIPES as TRAINED
 
 PORTS = {"http": 8123, "feedback": 8124}
@@ -34,10 +35,10 @@ def test_a_second_start_says_where_the_first_one_answers(tmp_path: Path) -> None
     refuse_second(tmp_path / "state")
     run_in(tmp_path / "state", os.getpid())
     (tmp_path / "state" / "owner.key").write_text("tw_owner\n")
-    with pytest.raises(
-        AlreadyRunningError, match=rf"process {os.getpid()}\): chat at http://127\.0\.0\.1:8123/#key=tw_owner$"
-    ):
+    with refused(AlreadyRunningError, field=str(tmp_path / "state"), reason="IN_USE") as caught:
         refuse_second(tmp_path / "state")
+    assert str(os.getpid()) in caught.value.text
+    assert caught.value.text.split()[-1] == "http://127.0.0.1:8123/#key=tw_owner"
 
 
 def test_one_that_was_killed_is_in_nobodys_way(tmp_path: Path) -> None:
@@ -50,15 +51,18 @@ def test_a_loop_without_a_system_is_told_of_the_stack_where_that_runs(
 ) -> None:
     monkeypatch.setattr(running, "ROOT", tmp_path)
     monkeypatch.setattr(running, "STACK_STATE", tmp_path / ".state" / "stack")
-    with pytest.raises(NotRunningError, match=r"start it with `make up` in another terminal$"):
+    with refused(NotRunningError, field=str(tmp_path / ".state"), reason="STOPPED", limit="") as caught:
         find_ports(tmp_path / ".state")
+    assert "make up" in caught.value.text
     run_in(tmp_path / ".state" / "stack", os.getpid())
-    with pytest.raises(NotRunningError, match=r"what runs is the stack: make loop STATE=\.state/stack$"):
+    with refused(NotRunningError, field=str(tmp_path / ".state"), reason="STOPPED", limit=".state/stack") as caught:
         find_ports(tmp_path / ".state")
+    assert "make loop STATE=.state/stack" in caught.value.text
     assert find_ports(tmp_path / ".state" / "stack") == PORTS
 
 
 def test_a_recipe_that_is_none_is_answered_with_those_that_are() -> None:
-    with pytest.raises(UnknownRecipeError, match="RECIPE=medium: choose nano or small"):
+    with refused(UnknownRecipeError, field="RECIPE", reason="UNKNOWN", limit="nano, small") as caught:
         check_recipe("medium")
+    assert "medium" in caught.value.text
     assert set(RECIPES) == set(TRAINED) == set(PLANS)

@@ -53,8 +53,9 @@ class Run:
         while not (self.loop / "runs" / "here").exists():
             await asyncio.sleep(0.01)
 
-    async def heard(self, words: str) -> None:
-        while not any(words in line for line in self.said):
+    async def heard(self, *words: str) -> None:
+        """A line with all of them."""
+        while not any(all(word in line for word in words) for line in self.said):
             await asyncio.sleep(0.01)
 
     @property
@@ -72,7 +73,7 @@ async def test_ctrl_c_waits_for_the_next_checkpoint(tmp_path: Path) -> None:
     async def person() -> None:
         await run.begun()
         press()
-        await run.heard("sft stops at its next checkpoint, in 60 s at the latest")
+        await run.heard("sft", "60 s")
         assert not (tmp_path / "interrupted").exists()
         (tmp_path / "go").touch()
 
@@ -88,7 +89,7 @@ async def test_a_second_ctrl_c_waits_for_none(tmp_path: Path) -> None:
     async def person() -> None:
         await run.begun()
         press()
-        await run.heard("sft stops at its next checkpoint")
+        await run.heard("sft", "60 s")
         press()
 
     async with asyncio.timeout(30):
@@ -106,7 +107,7 @@ async def test_where_nothing_would_be_lost_it_ends_at_once(tmp_path: Path) -> No
     async with asyncio.timeout(30):
         await asyncio.gather(asyncio.create_task(person()), run.stopped())
     assert run.checkpoints_when_interrupted == 1
-    assert not [line for line in run.said if "checkpoint" in line]
+    assert not [line for line in run.said if "canary" in line or "60 s" in line]
 
 
 async def test_what_does_not_listen_is_killed_and_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +121,7 @@ async def test_what_does_not_listen_is_killed_and_that_is_said(tmp_path: Path, m
     async with asyncio.timeout(30):
         await asyncio.gather(asyncio.create_task(person()), run.stopped())
     assert run.checkpoints_when_interrupted == 1
-    assert any("training is killed; what it has written is kept" in line for line in run.said)
+    assert any("killed" in line for line in run.said)
 
 
 async def test_training_listens_where_its_starter_was_told_to_ignore_ctrl_c(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 import pytest
 
 from infra.faults.chance import Chance
+from tests.support.errors import refused
+from training.refusals import ConfigError
 
 
 def struck(chance: Chance, occasions: int) -> list[bool]:
@@ -30,5 +32,5 @@ def test_a_share_with_a_limit_stops_at_the_limit() -> None:
 
 @pytest.mark.parametrize("share", [-0.1, 1.1])
 def test_a_share_outside_of_0_to_1_is_refused(share: float) -> None:
-    with pytest.raises(ValueError, match="share"):
+    with refused(ConfigError, field="share", reason="OUT_OF_RANGE", limit="0 to 1"):
         Chance(share)

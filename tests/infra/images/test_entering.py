@@ -66,6 +66,7 @@ def entrance(root: Path) -> list[str]:
     return [*own, "--user", "--map-user", "10001", "--map-group", "10001", "--root", str(root), "--mount-proc"]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("name", ["predictor", "services"])
@@ -92,6 +93,7 @@ def test_what_runs_in_an_image_has_all_that_it_imports_and_is_nobody(name: str, 
     assert said == {"user": 10001, "compiled_anew": [], "writes": mine}
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_the_programs_of_the_stores_run_in_their_image_without_anything_of_ours_that_is_a_client(

@@ -9,6 +9,7 @@ import sys
 import grpc
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import MessageToDict
+from google.rpc import error_details_pb2, status_pb2
 from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
 
@@ -39,6 +40,16 @@ def users(channel, count):
     return found
 
 
+def refusal(error):
+    """Reason, field and limit."""
+    info = error_details_pb2.ErrorInfo()
+    for key, value in error.trailing_metadata() or ():
+        if key == DETAILS:
+            for detail in status_pb2.Status.FromString(value).details:
+                detail.Unpack(info)
+    return info.reason, info.metadata.get("field", ""), info.metadata.get("limit", "")
+
+
 def main(what, *words):
     with grpc.insecure_channel("127.0.0.1:50055") as channel:
         stub = generator_pb2_grpc.RolloutServiceStub(channel)
@@ -49,7 +60,8 @@ def main(what, *words):
             elif what != "show":
                 {"start": start, "promote": promote}[what](stub, *words)
         except grpc.RpcError as error:
-            said["error"] = f"{error.code().name}: {error.details()}"
+            said["error"] = error.details()
+            said["refusal"] = [error.code().name, *refusal(error)]
         said["rollout"] = MessageToDict(stub.GetRollout(generator_pb2.GetRolloutRequest(), timeout=20))
     print(json.dumps(said))
 

@@ -9,6 +9,7 @@ from infra.cluster.errors import ClusterError
 from infra.cluster.programs import Family
 from infra.kuberay import installation
 from infra.kuberay.installation import KUBERAY, MODULE, version
+from tests.support.errors import refused
 
 
 def test_the_lock_names_the_version_that_was_tried_and_every_module_has_its_sum() -> None:
@@ -28,5 +29,6 @@ def test_what_is_built_is_the_modules_own_program() -> None:
 def test_a_lock_without_the_operator_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "go.mod").write_text("module other\n")
     monkeypatch.setattr(installation, "KUBERAY", Family("kuberay", None, tmp_path, MODULE))
-    with pytest.raises(ClusterError, match="names no github"):
+    with refused(ClusterError, field=MODULE, reason="MISSING") as caught:
         version()
+    assert str(tmp_path / "go.mod") in caught.value.text

@@ -29,6 +29,7 @@ def consume(server: KafkaServer, topic: str, count: int) -> list[bytes]:
     return found
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_three_brokers_take_and_keep_messages_while_one_is_dead(kafka_of_three: KafkaServer) -> None:
     topic = kafka_of_three.topic()

@@ -27,8 +27,9 @@ def test_acknowledged_objects_are_there_after_a_kill_and_no_socket_is_left(s3: S
 
 def test_a_wrong_key_is_refused(s3: S3Server) -> None:
     bucket = s3.bucket()
-    with pytest.raises(S3Error, match="SignatureDoesNotMatch"):
+    with pytest.raises(S3Error) as caught:
         connect(bucket.endpoint, "wrong").bucket_exists(bucket.name)
+    assert caught.value.code == "SignatureDoesNotMatch"
 
 
 def test_many_buckets_take_objects(s3: S3Server) -> None:

@@ -51,4 +51,4 @@ class FakeChat:
         await asyncio.sleep(0)
         if self.failures > 0:
             self.failures -= 1
-            raise CallFailedError("UNAVAILABLE: the model server is away")
+            raise CallFailedError("UNAVAILABLE: the model server is away", reason="UNAVAILABLE")

@@ -6,6 +6,8 @@ import pytest
 
 from infra.simulated_users.questions import Question
 from infra.simulated_users.rating import Opinion, Rater, Shuffled, Temper
+from tests.support.errors import refused
+from training.refusals import ConfigError
 
 QUESTION = Question("?", (), "better", False)
 VISITS = 4000
@@ -51,5 +53,6 @@ def test_shuffled_thumbs_keep_their_share_and_lose_their_meaning() -> None:
 
 
 def test_a_rate_that_is_none_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"noise: 1\.5 is not from 0 to 1"):
+    with refused(ConfigError, field="noise", reason="OUT_OF_RANGE", limit="0 to 1") as caught:
         Temper(noise=1.5)
+    assert "1.5" in caught.value.text

@@ -10,6 +10,7 @@ from gguf.quants import dequantize
 from infra.small_model.errors import ModelError
 from infra.small_model.gguf_blocks import BLOCKS, dequantise
 from infra.small_model.gguf_file import GgufFile, read_gguf
+from tests.support.errors import refused
 
 QUANTISED = [kind for kind in BLOCKS if kind not in (0, 1)]
 
@@ -62,13 +63,13 @@ def test_header_lists_and_tensors_are_read_as_they_were_written(tmp_path: Path) 
 
 def test_another_format_is_refused(tmp_path: Path) -> None:
     (tmp_path / "m.gguf").write_bytes(b"PK\x03\x04" + bytes(64))
-    with pytest.raises(ModelError, match="not a GGUF file"):
+    with refused(ModelError, field="m.gguf", reason="MALFORMED", limit="GGUF"):
         read_gguf(tmp_path / "m.gguf")
 
 
 def test_a_missing_metadata_field_is_named(tmp_path: Path) -> None:
     write_small_file(tmp_path / "m.gguf")
-    with pytest.raises(ModelError, match=r"tokenizer\.ggml\.token_type"):
+    with refused(ModelError, field="tokenizer.ggml.token_type", reason="MISSING"):
         read_gguf(tmp_path / "m.gguf").numbers("tokenizer.ggml.token_type")
 
 

@@ -1,10 +1,14 @@
 """MODEL=owner/name: a copy that is here is taken, and a hub that is away, silent or without it is said in bounded time."""
 
+import errno
 import json
+import os
+import re
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -13,10 +17,20 @@ import pytest
 
 from infra.small_model import hub
 from infra.small_model.errors import ModelError
-from infra.small_model.hub import from_hub, missing_files
+from infra.small_model.hub import NEEDED, from_hub, missing_files
+from tests.support.errors import refused
 
 ID = "Qwen/Qwen3-0.6B"
-WAYS_OUT = r"MODEL=/path/to/Qwen3-0.6B: config.json, .*\*\.safetensors.*HF_HOME=/path/to/huggingface"
+WAYS_OUT = ("MODEL=/path/to/Qwen3-0.6B", *NEEDED, "*.safetensors", "HF_HOME=/path/to/huggingface")
+
+
+@contextmanager
+def not_had(reason: str, *named: str, field: str = "MODEL") -> Iterator[None]:
+    """A refusal for this reason that names the model, these words, and both ways to have it nevertheless."""
+    with refused(ModelError, field=field, reason=reason) as caught:
+        yield
+    for word in (f"MODEL={ID}:", *named, *WAYS_OUT):
+        assert word in caught.value.text
 
 
 class Heard:
@@ -49,7 +63,7 @@ class StandIn(ThreadingHTTPServer):
             do_HEAD = do_GET
 
         super().__init__(("127.0.0.1", 0), Answer)
-        self.asked, self.url = asked, f"http://127.0.0.1:{self.server_address[1]}"
+        self.status, self.asked, self.url = status, asked, f"http://127.0.0.1:{self.server_address[1]}"
 
 
 @pytest.fixture(autouse=True)
@@ -99,21 +113,21 @@ def test_a_copy_that_is_here_is_taken_and_nobody_is_asked(
 @pytest.mark.parametrize("stand_in", [404], indirect=True)
 def test_a_copy_that_is_not_whole_is_none(tmp_path: Path, stand_in: StandIn) -> None:
     copy_in(tmp_path / "cache" / "hub", whole=False)
-    with pytest.raises(ModelError):
+    with not_had("UNKNOWN", "404"):
         from_hub(ID, Heard())
     assert stand_in.asked == [f"/api/models/{ID}"]
 
 
 @pytest.mark.parametrize("stand_in", [401, 404], indirect=True)
 def test_a_model_that_the_hub_does_not_give_is_said_at_once(stand_in: StandIn) -> None:
-    with pytest.raises(ModelError, match=rf"does not give it \(status 40[14]\): check the name.*{WAYS_OUT}"):
+    with not_had("UNKNOWN", stand_in.url, str(stand_in.status), "HF_TOKEN"):
         from_hub(ID, Heard())
     assert len(stand_in.asked) == 1
 
 
 @pytest.mark.parametrize("stand_in", [503], indirect=True)
 def test_a_broken_hub_is_asked_once_more(stand_in: StandIn) -> None:
-    with pytest.raises(ModelError, match=rf"cannot be reached \(status 503\).*{WAYS_OUT}"):
+    with not_had("UNREACHABLE", stand_in.url, "503"):
         from_hub(ID, Heard())
     assert len(stand_in.asked) == 2
 
@@ -125,22 +139,22 @@ def test_a_silent_hub_is_left_after_two_tries_and_the_person_knows_from_the_star
     # It takes connections and never answers.
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        with pytest.raises(ModelError, match=rf"cannot be reached \(no answer in 0.3 s\).*{WAYS_OUT}"):
+        with not_had("UNREACHABLE", "0.3 s"):
             from_hub(ID, heard, try_seconds=0.3)
-    assert heard.lines[0] == f"MODEL={ID}: looking for a copy on this machine"
-    assert [line.rpartition("(")[2] for line in heard.lines[1:]] == ["try 1 of 2)", "try 2 of 2)"]
+    assert heard.lines[0].startswith(f"MODEL={ID}: ")
+    assert [re.findall(r"\d+", line)[-2:] for line in heard.lines[1:]] == [["1", "2"], ["2", "2"]]
     assert heard.seconds[0] < 2
 
 
 def test_a_hub_that_is_away_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(ModelError, match=rf"cannot be reached \(.*refused.*\).*{WAYS_OUT}"):
+    with not_had("UNREACHABLE", "http://127.0.0.1:9", os.strerror(errno.ECONNREFUSED)):
         from_hub(ID, Heard())
 
 
 @pytest.mark.parametrize("stand_in", [200], indirect=True)
 def test_a_download_that_breaks_is_said_without_a_traceback(stand_in: StandIn) -> None:
-    with pytest.raises(ModelError, match=rf"the download ended early.*{WAYS_OUT}"):
+    with not_had("STOPPED"):
         from_hub(ID, Heard())
 
 
@@ -149,7 +163,7 @@ def test_without_the_hubs_client_it_is_said_how_to_get_it(monkeypatch: pytest.Mo
         """As in an environment that lacks it."""
 
     monkeypatch.setattr(hub, "find_spec", find_nothing)
-    with pytest.raises(ModelError, match=rf"uv pip install huggingface_hub.*{WAYS_OUT}"):
+    with not_had("MISSING", "uv pip install huggingface_hub", field="huggingface_hub"):
         from_hub(ID, Heard())
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from infra.small_model.errors import ModelError
 from infra.small_model.resolve import resolve_model, version_of
+from tests.support.errors import refused
 from training.manifest import verify_manifest
 from training.model.checkpoint import save_decoder
 from training.model.config import llama_json, parse_config
@@ -63,25 +64,27 @@ def without_template(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "field", "reason", "limit", "named"),
     [
-        (without_weights, r"\*\.safetensors missing"),
-        (with_another_family, "model_type is 'mamba', served are llama, qwen2, qwen3, gemma3_text"),
-        (without_template, "chat_template is missing"),
+        (without_weights, "*.safetensors", "MISSING", "", "*.safetensors"),
+        (with_another_family, "model_type", "UNSUPPORTED", "llama, qwen2, qwen3, gemma3_text", "'mamba'"),
+        (without_template, "chat_template", "MISSING", "", "tokenizer_config.json"),
     ],
 )
 def test_a_directory_that_cannot_be_served_is_refused_by_name(
-    llama: Path, tmp_path: Path, damage: Callable[[Path], None], said: str
+    llama: Path, tmp_path: Path, damage: Callable[[Path], None], field: str, reason: str, limit: str, named: str
 ) -> None:
     damage(llama)
-    with pytest.raises(ModelError, match=said):
+    with refused(ModelError, field=field, reason=reason, limit=limit) as caught:
         resolve_model(str(llama), tmp_path / "models", silent)
+    assert named in caught.value.text
     assert not (tmp_path / "models").exists()
 
 
 def test_a_word_that_is_neither_a_directory_nor_an_id_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no such directory, and not a hub id"):
+    with refused(ModelError, field="MODEL", reason="UNKNOWN", limit="small, a directory, owner/name") as caught:
         resolve_model("nowhere", tmp_path, silent)
+    assert "MODEL=nowhere:" in caught.value.text
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 
 from infra.supervision import ports
 from infra.supervision.ports import HOST, NoPortError, distinct_free_ports, is_free
+from tests.support.errors import refused
 
 ASK = """
 from pathlib import Path
@@ -43,7 +44,7 @@ def test_what_one_process_was_promised_another_does_not_get_until_it_ends(
         promised = {int(word) for word in other.stdout.readline().split()}
         assert len(promised) == 200
         assert promised.isdisjoint(distinct_free_ports(20))
-        with pytest.raises(NoPortError):
+        with refused(NoPortError, reason="IN_USE", limit=f"{ports.FIRST_PORT} to {ports.FIRST_PORT + 300}"):
             distinct_free_ports(200)
         other.communicate(b"\n")
     assert not promised.isdisjoint(distinct_free_ports(60))

@@ -12,6 +12,7 @@ from infra.supervision.child import ChildFailedError, Program
 from infra.supervision.interruption import interruptible
 from infra.supervision.ports import free_port
 from infra.supervision.supervisor import NotRunningError, find_running, read_ports, supervised
+from tests.support.errors import refused
 
 LISTEN = "import socket, sys; door = socket.create_server(('127.0.0.1', int(sys.argv[1])))\nwhile True: door.accept()[0].close()"
 NEVER_READY = "import time; time.sleep(600)"
@@ -43,8 +44,9 @@ def ignore(source: str, text: str) -> None:
 
 
 def test_ports_of_a_system_that_does_not_run_are_refused_with_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(NotRunningError, match="make up"):
+    with refused(NotRunningError, field=str(tmp_path), reason="STOPPED") as caught:
         read_ports(tmp_path)
+    assert "make up" in caught.value.text
 
 
 async def test_who_runs_is_written_down_while_it_runs_and_logs_lie_in_one_folder(tmp_path: Path) -> None:
@@ -52,14 +54,14 @@ async def test_who_runs_is_written_down_while_it_runs_and_logs_lie_in_one_folder
     async with supervised(tmp_path, {"one": programs[0].port}, programs, ignore) as children:
         assert read_ports(tmp_path) == {"one": programs[0].port}
         assert all(child.pid for child in children.values())
-    with pytest.raises(NotRunningError):
+    with refused(NotRunningError, reason="STOPPED"):
         read_ports(tmp_path)
     assert {file.name for file in (tmp_path / "logs").iterdir()} == {"one.log", "two.log"}
 
 
 async def test_when_one_does_not_start_the_others_are_stopped(tmp_path: Path) -> None:
     well, dying = program("well", LISTEN), program("dying", "raise SystemExit('no database')")
-    with pytest.raises(ChildFailedError, match="dying"):
+    with refused(ChildFailedError, field="dying", reason="STOPPED"):
         async with supervised(tmp_path, {}, [well, dying], ignore):
             pytest.fail("nothing was to start")
     assert not await well.is_ready()

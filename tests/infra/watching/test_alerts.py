@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from infra.servers.installation import find_installed
+from infra.servers.installation import locate
 from infra.watching.files import ALERTS
 from tests.infra.watching.cases import CASES, Case
 
@@ -18,7 +18,7 @@ HEADINGS = ("## What it means", "## Where to look", "## What to do", "## When to
 
 
 def promtool(*words: object) -> subprocess.CompletedProcess[str]:
-    command = [str(find_installed().promtool), *map(str, words)]
+    command = [str(locate().promtool), *map(str, words)]
     # Five seconds of a processor, more than sixty where ten processes want it.
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
 

@@ -26,6 +26,7 @@ from services.chassis.identity import CallContext, Caller, bind_call
 from services.chassis.mutual_tls import TlsFiles, TlsFilesError
 from services.chassis.server import Registration, serving
 from services.chassis.settings import ServiceSettings
+from tests.support.errors import refused
 
 ROOT = Path(__file__).resolve().parents[3]
 GENERATOR, ROLLOUT = "thumbwheel.generator.v1.GeneratorService", "thumbwheel.generator.v1.RolloutService"
@@ -203,7 +204,7 @@ def test_files_in_the_middle_of_being_replaced_change_nothing(folder: Path) -> N
     before, pair = tls.pems(), _authority(folder).issue("operator", 1)
     (folder / "operator.key").write_bytes(pair.key)
     assert tls.pems() is before
-    with pytest.raises(TlsFilesError, match=r"operator\.pem"):
+    with refused(TlsFilesError, field=str(folder / "operator.pem"), reason="INVALID_TLS_FILES"):
         files(folder, "operator")
     (folder / "operator.pem").write_bytes(pair.certificate)
     assert tls.pems()[:2] == (pair.certificate, pair.key)
@@ -216,8 +217,9 @@ def test_certificate_key_and_authority_are_set_together_or_not_at_all(folder: Pa
     whole: dict[str, Any] = tls_settings(folder, "session")
     assert ServiceSettings(port=0, **whole).tls_files() is not None
     for missing in whole:
-        with pytest.raises(ValidationError, match="together"):
+        with pytest.raises(ValidationError) as caught:
             ServiceSettings(port=0, **{**whole, missing: None})
+        assert [(wrong["loc"], wrong["type"]) for wrong in caught.value.errors()] == [((), "incomplete")]
 
 
 def test_certificates_are_made_anew_before_they_expire(tmp_path: Path) -> None:

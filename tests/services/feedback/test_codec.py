@@ -16,6 +16,7 @@ from services.feedback.principals.principal import principal_of
 from services.feedback.sink.sink import UndecodableError
 from services.feedback.spool.frames import Entry, Record
 from tests.services.feedback.samples import ADA, KEY, correction, erased, name, retraction, sampled, thumb, turn
+from tests.support.errors import refused
 
 GOLDEN = Path(__file__).parent / "golden"
 UNKNOWN = b"\xaa\x06\x03new"  # field 101, length-delimited
@@ -94,7 +95,7 @@ def test_a_sample_that_is_none_is_refused_by_name(field: str, sample: sample_pb2
 def test_a_turn_that_is_taken_back_has_no_sample() -> None:
     message = erased()
     message.sample.CopyFrom(sampled().sample)
-    with pytest.raises(InvalidArgumentError, match="no context, original_text, answer and sample"):
+    with refused(InvalidArgumentError, field="turn.erased"):
         check_turn(codec.turn_from(message))
 
 
@@ -152,25 +153,27 @@ def test_sealed_bytes_that_cannot_be_whole_are_not_read(length: int) -> None:
     if length == 45:
         assert codec.decode_feedback(record(message)).sealed == message.sealed
     else:
-        with pytest.raises(UndecodableError, match=r"invalid event\.sealed"):
+        with refused(UndecodableError, field="event.sealed", reason="INVALID_ARGUMENT"):
             codec.decode_feedback(record(message))
 
 
 @pytest.mark.parametrize(
-    ("broken", "why"),
+    ("broken", "field", "reason"),
     [
-        (record(thumb("a"), payload=b"\xff\xff"), "not valid protobuf"),
-        (record(thumb("a"), payload=thumb("a").SerializeToString()[:-1]), "not valid protobuf"),
-        (record(thumb("a"), payload=b"\x0a\x02\xff\xfe"), "not valid protobuf"),
-        (record(thumb("a"), payload=b""), "invalid event.event_id"),
-        (record(thumb("a"), payload=thumb("b").SerializeToString()), "event_id of header and payload differ"),
-        (record(thumb("a"), schema_major=2), "schema major 2 is not 1"),
-        (record(correction("a", "x" * 8_193)), "invalid event.correction.text"),
-        (record(sealed(thumb("a"), b"\x02" + bytes(60))), "invalid event.sealed"),
-        (record(sealed(correction("a", "x"), b"\x01" + bytes(60))), "invalid event.sealed"),
+        (record(thumb("a"), payload=b"\xff\xff"), "payload", "MALFORMED"),
+        (record(thumb("a"), payload=thumb("a").SerializeToString()[:-1]), "payload", "MALFORMED"),
+        (record(thumb("a"), payload=b"\x0a\x02\xff\xfe"), "payload", "MALFORMED"),
+        (record(thumb("a"), payload=b""), "event.event_id", "INVALID_ARGUMENT"),
+        (record(thumb("a"), payload=thumb("b").SerializeToString()), "event_id", "MISMATCH"),
+        (record(thumb("a"), schema_major=2), "schema_major", "UNSUPPORTED"),
+        (record(correction("a", "x" * 8_193)), "event.correction.text", "INVALID_ARGUMENT"),
+        (record(sealed(thumb("a"), b"\x02" + bytes(60))), "event.sealed", "INVALID_ARGUMENT"),
+        (record(sealed(correction("a", "x"), b"\x01" + bytes(60))), "event.sealed", "INVALID_ARGUMENT"),
     ],
 )
-def test_a_record_that_cannot_be_read_says_why_without_quoting_it(broken: Record, why: str) -> None:
-    with pytest.raises(UndecodableError) as caught:
+def test_a_record_that_cannot_be_read_says_why_without_quoting_it(broken: Record, field: str, reason: str) -> None:
+    with refused(UndecodableError, field=field, reason=reason) as caught:
         codec.decode_feedback(broken)
-    assert str(caught.value) == why
+    payload = broken.entry.payload.decode("latin-1")
+    pieces = {payload[start : start + 12] for start in range(len(payload) - 11)}
+    assert not [piece for piece in pieces if piece in caught.value.text]

@@ -113,4 +113,4 @@ def test_kill_9_right_after_an_ack_loses_nothing_and_repeats_nothing(
     path.unlink()
     capsys.readouterr()
     assert main() == 1
-    assert "its object is missing" in capsys.readouterr().out
+    assert path.relative_to(service.root / "objects").as_posix() in capsys.readouterr().out

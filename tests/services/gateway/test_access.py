@@ -20,6 +20,7 @@ from services.gateway.http.server import serving_http
 from services.gateway.keys import Keys
 from tests.services.gateway.house import ADA, House
 from tests.services.gateway.test_keys import CountingStore, mint
+from tests.support.errors import refused
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -39,7 +40,7 @@ async def test_a_method_without_a_rule_is_denied_even_with_a_key() -> None:
     secret, key = mint(ADA)
     servicer = guarded(service, SimpleNamespace(Generate=None), Bearers(Keys(CountingStore(key), 0), None))
     context = SimpleNamespace(invocation_metadata=lambda: (("authorization", f"Bearer {secret}"),))
-    with pytest.raises(PermissionDeniedError, match="no rule"):
+    with refused(PermissionDeniedError, reason="NO_RULE"):
         await anext(servicer.Generate(generator_pb2.GenerateRequest(), context))
 
 

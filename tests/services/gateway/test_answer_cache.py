@@ -8,9 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from thumbwheel.chat.v1 import chat_pb2
 
+from services.chassis.errors import from_rpc
 from services.gateway.answer_cache import CachedAnswer, LocalAnswers, Question
 from services.gateway.events import Usage
 from services.gateway.generation import Selected
@@ -174,8 +176,9 @@ async def test_the_input_guard_judges_a_question_that_has_an_answer_too(kept: Ho
     await ask(kept)
     assert len(kept.fakes.guardrail.inputs) == 2
     kept.fakes.guardrail.away = True
-    with pytest.raises(Exception, match="told to be away"):
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
         await ask(kept)
+    assert from_rpc(caught.value, "gateway").reason == "AWAY"
 
 
 async def test_cached_turns_use_no_tokens_of_the_quota(tmp_path: Path) -> None:

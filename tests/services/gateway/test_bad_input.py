@@ -10,7 +10,9 @@ from google.rpc import error_details_pb2, status_pb2
 from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.feedback.v1 import events_pb2, feedback_pb2
 
-from services.chassis.errors import DETAILS_KEY
+from services.chassis.errors import DETAILS_KEY, ServiceError
+from services.gateway.http import errors
+from services.gateway.http.errors import error_body
 from tests.services.gateway.bad_input import (
     ANSWER,
     BAD_COMPLETIONS,
@@ -30,6 +32,19 @@ from tests.services.gateway.house import House
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 STATUSES = {"INVALID_ARGUMENT": 400, "UNAUTHENTICATED": 401, "NOT_FOUND": 404}
 CHAT = "/thumbwheel.chat.v1.ChatService"
+
+
+@pytest.fixture
+def refusals(monkeypatch: pytest.MonkeyPatch) -> list[ServiceError]:
+    """The errors whose bodies were sent over HTTP, in order: OpenAI's shape has no place for their limit."""
+    sent: list[ServiceError] = []
+
+    def recorded(error: ServiceError) -> dict[str, Any]:
+        sent.append(error)
+        return error_body(error)
+
+    monkeypatch.setattr(errors, "error_body", recorded)
+    return sent
 
 
 def by_name(case: Any) -> str:
@@ -57,23 +72,28 @@ def error_info(error: grpc.aio.AioRpcError) -> tuple[str, error_details_pb2.Erro
 
 
 @pytest.mark.parametrize("case", TABLE, ids=by_name)
-async def test_over_both_doors_the_error_names_field_and_limit(shared_gateway: House, case: BadInput) -> None:
+async def test_over_both_doors_the_error_names_field_and_limit(
+    shared_gateway: House, refusals: list[ServiceError], case: BadInput
+) -> None:
     request = await filled(shared_gateway, case)
     stored = len(shared_gateway.fakes.session.messages)
     key = shared_gateway.key if case.key == "good" else case.key
 
-    code, message, field = await _over_grpc(shared_gateway, case, request, key)
-    assert (code, field) == (case.code, case.field)
-    assert case.limit in message
+    code, info = await _over_grpc(shared_gateway, case, request, key)
+    assert (code, info.metadata["field"]) == (case.code, case.field)
+    assert case.limit in info.metadata["limit"]
 
     status, body = await _over_http(shared_gateway, case, request, key)
-    assert (status, body["param"]) == (STATUSES[case.code], case.field)
-    assert case.limit in body["message"]
+    assert (status, body["param"], body["code"]) == (STATUSES[case.code], case.field, info.reason.lower())
+    assert refusals[-1].limit == info.metadata["limit"]
+    assert refusals[-1].limit in body["message"]
     assert set(body) == {"message", "type", "param", "code"}
     assert len(shared_gateway.fakes.session.messages) == stored
 
 
-async def _over_grpc(gateway: House, case: BadInput, request: Any, key: str | None) -> tuple[str, str, str]:
+async def _over_grpc(
+    gateway: House, case: BadInput, request: Any, key: str | None
+) -> tuple[str, error_details_pb2.ErrorInfo]:
     metadata = gateway.metadata(key) if key else ()
     service, message = over_grpc(case, request)
     call = getattr(getattr(gateway, service), case.method)(message, timeout=10, metadata=metadata)
@@ -83,8 +103,7 @@ async def _over_grpc(gateway: House, case: BadInput, request: Any, key: str | No
                 pass
         else:
             await call
-    text, info = error_info(caught.value)
-    return caught.value.code().name, f"{text} {info.metadata['limit']}", info.metadata["field"]
+    return caught.value.code().name, error_info(caught.value)[1]
 
 
 async def _over_http(gateway: House, case: BadInput, request: Any, key: str | None) -> tuple[int, dict[str, Any]]:
@@ -95,25 +114,29 @@ async def _over_http(gateway: House, case: BadInput, request: Any, key: str | No
 
 
 @pytest.mark.parametrize("case", BAD_JSON, ids=by_name)
-async def test_a_body_that_is_no_request_is_refused_by_name(shared_gateway: House, case: BadJson) -> None:
+async def test_a_body_that_is_no_request_is_refused_by_name(
+    shared_gateway: House, refusals: list[ServiceError], case: BadJson
+) -> None:
     async with shared_gateway.http.request(
         case.method, shared_gateway.url + case.path, data=io.BytesIO(case.body), headers=shared_gateway.headers()
     ) as response:
         body = (await response.json())["error"]
     assert (response.status, body["param"]) == (case.status, case.field)
-    assert case.limit in body["message"]
+    assert case.limit in refusals[-1].limit
+    assert refusals[-1].limit in body["message"]
 
 
 @pytest.mark.parametrize("case", BAD_COMPLETIONS, ids=by_name)
 async def test_a_completion_that_cannot_be_is_refused_in_openais_words(
-    shared_gateway: House, case: BadCompletion
+    shared_gateway: House, refusals: list[ServiceError], case: BadCompletion
 ) -> None:
     stored = len(shared_gateway.fakes.session.messages)
     url = shared_gateway.url + "/v1/chat/completions"
     async with shared_gateway.http.post(url, json=case.body, headers=shared_gateway.headers()) as response:
         body = (await response.json())["error"]
     assert (response.status, body["param"], body["code"]) == (case.status, case.field, case.code)
-    assert case.limit in body["message"]
+    assert case.limit in refusals[-1].limit
+    assert refusals[-1].limit in body["message"]
     assert len(shared_gateway.fakes.session.messages) == stored
 
 

@@ -8,6 +8,7 @@ import grpc
 import pytest
 from thumbwheel.chat.v1 import chat_pb2
 
+from services.chassis.errors import from_rpc
 from tests.services.gateway.fakes import BAD_WORD, CANDIDATE, FORBIDDEN, POLICY_VERSION, SECRET, STABLE
 from tests.services.gateway.house import House, house, kinds_of, text_of
 
@@ -159,7 +160,7 @@ async def test_a_model_server_that_dies_in_mid_answer_keeps_the_text_and_ends_wi
             events.append(event)
     assert text_of(events) == "The answer "
     assert events[-1].completed.finish_reason == chat_pb2.FINISH_REASON_FAILED
-    assert "model server" in (caught.value.details() or "")
+    assert from_rpc(caught.value, "gateway").reason == "MODEL_SERVER_AWAY"
     await _until(lambda: events[0].message_id in gateway.fakes.session.finished)
     assert gateway.fakes.session.finished[events[0].message_id].finish_reason == chat_pb2.FINISH_REASON_FAILED
 
@@ -192,7 +193,8 @@ async def test_an_answer_of_the_guard_that_is_no_verdict_is_taken_for_none(gatew
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await gateway.ask()
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-    assert "no verdict" in (caught.value.details() or "")
+    assert from_rpc(caught.value, "gateway").reason == "GUARDRAIL_UNAVAILABLE"
+    assert len(gateway.fakes.guardrail.inputs) == 1
     assert gateway.fakes.generator.requests == []
 
 
@@ -212,7 +214,7 @@ async def test_an_answer_that_cannot_be_stored_is_shown_and_says_so(tmp_path: Pa
                 events.append(event)
     assert text_of(events) == "The answer is 42."
     assert events[-1].completed.finish_reason == chat_pb2.FINISH_REASON_FAILED
-    assert "could not be stored" in (caught.value.details() or "")
+    assert from_rpc(caught.value, "gateway").reason == "ANSWER_NOT_STORED"
 
 
 async def test_another_answer_to_a_message_is_judged_again_and_hangs_under_it(gateway: House) -> None:

@@ -10,6 +10,7 @@ import pytest
 from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.feedback.v1 import events_pb2, feedback_pb2
 
+from services.chassis.errors import from_rpc
 from services.gateway.feedback import EVENT_NAMESPACE
 from tests.services.gateway.fakes import STABLE
 from tests.services.gateway.house import PRINCIPAL_KEY, House
@@ -48,7 +49,7 @@ async def test_the_same_request_id_is_the_same_event_and_other_content_is_refuse
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await submit(gateway, message_id, thumb=events_pb2.Thumb(up=False))
     assert caught.value.code() is grpc.StatusCode.ALREADY_EXISTS
-    assert "request_id" in (caught.value.details() or "")
+    assert from_rpc(caught.value, "gateway").field == "request_id"
 
 
 async def test_corrections_and_retractions_go_the_same_way(gateway: House) -> None:

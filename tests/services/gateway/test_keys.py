@@ -214,7 +214,7 @@ async def test_the_commands_make_list_rotate_and_revoke(tmp_path: Path, capsys: 
 
         assert await run(tmp_path, "rotate", "--id", key_id, "--overlap-hours", "0") == 0
         said = capsys.readouterr()
-        assert "the secret before works until" in said.err
+        assert re.search(r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ\n$", said.err), "until when the secret before works"
         assert await reason_of(keys, secrets[1]) == "API_KEY_INVALID"
         assert await reason_of(keys, said.out.strip()) == ""
 

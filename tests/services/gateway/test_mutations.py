@@ -188,7 +188,7 @@ async def test_a_mutated_request_ends_in_a_status_that_says_so(method: MethodDes
     assert ends["INVALID_ARGUMENT"] > HERE / 20
 
 
-@pytest.mark.faults
+@pytest.mark.long
 @pytest.mark.timeout(7_200)
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 async def test_a_million_mutated_requests_end_in_a_status_that_says_so(method: MethodDescriptor) -> None:

@@ -23,6 +23,7 @@ from tests.servers import PostgresServer
 from tests.services.gateway.house import House, house
 from tests.services.gateway.test_database import differences
 from tests.services.gateway.test_keys import ADA, reason_of, run_at
+from tests.support.errors import refused
 
 ROOT = Path(__file__).resolve().parents[3]
 HEAD = REVISIONS[-1]
@@ -41,9 +42,10 @@ async def migrated(empty: str) -> str:
 
 
 async def test_a_database_that_is_behind_is_refused_and_the_command_that_helps_is_named(empty: str) -> None:
-    with pytest.raises(DatabaseBehindError, match=r"python -m services\.gateway migrate") as caught:
+    with refused(DatabaseBehindError, field="database_url", reason="MISMATCH", limit=HEAD) as caught:
         async with open_database(empty):
             raise AssertionError("opened")
+    assert "python -m services.gateway migrate" in str(caught.value)
     assert empty.split(":")[2].split("@")[0] not in str(caught.value)
     # Two operators at once.
     revisions = await asyncio.gather(migrate(empty), migrate(empty))
@@ -59,12 +61,12 @@ async def test_the_process_ends_with_that_word_and_its_command_helps(
     process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=PIPE, stderr=PIPE)
     out, err = await process.communicate()
     assert (process.returncode, out) == (1, b"")
-    assert b"run python -m services.gateway migrate" in err
+    assert b"python -m services.gateway migrate" in err
     assert b"Traceback" not in err
     parser = argparse.ArgumentParser()
     add_migrate_command(parser, empty)
     assert await run_migrate_command(parser.parse_args([])) == 0
-    assert f"at {HEAD}, was without a revision" in capsys.readouterr().out
+    assert HEAD in capsys.readouterr().out
     assert await run_at(empty, "create", "--user", "ada") == 0
     assert capsys.readouterr().out.startswith("tw_")
 

@@ -154,30 +154,32 @@ async def test_a_rollout_survives_a_restart_of_the_generator(tmp_path: Path) -> 
 
 
 async def test_a_candidate_that_cannot_be_loaded_is_taken_out_with_its_reason(tmp_path: Path) -> None:
-    predictor = FakePredictor(broken={"v2": "files differ from manifest.json: model.safetensors"})
+    told = "files differ from manifest.json: model.safetensors"
+    predictor = FakePredictor(broken={"v2": told})
     async with predictor_server(predictor) as port, generator_service(tmp_path, port) as stubs:
         await until_ready(stubs, "v1")
         error = await error_of(stubs.start("v2", model_directory(tmp_path, "v2")))
         assert (error.code, error.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "VERSION_FAILED")
-        assert "files differ" in error.text
+        assert told in error.text
         state = await stubs.state()
         assert not state.HasField("candidate")
-        assert "files differ" in state.history[0].reason
+        assert told in state.history[0].reason
         predictor.broken.clear()
         await stubs.start("v2", tmp_path / "models" / "v2")
         assert await arms(stubs) == ("v2", "v1")
 
 
 async def test_a_stable_version_that_cannot_be_loaded_is_reported_and_tried_again(tmp_path: Path) -> None:
-    predictor = FakePredictor(broken={"v1": "no room"})
+    told = "no room"
+    predictor = FakePredictor(broken={"v1": told})
     async with predictor_server(predictor) as port, generator_service(tmp_path, port, load_retry_seconds=0.1) as stubs:
         async with asyncio.timeout(10):
             while (await stubs.state()).stable.state != generator_pb2.VERSION_STATE_FAILED:
                 await asyncio.sleep(0.02)
-        assert (await stubs.state()).stable.reason == "no room"
+        assert (await stubs.state()).stable.reason == told
         error = await error_of(stubs.generate())
         assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "MODEL_NOT_READY")
-        assert "no room" in error.text
+        assert told in error.text
         predictor.broken.clear()
         await until_ready(stubs, "v1")
 

@@ -10,6 +10,7 @@ from services.generator.rollout import Deployment
 from services.generator.store import RolloutFile
 from services.generator.traffic import NOTHING_STORED, UnusableStoreError
 from tests.services.generator.service import model_directory
+from tests.support.errors import refused
 
 
 async def test_the_stable_version_is_the_one_that_the_manifest_names_and_is_kept(tmp_path: Path) -> None:
@@ -24,15 +25,27 @@ async def test_without_any_directory_there_is_no_version_yet(tmp_path: Path) -> 
     assert not (tmp_path / "rollout.json").exists()
 
 
-@pytest.mark.parametrize("content", [None, "", "[]", "{}", '{"version": ""}'])
-async def test_a_directory_without_a_finished_model_is_refused(tmp_path: Path, content: str | None) -> None:
+@pytest.mark.parametrize(
+    ("content", "field", "reason"),
+    [
+        (None, "manifest.json", "MISSING"),
+        ("", "manifest.json", "MALFORMED"),
+        ("[]", "version", "MISSING"),
+        ("{}", "version", "MISSING"),
+        ('{"version": ""}', "version", "MISSING"),
+    ],
+)
+async def test_a_directory_without_a_finished_model_is_refused(
+    tmp_path: Path, content: str | None, field: str, reason: str
+) -> None:
     if content is not None:
         (tmp_path / "manifest.json").write_text(content)
-    with pytest.raises(NoManifestError, match=r"manifest\.json"):
+    with refused(NoManifestError, reason=reason) as caught:
         await first_rollout(RolloutFile(tmp_path / "rollout.json"), tmp_path)
+    assert Path(caught.value.field).name == field
 
 
 async def test_a_rollout_file_that_is_not_understood_stops_the_start(tmp_path: Path) -> None:
     (tmp_path / "rollout.json").write_text("{")
-    with pytest.raises(UnusableStoreError):
+    with refused(UnusableStoreError, field=str(tmp_path / "rollout.json"), reason="MALFORMED"):
         await first_rollout(RolloutFile(tmp_path / "rollout.json"), model_directory(tmp_path, "v1"))

@@ -13,6 +13,8 @@ from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.generator.v1 import generator_pb2
 
 from services.chassis.errors import ServiceError, from_rpc
+from services.generator.reconcile import AWAY
+from services.generator.routing import NO_MODEL
 from tests.services.generator.predictor import FakePredictor, predictor_server
 from tests.services.generator.service import Stubs, ask, generator_service, text_of, until_ready
 
@@ -271,7 +273,7 @@ async def test_while_the_model_server_is_away_the_error_says_what_to_do(tmp_path
     async with generator_service(tmp_path, 1) as stubs:
         error = await error_of(stubs)
     assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "MODEL_NOT_READY")
-    assert "model server is away" in error.text
+    assert AWAY in error.text
     assert error.retry_seconds > 0
 
 
@@ -282,7 +284,7 @@ async def test_without_any_model_the_error_says_how_to_get_one(tmp_path: Path) -
     ):
         error = await error_of(stubs)
     assert error.reason == "MODEL_NOT_READY"
-    assert "make up" in error.text
+    assert error.text == NO_MODEL
 
 
 BAD: list[tuple[dict[str, Any], str, str]] = [

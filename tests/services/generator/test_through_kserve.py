@@ -136,11 +136,12 @@ async def test_two_replicas_make_one_object_of_a_version(tmp_path: Path, databas
             assert [await stubs.version_for(STABLES_USER) for stubs in (here, there)] == ["v2", "v2"]
 
 
-CONTRADICTIONS = {
-    "a server beside InferenceServices": {"predictor_url": "http://127.0.0.1:1"},
-    "no template": {"inference_service": ""},
-    "no models": {"models_root": None},
-    "InferenceServices and no KServe": {"serving": "predictor"},
+# What is changed, the type of the error, and a setting that it names.
+CONTRADICTIONS: dict[str, tuple[dict[str, Any], str, str]] = {
+    "a server beside InferenceServices": ({"predictor_url": "http://127.0.0.1:1"}, "conflict", "predictor_url"),
+    "no template": ({"inference_service": ""}, "incomplete", "inference_service"),
+    "no models": ({"models_root": None}, "incomplete", "models_root"),
+    "InferenceServices and no KServe": ({"serving": "predictor"}, "conflict", "inference_service"),
 }
 
 
@@ -148,5 +149,9 @@ CONTRADICTIONS = {
 def test_settings_that_contradict_each_other_are_refused(tmp_path: Path, case: str) -> None:
     settings = settings_of(tmp_path, "https://localhost")
     assert generator_settings(tmp_path, 0, **settings).inference_service == CONFIG_MAP
-    with pytest.raises(ValidationError, match="serving kserve"):
-        generator_settings(tmp_path, 0, **settings | CONTRADICTIONS[case])
+    changes, kind, named = CONTRADICTIONS[case]
+    with pytest.raises(ValidationError) as caught:
+        generator_settings(tmp_path, 0, **settings | changes)
+    (wrong,) = caught.value.errors()
+    assert (wrong["loc"], wrong["type"]) == ((), kind)
+    assert named in wrong["msg"]

@@ -11,13 +11,14 @@ from services.guardrail.classifier import Classifier, WeightsError, read_classif
 from services.guardrail.disguise import plain
 from services.guardrail.settings import WEIGHTS_DIRECTORY
 from services.guardrail.verdict import Category
+from tests.support.errors import refused
 
 REPORT = json.loads((WEIGHTS_DIRECTORY / "manifest.json").read_text())["report"]
 
 
 def test_weights_without_a_manifest_are_refused(tmp_path: Path) -> None:
     shutil.copy(WEIGHTS_DIRECTORY / "classifier.npz", tmp_path)
-    with pytest.raises(WeightsError, match=r"manifest\.json"):
+    with refused(WeightsError, field=str(tmp_path / "manifest.json"), reason="MISSING"):
         read_classifier(tmp_path)
 
 
@@ -25,7 +26,7 @@ def test_weights_that_differ_from_their_manifest_are_refused(tmp_path: Path) -> 
     shutil.copytree(WEIGHTS_DIRECTORY, tmp_path, dirs_exist_ok=True)
     with (tmp_path / "classifier.npz").open("ab") as file:
         file.write(b"x")
-    with pytest.raises(WeightsError, match="not the file"):
+    with refused(WeightsError, field=str(tmp_path / "classifier.npz"), reason="MISMATCH"):
         read_classifier(tmp_path)
 
 

@@ -14,9 +14,12 @@ from aiohttp import web
 
 from services.predictor.engine.engine import AdmissionLimits
 from services.predictor.engine.pipeline import PipelineOptions, Precision
+from services.predictor.errors import PredictorError
 from services.predictor.graph.conversion import convert
+from services.predictor.http import app, streaming
 from services.predictor.http.app import build_app
 from services.predictor.http.kserve import Readiness
+from services.predictor.http.replies import error_body
 from services.predictor.loading import Loader
 from services.predictor.metrics import Metrics
 from services.predictor.repository import Repository, RepositoryLimits
@@ -100,6 +103,20 @@ async def start_predictor(cache_directory: Path, tmp_path: Path) -> AsyncIterato
 
 
 @pytest.fixture
+def refusals(monkeypatch: pytest.MonkeyPatch) -> list[PredictorError]:
+    """The errors whose bodies were sent, in order: OpenAI's shape has no place for their reason and limit."""
+    sent: list[PredictorError] = []
+
+    def recorded(error: PredictorError, status: int) -> Any:
+        sent.append(error)
+        return error_body(error, status)
+
+    for module in (app, streaming):
+        monkeypatch.setattr(module, "error_body", recorded)
+    return sent
+
+
+@pytest.fixture
 async def predictor(start_predictor: StartPredictor, first_model: Path) -> Predictor:
     """One that serves tiny-1."""
     started = await start_predictor()
@@ -128,8 +145,8 @@ async def _running(
     )
     repository_limits = RepositoryLimits(**{"max_versions": 3, "drain_seconds": 20.0, **bounds})
     repository = Repository(loader.load, Journal(tmp_path / "loaded.json"), metrics, repository_limits)
-    app = build_app(repository, readiness, metrics, default_max_tokens=64, max_body_bytes=MAX_BODY_BYTES)
-    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
+    built = build_app(repository, readiness, metrics, default_max_tokens=64, max_body_bytes=MAX_BODY_BYTES)
+    runner = web.AppRunner(built, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     async with aiohttp.ClientSession() as client:

@@ -64,15 +64,21 @@ def post(port: int, path: str, body: object) -> object:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "named"),
-    [("KV_BLOKS", "8", "TW_PREDICTOR_KV_BLOKS"), ("KV_BLOCKS", "0", "kv_blocks"), ("PRECISION", "f8", "precision")],
+    ("name", "value", "wrong"),
+    [
+        ("KV_BLOKS", "8", ("TW_PREDICTOR_KV_BLOKS", "UNKNOWN")),
+        ("KV_BLOCKS", "0", ("kv_blocks", "GREATER_THAN_EQUAL")),
+        ("PRECISION", "f8", ("precision", "ENUM")),
+    ],
 )
 def test_unknown_and_wrong_settings_stop_the_process_by_name(
-    name: str, value: str, named: str, monkeypatch: pytest.MonkeyPatch
+    name: str, value: str, wrong: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(f"TW_PREDICTOR_{name}", value)
-    with pytest.raises(SettingsError, match=named):
+    with pytest.raises(SettingsError) as caught:
         main()
+    assert caught.value.wrong == [wrong]
+    assert wrong[0] in str(caught.value)
 
 
 def test_it_serves_stops_cleanly_on_sigterm_and_comes_back_after_a_kill(tmp_path: Path, first_model: Path) -> None:
@@ -179,15 +185,19 @@ def test_a_model_of_the_start_that_cannot_be_loaded_ends_the_process_with_its_re
     process = start(tmp_path, STARTUP_MODELS=json.dumps([str(broken)]), FAILURE_FILE=str(failure))
     _, said = process.communicate(timeout=60)
     assert process.returncode == 1, said
-    assert failure.read_text() == "tiny-1: files differ from manifest.json: tokenizer.json"
+    reason = failure.read_text()
+    assert reason.startswith("tiny-1: ")
+    assert {"manifest.json", "tokenizer.json"} <= set(re.findall(r"[a-z.]+", reason))
 
 
 def test_without_a_place_for_the_reason_it_stays_and_is_not_ready(tmp_path: Path) -> None:
     process = start(tmp_path, STARTUP_MODELS=json.dumps([str(tmp_path / "nowhere")]))
     port = port_of(wait_for(process, "listening"))
     wait_for(process, "load failed")
-    with pytest.raises(urllib.error.HTTPError, match="503"):
+    with pytest.raises(urllib.error.HTTPError) as not_ready:
         urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/health/ready")
+    not_ready.value.close()
+    assert not_ready.value.code == 503
     stop(process)
 
 

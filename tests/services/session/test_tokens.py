@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-import pytest
-
 from services.session.tokens import INLINE_CHARACTERS, TokenizerMissingError, load_counter
 from tests.services.session.tokenizer import write_tokenizer
+from tests.support.errors import refused
 
 
 async def test_texts_are_counted_whole_and_without_special_tokens(tmp_path: Path) -> None:
@@ -15,12 +14,15 @@ async def test_texts_are_counted_whole_and_without_special_tokens(tmp_path: Path
 
 
 async def test_a_missing_tokenizer_says_how_to_get_one(tmp_path: Path) -> None:
-    with pytest.raises(TokenizerMissingError, match="make up"):
-        await load_counter(tmp_path / "tokenizer.json")
+    path = tmp_path / "tokenizer.json"
+    with refused(TokenizerMissingError, field=str(path), reason="MISSING") as caught:
+        await load_counter(path)
+    assert "TW_SESSION_TOKENIZER_FILE" in str(caught.value)
+    assert "make up" in str(caught.value), "the command that installs one"
 
 
 async def test_a_file_that_is_no_tokenizer_is_named(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_text("{}")
-    with pytest.raises(TokenizerMissingError, match=r"tokenizer\.json is not a"):
+    with refused(TokenizerMissingError, field=str(path), reason="MALFORMED"):
         await load_counter(path)

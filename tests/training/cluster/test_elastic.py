@@ -113,6 +113,7 @@ class LosesMachine:
     def end(self, name: str) -> None: ...
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray's own, of its own settings

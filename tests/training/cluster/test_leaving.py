@@ -17,6 +17,7 @@ from training.cluster.runner import StageRun, run_stage
 from training.stages import sft
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_machine_that_has_notice_leaves_after_its_step_which_the_others_go_on_from(

@@ -27,6 +27,7 @@ from training.stages import sft
 POLITE_TO_NOBODY = {"RAY_worker_niceness": "0", "OMP_NUM_THREADS": "1"}
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_state_in_a_bucket_alone_outlives_a_worker_and_the_driver_and_is_taken_up_by_one_process(

@@ -167,6 +167,7 @@ def test_actors_are_rays_so_they_need_workers() -> None:
         assert none is None
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_an_actor_a_worker_and_the_driver_die_and_the_model_is_the_same_bit_by_bit(tmp_path: Path) -> None:

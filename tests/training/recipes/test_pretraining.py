@@ -244,6 +244,7 @@ def test_workers_are_those_that_were_asked_for_and_steps_must_be_said(
     assert f"{parameters:,}" in capsys.readouterr().out
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # seconds on a free machine
 def test_both_commands_run_from_texts_to_their_ends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -84,7 +84,7 @@ def test_a_stage_that_failed_has_a_page_that_says_how_far_it_came(config: SftCon
 
         return sft.run(config, replace(context, progress=progress))
 
-    with pytest.raises(OSError, match="the disk is full"):
+    with pytest.raises(OSError):
         run_stage(StageRun("run", fails, config), tmp_path / "runs")
     assert "failed after step 3: OSError: the disk is full" in (tmp_path / "runs" / "run" / "report.html").read_text()
 

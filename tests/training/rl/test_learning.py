@@ -24,7 +24,7 @@ from training.stages.policy_loop import Outcome
 from training.stages.ppo import PpoConfig, PpoPlayers
 from training.stages.state import DirectoryCheckpoints
 
-SEEDS = [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)]
+SEEDS = [0, pytest.param(1, marks=pytest.mark.long), pytest.param(2, marks=pytest.mark.long)]
 
 
 def learn(

@@ -1,6 +1,6 @@
 """GRPO and its variants learn to add, and a reward that says nothing teaches nothing.
 
-Three seeds each: the first always, the others marked slow, which make test runs too.
+Three seeds each: the first in `make test`, the others in `make test-long`.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ from training.rl.losses import Normalisation
 from training.rl.rollout import Rollout
 from training.stages.context import Progress
 
-SEEDS = [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)]
+SEEDS = [0, pytest.param(1, marks=pytest.mark.long), pytest.param(2, marks=pytest.mark.long)]
 VARIANTS = {
     "grpo": {},
     "dr_grpo": {"standardise": False, "normalisation": Normalisation.CONSTANT, "constant_tokens": 3},

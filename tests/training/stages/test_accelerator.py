@@ -52,6 +52,7 @@ def told(directory: Path, device: str, file: str) -> Any:
     return json.loads((directory / device / file).read_text())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", on_device.NAMES)
 def test_a_stage_ends_with_the_bits_of_the_processor_although_it_was_cut_off(name: str, done: Path) -> None:
     here, there = (told(done, device, "figures.json")[name] for device in DEVICES)
@@ -62,11 +63,13 @@ def test_a_stage_ends_with_the_bits_of_the_processor_although_it_was_cut_off(nam
     assert there.report == here.report
 
 
+@pytest.mark.long
 def test_answers_scores_and_beams_are_those_of_the_processor(done: Path) -> None:
     here, there = (told(done, device, "figures.json")["asked"] for device in DEVICES)
     assert there == here
 
 
+@pytest.mark.long
 def test_a_step_waits_for_the_accelerator_twice_however_many_microbatches_it_has(done: Path) -> None:
     """For the loss and for the gradient's norm. SFT has four microbatches here; pre-training waits for its count of tokens too."""
     waits = told(done, pretended.NAME, "waits.json")
@@ -76,12 +79,14 @@ def test_a_step_waits_for_the_accelerator_twice_however_many_microbatches_it_has
     assert waits["kto"][UNKEPT] == {"value": 3}  # the baseline, too
 
 
+@pytest.mark.long
 def test_an_update_waits_for_each_sampled_token_and_little_more(done: Path) -> None:
     """PPO: 6 tokens, the norms of 4 steps, and sums; 8 times, to know how many tokens are real."""
     update = told(done, pretended.NAME, "waits.json")["ppo"][UNKEPT]
     assert update == {"value": 16, "number of entries": 8, "copy": 2}
 
 
+@pytest.mark.long
 def test_settings_of_a_machine_that_has_an_accelerator(done: Path) -> None:
     here = f"cpu, {pretended.NAME} (0 to 0)"
     assert told(done, pretended.NAME, "machine.json") == {

@@ -36,6 +36,7 @@ def layouts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "run"),
     [
@@ -62,12 +63,14 @@ def test_every_layout_learns_as_one_process(name: str, run: str, layouts: Path) 
 DECODERS = {"ppo": 5, "grpo": 2, "dpo": 2, "kto": 2, "ppo-lora": 2, "grpo-lora": 1, "dpo-lora": 1, "kto-lora": 1}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("run", FULL + ADAPTED)
 def test_frozen_networks_are_shared_out_too(run: str, layouts: Path) -> None:
     held = [json.loads((layouts / name / f"{run}-held.json").read_text()) for name in ("one", "shards")]
     assert held == [[DECODERS[run], DECODERS[run]], [DECODERS[run], 0]]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("run", "before", "after"),
     [
@@ -87,6 +90,7 @@ def test_a_state_of_one_layout_is_resumed_in_another(run: str, before: str, afte
     assert apart(weights(layouts / before / run), weights(layouts / name / run)) < 1e-5
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("run", sampled_apart.RUNS)
 def test_shards_whose_copies_sample_learn_what_they_learn_without(run: str, layouts: Path) -> None:
     """Every layer of the policy, and an adapter in shards: put together once an update, and sent by version."""
@@ -104,6 +108,7 @@ def test_adapters_split_across_and_uneven_rows_are_refused(tmp_path: Path) -> No
     run_workers("tests.training.stages.split_policies:refusals", 2, tmp_path)
 
 
+@pytest.mark.long
 def test_workers_may_sample_different_numbers_of_tokens(tmp_path: Path) -> None:
     run_workers("tests.training.stages.split_policies:uneven_samples", 2, tmp_path, timeout_seconds=120)
 

@@ -8,14 +8,15 @@ import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from tokenizers import Tokenizer, pre_tokenizers
 from transformers import AutoTokenizer
 
+from tests.support.errors import refused
 from tests.training.tokenization.made import HARD, TEXT, learned
 from training.data.tokenize import train_tokenizer
 from training.recipes.nano_world.brought_up import CONVERSATIONS, SEED, STORIES, VOCABULARY
 from training.recipes.nano_world.corpus import conversations, stories
+from training.refusals import ConfigError
 from training.tokenization.byte_pairs import FEWEST_TOKENS, bytes_by_letter, learn_byte_pairs
 from training.tokenization.control import CONTROL, write_chat_files
 from training.tokenization.splitting import Split
@@ -62,8 +63,9 @@ def test_the_byte_alphabet_is_the_librarys() -> None:
 
 
 def test_too_small_a_vocabulary_is_refused_with_its_limit() -> None:
-    with pytest.raises(ValueError, match="vocabulary: 261, at least 262: 256 bytes and 6 control tokens"):
+    with refused(ConfigError, field="vocabulary", reason="OUT_OF_RANGE", limit="at least 262") as caught:
         learned(261)
+    assert {"261", "262", "256", "6"} <= set(re.findall(r"\d+", caught.value.text))
     assert learned(262).get_vocab_size() == 262
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from tests.training.tokenization.made import TEXT
 from training.__main__ import main
 from training.manifest import hash_file, verify_manifest
+from training.status import FAILED
 from training.tokenization.opened import BytePairs, open_tokenizer
 from training.tokenization.reading import TextFiles
 from training.tokenization.watching import Watched
@@ -29,7 +31,9 @@ def test_train_leaves_a_finished_directory_that_opens(
     texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train(texts, tmp_path / "ours") == 0
-    assert capsys.readouterr().out == f"ours is in {tmp_path / 'ours'}: 600 tokens\n"
+    said = capsys.readouterr().out
+    assert str(tmp_path / "ours") in said
+    assert re.findall(r"\b600\b", said)
     manifest = verify_manifest(tmp_path / "ours")
     assert (manifest.kind, manifest.version) == ("tokenizer", "ours")
     assert manifest.config == {"vocabulary": 600, "kind": "byte-pairs", "split": "gpt4", "least_count": 2}
@@ -64,9 +68,10 @@ def test_folders_of_texts_are_read_as_pre_training_reads_them(
         (tmp_path / "notes").mkdir(exist_ok=True)
         (tmp_path / "notes" / f"{number}.md").write_text("a note")
     (tmp_path / "notes" / "one.rst").write_text("a note")
-    told = "notes: no .jsonl or .txt file (4 other files, mostly .md: rename or convert them)"
     assert train(tmp_path / "notes", tmp_path / "none") == 1
-    assert told in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert all(part in told for part in ("notes", ".jsonl", ".txt", "4 ", ".md"))
+    assert ".rst" not in told
 
 
 def test_usage_of_show_says_what_goes_with_what(capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,7 +90,7 @@ def test_train_says_when_the_texts_have_no_more_pairs(tmp_path: Path, capsys: py
     rows = tmp_path / "few.jsonl"
     rows.write_text(json.dumps({"text": "abab"}) + "\n")
     assert train(rows, tmp_path / "few") == 0
-    assert capsys.readouterr().out.endswith("263 tokens of 600, as the texts have no more\n")
+    assert re.findall(r"\d+", capsys.readouterr().out.rpartition(str(tmp_path / "few"))[2]) == ["263", "600"]
 
 
 def test_compare_prints_a_table_and_writes_the_page(
@@ -134,35 +139,38 @@ def test_what_cannot_be_done_is_said_in_one_line(
     page, new = ["--page", str(tmp_path / "p.html")], ["--output", str(tmp_path / "new")]
     short = tmp_path / "short.txt"
     short.write_text("short")
-    refused = {
-        f"train {texts} --vocabulary 261 {' '.join(new)}": "vocabulary: 261, at least 262",
-        f"train {empty} --vocabulary 300 {' '.join(new)}": "texts: empty.txt is empty",
-        f"train {blank} --vocabulary 300 {' '.join(new)}": "texts: nothing but white space in blank.txt",
-        f"train {torn} --vocabulary 300 {' '.join(new)}": "texts: torn.txt is not UTF-8 at byte 3",
-        f"train {texts} --vocabulary 300 --output {texts}": "output: readme.txt is there already",
-        f"train {texts} --vocabulary 300 --output {tmp_path}": "is there already",
-        f"compare {texts} --tokenizer {tmp_path / 'bare'}": f"tokenizer.json: is not in {tmp_path / 'bare'}",
-        f"compare {texts} --tokenizer {tmp_path / 'gone'}": f"{tmp_path / 'gone'} is not there",
-        f"compare {short} --vocabulary 300": "held-out: a share of 0.1 leaves no text to measure on",
-        f"show {texts} {' '.join(page)}": "places: no tokenizer's directory after the file",
-        f"show --text x {tmp_path / 'bare'} {' '.join(page)}": f"tokenizer.json: is not in {tmp_path / 'bare'}",
-        f"show {tmp_path / 'bare'} {texts} {' '.join(page)}": "places: needs a FILE before the directories, or --text",
+    named = {
+        f"train {texts} --vocabulary 261 {' '.join(new)}": ("vocabulary", "261", "262"),
+        f"train {empty} --vocabulary 300 {' '.join(new)}": ("texts", "empty.txt"),
+        f"train {blank} --vocabulary 300 {' '.join(new)}": ("texts", "blank.txt"),
+        f"train {torn} --vocabulary 300 {' '.join(new)}": ("texts", "torn.txt", "3"),
+        f"train {texts} --vocabulary 300 --output {texts}": ("output", "readme.txt"),
+        f"train {texts} --vocabulary 300 --output {tmp_path}": ("output", tmp_path.name),
+        f"compare {texts} --tokenizer {tmp_path / 'bare'}": ("tokenizer.json", str(tmp_path / "bare")),
+        f"compare {texts} --tokenizer {tmp_path / 'gone'}": (str(tmp_path / "gone"),),
+        f"compare {short} --vocabulary 300": ("held-out", "0.1"),
+        f"show {texts} {' '.join(page)}": ("places",),
+        f"show --text x {tmp_path / 'bare'} {' '.join(page)}": ("tokenizer.json", str(tmp_path / "bare")),
+        f"show {tmp_path / 'bare'} {texts} {' '.join(page)}": ("places", "FILE", "--text"),
     }
-    for command, reason in refused.items():
+    for command, parts in named.items():
         assert main(["tokenizer", *command.split()]) == 1, command
-        said = capsys.readouterr().err
-        assert said.startswith("failed: ")
-        assert reason in said
-    for text, reason in (("", "text: empty"), ("a\udcff", "text: half a surrogate pair at character 1")):
+        (said,) = capsys.readouterr().err.splitlines()
+        assert said.startswith(FAILED)
+        assert [part for part in parts if part not in said] == [], said
+    for text, parts in (("", ("text",)), ("a\udcff", ("text", "1"))):
         assert main(["tokenizer", "show", "--text", text, str(tmp_path), *page]) == 1
-        assert reason in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert [part for part in parts if part not in said] == [], said
     assert not (tmp_path / "new").exists()
 
 
 def test_sizes_that_are_none_are_refused(texts: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["tokenizer", "compare", "--vocabulary", "300,many", str(texts)])
-    assert "300,many is no list of sizes such as 4096,16384" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "--vocabulary" in said
+    assert "300,many" in said
 
 
 def test_somebody_who_waits_is_told_how_far_it_is(texts: Path) -> None:

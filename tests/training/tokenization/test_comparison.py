@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.errors import refused
+from training.data.corpus import TextError
 from training.tokenization.comparison import HEAD, Figures, measure, rows, table
 from training.tokenization.opened import Piece
 
@@ -50,8 +52,9 @@ def test_text_without_a_word_has_no_tokens_a_word(directory: Path) -> None:
 
 
 def test_nothing_to_measure_on_is_an_error(directory: Path) -> None:
-    with pytest.raises(ValueError, match="texts: nothing to measure pairs on"):
+    with refused(TextError, field="texts", reason="EMPTY") as caught:
         measure(Pairs(), directory, [])
+    assert "pairs" in caught.value.text  # the tokenizer
 
 
 def test_the_table_is_aligned(directory: Path) -> None:

@@ -1,5 +1,6 @@
 """The page in a real browser: what a person sees is the text, cut where the tokenizer cuts it, and nothing of it runs."""
 
+import re
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -120,7 +121,7 @@ def test_a_comparison_stands_above_the_splittings(
 
 
 def test_a_folder_is_no_place_for_a_page(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"^page: .* is a folder"):
+    with pytest.raises(ValueError, match=re.escape(tmp_path.name)):
         write_page(tmp_path, Shown("x", "The text given", whole=True), [])
 
 

@@ -1,6 +1,7 @@
 """tiktoken's ids are the library's: on every code point, on what hypothesis thinks of, and on what makes tiktoken panic."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -125,8 +126,8 @@ SWAPPED = spec_of(SPLITS[Split.GPT4])["model"]["merges"][::-1]
 def test_what_tiktoken_would_read_otherwise_is_named(path: str, value: object) -> None:
     spec = changed(path, value)
     tokenizer = Tokenizer.from_str(json.dumps(spec))
-    assert hindrance(tokenizer, spec).startswith(path)
-    with pytest.raises(ValueError, match=f"tokenizer.json: {path}"):
+    assert path in hindrance(tokenizer, spec)
+    with pytest.raises(ValueError, match=re.escape(path)):
         encoding_of(tokenizer, spec, "theirs")
 
 
@@ -138,7 +139,9 @@ def test_a_token_that_the_merges_never_reach_is_a_hindrance() -> None:
     spec["model"] |= {"vocab": vocab, "merges": [["a", "b"], ["b", "c"], ["a", "bc"]]}
     tokenizer = Tokenizer.from_str(json.dumps(spec))
     assert len(tokenizer.encode("abc").ids) == 2
-    assert hindrance(tokenizer, spec) == "model.vocab: 'abc' is never made by the merges"
+    reason = hindrance(tokenizer, spec)
+    assert "model.vocab" in reason
+    assert "'abc'" in reason
 
 
 def test_nothing_hinders_what_we_learn() -> None:

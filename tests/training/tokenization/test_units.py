@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import pytest
-
+from tests.support.errors import refused
+from training.refusals import ConfigError
 from training.tokenization.control import write_tokenizer
 from training.tokenization.opened import TextTokenizer, open_tokenizer
 from training.tokenization.units import CHARACTER, UNKNOWN, WORD, learn_units
@@ -48,5 +48,5 @@ def test_the_unknown_token_spelled_out_is_text(tmp_path: Path) -> None:
 
 
 def test_less_than_two_tokens_are_refused() -> None:
-    with pytest.raises(ValueError, match="vocabulary: 1, at least 2"):
+    with refused(ConfigError, field="vocabulary", reason="OUT_OF_RANGE", limit="at least 2"):
         learn_units(["x"], 1, WORD)

@@ -13,7 +13,7 @@ from training.verification.workers import WorkerLimits, Workers
 @pytest.fixture(scope="session")
 def bubblewrap() -> dict[str, str]:
     """The environment that names the installed program."""
-    return {PROGRAM_VARIABLE: str(installation.find_installed().bubblewrap)}
+    return {PROGRAM_VARIABLE: str(installation.locate().bubblewrap)}
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,9 @@
 
 import pytest
 
+from tests.support.errors import refused
 from training.verification.answers import last_number, marked_answer, only_line
-from training.verification.checks import Choice, Mathematics
+from training.verification.checks import CheckError, Choice, Mathematics
 from training.verification.symbols import compare
 from training.verification.verdict import Outcome
 from training.verification.workers import WorkerLimits, Workers
@@ -75,7 +76,7 @@ def test_a_number_that_is_not_worked_out_is_wrong(expected: str, answer: str) ->
 
 
 def test_an_expected_answer_that_is_no_mathematics_is_an_error() -> None:
-    with pytest.raises(ValueError, match="expected"):
+    with refused(CheckError, field="expected", reason="MALFORMED"):
         compare("no \\mathematics", "5")
 
 

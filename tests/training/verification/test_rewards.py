@@ -1,5 +1,6 @@
 """From answers to rewards, in their order, with every outcome counted and no failure passed off as a 0."""
 
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support.errors import refused
 from training.data.examples import ExampleError, read_prompts
 from training.rl.rollout import Rollout
 from training.rl.scores import Answer, score_by_verifier
@@ -15,7 +17,7 @@ from training.verification.items import Item, Split, split_of, write_items
 from training.verification.rewards import TaskVerifier
 from training.verification.sandbox.bubblewrap import SandboxUnavailableError
 from training.verification.sandbox.runs import Ended, Run
-from training.verification.scorer import Scorer
+from training.verification.scorer import MOST_FAILED, Scorer
 from training.verification.verdict import Outcome, Verdict, VerificationError
 from training.verification.workers import WorkerLimits, Workers
 
@@ -41,7 +43,7 @@ class Runs:
 
     def run(self, request: dict[str, object]) -> Run:
         if self._run is None:
-            raise SandboxUnavailableError("not today")
+            raise SandboxUnavailableError("not today", reason="AWAY")
         return self._run
 
 
@@ -80,13 +82,13 @@ def test_it_is_what_the_loop_of_ppo_and_grpo_takes() -> None:
 
 def test_a_task_that_was_not_read_is_an_error() -> None:
     verify, _ = verifier(even)
-    with pytest.raises(VerificationError, match="not in the prompts"):
+    with refused(VerificationError, field="task", reason="UNKNOWN"):
         verify(answers("another", "2"))
 
 
 def test_what_is_held_out_verifies_no_training() -> None:
     number = next(n for n in range(1_000) if split_of(f"{n}?") is Split.HELD_OUT)
-    with pytest.raises(ExampleError, match="held out"):
+    with refused(ExampleError, field="prompts.1", reason="CONFLICT"):
         verifier(even, item=Item("sums", f"{number}?", Mathematics("2")))
 
 
@@ -103,8 +105,11 @@ def test_every_outcome_is_counted_once() -> None:
 
 def test_a_verifier_that_fails_often_stops_the_run_and_a_rare_failure_is_counted() -> None:
     broken, task = verifier(lambda _: Outcome.VERIFIER_FAILED)
-    with pytest.raises(VerificationError, match="2 of 2"):
+    with refused(
+        VerificationError, field="responses", reason="VERIFICATION_FAILED", limit=f"{MOST_FAILED:g}"
+    ) as caught:
         broken(answers(task, "1", "2"))
+    assert re.findall(r"\d+", caught.value.text) == ["2", "2"]
     rare, task = verifier(lambda text: Outcome.VERIFIER_FAILED if text == "x" else Outcome.RIGHT)
     rare(answers(task, *["1"] * 39, "x"))
     assert rare.take_figures()["verdict_verifier_failed"] == 1 / 40
@@ -112,10 +117,10 @@ def test_a_verifier_that_fails_often_stops_the_run_and_a_rare_failure_is_counted
 
 def test_code_without_a_sandbox_is_an_error_and_never_a_reward() -> None:
     without, task = verifier(even, item=CODE)
-    with pytest.raises(VerificationError, match="needs a sandbox"):
+    with refused(VerificationError, field="sandbox", reason="MISSING"):
         without(answers(task, "def f(): return 1"))
     broken, task = verifier(even, Runs(None), CODE)
-    with pytest.raises(SandboxUnavailableError, match="not today"):
+    with refused(SandboxUnavailableError, reason="AWAY"):
         broken(answers(task, "def f(): return 1"))
 
 

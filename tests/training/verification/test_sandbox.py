@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.errors import refused
 from training.verification.sandbox import control_groups
 from training.verification.sandbox.bubblewrap import NOBODY, PROGRAM_VARIABLE, SandboxUnavailableError
 from training.verification.sandbox.control_groups import ControlGroups
@@ -29,28 +30,32 @@ def open_to_all() -> Iterator[Path]:
 
 
 def test_without_bubblewrap_code_is_refused_and_it_is_said_how_to_get_it(tmp_path: Path) -> None:
-    with pytest.raises(SandboxUnavailableError, match=r"apt-get install bubblewrap.*python -m infra\.servers install"):
+    with refused(SandboxUnavailableError, field="bwrap", reason="MISSING") as caught:
         open_sandbox({"PATH": str(tmp_path)})
+    for command in ("apt-get install bubblewrap", "python -m infra.servers install", PROGRAM_VARIABLE):
+        assert command in caught.value.text
 
 
 def test_a_bubblewrap_that_may_not_make_namespaces_is_refused_with_what_it_needs(tmp_path: Path) -> None:
     program = tmp_path / "bwrap"
     program.write_text("#!/bin/sh\necho 'bwrap: Creating new namespace failed: Operation not permitted' >&2\nexit 1\n")
     program.chmod(0o755)
-    with pytest.raises(SandboxUnavailableError, match=r"CAP_SYS_ADMIN.*user\.max_user_namespaces"):
+    with refused(SandboxUnavailableError, field="namespaces", reason="SANDBOX_UNAVAILABLE") as caught:
         open_sandbox({PROGRAM_VARIABLE: str(program)})
+    for needed in ("CAP_SYS_ADMIN", "user.max_user_namespaces"):
+        assert needed in caught.value.text
 
 
 def test_a_bubblewrap_that_isolates_nothing_and_stays_root_is_refused(tmp_path: Path) -> None:
     program = tmp_path / "bwrap"
     program.write_text("#!/bin/sh\necho '{\"value\": [42, false]}'\n")
     program.chmod(0o755)
-    with pytest.raises(SandboxUnavailableError, match="a first program gave"):
+    with refused(SandboxUnavailableError, field=str(program), reason="MISMATCH"):
         open_sandbox({PROGRAM_VARIABLE: str(program)})
 
 
 def test_a_processor_without_a_filter_is_refused() -> None:
-    with pytest.raises(UnknownArchitectureError, match="riscv64"):
+    with refused(UnknownArchitectureError, field="riscv64", reason="UNSUPPORTED", limit="x86_64, aarch64"):
         build_filter("riscv64")
 
 
@@ -95,7 +100,7 @@ def test_it_holds_for_a_user_who_is_not_root_and_has_no_control_groups(
     program = open_to_all / "bwrap"
     shutil.copy(bubblewrap[PROGRAM_VARIABLE], program)
     copied = open_to_all / "code"
-    for file in (ROOT / "training" / "verification").rglob("*.py"):
+    for file in (ROOT / "training" / "refusals.py", *(ROOT / "training" / "verification").rglob("*.py")):
         place = copied / file.relative_to(ROOT)
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, place)

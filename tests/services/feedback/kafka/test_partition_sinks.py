@@ -163,11 +163,12 @@ async def test_a_partition_whose_records_are_gone_stops_loudly_and_alone(caplog:
         lost, sound = sorted(house.source.logs, key=lambda log: log.partition)
         house.source.fetch(lost, 2)
         await until(lambda: lost.sunk == 2)
-        lost.fail(OffsetOutOfRangeError("2 to 9 are lost"))
+        failure = OffsetOutOfRangeError("2 to 9 are lost")
+        lost.fail(failure)
         house.source.fetch(sound, 1)
         await until(lambda: gauge("stopped_partitions", partition="0") == 1)
         await until(lambda: sound.sunk == 1)
         assert gauge("stopped_partitions", partition="1") == 0
         assert [record.fields["why"] for record in caplog.records if record.message == "partition stopped"] == [
-            "2 to 9 are lost"
+            failure.text
         ]

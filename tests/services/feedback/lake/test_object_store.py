@@ -9,6 +9,7 @@ import pytest
 from services.feedback.lake.object_store import Directory, ObjectMissingError, ObjectStore, ObjectStoreError
 from tests.s3_server import S3Server, serving
 from tests.services.feedback.s3_stores import store_at
+from tests.support.errors import refused
 
 
 @pytest.fixture(params=["directory", "s3"])
@@ -62,7 +63,7 @@ def test_what_is_deleted_is_gone_and_may_be_deleted_again(store: ObjectStore) ->
 @pytest.mark.parametrize("key", ["", "/etc/passwd", "../out", "a/../../out", ".", "a//b", "a/./b", "a/"])
 def test_a_key_cannot_leave_the_store(store: ObjectStore, key: str) -> None:
     for call in (lambda: store.put(key, b""), lambda: store.get(key), lambda: store.delete(key)):
-        with pytest.raises(ObjectStoreError, match="plain relative path"):
+        with refused(ObjectStoreError, field="key", reason="MALFORMED"):
             call()
 
 

@@ -14,6 +14,7 @@ from services.feedback.lake.object_store import ObjectMissingError, ObjectRefuse
 from services.feedback.lake.s3_store import TRIES, S3Store
 from tests.s3_server import S3Server, serving
 from tests.services.feedback.s3_stores import place, store_at
+from tests.support.errors import refused
 
 BODY = bytes(range(256)) * 1_000
 
@@ -60,8 +61,9 @@ def test_a_store_that_is_busy_for_a_moment_is_asked_again(server: S3Server, stor
 
 def test_a_store_that_stays_busy_is_left_alone_soon(server: S3Server, store: S3Store) -> None:
     server.refusals = ["SlowDown"] * 10
-    with pytest.raises(ObjectStoreError, match="could not put a: SlowDown") as caught:
+    with refused(ObjectStoreError, field="a", reason="OVERLOADED") as caught:
         store.put("a", b"1")
+    assert "SlowDown" in caught.value.text
     assert not isinstance(caught.value, ObjectRefusedError)
     assert server.requests["PUT"] == TRIES
 
@@ -102,8 +104,9 @@ def test_a_hang_is_waited_for_once(proxy: HttpProxy, operation: str) -> None:
         "delete": lambda: store.delete("a"),
         "list": lambda: list(store.list("")),
     }
-    with pytest.raises(ObjectStoreError, match="ReadTimeoutError"):
+    with refused(ObjectStoreError, field="s3_endpoint", reason="UNREACHABLE") as caught:
         calls[operation]()
+    assert "ReadTimeoutError" in caught.value.text
     assert proxy.counts[Kind.HANG] == 1
 
 
@@ -111,8 +114,9 @@ def test_an_object_that_comes_too_slowly_is_given_up(server: S3Server, port: int
     server.buckets["thumbs"]["a"] = BODY
     with TcpProxy(port) as proxy:
         proxy.faults = TcpFaults(bytes_per_second=50_000)
-        with pytest.raises(ObjectStoreError, match="TimeoutError"):
+        with refused(ObjectStoreError, field="s3_endpoint", reason="UNREACHABLE") as caught:
             store_at(proxy.port, request_seconds=0.5).get("a")
+        assert "TimeoutError" in caught.value.text
         assert proxy.counts[Fault.PACED] > 3
 
 
@@ -129,8 +133,9 @@ def test_an_object_that_goes_too_slowly_is_given_up(server: S3Server, port: int)
 def test_a_store_that_is_away_is_no_refusal(port: int) -> None:
     with HttpProxy(1) as away:
         for gone in (store_at(1), store_at(away.port)):
-            with pytest.raises(ObjectStoreError, match=r"s3_endpoint: 127\.0\.0\.1:\d+ did not answer") as caught:
+            with refused(ObjectStoreError, field="s3_endpoint", reason="UNREACHABLE") as caught:
                 gone.check()
+            assert "127.0.0.1:" in caught.value.text
             assert not isinstance(caught.value, ObjectRefusedError)
 
 
@@ -154,14 +159,16 @@ def test_a_refusal_names_the_setting_and_is_not_repeated(
     server: S3Server, store: S3Store, code: str, setting: str
 ) -> None:
     server.refusals = [code]
-    with pytest.raises(ObjectRefusedError, match=re.escape(f"{setting}: ") + f".*{code}"):
+    with refused(ObjectRefusedError, field=setting, reason="REFUSED") as caught:
         store.check()
+    assert code in caught.value.text
     assert server.requests.total() == 1
 
 
 def test_a_missing_bucket_is_told_and_not_made(server: S3Server, port: int) -> None:
-    with pytest.raises(ObjectRefusedError, match=r"s3_bucket: .* NoSuchBucket .*in bucket nowhere"):
+    with refused(ObjectRefusedError, field="s3_bucket", reason="REFUSED") as caught:
         store_at(port, bucket="nowhere").check()
+    assert {"NoSuchBucket", "nowhere"} <= set(re.findall(r"\w+", caught.value.text))
     assert set(server.buckets) == {"thumbs"}
     with pytest.raises(ObjectRefusedError):
         store_at(port, bucket="nowhere").get("a")
@@ -169,10 +176,10 @@ def test_a_missing_bucket_is_told_and_not_made(server: S3Server, port: int) -> N
 
 def test_a_store_that_garbles_or_keeps_what_was_deleted_is_refused(server: S3Server, store: S3Store) -> None:
     server.keeps_deleted = True
-    with pytest.raises(ObjectRefusedError, match="what was deleted can still be got"):
+    with refused(ObjectRefusedError, field="s3_endpoint", reason="EXISTS"):
         store.check()
     server.garbles = True
-    with pytest.raises(ObjectRefusedError, match="what was put is not what was got"):
+    with refused(ObjectRefusedError, field="s3_endpoint", reason="MISMATCH"):
         store.check()
 
 

@@ -13,6 +13,7 @@ from tests.services.feedback.lake.test_object_store import (
     test_what_is_deleted_is_gone_and_may_be_deleted_again,
     test_what_was_put_is_got_and_listed_by_prefix,
 )
+from tests.support.errors import refused
 
 __all__ = [
     "test_a_key_is_kept_as_given",
@@ -47,7 +48,7 @@ def test_the_self_test_passes_and_leaves_nothing(store: S3Store) -> None:
     ],
 )
 def test_the_self_test_names_the_wrong_setting(place: S3Place, wrong: dict[str, str], setting: str) -> None:
-    with pytest.raises(ObjectRefusedError, match=f"{setting}: "):
+    with refused(ObjectRefusedError, field=setting, reason="REFUSED"):
         S3Store(replace(place, **wrong)).check()
 
 

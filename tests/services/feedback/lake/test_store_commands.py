@@ -1,5 +1,6 @@
 """The commands over the object store, as a person types them; and the settings that they and the service share."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -54,15 +55,19 @@ def s3(server: S3Server) -> Iterator[dict[str, str]]:
 
 def test_the_bucket_is_made_once_and_tried(run: Run, server: S3Server, s3: dict[str, str], capsys) -> None:
     assert run("bucket", **s3) == 0
-    assert "bucket thumbs is made: it can be listed, written, read and deleted from" in capsys.readouterr().out
-    assert run("bucket") == 0
-    assert "bucket thumbs was there" in capsys.readouterr().out
+    made = capsys.readouterr().out
     assert server.buckets == {"thumbs": {}}
+    assert run("bucket") == 0
+    found = capsys.readouterr().out
+    assert server.buckets == {"thumbs": {}}
+    assert " thumbs " in made
+    assert " thumbs " in found
+    assert made != found
 
 
 def test_a_directory_needs_no_bucket(run: Run, capsys) -> None:
     assert run("bucket") == 2
-    assert "s3_endpoint: is empty" in capsys.readouterr().err
+    assert capsys.readouterr().err.startswith("s3_endpoint: ")
 
 
 def test_a_store_that_refuses_is_one_line_that_names_the_setting(
@@ -70,7 +75,8 @@ def test_a_store_that_refuses_is_one_line_that_names_the_setting(
 ) -> None:
     server.refusals = ["SignatureDoesNotMatch"]
     assert run("orphans", **s3) == 1
-    assert capsys.readouterr().err.startswith("object store: s3_secret_key: 127.0.0.1")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert " s3_secret_key: 127.0.0.1" in line
 
 
 def test_orphans_are_listed_and_only_deleted_when_told_to(
@@ -106,23 +112,26 @@ def test_the_service_does_not_start_on_a_store_that_refuses(
         check=False,
     )
     assert done.returncode == 1
-    assert "object store: s3_bucket: 127.0.0.1" in done.stderr
+    assert " s3_bucket: 127.0.0.1" in done.stderr
     assert "Traceback" not in done.stderr
     assert server.buckets == {}
 
 
 @pytest.mark.parametrize(
-    ("wrong", "named"),
+    ("wrong", "named", "kind"),
     [
-        ({"s3_endpoint": "http://127.0.0.1:8333"}, "s3_endpoint"),
-        ({"s3_endpoint": "127.0.0.1:8333"}, "s3_access_key, s3_secret_key"),
-        ({"s3_bucket": "ab"}, "s3_bucket"),
-        ({"s3_request_seconds": "0"}, "s3_request_seconds"),
+        ({"s3_endpoint": "http://127.0.0.1:8333"}, ("s3_endpoint",), "string_pattern_mismatch"),
+        ({"s3_endpoint": "127.0.0.1:8333"}, (), "incomplete"),
+        ({"s3_bucket": "ab"}, ("s3_bucket",), "string_pattern_mismatch"),
+        ({"s3_request_seconds": "0"}, ("s3_request_seconds",), "greater_than"),
     ],
 )
-def test_a_wrong_setting_is_named(wrong: dict[str, str], named: str) -> None:
-    with pytest.raises(ValidationError, match=named):
+def test_a_wrong_setting_is_named(wrong: dict[str, str], named: tuple[str, ...], kind: str) -> None:
+    with pytest.raises(ValidationError) as caught:
         FeedbackSettings(principal_key=KEY, master_key=MASTER, **wrong)
+    (error,) = caught.value.errors()
+    assert (error["loc"], error["type"]) == (named, kind)
+    assert kind != "incomplete" or {"s3_access_key", "s3_secret_key"} <= set(re.findall(r"\w+", error["msg"]))
 
 
 def test_secrets_are_not_shown() -> None:

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 from sqlalchemy import Engine, event, select, update
 
 from services.chassis.errors import UnavailableError
@@ -18,6 +19,7 @@ from services.feedback.principals.master_key import MasterKey, MasterKeyError
 from services.feedback.principals.sealing import DataKey
 from services.feedback.settings import FeedbackSettings
 from tests.services.feedback.samples import KEY, MASTER
+from tests.support.errors import refused
 
 ADA, BOB = "a" * 64, "b" * 64
 REPLICAS, ROUNDS = 4, 10
@@ -140,20 +142,26 @@ async def test_a_service_with_another_master_key_does_not_start(tmp_path: Path) 
         spool_directory=tmp_path / "spool",
         object_directory=tmp_path / "objects",
     )
-    with pytest.raises(MasterKeyError, match="does not open under this master key"):
+    with refused(MasterKeyError, field="master_key", reason="MISMATCH"):
         async with wiring(settings):
             pass
 
 
 @pytest.mark.parametrize("digits", ["", "5e" * 31, "5e" * 33, "xy" * 32, "5e" * 32 + "\n"])
 def test_a_master_key_of_another_form_is_refused_and_not_shown(digits: str) -> None:
-    with pytest.raises(ValueError, match="64 hexadecimal digits") as caught:
+    with pytest.raises(ValidationError) as caught:
         FeedbackSettings(principal_key=KEY, master_key=digits)
+    (error,) = caught.value.errors()
+    assert (error["loc"], error["type"]) == ((), "malformed")
+    assert "master_key" in error["msg"]
     assert not digits or digits not in str(caught.value)
 
 
 def test_no_error_of_the_settings_quotes_a_key() -> None:
-    with pytest.raises(ValueError, match="kafka_bootstrap needs") as caught:
+    with pytest.raises(ValidationError) as caught:
         FeedbackSettings(master_key="ab" * 32, principal_key="0123456789abcdef", kafka_bootstrap="a:1")
+    (error,) = caught.value.errors()
+    assert (error["loc"], error["type"]) == ((), "conflict")
+    assert "kafka_bootstrap" in error["msg"]
     assert "abab" not in str(caught.value)
     assert "0123" not in str(caught.value)

@@ -1,6 +1,7 @@
 """The unmodified `openai` package against the gateway: whole, streaming, errors, disconnect, thumbs."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -118,7 +119,8 @@ async def test_errors_are_the_packages_own(gateway: House) -> None:
         with pytest.raises(openai.InternalServerError) as away:
             await api.chat.completions.create(model="thumbwheel", messages=QUESTION)
     assert (unknown.value.code, unknown.value.param) == ("model_not_found", "model")
-    assert (hot.value.param, "0 to 2" in hot.value.message) == ("temperature", True)
+    assert (hot.value.code, hot.value.param) == ("invalid_argument", "temperature")
+    assert {"0", "2"} <= set(re.findall(r"\d+", hot.value.message)), "the limit"
     assert away.value.status_code == 503
 
 
@@ -127,9 +129,10 @@ async def test_an_error_in_mid_stream_is_raised_by_the_package(gateway: House) -
     seen = ""
     async with client(gateway) as api:
         stream = await api.chat.completions.create(model="thumbwheel", messages=QUESTION, stream=True)
-        with pytest.raises(openai.APIError, match="model server"):
+        with pytest.raises(openai.APIError) as caught:
             async for chunk in stream:
                 seen += chunk.choices[0].delta.content or ""
+    assert caught.value.code == "model_server_away"
     assert seen == "The answer "
 
 

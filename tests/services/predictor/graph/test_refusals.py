@@ -1,5 +1,6 @@
 """A model that the graph cannot honour is refused, and the error names the field or the tensor."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from services.predictor.graph.architecture import AttentionKind, read_architectu
 from services.predictor.graph.conversion import convert, load_architecture
 from services.predictor.graph.decoder import embedding_scale
 from tests.services.predictor import checkpoints
+from tests.support.errors import refused
+
+FAMILIES = "llama, qwen2, qwen3, gemma3_text"
 
 
 @pytest.fixture(scope="module")
@@ -21,40 +25,59 @@ def llama_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def config(llama_directory: Path) -> dict[str, Any]:
-    import json
-
     parsed: dict[str, Any] = json.loads((llama_directory / "config.json").read_text())
     return parsed
 
 
 @pytest.mark.parametrize(
-    ("changes", "named"),
+    ("changes", "field", "reason", "limit"),
     [
-        ({"model_type": "mixtral"}, "model_type"),
-        ({"model_type": None}, "model_type"),
-        ({"model_type": "gpt2"}, "model_type must be one of llama, qwen2, qwen3, gemma3_text"),
-        ({"hidden_act": "relu"}, "hidden_act"),
-        ({"hidden_size": "64"}, "hidden_size"),
-        ({"num_hidden_layers": 0}, "num_hidden_layers"),
-        ({"num_key_value_heads": 3}, "num_key_value_heads"),
-        ({"rms_norm_eps": None}, "rms_norm_eps"),
-        ({"max_position_embeddings": None}, "max_position_embeddings"),
-        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope_parameters.rope_type"),
-        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}}, "factor"),
-        ({"rope_parameters": None, "rope_scaling": {"type": "dynamic"}}, "rope_scaling.rope_type"),
-        ({"final_logit_softcapping": 30.0}, "final_logit_softcapping"),
-        ({"attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
-        ({"quantization_config": {"bits": 4}}, "quantization_config"),
-        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
-        ({"model_type": "gemma3_text", "layer_types": ["full_attention"]}, "layer_types"),
-        ({"model_type": "gemma3_text", "layer_types": None, "sliding_window": None}, "sliding_window"),
+        ({"model_type": "mixtral"}, "model_type", "UNSUPPORTED", FAMILIES),
+        ({"model_type": None}, "model_type", "UNSUPPORTED", FAMILIES),
+        ({"model_type": "gpt2"}, "model_type", "UNSUPPORTED", FAMILIES),
+        ({"hidden_act": "relu"}, "hidden_act", "UNSUPPORTED", "silu, gelu_pytorch_tanh"),
+        ({"hidden_size": "64"}, "hidden_size", "OUT_OF_RANGE", "at least 1"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers", "OUT_OF_RANGE", "at least 1"),
+        ({"num_key_value_heads": 3}, "num_key_value_heads", "MISMATCH", ""),
+        ({"rms_norm_eps": None}, "rms_norm_eps", "MISSING", "above 0"),
+        ({"max_position_embeddings": None}, "max_position_embeddings", "MISSING", "at least 1"),
+        (
+            {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}},
+            "rope_parameters.rope_type",
+            "UNSUPPORTED",
+            "default, linear, llama3",
+        ),
+        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}}, "factor", "MISSING", "above 0"),
+        (
+            {"rope_parameters": None, "rope_scaling": {"type": "dynamic"}},
+            "rope_scaling.rope_type",
+            "UNSUPPORTED",
+            "default, linear, llama3",
+        ),
+        ({"final_logit_softcapping": 30.0}, "final_logit_softcapping", "UNSUPPORTED", ""),
+        ({"attn_logit_softcapping": 50.0}, "attn_logit_softcapping", "UNSUPPORTED", ""),
+        ({"quantization_config": {"bits": 4}}, "quantization_config", "UNSUPPORTED", ""),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor", "UNSUPPORTED", "1"),
+        (
+            {"model_type": "gemma3_text", "layer_types": ["full_attention"]},
+            "layer_types",
+            "MISMATCH",
+            "2 of full_attention, sliding_attention",
+        ),
+        (
+            {"model_type": "gemma3_text", "layer_types": None, "sliding_window": None},
+            "sliding_window",
+            "MISSING",
+            "at least 1",
+        ),
     ],
 )
 def test_a_config_that_the_graph_cannot_honour_is_refused_by_field(
-    config: dict[str, Any], changes: dict[str, Any], named: str
+    config: dict[str, Any], changes: dict[str, Any], field: str, reason: str, limit: str
 ) -> None:
-    with pytest.raises(ModelRefusedError, match=named.replace(".", r"\.")):
+    with refused(ModelRefusedError, field=field, reason=reason, limit=limit) as caught:
         read_architecture({**config, **changes})
+    assert field in caught.value.text
 
 
 def test_old_style_gemma_configs_give_the_window_pattern_and_the_local_rope(config: dict[str, Any]) -> None:
@@ -86,30 +109,37 @@ def test_gemmas_embedding_scale_is_rounded_to_the_checkpoints_type() -> None:
 
 
 def test_a_missing_or_misshapen_tensor_is_named(llama_directory: Path, tmp_path: Path) -> None:
-    for changes, named in (({"num_hidden_layers": 3}, "model.layers.2"), ({"vocab_size": 385}, "embed_tokens")):
+    for changes, named, reason in (
+        ({"num_hidden_layers": 3}, "model.layers.2", "MISSING"),
+        ({"vocab_size": 385}, "embed_tokens", "MISMATCH"),
+    ):
         copy = tmp_path / named
         copy.mkdir()
         (copy / "model.safetensors").write_bytes((llama_directory / "model.safetensors").read_bytes())
         (copy / "config.json").write_bytes((llama_directory / "config.json").read_bytes())
         checkpoints.edit_config(copy, **changes)
-        with pytest.raises(ModelRefusedError, match=named):
+        with refused(ModelRefusedError, reason=reason) as caught:
             convert(copy, tmp_path)
+        assert named in caught.value.field
 
 
 def test_a_truncated_file_is_refused(llama_directory: Path, tmp_path: Path) -> None:
     whole = (llama_directory / "model.safetensors").read_bytes()
     (tmp_path / "config.json").write_bytes((llama_directory / "config.json").read_bytes())
     (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ModelRefusedError, match="cut short"):
+    with refused(ModelRefusedError, reason="DAMAGED") as caught:
         convert(tmp_path, tmp_path)
+    assert caught.value.field.startswith("model.safetensors: ")
     (tmp_path / "model.safetensors").write_bytes(b"\x10" + bytes(7) + b"not json at all!")
-    with pytest.raises(ModelRefusedError, match="not a safetensors file"):
+    with refused(ModelRefusedError, field="model.safetensors", reason="MALFORMED"):
         convert(tmp_path, tmp_path)
 
 
 def test_the_converter_process_says_why_it_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(str(tmp_path), str(tmp_path)) == REFUSED
-    assert "config.json is missing" in capsys.readouterr().err
-    with pytest.raises(ModelRefusedError, match="not JSON"):
+    said = capsys.readouterr()
+    assert "config.json" in said.err
+    assert json.loads(said.out) == {"field": "config.json", "reason": "MISSING", "limit": ""}
+    with refused(ModelRefusedError, field="config.json", reason="MALFORMED"):
         (tmp_path / "config.json").write_text("{")
         load_architecture(tmp_path)

@@ -231,5 +231,6 @@ async def test_the_unmodified_openai_package_works(predictor: Predictor) -> None
         assert completion.choices[0].logprobs is not None
         with pytest.raises(openai.NotFoundError):
             await client.completions.create(model="nobody", prompt="abc")
-        with pytest.raises(openai.BadRequestError, match="temperature"):
+        with pytest.raises(openai.BadRequestError) as caught:
             await client.completions.create(model="tiny-1", prompt="abc", temperature=9)
+        assert caught.value.param == "temperature"

@@ -10,8 +10,16 @@ import aiohttp
 import pytest
 
 from services.predictor.engine.engine import AdmissionLimits
+from services.predictor.errors import (
+    InvalidRequestError,
+    ModelRefusedError,
+    PredictorError,
+    UnavailableError,
+    VersionInUseError,
+)
 from tests.services.predictor.conftest import Predictor, StartPredictor
 from tests.services.predictor.model_directories import write_manifest
+from tests.support.errors import refused
 
 LONG = {"prompt": "abc", "max_tokens": 1900, "ignore_eos": True, "temperature": 0}
 
@@ -87,14 +95,16 @@ async def test_loading_a_version_leaves_a_running_stream_as_it_is(predictor: Pre
     assert body.endswith("data: [DONE]\n\n")
 
 
-async def test_unloading_lets_running_streams_end_and_refuses_new_ones(predictor: Predictor) -> None:
+async def test_unloading_lets_running_streams_end_and_refuses_new_ones(
+    predictor: Predictor, refusals: list[PredictorError]
+) -> None:
     stream = await open_stream(predictor, "tiny-1")
     unloading = asyncio.create_task(predictor.post("/v2/repository/models/tiny-1/unload", {}))
     while predictor.repository.index()[0].state == "READY":
         await asyncio.sleep(0)
-    status, refused = await predictor.post("/v1/completions", {**LONG, "model": "tiny-1"})
-    assert status == 503
-    assert "being unloaded" in refused["error"]["message"]
+    status, answer = await predictor.post("/v1/completions", {**LONG, "model": "tiny-1"})
+    assert (status, answer["error"]["param"]) == (503, "model")
+    assert refusals[-1].reason == "STOPPED"
     assert (await rest(stream)).endswith("data: [DONE]\n\n")
     assert (await unloading)[0] == 200
     assert (await predictor.post("/v1/completions", {**LONG, "model": "tiny-1"}))[0] == 404
@@ -104,8 +114,10 @@ async def test_unloading_lets_running_streams_end_and_refuses_new_ones(predictor
 async def test_a_version_that_must_be_idle_to_go_stays_while_an_answer_runs(predictor: Predictor) -> None:
     polite = {"parameters": {"only_idle": True}}
     stream = await open_stream(predictor, "tiny-1")
-    status, refused = await predictor.post("/v2/repository/models/tiny-1/unload", polite)
-    assert (status, refused["error"]) == (409, "1 answers run on this version")
+    status, answer = await predictor.post("/v2/repository/models/tiny-1/unload", polite)
+    assert (status, answer["error"].split()[0]) == (409, "1")
+    with refused(VersionInUseError, field="version"):
+        await predictor.repository.unload("tiny-1", only_idle=True)
     assert predictor.repository.index()[0].state == "READY"
     assert (await rest(stream)).endswith("data: [DONE]\n\n")
     await settled(predictor, "tiny-1")
@@ -122,14 +134,15 @@ async def test_two_who_load_a_version_at_once_load_it_once(start_predictor: Star
 
 
 async def test_a_drain_that_takes_too_long_ends_the_stream_with_an_error(
-    start_predictor: StartPredictor, first_model: Path
+    start_predictor: StartPredictor, first_model: Path, refusals: list[PredictorError]
 ) -> None:
     predictor = await start_predictor(drain_seconds=0.0)
     await predictor.load("tiny-1", first_model)
     stream = await open_stream(predictor, "tiny-1")
     await predictor.post("/v2/repository/models/tiny-1/unload", {})
     body = await rest(stream)
-    assert "cut short" in body
+    last = json.loads(body.strip().splitlines()[-1].removeprefix("data: "))
+    assert (last["error"]["type"], refusals[-1].reason) == ("unavailable", "STOPPED")
     assert "[DONE]" not in body
 
 
@@ -152,11 +165,13 @@ async def test_the_index_tells_what_failed_and_why_and_a_repaired_model_loads(
     for path in first_model.iterdir():
         if path.name != "manifest.json":
             (broken / path.name).write_bytes(path.read_bytes())
-    status, refused = await predictor.load("tiny-3", broken)
-    assert (status, "manifest.json is missing" in refused["error"]) == (400, True)
+    status, answer = await predictor.load("tiny-3", broken)
+    assert (status, "manifest.json" in answer["error"]) == (400, True)
+    with refused(ModelRefusedError, field="manifest.json", reason="MISSING"):
+        await predictor.repository.load("tiny-3", broken)
     _, index = await predictor.post("/v2/repository/index", {})
     assert [(entry["name"], entry["state"]) for entry in index] == [("tiny-1", "READY"), ("tiny-3", "UNAVAILABLE")]
-    assert "manifest.json is missing" in index[1]["reason"]
+    assert "manifest.json" in index[1]["reason"]
     assert len((await predictor.post("/v2/repository/index", {"ready": True}))[1]) == 1
     assert (await predictor.get("/v2/models/tiny-3/ready"))[0] == 503
     write_manifest(broken, "tiny-3")
@@ -175,11 +190,19 @@ async def test_a_version_never_changes_and_directories_are_checked(
         (other / path.name).write_bytes(path.read_bytes())
     write_manifest(other, "tiny-1")
     assert (await predictor.load("tiny-1", other))[0] == 409
-    assert "models' root" in (await predictor.load("tiny-2", second_model))[1]["error"]
-    assert "absolute" in (await predictor.load("tiny-2", Path("models/tiny-2")))[1]["error"]
-    assert "version must be" in (await predictor.load("-rf", first_model))[1]["error"]
-    status, refused = await predictor.load("tiny-2", other)
-    assert (status, "unload one first" in refused["error"]) == (503, True)
+    path = "parameters.directory"
+    for name, directory, kind, field, reason in (
+        ("tiny-2", second_model, ModelRefusedError, path, "OUT_OF_RANGE"),
+        ("tiny-2", Path("models/tiny-2"), InvalidRequestError, path, "MALFORMED"),
+        ("-rf", first_model, InvalidRequestError, "version", "MALFORMED"),
+    ):
+        status, answer = await predictor.load(name, directory)
+        assert (status, field in answer["error"]) == (400, True)
+        with refused(kind, field=field, reason=reason):
+            await predictor.repository.load(name, directory)
+    assert (await predictor.load("tiny-2", other))[0] == 503
+    with refused(UnavailableError, reason="OVERLOADED", limit="1 versions"):
+        await predictor.repository.load("tiny-2", other)
 
 
 async def test_a_full_queue_is_refused_and_the_waiting_are_served(
@@ -192,8 +215,8 @@ async def test_a_full_queue_is_refused_and_the_waiting_are_served(
     engine = predictor.repository.get("tiny-1").engine
     while engine.active < 2:
         await asyncio.sleep(0)
-    status, refused = await predictor.post("/v1/completions", {**LONG, "model": "tiny-1"})
-    assert (status, refused["error"]["type"]) == (429, "overloaded")
+    status, answer = await predictor.post("/v1/completions", {**LONG, "model": "tiny-1"})
+    assert (status, answer["error"]["type"]) == (429, "overloaded")
     stream.close()
     status, reply = await waiting
     assert (status, reply["usage"]["completion_tokens"]) == (200, 3)

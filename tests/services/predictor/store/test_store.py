@@ -16,6 +16,7 @@ from services.predictor.store.journal import Journal
 from services.predictor.store.manifest import check_manifest
 from services.predictor.text.codec import TextCodec
 from tests.services.predictor.model_directories import write_manifest
+from tests.support.errors import refused
 
 
 @pytest.fixture
@@ -39,23 +40,32 @@ def test_a_complete_directory_is_accepted(first_model: Path, digests: DigestCach
 
 
 @pytest.mark.parametrize(
-    ("changes", "named"),
+    ("changes", "field", "reason", "limit"),
     [
-        ({"format": 2}, "format"),
-        ({"kind": "adapter"}, "kind"),
-        ({"version": "another"}, "version"),
-        ({"files": ["config.json"]}, "files"),
-        ({"files": {"../config.json": "0"}}, "paths inside"),
-        ({"files": {"/config.json": "0"}}, "paths inside"),
-        ({"files": {"adapter//config.json": "0"}}, "paths inside"),
-        ({"files": {}}, "config.json, model.safetensors, tokenizer.json, tokenizer_config.json"),
-        ({"files": {"weights.bin": "0"}}, "missing files: weights.bin"),
+        ({"format": 2}, "format", "UNSUPPORTED", "1"),
+        ({"kind": "adapter"}, "kind", "UNSUPPORTED", "model"),
+        ({"version": "another"}, "version", "MISMATCH", "tiny-1"),
+        ({"files": ["config.json"]}, "files", "MALFORMED", ""),
+        ({"files": {"../config.json": "0"}}, "files", "OUT_OF_RANGE", ""),
+        ({"files": {"/config.json": "0"}}, "files", "OUT_OF_RANGE", ""),
+        ({"files": {"adapter//config.json": "0"}}, "files", "OUT_OF_RANGE", ""),
+        (
+            {"files": {}},
+            "files",
+            "INCOMPLETE",
+            "config.json, model.safetensors, tokenizer.json, tokenizer_config.json",
+        ),
+        ({"files": {"weights.bin": "0"}}, "weights.bin", "MISSING", ""),
     ],
 )
-def test_a_wrong_manifest_is_refused_by_field(copy: Path, digests: DigestCache, changes: dict, named: str) -> None:
+def test_a_wrong_manifest_is_refused_by_field(
+    copy: Path, digests: DigestCache, changes: dict, field: str, reason: str, limit: str
+) -> None:
     write_manifest(copy, **{"version": "tiny-1", **changes})
-    with pytest.raises(ModelRefusedError, match=named):
+    with refused(ModelRefusedError, field=field, reason=reason, limit=limit) as caught:
         check_manifest(copy, "tiny-1", digests)
+    assert field in caught.value.text
+    assert limit in caught.value.text
 
 
 def test_missing_and_changed_files_are_named(copy: Path, digests: DigestCache, tmp_path: Path) -> None:
@@ -63,15 +73,15 @@ def test_missing_and_changed_files_are_named(copy: Path, digests: DigestCache, t
     weights = bytearray((copy / "model.safetensors").read_bytes())
     weights[-1] ^= 1
     (copy / "model.safetensors").write_bytes(weights)
-    with pytest.raises(ModelRefusedError, match=r"differ from manifest\.json: model\.safetensors"):
+    with refused(ModelRefusedError, field="model.safetensors", reason="MISMATCH"):
         check_manifest(copy, "tiny-1", digests)
     (copy / "tokenizer.json").unlink()
-    with pytest.raises(ModelRefusedError, match=r"missing files: tokenizer\.json"):
+    with refused(ModelRefusedError, field="tokenizer.json", reason="MISSING"):
         check_manifest(copy, "tiny-1", digests)
     (copy / "manifest.json").unlink()
-    with pytest.raises(ModelRefusedError, match=r"manifest\.json is missing"):
+    with refused(ModelRefusedError, field="manifest.json", reason="MISSING"):
         check_manifest(copy, "tiny-1", digests)
-    with pytest.raises(ModelRefusedError, match="no such directory"):
+    with refused(ModelRefusedError, field="directory", reason="MISSING"):
         check_manifest(tmp_path / "nowhere", "tiny-1", digests)
 
 
@@ -125,8 +135,9 @@ def test_conversion_runs_in_a_process_of_its_own_and_says_why_it_refuses(first_m
     convert_in_process(first_model, tmp_path)
     assert (tmp_path / IR_NAME).is_file()
     (empty := tmp_path / "empty").mkdir()
-    with pytest.raises(ModelRefusedError, match=r"config\.json is missing"):
+    with refused(ModelRefusedError, field="config.json", reason="MISSING") as caught:
         convert_in_process(empty, tmp_path)
+    assert "config.json" in caught.value.text
 
 
 def test_end_tokens_come_from_the_first_file_that_says(copy: Path) -> None:
@@ -140,7 +151,7 @@ def test_end_tokens_come_from_the_first_file_that_says(copy: Path) -> None:
     (copy / "tokenizer_config.json").write_text(json.dumps({"eos_token": {"content": "<|user|>"}}))
     assert read_end_ids(copy, codec) == (3,)
     (copy / "tokenizer_config.json").write_text("{}")
-    with pytest.raises(ModelRefusedError, match="eos_token_id"):
+    with refused(ModelRefusedError, field="eos_token_id", reason="MISSING"):
         read_end_ids(copy, codec)
 
 

@@ -13,6 +13,7 @@ from services.predictor.text.detokeniser import IncrementalDetokeniser
 from services.predictor.text.stops import StopStrings
 from services.predictor.text.transcript import Transcript
 from tests.services.predictor.model_directories import END_ID, byte_tokenizer
+from tests.support.errors import refused
 
 
 def sentencepiece_like() -> Tokenizer:
@@ -117,9 +118,9 @@ def test_end_tokens_count_but_leave_no_text_and_nothing_follows_a_stop() -> None
 
 def test_a_template_cannot_reach_out_of_its_sandbox() -> None:
     nosy = ChatTemplate("{{ messages.__class__.__mro__[1].__subclasses__() }}", {})
-    with pytest.raises(InvalidRequestError, match="cannot render"):
+    with refused(InvalidRequestError, field="messages", reason="MALFORMED"):
         nosy.render([{"role": "user", "content": "x"}], True)
-    with pytest.raises(ModelRefusedError, match="chat_template"):
+    with refused(ModelRefusedError, field="chat_template", reason="MALFORMED"):
         ChatTemplate("{% for %}", {})
 
 
@@ -133,9 +134,10 @@ def test_a_turn_marker_in_a_message_begins_no_turn() -> None:
 
 def test_a_template_may_refuse_and_a_model_without_one_says_so() -> None:
     strict = ChatTemplate("{{ raise_exception('no system role') }}", {})
-    with pytest.raises(InvalidRequestError, match="no system role"):
+    with refused(InvalidRequestError, field="messages", reason="REFUSED") as caught:
         strict.render([{"role": "user", "content": "x"}], True)
-    with pytest.raises(InvalidRequestError, match="no chat template"):
+    assert "no system role" in caught.value.text
+    with refused(InvalidRequestError, field="messages", reason="UNSUPPORTED"):
         ChatTemplate(None, {}).render([{"role": "user", "content": "x"}], True)
 
 
