@@ -52,6 +52,18 @@ class CoverFigures:
     expired: int = 0
 
 
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong: `field` names the stream, segment or cover, `reason` is a stable code of this kind of fault."""
+
+    field: str
+    reason: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.text}"
+
+
 @dataclass
 class Report:
     """Figures, and what is wrong; sound if nothing is."""
@@ -59,7 +71,7 @@ class Report:
     figures: list[Figures] = field(default_factory=list)
     covers: list[CoverFigures] = field(default_factory=list)
     orphans: int = 0
-    problems: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
 
     def lines(self) -> list[str]:
         """For people."""
@@ -75,7 +87,7 @@ class Report:
             if c.covers
         ]
         verdict = f"{len(self.problems)} problems" if self.problems else "every offset is accounted for"
-        return [*lines, *self.problems, f"orphans={self.orphans} {verdict}"]
+        return [*lines, *map(str, self.problems), f"orphans={self.orphans} {verdict}"]
 
 
 def audit(
@@ -105,7 +117,7 @@ class _StreamAudit:
 
     def __init__(self, stream: Stream, ledger: Ledger, store: ObjectStore, seen: SeenIds, page: int) -> None:
         self._stream, self._ledger, self._store, self._seen = stream, ledger, store, seen
-        self.problems: list[str] = []
+        self.problems: list[Problem] = []
         self.figures: dict[Place, Figures] = {}
         self.cover_figures = CoverFigures(stream)
         self._page, self._window = page, LedgerWindow(ledger, stream, page)
@@ -127,8 +139,8 @@ class _StreamAudit:
         for segment in segments:
             if segment.sequence > self._accounted:
                 if segment.sequence != self._accounted + 1:
-                    wanted = self._accounted + 1
-                    self.problems.append(f"{self._stream}: sequence {segment.sequence} stands where {wanted} should")
+                    text = f"sequence {segment.sequence} stands where {self._accounted + 1} should"
+                    self.problems.append(Problem(self._stream, "SEQUENCE_MISSING", text))
                 self._accounted = segment.sequence
                 self._check_segment(segment)
 
@@ -136,13 +148,16 @@ class _StreamAudit:
         place = place_of(segment)
         name, found = _name(segment), self.figures.setdefault(place, Figures(self._stream, *place))
         if segment.start_offset != found.end_offset:
-            self.problems.append(f"{name}: begins at {segment.start_offset}, the ledger was at {found.end_offset}")
+            text = f"begins at {segment.start_offset}, the ledger was at {found.end_offset}"
+            self.problems.append(Problem(name, "OFFSETS_MISSING", text))
         offsets = range(segment.start_offset, segment.end_offset)
         dead = self._window.dead(segment) & set(offsets)
         if len(dead) != segment.dead_letters:
-            self.problems.append(f"{name}: {len(dead)} dead letters are not what the ledger says")
+            text = f"{len(dead)} dead letters are not what the ledger says"
+            self.problems.append(Problem(name, "DEAD_LETTERS_MISMATCH", text))
         if segment.rows + segment.dead_letters + segment.tombstones != len(offsets):
-            self.problems.append(f"{name}: rows, dead letters and tombstones are not its {len(offsets)} offsets")
+            text = f"rows, dead letters and tombstones are not its {len(offsets)} offsets"
+            self.problems.append(Problem(name, "OFFSETS_MISMATCH", text))
         found.segments, found.end_offset = found.segments + 1, segment.end_offset
         found.rows += segment.rows
         found.dead_letters += len(dead)
@@ -150,19 +165,20 @@ class _StreamAudit:
 
     def _check_served(self, item: Served) -> bool:
         """False: it was replaced since it was listed, and so may be what follows it."""
-        problem, rows = "", []
+        problem: Problem | None = None
+        rows: list[parquet.Row] = []
         try:
             rows = parquet.to_rows(read_served(self._store, item, COLUMNS))
         except DamagedObjectError as error:
             self._tries += 1
             if self._tries < TRIES and not self._is_served(item):
                 return False
-            problem = str(error)
+            problem = Problem(_name(item), error.reason, str(error))
         below = self._window.segments(item.first_sequence, item.sequence)
         self._check_segments(below)
         self._check_range(item)
         if problem:
-            self.problems.append(f"{_name(item)}: {problem}")
+            self.problems.append(problem)
         else:
             self._check_rows(item, rows, below)
         self._reached, self._tries = item.sequence, 0
@@ -172,7 +188,8 @@ class _StreamAudit:
         """What readers are given is every sequence once. A cover over what was checked has been published meanwhile."""
         follows = item.first_sequence == self._reached + 1
         if not follows and not (item.first_sequence <= self._reached < item.sequence and self._is_served(item)):
-            self.problems.append(f"{_name(item)}: begins at {item.first_sequence}, readers were at {self._reached}")
+            text = f"begins at {item.first_sequence}, readers were at {self._reached}"
+            self.problems.append(Problem(_name(item), "SEQUENCE_MISMATCH", text))
 
     def _is_served(self, item: Served) -> bool:
         """Readers are given it in the place of all of its sequences, now."""
@@ -181,15 +198,19 @@ class _StreamAudit:
     def _check_rows(self, item: Served, rows: Sequence[parquet.Row], below: Sequence[Segment]) -> None:
         where = [(int(str(row["sequence"])), int(str(row["offset"]))) for row in rows]
         if where != sorted(set(where)) or not all(self._is_in_place(row, below) for row in rows):
-            self.problems.append(f"{_name(item)}: rows are out of range, out of order, twice, or dead letters too")
+            text = "rows are out of range, out of order, twice, or dead letters too"
+            self.problems.append(Problem(_name(item), "ROWS_OUT_OF_PLACE", text))
         if len(rows) != item.rows:
-            self.problems.append(f"{_name(item)}: {len(rows)} rows are not what the ledger says")
+            self.problems.append(
+                Problem(_name(item), "ROWS_MISMATCH", f"{len(rows)} rows are not what the ledger says")
+            )
         if item.rows + item.duplicates + item.erased + item.expired != sum(segment.rows for segment in below):
-            self.problems.append(f"{_name(item)}: its rows and those left out are not those of its segments")
+            text = "its rows and those left out are not those of its segments"
+            self.problems.append(Problem(_name(item), "LEFT_OUT_MISMATCH", text))
         event_ids = {str(row["event_id"]) for row in rows}
         new = {str(row["event_id"]) for row, (sequence, _) in zip(rows, where, strict=True) if sequence > self._reached}
         if not self._seen.add(new) or len(event_ids) != len(rows):
-            self.problems.append(f"{_name(item)}: an event is there twice")
+            self.problems.append(Problem(_name(item), "DUPLICATE", "an event is there twice"))
         if item.is_cover:
             self._count(item, len(below))
 
@@ -217,9 +238,11 @@ def _check_log(stream: str, log: LogView, figures: dict[Place, Figures], ledger:
     found = figures.setdefault(place, Figures(stream, *place))
     committed = ledger.end_offset(*place)
     if log.start_offset > committed:
-        report.problems.append(f"{stream}: offsets {committed} to {log.start_offset} are neither in ledger nor log")
+        text = f"offsets {committed} to {log.start_offset} are neither in ledger nor log"
+        report.problems.append(Problem(stream, "OFFSETS_LOST", text))
     if log.end_offset < found.end_offset:
-        report.problems.append(f"{stream}: the log ends at {log.end_offset}, before the ledger's {found.end_offset}")
+        text = f"the log ends at {log.end_offset}, before the ledger's {found.end_offset}"
+        report.problems.append(Problem(stream, "LOG_TOO_SHORT", text))
     found.waiting = max(0, log.end_offset - found.end_offset)
 
 

@@ -93,6 +93,7 @@ async def test_without_a_tokenizer_the_service_ends_and_says_what_is_missing(sql
     process = await start(sqlite_home)
     _, said = await asyncio.wait_for(process.communicate(), 30)
     assert process.returncode == 1
-    assert b"tokenizer.json is missing" in said
+    assert b"tokenizer.json" in said
+    assert b"TW_SESSION_TOKENIZER_FILE" in said
     assert b"make up" in said
     assert b"Traceback" not in said

@@ -220,7 +220,7 @@ def test_an_event_that_is_there_twice_counts_once_and_the_first_stays(log: Compa
     with log.engine.begin() as connection:
         connection.execute(delete(tables.event_ids))
     log.commit(feedback_entry(thumb("a", True)), partition=1)
-    assert any("twice" in problem for problem in audited(log).problems)
+    assert "DUPLICATE" in {problem.reason for problem in audited(log).problems}
     log.compaction().run(log.stream)
     (row,) = log.rows()
     assert (row["partition"], log.served()[0].duplicates, audited(log).problems) == (0, 1, [])
@@ -332,4 +332,5 @@ def test_the_command_says_what_it_did(log: CompactedLog) -> None:
     ]
     log.compactors.take("turns", 60, 0)
     assert compact_all(log.compaction(), said.append) == 1
-    assert said[-1] == "turns: another process compacts it"
+    assert said[-1].startswith("turns: ")
+    assert "replaced=" not in said[-1]

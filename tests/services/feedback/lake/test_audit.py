@@ -1,6 +1,7 @@
 """The audit finds nothing in a sound log, and finds each kind of damage that is planted."""
 
 import hashlib
+import re
 import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -85,45 +86,60 @@ def _rewrite(log: Log) -> None:
     log.change(update(segments).where(segments.c.sequence == 1).values(sha256=hashlib.sha256(data).hexdigest()))
 
 
-DAMAGE: dict[str, tuple[Callable[[Log], None], str]] = {
-    "object missing": (lambda log: log.objects()[1].unlink(), "segment 2: its object is missing"),
-    "object replaced": (_swap, "segment 1: its object is not what was committed"),
-    "row missing": (_rewrite, "segment 1: 1 rows are not what the ledger says"),
+# What is done, what of it is named and as what, and the numbers that are told.
+DAMAGE: dict[str, tuple[Callable[[Log], None], str, str, tuple[int, ...]]] = {
+    "object missing": (lambda log: log.objects()[1].unlink(), "feedback segment 2", "MISSING", ()),
+    "object replaced": (_swap, "feedback segment 1", "MISMATCH", ()),
+    "row missing": (_rewrite, "feedback segment 1", "ROWS_MISMATCH", (1,)),
     "segment missing": (
         lambda log: log.change(delete(segments).where(segments.c.sequence == 2)),
-        "segment 3: begins at 4, the ledger was at 2",
+        "feedback segment 3",
+        "OFFSETS_MISSING",
+        (4, 2),
     ),
     "dead letter missing": (
         lambda log: log.change(delete(dead_letters)),
-        "segment 2: 0 dead letters are not what the ledger says",
+        "feedback segment 2",
+        "DEAD_LETTERS_MISMATCH",
+        (0,),
     ),
     "dead letter that is a row": (
         lambda log: log.change(
             insert(dead_letters).values(topic_id=log.spool.topic_id, partition=0, offset=0, error="", payload_base64="")
         ),
-        "segment 1: rows are out of range",
+        "feedback segment 1",
+        "ROWS_OUT_OF_PLACE",
+        (),
     ),
     "accounts wrong": (
         lambda log: log.change(update(segments).where(segments.c.sequence == 3).values(tombstones=0)),
-        "segment 3: rows, dead letters and tombstones are not its 2 offsets",
+        "feedback segment 3",
+        "OFFSETS_MISMATCH",
+        (2,),
     ),
     "spool deleted": (
         lambda log: [path.unlink() for path in (log.root / "spool/feedback").glob("*.log")],
-        "the log ends at 0, before the ledger's 6",
+        "feedback",
+        "LOG_TOO_SHORT",
+        (0, 6),
     ),
     "ledger behind": (
         lambda log: log.change(update(partitions).values(end_offset=1)),
-        "offsets 1 to 6 are neither in ledger nor log",
+        "feedback",
+        "OFFSETS_LOST",
+        (1, 6),
     ),
 }
 
 
 @pytest.mark.parametrize("name", DAMAGE)
 def test_planted_damage_is_found(log: Log, name: str) -> None:
-    damage, expected = DAMAGE[name]
+    damage, field, reason, numbers = DAMAGE[name]
     damage(log)
     report = log.audit()
-    assert any(expected in problem for problem in report.problems), report.problems
+    (problem,) = [problem for problem in report.problems if (problem.field, problem.reason) == (field, reason)]
+    assert tuple(map(int, re.findall(r"\b\d+\b", problem.text))) == numbers or not numbers
+    assert str(problem) in report.lines()
     assert "problems" in report.lines()[-1]
 
 
@@ -133,7 +149,7 @@ def test_an_event_that_is_there_twice_is_found(log: Log) -> None:
     sink.assign()
     log.spool.append([entry("a")])
     sink.flush()
-    assert any("an event is there twice" in problem for problem in log.audit().problems)
+    assert "DUPLICATE" in {problem.reason for problem in log.audit().problems}
 
 
 def test_long_texts_cost_an_audit_no_memory(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from services.feedback import tables
 from services.feedback.codec import decode_feedback, feedback_entry
 from services.feedback.database import open_database, scrub
 from services.feedback.events import Stream
-from services.feedback.lake.audit import audit
+from services.feedback.lake.audit import Problem, audit
 from services.feedback.lake.ledger import ErasedMeanwhileError
 from services.feedback.principals.erasures import Erasures, Waiting
 from services.feedback.principals.principal import principal_of
@@ -38,7 +38,7 @@ def world(tmp_path: Path, engine: Engine) -> Iterator[SealingWorld]:
     world.close()
 
 
-def problems(world: SealingWorld) -> list[str]:
+def problems(world: SealingWorld) -> list[Problem]:
     return audit(world.ledger, world.store, lambda stream: inspect(world.root / "spool" / stream)).problems
 
 
