@@ -16,7 +16,6 @@ from tests.faults.small_disk import MIB, SmallDisk, disks_can_be_made, small_dis
 from tests.services.feedback.samples import correction
 
 REFUSALS = 50
-# The goal; a busy machine that runs tests gets more.
 
 
 @contextmanager

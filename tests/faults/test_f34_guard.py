@@ -18,7 +18,6 @@ from tests.services.gateway.fakes import Backends, backends
 from tests.services.gateway.house import House, house_over, text_of
 
 GUARD_SECONDS = 0.5
-# The goal; a busy machine that runs tests gets more.
 TURNS = 10
 
 
