@@ -212,6 +212,7 @@ def test_f27_compaction_is_killed_and_a_reader_finds_all_rows_once(embedded: Sce
     embedded.check()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ def real(tmp_path: Path) -> Iterator[Stack]:
         yield running
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_two_gateways_on_real_servers_answer_as_one_and_nothing_acknowledged_is_lost(real: Stack) -> None:
