@@ -16,6 +16,9 @@ from hypothesis import settings
 from infra.install import requirements
 
 if TYPE_CHECKING:
+    from xdist.remote import Producer
+    from xdist.scheduler import LoadGroupScheduling
+
     from tests.servers import KafkaServer, PostgresServer, S3Server, Server, ValkeyServer
 
 # Ray lowers the priority of its workers (niceness 15): beside two busy processors they would hardly run.
@@ -25,6 +28,8 @@ settings.register_profile("busy", deadline=None)
 settings.load_profile("busy")
 
 ROOT = Path(__file__).resolve().parents[1]
+# Their tests look at the same renderings of the chart, which a process keeps.
+CHARTS = ROOT / "tests" / "charts"
 # What costs seconds and is shared by a worker's tests: real servers (not Valkey, which is there at once), whole systems, runs. Of the
 # servers that a test uses, the first one here decides its group.
 SHARED = {
@@ -74,6 +79,21 @@ def skip_where_missing(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=f"missing: {one.name}"))
 
 
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadGroupScheduling | None:
+    """Give each group to one worker as a whole, and each module of which no test is in a group: its fixtures are made once."""
+    from xdist.scheduler import LoadGroupScheduling
+
+    if config.getoption("dist") != "loadgroup":
+        return None
+
+    class ByGroupOrModule(LoadGroupScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            group = super()._split_scope(nodeid)
+            return nodeid.partition("::")[0] if group == nodeid else group
+
+    return ByGroupOrModule(config, log)
+
+
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """One more than cores: a third of the workers' time waits for timeouts and child processes. Each keeps 300 MB, so at most five."""
     return min((os.cpu_count() or 1) + 1, 5)
@@ -96,7 +116,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def group_of(item: pytest.Item) -> str:
-    """The name of what the test shares with others; "" if it may run on any worker."""
+    """The name of what the test shares with others; "" if it shares nothing beyond its module."""
+    if CHARTS in item.path.parents:
+        return "charts"
     fixtures = fixtures_of(item)
     return next((group for name, group in SHARED.items() if name in fixtures), "")
 

@@ -46,6 +46,7 @@ def work_of(narrow: bool = True, adapted: bool = False, recomputed: bool = False
     return Work(MODEL, networks, (made,), 2, ROWS * COLUMNS, narrow=narrow, adapted=adapted, recomputed=recomputed)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("world", "cases"), [(1, ALONE), (2, TOGETHER)])
 def test_a_plan_is_never_below_what_steps_take_and_little_above(
     world: int, cases: list[dict[str, Any]], tmp_path: Path

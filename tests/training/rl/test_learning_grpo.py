@@ -28,7 +28,10 @@ def first_and_last(steps: list[Progress], name: str = "score") -> tuple[float, f
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("variant", sorted(VARIANTS))
+@pytest.mark.parametrize(
+    "variant",
+    ["grpo", *(pytest.param(name, marks=pytest.mark.long) for name in sorted(VARIANTS) if name != "grpo")],
+)
 def test_the_policy_learns_to_add(variant: str, seed: int, tmp_path: Path) -> None:
     steps = learn(addition_config(seed, **VARIANTS[variant]), right, tmp_path)
     before, after = first_and_last(steps)

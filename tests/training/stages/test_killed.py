@@ -48,6 +48,7 @@ def told_after(step: int, stage: StageRun[Any], mark: Path) -> StageRun[Any]:
     return replace(stage, function=run)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_the_same_call_ends_with_the_same_bits(name: str, died: Path) -> None:
     runs = died / "killed" / "runs" / name
