@@ -34,7 +34,7 @@ def refused_command(
     parse = argparse.ArgumentParser.parse_args
 
     def parse_args(parser: argparse.ArgumentParser, *given: Any) -> argparse.Namespace:
-        options = parse(parser, *given)
+        options: argparse.Namespace = parse(parser, *given)
         options.command = _recorded(options.command, raised)
         return options
 

@@ -1,6 +1,7 @@
 """The runner: in this process, and under Ray with a worker that dies in the middle."""
 
 import os
+import pickle
 import signal
 import time
 from collections.abc import Callable
@@ -165,6 +166,7 @@ def test_a_worker_reports_what_is_not_finite_as_a_refusal_so_that_ray_does_not_t
     far = replace(config, optimizer=OptimizerConfig(learning_rate=1e30, warmup_fraction=0.0))
     end = runner._work({"task": runner._Task([StageRun("far", sft.run, far)], tmp_path / "runs")})
     assert end is not None
+    assert end.refusal is not None
     with refused(StageRefusedError, field="gradient", reason="NOT_FINITE"):
         raise end.refusal
 
@@ -179,6 +181,8 @@ def test_a_rollout_of_weights_that_are_too_old_is_a_refusal_too(
     (tmp_path / "runs" / "stale").mkdir(parents=True)
     end = runner._work({"task": runner._Task([StageRun("stale", stale, config)], tmp_path / "runs")})
     assert end is not None
+    end = pickle.loads(pickle.dumps(end))  # as Ray takes it to the driver
+    assert end.refusal is not None
     stale_by = {"field": "max_staleness_updates", "reason": "STALE_ROLLOUT", "limit": "at most 1"}
     with refused(StageRefusedError, **stale_by) as caught:
         raise end.refusal
