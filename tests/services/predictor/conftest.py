@@ -143,7 +143,7 @@ async def _running(
         metrics=metrics,
         loop=asyncio.get_running_loop(),
     )
-    repository_limits = RepositoryLimits(**{"max_versions": 3, "drain_seconds": 20.0, **bounds})
+    repository_limits = RepositoryLimits(**{"max_versions": 3, "drain_seconds": 120.0, **bounds})
     repository = Repository(loader.load, Journal(tmp_path / "loaded.json"), metrics, repository_limits)
     built = build_app(repository, readiness, metrics, default_max_tokens=64, max_body_bytes=MAX_BODY_BYTES)
     runner = web.AppRunner(built, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
