@@ -37,7 +37,7 @@ stack: ## the same on real Kafka, Postgres, Valkey and S3, two replicas of each 
 test: ## install what tests need and run them: no root, no cluster (10 minutes)
 	@$(PYTHON) infra/install/environment.py dev
 	@$(VENV) -m infra.install.requirements
-	@$(VENV) -m pytest -m "not long and not cluster" --numprocesses auto --dist loadgroup --durations 30
+	@$(VENV) -m pytest -m "not long and not cluster" --numprocesses auto --dist loadgroup --no-loadscope-reorder --durations 30
 
 test-cluster: ## the tests on a real Kubernetes of one node (root, Debian 12; 13 minutes; CLUSTER=skip: none)
 	@$(PYTHON) infra/install/environment.py dev

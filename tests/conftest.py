@@ -134,6 +134,13 @@ def gather_groups(items: list[pytest.Item]) -> None:
     items.sort(key=order.__getitem__)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Start again what the worker's previous group stopped."""
+    for name in fixtures_of(item) & started.keys():
+        started[name].start()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
     """Stop each server after the last test that uses it: a Kafka that nobody asks takes a tenth of a processor."""
