@@ -1,11 +1,15 @@
 // Unpacks the Chromium that the npm package carries, into the folder given, and prints the path of the binary.
-import { copyFileSync, chmodSync, mkdirSync } from "node:fs";
+import { chmodSync, mkdirSync, mkdtempSync, renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import chromium from "@sparticuz/chromium";
 
 const folder = process.argv[2];
 mkdirSync(folder, { recursive: true });
+// The package unpacks into the temporary folder under a fixed name, which may be there already and belong to another user.
+const temporary = mkdtempSync(join(folder, "unpacking-"));
+process.env.TMPDIR = temporary;
+const { default: chromium } = await import("@sparticuz/chromium");
 const target = join(folder, "chromium");
-copyFileSync(await chromium.executablePath(), target);
+renameSync(await chromium.executablePath(), target);
+rmSync(temporary, { recursive: true });
 chmodSync(target, 0o755);
 console.log(target);
