@@ -43,7 +43,7 @@ test-cluster: ## the tests on a real Kubernetes of one node (root, Debian 12; 13
 	@$(PYTHON) infra/install/environment.py dev
 	@[ "$$CLUSTER" = skip ] || $(VENV) -m infra.cluster able
 	@$(VENV) -m infra.install.requirements
-	@[ "$$CLUSTER" = skip ] || $(VENV) -m infra.cluster install
+	@[ "$$CLUSTER" = skip ] || { $(VENV) -m infra.cluster install && $(VENV) -m infra.kuberay; }
 	@$(VENV) -m pytest -m "cluster and not long" --dist no --durations 30 tests/infra
 
 test-long: ## the tests that need minutes, in slices of at most 40 (SLICE="cluster mutants"; without it all), recorded in docs/long-tests.jsonl
