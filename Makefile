@@ -56,6 +56,7 @@ faults: ## alias: the slices of the fault matrix, then docs/faults.md
 	@$(MAKE) --no-print-directory test-long SLICE="faults-feedback faults-chat"; passed=$$?; $(VENV) -m infra.docs.faults && exit $$passed
 
 mutants: ## alias: the slice that plants each known bug of training (NAME="…": those whose names begin so)
+	@$(PYTHON) infra/install/environment.py dev
 	@$(if $(NAME),$(VENV) -m tests.mutants "$(NAME)",$(MAKE) --no-print-directory test-long SLICE=mutants)
 
 cluster: ## a real Kubernetes of one node on this machine: built once (10 minutes), started in seconds; root and Linux (STATE=)
