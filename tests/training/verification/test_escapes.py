@@ -51,10 +51,16 @@ def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
         }
 
 
+# Memory of all processes together: docs/decisions/2026-11-26-sandbox.md.
+NEED_CONTROL_GROUPS = {"takes 1 GiB in many processes"}
+
+
 @pytest.mark.parametrize("probe", PROBES)
 def test_the_sandbox_holds_what(
     probe: str, sandbox: Sandbox, outside: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if probe in NEED_CONTROL_GROUPS and sandbox.groups is None:
+        pytest.skip("no control groups for this user: limits hold for each process, and not for a run as a whole")
     monkeypatch.setenv("A_SECRET", "of the trainer")
     body = PROBES[probe]
     for name, value in outside.items():
