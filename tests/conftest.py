@@ -1,6 +1,6 @@
-"""The order of the tests, who keeps company (several workers share them, `make test`), and the real servers for any of them.
+"""Order of the tests, their distribution over the workers of `make test`, and fixtures for the real servers.
 
-The servers are imported where they are started: their clients cost a second, which most tests need not pay.
+The servers' clients take a second to import, so the fixtures import them.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 # Ray lowers the priority of its workers (niceness 15): beside two busy processors they would hardly run.
 os.environ.setdefault("RAY_worker_niceness", "0")
-# How long an example takes says how busy the machine is.
+# No deadline for examples: their duration depends on the load of the machine.
 settings.register_profile("busy", deadline=None)
 settings.load_profile("busy")
 
 ROOT = Path(__file__).resolve().parents[1]
-# Their tests look at the same renderings of the chart, which a process keeps.
+# Renderings of the chart are cached within a process, so one worker runs all tests of the chart.
 CHARTS = ROOT / "tests" / "charts"
-# What costs seconds and is shared by a worker's tests: real servers (not Valkey, which is there at once), whole systems, runs. Of the
-# servers that a test uses, the first one here decides its group.
+# Fixtures that take seconds, and the group of the tests that use them: real servers (without Valkey, which starts at once), whole
+# systems, training runs. A test that uses several belongs to the group of the first.
 SHARED = {
     "kafka_of_three": "kafka",
     "kafka": "kafka",
@@ -50,8 +50,8 @@ last_uses: dict[pytest.Item, list[str]] = {}
 
 
 def turn(item: pytest.Item) -> tuple[bool, bool, float]:
-    """The slow begin, and of them who may take longest: those keep all cores busy while the servers' tests wait for timeouts. Who shares
-    the one release on a cluster comes last: it is there from its first test to the last, and takes a core from everybody's.
+    """Sort key of a test: slow tests first, the longest timeouts before others; tests of the shared release on a cluster last, because
+    the release uses a processor from the first of them to the last.
     """
     limit = item.get_closest_marker("timeout")
     slow = item.get_closest_marker("slow") is not None
@@ -59,18 +59,18 @@ def turn(item: pytest.Item) -> tuple[bool, bool, float]:
 
 
 def fixtures_of(item: pytest.Item) -> set[str]:
-    """By name; also those that a parameter names, for a fixture that chooses while it runs."""
+    """Names of the fixtures of a test, including those named by parameters, which a fixture requests while it runs."""
     parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
     return {*getattr(item, "fixturenames", ()), *(value for value in parameters if isinstance(value, str))}
 
 
 def pytest_report_header() -> list[str]:
-    """The first lines name what is not installed, and which tests that removes."""
+    """Name each missing requirement, and the tests that are skipped, in the first lines of the output."""
     return [f"missing: {one.name}; tests {one.about} are skipped" for one in requirements.missing()]
 
 
 def skip_where_missing(items: list[pytest.Item]) -> None:
-    """Skip the tests of each missing requirement. In CI none is skipped: what is missing fails there."""
+    """Skip the tests of each missing requirement; in CI they run and fail."""
     if requirements.is_ci():
         return
     for one in requirements.missing():
@@ -80,7 +80,7 @@ def skip_where_missing(items: list[pytest.Item]) -> None:
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadGroupScheduling | None:
-    """Give each group to one worker as a whole, and each module of which no test is in a group: its fixtures are made once."""
+    """Assign whole groups, and whole modules outside of groups, to one worker, so that their fixtures are made once."""
     from xdist.scheduler import LoadGroupScheduling
 
     if config.getoption("dist") != "loadgroup":
@@ -95,12 +95,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadGro
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One more than cores: a third of the workers' time waits for timeouts and child processes. Each keeps 300 MB, so at most five."""
+    """One worker more than processors, because workers wait for timeouts and child processes; at most five, as each takes 1.3 GB."""
     return min((os.cpu_count() or 1) + 1, 5)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The long ones begin, so that no worker ends with one; what shares something that runs stays together, on one worker."""
+    """Sort the tests, skip those that lack a requirement, keep groups together, and note the last use of each server."""
     items.sort(key=turn)
     skip_where_missing(items)
     gather_groups(items)
@@ -111,12 +111,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     for item in items:
         if group := group_of(item):
-            # What xdist does with its own mark, which under pytest 9.2 groups nothing and says nothing (pytest-xdist, issue 1386).
+            # As xdist marks a group; its own marker has no effect under pytest 9.2 (pytest-xdist, issue 1386).
             item._id = type(item.id).parse(f"{item.nodeid}@{group}")
 
 
 def group_of(item: pytest.Item) -> str:
-    """The name of what the test shares with others; "" if it shares nothing beyond its module."""
+    """Name of the group of a test; "" if its module is its group."""
     if CHARTS in item.path.parents:
         return "charts"
     fixtures = fixtures_of(item)
@@ -124,7 +124,7 @@ def group_of(item: pytest.Item) -> str:
 
 
 def gather_groups(items: list[pytest.Item]) -> None:
-    """Put each group where its first test is; in it those first that need the most expensive server, which can then be stopped."""
+    """Move the tests of a group to its first test, those with the most expensive server first, so that it can be stopped early."""
 
     def rank(item: pytest.Item) -> int:
         return next((number for number, name in enumerate(SERVERS) if name in fixtures_of(item)), len(SERVERS))
@@ -136,14 +136,14 @@ def gather_groups(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Start again what the worker's previous group stopped."""
+    """Start the servers of a test that an earlier group of this worker has stopped."""
     for name in fixtures_of(item) & started.keys():
         started[name].start()
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
-    """Stop each server after the last test that uses it: a Kafka that nobody asks takes a tenth of a processor."""
+    """Stop each server after its last test in a group: an idle Kafka or SeaweedFS takes a tenth of a processor."""
     yield
     for name in last_uses.get(item, ()):
         if server := started.get(name):
