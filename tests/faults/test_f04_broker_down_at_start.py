@@ -14,9 +14,10 @@ from tests.services.feedback.samples import thumb
 ACK_SECONDS, LAG_SECONDS = 0.5, 30.0
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("seconds", [5, pytest.param(60, marks=pytest.mark.long)])
+@pytest.mark.parametrize("seconds", [5, 60])
 async def test_f04_without_a_broker_the_service_starts_and_acknowledges(
     feedback_stack: Stack, seconds: int, record_property: Any
 ) -> None:

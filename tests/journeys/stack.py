@@ -16,6 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
 
 from infra.embedded.surroundings import read_surroundings
 from services.gateway.key_commands import add_key_commands, run_key_command
@@ -54,6 +57,15 @@ class Stack:
             # In a thread of its own: Playwright's loop may run in this one.
             assert thread.submit(asyncio.run, run_key_command(parser.parse_args(words))).result() == 0
         return printed.getvalue().split()
+
+    def rows(self, stream: str = "") -> list[dict[str, Any]]:
+        """All rows of the object store, or of one stream. Compaction replaces files meanwhile: then they are listed again."""
+        while True:
+            try:
+                files = sorted((self.state / "objects" / stream).rglob("*.parquet"))
+                return [row for file in files for row in pq.read_table(file).to_pylist()]
+            except FileNotFoundError:
+                continue
 
     def pid_of(self, service: str) -> int:
         """Process id of a supervised service."""

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 
-import pyarrow.parquet as pq
 from openai import OpenAI
 
 from tests.journeys.client import Client, finish_of, text_of
@@ -121,11 +120,10 @@ def test_thumbs_and_turns_reach_parquet_and_every_offset_is_accounted_for(stack:
 
 def wait_for_row(stack: Stack, column: str, value: str) -> None:
     """Until a Parquet object of the store has it."""
-    end = time.monotonic() + 30
+    end = time.monotonic() + 60
     while time.monotonic() < end:
-        for file in (stack.state / "objects").rglob("*.parquet"):
-            if value in pq.read_table(file).to_pydict().get(column, []):
-                return
+        if any(row.get(column) == value for row in stack.rows()):
+            return
         time.sleep(0.2)
     raise AssertionError(f"{column} {value} is in no object")
 

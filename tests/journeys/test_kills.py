@@ -6,15 +6,12 @@ import threading
 import time
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from tests.journeys.client import Client, finish_of, text_of
 from tests.journeys.stack import Stack
 
 
 def rows(stack: Stack, stream: str) -> list[dict[str, Any]]:
-    files = sorted((stack.state / "objects" / stream).rglob("*.parquet"))
-    return [row for file in files for row in pq.read_table(file).to_pylist()]
+    return stack.rows(stream)
 
 
 def wait_until(condition: Any, seconds: float = 60) -> None:
