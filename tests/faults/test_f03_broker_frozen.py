@@ -13,12 +13,10 @@ ACK_SECONDS = 0.05
 WATCHDOG_SECONDS = 2.0
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(
-    "seconds",
-    [pytest.param(5, marks=pytest.mark.long), *(pytest.param(long, marks=pytest.mark.long) for long in (40, 150))],
-)
+@pytest.mark.parametrize("seconds", [5, 40, 150])
 async def test_f03_a_broker_that_is_frozen_is_used_again_soon_after_the_thaw(
     feedback_stack: Stack, seconds: int, record_property: Any
 ) -> None:
