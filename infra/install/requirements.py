@@ -68,6 +68,21 @@ def server_parts(*names: str) -> Callable[[], list[Part]]:
 
 SERVERS = frozenset({"postgres", "valkey", "s3", "kafka", "kafka_of_three", "system"})
 KAFKA = frozenset({"kafka", "kafka_of_three", "system"})
+# Modules whose tests start servers of their own.
+OWN_KAFKA = (
+    "tests/faults/test_f05",
+    "tests/faults/test_f07",
+    "tests/infra/evaluation_stores/",
+    "tests/infra/servers/test_fleet.py",
+    "tests/journeys/test_real_servers.py",
+)
+OWN_SERVERS = (
+    *OWN_KAFKA,
+    "tests/charts/test_evaluation.py",
+    "tests/faults/test_f21",
+    "tests/faults/test_f22",
+    "tests/infra/servers/test_valkey.py",
+)
 REQUIREMENTS = (
     Requirement(
         "Chromium",
@@ -81,14 +96,14 @@ REQUIREMENTS = (
         *of_parts(server_parts("PostgreSQL")),
         "with real databases and stores",
         SERVERS,
-        ("tests/journeys/test_real_servers.py", "tests/infra/evaluation_stores/"),
+        OWN_SERVERS,
     ),
     Requirement(
         "Kafka",
         *of_parts(server_parts("Kafka")),
         "with a real Kafka",
         KAFKA,
-        ("tests/journeys/test_real_servers.py", "tests/infra/evaluation_stores/"),
+        OWN_KAFKA,
     ),
     Requirement(
         "Prometheus and promtool",
