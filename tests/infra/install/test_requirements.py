@@ -1,0 +1,85 @@
+"""What cannot be installed is named with the tests that need it, and they are skipped; in CI nothing may be missing."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from infra.install import requirements
+from infra.install.requirements import REQUIREMENTS, Requirement
+from infra.servers.errors import ServerError
+
+CONFTEST = Path(__file__).parents[2] / "conftest.py"
+TESTS = """
+def test_alone(): ...
+
+def test_with_a_database(postgres): ...
+"""
+
+
+def requirement(problem: str = "") -> Requirement:
+    """One that is never there, and cannot be installed if there is a problem."""
+
+    def install(_say: requirements.Say) -> None:
+        if problem:
+            raise ServerError(problem)
+
+    return Requirement("Thing", lambda: False, install, "of things", frozenset({"thing"}), ("tests/things/",))
+
+
+@pytest.fixture
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("THUMBWHEEL_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.mark.usefixtures("empty_cache")
+def test_in_an_empty_cache_everything_is_missing() -> None:
+    assert requirements.missing() == list(REQUIREMENTS)
+
+
+@pytest.mark.parametrize(
+    ("path", "fixtures", "needed"),
+    [
+        ("tests/things/test_one.py", set(), True),
+        ("tests/other/test_one.py", {"thing"}, True),
+        ("tests/other/test_one.py", {"other"}, False),
+    ],
+)
+def test_a_test_needs_it_by_its_path_or_by_a_fixture(path: str, fixtures: set[str], needed: bool) -> None:
+    assert requirement().is_needed_by(path, fixtures) is needed
+
+
+def test_what_cannot_be_installed_is_named_and_the_others_are_installed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setattr(requirements, "REQUIREMENTS", (requirement("no network"), requirement()))
+    requirements.main()
+    (line,) = capsys.readouterr().out.splitlines()
+    assert all(words in line for words in ("Thing", "of things", "no network"))
+
+
+def test_in_ci_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CI", "true")
+    monkeypatch.setattr(requirements, "REQUIREMENTS", (requirement("no network"),))
+    with pytest.raises(SystemExit) as caught:
+        requirements.main()
+    assert "Thing" in str(caught.value)
+
+
+@pytest.mark.parametrize(("ci", "outcome"), [("", "1 skipped"), ("true", "1 error")])
+def test_tests_of_a_missing_requirement_are_skipped_but_not_in_ci(
+    ci: str, outcome: str, empty_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(CONFTEST, tmp_path)
+    (tmp_path / "test_some.py").write_text(TESTS)
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = slow\n")
+    monkeypatch.setenv("CI", ci)
+    command = [sys.executable, "-m", "pytest", "--rootdir", str(tmp_path), str(tmp_path)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert all(words in done.stdout.splitlines()[-1] for words in ("1 passed", outcome))
+    assert "missing: PostgreSQL" in done.stdout
+    assert not empty_cache.exists() or not any(empty_cache.glob("servers/packages-*"))
