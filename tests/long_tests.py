@@ -183,7 +183,7 @@ def warnings() -> list[str]:
 
 
 def commits_since(commit: str) -> int | None:
-    """How many commits HEAD is ahead of `commit`; None if this clone does not know it."""
+    """Number of commits from `commit` to HEAD; None if this clone does not have the commit."""
     done = subprocess.run(
         ["git", "rev-list", "--count", f"{commit}..HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
     )

@@ -1,4 +1,4 @@
-"""What `make test` needs beyond Python packages: installs it part by part, and names what is missing and which tests that removes.
+"""Requirements of `make test` beyond Python packages: install each, and name those that are missing with the tests they remove.
 
 `python -m infra.install.requirements` is the first step of `make test`. tests/conftest.py skips the tests of a missing requirement,
 with its name as the reason. With CI=true nothing may be missing: this command fails, and no test is skipped.
@@ -45,7 +45,7 @@ class Requirement:
     paths: tuple[str, ...] = ()
 
     def is_needed_by(self, path: str, fixtures: set[str]) -> bool:
-        """Whether a test needs it: `path` is its module's, relative to the root; `fixtures` are the names of all its fixtures."""
+        """Return True for a test that needs it; `path`: of the module, relative to the root; `fixtures`: names of all its fixtures."""
         return path.startswith(self.paths or ("\0",)) or not self.fixtures.isdisjoint(fixtures)
 
 
@@ -140,7 +140,7 @@ def missing() -> list[Requirement]:
 
 
 def is_ci() -> bool:
-    """Whether everything must be there."""
+    """Return True in CI, where no requirement may be missing."""
     return os.environ.get("CI", "") not in ("", "false", "0")
 
 

@@ -68,7 +68,7 @@ def install_browser() -> Path:
 
 
 def browser() -> Path:
-    """Where the Chromium of the present lock is, installed or not."""
+    """Return the path of the Chromium of the present lock, installed or not."""
     digest = hashlib.sha256((TOOLS / "package-lock.json").read_bytes()).hexdigest()[:16]
     return cache() / "tools" / f"chromium-{digest}" / "chromium"
 

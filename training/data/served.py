@@ -11,7 +11,7 @@ from training.refusals import DetailedError
 
 
 class SampleError(DetailedError, ValueError):
-    """What was sampled for an answer is not whole; the text names the field, never the content."""
+    """The sampled tokens of an answer are incomplete; the text names the field, never the content."""
 
     reason = "INVALID_SAMPLE"
 

@@ -54,7 +54,7 @@ class CoverFigures:
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong: `field` names the stream, segment or cover, `reason` is a stable code of this kind of fault."""
+    """A finding of the audit: `field` names the stream, segment or cover, `reason` is a stable code of this kind of fault."""
 
     field: str
     reason: str

@@ -1,4 +1,4 @@
-"""What cannot be installed is named with the tests that need it, and they are skipped; in CI nothing may be missing."""
+"""Missing requirements are named and their tests skipped; in CI they are an error."""
 
 import shutil
 import subprocess

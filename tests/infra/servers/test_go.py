@@ -1,4 +1,4 @@
-"""Which Go builds and fetches: the machine's own if it is new enough, else the pinned one of the cache."""
+"""Choice of the Go toolchain: the machine's own if it is new enough, else the pinned one of the cache."""
 
 from pathlib import Path
 
