@@ -25,6 +25,7 @@ from infra.servers.errors import ServerError
 from infra.supervision import interruption
 from infra.supervision.child import ChildFailedError
 from infra.supervision.terminal import SUPERVISOR, Terminal
+from training.refusals import details_of
 
 Say: TypeAlias = Callable[[str], None]
 STATE = ROOT / ".state" / "cluster"
@@ -90,9 +91,7 @@ def able(_layout: Layout, _words: list[str], _say: Say) -> int:
         if not is_built():
             refuse_unable()
     except ClusterError as error:
-        raise ClusterError(
-            f"{error}. CLUSTER=skip does without", field=error.field, reason=error.reason, limit=error.limit
-        ) from error
+        raise ClusterError(f"{error}. CLUSTER=skip does without", **details_of(error)) from error
     return 0
 
 

@@ -8,6 +8,7 @@ from infra.cluster.errors import ClusterError
 from infra.deploy.images import REPOSITORY
 from infra.deploy.inside import Inside
 from infra.install.environment import ROOT
+from training.refusals import details_of
 
 CHART = ROOT / "charts" / "thumbwheel"
 VALUES = CHART / "ci" / "evaluation-values.yaml"
@@ -31,9 +32,7 @@ def install(inside: Inside, tags: Mapping[str, str], more: Mapping[str, object] 
     try:
         inside.run(*words, said=json.dumps({**HERE, **more}), seconds=INSTALL_SECONDS + 60)
     except ClusterError as error:
-        raise ClusterError(
-            f"{error}\n{_state_of_pods(inside)}", field=error.field, reason=error.reason, limit=error.limit
-        ) from error
+        raise ClusterError(f"{error}\n{_state_of_pods(inside)}", **details_of(error)) from error
 
 
 def test(inside: Inside) -> None:

@@ -17,7 +17,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
 from training.model.fields import FAMILIES, Fields, ModelConfigError, absent, missing, read_object
-from training.refusals import DetailedError
+from training.refusals import DetailedError, details_of
 
 MARK = "thumbwheel-end-of-reply"  # stands for a reply when we look what the template writes after one
 
@@ -152,7 +152,7 @@ def open_tokenizer(directory: Path) -> tuple[Tokenizer, dict[str, Any]]:
         settings = read_object(config) if config.exists() else {}
         return Tokenizer.from_file(str(path)), settings
     except ModelConfigError as error:
-        raise ChatError(str(error), field=error.field, reason=error.reason, limit=error.limit) from error
+        raise ChatError(str(error), **details_of(error)) from error
     except Exception as error:  # tokenizers raises nothing narrower
         raise ChatError(f"tokenizer.json: {error}", field="tokenizer.json", reason="MALFORMED") from error
 

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from training.model.fields import ModelConfigError, read_object
-from training.refusals import DetailedError
+from training.refusals import DetailedError, details_of
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -43,7 +43,7 @@ def weight_files(directory: Path) -> list[Path]:
     try:
         placed = read_object(directory / INDEX).get("weight_map")
     except ModelConfigError as error:
-        raise CheckpointError(str(error), field=error.field, reason=error.reason, limit=error.limit) from error
+        raise CheckpointError(str(error), **details_of(error)) from error
     if not isinstance(placed, dict) or not placed or not all(isinstance(name, str) for name in placed.values()):
         raise CheckpointError(
             f"{INDEX}: weight_map does not name the file of each tensor",
