@@ -1,5 +1,6 @@
 // An answer of the model: its text as it comes, who wrote it, and what people think of it.
 import Markdown from "react-markdown";
+import { fenceCode } from "./fences";
 import { Rating } from "./Rating";
 import { Siblings } from "./Siblings";
 import type { FeedbackValue, FinishReason, Message } from "./wire";
@@ -27,7 +28,7 @@ export function Answer({ message, siblings, running, busy, show, regenerate, rat
     <article className="answer">
       <div className={running ? "text running" : "text"}>
         {/* No images: a remote one would tell a stranger what is on the screen. */}
-        <Markdown disallowedElements={["img"]} unwrapDisallowed>{message.text ?? ""}</Markdown>
+        <Markdown disallowedElements={["img"]} unwrapDisallowed>{fenceCode(message.text ?? "", running)}</Markdown>
       </div>
       {ending && <p className="quiet">{ending}</p>}
       {!running && (
