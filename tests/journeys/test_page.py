@@ -1,9 +1,10 @@
 """The page in a real browser: a person asks, sees the answer come, corrects, rates, regenerates, edits, reloads."""
 
 import re
+import sqlite3
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
@@ -16,6 +17,10 @@ from tests.journeys.test_chat import wait_for_row
 # Without a GPU and without /dev/shm; the sandbox needs rights that tests do not have.
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-software-rasterizer", "--disable-dev-shm-usage"]
 SIZES = {"desktop": (1280, 800), "phone": (390, 844)}
+CODE = """def total(rows):
+    # **All** rows
+    return sum(row * 2 for row in rows)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +168,22 @@ def test_an_ack_that_comes_late_closes_nothing_and_a_conversation_is_loaded_once
     expect(page.get_by_label("A better answer", exact=True)).to_have_value("Hello, you!")
     # A second load would bring back what was so before the thumb.
     assert len(loads) == 1
+
+
+def test_code_without_fences_is_shown_as_code_and_stored_unchanged(page: Page, stack: Stack) -> None:
+    ask(page, "hello")
+    expect(page.get_by_label("Good answer")).to_be_visible(timeout=30_000)
+    person = Client(stack.http, page.evaluate("localStorage.getItem('thumbwheel.key')"))
+    conversation = person.call("GET", "/api/conversations")[1]["conversations"][0]["id"]
+    answer = person.conversation(conversation)[-1]["id"]
+    text = f"You can write:\n\n{CODE}\nIt adds the *doubled* rows."
+    # The test model writes no code: its stored answer is replaced.
+    with closing(sqlite3.connect(stack.state / "sessions.db")) as database, database:
+        assert database.execute("UPDATE messages SET text = ? WHERE id = ?", (text, answer)).rowcount == 1
+    page.reload()
+    expect(page.locator(".answer .text > p")).to_have_text(["You can write:", "It adds the doubled rows."])
+    assert page.locator(".answer pre > code").all_text_contents() == [CODE]
+    assert person.conversation(conversation)[-1]["text"] == text
 
 
 def test_a_wrong_key_is_asked_for_again(page: Page) -> None:
