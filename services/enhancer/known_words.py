@@ -1,7 +1,10 @@
 """Words that the word lists lack or write in small letters: names and products as they are written, and chat abbreviations.
 
-Left out on purpose: names that are also words (may, turkey, polish, swift, go, rust, excel, will, mark).
+Left out on purpose: names that are also words (may, turkey, polish, swift, go, rust, excel, will, mark), and technical terms,
+which stay as they are typed (words/technical.txt).
 """
+
+from services.enhancer.protected import technical_terms
 
 # Written as here wherever they stand: languages, countries, cities, days, months, people, holidays.
 PLACES_AND_NAMES = """
@@ -23,22 +26,22 @@ Christmas Easter Halloween Thanksgiving Ramadan Hanukkah Diwali
 Shakespeare Einstein Newton Darwin Mozart Beethoven Picasso Napoleon Lincoln Gandhi Jesus Buddha Muhammad
 """
 PRODUCTS = """
-Python JavaScript TypeScript Java Kotlin PHP SQL HTML CSS JSON XML YAML API APIs HTTP HTTPS URL URLs GPU GPUs CPU CPUs RAM SSD USB
-PDF CSV AI LLM LLMs GPT ChatGPT OpenAI Linux Ubuntu Debian Docker Kubernetes GitHub GitLab MySQL PostgreSQL MongoDB Redis NumPy
-PyTorch TensorFlow NodeJS Django Haskell Fortran COBOL MATLAB LaTeX Postgres SQLite Kafka Jenkins Terraform Grafana
-iPhone iPad iOS macOS YouTube Google Facebook Instagram Twitter WhatsApp TikTok LinkedIn Netflix Microsoft Wikipedia Minecraft
-Bitcoin Ethereum PowerPoint Photoshop Bluetooth NASA FBI CIA USA UK EU UN NATO DNA RNA HIV COVID
+Python JavaScript TypeScript Java Kotlin ChatGPT Debian Haskell COBOL MATLAB iPhone iPad iOS macOS YouTube Google
+Facebook Instagram Twitter WhatsApp TikTok LinkedIn Netflix Microsoft Wikipedia Minecraft Bitcoin Ethereum PowerPoint
+Photoshop Bluetooth USA UK EU UN
 """
 # Words of today that the lists (from 2006) lack; nothing to capitalise.
 NEW_WORDS = """
-math maths persona personas simile chatbot chatbots carb carbs holdem async emoji emojis selfie blockchain dataset
-datasets backend frontend numpy pandas regex plugin plugins microservice microservices hashmap hashtable middleware
-podcast podcasts hashtag hashtags crypto cryptocurrency smartwatch vlog vlogs webinar timestamp timestamps boolean
-tuple tuples enum refactor refactoring docstring autocomplete dropdown workflow workflows onboarding deepfake malware
-ransomware vegan vegans gluten keto lockdown ok okay hi hey wifi tv sudoku anime manga ramen tofu quinoa hummus
-kombucha smoothie smoothies upvote unfollow login logout config init repo repos
+math maths persona personas simile chatbot chatbots carb carbs holdem emoji emojis selfie blockchain dataset datasets
+backend frontend pandas plugin plugins microservice microservices hashmap hashtable middleware podcast podcasts
+hashtag hashtags crypto cryptocurrency smartwatch vlog vlogs webinar timestamp timestamps boolean tuple tuples enum
+refactor refactoring docstring autocomplete dropdown workflow workflows onboarding deepfake malware ransomware vegan
+vegans gluten keto lockdown ok okay hi hey wifi tv sudoku anime manga ramen tofu quinoa hummus kombucha smoothie
+smoothies upvote unfollow login logout config repo repos
 """
 NEW_WORD_COUNT = 20_000_000
+# Shorter technical terms are never what was meant: too many slips of other words look like them.
+SHORTEST_TERM_MEANT = 6
 
 # Chat spelling -> what may be meant; where there are several, the words around decide.
 ABBREVIATIONS: dict[str, tuple[str, ...]] = {
@@ -137,6 +140,8 @@ ABBREVIATIONS: dict[str, tuple[str, ...]] = {
     "im": ("I'm",),
     "ive": ("I've",),
     "dont": ("don't",),
+    "dosent": ("doesn't",),
+    "dosnt": ("doesn't",),
     "doesnt": ("doesn't",),
     "didnt": ("didn't",),
     "cant": ("can't",),
@@ -206,4 +211,5 @@ def written_forms() -> dict[str, str]:
 
 def extra_counts() -> dict[str, int]:
     """Counts of the words that the lists lack."""
-    return dict.fromkeys([*written_forms(), *NEW_WORDS.split()], NEW_WORD_COUNT)
+    terms = [term for term in technical_terms() if len(term) >= SHORTEST_TERM_MEANT and term.isalpha()]
+    return dict.fromkeys([*written_forms(), *NEW_WORDS.split(), *terms], NEW_WORD_COUNT)

@@ -11,6 +11,8 @@ SURE = 0.5
 # Share of known words below which a text that looks foreign is taken as foreign, and one that looks like nothing too.
 KNOWN_IF_FOREIGN = 0.75
 KNOWN_IF_UNSURE = 0.25
+# Texts of another language score 0.9 and more; a few misspelled English words look like anything, but score less.
+SURELY_FOREIGN = 0.9
 LONGEST_READ = 400
 
 
@@ -31,3 +33,13 @@ class LanguageGuess:
         if guess["lang"] == "en":
             return known >= KNOWN_IF_UNSURE
         return known >= (KNOWN_IF_FOREIGN if guess["score"] >= SURE else KNOWN_IF_UNSURE)
+
+    def is_misspelled_english(self, text: str, mended: str) -> bool:
+        """Decide about a short text that does not look English and has only slight misspellings.
+
+        mended: the words of the text, corrected; each was known or one easy slip from a known word.
+        """
+        guess = self._detector.detect(text, model="lite", k=1)[0]
+        if guess["lang"] != "en" and guess["score"] >= SURELY_FOREIGN:
+            return False
+        return bool(self._detector.detect(mended, model="lite", k=1)[0]["lang"] == "en")

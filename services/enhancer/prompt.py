@@ -80,7 +80,11 @@ class Enhancer:
         if is_code(text, stretches):
             return Skip.CODE
         words = [word.lower() for word in WORD.findall(masked(text, stretches, " "))]
-        return Skip.NONE if self._language.is_english(text, words, self._is_word) else Skip.LANGUAGE
+        if self._language.is_english(text, words, self._is_word):
+            return Skip.NONE
+        mended = [word if self._is_word(word) else self._speller.easily_meant(word) for word in words]
+        is_misspelled = mended and all(mended) and self._language.is_misspelled_english(text, " ".join(mended))
+        return Skip.NONE if is_misspelled else Skip.LANGUAGE
 
     def _is_word(self, word: str) -> bool:
         return word in ABBREVIATIONS or self._speller.knows(word)
@@ -132,7 +136,7 @@ def _cased(typed: str, meant: str) -> str:
 
 def _without_abbreviations(text: str, stretches: Sequence[Stretch]) -> tuple[Stretch, ...]:
     """Things with digits are protected, but "gr8" and "b4" are words."""
-    return tuple(one for one in stretches if text[one.start : one.end].lower() not in ABBREVIATIONS)
+    return tuple(one for one in stretches if one.term or text[one.start : one.end].lower() not in ABBREVIATIONS)
 
 
 def _touches(edit: Edit, stretches: Sequence[Stretch]) -> bool:

@@ -1,11 +1,14 @@
-"""Which parts of a text are not ours to correct: code, quotes, addresses, paths, identifiers, numbers, markup.
+"""Parts of a text that no stage corrects: lines of code, technical terms, quotes, addresses, paths, identifiers, numbers, markup.
 
-They are read with one pattern from left to right; what is inside a protected part is never looked at.
+Every stage reads the text through these: the inside of a protected part is never looked at.
 """
 
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+
+from services.enhancer.code_lines import WORDS, begins_code, code_lines, commands, is_code_line
 
 PROTECTED = re.compile(
     r"""
@@ -32,47 +35,53 @@ PROTECTED = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
-CODE_LINE = re.compile(
-    r"""^(?:
-      (?:>>>|\.\.\.|\$|\#!)\s.* | \#\s?include\b.* | [ \t]*(?://|/\*|\*/|--\s).*
-    | [ \t]*(?:def|class)\s+\w+.*: | [ \t]*(?:from\s+[\w.]+\s+import|import\s+[\w.]+)(?:[\s,].*|;)?
-    | [ \t]*(?:public|private|protected|static|const|let|var|func|fn|void|int|float|double|char|struct|enum)\s+[\w<>\[\]*]+.*[;{=(].*
-    | [ \t]*(?:if|for|while|elif|else|try|except|finally|with|switch|case)\b.*[:{]\ *
-    | .*[;{}]\ * | [ \t]*[\])}]+[;,]?\s* | [ \t]*@\w+.* | [ \t]*return\b.*[;)\]\d]
-    | (?:\ {4,}|\t+)\S.*
-    | [ \t]*(?i:select|insert|update|delete|create|alter|drop)\s.*\b(?i:from|into|set|table|where|values)\b.*[;*(].*
-    | [ \t]*(?:sudo|git|docker|kubectl|helm|npm|pip|apt|apt-get|brew|cd|ls|cat|grep|curl|wget|ssh|make
-      |python3?|node|cargo|go)\s+[\w./-]+(?:\s+--?\w.*)
-    | [ \t]*[\w.\[\]"']+\s*(?:[-+*/]?=)\s*\S.* | Traceback\s.* | [ \t]*File\s".* | [ \t]*at\s[\w.$]+\(.*
-    | [ \t]*\|.*\|[ \t]* | [ \t]*[-=*_#]{3,}\s* | [ \t]*<[^>]+>.*
-    )$""",
-    re.VERBOSE | re.MULTILINE,
-)
-
 # Plain words and marks: nothing to protect, which most prompts are, found out in a twentieth of the time.
 ORDINARY = re.compile(
     r"(?:(?:[a-z]+|[A-Z][a-z]*|[A-Z]+)(?:['’][a-z]+)?(?:[.!?](?=\s|$)|[,?!])*(?: (?=[A-Za-z])|$|\s*$))*"
 )
-COMMAND = re.compile(r"(?:import|from|return)\s")
+TERM = re.compile(r"(?<![\w'’])[A-Za-z]\w+(?![\w])")
+COMMAND = re.compile(r"(?<![\w-])[a-z][\w+-]*")
+OPENING = re.compile(r"[a-z]+ [a-z]+\b")
+# Options and arguments of a command within a sentence, up to the next word of the sentence.
+ARGUMENT = r"[ \t]+(?!(?:and|or|in|on|do|does|is|to|the|from|for|with|but|so|work|mean|if|when|as|at|a|it|not|i)\b)"
+OPTIONS = re.compile(
+    rf"(?:{ARGUMENT}[\w./~-]+){{0,2}}?(?:[ \t]+--?[A-Za-z][\w-]*(?:=\S+)?)+(?:{ARGUMENT}[^\s,?!]+){{0,3}}"
+)
+
+
+@lru_cache(maxsize=1)
+def technical_terms() -> frozenset[str]:
+    """Acronyms, protocols, tools, libraries and commands, in small letters; none is an ordinary English word."""
+    return frozenset((WORDS / "technical.txt").read_text().split()) | commands()[0]
+
+
+@lru_cache(maxsize=1)
+def _terms_and_plurals() -> frozenset[str]:
+    terms = technical_terms()
+    return terms | {f"{term}s" for term in terms}
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """Characters `start` to `end` (exclusive) that must stay."""
+    """Characters `start` to `end` (exclusive) that must stay; `term`: a technical term, which stands in a sentence."""
 
     start: int
     end: int
+    term: bool = False
 
 
 @lru_cache(maxsize=16)
 def protected_stretches(text: str) -> tuple[Stretch, ...]:
     """In order, not overlapping; whole lines of code first, then what is protected within the other lines."""
-    if ORDINARY.fullmatch(text) and not COMMAND.match(text):
-        return ()
-    found = [Stretch(*match.span()) for match in CODE_LINE.finditer(text) if match.end() > match.start()]
+    terms = list(_terms(text))
+    if ORDINARY.fullmatch(text):
+        return (Stretch(0, len(text)),) if begins_code(text) and is_code_line(text) else tuple(terms)
+    found = [Stretch(*place) for place in code_lines(text)]
     found += [Stretch(*match.span()) for match in PROTECTED.finditer(text)]
+    if " -" in text:
+        found += _commands_with_options(text)
     merged: list[Stretch] = []
-    for stretch in sorted(found, key=lambda stretch: (stretch.start, -stretch.end)):
+    for stretch in sorted(found + terms, key=lambda stretch: (stretch.start, -stretch.end)):
         if merged and stretch.start < merged[-1].end:
             merged[-1] = Stretch(merged[-1].start, max(merged[-1].end, stretch.end))
         else:
@@ -80,7 +89,29 @@ def protected_stretches(text: str) -> tuple[Stretch, ...]:
     return tuple(merged)
 
 
-def masked(text: str, stretches: tuple[Stretch, ...], mask: str) -> str:
+def _terms(text: str) -> Iterator[Stretch]:
+    known = _terms_and_plurals()
+    # "make install fails": the words are English, and yet no sentence begins with them.
+    opening = OPENING.match(text)
+    if opening and opening[0] in commands()[1]:
+        yield Stretch(*opening.span(), term=True)
+    if known.isdisjoint(TERM.findall(text.lower())):
+        return
+    for match in TERM.finditer(text):
+        if match[0].lower() in known:
+            yield Stretch(*match.span(), term=True)
+
+
+def _commands_with_options(text: str) -> Iterator[Stretch]:
+    only_commands, also_words = commands()
+    for match in COMMAND.finditer(text):
+        if match[0] in only_commands or match[0] in also_words:
+            options = OPTIONS.match(text, match.end())
+            if options:
+                yield Stretch(match.start(), options.end())
+
+
+def masked(text: str, stretches: Sequence[Stretch], mask: str) -> str:
     """The text with every protected character replaced by `mask`; places stay."""
     parts, place = [], 0
     for stretch in stretches:
@@ -89,8 +120,9 @@ def masked(text: str, stretches: tuple[Stretch, ...], mask: str) -> str:
     return "".join([*parts, text[place:]])
 
 
-def is_code(text: str, stretches: tuple[Stretch, ...]) -> bool:
-    """Whether there is nothing to correct beside code: no line holds two words outside what is protected."""
-    if not stretches:
+def is_code(text: str, stretches: Sequence[Stretch]) -> bool:
+    """Tell if there is nothing to correct beside code: no line holds two words outside it. Technical terms count as words."""
+    other = [stretch for stretch in stretches if not stretch.term]
+    if not other:
         return False
-    return not re.search(r"[^\W\d_]{2,}\W+[^\W\d_]{2,}", masked(text, stretches, "\n"))
+    return not re.search(r"[^\W\d_]{2,}\W+[^\W\d_]{2,}", masked(text, other, "\n"))

@@ -27,6 +27,9 @@ BEYOND_DOUBT = 2_000_000
 SHORTEST_DOUBTED = 4
 SHORTEST_UNKNOWN = 3
 SHORTEST_FOR_TWO_SLIPS = 5
+# A short unknown word is an acronym or a slip for a frequent word, hardly for a rare one ("udp" is not "dup").
+LONGEST_SHORT = 4
+FREQUENT = 10_000_000
 MOST_CANDIDATES = 10
 PAIR_WEIGHT = 0.8
 # People make the same slips: what was found for a word is kept for the next time.
@@ -64,6 +67,11 @@ class Speller:
         counts = self._vocabulary.counts
         return word in counts or word in self._vocabulary.uncommon or (word.endswith("'s") and word[:-2] in counts)
 
+    def easily_meant(self, word: str) -> str:
+        """The frequent word that an unknown one is for, if only an easy slip lies between them; else an empty text."""
+        easy = [one.word for one in self._similar(word, 1) if one.slip > SLIP]
+        return easy[0] if easy and self._vocabulary.counts[easy[0]] >= BEYOND_DOUBT else ""
+
     def correct(self, words: Sequence[Typed]) -> list[Candidate]:
         """For each word what was meant, perhaps itself; words that stand only tell about their neighbours."""
         paths: dict[str, tuple[float, list[Candidate]]] = {"": (0.0, [])}
@@ -98,6 +106,8 @@ class Speller:
         similar = self._similar(word, 1 if len(word) < SHORTEST_FOR_TWO_SLIPS else 2)
         if len(word) <= SHORTEST_UNKNOWN:
             similar = [one for one in similar if one.slip > SLIP]
+        if len(word) <= LONGEST_SHORT:
+            similar = [one for one in similar if self._vocabulary.counts[one.word] >= FREQUENT]
         if words[place].capital:
             similar = [
                 one for one in similar if sorted(one.word) == sorted(word) and self._is_pair(one.word, following)

@@ -36,7 +36,7 @@ AMERICAN = (
 )
 SHORTEST_RESPELLED = 6
 # Words of Wikipedia passages and school science questions (BoolQ's and ARC's training parts) that the list lacks, and
-# American ones that no rule above makes.
+# American ones that no rule above makes; names, technical terms and commands, written by hand.
 UNCOMMON = Path(__file__).parent / "words"
 
 

@@ -89,10 +89,11 @@ def test_other_languages_code_and_documents_are_not_tried(enhancer: Enhancer, te
 
 
 WORDS = st.sampled_from(
-    "hw do i lern python its very hard pls hlp me writ a leter teh captial of frnace u r gr8 dont im he go what is `co de` "
-    '"quo ted" http://a.b/c x_y 42 , . ? ! Priya NASA has a apple thx the the could of então ça 🙂 i\'m\n - ( ) :'.split(
-        " "
-    )
+    (
+        "hw do i lern python its very hard pls hlp me writ a leter teh captial of frnace u r gr8 dont im he go what is `co de` "
+        '"quo ted" http://a.b/c x_y 42 , . ? ! Priya NASA has a apple thx the the could of então ça 🙂 i\'m\n - ( ) : '
+        "tcp grep -r make test def f(x): == return kubectl apis foo: +"
+    ).split(" ")
 )
 TEXTS = st.one_of(st.lists(WORDS, max_size=14).map(" ".join), st.text(max_size=60))
 
