@@ -7,11 +7,17 @@ from __future__ import annotations
 
 import re
 
+from training.verification.number_words import number_words
+
 # The end of a response holds its answer; what lies before is reasoning, however long.
 READ_CHARACTERS = 20_000
 BOX = "\\boxed{"
 _MARKED = re.compile(r"(?i)\banswer\b\W{0,4}(?:is\b|:|=)[ \t:*]*([^\n]*)|####[ \t]*([^\n]*)")
 _NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+|(?<=\d))(?:/\d+)?%?")
+_SIGN_WORD = re.compile(
+    r"(?:^|\b(?:is|was|equals?|to|gives?|gets?|makes?|be|of)\s|[=:.!?\n]\s*)(?:minus|negative)\s$", re.IGNORECASE
+)
+_SIGN_CHARACTERS = 20
 _WRAPPED = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ('"', '"'))
 
 
@@ -31,9 +37,22 @@ def marked_answer(text: str) -> str | None:
 
 
 def last_number(text: str) -> str | None:
-    """What counts as the answer of a text that marks none, where numbers are asked for."""
-    numbers = _NUMBER.findall(text[-READ_CHARACTERS:])
-    return numbers[-1] if numbers else None
+    """The answer of a text that marks none, where a number is asked for: its last number, in digits or words.
+
+    A number in words counts beside digits only where an answer stands ("is four", "Four."): "the two sides" is no answer.
+    """
+    text = text[-READ_CHARACTERS:]
+    words = list(number_words(text))
+    digits = [(match.start(), _signed(text, match)) for match in _NUMBER.finditer(text)]
+    found = digits + [(number.start, number.digits) for number in words if number.answers]
+    found = found or [(number.start, number.digits) for number in words]
+    return max(found)[1] if found else None
+
+
+def _signed(text: str, number: re.Match[str]) -> str:
+    """A number with the sign that stands before it as a word; between two numbers the word is an operation."""
+    sign = _SIGN_WORD.search(text, max(0, number.start() - _SIGN_CHARACTERS), number.start())
+    return f"-{number[0]}" if sign and number[0][0].isdigit() else number[0]
 
 
 def only_line(text: str) -> str | None:

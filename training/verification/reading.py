@@ -7,6 +7,7 @@ import re
 
 from training.verification.answers import last_number, marked_answer, only_line
 from training.verification.checks import Choice, Gym, Mathematics, TextCheck
+from training.verification.number_words import in_digits
 from training.verification.symbols import compare
 from training.verification.tasks.gym import opened
 from training.verification.verdict import Outcome, Verdict
@@ -20,7 +21,8 @@ _THOUSANDS = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 def judge_text(check: TextCheck, response: str) -> Verdict:
     """By the kind of check."""
     if isinstance(check, Mathematics):
-        answer = marked_answer(response) or last_number(response)
+        marked = marked_answer(response)
+        answer = in_digits(marked) if marked else last_number(response)
         return compare(check.expected, answer) if answer else _NO_ANSWER
     answer = marked_answer(response) or only_line(response)
     if answer is None:
