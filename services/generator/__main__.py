@@ -21,6 +21,7 @@ from services.generator.inference_services import InferenceServices, Place
 from services.generator.kubernetes_api import NoServiceAccountError, open_kubernetes_api, read_namespace
 from services.generator.manifest import NoManifestError, manifest_version
 from services.generator.model_server import HttpModelServer
+from services.generator.presets import PresetError
 from services.generator.reconcile import Pace, Reconciler
 from services.generator.rollout import Deployment, Rollout
 from services.generator.routing import Router
@@ -48,6 +49,7 @@ async def wiring(settings: GeneratorSettings) -> AsyncIterator[Sequence[Registra
             Router(traffic, reconciler),
             server,
             running,
+            await asyncio.to_thread(settings.task_presets),
             settings.reply_tokens,
             settings.coalesce_seconds,
             settings.served_samples,
@@ -154,7 +156,7 @@ def main() -> None:
         run_service("generator", settings, wiring, CALLERS)
     except UnavailableError as error:
         sys.exit(f"{error}: {error.__cause__}")
-    except (UnusableStoreError, NoManifestError, NoServiceAccountError) as error:
+    except (UnusableStoreError, NoManifestError, NoServiceAccountError, PresetError) as error:
         sys.exit(str(error))
 
 

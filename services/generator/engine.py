@@ -5,7 +5,7 @@ The end is the model server's: end of sequence, a stop string, or the limit of t
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -14,7 +14,7 @@ from typing import Protocol
 from services.chassis.errors import NotFoundError, ServiceError, UnavailableError
 from services.generator.coalesce import coalesced
 from services.generator.metrics import FIRST_TEXT_SECONDS, GENERATIONS, SAMPLES, TOKENS
-from services.generator.presets import NO_OVERRIDES, Overrides, Sampling, Task, sampling_for
+from services.generator.presets import NO_OVERRIDES, Overrides, Preset, Sampling, Task, sampling_for
 from services.generator.rollout import Assignment
 from services.generator.routing import Router
 from services.generator.running import Running
@@ -122,6 +122,7 @@ class Engine:
         router: Router,
         server: ChatServer,
         running: Running,
+        presets: Mapping[Task, Preset],
         reply_tokens: int,
         coalesce_seconds: float,
         tells_tokens: bool,
@@ -129,6 +130,7 @@ class Engine:
         self._router = router
         self._server = server
         self._running = running
+        self._presets = presets
         self._reply_tokens = reply_tokens
         self._coalesce_seconds = coalesce_seconds
         self._tells_tokens = tells_tokens
@@ -143,7 +145,7 @@ class Engine:
             ResourceExhaustedError: the model server's queue is full.
         """
         task = request.task or choose_task(request.messages[-1].text)
-        sampling = sampling_for(task, request.overrides, self._reply_tokens)
+        sampling = sampling_for(self._presets[task], request.overrides, self._reply_tokens)
         # Tokens of a stop text are sampled and not shown: then the sample is of another answer.
         sampling = replace(sampling, tells_tokens=self._tells_tokens and not sampling.stop)
         assignment = self._router.choose(request.user_key, request.pinned_version)

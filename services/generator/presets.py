@@ -1,19 +1,20 @@
-"""How an answer is sampled: one preset a task, overridden by the caller within the limits of chat.v1.
+"""Sampling of an answer: the preset of its task, overridden by the caller within the limits of chat.v1.
 
-task                temperature  top_p
-code                0.1          0.9    one right answer: nearly greedy
-question answering  0.3          0.9    facts, worded freely
-chat                0.9          0.95
-creative            0.95         0.98   the tail of the distribution is where the surprises are
+The presets stand in models/presets.json, which training reads too. Source of its figures: the project's acceptance cases, "code P .1 low
+temperature; factual QA P .3-.5 low; conversation P .9 medium; creative P .95 high", where P is the nucleus mass.
 """
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from pathlib import Path
+from typing import Any
 
-from services.chassis.errors import InvalidArgumentError
+from services.chassis.errors import DetailedError, InvalidArgumentError
 
+PRESETS_FILE = Path(__file__).resolve().parents[2] / "models" / "presets.json"
 MAX_TEMPERATURE = 2.0
 MAX_TOKENS = 4096
 MAX_STOPS = 4
@@ -31,12 +32,34 @@ class Task(StrEnum):
     CREATIVE = "creative"
 
 
+class PresetError(DetailedError):
+    """The presets cannot be used; `field` is the file or its dotted field ("code.top_p"), `limit` what is allowed there."""
+
+    reason = "INVALID_PRESET"
+
+
 @dataclass(frozen=True)
 class Preset:
-    """Softmax temperature and nucleus mass of a task."""
+    """Sampling of a task.
+
+    Args:
+        temperature: of the softmax, 0 to MAX_TEMPERATURE.
+        top_p: nucleus mass, above 0 to 1 (Holtzman et al., arXiv 1904.09751).
+
+    Raises:
+        PresetError: a value is out of its range; names field and limit.
+    """
 
     temperature: float
     top_p: float
+
+    def __post_init__(self) -> None:
+        for name, fits, limit in (
+            ("temperature", 0 <= self.temperature <= MAX_TEMPERATURE, f"0 to {MAX_TEMPERATURE:g}"),
+            ("top_p", 0 < self.top_p <= 1, "above 0 to 1"),
+        ):
+            if not fits:
+                raise PresetError(f"{name} must be {limit}", field=name, reason="OUT_OF_RANGE", limit=limit)
 
 
 @dataclass(frozen=True)
@@ -64,38 +87,68 @@ class Overrides:
 
 NO_OVERRIDES = Overrides()
 
-# Temperatures: issue 3 and chat.v1's Task.
-PRESETS = {
-    Task.CODE: Preset(0.1, 0.9),
-    Task.QUESTION_ANSWERING: Preset(0.3, 0.9),
-    Task.CHAT: Preset(0.9, 0.95),
-    Task.CREATIVE: Preset(0.95, 0.98),
-}
+
+def read_presets(file: Path = PRESETS_FILE) -> dict[Task, Preset]:
+    """Return the preset of each task. Blocking.
+
+    Raises:
+        PresetError: there is no such file, or it is not JSON; a task or a value is missing, unknown, not a number or out of its range.
+    """
+    try:
+        content = json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        reason = "MISSING" if isinstance(error, OSError) else "MALFORMED"
+        raise PresetError(f"{file} is not a readable JSON file", field=file.name, reason=reason) from error
+    tasks = _object(content, file.name)
+    _require(tasks, "", [*Task])
+    return {task: _preset(task, tasks[task]) for task in Task}
 
 
-def sampling_for(task: Task, overrides: Overrides, reply_tokens: int) -> Sampling:
-    """The preset of a task with the caller's overrides; `reply_tokens` is the longest answer of a caller who says nothing.
+def _preset(task: Task, content: object) -> Preset:
+    values = _object(content, task)
+    _require(values, f"{task}.", ["temperature", "top_p"])
+    for name, value in values.items():
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            field = f"{task}.{name}"
+            raise PresetError(f"{field} must be a number", field=field, reason="WRONG_TYPE", limit="a number")
+    try:
+        return Preset(**values)
+    except PresetError as error:
+        field = f"{task}.{error.field}"
+        raise PresetError(f"{task}.{error.text}", field=field, reason=error.reason, limit=error.limit) from error
+
+
+def _object(content: object, field: str) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise PresetError(f"{field} must be an object", field=field, reason="WRONG_TYPE", limit="an object")
+    return content
+
+
+def _require(values: dict[str, Any], prefix: str, names: Sequence[str]) -> None:
+    """Refuse other fields than these, and fewer."""
+    known = ", ".join(names)
+    for name in sorted({*names} ^ {*values}):
+        field, reason = f"{prefix}{name}", "UNKNOWN" if name in values else "MISSING"
+        raise PresetError(f"{field} is {reason.lower()}; fields: {known}", field=field, reason=reason, limit=known)
+
+
+def sampling_for(preset: Preset, overrides: Overrides, reply_tokens: int) -> Sampling:
+    """Return a preset with the caller's overrides; `reply_tokens` is the longest answer of a caller who says nothing.
 
     Raises:
         InvalidArgumentError: an override is out of its range; names field and limit.
     """
-    preset = PRESETS[task]
-    sampling = Sampling(preset.temperature, preset.top_p, reply_tokens, tuple(overrides.stop), overrides.seed)
-    if overrides.temperature is not None:
-        if not 0 <= overrides.temperature <= MAX_TEMPERATURE:
-            raise _wrong("temperature", f"0 to {MAX_TEMPERATURE:g}")
-        greedy = overrides.temperature < GREEDY_BELOW
-        sampling = replace(sampling, temperature=0.0 if greedy else _plain(overrides.temperature))
-    if overrides.top_p is not None:
-        if not 0 < overrides.top_p <= 1:
-            raise _wrong("top_p", "above 0 to 1")
-        sampling = replace(sampling, top_p=_plain(overrides.top_p))
-    if overrides.max_tokens is not None:
-        if not 1 <= overrides.max_tokens <= MAX_TOKENS:
-            raise _wrong("max_tokens", f"1 to {MAX_TOKENS:,}")
-        sampling = replace(sampling, max_tokens=overrides.max_tokens)
+    given = {"temperature": overrides.temperature, "top_p": overrides.top_p}
+    try:
+        chosen = replace(preset, **{name: value for name, value in given.items() if value is not None})
+    except PresetError as error:
+        raise _wrong(error.field, error.limit) from error
+    max_tokens = reply_tokens if overrides.max_tokens is None else overrides.max_tokens
+    if not 1 <= max_tokens <= MAX_TOKENS:
+        raise _wrong("max_tokens", f"1 to {MAX_TOKENS:,}")
     _check_stop(overrides.stop)
-    return sampling
+    temperature = 0.0 if chosen.temperature < GREEDY_BELOW else _plain(chosen.temperature)
+    return Sampling(temperature, _plain(chosen.top_p), max_tokens, tuple(overrides.stop), overrides.seed)
 
 
 def _check_stop(stop: Sequence[str]) -> None:

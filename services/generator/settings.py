@@ -1,14 +1,16 @@
 """What the generator can be told: TW_GENERATOR_*."""
 
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import SettingsConfigDict
 
 from services.chassis.settings import ServiceSettings
+from services.generator.presets import MAX_TEMPERATURE, Preset, Task, read_presets
 
 
 class Serving(StrEnum):
@@ -16,6 +18,15 @@ class Serving(StrEnum):
 
     PREDICTOR = "predictor"
     KSERVE = "kserve"
+
+
+class PresetOverride(BaseModel):
+    """Sampling of one task that differs from models/presets.json; None leaves its value."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    temperature: float | None = Field(None, ge=0, le=MAX_TEMPERATURE, allow_inf_nan=False)
+    top_p: float | None = Field(None, gt=0, le=1, allow_inf_nan=False)
 
 
 class GeneratorSettings(ServiceSettings):
@@ -68,6 +79,10 @@ class GeneratorSettings(ServiceSettings):
         le=4096,
         description="longest answer of a caller who says nothing; not above TW_SESSION_REPLY_TOKENS",
     )
+    presets: dict[Task, PresetOverride] = Field(
+        default_factory=dict,
+        description='JSON: sampling by task, {"code": {"top_p": 0.2}}; what is not named is as in models/presets.json',
+    )
     served_samples: bool = Field(
         True,
         description="ask the model server for tokens and log-probs, so that training knows them; false for one that refuses this",
@@ -89,6 +104,11 @@ class GeneratorSettings(ServiceSettings):
         ge=0,
         description="a retired version stays loaded this long; some times poll_seconds, so that no replica uses it",
     )
+
+    def task_presets(self) -> dict[Task, Preset]:
+        """Return the presets of models/presets.json with what `presets` replaces. Blocking. Raises: PresetError."""
+        named = {task: override.model_dump(exclude_none=True) for task, override in self.presets.items()}
+        return {task: replace(preset, **named.get(task, {})) for task, preset in read_presets().items()}
 
     @model_validator(mode="after")
     def _one_kind_of_serving(self) -> Self:

@@ -210,6 +210,8 @@ def test_what_the_values_say_arrives() -> None:
     assert environment["TW_GATEWAY_COALESCE_SECONDS"] == "0.05"
     assert environment["TW_GATEWAY_QUOTA_OVERRIDES"] == '{"acme":{"user_tokens_per_day":1000000}}'
     assert environment["GRPC_VERBOSITY"] == "ERROR"
+    generator = environment_of(deployments["generator"]["spec"]["template"]["spec"]["containers"][0])
+    assert generator["TW_GENERATOR_PRESETS"] == '{"code":{"top_p":0.2}}'
     assert gateway["template"]["spec"]["containers"][0]["image"].startswith(
         "registry.example/thumbwheel/thumbwheel-services@sha256:"
     )

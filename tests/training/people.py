@@ -12,6 +12,8 @@ import torch
 
 from tests.training.feedback_log import FeedbackLog
 from training.data.chat import Message
+from training.decoding.presets import read_presets
+from training.decoding.tasks import Task
 from training.evaluation.answers import Sampling, Speaker
 from training.recipes.nano_world.facts import questions
 
@@ -39,8 +41,16 @@ def speaker(model: Path) -> Speaker:
 
 
 def sampling(samples: int, seed: int) -> Sampling:
-    """As the generator's preset for chat."""
-    return Sampling(samples_per_prompt=samples, max_response_tokens=40, temperature=0.9, batch_prompts=100, seed=seed)
+    """As users are answered: the preset of chat."""
+    chat = read_presets()[Task.CHAT]
+    return Sampling(
+        samples_per_prompt=samples,
+        max_response_tokens=40,
+        temperature=chat.temperature,
+        top_p=chat.top_p,
+        batch_prompts=100,
+        seed=seed,
+    )
 
 
 @dataclass(frozen=True)

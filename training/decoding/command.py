@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from training.data.chat import Message, load_chat, open_tokenizer, read_stop_ids
 from training.decoding.arguments import USUAL_TOKENS
 from training.decoding.beam import Beams, beam_search
-from training.decoding.presets import PRESETS
+from training.decoding.presets import read_presets
 from training.decoding.rows import DecodingError, Rows, stop_at
 from training.decoding.rules import Rules
 from training.decoding.sampling import sample
@@ -79,7 +79,7 @@ def generate(options: argparse.Namespace) -> int:
 def chosen_rules(options: argparse.Namespace) -> Rules:
     """The task's preset with what the command line asked for otherwise."""
     given = {name: getattr(options, name) for name in (*DRAWING, "repetition_penalty")}
-    return replace(PRESETS[options.task], **{name: value for name, value in given.items() if value is not None})
+    return replace(read_presets()[options.task], **{name: value for name, value in given.items() if value is not None})
 
 
 def _draw(backbone: Backbone, prompt: Prompt, rules: Rules, max_tokens: int, seed: int, text: GrowingText) -> None:

@@ -1,17 +1,54 @@
-"""How users are answered, by task: the generator's table once more, so that what is evaluated offline is what is served.
+"""Sampling of users' answers, by task: read from models/presets.json as the generator reads it, so that what is served is evaluated.
 
-Training and services never import each other; tests/training/decoding/test_presets.py compares the two.
+What a deployment replaces by its generator's setting `presets` is not known here.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from training.decoding.rows import DecodingError
 from training.decoding.rules import Rules
 from training.decoding.tasks import Task
+from training.model.fields import ModelConfigError, read_object
+from training.refusals import details_of
 
-# issue 3, and the generator's presets.
-PRESETS = {
-    Task.CODE: Rules(temperature=0.1, top_p=0.9),
-    Task.QUESTION_ANSWERING: Rules(temperature=0.3, top_p=0.9),
-    Task.CHAT: Rules(temperature=0.9, top_p=0.95),
-    Task.CREATIVE: Rules(temperature=0.95, top_p=0.98),
-}
+PRESETS_FILE = Path(__file__).resolve().parents[2] / "models" / "presets.json"
+
+
+def read_presets(file: Path = PRESETS_FILE) -> dict[Task, Rules]:
+    """Return the rules by which answers to each task are drawn.
+
+    Raises:
+        DecodingError: there is no such file, or it is not JSON; a task or a value is missing, unknown, not a number or out of its range.
+    """
+    try:
+        tasks = read_object(file)
+    except ModelConfigError as error:
+        raise DecodingError(str(error), **details_of(error)) from error
+    _require(tasks, "", [*Task])
+    return {task: _rules(task, tasks[task]) for task in Task}
+
+
+def _rules(task: Task, values: object) -> Rules:
+    if not isinstance(values, dict):
+        raise DecodingError(f"{task}: is not an object", field=task, reason="WRONG_TYPE", limit="an object")
+    _require(values, f"{task}.", ["temperature", "top_p"])
+    for name, value in values.items():
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            field = f"{task}.{name}"
+            raise DecodingError(f"{field}: is not a number", field=field, reason="WRONG_TYPE", limit="a number")
+    try:
+        return Rules(**values)
+    except DecodingError as error:
+        raise DecodingError(f"{task}.{error}", **details_of(error, f"{task}.")) from error
+
+
+def _require(values: dict[str, Any], prefix: str, names: Sequence[str]) -> None:
+    """Refuse other fields than these, and fewer."""
+    known = ", ".join(names)
+    for name in sorted({*names} ^ {*values}):
+        field, reason = f"{prefix}{name}", "UNKNOWN" if name in values else "MISSING"
+        raise DecodingError(f"{field}: is {reason.lower()}; fields: {known}", field=field, reason=reason, limit=known)

@@ -1,4 +1,4 @@
-"""What is asked of a model, and the most that it may answer; presets.py says how each is sampled."""
+"""What is asked of a model, and the most that it may answer; models/presets.json says how each is sampled."""
 
 from __future__ import annotations
 

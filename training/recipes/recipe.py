@@ -11,7 +11,7 @@ from pathlib import Path
 from training.cluster.group import Group
 from training.data.sets import SetsConfig
 from training.data.snapshot import SnapshotConfig
-from training.decoding.presets import PRESETS
+from training.decoding.presets import read_presets
 from training.decoding.tasks import Task
 from training.evaluation.answers import Sampling
 from training.evaluation.canary import CanaryConfig
@@ -169,8 +169,8 @@ def evaluation_of(
     plan: Plan, texts: str, reward_model_base: Path, sampling: Sampling, machine: Machine
 ) -> EvaluationConfig:
     """The paths of an evaluation, nearly the same in every recipe; `texts` names its fixed texts and probes. Answers are drawn as users
-    get them."""
-    served = PRESETS[Task.CHAT]
+    get them: with the preset of chat."""
+    served = read_presets()[Task.CHAT]
     return EvaluationConfig(
         incumbent_directory=plan.incumbent_directory,
         candidate_directory=plan.directory(""),

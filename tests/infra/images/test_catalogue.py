@@ -8,6 +8,7 @@ from infra.images import packages
 from infra.images.build import JARS, locks_of
 from infra.images.catalogue import ROOT, read_catalogue
 from infra.images.containerfile import render
+from services.generator.presets import PRESETS_FILE
 
 CATALOGUE = read_catalogue()
 
@@ -19,6 +20,18 @@ def test_every_service_is_in_an_image_and_every_path_is_there() -> None:
     assert [path for path in listed if not (ROOT / path).exists()] == []
     locks = [lock for image in CATALOGUE.images.values() for lock in locks_of(image)]
     assert [lock for lock in locks if not (ROOT / lock).exists()] == []
+
+
+def test_an_image_with_code_that_reads_the_presets_holds_them() -> None:
+    readers = [Path("services/generator/presets.py"), Path("training/decoding/presets.py")]
+    reading = {
+        name
+        for name, image in CATALOGUE.images.items()
+        if any(path in (reader, *reader.parents) for path in image.paths for reader in readers)
+    }
+    assert reading == {"services", "training"}
+    holding = {name for name, image in CATALOGUE.images.items() if PRESETS_FILE.relative_to(ROOT) in image.paths}
+    assert holding == reading
 
 
 def test_no_image_holds_tests_tools_or_what_builds_the_page() -> None:

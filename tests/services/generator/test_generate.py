@@ -69,7 +69,7 @@ async def test_the_model_server_gets_the_whole_context_and_the_sampling_of_the_t
             {"role": "assistant", "content": "hi"},
             {"role": "user", "content": "Write a poem."},
         ],
-        "temperature": 0.95,
+        "temperature": 1.0,
         "top_p": 0.5,
         "max_tokens": 20,
         "stop": ["END"],
@@ -78,7 +78,7 @@ async def test_the_model_server_gets_the_whole_context_and_the_sampling_of_the_t
     }  # with a stop text nothing is asked about tokens
     selected = events[0].selected
     assert (selected.task, selected.max_tokens) == (chat_pb2.TASK_CREATIVE, 20)
-    assert (round(selected.temperature, 6), round(selected.top_p, 6)) == (0.95, 0.5)
+    assert (round(selected.temperature, 6), round(selected.top_p, 6)) == (1.0, 0.5)
 
 
 def told(token: int, log_prob: float) -> dict[str, Any]:
@@ -119,8 +119,34 @@ async def test_a_named_task_is_not_chosen_again(tmp_path: Path) -> None:
     async with ready(tmp_path, predictor) as stubs:
         events = await stubs.generate("Write a poem.", task=chat_pb2.TASK_CODE)
     assert events[0].selected.task == chat_pb2.TASK_CODE
-    assert predictor.requests[0]["temperature"] == 0.1
     assert predictor.requests[0]["max_tokens"] == 1024
+
+
+TASKS = [
+    (chat_pb2.TASK_CODE, 0.1, 0.2),
+    (chat_pb2.TASK_QUESTION_ANSWERING, 0.4, 0.3),
+    (chat_pb2.TASK_CHAT, 0.9, 0.7),
+    (chat_pb2.TASK_CREATIVE, 0.95, 1.0),
+]
+
+
+async def test_the_model_server_samples_each_task_by_its_preset_and_the_event_says_so(tmp_path: Path) -> None:
+    predictor = FakePredictor()
+    async with ready(tmp_path, predictor) as stubs:
+        for task, top_p, temperature in TASKS:
+            selected = (await stubs.generate(task=task))[0].selected
+            assert (round(selected.top_p, 6), round(selected.temperature, 6)) == (top_p, temperature)
+    sent = [(request["top_p"], request["temperature"]) for request in predictor.requests]
+    assert sent == [(top_p, temperature) for _, top_p, temperature in TASKS]
+
+
+async def test_a_deployment_replaces_single_values_of_the_presets(tmp_path: Path) -> None:
+    predictor = FakePredictor()
+    async with ready(tmp_path, predictor, presets={"code": {"top_p": 0.25}}) as stubs:
+        for task in (chat_pb2.TASK_CODE, chat_pb2.TASK_CHAT):
+            await stubs.generate(task=task)
+    sent = [(request["top_p"], request["temperature"]) for request in predictor.requests]
+    assert sent == [(0.25, 0.2), (0.9, 0.7)]
 
 
 async def test_cancelling_aborts_the_answer_in_the_model_server(tmp_path: Path) -> None:

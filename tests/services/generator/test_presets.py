@@ -1,44 +1,106 @@
-"""Presets and what callers may change of them."""
+"""Presets, what a deployment may change of them, and what callers may."""
 
+import dataclasses
 import struct
 from typing import Any
 
 import pytest
 
 from services.chassis.errors import InvalidArgumentError
-from services.generator.presets import NO_OVERRIDES, Overrides, Sampling, Task, sampling_for
+from services.chassis.settings import SettingsError, load_settings
+from services.generator.presets import (
+    NO_OVERRIDES,
+    Overrides,
+    Preset,
+    PresetError,
+    Sampling,
+    Task,
+    read_presets,
+    sampling_for,
+)
+from services.generator.settings import GeneratorSettings
+from tests.support.errors import refused
+
+# The acceptance cases: code P .1 low temperature; factual QA P .3-.5 low; conversation P .9 medium; creative P .95 high.
+TABLE = {
+    Task.CODE: Preset(0.2, 0.1),
+    Task.QUESTION_ANSWERING: Preset(0.3, 0.4),
+    Task.CHAT: Preset(0.7, 0.9),
+    Task.CREATIVE: Preset(1.0, 0.95),
+}
+CHAT = Preset(0.7, 0.9)
+
+
+def test_each_task_has_the_nucleus_of_the_acceptance_cases() -> None:
+    assert read_presets() == TABLE
 
 
 @pytest.mark.parametrize(
-    ("task", "temperature", "top_p"),
+    ("field", "value", "limit"),
     [
-        (Task.CODE, 0.1, 0.9),
-        (Task.QUESTION_ANSWERING, 0.3, 0.9),
-        (Task.CHAT, 0.9, 0.95),
-        (Task.CREATIVE, 0.95, 0.98),
+        ("temperature", -0.1, "0 to 2"),
+        ("temperature", 2.1, "0 to 2"),
+        ("temperature", float("nan"), "0 to 2"),
+        ("top_p", 0.0, "above 0 to 1"),
+        ("top_p", 1.1, "above 0 to 1"),
+        ("top_p", float("nan"), "above 0 to 1"),
     ],
 )
-def test_a_task_has_its_preset(task: Task, temperature: float, top_p: float) -> None:
-    assert sampling_for(task, NO_OVERRIDES, 512) == Sampling(temperature, top_p, 512)
+def test_a_preset_out_of_range_names_field_and_limit(field: str, value: float, limit: str) -> None:
+    with refused(PresetError, field=field, reason="OUT_OF_RANGE", limit=limit):
+        dataclasses.replace(CHAT, **{field: value})
+
+
+def test_a_setting_replaces_single_values_and_the_rest_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings(GeneratorSettings).task_presets() == TABLE
+    monkeypatch.setenv("TW_GENERATOR_PRESETS", '{"code": {"top_p": 0.2}, "chat": {"temperature": 0, "top_p": 1}}')
+    changed = {Task.CODE: Preset(0.2, 0.2), Task.CHAT: Preset(0.0, 1.0)}
+    assert load_settings(GeneratorSettings).task_presets() == TABLE | changed
+
+
+@pytest.mark.parametrize(
+    ("presets", "field", "reason", "limit"),
+    [
+        ('{"poem": {"top_p": 0.2}}', "presets.poem.[key]", "ENUM", "question_answering"),
+        ('{"code": {"top_k": 4}}', "presets.code.top_k", "EXTRA_FORBIDDEN", ""),
+        ('{"code": {"top_p": 0}}', "presets.code.top_p", "GREATER_THAN", "0"),
+        ('{"code": {"top_p": 1.1}}', "presets.code.top_p", "LESS_THAN_EQUAL", "1"),
+        ('{"code": {"top_p": NaN}}', "presets.code.top_p", "FINITE_NUMBER", ""),
+        ('{"chat": {"temperature": -0.1}}', "presets.chat.temperature", "GREATER_THAN_EQUAL", "0"),
+        ('{"chat": {"temperature": 2.1}}', "presets.chat.temperature", "LESS_THAN_EQUAL", "2"),
+        ('{"chat": 0.7}', "presets.chat", "MODEL_TYPE", ""),
+        ("[hello", "", "MALFORMED", ""),
+    ],
+)
+def test_a_setting_that_cannot_be_stops_the_service_and_names_the_field(
+    monkeypatch: pytest.MonkeyPatch, presets: str, field: str, reason: str, limit: str
+) -> None:
+    monkeypatch.setenv("TW_GENERATOR_PRESETS", presets)
+    with refused(SettingsError) as caught:
+        load_settings(GeneratorSettings)
+    assert caught.value.wrong == [(field, reason)]
+    assert limit in str(caught.value)
 
 
 def test_overrides_replace_the_preset_one_by_one() -> None:
-    assert sampling_for(Task.CHAT, Overrides(temperature=0.0), 512) == Sampling(0.0, 0.95, 512)
-    assert sampling_for(Task.CHAT, Overrides(top_p=1.0), 512) == Sampling(0.9, 1.0, 512)
-    assert sampling_for(Task.CHAT, Overrides(max_tokens=4096), 512) == Sampling(0.9, 0.95, 4096)
+    assert sampling_for(CHAT, NO_OVERRIDES, 512) == Sampling(0.7, 0.9, 512)
+    assert sampling_for(CHAT, Overrides(temperature=0.0), 512) == Sampling(0.0, 0.9, 512)
+    assert sampling_for(CHAT, Overrides(top_p=1.0), 512) == Sampling(0.7, 1.0, 512)
+    assert sampling_for(CHAT, Overrides(max_tokens=4096), 512) == Sampling(0.7, 0.9, 4096)
     overrides = Overrides(stop=["\n", "x" * 64, "b", "c"], seed=0)
-    assert sampling_for(Task.CHAT, overrides, 512) == Sampling(0.9, 0.95, 512, ("\n", "x" * 64, "b", "c"), 0)
+    assert sampling_for(CHAT, overrides, 512) == Sampling(0.7, 0.9, 512, ("\n", "x" * 64, "b", "c"), 0)
 
 
 def test_a_temperature_that_no_model_server_takes_is_greedy() -> None:
-    assert sampling_for(Task.CHAT, Overrides(temperature=0.005), 512).temperature == 0.0
-    assert sampling_for(Task.CHAT, Overrides(temperature=0.01), 512).temperature == 0.01
+    assert sampling_for(CHAT, Overrides(temperature=0.005), 512).temperature == 0.0
+    assert sampling_for(CHAT, Overrides(temperature=0.01), 512).temperature == 0.01
+    assert sampling_for(Preset(0.005, 0.9), NO_OVERRIDES, 512).temperature == 0.0
 
 
 @pytest.mark.parametrize("meant", [0.1, 0.7, 0.95, 1.3, 2.0])
 def test_a_number_that_came_in_32_bits_is_what_was_meant(meant: float) -> None:
     (received,) = struct.unpack("f", struct.pack("f", meant))
-    assert sampling_for(Task.CHAT, Overrides(temperature=received), 512).temperature == meant
+    assert sampling_for(CHAT, Overrides(temperature=received), 512).temperature == meant
 
 
 @pytest.mark.parametrize(
@@ -58,6 +120,5 @@ def test_a_number_that_came_in_32_bits_is_what_was_meant(meant: float) -> None:
     ],
 )
 def test_an_override_out_of_range_names_field_and_limit(overrides: dict[str, Any], field: str, limit: str) -> None:
-    with pytest.raises(InvalidArgumentError) as caught:
-        sampling_for(Task.CHAT, Overrides(**overrides), 512)
-    assert (caught.value.field, caught.value.limit) == (field, limit)
+    with refused(InvalidArgumentError, field=field, limit=limit):
+        sampling_for(CHAT, Overrides(**overrides), 512)

@@ -11,7 +11,7 @@ from tests.training.toys import toy_model
 from training.__main__ import main
 from training.data.chat import Message, load_chat
 from training.decoding.beam import Beams, beam_search
-from training.decoding.presets import PRESETS
+from training.decoding.presets import read_presets
 from training.decoding.rows import Rows, stop_at
 from training.decoding.rules import Rules
 from training.decoding.sampling import sample
@@ -46,7 +46,7 @@ def test_an_answer_is_drawn_as_the_task_is_served(directory: Path, capsys: pytes
     words = ["generate", str(directory), "--prompt", "good tree", "--max-tokens", "20", "--seed", "5"]
     for task in (Task.CODE, Task.CREATIVE):
         assert main([*words, "--task", task]) == 0
-        assert capsys.readouterr().out == answer(directory, PRESETS[task], 20, 5) + "\n"
+        assert capsys.readouterr().out == answer(directory, read_presets()[task], 20, 5) + "\n"
     assert main([*words, "--temperature", "0"]) == 0
     assert capsys.readouterr().out == answer(directory, Rules(temperature=0), 20, 5) + "\n"
 

@@ -10,7 +10,7 @@ from training.data.chat import Message
 from training.evaluation.answers import Sampling, Speaker
 
 PROMPTS = [[Message("user", words)] for words in ("good tree", "bad", "river stone cloud")]
-SAMPLING = Sampling(samples_per_prompt=2, max_response_tokens=10, temperature=0.9, top_p=0.95)
+SAMPLING = Sampling(samples_per_prompt=2, max_response_tokens=10, temperature=0.7, top_p=0.9)
 
 
 @pytest.fixture(scope="module")

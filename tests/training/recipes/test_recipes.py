@@ -11,7 +11,7 @@ from tests.support.errors import refused
 from training.data.examples import read_texts
 from training.data.pairs import prompt_key
 from training.data.sets import read_anchors
-from training.decoding.presets import PRESETS
+from training.decoding.presets import read_presets
 from training.decoding.tasks import Task
 from training.evaluation.comparison import read_probes
 from training.manifest import plain, verify_manifest
@@ -39,7 +39,7 @@ def test_a_recipe_names_every_path_and_is_plain_data(recipe: Recipe) -> None:
 
 @pytest.mark.parametrize("recipe", [nano, small])
 def test_what_is_evaluated_is_what_users_get(recipe: Recipe) -> None:
-    sampling, served = recipe(PLAN).evaluation.sampling, PRESETS[Task.CHAT]
+    sampling, served = recipe(PLAN).evaluation.sampling, read_presets()[Task.CHAT]
     assert (sampling.temperature, sampling.top_p) == (served.temperature, served.top_p)
     assert sampling.max_response_tokens == recipe(PLAN).ppo.max_response_tokens
 

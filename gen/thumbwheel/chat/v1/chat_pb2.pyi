@@ -33,27 +33,27 @@ class _TaskEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Task.ValueType],
     TASK_UNSPECIFIED: _Task.ValueType  # 0
     """Chosen from the words of the message."""
     TASK_CODE: _Task.ValueType  # 1
-    """Source code; temperature 0.1."""
+    """Source code: the likeliest tokens."""
     TASK_QUESTION_ANSWERING: _Task.ValueType  # 2
-    """Facts; temperature 0.3."""
+    """Facts: few unlikely tokens."""
     TASK_CHAT: _Task.ValueType  # 3
-    """Conversation; temperature 0.9."""
+    """Conversation."""
     TASK_CREATIVE: _Task.ValueType  # 4
-    """Stories, poems; temperature 0.95."""
+    """Stories, poems: the widest choice of tokens."""
 
 class Task(_Task, metaclass=_TaskEnumTypeWrapper):
-    """What kind of answer is wanted; decides the sampling preset."""
+    """What kind of answer is wanted; decides the sampling preset: models/presets.json, or what the deployment sets instead."""
 
 TASK_UNSPECIFIED: Task.ValueType  # 0
 """Chosen from the words of the message."""
 TASK_CODE: Task.ValueType  # 1
-"""Source code; temperature 0.1."""
+"""Source code: the likeliest tokens."""
 TASK_QUESTION_ANSWERING: Task.ValueType  # 2
-"""Facts; temperature 0.3."""
+"""Facts: few unlikely tokens."""
 TASK_CHAT: Task.ValueType  # 3
-"""Conversation; temperature 0.9."""
+"""Conversation."""
 TASK_CREATIVE: Task.ValueType  # 4
-"""Stories, poems; temperature 0.95."""
+"""Stories, poems: the widest choice of tokens."""
 Global___Task: _TypeAlias = Task  # noqa: Y015
 
 class _Role:
