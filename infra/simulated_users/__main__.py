@@ -64,7 +64,7 @@ async def demo(settings: Settings, layout: Layout, first: Path | None) -> bool:
     with interruptible(say):
         async with (
             running_system(layout, first, say) as system,
-            open_client(system.gateway, settings.plan.manner) as client,
+            open_client(system.gateway) as client,
         ):
             demonstration = Demonstration(settings, system, client)
             holds = await (demonstration.run_worse() if settings.control.worse else demonstration.run())
@@ -86,7 +86,7 @@ def _go_on(settings: Settings) -> str:
 async def people(settings: Settings) -> bool:
     """Only the chatting and rating; the system must run."""
     system = System(Layout(settings.state, read_ports(settings.state)))
-    async with open_client(system.gateway, settings.plan.manner) as client:
+    async with open_client(system.gateway) as client:
         counts = await Demonstration(settings, system, client).fill()
     say(f"acknowledged: {counts.text()}; by version: {dict(counts.by_version)}")
     return counts.thumbs == settings.plan.thumbs

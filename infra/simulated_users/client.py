@@ -23,6 +23,9 @@ from training.refusals import DetailedError
 
 TURN_SECONDS, RATE_SECONDS = 120.0, 20.0
 DETAILS_KEY = "grpc-status-details-bin"
+# One task for every message, for its preset: the recipes evaluate with it too, and answers to one question differ, so that thumbs can
+# compare them. The preset of question answering gives nearly the same answer each time.
+TASK = chat_pb2.TASK_CHAT
 PASSING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
 Result = TypeVar("Result")
 
@@ -40,14 +43,6 @@ class Patience:
     seconds: float = 120.0
     first_wait_seconds: float = 0.3
     longest_wait_seconds: float = 10.0
-
-
-@dataclass(frozen=True)
-class Manner:
-    """How people of a recipe send: the task and, where the preset's variety is not wanted, a temperature."""
-
-    task: "chat_pb2.Task.ValueType" = chat_pb2.TASK_UNSPECIFIED
-    temperature: float | None = None
 
 
 @dataclass(frozen=True)
@@ -81,10 +76,10 @@ class Answer:
 class Client:
     """One channel for all people; each call carries the key of the person who makes it."""
 
-    def __init__(self, channel: grpc.aio.Channel, manner: Manner, patience: Patience) -> None:
+    def __init__(self, channel: grpc.aio.Channel, patience: Patience) -> None:
         self._chat = chat_pb2_grpc.ChatServiceStub(channel)
         self._feedback = feedback_pb2_grpc.FeedbackServiceStub(channel)
-        self._manner, self._patience = manner, patience
+        self._patience = patience
 
     async def ask(self, key: str, text: str, place: Place | None = None, model: str = "") -> Answer:
         """Send a message and read the whole answer. Raises: CallFailedError."""
@@ -112,10 +107,7 @@ class Client:
         )
 
     def _request(self, model: str) -> chat_pb2.SendMessageRequest:
-        request = chat_pb2.SendMessageRequest(request_id=str(uuid.uuid4()), task=self._manner.task, model=model)
-        if self._manner.temperature is not None:
-            request.sampling.temperature = self._manner.temperature
-        return request
+        return chat_pb2.SendMessageRequest(request_id=str(uuid.uuid4()), task=TASK, model=model)
 
     async def _turn(self, key: str, request: chat_pb2.SendMessageRequest) -> Answer:
         return await _patiently(lambda: self._read(key, request), self._patience)
@@ -152,10 +144,10 @@ class Client:
 
 
 @asynccontextmanager
-async def open_client(target: str, manner: Manner, patience: Patience | None = None) -> AsyncIterator[Client]:
+async def open_client(target: str, patience: Patience | None = None) -> AsyncIterator[Client]:
     """A client of the gateway at host:port."""
     async with grpc.aio.insecure_channel(target) as channel:
-        yield Client(channel, manner, patience or Patience())
+        yield Client(channel, patience or Patience())
 
 
 def describe(error: grpc.aio.AioRpcError) -> str:

@@ -3,9 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from thumbwheel.chat.v1 import chat_pb2
-
-from infra.simulated_users.client import Manner
 from infra.simulated_users.crowd import Habits
 from infra.simulated_users.rating import Temper
 from training.refusals import ConfigError
@@ -27,7 +24,6 @@ class Plan:
     people: int
     seconds: float
     concurrency: int
-    manner: Manner
     habits: Habits
     temper: Temper
     pause_seconds: float
@@ -38,7 +34,6 @@ class Plan:
 
 
 PLANS = {
-    # One task for all: its preset's temperature shows all that the base can say, where question answering shows one style.
     "nano": Plan(
         model="nano",
         thumbs=1000,
@@ -46,7 +41,6 @@ PLANS = {
         people=40,
         seconds=240,
         concurrency=16,
-        manner=Manner(task=chat_pb2.TASK_CHAT),
         habits=Habits(),
         temper=Temper(),
         pause_seconds=16.0,
@@ -56,7 +50,6 @@ PLANS = {
         goal=0.65,
     ),
     # A slip makes pairs of what all liked: with one in ten, two of five pairs on a few hundred thumbs are a coin's toss.
-    # 0.7 is where the small model's answers differ and still make sense: the recipe's evaluation samples there too.
     "small": Plan(
         model="small",
         thumbs=700,
@@ -64,7 +57,6 @@ PLANS = {
         people=24,
         seconds=1800,
         concurrency=4,
-        manner=Manner(temperature=0.7),
         habits=Habits(asks_again=0.7, goes_on=0.02),
         temper=Temper(noise=0.03, corrects_if_displeased=0.25),
         pause_seconds=120.0,

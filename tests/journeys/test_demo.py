@@ -24,7 +24,7 @@ async def people_say(stack: Stack, thumbs: int) -> Counts:
     settings = Settings("nano", plan, stack.state, 0, 0, seed=5, keep=False, fresh=False, control=Control())
     system = System(Layout(stack.state, stack.ports))
     before = await system.committed()
-    async with open_client(system.gateway, plan.manner) as client:
+    async with open_client(system.gateway) as client:
         counts = await Demonstration(settings, system, client).fill()
     await system.wait_committed(Rows(before.feedback + counts.events, before.turns + counts.turns))
     return counts

@@ -49,7 +49,7 @@ async def _people_rate(deployed: Deployed, names: list[str], bounds: Bounds, wan
             await asyncio.sleep(LOOK_SECONDS)
         stop.set()
 
-    async with open_client(f"127.0.0.1:{door}", PLAN.manner) as client:
+    async with open_client(f"127.0.0.1:{door}") as client:
         looking = asyncio.create_task(look())
         try:
             return await Crowd(client, names, questions, rater, PLAN.habits, SEED).run(bounds, lambda _: None, stop)

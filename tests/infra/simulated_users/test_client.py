@@ -13,7 +13,7 @@ from google.rpc import error_details_pb2, status_pb2
 from thumbwheel.chat.v1 import chat_pb2, chat_pb2_grpc
 from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 
-from infra.simulated_users.client import CallFailedError, Client, Manner, Patience, Place, open_client
+from infra.simulated_users.client import CallFailedError, Client, Patience, Place, open_client
 from tests.support.errors import refused
 
 # By the gateway of these tests.
@@ -75,13 +75,12 @@ async def gateway() -> AsyncIterator[tuple[Gateway, Client]]:
     feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    manner = Manner(task=chat_pb2.TASK_CHAT, temperature=0.5)
-    async with open_client(f"127.0.0.1:{port}", manner, PATIENCE) as client:
+    async with open_client(f"127.0.0.1:{port}", PATIENCE) as client:
         yield servicer, client
     await server.stop(None)
 
 
-async def test_a_person_asks_in_the_manner_of_the_recipe_and_reads_the_whole_answer(
+async def test_a_person_asks_with_the_preset_of_chat_and_reads_the_whole_answer(
     gateway: tuple[Gateway, Client],
 ) -> None:
     servicer, client = gateway
@@ -91,7 +90,7 @@ async def test_a_person_asks_in_the_manner_of_the_recipe_and_reads_the_whole_ans
         *("Hello?", "c", "p"),
         "v7",
     )
-    assert (request.task, request.sampling.temperature) == (chat_pb2.TASK_CHAT, 0.5)
+    assert (request.task, request.HasField("sampling")) == (chat_pb2.TASK_CHAT, False)
     assert (answer.text, answer.message_id, answer.model_version, answer.refused) == ("Hello there.", "m", "v7", False)
     again = await client.ask_again("secret", answer)
     assert servicer.turns[1].regenerate.message_id == "u"
