@@ -1,4 +1,4 @@
-"""How fast a step of SFT, GRPO and PPO is beside TRL's, on the same model, data and number of threads: `python benchmarks/training_step.py`.
+"""Speed of a step of SFT, GRPO and PPO beside TRL's on the same model, data and threads: `python benchmarks/training_step.py`.
 
 TRL runs in its own environments (locks/oracle*.txt: 1.16, and 1.12 for PPO, which later ones have not). Both sides are processes that wait
 for a word before each step, so they take turns step by step and neighbours slow both; with one thread it is processor time that counts.

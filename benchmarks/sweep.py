@@ -1,0 +1,216 @@
+"""Answers, refusals and waits at 5 to 400 streams: through Thumbwheel, from the model server alone, and through other servers.
+
+`python benchmarks/sweep.py [--streams 5 10 25 50 100 200 400] [--rounds 3] [--by upstream http grpc]`. The streams start together
+and ask for 80 tokens each, at 20 a second. A stream begins the next answer when one has ended, waits as long as a refusal says, and
+gives up after a minute. Client and model server are the Go program in benchmarks/load; they share the processors with the services.
+
+`--before DIR` measures the services of another work tree in the same rounds. `--other NAME=URL` measures a server with OpenAI's API
+that the reader has started with `--model-port` as its model server; its key is in the variable LOAD_KEY.
+`--profile` samples each service with py-spy at the largest number of streams and prints the functions that took most time.
+"""
+
+import argparse
+import asyncio
+import base64
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from thumbwheel.chat.v1 import chat_pb2
+
+from benchmarks.chat_path import QUESTION, cpu_seconds, model_directory, print_environment, ready
+from infra.embedded.layout import ROOT, Layout, free_ports, programs
+from infra.servers.go import find_go
+from infra.supervision.ports import HOST, free_port
+
+STREAMS = (5, 10, 25, 50, 100, 200, 400)
+SECONDS, LONGER_FROM, LONGER_SECONDS = 10.0, 100, 14.0
+TOKENS, PACE = 80, "50ms"
+SETTLE_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class Way:
+    """One thing to measure: the client's words for it, and the processes whose processor time is told."""
+
+    name: str
+    words: Sequence[str]
+    pids: Mapping[str, int]
+
+
+def build(folder: Path) -> Path:
+    """Build the Go program. Raises: subprocess.CalledProcessError."""
+    program = folder / "load"
+    subprocess.run(
+        [str(find_go()), "build", "-buildvcs=false", "-o", str(program), "."],
+        cwd=Path(__file__).parent / "load",
+        check=True,
+    )
+    return program
+
+
+@contextmanager
+def started(words: Sequence[str], log: Path, **options: object) -> Iterator["subprocess.Popen[bytes]"]:
+    """A process until the block ends; its standard error goes to `log`."""
+    with log.open("ab") as err, subprocess.Popen(words, stderr=err, **options) as process:  # type: ignore[call-overload]
+        try:
+            yield process
+        finally:
+            process.terminate()
+
+
+@contextmanager
+def services(checkout: Path, folder: Path, model_port: int) -> Iterator[tuple[Layout, Mapping[str, int]]]:
+    """The services of a work tree, embedded, in front of the model server at `model_port`. Yields their layout and process ids."""
+    layout = Layout(folder, {**free_ports(), "predictor": model_port})
+    layout.prepare()
+    pids = {}
+    with ExitStack() as stack:
+        for program in programs(layout, model_directory(folder)):
+            if program.name == "predictor":
+                continue
+            environment = {**os.environ, **program.environment, "PYTHONPATH": f"{checkout}:{checkout / 'gen'}"}
+            if program.name == "gateway":
+                # One key stands for many users.
+                environment |= {"TW_GATEWAY_MAX_TURNS_PER_USER": "0", "TW_GATEWAY_MAX_CONNECTION_RPCS": "0"}
+            log = folder / f"{program.name}.txt"
+            process = stack.enter_context(started(program.command, log, env=environment, cwd=checkout))
+            pids[program.name] = process.pid
+        asyncio.run(ready([port for name, port in layout.ports.items() if not name.endswith("metrics")]))
+        yield layout, pids
+
+
+def ways_of(name: str, layout: Layout, pids: Mapping[str, int], wanted: Sequence[str]) -> Iterator[Way]:
+    """The doors of one set of services."""
+    key = ("--key", (layout.state / "owner.key").read_text().strip())
+    if "http" in wanted:
+        yield Way(f"{name} /v1", ("--url", f"{layout.url}/v1/chat/completions", *key), pids)
+    if "grpc" in wanted:
+        sampling = chat_pb2.SamplingOverrides(max_tokens=TOKENS)
+        asked = chat_pb2.SendMessageRequest(input=chat_pb2.UserInput(text=QUESTION), sampling=sampling)
+        request = base64.b64encode(asked.SerializeToString()).decode()
+        field = str(chat_pb2.ChatEvent.DESCRIPTOR.fields_by_name["text_delta"].number)
+        words = ("--grpc", layout.target("gateway"), "--request", request, "--text-field", field, *key)
+        yield Way(f"{name} gRPC", words, pids)
+
+
+def busy_seconds() -> tuple[float, float]:
+    """Processor seconds of the whole machine so far: busy, and all."""
+    fields = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    return (sum(fields) - fields[3] - fields[4]), sum(fields)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the client printed (see benchmarks/load/send.go), the share of all processors that was busy, and seconds by process."""
+
+    client: Mapping[str, Any]
+    busy: float
+    cpu: Mapping[str, float]
+
+    def row(self) -> str:
+        client, answers = self.client, max(self.client["answers"], 1)
+        (first50, _, first99), (asked50, _, asked99) = client["first_text_ms"], client["since_asked_ms"]
+        (whole50, _, whole99), (refusal50, _, _) = client["whole_ms"], client["refusal_ms"]
+        costs = " ".join(f"{name} {1000 * spent / answers:.0f}" for name, spent in self.cpu.items())
+        return (
+            f"{client['answers']:4} answers in {client['seconds']:4.1f} s"
+            f" | refused {client['refused']:4} ({refusal50:.0f} ms), given up {client['given_up']}, failed {client['failed'] or 0}"
+            f" | first text {first50:5.0f} / {first99:5.0f} ms, since asked {asked50:5.0f} / {asked99:5.0f}"
+            f" | whole {whole50 / 1000:.2f} / {whole99 / 1000:.2f} s | busy {100 * self.busy:3.0f} % | ms a turn: {costs}"
+        )
+
+
+def measure(load: Path, way: Way, streams: int, options: argparse.Namespace) -> Found:
+    """One run of the client."""
+    seconds = options.seconds or (LONGER_SECONDS if streams >= LONGER_FROM else SECONDS)
+    waits = [] if options.wait else ["--wait=false"]
+    words = [str(load), "send", *way.words, "--streams", str(streams), "--seconds", str(seconds), *waits]
+    before, (busy, whole) = cpu_seconds(way.pids), busy_seconds()
+    done = subprocess.run([*words, "--tokens", str(TOKENS)], capture_output=True, text=True, check=True)
+    after, (busy_after, whole_after) = cpu_seconds(way.pids), busy_seconds()
+    spent = {name: after[name] - before[name] for name in way.pids}
+    return Found(json.loads(done.stdout), (busy_after - busy) / (whole_after - whole), spent)
+
+
+def profile(load: Path, way: Way, streams: int, folder: Path, options: argparse.Namespace) -> None:
+    """Sample every service under load with py-spy; print the functions with the largest share of their process."""
+    files = {name: folder / f"{name}.folded" for name in way.pids}
+    recording = [
+        subprocess.Popen(
+            ["py-spy", "record", "--gil", "-p", str(pid), "-d", "10", "-r", "200", "-f", "raw", "-o", str(files[name])],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for name, pid in way.pids.items()
+    ]
+    measure(load, way, streams, options)
+    for process in recording:
+        process.wait(60)
+    for name, file in files.items():
+        print(f"\n{name}")
+        inclusive, total = Counter[str](), 0
+        for line in file.read_text().splitlines():
+            frames, _, samples = line.rpartition(" ")
+            functions = {frame.rpartition(":")[0] for frame in frames.split(";")}
+            inclusive.update(dict.fromkeys(functions, int(samples)))
+            total += int(samples)
+        for function, share in inclusive.most_common(options.functions):
+            print(f"  {100 * share / total:4.1f} %  {function}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--streams", type=int, nargs="+", default=STREAMS, help="answers under way at any time")
+    parser.add_argument(
+        "--seconds", type=float, default=0, help="time in which answers are begun; 0: 10, from 100 streams 14"
+    )
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--by", nargs="+", choices=("upstream", "http", "grpc"), default=("upstream", "http"))
+    parser.add_argument("--before", type=Path, help="another work tree whose services are measured too")
+    parser.add_argument("--other", action="append", default=[], metavar="NAME=URL", help="another server, see above")
+    parser.add_argument("--model-port", type=int, default=0, help="port of the model server; 0: a free one")
+    parser.add_argument("--no-wait", dest="wait", action="store_false", help="ask again at once when refused")
+    parser.add_argument("--profile", action="store_true", help="where the time of each service goes; needs py-spy")
+    parser.add_argument("--functions", type=int, default=15, help="lines of the profile for each service")
+    options = parser.parse_args()
+    print_environment()
+    with tempfile.TemporaryDirectory(prefix="thumbwheel-bench-") as name, ExitStack() as stack:
+        folder, model_port = Path(name), options.model_port or free_port()
+        load = build(folder)
+        address = f"{HOST}:{model_port}"
+        stack.enter_context(started([str(load), "serve", "--address", address, "--pace", PACE], folder / "load.txt"))
+        asyncio.run(ready([model_port]))
+        ways = []
+        if "upstream" in options.by:
+            ways.append(Way("model server", ("--url", f"http://{address}/v1/chat/completions"), {}))
+        for other in options.other:
+            label, _, url = other.partition("=")
+            ways.append(Way(label, ("--url", url, "--key", os.environ.get("LOAD_KEY", "")), {}))
+        for label, checkout in (("before", options.before), ("thumbwheel", ROOT)):
+            if checkout:
+                (folder / label).mkdir()
+                layout, pids = stack.enter_context(services(checkout.resolve(), folder / label, model_port))
+                ways += ways_of(label, layout, pids, options.by)
+        time.sleep(SETTLE_SECONDS)
+        for round_ in range(1, options.rounds + 1):
+            for streams in options.streams:
+                for way in ways:
+                    found = measure(load, way, streams, options)
+                    print(f"{round_} | {streams:3} | {way.name:16} | {found.row()}", flush=True)
+                    time.sleep(SETTLE_SECONDS)
+        if options.profile:
+            profile(load, next(way for way in ways if way.pids), max(options.streams), folder, options)
+
+
+if __name__ == "__main__":
+    main()
