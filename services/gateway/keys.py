@@ -117,14 +117,15 @@ class Keys:
     def __init__(self, store: KeyLookup, cache_seconds: float, now: Callable[[], float] = time.time) -> None:
         self._store, self._cache_seconds, self._now = store, cache_seconds, now
         self._cache: OrderedDict[bytes, tuple[float, StoredKey]] = OrderedDict()
+        self._asking: dict[bytes, asyncio.Task[StoredKey | None]] = {}
         self._noting: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        """What is being written ends before the store is closed."""
-        await asyncio.gather(*self._noting)
+        """What is being read or written ends before the store is closed."""
+        await asyncio.gather(*self._asking.values(), *self._noting, return_exceptions=True)
 
     async def authenticate(self, secret: str) -> Credential:
         """The user of a key.
@@ -136,13 +137,23 @@ class Keys:
         if not _SECRET.fullmatch(secret):
             raise _refused("the API key is not known", "API_KEY_INVALID")
         digest = digest_of(secret)
-        key = self._cached(digest)
-        if key is None:
-            key = await self._store.find(digest)
-            if key is not None:
-                self._remember(digest, key)
-                self._note(key)
+        key = self._cached(digest) or await self._ask(digest)
         return _checked(key, digest, self._now())
+
+    async def _ask(self, digest: bytes) -> StoredKey | None:
+        """Ask the store once for all calls with the same key that arrive together."""
+        if not (asking := self._asking.get(digest)):
+            asking = self._asking[digest] = asyncio.create_task(self._find(digest))
+            asking.add_done_callback(lambda _: self._asking.pop(digest))
+        # A caller who leaves takes nothing from the others.
+        return await asyncio.shield(asking)
+
+    async def _find(self, digest: bytes) -> StoredKey | None:
+        key = await self._store.find(digest)
+        if key is not None:
+            self._remember(digest, key)
+            self._note(key)
+        return key
 
     def _cached(self, digest: bytes) -> StoredKey | None:
         until, key = self._cache.get(digest, (0.0, None))

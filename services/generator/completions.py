@@ -25,6 +25,8 @@ from services.generator.sse import EventParser, MalformedStreamError, Piece
 
 DEFAULT_RETRY_SECONDS = 1.0
 SEEDS = 2**63
+# The limit on a silence within an answer is late by at most so much.
+RESCHEDULE_SECONDS = 0.5
 SILENT = "MODEL_SERVER_SILENT"
 _PARAMETERS = frozenset({"messages", "temperature", "top_p", "max_tokens", "stop", "seed"})
 _TOKENS = re.compile(r"limit is (\d+)")
@@ -88,14 +90,16 @@ class Completions:
     async def _read(
         self, response: aiohttp.ClientResponse, patience: asyncio.Timeout, take: Callable[[Piece], None]
     ) -> None:
-        loop, parser = asyncio.get_running_loop(), EventParser()
+        loop, parser, again = asyncio.get_running_loop(), EventParser(), 0.0
         async for data in response.content.iter_any():
             self._heard_at = time.monotonic()
             for piece in parser.feed(data):
                 if piece.failed:
                     raise broken_off()
-                if piece.text:
-                    patience.reschedule(loop.time() + self._patience.idle_seconds)
+                if piece.text and loop.time() >= again:
+                    # Not at every token: a timer costs as much as the token's own event.
+                    again = loop.time() + RESCHEDULE_SECONDS
+                    patience.reschedule(again + self._patience.idle_seconds)
                 take(piece)
 
     @asynccontextmanager

@@ -94,7 +94,10 @@ class GeneratorSettings(ServiceSettings):
     )
     connect_seconds: float = Field(2.0, gt=0, description="longest wait for a connection to the model server")
     coalesce_seconds: float = Field(
-        0.03, ge=0, le=1, description="deltas after the first are put together for this long"
+        0.03,
+        ge=0,
+        le=1,
+        description="from the first delta of an answer to the second; later pauses grow to four times it",
     )
     reconcile_seconds: float = Field(1.0, gt=0, description="how often the model server's versions are compared")
     load_seconds: float = Field(600.0, gt=0, description="longest time that loading a version may take")

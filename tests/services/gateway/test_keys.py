@@ -1,6 +1,7 @@
 """API keys: only hashes are kept, they expire, are rotated and revoked within seconds; the owner's key comes from a file."""
 
 import argparse
+import asyncio
 import re
 import stat
 import time
@@ -278,3 +279,17 @@ async def test_a_scope_of_a_later_version_grants_nothing(tmp_path: Path) -> None
             await connection.exec_driver_sql("UPDATE api_keys SET scopes = 'chat fly'")
         async with Keys(SqlKeyStore(engine), 0) as keys:
             assert (await keys.authenticate(secret)).scopes == {Scope.CHAT}
+
+
+async def test_the_store_is_asked_once_for_calls_with_one_key_that_arrive_together() -> None:
+    secret, key = mint(ADA)
+    store = CountingStore(key)
+    async with Keys(store, cache_seconds=0) as keys:
+        leaving = asyncio.create_task(keys.authenticate(secret))
+        staying = [asyncio.create_task(keys.authenticate(secret)) for _ in range(5)]
+        await asyncio.sleep(0)
+        leaving.cancel()
+        assert [credential.caller for credential in await asyncio.gather(*staying)] == [ADA] * 5
+        assert store.lookups == 1
+        await keys.authenticate(secret)
+    assert store.lookups == 2

@@ -1,8 +1,12 @@
 """Deltas put together: the first at once, no character lost, hardly more messages than windows."""
 
 import asyncio
+import itertools
+
+import pytest
 
 from services.generator.coalesce import coalesced
+from tests.support.simulated_time import simulate
 
 
 async def collect(pieces: "asyncio.Queue[str | None]", window_seconds: float) -> list[str]:
@@ -35,3 +39,25 @@ async def test_an_empty_answer_has_no_deltas() -> None:
     pieces: asyncio.Queue[str | None] = asyncio.Queue()
     pieces.put_nowait(None)
     assert await collect(pieces, 0.2) == []
+
+
+def test_pauses_grow_to_four_times_the_window() -> None:
+    async def play() -> None:
+        pieces: asyncio.Queue[str | None] = asyncio.Queue()
+        loop, moments = asyncio.get_running_loop(), list[float]()
+
+        async def write() -> None:
+            for _ in range(300):
+                pieces.put_nowait("a")
+                await asyncio.sleep(0.01)
+            pieces.put_nowait(None)
+
+        async def read() -> None:
+            async for _ in coalesced(pieces, 0.2):
+                moments.append(loop.time())
+
+        await asyncio.gather(write(), read())
+        pauses = [later - earlier for earlier, later in itertools.pairwise(moments)]
+        assert pauses[:6] == pytest.approx([0.2, 0.3, 0.45, 0.675, 0.8, 0.8], abs=0.02)
+
+    simulate(play())
