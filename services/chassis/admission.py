@@ -1,37 +1,40 @@
-"""How many calls may be in flight: a limit that follows their latency, and who is refused first when it is reached.
+"""Admission control: a limit on the calls that wait for their first answer, and a short line for the calls above the limit.
 
-A gradient after Netflix's concurrency-limits: where the median call of a short window takes much longer than its method usually
-does, work waits somewhere behind us, and the limit falls; else it grows. Two things are ours. Calls that still wait count with
-their age, so a peer that hangs is noticed though nothing ends. And what is usual is learned in quiet times and from short probes
-at half the limit alone: Gradient2's long average takes a lasting overload for usual. docs/decisions/2026-11-25-admission.md.
+The limit is a gradient controller after Envoy's adaptive concurrency filter (envoyproxy.io, "Adaptive Concurrency") and Netflix's
+concurrency-limits: limit × gradient, the tolerated latency over the latency now. The order of the line is adaptive LIFO
+(B. Maurer, "Fail at Scale", ACM Queue 13(8), 2015). docs/decisions/2026-11-28-admission.md.
 """
 
+import asyncio
 import math
 import random
 import statistics
 import time
-from collections import defaultdict
-from collections.abc import Callable, Collection
+from collections import defaultdict, deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
 from services.chassis.errors import ResourceExhaustedError
-from services.chassis.telemetry import ADMISSION_LIMIT
+from services.chassis.telemetry import ADMISSION_LIMIT, ADMISSION_LINE, ADMISSION_REFUSED, ADMISSION_STARTING
 
-# A median at 1.5 times the mean is a queue of about 0.8 c calls before c servers (M/M/c): all are busy, nobody waits long.
-TOLERANCE = 1.5
-# A loop that is given fifty small calls at once is late by so much, and not overloaded.
-SLACK_SECONDS = 0.02
-FALL, GROWTH = 0.5, 1.5
-WINDOW_SECONDS, WINDOW_CALLS = 0.05, 16
-USUAL_SECONDS, USUAL_CALLS = 30.0, 32
-PROBE_EVERY_SECONDS, PROBE_SECONDS, PROBE_CALLS = 10.0, 3.0, 64
-# Of the limit: the rest is for interactive calls.
+# Longest time in the line. A burst that is served within it is served completely.
+LINE_SECONDS = 2.0
+# Latency that counts as none: TOLERANCE times the latency without load, and the time of a few turns of a busy event loop.
+TOLERANCE, SLACK_SECONDS = 1.5, 0.02
+LOWEST_GRADIENT, HIGHEST_GRADIENT = 0.5, 2.0
+# The limit moves after so many answers, and not more often than every WINDOW_SECONDS.
+WINDOW_CALLS, WINDOW_SECONDS = 8, 0.1
+# Latency without load: the median of so many calls at the lowest limit.
+UNLOADED_CALLS = 16
+# It rises no faster, so that an overload of a minute is not taken for normal, and a model that became slower is after some minutes.
+RISE_A_SECOND = 1.02
+# Share of the limit that batch calls may fill.
 BATCH_SHARE = 0.75
 
 
 class Priority(StrEnum):
-    """Batch calls are refused first."""
+    """Interactive calls leave the line before batch calls."""
 
     INTERACTIVE = "interactive"
     BATCH = "batch"
@@ -39,139 +42,163 @@ class Priority(StrEnum):
 
 @dataclass(eq=False)
 class Ticket:
-    """An admitted call: in flight until it ends, measured until its first answer."""
+    """An admitted call. `alone`: at no time since it began did more calls than the lowest limit wait for their first answer."""
 
     method: str
     began: float
+    alone: bool
 
 
-class Usual:
-    """What calls of one method take in quiet times: a mean that forgets."""
+@dataclass(eq=False)
+class Place:
+    """A place in the line; `ticket` is there once the call is admitted."""
 
-    def __init__(self) -> None:
-        self.seconds, self.calls = 0.0, 0.0
-
-    @property
-    def mean_seconds(self) -> float:
-        """Endless before there are enough calls to say."""
-        return self.seconds / self.calls if self.calls >= USUAL_CALLS else math.inf
-
-    def learn(self, seconds: list[float], keep: float) -> None:
-        """Add calls; `keep` is the share at which the earlier ones still count."""
-        self.seconds, self.calls = self.seconds * keep + sum(seconds), self.calls * keep + len(seconds)
+    method: str
+    ticket: asyncio.Future[Ticket]
 
 
 class Gradient:
-    """The limit, moved once a window. Times are seconds on one clock."""
+    """The limit, between `floor` and `ceiling`. Times are seconds on one clock."""
 
     def __init__(self, floor: int, ceiling: int) -> None:
-        self._floor, self._ceiling, self._limit = floor, ceiling, float(ceiling)
-        self._usual: defaultdict[str, Usual] = defaultdict(Usual)
-        self._taken: defaultdict[str, list[float]] = defaultdict(list)
-        self._most_in_flight = 0
-        self._window_began, self._window_seconds = 0.0, WINDOW_SECONDS
-        # When the limit left the ceiling or was last probed, and the probe that runs.
-        self._probed_at: float | None = None
-        self._probe_began, self._probe_limit = math.inf, 0
+        self._floor, self._ceiling, self._limit = floor, ceiling, float(min(floor, ceiling))
+        # By method: the latency without load, and when it was learned.
+        self._unloaded: dict[str, tuple[float, float]] = {}
+        self._alone: defaultdict[str, list[float]] = defaultdict(list)
+        self._excess: list[float] = []
+        self._window_began, self._most_waiting = 0.0, 0
 
     @property
     def allowed(self) -> int:
-        """Calls that may be in flight now."""
-        return int(self._limit) if self._probe_began == math.inf else self._probe_limit
+        """Calls that may wait for their first answer now."""
+        return int(self._limit)
 
-    def take(self, ticket: Ticket, now: float, *, failed: bool = False) -> None:
-        """A call was answered. One that failed counts only if it took long: quick failures say nothing about waiting."""
-        seconds, probing = now - ticket.began, self._probe_began < math.inf
-        if (failed and seconds < self._usual[ticket.method].mean_seconds) or (
-            probing and ticket.began < self._probe_began
-        ):
-            return
-        self._taken[ticket.method].append(seconds)
+    def take(self, ticket: Ticket, now: float, waiting: int, *, refused: bool = False) -> None:
+        """Learn from a call that was answered or refused by a peer, with `waiting` calls before their first answer at that time."""
+        seconds = now - ticket.began
+        if ticket.alone and not refused:
+            self._learn(ticket.method, seconds, now)
+        if ticket.began < self._window_began:
+            return  # admitted under an earlier limit
+        self._most_waiting = max(self._most_waiting, waiting)
+        unloaded, _ = self._unloaded.get(ticket.method, (seconds, now))
+        allowed = TOLERANCE * unloaded + SLACK_SECONDS
+        self._excess.append(math.inf if refused else seconds / allowed)
+        if len(self._excess) >= WINDOW_CALLS and now - self._window_began >= WINDOW_SECONDS:
+            self._move(now)
 
-    def turn(self, now: float, in_flight: int, waiting: Collection[Ticket]) -> None:
-        """Close the window if it holds enough, and move the limit."""
-        self._most_in_flight = max(self._most_in_flight, in_flight)
-        taken = sum(map(len, self._taken.values()))
-        if self._probe_began < math.inf:
-            if taken >= PROBE_CALLS or now - self._probe_began >= PROBE_SECONDS:
-                self._end_probe(now)
-        elif now - self._window_began >= self._window_seconds and taken + len(waiting) >= min(
-            WINDOW_CALLS, self._limit
-        ):
-            self._move(self._pull(now, waiting), now)
-            if self._probed_at is not None and now - self._probed_at >= PROBE_EVERY_SECONDS:
-                self._probe_began, self._probe_limit = now, max(self._floor, in_flight - math.ceil(len(waiting) / 2))
-            self._open_window(now)
+    def _learn(self, method: str, seconds: float, now: float) -> None:
+        taken = self._alone[method]
+        taken.append(seconds)
+        if len(taken) == UNLOADED_CALLS:
+            known, learned_at = self._unloaded.get(method, (math.inf, now))
+            most = known * RISE_A_SECOND ** (now - learned_at)
+            self._unloaded[method] = min(statistics.median(taken), most), now
+            taken.clear()
 
-    def _pull(self, now: float, waiting: Collection[Ticket]) -> float:
-        """Below 1: calls wait too long. Above: there is room."""
-        most = {method: TOLERANCE * usual.mean_seconds + SLACK_SECONDS for method, usual in self._usual.items()}
-        excess = [seconds / most.get(method, math.inf) for method, taken in self._taken.items() for seconds in taken]
-        excess += [(now - ticket.began) / most.get(ticket.method, math.inf) for ticket in waiting]
-        return 1 / max(statistics.median_low(excess), 1 / GROWTH)
-
-    def _move(self, pull: float, now: float) -> None:
-        if pull < 1:
-            self._limit = min(self._limit, self._most_in_flight)
-        elif self._probed_at is None:
-            keep = math.exp(-(now - self._window_began) / USUAL_SECONDS)
-            for method, seconds in self._taken.items():
-                self._usual[method].learn(seconds, keep)
-        # Halfway: the calls under way were admitted under the old limit.
-        self._limit = min(self._ceiling, max(self._floor, self._limit * (1 + max(pull, FALL)) / 2))
-        self._probed_at = None if self._limit == self._ceiling else self._probed_at or now
-
-    def _end_probe(self, now: float) -> None:
-        for method, seconds in self._taken.items():
-            usual = self._usual[method]
-            usual.learn(seconds, min(1.0, PROBE_CALLS / max(usual.calls, 1)))
-        self._probe_began, self._probed_at = math.inf, now
-        self._open_window(now)
-
-    def _open_window(self, now: float) -> None:
-        """A window is as long as a call, so that it shows what the last move did."""
-        if taken := [seconds for each in self._taken.values() for seconds in each]:
-            self._window_seconds = max(WINDOW_SECONDS, statistics.fmean(taken))
-        self._taken.clear()
-        self._window_began, self._most_in_flight = now, 0
+    def _move(self, now: float) -> None:
+        excess = min(1 / LOWEST_GRADIENT, max(1 / HIGHEST_GRADIENT, statistics.median_low(self._excess)))
+        gradient = 1 / excess
+        # A limit that is not reached says nothing about a higher one.
+        if gradient < 1 or 2 * self._most_waiting >= self._limit:
+            self._limit = min(self._ceiling, max(self._floor, self._limit * gradient))
+        self._excess.clear()
+        self._window_began, self._most_waiting = now, 0
 
 
 class Admission:
-    """A door that counts who is inside: `enter`, `answered`, `leave`."""
+    """Admits calls: `enter` before the work, `answered` at the first answer, `leave` at the end."""
 
     def __init__(
         self, door: str, floor: int, ceiling: int, retry_seconds: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
+        """`floor` and `ceiling` bound the limit; `ceiling` also bounds the calls in flight, streams included, and the line."""
+        self._floor, self._ceiling = floor, ceiling
         self._retry_seconds, self._clock = retry_seconds, clock
         self._gradient = Gradient(floor, ceiling)
-        ADMISSION_LIMIT.labels(door).set_function(lambda: self._gradient.allowed)
+        self._starting: set[Ticket] = set()
         self._in_flight = 0
-        self._waiting: set[Ticket] = set()
+        self._lines: dict[Priority, deque[Place]] = {priority: deque() for priority in Priority}
+        self._line_began = 0.0
+        self._refused = ADMISSION_REFUSED.labels(door)
+        ADMISSION_LIMIT.labels(door).set_function(lambda: self._gradient.allowed)
+        ADMISSION_STARTING.labels(door).set_function(lambda: len(self._starting))
+        ADMISSION_LINE.labels(door).set_function(lambda: self._in_line)
 
-    def enter(self, method: str, priority: Priority = Priority.INTERACTIVE) -> Ticket:
-        """Raises: ResourceExhaustedError at the limit, with a retry delay."""
-        now = self._clock()
-        self._gradient.turn(now, self._in_flight, self._waiting)
-        allowed = int(self._gradient.allowed * (BATCH_SHARE if priority is Priority.BATCH else 1))
-        if self._in_flight >= allowed:
-            wait = self._retry_seconds * random.uniform(0.5, 1.5)
-            raise ResourceExhaustedError("too much is under way", limit=f"{allowed} at once", retry_seconds=wait)
-        ticket = Ticket(method, now)
-        self._waiting.add(ticket)
+    async def enter(
+        self, method: str, priority: Priority = Priority.INTERACTIVE, line_seconds: float = LINE_SECONDS
+    ) -> Ticket:
+        """Admit a call, at once or after at most `line_seconds` (never more than LINE_SECONDS) in the line.
+
+        Raises:
+            ResourceExhaustedError: there was no place in time, or the line is full; with a retry delay.
+        """
+        if not self._in_line and self._has_room(priority):
+            return self._admit(method)
+        if self._in_line >= self._ceiling:
+            raise self._refusal()
+        self._line_began = self._line_began if self._in_line else self._clock()
+        place = Place(method, asyncio.get_running_loop().create_future())
+        line = self._lines[priority]
+        line.append(place)
+        try:
+            async with asyncio.timeout(min(line_seconds, LINE_SECONDS)):
+                return await place.ticket
+        except BaseException as error:
+            if place in line:
+                line.remove(place)
+            else:
+                # Admitted at the moment at which the caller left.
+                self.leave(place.ticket.result())
+            if isinstance(error, TimeoutError):
+                raise self._refusal() from None
+            raise
+
+    def answered(self, ticket: Ticket, *, refused: bool = False) -> None:
+        """The first answer is out, or a peer refused the call. Later answers may be reported too."""
+        if ticket in self._starting:
+            self._gradient.take(ticket, self._clock(), len(self._starting), refused=refused)
+            self._starting.remove(ticket)
+            self._call_next()
+
+    def leave(self, ticket: Ticket) -> None:
+        """The call has ended. A call that failed before its first answer is no measure of latency."""
+        self._starting.discard(ticket)
+        self._in_flight -= 1
+        self._call_next()
+
+    @property
+    def _in_line(self) -> int:
+        return sum(map(len, self._lines.values()))
+
+    def _has_room(self, priority: Priority) -> bool:
+        share = BATCH_SHARE if priority is Priority.BATCH else 1
+        return len(self._starting) < self._gradient.allowed * share and self._in_flight < self._ceiling
+
+    def _admit(self, method: str) -> Ticket:
+        ticket = Ticket(method, self._clock(), alone=len(self._starting) < self._floor)
+        if len(self._starting) == self._floor:
+            for other in self._starting:
+                other.alone = False
+        self._starting.add(ticket)
         self._in_flight += 1
         return ticket
 
-    def answered(self, ticket: Ticket) -> None:
-        """The first answer is out; later ones may be told too."""
-        if ticket in self._waiting:
-            self._waiting.remove(ticket)
-            self._gradient.take(ticket, self._clock())
+    def _call_next(self) -> None:
+        """Admit from the line: the oldest caller first, and the newest first once the line has stood longer than a burst."""
+        for priority, line in self._lines.items():
+            while line and self._has_room(priority):
+                newest = self._clock() - self._line_began > LINE_SECONDS
+                place = line.pop() if newest else line.popleft()
+                if not place.ticket.done():
+                    place.ticket.set_result(self._admit(place.method))
+            if line:
+                return
 
-    def leave(self, ticket: Ticket) -> None:
-        """The call has ended, answered or not."""
-        now = self._clock()
-        if ticket in self._waiting:
-            self._waiting.remove(ticket)
-            self._gradient.take(ticket, now, failed=True)
-        self._in_flight -= 1
-        self._gradient.turn(now, self._in_flight, self._waiting)
+    def _refusal(self) -> ResourceExhaustedError:
+        self._refused.inc()
+        return ResourceExhaustedError(
+            "too many calls wait for their first answer",
+            limit=f"{self._gradient.allowed} at once",
+            retry_seconds=self._retry_seconds * random.uniform(0.5, 1.5),
+        )

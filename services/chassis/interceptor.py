@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import aclosing, asynccontextmanager, suppress
@@ -25,7 +26,7 @@ from services.chassis.errors import (
     ServiceError,
     status_details,
 )
-from services.chassis.identity import CallContext, bind_call, caller_from
+from services.chassis.identity import CallContext, bind_call, caller_from, current_call
 from services.chassis.mutual_tls import Callers, require_peer
 from services.chassis.retries import PUSH_BACK_KEY, push_back
 from services.chassis.settings import ServiceSettings
@@ -46,19 +47,25 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps unary and server-streaming methods of a service. `batch` holds the paths of methods that are refused first."""
+    """Wraps unary and server-streaming methods of a service.
+
+    Args:
+        batch: paths of the methods that leave the line last.
+        unlimited: paths of the methods that pass without admission, since what they begin is admitted elsewhere.
+    """
 
     def __init__(
         self,
         settings: ServiceSettings,
         admission: Admission,
-        batch: Collection[str],
         callers: Callers | None,
         *,
+        batch: Collection[str] = (),
+        unlimited: Collection[str] = (),
         secure: bool,
     ) -> None:
         self._max_rpc_seconds, self._write_seconds = settings.max_rpc_seconds, settings.max_write_seconds
-        self._admission, self._batch = admission, batch
+        self._admission, self._batch, self._unlimited = admission, batch, unlimited
         self._callers, self._secure = callers, secure
         self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
@@ -122,12 +129,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             if request is MALFORMED:
                 text = "the request is not valid protobuf, or a text is not valid UTF-8"
                 raise InvalidArgumentError(text, field="request")
-            ticket = self._admission.enter(name, Priority.BATCH if method in self._batch else Priority.INTERACTIVE)
-            try:
-                yield lambda: self._admission.answered(ticket)
-                self._admission.answered(ticket)
-            finally:
-                self._admission.leave(ticket)
+            async with self._admitted(method) as answered:
+                yield answered
         except ServiceError as error:
             code = error.code
             await _fail(context, error, push_back(error, method, request, context))
@@ -146,6 +149,24 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             span.set_attribute("rpc.grpc.status_code", code.value[0])
             span.end()
             self._record(name, code, time.perf_counter() - started, request_id)
+
+    @asynccontextmanager
+    async def _admitted(self, method: str) -> AsyncIterator[Callable[[], None]]:
+        if method in self._unlimited:
+            yield lambda: None
+            return
+        priority = Priority.BATCH if method in self._batch else Priority.INTERACTIVE
+        # A call that spent its time in the line would only fail later.
+        line_seconds = current_call().remaining_seconds(math.inf) / 2
+        ticket = await self._admission.enter(method, priority, line_seconds)
+        try:
+            yield lambda: self._admission.answered(ticket)
+            self._admission.answered(ticket)
+        except ResourceExhaustedError:
+            self._admission.answered(ticket, refused=True)
+            raise
+        finally:
+            self._admission.leave(ticket)
 
     async def _write(self, context: Context, response: Any) -> None:
         try:

@@ -35,7 +35,8 @@ class Registration:
     """One gRPC service: `add` is the generated add_…Servicer_to_server, `name` the full name for health and reflection.
 
     `on_drain` is called when running calls get their last `drain_seconds`: streams that can go on elsewhere end themselves.
-    `batch` names the methods that a full server refuses before the others.
+    `batch` names the methods that wait behind the others when the server is full; `unlimited` those that begin work which is
+    admitted elsewhere.
     """
 
     name: str
@@ -43,6 +44,11 @@ class Registration:
     servicer: Any
     on_drain: Callable[[], None] | None = None
     batch: frozenset[str] = frozenset()
+    unlimited: frozenset[str] = frozenset()
+
+    def paths(self, methods: frozenset[str]) -> list[str]:
+        """The paths of methods."""
+        return [f"/{self.name}/{method}" for method in methods]
 
 
 Wiring = Callable[[SettingsT], AbstractAsyncContextManager[Sequence[Registration]]]
@@ -82,9 +88,12 @@ async def serving(
     """
     tls = settings.tls_files() if callers is not None else None
     admission = Admission("server", settings.sure_concurrent_rpcs, settings.max_concurrent_rpcs, RETRY_SECONDS)
-    batch = {f"/{registration.name}/{method}" for registration in registrations for method in registration.batch}
+    batch = {path for each in registrations for path in each.paths(each.batch)}
+    unlimited = {path for each in registrations for path in each.paths(each.unlimited)}
     server = grpc.aio.server(
-        interceptors=[CallInterceptor(settings, admission, batch, callers, secure=tls is not None)],
+        interceptors=[
+            CallInterceptor(settings, admission, callers, batch=batch, unlimited=unlimited, secure=tls is not None)
+        ],
         options=server_options(settings),
         # grpc.aio's own limit refuses health checks too: it stands behind ours.
         maximum_concurrent_rpcs=2 * settings.max_concurrent_rpcs,

@@ -28,10 +28,8 @@ class ServiceSettings(BaseSettings):
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(ge=0, le=65535, description="gRPC port; 0 picks a free one")
     metrics_port: int = Field(0, ge=0, le=65535, description="port of /metrics; 0 serves none")
-    max_concurrent_rpcs: int = Field(
-        1000, ge=1, description="most calls at once, fewer while they wait: the rest is refused with RESOURCE_EXHAUSTED"
-    )
-    sure_concurrent_rpcs: int = Field(64, ge=1, description="calls at once that are taken however long they wait")
+    max_concurrent_rpcs: int = Field(1000, ge=1, description="most calls at once, streams included")
+    sure_concurrent_rpcs: int = Field(16, ge=1, description="calls that may always wait for their first answer at once")
     max_connection_rpcs: int = Field(0, ge=0, description="calls at once on one connection; 0: no limit")
     max_rpc_seconds: float = Field(900.0, gt=0, description="longest deadline that a caller may ask for")
     max_write_seconds: float = Field(

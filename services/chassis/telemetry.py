@@ -20,7 +20,12 @@ LATENCY_BUCKETS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0
 RPCS = Counter("thumbwheel_rpcs_total", "Finished calls by method and status code.", ["method", "code"])
 RPC_SECONDS = Histogram("thumbwheel_rpc_seconds", "Duration of calls.", ["method"], buckets=LATENCY_BUCKETS_SECONDS)
 RPCS_RUNNING = Gauge("thumbwheel_rpcs_running", "Calls that run now.", ["method"])
-ADMISSION_LIMIT = Gauge("thumbwheel_admission_limit", "Calls that may be in flight now, by door.", ["door"])
+ADMISSION_LIMIT = Gauge(
+    "thumbwheel_admission_limit", "Calls that may wait for their first answer now, by door.", ["door"]
+)
+ADMISSION_STARTING = Gauge("thumbwheel_admission_starting", "Calls that wait for their first answer.", ["door"])
+ADMISSION_LINE = Gauge("thumbwheel_admission_line", "Calls in the line that are not admitted yet.", ["door"])
+ADMISSION_REFUSED = Counter("thumbwheel_admission_refused_total", "Calls that were refused after the line.", ["door"])
 LOOP_LAG_SECONDS = Histogram(
     "thumbwheel_event_loop_lag_seconds", "How late the event loop wakes up.", buckets=LATENCY_BUCKETS_SECONDS
 )

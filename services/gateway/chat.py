@@ -47,6 +47,7 @@ class Chat:
             ServiceError: a service failed before there was an answer, or the answer could not be stored.
         """
         clock = TurnClock(turn.accepted_at)
+        clock.passed("admit")
         await self._generator.require_version(turn.request.pinned_version)
 
         prompt = await self._prompts.read(turn.request)

@@ -147,8 +147,8 @@ class GatewaySettings(ServiceSettings):
     http_drain_seconds: float = Field(
         2.0, ge=0, description="after gRPC has drained: what turns without a gRPC reader get to end by themselves"
     )
-    sure_turns: int = Field(8, ge=1, description="turns at once that are taken however long they wait for text")
-    max_turns: int = Field(500, ge=1, description="most turns at once; fewer while they wait long for their first text")
+    sure_turns: int = Field(16, ge=1, description="turns that may always wait for their first text at once")
+    max_turns: int = Field(500, ge=1, description="most turns at once, streams included")
 
     max_turns_per_user: int = Field(100, ge=0, description="turns at once of one user; 0: no limit")
     max_turns_per_tenant: int = Field(0, ge=0, description="turns at once of one tenant; 0: no limit")

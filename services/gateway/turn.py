@@ -61,11 +61,9 @@ class Turn:
         request: TurnRequest,
         on_begin: Callable[["Turn"], None],
         announcer: Announcer,
-        on_text: Callable[[], None],
     ) -> None:
-        """`on_text` hears of every piece of text, the first of which tells how long a turn waits."""
         self.caller, self.request = caller, request
-        self._on_begin, self._announcer, self._on_text = on_begin, announcer, on_text
+        self._on_begin, self._announcer = on_begin, announcer
         self.accepted_at = time.monotonic()
         # Two gateways that believe to answer the same message differ in it.
         self.attempt = uuid.uuid4().hex
@@ -82,6 +80,7 @@ class Turn:
         self.readers = 0
         self._changed = asyncio.Event()
         self._on_stop: Callable[[], object] | None = None
+        self._on_text: Callable[[], None] | None = None
 
     @property
     def started(self) -> bool:
@@ -138,6 +137,10 @@ class Turn:
             self.complete(FinishReason.FAILED)
         self.ended = True
         self._wake()
+
+    def when_text(self, callback: Callable[[], None]) -> None:
+        """Call back at every piece of text."""
+        self._on_text = callback
 
     def when_stopped(self, callback: Callable[[], object]) -> None:
         """Call back when the turn is stopped, at once if it is already."""
@@ -207,7 +210,8 @@ class Turn:
     def _append(self, placed: TurnEvent) -> None:
         if isinstance(placed.event, TextDelta):
             self.text += placed.event.text
-            self._on_text()
+            if self._on_text:
+                self._on_text()
         self.events.append(placed)
         self._wake()
 

@@ -7,15 +7,17 @@ here may be with another gateway.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from services.chassis.admission import Admission, Ticket
+from services.chassis.admission import Admission
 from services.chassis.errors import (
     AlreadyExistsError,
     FailedPreconditionError,
     NotFoundError,
+    ResourceExhaustedError,
     ServiceError,
     UnavailableError,
 )
@@ -23,7 +25,7 @@ from services.chassis.identity import Caller, bind_call, current_call
 from services.chassis.telemetry import fields
 from services.gateway.events import TurnEvent
 from services.gateway.metrics import HANDED_OVER, RESUMES, TURNS_RUNNING
-from services.gateway.quotas import Quotas
+from services.gateway.quotas import QuotaError, Quotas
 from services.gateway.request import TurnRequest, wrong
 from services.gateway.turn import Announcer, Turn
 
@@ -104,7 +106,7 @@ class Turns:
 
         Raises:
             AlreadyExistsError: the request_id was used with another payload.
-            ResourceExhaustedError: too many turns run.
+            UnavailableError: this process ends.
         """
         key = (caller.key, request.request_id)
         if request.request_id and (known := self._by_request.get(key)):
@@ -115,13 +117,14 @@ class Turns:
                     limit="one payload a request_id",
                 )
             return known
-        ticket = self._admit()
-        turn = Turn(caller, request, self._index, self._announcer, lambda: self._admission.answered(ticket))
+        if self._closing:
+            raise shutting_down()
+        turn = Turn(caller, request, self._index, self._announcer)
         if request.request_id:
             self._by_request[key] = turn
         if self._moving:
             turn.hand_over()
-        self._tasks[asyncio.create_task(self._drive(turn, ticket))] = turn
+        self._tasks[asyncio.create_task(self._drive(turn))] = turn
         return turn
 
     def find(self, caller: Caller, message_id: str) -> Turn | None:
@@ -199,18 +202,14 @@ class Turns:
     def _index(self, turn: Turn) -> None:
         self._by_message[turn.message_id] = turn
 
-    def _admit(self) -> Ticket:
-        if self._closing:
-            raise shutting_down()
-        return self._admission.enter("turn")
-
-    async def _drive(self, turn: Turn, ticket: Ticket) -> None:
+    async def _drive(self, turn: Turn) -> None:
         # The turn outlives the call that began it, and so has a deadline of its own.
         bind_call(replace(current_call(), deadline=time.monotonic() + self._limits.turn_seconds))
         TURNS_RUNNING.inc()
         try:
-            turn.reservation = await self._quotas.admit(turn.caller, turn.request)
-            await self._run(turn)
+            async with self._admitted(turn):
+                turn.reservation = await self._quotas.admit(turn.caller, turn.request)
+                await self._run(turn)
         except ServiceError as error:
             turn.fail(error)
         except Exception:
@@ -219,10 +218,24 @@ class Turns:
             turn.fail(ServiceError("internal error"))
         finally:
             TURNS_RUNNING.dec()
-            self._admission.leave(ticket)
             turn.fail(turn.interruption or shutting_down())
             turn.reservation.settle(turn.tokens)
             self._retire(turn)
+
+    @asynccontextmanager
+    async def _admitted(self, turn: Turn) -> AsyncIterator[None]:
+        """Raises: ResourceExhaustedError: too many turns wait for their first text."""
+        ticket = await self._admission.enter("turn")
+        turn.when_text(lambda: self._admission.answered(ticket))
+        try:
+            yield
+        except ResourceExhaustedError as error:
+            # By a peer; a quota of the caller says nothing about the load.
+            if not isinstance(error, QuotaError):
+                self._admission.answered(ticket, refused=True)
+            raise
+        finally:
+            self._admission.leave(ticket)
 
     def _retire(self, turn: Turn) -> None:
         for task in [task for task, running in self._tasks.items() if running is turn]:

@@ -122,13 +122,20 @@ SERVICES = Row(
             [Query("process_resident_memory_bytes", "{{job}} {{instance}}")],
         ),
         Panel(
-            "Calls in flight and how many may be",
-            "The limit follows the latency.",
+            "Admission: calls that wait for their first answer",
+            "Of the limit, which follows the latency; calls in the line are admitted within 2 s or refused.",
             Unit.COUNT,
             [
-                Query("sum by (job) (thumbwheel_rpcs_running)", "{{job}} now"),
+                Query("sum by (job, door) (thumbwheel_admission_starting)", "{{job}} {{door}} waiting"),
                 Query("sum by (job, door) (thumbwheel_admission_limit)", "{{job}} {{door}} limit"),
+                Query("sum by (job, door) (thumbwheel_admission_line)", "{{job}} {{door}} in the line"),
             ],
+        ),
+        Panel(
+            "Admission: refused calls",
+            "Refused after the line, by service. The alert Overloaded fires above 5 % of all calls.",
+            Unit.PER_SECOND,
+            [Query(rate("thumbwheel_admission_refused_total", "job, door"), "{{job}} {{door}}")],
         ),
         Panel(
             "Answers not stored, messages not enhanced",

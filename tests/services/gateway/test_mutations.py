@@ -145,7 +145,7 @@ class Handlers:
             return self._found[path]
 
         details: Any = type("Details", (), {"method": path})
-        around = CallInterceptor(ServiceSettings(port=0), Admission("server", 64, 64, 1.0), (), None, secure=False)
+        around = CallInterceptor(ServiceSettings(port=0), Admission("server", 64, 64, 1.0), None, secure=False)
         return await around.intercept_service(found, details)
 
     async def call(self, handler: Any, data: bytes) -> tuple[str, str]:

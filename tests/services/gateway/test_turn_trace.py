@@ -49,7 +49,7 @@ def outside_of_any_call() -> None:
 
 def turn() -> Turn:
     question = TurnRequest(UserInput("a very particular question"))
-    return Turn(Caller("acme", "ada"), question, lambda _turn: None, Alone(), lambda: None)
+    return Turn(Caller("acme", "ada"), question, lambda _turn: None, Alone())
 
 
 async def answer(turn: Turn) -> None:
