@@ -28,18 +28,16 @@ from pathlib import Path
 
 import grpc
 import uvloop
-from aiohttp import web
 from thumbwheel.chat.v1 import chat_pb2, chat_pb2_grpc
 from thumbwheel.enhancer.v1 import enhancer_pb2, enhancer_pb2_grpc
 from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from infra.embedded.layout import Layout, free_ports, programs
+from infra.servers.go import find_go
 from infra.supervision.ports import HOST, free_port
 
 VERSION = "instant-1"
-# No digits: the guard waits after them for more.
-WORDS = ("practice ", "a ", "little ", "every ", "day ", "and ", "read ", "what ", "others ", "wrote ")
 QUESTION = "hw do i lern python its very hard"
 STREAMS = (1, 50)
 GOAL_P50_MS, GOAL_P99_MS = 5.0, 15.0
@@ -78,28 +76,17 @@ def model_directory(folder: Path) -> Path:
     return directory
 
 
-def instant_model_server(port: int, token_seconds: float) -> None:
-    """A model server whose first token costs nothing: at most max_tokens words, the later ones of a long answer at a pace."""
+def build_load(folder: Path) -> Path:
+    """Build the Go program of benchmarks/load, client and instant model server. Raises: subprocess.CalledProcessError."""
+    program = folder / "load"
+    command = [str(find_go()), "build", "-buildvcs=false", "-o", str(program), "."]
+    subprocess.run(command, cwd=Path(__file__).parent / "load", check=True)
+    return program
 
-    async def index(request: web.Request) -> web.Response:
-        return web.json_response([{"name": VERSION, "state": "READY", "reason": ""}])
 
-    async def complete(request: web.Request) -> web.StreamResponse:
-        asked = await request.json()
-        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
-        await response.prepare(request)
-        for number in range(asked["max_tokens"]):
-            if number and asked["max_tokens"] == LONG_TOKENS:
-                await asyncio.sleep(token_seconds)
-            await response.write(_chunk({"content": WORDS[number % len(WORDS)]}, None))
-        await response.write(_chunk({}, "length"))
-        usage = {"prompt_tokens": 30, "completion_tokens": asked["max_tokens"]}
-        await response.write(b"data: " + json.dumps({"choices": [], "usage": usage}).encode() + b"\n\ndata: [DONE]\n\n")
-        return response
-
-    app = web.Application()
-    app.add_routes([web.post("/v2/repository/index", index), web.post("/v1/chat/completions", complete)])
-    web.run_app(app, host=HOST, port=port, print=None)
+def model_server(load: Path, port: int, token_seconds: float) -> tuple[str, ...]:
+    """The command of a model server whose first token costs nothing, and whose later ones come at a pace."""
+    return (str(load), "serve", "--address", f"{HOST}:{port}", "--version", VERSION, "--pace", f"{token_seconds}s")
 
 
 def bare_server(port: int) -> None:
@@ -140,11 +127,6 @@ async def bare_calls(port: int) -> AsyncIterator[list[float]]:
             probing.cancel()
 
 
-def _chunk(delta: dict[str, str], reason: str | None) -> bytes:
-    choice = {"index": 0, "delta": delta, "finish_reason": reason}
-    return b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n"
-
-
 Processes = Mapping[str, "subprocess.Popen[bytes]"]
 
 
@@ -155,7 +137,10 @@ def running(layout: Layout, model: Path) -> Iterator[Processes]:
     commands: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
         program.name: (tuple(program.command), dict(program.environment)) for program in programs(layout, model)
     }
-    commands["predictor"] = ((sys.executable, __file__, "--serve-model", str(layout.ports["predictor"])), {})
+    commands["predictor"] = (
+        model_server(build_load(layout.state), layout.ports["predictor"], TOKEN_SECONDS),
+        {},
+    )
     commands["bare"] = ((sys.executable, __file__, "--serve-bare", str(layout.ports["bare"])), {})
     with ExitStack() as stack:
         log = stack.enter_context((layout.state / "log.txt").open("w"))
@@ -342,13 +327,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--turns", type=int, default=200, help="turns one after another")
     parser.add_argument("--seconds", type=float, default=10.0, help="time with 50 streams")
-    parser.add_argument("--serve-model", type=int, default=0, help=argparse.SUPPRESS)
-    parser.add_argument("--token-seconds", type=float, default=TOKEN_SECONDS, help=argparse.SUPPRESS)
     parser.add_argument("--serve-bare", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.serve_model:
-        instant_model_server(options.serve_model, options.token_seconds)
-        return
     if options.serve_bare:
         bare_server(options.serve_bare)
         return

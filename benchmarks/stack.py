@@ -1,7 +1,7 @@
 """What the whole costs on real servers: time to the first token at 200 streams, and from an ack to Parquet that readers see.
 
 `python benchmarks/stack.py [--streams 200] [--seconds 30] [--thumbs 2000]`. Kafka, Postgres, Valkey, S3 and Prometheus, two
-replicas of every service, traces sent, metrics read: the product's `make stack`, with benchmarks/chat_path.py's instant model server in the
+replicas of every service, traces sent, metrics read: the product's `make stack`, with the instant model server of benchmarks/load in the
 predictor's place. All answers together get 1,000 tokens a second, the most that an engine was seen to give on two cores. What the
 generators alone need at as many streams is measured in the same run and taken off. Clients, servers and services share the cores.
 """
@@ -90,17 +90,17 @@ async def running_stack(folder: Path, token_seconds: float, brokers: int) -> Asy
         await prepare_stores(stack, model, lambda line: None)
         words = (sys.executable, __file__, "--collect", str(run.ports["traces"]), "--count", str(folder / SPANS))
         traces = Program("traces", words, {}, run.ports["traces"])
-        services = [benchmarked(program, run, token_seconds) for program in stack.programs(model)]
+        server = chat_path.model_server(chat_path.build_load(folder), run.ports["predictor"], token_seconds)
+        services = [benchmarked(program, run, server) for program in stack.programs(model)]
         async with supervised(run.state, run.ports, [traces, *services], silent) as others:
             children = {**servers, **others}
             yield stack, {"clients": os.getpid()} | {name: child.pid or 0 for name, child in children.items()}
 
 
-def benchmarked(program: Program, run: Layout, token_seconds: float) -> Program:
+def benchmarked(program: Program, run: Layout, model_server: tuple[str, ...]) -> Program:
     """The model server replaced; everything else sends its spans."""
     if program.name == "predictor":
-        words = (sys.executable, chat_path.__file__, "--serve-model", str(run.ports["predictor"]))
-        return replace(program, command=(*words, "--token-seconds", str(token_seconds)))
+        return replace(program, command=model_server)
     service = program.name.partition("-")[0].upper()
     environment = {**program.environment, f"TW_{service}_OTLP_ENDPOINT": f"http://{run.target('traces')}"}
     if service == "GATEWAY":

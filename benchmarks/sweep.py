@@ -15,7 +15,6 @@ import base64
 import json
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -27,14 +26,22 @@ from typing import Any
 
 from thumbwheel.chat.v1 import chat_pb2
 
-from benchmarks.chat_path import QUESTION, cpu_seconds, model_directory, print_environment, ready
+from benchmarks.chat_path import (
+    QUESTION,
+    TOKEN_SECONDS,
+    build_load,
+    cpu_seconds,
+    model_directory,
+    model_server,
+    print_environment,
+    ready,
+)
 from infra.embedded.layout import ROOT, Layout, free_ports, programs
-from infra.servers.go import find_go
 from infra.supervision.ports import HOST, free_port
 
 STREAMS = (5, 10, 25, 50, 100, 200, 400)
 SECONDS, LONGER_FROM, LONGER_SECONDS = 10.0, 100, 14.0
-TOKENS, PACE = 80, "50ms"
+TOKENS = 80
 SETTLE_SECONDS = 3.0
 
 
@@ -45,17 +52,6 @@ class Way:
     name: str
     words: Sequence[str]
     pids: Mapping[str, int]
-
-
-def build(folder: Path) -> Path:
-    """Build the Go program. Raises: subprocess.CalledProcessError."""
-    program = folder / "load"
-    subprocess.run(
-        [str(find_go()), "build", "-buildvcs=false", "-o", str(program), "."],
-        cwd=Path(__file__).parent / "load",
-        check=True,
-    )
-    return program
 
 
 @contextmanager
@@ -186,9 +182,9 @@ def main() -> None:
     print_environment()
     with tempfile.TemporaryDirectory(prefix="thumbwheel-bench-") as name, ExitStack() as stack:
         folder, model_port = Path(name), options.model_port or free_port()
-        load = build(folder)
+        load = build_load(folder)
         address = f"{HOST}:{model_port}"
-        stack.enter_context(started([str(load), "serve", "--address", address, "--pace", PACE], folder / "load.txt"))
+        stack.enter_context(started(model_server(load, model_port, TOKEN_SECONDS), folder / "load.txt"))
         asyncio.run(ready([model_port]))
         ways = []
         if "upstream" in options.by:
