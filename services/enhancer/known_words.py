@@ -142,6 +142,7 @@ ABBREVIATIONS: dict[str, tuple[str, ...]] = {
     "dont": ("don't",),
     "dosent": ("doesn't",),
     "dosnt": ("doesn't",),
+    "helo": ("hello",),
     "doesnt": ("doesn't",),
     "didnt": ("didn't",),
     "cant": ("can't",),

@@ -1,24 +1,29 @@
 """Turns outlive their clients: resume, cancel, disconnect, idempotency, limits, shutdown."""
 
 import asyncio
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import grpc
 import pytest
+from prometheus_client import REGISTRY
 from thumbwheel.chat.v1 import chat_pb2
 
-from services.chassis.admission import Admission
-from services.chassis.errors import NotFoundError, ServiceError, UnavailableError
+from services.chassis.admission import LINE_SECONDS, Admission
+from services.chassis.errors import NotFoundError, ResourceExhaustedError, ServiceError, UnavailableError
 from services.chassis.identity import Caller
 from services.gateway.alone import Alone
 from services.gateway.events import FinishReason, Started, TextDelta
+from services.gateway.quota import Holder, Limit
+from services.gateway.quotas import QuotaError
 from services.gateway.request import TurnRequest, UserInput
 from services.gateway.turn import Turn
 from services.gateway.turns import TurnLimits, Turns
 from tests.services.gateway.calls import Hold, alone, cancel, resume, until, until_text
 from tests.services.gateway.house import House, house, kinds_of, text_of
 from tests.support.errors import refused
+from tests.support.simulated_time import simulate
 
 ADA, BOB = Caller("acme", "ada"), Caller("acme", "bob")
 
@@ -263,3 +268,63 @@ async def test_an_unexpected_error_reaches_readers_without_its_text() -> None:
         await anext(turn.events_after(0))
     assert not {"user", "hello"} & set(caught.value.text.split())
     await turns.close(1)
+
+
+def test_a_turn_waits_for_a_place_until_another_has_text_and_is_refused_after_two_seconds() -> None:
+    async def play() -> None:
+        clock, may_answer = asyncio.get_running_loop().time, asyncio.Event()
+
+        async def answer(turn: Turn) -> None:
+            await may_answer.wait()
+            await _answer(turn)
+
+        turns = Turns(answer, LIMITS, alone(), Admission("turns", 1, 10, 1.0, clock))
+        first, second = (turns.start(ADA, TurnRequest(UserInput(text), request_id=text)) for text in ("one", "two"))
+        with refused(ResourceExhaustedError, reason="OVERLOADED", limit="1 at once"):
+            await anext(second.events_after(0))
+        assert clock() == LINE_SECONDS
+        # Nothing of it was shown: the same request_id begins it anew.
+        again = turns.start(ADA, second.request)
+        assert again is not second
+        asyncio.get_running_loop().call_later(1.0, may_answer.set)
+        assert [event async for event in again.events_after(0)] == again.events
+        assert clock() == LINE_SECONDS + 1.0
+        assert first.ended
+        await turns.close(1)
+
+    simulate(play())
+
+
+@pytest.mark.parametrize(
+    ("error", "limit"),
+    [
+        (ResourceExhaustedError("the model server's queue is full"), 2),
+        (QuotaError(Holder.USER, Limit.TURNS, 1, 1.0, {}), 8),
+    ],
+    ids=["of a peer", "of a quota"],
+)
+def test_a_refusal_of_a_peer_lowers_the_limit_and_a_quota_does_not(error: ServiceError, limit: int) -> None:
+    async def play() -> None:
+        failing = False
+
+        async def answer(turn: Turn) -> None:
+            await asyncio.sleep(0.1)
+            if failing:
+                raise error
+            await _answer(turn)
+
+        admission = Admission("turns", 2, 8, 1.0, asyncio.get_running_loop().time)
+        turns = Turns(answer, LIMITS, alone(), admission)
+
+        async def ask() -> None:
+            with suppress(ServiceError):
+                async for _ in turns.start(ADA, TurnRequest(UserInput("hello"))).events_after(0):
+                    pass
+
+        for failing in (False, True):  # noqa: B007 - read by answer
+            for _ in range(20):
+                await asyncio.gather(*(ask() for _ in range(8)))
+        assert int(REGISTRY.get_sample_value("thumbwheel_admission_limit", {"door": "turns"}) or 0) == limit
+        await turns.close(1)
+
+    simulate(play())
