@@ -20,6 +20,8 @@ from services.enhancer.spelling import Speller, Typed
 
 MASK = "_"
 MOST_ROUNDS = 8
+# In a text that does not look English.
+SHORTEST_MENDED = 5
 WORD = re.compile(r"[A-Za-z0-9]+(?:['’][A-Za-z]+)*")
 NO_LETTERS = re.compile(r"[\W\d_]*")
 LIST_ITEM = re.compile(r"\s*(?:[-*+•>#|]|\d{1,3}[.)]|[a-zA-Z][.)])\s")
@@ -82,8 +84,14 @@ class Enhancer:
         words = [word.lower() for word in WORD.findall(masked(text, stretches, " "))]
         if self._language.is_english(text, words, self._is_word):
             return Skip.NONE
-        mended = [word if self._is_word(word) else self._speller.easily_meant(word) for word in words]
-        is_misspelled = mended and all(mended) and self._language.is_misspelled_english(text, " ".join(mended))
+        known = [self._is_word(word) for word in words]
+        # A few short words, or one word alone, say too little: "merci" and "hola" are a letter from English words.
+        if len(words) < 2 or (sum(known) < 2 and min(map(len, words)) < SHORTEST_MENDED):
+            return Skip.LANGUAGE
+        mended = [
+            word if is_known else self._speller.easily_meant(word) for word, is_known in zip(words, known, strict=True)
+        ]
+        is_misspelled = all(mended) and self._language.is_misspelled_english(text, " ".join(mended))
         return Skip.NONE if is_misspelled else Skip.LANGUAGE
 
     def _is_word(self, word: str) -> bool:

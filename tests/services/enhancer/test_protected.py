@@ -262,3 +262,16 @@ def test_no_term_is_a_chat_abbreviation_or_a_command_that_is_an_english_word() -
     assert not technical_terms() & also_words
     assert not technical_terms() & ABBREVIATIONS.keys()
     assert all(term == term.lower().strip() and term for term in technical_terms() | also_words)
+
+
+@pytest.mark.parametrize(
+    "text",
+    "hola|merci|hallo|chien|nein|buch|takk|salut|hola amigo|mein hund|chien noir|mi gato|buenas noches|merci beaucoup|"
+    "wie geht es dir|que hora es|ich bin mude|feliz navidad".split("|"),
+)
+def test_short_texts_in_other_languages_stay(enhancer: Enhancer, text: str) -> None:
+    assert enhancer.enhance(text).text == text
+
+
+def test_a_greeting_is_mended(enhancer: Enhancer) -> None:
+    assert enhancer.enhance("helo").text == "hello"
