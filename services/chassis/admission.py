@@ -161,11 +161,15 @@ class Admission:
             self._starting.remove(ticket)
             self._call_next()
 
+    def set_aside(self, ticket: Ticket) -> None:
+        """The call waits for something that is no load: it takes no place any more, and its latency is not learned."""
+        self._starting.discard(ticket)
+        self._call_next()
+
     def leave(self, ticket: Ticket) -> None:
         """The call has ended. A call that failed before its first answer is no measure of latency."""
-        self._starting.discard(ticket)
         self._in_flight -= 1
-        self._call_next()
+        self.set_aside(ticket)
 
     @property
     def _in_line(self) -> int:

@@ -269,8 +269,8 @@ def _registrations(
             chat_pb2_grpc.add_ChatServiceServicer_to_server,
             guarded(chat_service, chat, bearers),
             on_drain,
-            # Turns have an admission of their own, whichever door they come through.
-            unlimited=frozenset({"SendMessage", "ResumeMessage"}),
+            # Turns have an admission of their own, whichever door they come through; a cancel takes load away.
+            unlimited=frozenset({"SendMessage", "ResumeMessage", "CancelMessage"}),
         ),
         Registration(
             feedback_service.full_name,

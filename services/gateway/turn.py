@@ -81,6 +81,7 @@ class Turn:
         self._changed = asyncio.Event()
         self._on_stop: Callable[[], object] | None = None
         self._on_text: Callable[[], None] | None = None
+        self._on_doubt: Callable[[], None] | None = None
 
     @property
     def started(self) -> bool:
@@ -104,6 +105,8 @@ class Turn:
 
     async def claim(self, *, in_doubt: bool) -> Claim:
         """Whether it is ours to answer; see `Announcer`."""
+        if in_doubt and self._on_doubt:
+            self._on_doubt()
         return await self._announcer.claim(self, in_doubt=in_doubt)
 
     async def mirror(self) -> None:
@@ -138,9 +141,9 @@ class Turn:
         self.ended = True
         self._wake()
 
-    def when_text(self, callback: Callable[[], None]) -> None:
-        """Call back at every piece of text."""
-        self._on_text = callback
+    def when_admitted(self, on_text: Callable[[], None], on_doubt: Callable[[], None]) -> None:
+        """Call `on_text` at every piece of text, and `on_doubt` before another gateway may be waited for."""
+        self._on_text, self._on_doubt = on_text, on_doubt
 
     def when_stopped(self, callback: Callable[[], object]) -> None:
         """Call back when the turn is stopped, at once if it is already."""

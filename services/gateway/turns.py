@@ -226,7 +226,9 @@ class Turns:
     async def _admitted(self, turn: Turn) -> AsyncIterator[None]:
         """Raises: ResourceExhaustedError: too many turns wait for their first text."""
         ticket = await self._admission.enter("turn")
-        turn.when_text(lambda: self._admission.answered(ticket))
+        turn.when_admitted(
+            on_text=lambda: self._admission.answered(ticket), on_doubt=lambda: self._admission.set_aside(ticket)
+        )
         try:
             yield
         except ResourceExhaustedError as error:

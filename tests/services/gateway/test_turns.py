@@ -328,3 +328,23 @@ def test_a_refusal_of_a_peer_lowers_the_limit_and_a_quota_does_not(error: Servic
         await turns.close(1)
 
     simulate(play())
+
+
+def test_a_turn_that_waits_for_another_gateway_takes_no_place() -> None:
+    async def play() -> None:
+        async def answer(turn: Turn) -> None:
+            if turn.request.request_id:
+                await turn.claim(in_doubt=True)
+                await asyncio.sleep(10)
+            await _answer(turn)
+
+        clock = asyncio.get_running_loop().time
+        turns = Turns(answer, LIMITS, alone(), Admission("turns", 1, 10, 1.0, clock))
+        waiting = [turns.start(ADA, TurnRequest(UserInput(name), request_id=name)) for name in "abc"]
+        assert [event async for event in turns.start(ADA, TurnRequest(UserInput("d"))).events_after(0)]
+        assert clock() == 0
+        for turn in waiting:
+            assert [event async for event in turn.events_after(0)]
+        await turns.close(1)
+
+    simulate(play())
