@@ -18,16 +18,22 @@ export class ApiError extends Error {
   constructor(
     message: string,
     readonly status: number,
+    /** Seconds after which the server would take the call; 0 if it names no time. */
+    readonly retryAfter = 0,
   ) {
     super(message);
   }
 }
 
+/** A message that is refused for so short a time is sent again, for a minute in all. A quota of the day names a longer time. */
+const LONGEST_RETRY_SECONDS = 5;
+const PATIENCE_SECONDS = 60;
+
 export class Api {
   constructor(private readonly key: string) {}
 
   async *send(request: SendRequest): AsyncGenerator<ChatEvent> {
-    yield* this.events(await this.call("POST", "/api/messages", request));
+    yield* this.events(await patiently(() => this.call("POST", "/api/messages", request)));
   }
 
   async *resume(messageId: string, after: string): AsyncGenerator<ChatEvent> {
@@ -108,9 +114,30 @@ export class Api {
     const headers: Record<string, string> = { authorization: `Bearer ${this.key}` };
     if (body !== undefined) headers["content-type"] = "application/json";
     const response = await fetch(path, { method, headers, body: body === undefined ? null : JSON.stringify(body) });
-    if (!response.ok) throw new ApiError(errorText(await response.text()), response.status);
+    if (!response.ok) {
+      const retryAfter = Number(response.headers.get("retry-after")) || 0;
+      throw new ApiError(errorText(await response.text()), response.status, retryAfter);
+    }
     return response;
   }
+}
+
+/** Make a call, and again after as long as the server says while it is full. */
+export async function patiently<Result>(call: () => Promise<Result>, wait = sleep): Promise<Result> {
+  for (let waited = 0; ; ) {
+    try {
+      return await call();
+    } catch (error) {
+      const seconds = error instanceof ApiError && error.status === 429 ? error.retryAfter : 0;
+      if (!seconds || seconds > LONGEST_RETRY_SECONDS || waited + seconds > PATIENCE_SECONDS) throw error;
+      await wait(seconds);
+      waited += seconds;
+    }
+  }
+}
+
+function sleep(seconds: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
 }
 
 function errorText(body: string): string {

@@ -11,7 +11,7 @@ from tests.support.errors import refused
 from tests.support.simulated_time import simulate
 
 SEEDS = (1, 2)
-EIGHT = Servers(8, 0.05)
+EIGHT = Servers(8, 0.1)
 CALM, OVERLOAD = Phase(30, 0.5), Phase(30, 2.0)
 
 
