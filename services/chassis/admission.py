@@ -141,13 +141,15 @@ class Admission:
         place = Place(method, asyncio.get_running_loop().create_future())
         line = self._lines[priority]
         line.append(place)
+        # Behind batch calls that wait for their share there may be a place for an interactive one.
+        self._call_next()
         try:
             async with asyncio.timeout(min(line_seconds, LINE_SECONDS)):
                 return await place.ticket
         except BaseException as error:
             if place in line:
                 line.remove(place)
-            else:
+            elif not place.ticket.cancelled():
                 # Admitted at the moment at which the caller left.
                 self.leave(place.ticket.result())
             if isinstance(error, TimeoutError):

@@ -253,6 +253,41 @@ def test_batch_calls_fill_three_quarters_and_leave_the_line_last() -> None:
     simulate(play())
 
 
+def test_an_interactive_call_passes_batch_calls_that_wait_for_their_share() -> None:
+    async def play() -> None:
+        admission = door(floor=4)
+        batch = [await admission.enter("work", Priority.BATCH) for _ in range(3)]
+        waiting = asyncio.create_task(admission.enter("work", Priority.BATCH))
+        await asyncio.sleep(0.01)
+        ticket = await admission.enter("work")
+        assert asyncio.get_running_loop().time() == pytest.approx(0.01)
+        assert not waiting.done()
+        end(admission, [ticket, *batch])
+        end(admission, [await waiting])
+
+    simulate(play())
+
+
+def test_a_place_that_becomes_free_as_a_wait_ends_is_used() -> None:
+    """The wait of the first in the line ends, and a place becomes free, in the same turn of the loop."""
+
+    async def play() -> None:
+        admission = door(floor=1)
+        held = await fill(admission, 1)
+        first = asyncio.create_task(admission.enter("work"))
+        await asyncio.sleep(LINE_SECONDS / 2)
+        second = asyncio.create_task(admission.enter("work"))
+        loop = asyncio.get_running_loop()
+        loop.call_at(LINE_SECONDS, lambda: end(admission, held))
+        await asyncio.wait({first, second})
+        outcomes = [type(task.exception()) for task in (first, second)]
+        assert outcomes in ([ResourceExhaustedError, type(None)], [type(None), ResourceExhaustedError])
+        end(admission, [task.result() for task in (first, second) if not task.exception()])
+        end(admission, await fill(admission, 1))
+
+    simulate(play())
+
+
 def test_streams_that_have_answered_take_no_place() -> None:
     async def play() -> None:
         admission = door(floor=2, ceiling=20)
