@@ -1,7 +1,7 @@
-"""Admission control: a limit on the calls that wait for their first answer, and a short line for the calls above the limit.
+"""Admission control: a limit on the calls that wait for their first answer, and a short queue for the calls above the limit.
 
 The limit is a gradient controller after Envoy's adaptive concurrency filter (envoyproxy.io, "Adaptive Concurrency") and Netflix's
-concurrency-limits: limit × gradient, the tolerated latency over the latency now. The order of the line is adaptive LIFO
+concurrency-limits: limit × gradient, the tolerated latency over the latency now. The order of the queue is adaptive LIFO
 (B. Maurer, "Fail at Scale", ACM Queue 13(8), 2015). docs/decisions/2026-11-28-admission.md.
 """
 
@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from services.chassis.errors import ResourceExhaustedError
-from services.chassis.telemetry import ADMISSION_LIMIT, ADMISSION_LINE, ADMISSION_REFUSED, ADMISSION_STARTING
+from services.chassis.telemetry import ADMISSION_LIMIT, ADMISSION_QUEUED, ADMISSION_REFUSED, ADMISSION_STARTING
 
-# Longest time in the line. A burst that is served within it is served completely.
-LINE_SECONDS = 2.0
+# Longest time in the queue. A burst that is served within it is served completely.
+QUEUE_SECONDS = 2.0
 # Latency that counts as none: TOLERANCE times the latency without load, and the time of a few turns of a busy event loop.
 TOLERANCE, SLACK_SECONDS = 1.5, 0.02
 LOWEST_GRADIENT, HIGHEST_GRADIENT = 0.5, 2.0
@@ -34,7 +34,7 @@ BATCH_SHARE = 0.75
 
 
 class Priority(StrEnum):
-    """Interactive calls leave the line before batch calls."""
+    """Interactive calls leave the queue before batch calls."""
 
     INTERACTIVE = "interactive"
     BATCH = "batch"
@@ -51,7 +51,7 @@ class Ticket:
 
 @dataclass(eq=False)
 class Place:
-    """A place in the line; `ticket` is there once the call is admitted."""
+    """A place in the queue; `ticket` is there once the call is admitted."""
 
     method: str
     ticket: asyncio.Future[Ticket]
@@ -112,43 +112,43 @@ class Admission:
     def __init__(
         self, door: str, floor: int, ceiling: int, retry_seconds: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """`floor` and `ceiling` bound the limit; `ceiling` also bounds the calls in flight, streams included, and the line."""
+        """`floor` and `ceiling` bound the limit; `ceiling` also bounds the calls in flight, streams included, and the queue."""
         self._floor, self._ceiling = floor, ceiling
         self._retry_seconds, self._clock = retry_seconds, clock
         self._gradient = Gradient(floor, ceiling)
         self._starting: set[Ticket] = set()
         self._in_flight = 0
-        self._lines: dict[Priority, deque[Place]] = {priority: deque() for priority in Priority}
-        self._line_began = 0.0
+        self._queues: dict[Priority, deque[Place]] = {priority: deque() for priority in Priority}
+        self._queue_began = 0.0
         self._refused = ADMISSION_REFUSED.labels(door)
         ADMISSION_LIMIT.labels(door).set_function(lambda: self._gradient.allowed)
         ADMISSION_STARTING.labels(door).set_function(lambda: len(self._starting))
-        ADMISSION_LINE.labels(door).set_function(lambda: self._in_line)
+        ADMISSION_QUEUED.labels(door).set_function(lambda: self._queued)
 
     async def enter(
-        self, method: str, priority: Priority = Priority.INTERACTIVE, line_seconds: float = LINE_SECONDS
+        self, method: str, priority: Priority = Priority.INTERACTIVE, queue_seconds: float = QUEUE_SECONDS
     ) -> Ticket:
-        """Admit a call, at once or after at most `line_seconds` (never more than LINE_SECONDS) in the line.
+        """Admit a call, at once or after at most `queue_seconds` (never more than QUEUE_SECONDS) in the queue.
 
         Raises:
-            ResourceExhaustedError: there was no place in time, or the line is full; with a retry delay.
+            ResourceExhaustedError: there was no place in time, or the queue is full; with a retry delay.
         """
-        if not self._in_line and self._has_room(priority):
+        if not self._queued and self._has_room(priority):
             return self._admit(method)
-        if self._in_line >= self._ceiling:
+        if self._queued >= self._ceiling:
             raise self._refusal()
-        self._line_began = self._line_began if self._in_line else self._clock()
+        self._queue_began = self._queue_began if self._queued else self._clock()
         place = Place(method, asyncio.get_running_loop().create_future())
-        line = self._lines[priority]
-        line.append(place)
+        queue = self._queues[priority]
+        queue.append(place)
         # Behind batch calls that wait for their share there may be a place for an interactive one.
         self._call_next()
         try:
-            async with asyncio.timeout(min(line_seconds, LINE_SECONDS)):
+            async with asyncio.timeout(min(queue_seconds, QUEUE_SECONDS)):
                 return await place.ticket
         except BaseException as error:
-            if place in line:
-                line.remove(place)
+            if place in queue:
+                queue.remove(place)
             elif not place.ticket.cancelled():
                 # Admitted at the moment at which the caller left.
                 self.leave(place.ticket.result())
@@ -174,8 +174,8 @@ class Admission:
         self.set_aside(ticket)
 
     @property
-    def _in_line(self) -> int:
-        return sum(map(len, self._lines.values()))
+    def _queued(self) -> int:
+        return sum(map(len, self._queues.values()))
 
     def _has_room(self, priority: Priority) -> bool:
         share = BATCH_SHARE if priority is Priority.BATCH else 1
@@ -191,14 +191,14 @@ class Admission:
         return ticket
 
     def _call_next(self) -> None:
-        """Admit from the line: the oldest caller first, and the newest first once the line has stood longer than a burst."""
-        for priority, line in self._lines.items():
-            while line and self._has_room(priority):
-                newest = self._clock() - self._line_began > LINE_SECONDS
-                place = line.pop() if newest else line.popleft()
+        """Admit from the queue: the oldest caller first, and the newest first once the queue has stood longer than a burst."""
+        for priority, queue in self._queues.items():
+            while queue and self._has_room(priority):
+                newest = self._clock() - self._queue_began > QUEUE_SECONDS
+                place = queue.pop() if newest else queue.popleft()
                 if not place.ticket.done():
                     place.ticket.set_result(self._admit(place.method))
-            if line:
+            if queue:
                 return
 
     def _refusal(self) -> ResourceExhaustedError:

@@ -50,7 +50,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     """Wraps unary and server-streaming methods of a service.
 
     Args:
-        batch: paths of the methods that leave the line last.
+        batch: paths of the methods that leave the queue last.
         unlimited: paths of the methods that pass without admission, since what they begin is admitted elsewhere.
     """
 
@@ -156,9 +156,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             yield lambda: None
             return
         priority = Priority.BATCH if method in self._batch else Priority.INTERACTIVE
-        # A call that spent its time in the line would only fail later.
-        line_seconds = current_call().remaining_seconds(math.inf) / 2
-        ticket = await self._admission.enter(method, priority, line_seconds)
+        # A call that spent its time in the queue would only fail later.
+        queue_seconds = current_call().remaining_seconds(math.inf) / 2
+        ticket = await self._admission.enter(method, priority, queue_seconds)
         try:
             yield lambda: self._admission.answered(ticket)
             self._admission.answered(ticket)

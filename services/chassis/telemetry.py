@@ -24,8 +24,8 @@ ADMISSION_LIMIT = Gauge(
     "thumbwheel_admission_limit", "Calls that may wait for their first answer now, by door.", ["door"]
 )
 ADMISSION_STARTING = Gauge("thumbwheel_admission_starting", "Calls that wait for their first answer.", ["door"])
-ADMISSION_LINE = Gauge("thumbwheel_admission_line", "Calls in the line that are not admitted yet.", ["door"])
-ADMISSION_REFUSED = Counter("thumbwheel_admission_refused_total", "Calls that were refused after the line.", ["door"])
+ADMISSION_QUEUED = Gauge("thumbwheel_admission_queued", "Calls in the queue that are not admitted yet.", ["door"])
+ADMISSION_REFUSED = Counter("thumbwheel_admission_refused_total", "Calls that were refused after the queue.", ["door"])
 LOOP_LAG_SECONDS = Histogram(
     "thumbwheel_event_loop_lag_seconds", "How late the event loop wakes up.", buckets=LATENCY_BUCKETS_SECONDS
 )

@@ -18,7 +18,7 @@ ADDED_SECONDS = Histogram(
 )
 STAGE_SECONDS = Histogram(
     "thumbwheel_turn_stage_seconds",
-    "Stages before the first text: admit (the line, quotas), enhance, begin, claim, guard_input (what it takes longer), generate, "
+    "Stages before the first text: admit (the queue, quotas), enhance, begin, claim, guard_input (what it takes longer), generate, "
     "guard_output.",
     ["stage"],
     buckets=LATENCY_BUCKETS_SECONDS,

@@ -123,17 +123,17 @@ SERVICES = Row(
         ),
         Panel(
             "Admission: calls that wait for their first answer",
-            "Of the limit, which follows the latency; calls in the line are admitted within 2 s or refused.",
+            "Of the limit, which follows the latency; queued calls are admitted within 2 s or refused.",
             Unit.COUNT,
             [
                 Query("sum by (job, door) (thumbwheel_admission_starting)", "{{job}} {{door}} waiting"),
                 Query("sum by (job, door) (thumbwheel_admission_limit)", "{{job}} {{door}} limit"),
-                Query("sum by (job, door) (thumbwheel_admission_line)", "{{job}} {{door}} in the line"),
+                Query("sum by (job, door) (thumbwheel_admission_queued)", "{{job}} {{door}} queued"),
             ],
         ),
         Panel(
             "Admission: refused calls",
-            "Refused after the line, by service. The alert Overloaded fires above 5 % of all calls.",
+            "Refused after 2 s in the queue, by service. The alert Overloaded fires above 5 % of all calls.",
             Unit.PER_SECOND,
             [Query(rate("thumbwheel_admission_refused_total", "job, door"), "{{job}} {{door}}")],
         ),

@@ -24,15 +24,15 @@ class Phase:
 
 @dataclass(frozen=True)
 class Served:
-    """An admitted call: when it came, the time in the line, and the time from its admission to its first answer."""
+    """An admitted call: when it came, the time in the queue, and the time from its admission to its first answer."""
 
     came: float
-    line_seconds: float
+    queue_seconds: float
     seconds: float
 
     @property
     def answered(self) -> float:
-        return self.came + self.line_seconds + self.seconds
+        return self.came + self.queue_seconds + self.seconds
 
 
 @dataclass
@@ -43,8 +43,8 @@ class Story:
     refused: list[float] = field(default_factory=list)
 
     def latency(self, share: float, since: float, until: float) -> float:
-        """A quantile of seconds to the first answer, line included, of the admitted calls that came within a time."""
-        ordered = sorted(call.line_seconds + call.seconds for call in self.served if since <= call.came < until)
+        """A quantile of seconds to the first answer, queue included, of the admitted calls that came within a time."""
+        ordered = sorted(call.queue_seconds + call.seconds for call in self.served if since <= call.came < until)
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
     def answered(self, since: float, until: float) -> int:

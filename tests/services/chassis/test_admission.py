@@ -1,10 +1,10 @@
-"""The limit on calls that wait for their first answer, and the line before it, in simulated time with seeds."""
+"""The limit on calls that wait for their first answer, and the queue before it, in simulated time with seeds."""
 
 import asyncio
 
 import pytest
 
-from services.chassis.admission import LINE_SECONDS, Admission, Priority, Ticket
+from services.chassis.admission import QUEUE_SECONDS, Admission, Priority, Ticket
 from services.chassis.errors import ResourceExhaustedError
 from tests.services.chassis.simulated_queue import Phase, Servers, SimulatedQueue
 from tests.support.errors import refused
@@ -42,8 +42,8 @@ def end(admission: Admission, tickets: list[Ticket]) -> None:
 def test_at_twice_the_load_the_servers_are_used_and_admitted_calls_keep_their_latency(seed: int) -> None:
     story = SimulatedQueue(seed, EIGHT).run((CALM, Phase(60, 2.0)))
     assert story.answered(30, 90) >= 0.9 * 60 * EIGHT.calls_a_second
-    # The first seconds are taken for a burst, and served from the line.
-    assert story.latency(0.99, 30, 40) <= LINE_SECONDS + 4 * story.latency(0.99, 0, 30)
+    # The first seconds are taken for a burst, and served from the queue.
+    assert story.latency(0.99, 30, 40) <= QUEUE_SECONDS + 4 * story.latency(0.99, 0, 30)
     assert story.latency(0.99, 40, 87) <= 2 * story.latency(0.99, 0, 30)
     assert story.refusals(40, 90) > 0
 
@@ -82,7 +82,7 @@ def test_streams_that_hold_the_servers_are_all_let_in_that_the_servers_can_hold(
     story = SimulatedQueue(1, writers, floor=2).run((Phase(100, 0.5), Phase(200, 2.0)))
     assert story.answered(100, 300) >= 0.9 * 200 * writers.calls_a_second
     # What waits for a server is a few calls, however long the overload lasts.
-    assert story.latency(0.5, 200, 300) <= LINE_SECONDS / 2
+    assert story.latency(0.5, 200, 300) <= QUEUE_SECONDS / 2
 
 
 @pytest.mark.parametrize("burst", [10, 50, 200])
@@ -106,7 +106,7 @@ def test_a_burst_that_is_served_within_two_seconds_is_served_completely(burst: i
 
     simulate(play())
     assert len(outcomes) == burst
-    assert max(outcomes) <= LINE_SECONDS + 0.05
+    assert max(outcomes) <= QUEUE_SECONDS + 0.05
 
 
 def test_a_call_waits_for_a_place_and_is_refused_after_two_seconds() -> None:
@@ -121,7 +121,7 @@ def test_a_call_waits_for_a_place_and_is_refused_after_two_seconds() -> None:
         assert clock() == 1.0
         with refused(ResourceExhaustedError, field="", reason="OVERLOADED", limit="1 at once") as caught:
             await admission.enter("work")
-        assert clock() == 1.0 + LINE_SECONDS
+        assert clock() == 1.0 + QUEUE_SECONDS
         assert 0.5 <= caught.value.retry_seconds <= 1.5
         end(admission, [ticket])
 
@@ -135,23 +135,23 @@ def test_retry_delays_are_spread() -> None:
         waits = set()
         for _ in range(10):
             with pytest.raises(ResourceExhaustedError) as caught:
-                await admission.enter("work", line_seconds=0.01)
+                await admission.enter("work", queue_seconds=0.01)
             waits.add(caught.value.retry_seconds)
         assert len(waits) > 1
 
     simulate(play())
 
 
-def test_a_full_line_refuses_at_once() -> None:
+def test_a_full_queue_refuses_at_once() -> None:
     async def play() -> None:
         admission = door(floor=1, ceiling=3)
         await fill(admission, 1)
-        in_line = [asyncio.create_task(admission.enter("work")) for _ in range(3)]
+        queued = [asyncio.create_task(admission.enter("work")) for _ in range(3)]
         await asyncio.sleep(0)
         with pytest.raises(ResourceExhaustedError):
             await admission.enter("work")
         assert asyncio.get_running_loop().time() == 0
-        await asyncio.gather(*in_line, return_exceptions=True)
+        await asyncio.gather(*queued, return_exceptions=True)
 
     simulate(play())
 
@@ -161,13 +161,13 @@ def test_a_call_waits_no_longer_than_its_caller_can() -> None:
         admission = door(floor=1)
         await fill(admission, 1)
         with pytest.raises(ResourceExhaustedError):
-            await admission.enter("work", line_seconds=0.25)
+            await admission.enter("work", queue_seconds=0.25)
         assert asyncio.get_running_loop().time() == 0.25
 
     simulate(play())
 
 
-def test_a_caller_who_leaves_the_line_leaves_no_place_behind() -> None:
+def test_a_caller_who_leaves_the_queue_leaves_no_place_behind() -> None:
     async def play() -> None:
         admission = door(floor=1)
         held = await fill(admission, 1)
@@ -214,12 +214,12 @@ def test_the_oldest_goes_first_in_a_burst() -> None:
     simulate(play())
 
 
-def test_the_newest_goes_first_once_the_line_has_stood_longer_than_a_burst() -> None:
+def test_the_newest_goes_first_once_the_queue_has_stood_longer_than_a_burst() -> None:
     async def play() -> None:
         admission = door(floor=1)
         (hold,) = await fill(admission, 1)
         early = [asyncio.create_task(admission.enter("work")) for _ in range(2)]
-        await asyncio.sleep(LINE_SECONDS - 0.1)
+        await asyncio.sleep(QUEUE_SECONDS - 0.1)
         late = asyncio.create_task(admission.enter("work"))
         await asyncio.sleep(0.2)
         entering = [(name, Priority.INTERACTIVE) for name in "abc"]
@@ -232,7 +232,7 @@ def test_the_newest_goes_first_once_the_line_has_stood_longer_than_a_burst() -> 
     simulate(play())
 
 
-def test_batch_calls_fill_three_quarters_and_leave_the_line_last() -> None:
+def test_batch_calls_fill_three_quarters_and_leave_the_queue_last() -> None:
     async def play() -> None:
         admission = door(floor=4)
         batch = [await admission.enter("work", Priority.BATCH) for _ in range(3)]
@@ -269,16 +269,16 @@ def test_an_interactive_call_passes_batch_calls_that_wait_for_their_share() -> N
 
 
 def test_a_place_that_becomes_free_as_a_wait_ends_is_used() -> None:
-    """The wait of the first in the line ends, and a place becomes free, in the same turn of the loop."""
+    """The wait of the first in the queue ends, and a place becomes free, in the same turn of the loop."""
 
     async def play() -> None:
         admission = door(floor=1)
         held = await fill(admission, 1)
         first = asyncio.create_task(admission.enter("work"))
-        await asyncio.sleep(LINE_SECONDS / 2)
+        await asyncio.sleep(QUEUE_SECONDS / 2)
         second = asyncio.create_task(admission.enter("work"))
         loop = asyncio.get_running_loop()
-        loop.call_at(LINE_SECONDS, lambda: end(admission, held))
+        loop.call_at(QUEUE_SECONDS, lambda: end(admission, held))
         await asyncio.wait({first, second})
         outcomes = [type(task.exception()) for task in (first, second)]
         assert outcomes in ([ResourceExhaustedError, type(None)], [type(None), ResourceExhaustedError])
@@ -307,7 +307,7 @@ def test_calls_that_hang_take_the_places_and_no_more() -> None:
         entered = 0
         for _ in range(20):
             try:
-                await admission.enter("work", line_seconds=0.01)
+                await admission.enter("work", queue_seconds=0.01)
                 entered += 1
             except ResourceExhaustedError:
                 continue

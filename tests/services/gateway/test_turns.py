@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import REGISTRY
 from thumbwheel.chat.v1 import chat_pb2
 
-from services.chassis.admission import LINE_SECONDS, Admission
+from services.chassis.admission import QUEUE_SECONDS, Admission
 from services.chassis.errors import NotFoundError, ResourceExhaustedError, ServiceError, UnavailableError
 from services.chassis.identity import Caller
 from services.gateway.alone import Alone
@@ -282,13 +282,13 @@ def test_a_turn_waits_for_a_place_until_another_has_text_and_is_refused_after_tw
         first, second = (turns.start(ADA, TurnRequest(UserInput(text), request_id=text)) for text in ("one", "two"))
         with refused(ResourceExhaustedError, reason="OVERLOADED", limit="1 at once"):
             await anext(second.events_after(0))
-        assert clock() == LINE_SECONDS
+        assert clock() == QUEUE_SECONDS
         # Nothing of it was shown: the same request_id begins it anew.
         again = turns.start(ADA, second.request)
         assert again is not second
         asyncio.get_running_loop().call_later(1.0, may_answer.set)
         assert [event async for event in again.events_after(0)] == again.events
-        assert clock() == LINE_SECONDS + 1.0
+        assert clock() == QUEUE_SECONDS + 1.0
         assert first.ended
         await turns.close(1)
 
