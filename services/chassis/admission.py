@@ -42,7 +42,7 @@ class Priority(StrEnum):
 
 @dataclass(eq=False)
 class Ticket:
-    """An admitted call. `alone`: at no time since it began did more calls than the lowest limit wait for their first answer."""
+    """An admitted call. `alone`: with it, at most as many calls as the lowest limit waited for their first answer."""
 
     method: str
     began: float
@@ -182,10 +182,8 @@ class Admission:
         return len(self._starting) < self._gradient.allowed * share and self._in_flight < self._ceiling
 
     def _admit(self, method: str) -> Ticket:
+        # Only at its beginning: a long call is more likely to meet others, and the rest would be the short ones.
         ticket = Ticket(method, self._clock(), alone=len(self._starting) < self._floor)
-        if len(self._starting) == self._floor:
-            for other in self._starting:
-                other.alone = False
         self._starting.add(ticket)
         self._in_flight += 1
         return ticket
