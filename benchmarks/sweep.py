@@ -107,7 +107,7 @@ def busy_seconds() -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Found:
-    """What the client printed (see benchmarks/load/send.go), the share of all processors that was busy, and seconds by process."""
+    """Result of one run: the client's JSON (benchmarks/load/send.go), the busy share of all processors, processor seconds by process."""
 
     client: Mapping[str, Any]
     busy: float

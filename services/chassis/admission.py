@@ -11,7 +11,8 @@ import random
 import statistics
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -124,6 +125,21 @@ class Admission:
         ADMISSION_LIMIT.labels(door).set_function(lambda: self._gradient.allowed)
         ADMISSION_STARTING.labels(door).set_function(lambda: len(self._starting))
         ADMISSION_QUEUED.labels(door).set_function(lambda: self._queued)
+
+    @asynccontextmanager
+    async def admitted(
+        self, method: str, priority: Priority = Priority.INTERACTIVE, queue_seconds: float = QUEUE_SECONDS
+    ) -> AsyncIterator[Ticket]:
+        """Enter, and leave with the block; a ResourceExhaustedError that leaves the block is a peer's refusal. Raises: as `enter`."""
+        ticket = await self.enter(method, priority, queue_seconds)
+        try:
+            yield ticket
+        except ResourceExhaustedError as error:
+            if error.is_load:
+                self.answered(ticket, refused=True)
+            raise
+        finally:
+            self.leave(ticket)
 
     async def enter(
         self, method: str, priority: Priority = Priority.INTERACTIVE, queue_seconds: float = QUEUE_SECONDS

@@ -94,10 +94,11 @@ class FailedPreconditionError(ServiceError):
 
 
 class ResourceExhaustedError(ServiceError):
-    """A limit on work at once was reached."""
+    """A limit on work at once was reached. `is_load`: the machines are busy, and not a limit of the caller's own used up."""
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
     reason = "OVERLOADED"
+    is_load = True
 
 
 class UnavailableError(ServiceError):

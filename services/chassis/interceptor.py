@@ -158,15 +158,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         priority = Priority.BATCH if method in self._batch else Priority.INTERACTIVE
         # A call that spent its time in the queue would only fail later.
         queue_seconds = current_call().remaining_seconds(math.inf) / 2
-        ticket = await self._admission.enter(method, priority, queue_seconds)
-        try:
+        async with self._admission.admitted(method, priority, queue_seconds) as ticket:
             yield lambda: self._admission.answered(ticket)
             self._admission.answered(ticket)
-        except ResourceExhaustedError:
-            self._admission.answered(ticket, refused=True)
-            raise
-        finally:
-            self._admission.leave(ticket)
 
     async def _write(self, context: Context, response: Any) -> None:
         try:

@@ -46,10 +46,6 @@ class Registration:
     batch: frozenset[str] = frozenset()
     unlimited: frozenset[str] = frozenset()
 
-    def paths(self, methods: frozenset[str]) -> list[str]:
-        """The paths of methods."""
-        return [f"/{self.name}/{method}" for method in methods]
-
 
 Wiring = Callable[[SettingsT], AbstractAsyncContextManager[Sequence[Registration]]]
 
@@ -88,8 +84,8 @@ async def serving(
     """
     tls = settings.tls_files() if callers is not None else None
     admission = Admission("server", settings.sure_concurrent_rpcs, settings.max_concurrent_rpcs, RETRY_SECONDS)
-    batch = {path for each in registrations for path in each.paths(each.batch)}
-    unlimited = {path for each in registrations for path in each.paths(each.unlimited)}
+    batch = {f"/{each.name}/{method}" for each in registrations for method in each.batch}
+    unlimited = {f"/{each.name}/{method}" for each in registrations for method in each.unlimited}
     server = grpc.aio.server(
         interceptors=[
             CallInterceptor(settings, admission, callers, batch=batch, unlimited=unlimited, secure=tls is not None)

@@ -124,7 +124,7 @@ class Keys:
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        """What is being read or written ends before the store is closed."""
+        """Wait for running reads and writes, since the store is closed next."""
         await asyncio.gather(*self._asking.values(), *self._noting, return_exceptions=True)
 
     async def authenticate(self, secret: str) -> Credential:

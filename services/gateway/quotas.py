@@ -56,6 +56,8 @@ Standing = Mapping[Limit, Level]
 class QuotaError(ResourceExhaustedError):
     """A quota is used up; names it."""
 
+    is_load = False
+
     def __init__(self, holder: Holder, limit: Limit, most: int, retry_seconds: float, standing: Standing) -> None:
         super().__init__(
             f"the quota of {WORDS[limit]} is used up",

@@ -7,8 +7,7 @@ here may be with another gateway.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -17,7 +16,6 @@ from services.chassis.errors import (
     AlreadyExistsError,
     FailedPreconditionError,
     NotFoundError,
-    ResourceExhaustedError,
     ServiceError,
     UnavailableError,
 )
@@ -25,7 +23,7 @@ from services.chassis.identity import Caller, bind_call, current_call
 from services.chassis.telemetry import fields
 from services.gateway.events import TurnEvent
 from services.gateway.metrics import HANDED_OVER, RESUMES, TURNS_RUNNING
-from services.gateway.quotas import QuotaError, Quotas
+from services.gateway.quotas import Quotas
 from services.gateway.request import TurnRequest, wrong
 from services.gateway.turn import Announcer, Turn
 
@@ -207,7 +205,10 @@ class Turns:
         bind_call(replace(current_call(), deadline=time.monotonic() + self._limits.turn_seconds))
         TURNS_RUNNING.inc()
         try:
-            async with self._admitted(turn):
+            async with self._admission.admitted("turn") as ticket:
+                turn.when_admitted(
+                    on_text=lambda: self._admission.answered(ticket), on_doubt=lambda: self._admission.set_aside(ticket)
+                )
                 turn.reservation = await self._quotas.admit(turn.caller, turn.request)
                 await self._run(turn)
         except ServiceError as error:
@@ -221,23 +222,6 @@ class Turns:
             turn.fail(turn.interruption or shutting_down())
             turn.reservation.settle(turn.tokens)
             self._retire(turn)
-
-    @asynccontextmanager
-    async def _admitted(self, turn: Turn) -> AsyncIterator[None]:
-        """Raises: ResourceExhaustedError: too many turns wait for their first text."""
-        ticket = await self._admission.enter("turn")
-        turn.when_admitted(
-            on_text=lambda: self._admission.answered(ticket), on_doubt=lambda: self._admission.set_aside(ticket)
-        )
-        try:
-            yield
-        except ResourceExhaustedError as error:
-            # By a peer; a quota of the caller says nothing about the load.
-            if not isinstance(error, QuotaError):
-                self._admission.answered(ticket, refused=True)
-            raise
-        finally:
-            self._admission.leave(ticket)
 
     def _retire(self, turn: Turn) -> None:
         for task in [task for task, running in self._tasks.items() if running is turn]:

@@ -14,7 +14,7 @@ async def coalesced(pieces: "asyncio.Queue[str | None]", window_seconds: float) 
     pauses up to four times as long.
     """
     loop = asyncio.get_running_loop()
-    last, pause = float("-inf"), window_seconds
+    last, pause = float("-inf"), window_seconds / PAUSE_GROWTH
     while (piece := await pieces.get()) is not None:
         wait = last + pause - loop.time()
         if wait > 0:
@@ -26,8 +26,7 @@ async def coalesced(pieces: "asyncio.Queue[str | None]", window_seconds: float) 
             ended = more is None
             parts.append(more or "")
         yield "".join(parts)
-        if last > float("-inf"):
-            pause = min(PAUSE_GROWTH * pause, GROWN_PAUSE * window_seconds)
+        pause = min(PAUSE_GROWTH * pause, GROWN_PAUSE * window_seconds)
         last = loop.time()
         if ended:
             return

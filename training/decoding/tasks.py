@@ -1,4 +1,4 @@
-"""What is asked of a model, and the most that it may answer; models/presets.json says how each is sampled."""
+"""Kinds of requests to a model, and the longest answer; models/presets.json holds the sampling of each."""
 
 from __future__ import annotations
 

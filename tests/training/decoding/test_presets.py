@@ -1,4 +1,4 @@
-"""What is evaluated offline is what is served: generator and training read one file, refuse the same ones, and have the same limits."""
+"""Generator and training read the same presets, refuse the same files, and have the same limits."""
 
 import json
 from collections.abc import Callable
