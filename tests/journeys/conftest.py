@@ -1,29 +1,35 @@
-"""One running system for all journeys of a session: starting it is what costs."""
+"""One running system for all journeys of a session, because a start takes seconds, and a receiver of its spans."""
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
+from tests.journeys.otlp import Receiver, receiving
+from tests.journeys.prometheus import SERVICES
 from tests.journeys.stack import Stack, running_stack
 
 # Users of this tenant may ask so much in a minute; all others as much as they like.
 FRUGAL_TENANT, FRUGAL_REQUESTS = "frugal", 2
+EXPORT_EVERY_MS = "200"
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def receiver() -> Iterator[Receiver]:
+    """Receives the spans of `stack`."""
+    with receiving() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Iterator[Stack]:
+    """The shared system. A test that stops a service leaves the system whole."""
     overrides = {FRUGAL_TENANT: {"user_requests_per_minute": FRUGAL_REQUESTS}}
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("TW_GATEWAY_QUOTA_OVERRIDES", json.dumps(overrides))
+        environment.setenv("OTEL_BSP_SCHEDULE_DELAY", EXPORT_EVERY_MS)
+        for service in SERVICES:
+            environment.setenv(f"TW_{service.upper()}_OTLP_ENDPOINT", f"http://127.0.0.1:{receiver.port}")
         with running_stack(tmp_path_factory.mktemp("state")) as running:
             environment.undo()
             yield running
-
-
-@pytest.fixture
-def own_stack(tmp_path: Path) -> Iterator[Stack]:
-    """A system for a test that breaks things."""
-    with running_stack(tmp_path / "state") as running:
-        yield running

@@ -1,13 +1,38 @@
 """Services die with SIGKILL at the worst moment: nothing acknowledged is lost, nothing is twice, people are told."""
 
+import asyncio
+import contextlib
+import io
+import json
 import os
 import signal
 import threading
 import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+import pytest
+
+from infra.embedded.layout import Layout
+from infra.simulated_users.bounds import Counts
+from infra.simulated_users.client import open_client
+from infra.simulated_users.demo import Demonstration
+from infra.simulated_users.settings import PLANS, Control, Settings
+from infra.simulated_users.system import Rows, System
 from tests.journeys.client import Client, finish_of, text_of
-from tests.journeys.stack import Stack
+from tests.journeys.stack import Stack, running_stack
+from training.__main__ import main
+
+
+@pytest.fixture(scope="module")
+def own_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A system whose rows come from the tests of this module alone."""
+    with running_stack(tmp_path_factory.mktemp("state")) as running:
+        yield running
 
 
 def rows(stack: Stack, stream: str) -> list[dict[str, Any]]:
@@ -53,7 +78,8 @@ def test_services_die_one_by_one_and_nothing_acknowledged_is_lost(own_stack: Sta
     wait_until(lambda: _answers(ada))
 
     # The turns are in the log once each.
-    wait_until(lambda: len({row["message_id"] for row in rows(stack, "turns")}) >= 3)
+    asked = {answer, events[0]["messageId"], ada.ask("hello")[0]["messageId"]}
+    wait_until(lambda: asked <= {row["message_id"] for row in rows(stack, "turns")})
     turns = [row["event_id"] for row in rows(stack, "turns")]
     assert len(turns) == len(set(turns))
 
@@ -63,6 +89,61 @@ def _answers(client: Client) -> bool:
         return finish_of(client.ask("hello")) == "FINISH_REASON_STOP"
     except (AssertionError, OSError):
         return False
+
+
+async def people_say(stack: Stack, thumbs: int) -> Counts:
+    """A crowd in the running system; returns when the sink has committed all of it."""
+    nano = PLANS["nano"]
+    plan = type(nano)(**{**vars(nano), "thumbs": thumbs, "people": 8, "concurrency": 4, "seconds": 120})
+    settings = Settings("nano", plan, stack.state, 0, 0, seed=5, keep=False, fresh=False, control=Control())
+    system = System(Layout(stack.state, stack.ports))
+    before = await system.committed()
+    async with open_client(system.gateway) as client:
+        counts = await Demonstration(settings, system, client).fill()
+    await system.wait_committed(Rows(before.feedback + counts.events, before.turns + counts.turns))
+    return counts
+
+
+@dataclass(frozen=True)
+class Reported:
+    """Figures of a snapshot's report, and the event ids of its rows of feedback."""
+
+    judged: int
+    dropped: Counter[str]
+    by_version: Counter[str]
+    event_ids: list[str]
+
+
+def take_snapshot(stack: Stack) -> Reported:
+    """A snapshot of the running system, by the product's own command, run in this process: a new one would import torch."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        feedback = f"127.0.0.1:{stack.ports['feedback']}"
+        assert main(["snapshot", "--state", str(stack.state), "--feedback", feedback]) == 0
+    report = json.loads((Path(printed.getvalue().strip()) / "manifest.json").read_text())["report"]
+    rows = [
+        row
+        for segment in report["segments"]["feedback"]
+        for row in pq.read_table(stack.state / "objects" / segment["object"]).to_pylist()
+    ]
+    judged = report["thumbs_up"] + report["thumbs_down"] + report["corrections"]
+    return Reported(
+        judged, Counter(report["dropped"]), Counter(report["by_version"]), [row["event_id"] for row in rows]
+    )
+
+
+def test_every_acknowledged_thumb_is_in_the_snapshot_once(own_stack: Stack) -> None:
+    stack = own_stack
+    before = take_snapshot(stack)
+    counts = asyncio.run(people_say(stack, thumbs=50))
+    assert counts.thumbs == 50
+    after = take_snapshot(stack)
+    dropped = after.dropped - before.dropped
+    # A rated answer at the token limit is not used for training.
+    assert set(dropped) <= {"answer_incomplete"}
+    assert after.judged - before.judged + dropped.total() == counts.events
+    # An answer of the guardrail has no version.
+    assert (after.by_version - before.by_version).keys() == counts.by_version.keys() - {""}
+    assert len(after.event_ids) == len(set(after.event_ids)) == len(before.event_ids) + counts.events
 
 
 def test_without_the_model_server_people_are_told_at_once(stack: Stack) -> None:

@@ -2,30 +2,16 @@
 
 import re
 import time
-from collections.abc import Iterator
 
 import grpc
-import pytest
 from thumbwheel.chat.v1 import chat_pb2, chat_pb2_grpc
 
 from tests.journeys.client import Client
-from tests.journeys.otlp import ReceivedSpan, Receiver, receiving
-from tests.journeys.prometheus import SERVICES
-from tests.journeys.stack import Stack, running_stack
+from tests.journeys.otlp import ReceivedSpan, Receiver
+from tests.journeys.stack import Stack
 
 TRACE_ID = "5e0c63257de34c92bf9efcd03927272e"
 QUESTION = "wat is teh captial of Liechtenstein"
-EXPORT_EVERY_MS = "200"
-
-
-@pytest.fixture(scope="module")
-def traced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stack, Receiver]]:
-    with receiving() as receiver, pytest.MonkeyPatch.context() as environment:
-        environment.setenv("OTEL_BSP_SCHEDULE_DELAY", EXPORT_EVERY_MS)
-        for service in SERVICES:
-            environment.setenv(f"TW_{service.upper()}_OTLP_ENDPOINT", f"http://127.0.0.1:{receiver.port}")
-        with running_stack(tmp_path_factory.mktemp("state")) as stack:
-            yield stack, receiver
 
 
 def wait_for(receiver: Receiver, *wanted: tuple[str, str]) -> list[ReceivedSpan]:
@@ -49,9 +35,7 @@ def trace_id_over_grpc(stack: Stack, user: Client) -> str:
     return str(dict(call.trailing_metadata())["x-trace-id"])
 
 
-@pytest.mark.slow
-def test_a_turn_and_its_thumb_are_one_trace_through_all_services(traced: tuple[Stack, Receiver]) -> None:
-    stack, receiver = traced
+def test_a_turn_and_its_thumb_are_one_trace_through_all_services(stack: Stack, receiver: Receiver) -> None:
     yusuf = Client(stack.http, stack.make_keys("yusuf")[0], f"00-{TRACE_ID}-00f067aa0ba902b7-01")
     message_id = yusuf.ask(QUESTION)[0]["messageId"]
     yusuf.thumb(message_id, True)
