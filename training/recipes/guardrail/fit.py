@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
 
 from training.recipes.guardrail.corpus import Texts, head_rows
 from training.recipes.guardrail.features import plain, rows
@@ -53,6 +52,8 @@ def windows(text: str) -> list[str]:
 
 def fit(texts: Texts, strength: float) -> Classifier:
     """Both heads; `strength` is the inverse of the L2 penalty."""
+    from sklearn.linear_model import LogisticRegression  # seconds to import
+
     weights, scales, biases = [], [], []
     for positive in (texts.harmful, texts.injection):
         examples, labels = head_rows(texts, positive)
