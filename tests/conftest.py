@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 # Ray lowers the priority of its workers (niceness 15): beside two busy processors they would hardly run.
 os.environ.setdefault("RAY_worker_niceness", "0")
+# Threads of torch that wait do not spin: the other workers need the processor.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # No deadline for examples: their duration depends on the load of the machine.
 settings.register_profile("busy", deadline=None)
 settings.load_profile("busy")
