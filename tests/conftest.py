@@ -61,9 +61,10 @@ def turn(item: pytest.Item) -> tuple[bool, bool, float]:
 
 
 def fixtures_of(item: pytest.Item) -> set[str]:
-    """Names of the fixtures of a test, including those named by parameters, which a fixture requests while it runs."""
-    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
-    return {*getattr(item, "fixturenames", ()), *(value for value in parameters if isinstance(value, str))}
+    """Names of the fixtures of a test, including those named by parameters, which a test or a fixture requests while it runs."""
+    names = getattr(item, "fixturenames", ())
+    parameters = item.callspec.params.values() if "request" in names and hasattr(item, "callspec") else ()
+    return {*names, *(value for value in parameters if isinstance(value, str))}
 
 
 def pytest_report_header() -> list[str]:

@@ -123,7 +123,7 @@ REQUIREMENTS = (
         "Helm and kubectl",
         *of_parts(lambda: cluster.client_parts(cluster.locate())),
         "of the chart",
-        paths=("tests/charts/", "tests/infra/docs/test_chart_settings.py", "tests/infra/kserve_simulation/"),
+        paths=("tests/charts/", "tests/infra/kserve_simulation/"),
     ),
     Requirement(
         "resource definitions of other operators",

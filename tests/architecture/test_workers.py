@@ -20,6 +20,9 @@ def test_shared(postgres): ...
 def home(request): ...
 
 def test_chosen(home): ...
+
+@pytest.mark.parametrize("word", ["postgres"])
+def test_word(word): ...
 """
 
 
@@ -32,5 +35,5 @@ def test_tests_that_share_a_server_stay_on_one_worker(tmp_path: Path) -> None:
     # The suffix is how the scheduler sees a group.
     for name in ("test_shared@databases", "test_chosen[postgres]@databases"):
         assert name in done.stdout
-    for name in ("test_alone@", "test_chosen[sqlite]@"):
+    for name in ("test_alone@", "test_chosen[sqlite]@", "test_word[postgres]@"):
         assert name not in done.stdout

@@ -7,12 +7,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from infra.cluster.installation import locate
 
 CHART = Path(__file__).resolve().parents[2] / "charts" / "thumbwheel"
 VALUES = CHART / "ci"
+FILES = sorted(path.name for path in VALUES.glob("*-values.yaml"))
 Object = Mapping[str, Any]
 RUNNING = ("Deployment", "StatefulSet", "Job")
 OPERATORS = (
@@ -24,6 +26,13 @@ OPERATORS = (
     "serving.kserve.io/v1alpha1/ServingRuntime",
     "serving.kserve.io/v1beta1/InferenceService",
 )
+
+
+def every_file(*quick: str) -> pytest.MarkDecorator:
+    """Parametrize by values file, for tests that render each file once more: all files but `quick` are long tests."""
+    return pytest.mark.parametrize(
+        "values", [name if name in quick else pytest.param(name, marks=pytest.mark.long) for name in FILES]
+    )
 
 
 def helm(*words: str, before: bool = False) -> subprocess.CompletedProcess[str]:
@@ -52,7 +61,12 @@ def render(values: str, *sets: str, release: str = "tw", before: bool = False) -
         before=before,
     )
     assert done.returncode == 0, done.stderr
-    return [found for found in yaml.safe_load_all(done.stdout) if found]
+    return parse(done.stdout)
+
+
+def parse(manifests: str) -> list[Object]:
+    """All objects of a rendering, by the loader of libyaml, which takes a fifth of the time."""
+    return [found for found in yaml.load_all(manifests, yaml.CSafeLoader) if found]
 
 
 def refusal(values: str, *sets: str, before: bool = False) -> str:

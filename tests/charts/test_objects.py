@@ -6,24 +6,25 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import yaml
 
 from infra.docs.settings import settings_class
 from services.chassis.settings import load_settings
 from tests.charts.rendering import (
     CHART,
+    FILES,
     VALUES,
     Object,
     component,
     containers,
+    every_file,
     helm,
     of_kind,
+    parse,
     pods,
     render,
     runtime_containers,
 )
 
-FILES = sorted(path.name for path in VALUES.glob("*-values.yaml"))
 SERVICES = ("enhancer", "feedback", "gateway", "generator", "guardrail", "predictor", "session")
 # As they would stand in the secrets.
 SECRETS = {
@@ -37,7 +38,7 @@ SECRETS = {
     "feedback": "postgresql+pg8000://u:p@postgres/feedback",
 }
 
-every_file = pytest.mark.parametrize("values", FILES)
+by_file = pytest.mark.parametrize("values", FILES)
 
 
 def environment_of(container: Any) -> dict[str, str]:
@@ -58,7 +59,7 @@ def is_out_of_a_secret(variable: Any, container: Any) -> bool:
     )
 
 
-@every_file
+@by_file
 def test_every_pod_passes_the_restricted_standard(values: str) -> None:
     objects = render(values)
     for name, pod in pods(objects).items():
@@ -86,7 +87,7 @@ def test_every_pod_passes_the_restricted_standard(values: str) -> None:
         assert container["resources"]["requests"]["cpu"]
 
 
-@every_file
+@by_file
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_service_understands_its_environment(values: str, service: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the settings class itself, which refuses what it does not know."""
@@ -105,7 +106,7 @@ def test_a_service_understands_its_environment(values: str, service: str, monkey
         assert ports.get("metrics", getattr(settings, "metrics_port", 0)) == getattr(settings, "metrics_port", 0)
 
 
-@every_file
+@by_file
 def test_no_secret_stands_in_the_open(values: str) -> None:
     for container in containers(render(values)):
         for variable in container.get("env", ()):
@@ -113,7 +114,7 @@ def test_no_secret_stands_in_the_open(values: str) -> None:
                 assert is_out_of_a_secret(variable, container), variable["name"]
 
 
-@every_file
+@by_file
 def test_a_service_is_called_where_a_service_with_that_name_and_port_stands(values: str) -> None:
     objects = render(values)
     doors = {
@@ -129,14 +130,14 @@ def test_a_service_is_called_where_a_service_with_that_name_and_port_stands(valu
     assert len(targets) >= 7
 
 
-@every_file
+@by_file
 def test_services_behind_the_door_are_headless_so_that_calls_spread_over_pods(values: str) -> None:
     grpc = [each for each in of_kind(render(values), "Service") if component(each) != "predictor"]
     headless = {component(each) for each in grpc if each["spec"].get("clusterIP") == "None"}
     assert headless == set(SERVICES) - {"predictor"}
 
 
-@every_file
+@by_file
 def test_selectors_find_their_pods_and_nobody_elses(values: str) -> None:
     objects = render(values)
     labels = {name: pod["metadata"]["labels"] for name, pod in pods(objects).items() if not name.endswith("Job")}
@@ -146,7 +147,7 @@ def test_selectors_find_their_pods_and_nobody_elses(values: str) -> None:
         assert [name.split("/")[0] for name in found] == [component(each)]
 
 
-@every_file
+@by_file
 def test_a_pod_is_given_longer_to_end_than_it_takes(values: str) -> None:
     for name, pod in pods(render(values)).items():
         for container in pod["spec"]["containers"]:
@@ -160,7 +161,7 @@ def test_a_pod_is_given_longer_to_end_than_it_takes(values: str) -> None:
                 assert pod["spec"]["terminationGracePeriodSeconds"] > waits + drains, name
 
 
-@every_file
+@by_file
 def test_the_connections_of_a_gateway_that_ends_grow_old_before_it_closes_them(values: str) -> None:
     """A call that begins on a connection as its server closes fails, and no client of gRPC sends it again."""
     for pod in pods(render(values)).values():
@@ -172,7 +173,7 @@ def test_the_connections_of_a_gateway_that_ends_grow_old_before_it_closes_them(v
                 assert waits > 1.1 * float(settings["TW_GATEWAY_CONNECTION_AGE_SECONDS"])
 
 
-@every_file
+@by_file
 def test_a_turn_whose_readers_have_gone_on_elsewhere_gets_as_long_to_end_as_calls_do(values: str) -> None:
     """The gateway's own default is two seconds: an answer that took longer was cut off by every upgrade."""
     gateway = next(one for one in containers(render(values)) if one["name"] == "gateway")
@@ -180,7 +181,7 @@ def test_a_turn_whose_readers_have_gone_on_elsewhere_gets_as_long_to_end_as_call
     assert settings["TW_GATEWAY_HTTP_DRAIN_SECONDS"] == settings["TW_GATEWAY_DRAIN_SECONDS"]
 
 
-@every_file
+@every_file("everything-values.yaml", "evaluation-values.yaml", "kserve-values.yaml", "ray-values.yaml")
 def test_names_are_short_enough_and_nothing_stands_twice(values: str) -> None:
     objects = render(values, release="a-name-as-long-as-helm-lets-anybody-choose-one-53-lon")
     names = [(each["apiVersion"], each["kind"], each["metadata"]["name"]) for each in objects]
@@ -234,7 +235,7 @@ def test_what_gitops_renders_twice_is_the_same_without_a_cluster_to_look_into() 
     first, second = helm(*words), helm(*words)
     assert first.returncode == 0, first.stderr
     assert first.stdout == second.stdout
-    assert not [found for found in yaml.safe_load_all(first.stdout) if found and found["kind"] == "Secret"]
+    assert not of_kind(parse(first.stdout), "Secret")
 
 
 def test_three_of_everything_stay_when_a_node_or_a_zone_goes() -> None:

@@ -2,14 +2,14 @@
 
 import pytest
 
-from tests.charts.rendering import CHART, VALUES, helm, refusal
+from tests.charts.rendering import CHART, VALUES, every_file, helm, refusal
 
 # With gitops nobody looks whether there is an operator.
 RAY = "training.enabled=true,ray.mode=kuberay,gitops=true"
 SCALED = "ray.autoscaling.enabled=true"
 GPU = "ray.workers.nodeSelector.pool=gpu,ray.workers.resources.limits.nvidia\\.com/gpu=2"
-# What is set, and what the refusal names.
-WRONG = {
+# What is set, and what the refusal names: single values by values.schema.json, combinations by templates/_validation.tpl.
+BY_SCHEMA = {
     "a key that nobody knows": ("servces.gateway.replicas=1", "servces"),
     "a key of a service that nobody knows": ("services.gateway.replica=1", "replica"),
     "a word for a number": ("services.gateway.replicas=many", "replicas"),
@@ -23,6 +23,11 @@ WRONG = {
     "a setting for all that only one has": ("serviceDefaults.settings.max_turns=1", "max_turns"),
     "a setting of the model server that is mistyped": ("serving.predictor.settings.thread=1", "thread"),
     "a secret in the open": ("services.gateway.settings.principal_key=0123456789abcdef", "principal_key"),
+    "a recipe that is none": ("training.recipe=large", "recipe"),
+    "words that a shell would read": ("training.extraArgs={--every;ls}", "extraArgs"),
+    "no time to leave": ("training.noticeSeconds=0", "noticeSeconds"),
+}
+BY_TEMPLATE = {
     "no database": ("database.existingSecret=", "database.existingSecret"),
     "no brokers": ("kafka.bootstrap=", "kafka.bootstrap"),
     "no store": ("objectStore.endpoint=", "objectStore.endpoint"),
@@ -62,7 +67,6 @@ WRONG = {
     "more in sync than there are": ("kafka.topics.minInsyncReplicas=4", "kafka.topics.minInsyncReplicas"),
     "GitOps with generated keys": ("gitops=true,secrets.existing=", "secrets.existing"),
     "turns as RayJobs where no operator is": ("training.enabled=true,ray.mode=kuberay", "ray.mode"),
-    "a recipe that is none": ("training.recipe=large", "recipe"),
     "a recipe that trains another model": (
         "training.enabled=true,training.recipe=small,models.initial=nano-0",
         "training.recipe models.initial nano-0",
@@ -71,7 +75,6 @@ WRONG = {
         "training.enabled=true,models.initial=small-1",
         "training.recipe models.initial small-1",
     ),
-    "words that a shell would read": ("training.extraArgs={--every;ls}", "extraArgs"),
     "GPUs for a turn in one pod": ("training.enabled=true,ray.workers.gpus=1", "ray.workers.gpus"),
     "GPUs that are nowhere": (f"{RAY},ray.workers.gpus=1", "ray.workers.nodeSelector"),
     "GPUs said twice": (f"{RAY},{GPU}", "ray.workers.resources.limits"),
@@ -91,13 +94,13 @@ WRONG = {
         f"{RAY},ray.rolloutActors=1,ray.workers.gpus=1,ray.workers.nodeSelector.pool=gpu",
         "ray.rolloutActors",
     ),
-    "no time to leave": ("training.noticeSeconds=0", "noticeSeconds"),
     "a queue for what grows": (f"{RAY},{SCALED},ray.queueName=night", "ray.queueName"),
     "a trial longer than its turn": (
         "training.enabled=true,training.canary.seconds=90000",
         "training.canary.seconds",
     ),
 }
+WRONG = BY_SCHEMA | BY_TEMPLATE
 
 
 @pytest.mark.parametrize("case", WRONG)
@@ -128,7 +131,7 @@ def test_an_evaluation_with_gitops_is_refused_for_its_passwords_are_generated() 
     assert "evaluation.enabled: " in refusal("evaluation-values.yaml", "gitops=true,secrets.existing=keys")
 
 
-@pytest.mark.parametrize("values", sorted(path.name for path in VALUES.glob("*-values.yaml")))
+@every_file("everything-values.yaml", "evaluation-values.yaml")
 def test_helm_finds_nothing_to_complain_about(values: str) -> None:
     no_operator = "monitoring.podMonitors.enabled=false,monitoring.rules.enabled=false,training.enabled=false"
     done = helm("lint", "--strict", str(CHART), "-f", str(VALUES / values), "--set", no_operator)
