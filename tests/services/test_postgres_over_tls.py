@@ -96,7 +96,11 @@ def migrate(service: str, url: str, believed: Path) -> subprocess.CompletedProce
     )
 
 
-@pytest.mark.parametrize("service", DRIVERS)
+# One service of each driver; the others are long tests.
+@pytest.mark.parametrize(
+    "service",
+    ["gateway", "feedback", *(pytest.param(name, marks=pytest.mark.long) for name in ("session", "generator"))],
+)
 async def test_the_certificate_is_compared(service: str, postgres: PostgresServer, authorities: Authorities) -> None:
     database = postgres.database()
     async with only_over_tls(authorities, database.port) as port:
