@@ -136,8 +136,12 @@ async def serve(settings: PredictorSettings) -> int:
     readiness.ready = False
     # Nobody may send a request over a connection that was kept, which only this process would answer, with a refusal.
     await site.stop()
-    if runner.server is not None:
-        runner.server.pre_shutdown()
+    for connection in runner.server.connections if runner.server else ():
+        # aiohttp's pre_shutdown() leaves idle connections open until cleanup(), and does not answer on them.
+        if connection._request_in_progress:
+            connection.close()
+        else:
+            connection.force_close()
     starting.cancel()
     await asyncio.wait([starting])
     await repository.close()

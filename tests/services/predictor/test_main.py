@@ -1,24 +1,42 @@
-"""The process: settings, start, SIGTERM, and coming back with what it served."""
+"""Settings, start, SIGTERM, and coming back with what it served: as a process, or in this one where that is not what matters."""
 
+import asyncio
 import json
 import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import pytest
 
 from services.chassis.settings import SettingsError
-from services.predictor.__main__ import main
+from services.predictor.__main__ import main, serve
+from services.predictor.graph.conversion import convert
+from services.predictor.settings import PredictorSettings
+from services.predictor.store.digests import DigestCache
+from services.predictor.store.ir_cache import IrCache
+from services.predictor.store.manifest import check_manifest
 
 ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture(scope="module")
+def graphs(first_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of converted graphs that holds that of the first model."""
+    folder = tmp_path_factory.mktemp("graphs")
+    manifest = check_manifest(first_model, "tiny-1", DigestCache(folder.with_suffix(".json")))
+    IrCache(folder, 1, convert).get(manifest)
+    return folder
 
 
 def start(tmp_path: Path, **settings: str) -> subprocess.Popen[str]:
@@ -55,6 +73,50 @@ def stop(process: subprocess.Popen[str]) -> str:
     _, said = process.communicate(timeout=60)
     assert process.returncode == 0, said
     return said
+
+
+class Serving:
+    """A predictor in this process, between "listening" and SIGTERM."""
+
+    def __init__(self, log: pytest.LogCaptureFixture, task: asyncio.Task[int]) -> None:
+        self._log, self._task = log, task
+
+    async def heard(self, phrase: str) -> dict[str, Any]:
+        """The fields of the first line with that phrase; waits for it."""
+        while True:
+            for record in self._log.records:
+                if record.getMessage() == phrase:
+                    return dict(getattr(record, "fields", {}))
+            assert not self._task.done(), f"it ended without saying {phrase!r}"
+            await asyncio.sleep(0.01)
+
+    @property
+    async def port(self) -> int:
+        return int((await self.heard("listening"))["port"])
+
+    async def status(self, path: str) -> int:
+        async with (
+            aiohttp.ClientSession() as http,
+            http.get(f"http://127.0.0.1:{await self.port}{path}") as answer,
+        ):
+            return answer.status
+
+    async def ended(self) -> int:
+        return await self._task
+
+
+@asynccontextmanager
+async def serving(tmp_path: Path, log: pytest.LogCaptureFixture, **settings: Any) -> AsyncIterator[Serving]:
+    """A predictor that is told to end after the block, and ends well, if it has not ended by itself."""
+    log.set_level("INFO", logger="services.predictor")
+    own = {"port": 0, "cache_directory": tmp_path / "cache", "threads": 1, "kv_blocks": 8, **settings}
+    task = asyncio.create_task(serve(PredictorSettings(**own)))
+    found = Serving(log, task)
+    await found.heard("listening")
+    yield found
+    if not task.done():
+        signal.raise_signal(signal.SIGTERM)
+        assert await task == 0
 
 
 def post(port: int, path: str, body: object) -> object:
@@ -103,8 +165,10 @@ def test_it_serves_stops_cleanly_on_sigterm_and_comes_back_after_a_kill(tmp_path
     assert "stopped" in said
 
 
-def test_it_is_not_ready_before_it_serves_what_its_peer_does(tmp_path: Path, first_model: Path) -> None:
+def test_it_is_not_ready_before_it_serves_what_its_peer_does(tmp_path: Path, first_model: Path, graphs: Path) -> None:
     """As an upgrade starts it beside the one that goes; the version was loaded by a call, so no setting names it."""
+    for name in ("first", "second"):
+        shutil.copytree(graphs, tmp_path / name / "cache" / "graphs")
     first = start(tmp_path / "first")
     old = port_of(wait_for(first, "listening"))
     post(old, "/v2/repository/models/tiny-1/load", {"parameters": {"directory": str(first_model)}})
@@ -120,28 +184,41 @@ def test_it_is_not_ready_before_it_serves_what_its_peer_does(tmp_path: Path, fir
     stop(second)
 
 
-def test_where_no_peer_is_it_is_ready_with_what_it_has(tmp_path: Path) -> None:
-    alone = start(tmp_path, PEER_URL="http://127.0.0.1:1")
-    said = read_until(alone, "listening")
-    if not any("no peer" in line for line in said):  # it looks for one beside that
-        read_until(alone, "no peer")
-    port = port_of(said[-1])
-    wait_until_ready(port)
-    assert post(port, "/v2/repository/index", {}) == []
-    stop(alone)
+async def test_where_no_peer_is_it_is_ready_with_what_it_has(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(tmp_path, caplog, peer_url="http://127.0.0.1:1") as alone:
+        await alone.heard("no peer")
+        while await alone.status("/v2/health/ready") != 200:
+            await asyncio.sleep(0.01)
+        async with (
+            aiohttp.ClientSession() as http,
+            http.post(f"http://127.0.0.1:{await alone.port}/v2/repository/index", json={}) as answer,
+        ):
+            assert await answer.json() == []
 
 
-def test_a_connection_that_was_kept_is_closed_when_it_drains(tmp_path: Path) -> None:
+async def test_a_connection_that_was_kept_is_closed_while_running_answers_end(
+    tmp_path: Path, first_model: Path, graphs: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Or its owner would send the next request to a process that refuses it, while others would answer."""
-    process = start(tmp_path)
-    port = port_of(wait_for(process, "listening"))
-    with socket.create_connection(("127.0.0.1", port), timeout=30) as kept:
-        kept.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: predictor\r\n\r\n")
-        assert b"200 OK" in kept.recv(65_536)
-        process.send_signal(signal.SIGTERM)
-        assert kept.recv(65_536) == b""
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 0, said
+    shutil.copytree(graphs, tmp_path / "cache" / "graphs")
+    body = {"model": "tiny-1", "prompt": "abc", "max_tokens": 500, "ignore_eos": True, "stream": True}
+    async with (
+        serving(tmp_path, caplog, startup_models=(first_model,), kv_blocks=32) as predictor,
+        aiohttp.ClientSession(f"http://127.0.0.1:{await predictor.port}") as http,
+    ):
+        await predictor.heard("version ready")
+        reader, writer = await asyncio.open_connection("127.0.0.1", await predictor.port)
+        writer.write(b"GET /v2/health/live HTTP/1.1\r\nHost: predictor\r\n\r\n")
+        assert b"200 OK" in await reader.read(65_536)
+        async with http.post("/v1/completions", json=body) as answer:
+            await answer.content.readline()
+            rest = asyncio.create_task(answer.read())
+            signal.raise_signal(signal.SIGTERM)
+            assert await reader.read() == b""
+            assert not rest.done()
+            assert (await rest).endswith(b"data: [DONE]\n\n")
+        writer.close()
+        assert await predictor.ended() == 0
 
 
 def wait_until_ready(port: int) -> None:
@@ -156,51 +233,43 @@ def wait_until_ready(port: int) -> None:
         time.sleep(0.05)
 
 
-def test_one_model_of_the_start_mounted_anywhere_is_served_under_the_version_of_its_manifest(
-    tmp_path: Path, first_model: Path
+async def test_one_model_of_the_start_mounted_anywhere_is_served_under_the_version_of_its_manifest(
+    tmp_path: Path, first_model: Path, graphs: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As KServe mounts it: the folder's name says nothing."""
-    mounted = tmp_path / "mnt" / "models"
+    mounted, failure = tmp_path / "mnt" / "models", tmp_path / "failure"
     shutil.copytree(first_model, mounted)
-    process = start(
-        tmp_path,
-        STARTUP_MODELS=json.dumps([str(mounted)]),
-        MODELS_ROOT=str(mounted),
-        MAX_VERSIONS="1",
-        FAILURE_FILE=str(tmp_path / "failure"),
-    )
-    port = port_of(wait_for(process, "listening"))
-    wait_for(process, "version ready")
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models") as response:
-        assert [each["id"] for each in json.load(response)["data"]] == ["tiny-1"]
-    stop(process)
-    assert not (tmp_path / "failure").exists()
+    shutil.copytree(graphs, tmp_path / "cache" / "graphs")
+    settings = {"startup_models": (mounted,), "models_root": mounted, "max_versions": 1, "failure_file": failure}
+    async with serving(tmp_path, caplog, **settings) as predictor:
+        await predictor.heard("version ready")
+        async with (
+            aiohttp.ClientSession() as http,
+            http.get(f"http://127.0.0.1:{await predictor.port}/v1/models") as answer,
+        ):
+            assert [each["id"] for each in (await answer.json())["data"]] == ["tiny-1"]
+    assert not failure.exists()
 
 
-def test_a_model_of_the_start_that_cannot_be_loaded_ends_the_process_with_its_reason(
-    tmp_path: Path, first_model: Path
+async def test_a_model_of_the_start_that_cannot_be_loaded_ends_the_process_with_its_reason(
+    tmp_path: Path, first_model: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    broken = tmp_path / "broken"
+    broken, failure = tmp_path / "broken", tmp_path / "failure"
     shutil.copytree(first_model, broken)
     (broken / "tokenizer.json").write_text("{}")
-    failure = tmp_path / "failure"
-    process = start(tmp_path, STARTUP_MODELS=json.dumps([str(broken)]), FAILURE_FILE=str(failure))
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 1, said
+    async with serving(tmp_path, caplog, startup_models=(broken,), failure_file=failure) as predictor:
+        assert await predictor.ended() == 1
     reason = failure.read_text()
     assert reason.startswith("tiny-1: ")
     assert {"manifest.json", "tokenizer.json"} <= set(re.findall(r"[a-z.]+", reason))
 
 
-def test_without_a_place_for_the_reason_it_stays_and_is_not_ready(tmp_path: Path) -> None:
-    process = start(tmp_path, STARTUP_MODELS=json.dumps([str(tmp_path / "nowhere")]))
-    port = port_of(wait_for(process, "listening"))
-    wait_for(process, "load failed")
-    with pytest.raises(urllib.error.HTTPError) as not_ready:
-        urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/health/ready")
-    not_ready.value.close()
-    assert not_ready.value.code == 503
-    stop(process)
+async def test_without_a_place_for_the_reason_it_stays_and_is_not_ready(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(tmp_path, caplog, startup_models=(tmp_path / "nowhere",)) as predictor:
+        await predictor.heard("load failed")
+        assert await predictor.status("/v2/health/ready") == 503
 
 
 def test_it_may_be_told_to_end_before_its_models_are_loaded(tmp_path: Path, first_model: Path) -> None:
