@@ -9,6 +9,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+import pytest_asyncio
 import torch
 from aiohttp import web
 
@@ -116,12 +117,18 @@ def refusals(monkeypatch: pytest.MonkeyPatch) -> list[PredictorError]:
     return sent
 
 
-@pytest.fixture
-async def predictor(start_predictor: StartPredictor, first_model: Path) -> Predictor:
-    """One that serves tiny-1."""
-    started = await start_predictor()
-    assert await started.load("tiny-1", first_model) == (200, {"name": "tiny-1", "state": "READY"})
-    return started
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def predictor(
+    cache_directory: Path, tmp_path_factory: pytest.TempPathFactory, first_model: Path
+) -> AsyncIterator[Predictor]:
+    """One that serves tiny-1 to all tests of a module, which run on the module's loop and change no version."""
+    async with _running(cache_directory, tmp_path_factory.mktemp("journal"), LIMITS, OPTIONS, {}) as started:
+        await load_first(started, first_model)
+        yield started
+
+
+async def load_first(predictor: Predictor, first_model: Path) -> None:
+    assert await predictor.load("tiny-1", first_model) == (200, {"name": "tiny-1", "state": "READY"})
 
 
 @asynccontextmanager

@@ -9,6 +9,8 @@ import pytest
 from services.predictor.errors import PredictorError
 from tests.services.predictor.conftest import MAX_BODY_BYTES, Predictor
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 SECRET = "my-secret-diary"
 # What a message must say of a limit: its numbers, and the words that are taken as they are.

@@ -9,6 +9,8 @@ import pytest
 from services.predictor.engine.generation import Sampling
 from tests.services.predictor.conftest import Predictor
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 HELLO = [{"role": "user", "content": "hello"}]
 GREEDY = {"model": "tiny-1", "temperature": 0, "max_tokens": 24, "ignore_eos": True}
 

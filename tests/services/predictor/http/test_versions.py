@@ -3,6 +3,7 @@
 import asyncio
 import json
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,24 @@ from services.predictor.errors import (
     UnavailableError,
     VersionInUseError,
 )
-from tests.services.predictor.conftest import Predictor, StartPredictor
+from tests.services.predictor.conftest import OPTIONS, Predictor, StartPredictor, load_first
 from tests.services.predictor.model_directories import write_manifest
 from tests.support.errors import refused
 
+# Of the model's 2048 positions.
 LONG = {"prompt": "abc", "max_tokens": 1900, "ignore_eos": True, "temperature": 0}
+
+
+# Ends by itself, in the time of some hundred calls.
+ENDS = 800
+
+
+@pytest.fixture
+async def predictor(start_predictor: StartPredictor, first_model: Path) -> Predictor:
+    """One for each test, that serves tiny-1."""
+    started = await start_predictor()
+    await load_first(started, first_model)
+    return started
 
 
 async def open_stream(predictor: Predictor, version: str, **changes: Any) -> aiohttp.ClientResponse:
@@ -98,7 +112,7 @@ async def test_loading_a_version_leaves_a_running_stream_as_it_is(predictor: Pre
 async def test_unloading_lets_running_streams_end_and_refuses_new_ones(
     predictor: Predictor, refusals: list[PredictorError]
 ) -> None:
-    stream = await open_stream(predictor, "tiny-1")
+    stream = await open_stream(predictor, "tiny-1", max_tokens=ENDS)
     unloading = asyncio.create_task(predictor.post("/v2/repository/models/tiny-1/unload", {}))
     while predictor.repository.index()[0].state == "READY":
         await asyncio.sleep(0)
@@ -113,7 +127,7 @@ async def test_unloading_lets_running_streams_end_and_refuses_new_ones(
 
 async def test_a_version_that_must_be_idle_to_go_stays_while_an_answer_runs(predictor: Predictor) -> None:
     polite = {"parameters": {"only_idle": True}}
-    stream = await open_stream(predictor, "tiny-1")
+    stream = await open_stream(predictor, "tiny-1", max_tokens=ENDS)
     status, answer = await predictor.post("/v2/repository/models/tiny-1/unload", polite)
     assert (status, answer["error"].split()[0]) == (409, "1")
     with refused(VersionInUseError, field="version"):
@@ -225,13 +239,9 @@ async def test_a_full_queue_is_refused_and_the_waiting_are_served(
 async def test_more_requests_than_the_cache_holds_all_end_with_their_own_text(
     start_predictor: StartPredictor, first_model: Path
 ) -> None:
-    from dataclasses import replace
-
-    from tests.services.predictor.conftest import OPTIONS
-
     predictor = await start_predictor(options=replace(OPTIONS, kv_blocks=12))
     await predictor.load("tiny-1", first_model)
-    body = {**LONG, "model": "tiny-1", "max_tokens": 250}
+    body = {**LONG, "model": "tiny-1", "max_tokens": 120}
     prompts = [letter * 60 for letter in "abcd"]
     alone = [await predictor.post("/v1/completions", {**body, "prompt": prompt}) for prompt in prompts]
     together = await asyncio.gather(*(predictor.post("/v1/completions", {**body, "prompt": p}) for p in prompts))
