@@ -15,7 +15,10 @@ WRITTEN = {
 }
 
 
-@pytest.mark.parametrize("maker", WRITTEN)
+# Parsing KServe's definitions takes a second: those of the older version are a long test.
+@pytest.mark.parametrize(
+    "maker", [pytest.param(name, marks=pytest.mark.long) if name == "kserve-0_15" else name for name in WRITTEN]
+)
 def test_a_makers_definitions_serve_the_versions_that_the_chart_writes(maker: str) -> None:
     found = {}
     for path in (find_installed() / maker).iterdir():

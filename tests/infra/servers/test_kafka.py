@@ -43,6 +43,8 @@ def test_three_brokers_take_and_keep_messages_while_one_is_dead(kafka_of_three: 
     assert consume(kafka_of_three, topic, 100) == before + after
 
 
+# F1 kills the broker of `make test`.
+@pytest.mark.long
 @pytest.mark.slow
 def test_acknowledged_messages_are_there_after_a_kill(kafka: KafkaServer) -> None:
     topic = kafka.topic(partitions=2)

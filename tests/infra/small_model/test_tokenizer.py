@@ -37,7 +37,8 @@ def small(pieces: Pieces, kept: list[int]) -> Tokenizer:
     return build_tokenizer(pieces.subset(kept))
 
 
-@pytest.mark.slow
+# Building it takes six seconds; the small vocabulary is built by the same function and has the same golden ids.
+@pytest.mark.long
 @pytest.mark.parametrize(("text", "ids"), GOLDEN)
 def test_the_whole_vocabulary_encodes_as_gemma_does(whole: Tokenizer, text: str, ids: list[int]) -> None:
     assert whole.encode(text).ids == ids

@@ -98,7 +98,7 @@ WORDS = st.sampled_from(
 TEXTS = st.one_of(st.lists(WORDS, max_size=14).map(" ".join), st.text(max_size=60))
 
 
-@settings(max_examples=250)
+@settings(max_examples=100)
 @given(TEXTS)
 def test_edits_rebuild_the_text_do_not_overlap_and_a_second_time_changes_nothing(enhancer: Enhancer, text: str) -> None:
     once = enhancer.enhance(text)
