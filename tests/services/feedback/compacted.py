@@ -151,7 +151,8 @@ class CompactedLog:
         return [row for item in self.served() for row in parquet.to_rows(read_served(self.store, item))]
 
     def ids(self) -> list[str]:
-        return [str(row["event_id"]) for row in self.rows()]
+        columns = [read_served(self.store, item, ["event_id"]) for item in self.served()]
+        return [event_id for rows in columns if rows.num_rows for event_id in rows["event_id"].to_pylist()]
 
     def keys(self, prefix: str = "") -> Collection[str]:
         return {found.key for found in self.store.list(prefix)}

@@ -23,11 +23,11 @@ from services.chassis.errors import (
 from services.chassis.identity import NOBODY, CallContext, Caller, bind_call
 from services.chassis.server import serving
 from services.feedback.__main__ import wiring
-from services.feedback.database import open_database
 from services.feedback.lake import parquet
 from services.feedback.settings import FeedbackSettings
 from services.feedback.spool.log import OffsetOutOfRangeError
 from services.feedback.tables import partitions
+from tests.services.feedback.databases import open_sqlite, put_sqlite
 from tests.services.feedback.objects import decode
 from tests.services.feedback.samples import (
     ADA,
@@ -92,6 +92,7 @@ async def running(root: Path, **changes: Any) -> AsyncIterator[Client]:
         database_url=f"sqlite:///{root}/ledger.db",
         **{"flush_seconds": 0.05} | changes,
     )
+    put_sqlite(root / "ledger.db")
     async with (
         wiring(settings) as registrations,
         serving(settings, registrations) as port,
@@ -345,7 +346,7 @@ async def test_a_full_spool_is_unavailable_and_says_so(tmp_path: Path) -> None:
 async def test_a_sink_that_must_not_go_on_ends_the_service_and_is_not_left_behind_silently(tmp_path: Path) -> None:
     with pytest.raises(ExceptionGroup) as caught:
         async with running(tmp_path) as client:
-            engine = open_database(f"sqlite:///{tmp_path}/ledger.db")
+            engine = open_sqlite(tmp_path / "ledger.db")
             with engine.begin() as connection:
                 connection.execute(update(partitions).values(end_offset=99))
             engine.dispose()

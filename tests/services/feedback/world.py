@@ -12,7 +12,6 @@ from thumbwheel.feedback.v1 import events_pb2
 
 from services.chassis.errors import UnavailableError
 from services.feedback import codec
-from services.feedback.database import open_database
 from services.feedback.lake.ledger import (
     Batch,
     FencedError,
@@ -31,6 +30,7 @@ from services.feedback.spool.frames import Entry, Record
 from services.feedback.spool.sealer import Sealer
 from services.feedback.spool.spool import Device, Spool
 from services.feedback.standing.thumbs import fold
+from tests.services.feedback.databases import memory_sqlite
 from tests.services.feedback.faults import CrashError, Faults
 from tests.services.feedback.history import Catalogue, History, Place, violations
 from tests.services.feedback.memory import MemoryStore
@@ -102,7 +102,7 @@ class World:
     def __init__(self, seed: int, directory: Path) -> None:
         self.faults = Faults(seed)
         self.store, self.disk = self.store_kind(self.faults), self.disk_kind(self.faults)
-        self.engine = open_database("sqlite://")
+        self.engine = memory_sqlite()
         self.ledger = self.ledger_kind(self.engine, now_us=lambda: 1)
         self.ledger.faults = self.faults
         master = MasterKey(MASTER)

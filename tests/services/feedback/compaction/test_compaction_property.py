@@ -16,7 +16,6 @@ from services.feedback import tables
 from services.feedback.codec import feedback_entry, turn_entry
 from services.feedback.compaction.compaction import CompactionPace, Step
 from services.feedback.compaction.runs import RunLimits
-from services.feedback.database import open_database
 from services.feedback.lake import parquet
 from services.feedback.lake.audit import audit
 from services.feedback.lake.covers import Served
@@ -24,6 +23,7 @@ from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.taken_back import event_id_of
 from services.feedback.spool.frames import Entry
 from tests.services.feedback.compacted import DAY, PACE, CompactedLog, turns_log
+from tests.services.feedback.databases import memory_sqlite
 from tests.services.feedback.faults import CrashError, Faults
 from tests.services.feedback.memory import MemoryStore
 from tests.services.feedback.samples import erased, garbage, thumb, turn
@@ -278,7 +278,7 @@ ROUNDS = st.tuples(
 
 @pytest.fixture(scope="module")
 def one_engine():
-    engine = open_database("sqlite://")
+    engine = memory_sqlite()
     yield engine
     engine.dispose()
 
@@ -312,19 +312,36 @@ def run(engine: Engine, pace: CompactionPace, actions: list[Action]) -> None:
     assert model.crashes or model.log.keys() == named, "without a crash nothing is left behind"
 
 
-@settings(max_examples=30, **OURS)
-@given(actions=st.lists(ACTIONS, min_size=3, max_size=16))
+ROUND_LISTS = st.lists(ROUNDS, min_size=2, max_size=6)
+ACTION_LISTS = st.lists(ACTIONS, min_size=3, max_size=16)
+
+
+@settings(max_examples=8, **OURS)
+@given(actions=ACTION_LISTS)
 def test_readers_find_what_the_segments_held_without_what_must_go(one_engine: Engine, actions: list[Action]) -> None:
     run(one_engine, PASSING, actions)
 
 
-@pytest.mark.slow
-@settings(max_examples=50, **OURS)
-@given(rounds=st.lists(ROUNDS, min_size=2, max_size=6))
+@settings(max_examples=12, **OURS)
+@given(rounds=ROUND_LISTS)
 def test_what_was_taken_back_goes_from_every_object_whatever_came_between(
     one_engine: Engine, rounds: list[tuple[Action, ...]]
 ) -> None:
-    run(one_engine, LASTING, [action for actions in rounds for action in actions])
+    run(one_engine, LASTING, list(itertools.chain.from_iterable(rounds)))
+
+
+@pytest.mark.long
+@settings(max_examples=300, **OURS)
+@given(actions=ACTION_LISTS)
+def test_many_ledgers_are_read_without_what_must_go(one_engine: Engine, actions: list[Action]) -> None:
+    run(one_engine, PASSING, actions)
+
+
+@pytest.mark.long
+@settings(max_examples=300, **OURS)
+@given(rounds=ROUND_LISTS)
+def test_in_many_ledgers_what_was_taken_back_goes(one_engine: Engine, rounds: list[tuple[Action, ...]]) -> None:
+    run(one_engine, LASTING, list(itertools.chain.from_iterable(rounds)))
 
 
 @settings(

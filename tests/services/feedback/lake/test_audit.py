@@ -11,7 +11,6 @@ import pytest
 from sqlalchemy import delete, insert, update
 
 from services.feedback import codec
-from services.feedback.database import open_database
 from services.feedback.lake import parquet
 from services.feedback.lake.audit import Report, audit
 from services.feedback.lake.ledger import Ledger
@@ -20,6 +19,7 @@ from services.feedback.sink.sink import FlushLimits, Sink
 from services.feedback.spool.folder import inspect
 from services.feedback.spool.spool import Spool
 from services.feedback.tables import dead_letters, event_ids, partitions, segments
+from tests.services.feedback.databases import open_sqlite
 from tests.services.feedback.objects import decode
 from tests.services.feedback.samples import FEEDBACK, entry, garbage, thumb
 
@@ -34,7 +34,7 @@ class Log:
     segment_bytes: int = 1
 
     def __post_init__(self) -> None:
-        self.engine = open_database(f"sqlite:///{self.root}/ledger.db")
+        self.engine = open_sqlite(self.root / "ledger.db")
         self.ledger, self.store = Ledger(self.engine), Directory(self.root / "objects")
         self.spool = Spool(self.root / "spool" / "feedback", max_bytes=ROOM, segment_bytes=self.segment_bytes)
         sink = Sink(FEEDBACK, self.spool, self.store, self.ledger, FlushLimits(2, ROOM))

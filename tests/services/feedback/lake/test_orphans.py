@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from services.feedback.database import open_database
 from services.feedback.lake.covers import Served
 from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.object_store import Directory, ObjectStoreError
 from services.feedback.lake.orphans import delete_orphans, find_orphans
 from services.feedback.sink.sink import FlushLimits, Sink, Step
 from services.feedback.spool.spool import Spool
+from tests.services.feedback.databases import open_sqlite
 from tests.services.feedback.samples import FEEDBACK, entry
 
 ROOM = 1 << 20
@@ -61,7 +61,7 @@ class Place:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
-    engine = open_database(f"sqlite:///{tmp_path}/ledger.db")
+    engine = open_sqlite(tmp_path / "ledger.db")
     place = Place(tmp_path, engine)
     yield place
     place.spool.close()

@@ -23,7 +23,8 @@ from tests.services.feedback.samples import KEY, thumb
 from tests.services.feedback.simulation import check_sound, is_caught
 from tests.services.feedback.world import ForgetfulLedger, World
 
-SEEDS, MUTANT_SEEDS = 15, 40
+# The last mutant to be caught needs six.
+SEEDS, MUTANT_SEEDS, LONG_SEEDS = 8, 40, 200
 FAULTS = {
     "erased",
     "crash before reply",
@@ -92,8 +93,9 @@ class ErasingWorld(World):
         super()._at(step)
 
 
-def test_what_was_erased_stays_erased_and_nothing_else_is_lost(fast_directory: Path) -> None:
-    check_sound(ErasingWorld, SEEDS, FAULTS, fast_directory)
+@pytest.mark.parametrize("seeds", [SEEDS, pytest.param(LONG_SEEDS, marks=pytest.mark.long)])
+def test_what_was_erased_stays_erased_and_nothing_else_is_lost(seeds: int, fast_directory: Path) -> None:
+    check_sound(ErasingWorld, seeds, FAULTS, fast_directory)
 
 
 class HastyLedger(ForgetfulLedger):

@@ -12,7 +12,7 @@ from services.chassis.errors import NotFoundError
 from services.chassis.identity import Caller
 from services.feedback import tables
 from services.feedback.codec import decode_feedback, feedback_entry
-from services.feedback.database import open_database, scrub
+from services.feedback.database import scrub
 from services.feedback.events import Stream
 from services.feedback.lake.audit import Problem, audit
 from services.feedback.lake.ledger import ErasedMeanwhileError
@@ -24,6 +24,7 @@ from services.feedback.spool.claims import PostgresClaims
 from services.feedback.spool.folder import inspect
 from services.feedback.spool.frames import Record
 from services.feedback.standing import experiments, thumbs
+from tests.services.feedback.databases import open_sqlite
 from tests.services.feedback.samples import ADA, KEY, correction, erased, name, retraction, thumb, turn
 from tests.services.feedback.sealing_world import ROOM, SealingWorld
 
@@ -321,7 +322,7 @@ def test_a_claimed_thumb_of_an_erased_user_counts_no_more(postgres_engine: Engin
 
 
 def test_on_sqlite_a_shredded_key_is_in_no_byte_of_the_database(tmp_path: Path) -> None:
-    engine = open_database(f"sqlite:///{tmp_path}/ledger.db")
+    engine = open_sqlite(tmp_path / "ledger.db")
     world = SealingWorld(tmp_path, engine)
     world.say(thumb("a"), thumb("b", caller=BOB))
     with engine.begin() as connection:
@@ -339,7 +340,7 @@ def test_on_sqlite_a_shredded_key_is_in_no_byte_of_the_database(tmp_path: Path) 
 
 
 def test_a_reader_in_the_way_keeps_the_log_and_is_told_apart(tmp_path: Path) -> None:
-    engine = open_database(f"sqlite:///{tmp_path}/ledger.db")
+    engine = open_sqlite(tmp_path / "ledger.db")
     with engine.connect() as reader:
         reader.execute(text("PRAGMA busy_timeout=0"))
         reader.execute(select(tables.streams)).all()

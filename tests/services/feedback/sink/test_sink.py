@@ -12,7 +12,6 @@ import pytest
 from sqlalchemy import Engine
 
 from services.feedback.codec import feedback_entry
-from services.feedback.database import open_database
 from services.feedback.lake import parquet
 from services.feedback.lake.audit import audit
 from services.feedback.lake.ledger import FencedError, Ledger
@@ -23,6 +22,7 @@ from services.feedback.spool.frames import frame_bytes
 from services.feedback.spool.log import OffsetOutOfRangeError
 from services.feedback.spool.spool import Spool
 from services.feedback.standing.thumbs import fold
+from tests.services.feedback.databases import open_sqlite
 from tests.services.feedback.objects import decode
 from tests.services.feedback.samples import FEEDBACK, entry, garbage, thumb
 from tests.support.errors import refused
@@ -59,7 +59,7 @@ def open_spool(root: Path) -> Spool:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
-    engine = open_database(f"sqlite:///{tmp_path}/ledger.db")
+    engine = open_sqlite(tmp_path / "ledger.db")
     place = Place(tmp_path, engine, Ledger(engine), Directory(tmp_path / "objects"), open_spool(tmp_path))
     yield place
     place.spool.close()
@@ -200,7 +200,7 @@ def test_a_ledger_that_is_behind_the_spool_stops_the_sink(place: Place, tmp_path
     place.spool.append([entry("a")])
     place.sink().flush()
     place.spool.append([entry("b")])
-    other = open_database(f"sqlite:///{tmp_path}/new.db")
+    other = open_sqlite(tmp_path / "new.db")
     place.ledger = Ledger(other)
     with refused(OffsetOutOfRangeError, field="offset", reason="OUT_OF_RANGE", limit="1 to 2") as caught:
         place.sink()

@@ -9,7 +9,6 @@ from thumbwheel.feedback.v1 import events_pb2
 
 from services.chassis.identity import Caller
 from services.feedback import codec, tables
-from services.feedback.database import open_database
 from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.object_store import Directory
 from services.feedback.principals.principal import principal_of
@@ -17,6 +16,7 @@ from services.feedback.sink.sink import FlushLimits, Sink
 from services.feedback.spool.spool import Spool
 from services.feedback.standing.overlay import Overlay
 from services.feedback.standing.thumbs import ThumbCount, Thumbs, catch_up, change_of, fold
+from tests.services.feedback.databases import open_sqlite
 from tests.services.feedback.samples import ADA, FEEDBACK, KEY, correction, garbage, name, retraction, thumb, ups
 
 BOB = Caller("acme", "bob")
@@ -27,7 +27,7 @@ class Service:
     """Spool, sink and thumbs as the service wires them."""
 
     def __init__(self, root: Path) -> None:
-        self.engine = open_database(f"sqlite:///{root}/ledger.db")
+        self.engine = open_sqlite(root / "ledger.db")
         self.ledger, self.store = Ledger(self.engine), Directory(root / "objects")
         self.spool = Spool(root / "spool", max_bytes=ROOM, segment_bytes=ROOM)
         self.rebuilt = catch_up(self.ledger, self.store, "feedback")
