@@ -56,6 +56,12 @@ def collected() -> Iterator[None]:
         gc.collect()
 
 
+@pytest.fixture(autouse=True)
+def without_authorities(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pg8000 loads the system's certificate authorities at each connection, 40 ms of a processor; the servers of tests have none."""
+    monkeypatch.setenv("SSL_CERT_FILE", os.devnull)
+
+
 @pytest.fixture
 def feedback_stack(tmp_path: Path, kafka: KafkaServer, postgres: PostgresServer) -> Iterator[Stack]:
     """Topics and a database of the scenario's own, on the shared servers."""

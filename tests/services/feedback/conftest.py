@@ -1,5 +1,6 @@
 """The feedback database on either server, on Postgres one for all tests, emptied for each; and a fast folder for simulations."""
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -12,6 +13,12 @@ from services.feedback import tables
 from services.feedback.database import connect, migrate, open_database
 from tests.servers import PostgresServer
 from tests.services.feedback.databases import open_sqlite
+
+
+@pytest.fixture(autouse=True)
+def without_authorities(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pg8000 loads the system's certificate authorities at each connection, 40 ms of a processor; the servers of tests have none."""
+    monkeypatch.setenv("SSL_CERT_FILE", os.devnull)
 
 
 @pytest.fixture
