@@ -5,6 +5,7 @@ The servers' clients take a second to import, so the fixtures import them.
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -135,6 +136,12 @@ def gather_groups(items: list[pytest.Item]) -> None:
     first = {group: number for number, item in reversed(list(enumerate(items))) if (group := group_of(item))}
     order = {item: (first.get(group_of(item), number), rank(item), number) for number, item in enumerate(items)}
     items.sort(key=order.__getitem__)
+
+
+def pytest_collection_finish() -> None:
+    """Exempt the collected tests and all modules from later garbage collections: a million objects, 0.8 s for each full collection."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)
