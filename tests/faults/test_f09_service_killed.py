@@ -14,7 +14,7 @@ from tests.services.feedback.samples import thumb
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("point", [APPENDED, PUBLISHED])
+@pytest.mark.parametrize("point", [pytest.param(APPENDED, marks=pytest.mark.long), PUBLISHED])
 async def test_f09_a_service_killed_around_its_acks_keeps_every_event_once(
     feedback_stack: Stack, point: str, record_property: Any
 ) -> None:
