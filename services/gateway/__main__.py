@@ -9,7 +9,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import aiohttp
 import grpc
 from google.protobuf.descriptor import FileDescriptor
 from prometheus_client import REGISTRY
@@ -30,7 +29,7 @@ from services.chassis.telemetry import fields, tracer
 from services.gateway.access import guarded
 from services.gateway.alone import Alone
 from services.gateway.answer_cache import AnswerCache, Answers, LocalAnswers
-from services.gateway.bearer import Bearers
+from services.gateway.bearer import Bearers, Tokens
 from services.gateway.chat import Chat, Peers
 from services.gateway.database import DatabaseBehindError, open_database
 from services.gateway.feedback import Feedback
@@ -47,14 +46,12 @@ from services.gateway.key_store import SqlKeyStore
 from services.gateway.keys import OWNER, Keys, owner_secret, stored
 from services.gateway.loop_metrics import LoopMetrics
 from services.gateway.loops import looping
-from services.gateway.oidc import Oidc
 from services.gateway.own_data import OwnData
 from services.gateway.peers.conversations import ConversationsPeer
 from services.gateway.peers.enhancer import EnhancerPeer
 from services.gateway.peers.feedback import FeedbackPeer
 from services.gateway.peers.generator import GeneratorPeer
 from services.gateway.peers.guardrail import GuardrailPeer
-from services.gateway.peers.issuer import IssuerPeer
 from services.gateway.peers.session import SessionPeer
 from services.gateway.quotas import Quotas
 from services.gateway.servicer import ChatServicer, FeedbackServicer
@@ -64,7 +61,6 @@ from services.gateway.shared.link import Link, open_link
 from services.gateway.shared.quotas import ValkeyBook
 from services.gateway.shared.seal import Seal
 from services.gateway.shared.turns import SharingPace, shared_turns
-from services.gateway.signing_keys import KeyAges, SigningKeys
 from services.gateway.storing import Storing
 from services.gateway.turn_trace import traced
 from services.gateway.turns import Neighbours, TurnLimits, Turns
@@ -178,9 +174,16 @@ async def _keys(settings: GatewaySettings, stack: AsyncExitStack) -> Keys:
     return await stack.enter_async_context(Keys(store, settings.key_cache_seconds))
 
 
-async def _tokens(settings: GatewaySettings, stack: AsyncExitStack) -> Oidc | None:
+async def _tokens(settings: GatewaySettings, stack: AsyncExitStack) -> Tokens | None:
     if not settings.oidc_issuers:
         return None
+    # Half a second of a processor, which a gateway without issuers does not spend at its start.
+    import aiohttp
+
+    from services.gateway.oidc import Oidc
+    from services.gateway.peers.issuer import IssuerPeer
+    from services.gateway.signing_keys import KeyAges, SigningKeys
+
     http = await stack.enter_async_context(aiohttp.ClientSession())
     ages = KeyAges(settings.oidc_refresh_seconds, settings.oidc_stale_seconds, settings.oidc_retry_seconds)
     issuers = {}

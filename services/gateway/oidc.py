@@ -3,22 +3,17 @@
 The algorithm is the key's, never the token's choice; a token's own addresses of keys (`jku`, `x5u`, `jwk`) are not looked at.
 """
 
-import ipaddress
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
-from urllib.parse import urlsplit
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import jwt
 
 from services.chassis.errors import UnauthenticatedError
 from services.chassis.identity import Caller
-from services.gateway.credential import USUAL_SCOPES, Credential, Scope
+from services.gateway.credential import Credential, Scope
+from services.gateway.issuers import Issuer
 from services.gateway.keys import NAME
 
-Algorithm = Literal["RS256", "ES256", "EdDSA"]
-ALGORITHMS: tuple[Algorithm, ...] = ("RS256", "ES256", "EdDSA")
 MAX_TOKEN_CHARACTERS = 8_192
 REQUIRED_CLAIMS = ["exp", "iat", "iss", "aud"]
 # What a refusal says, by the library's exception; looked up along the MRO.
@@ -29,26 +24,6 @@ REFUSALS: Mapping[type[BaseException], tuple[str, str]] = {
     jwt.MissingRequiredClaimError: ("the token lacks a claim", "TOKEN_CLAIMS"),
     jwt.PyJWTError: ("the token is not valid", "TOKEN_INVALID"),
 }
-
-
-@dataclass(frozen=True)
-class Issuer:
-    """Whose tokens are believed, and what their claims mean.
-
-    `tenant` is that of all its users; or `tenant_claim` names one of `tenants`: an issuer speaks for no others.
-    Every token has `scopes`; each value of `scope_claim` adds those of `scopes_by_value`.
-    """
-
-    url: str
-    audience: str
-    tenant: str = ""
-    tenant_claim: str = ""
-    tenants: frozenset[str] = frozenset()
-    user_claim: str = "sub"
-    scopes: frozenset[Scope] = USUAL_SCOPES
-    scope_claim: str = ""
-    scopes_by_value: Mapping[str, frozenset[Scope]] = field(default_factory=dict)
-    algorithms: Sequence[Algorithm] = ALGORITHMS
 
 
 class FindsKeys(Protocol):
@@ -104,16 +79,6 @@ class Oidc:
             options={"require": REQUIRED_CLAIMS, "enforce_minimum_key_length": True},
         )
         return claims
-
-
-def is_safe_url(url: str) -> bool:
-    """HTTPS, or an address of this machine."""
-    parts = urlsplit(url)
-    if parts.scheme == "https":
-        return bool(parts.hostname)
-    with suppress(ValueError):
-        return parts.scheme == "http" and ipaddress.ip_address(parts.hostname or "").is_loopback
-    return False
 
 
 def refused(text: str, reason: str) -> UnauthenticatedError:

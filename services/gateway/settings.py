@@ -10,8 +10,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.chassis.settings import ServiceSettings
 from services.gateway.credential import USUAL_SCOPES, Scope
+from services.gateway.issuers import ALGORITHMS, Algorithm, Issuer, is_safe_url
 from services.gateway.keys import NAME
-from services.gateway.oidc import ALGORITHMS, Algorithm, Issuer, is_safe_url
 from services.gateway.quota import Allowance, Holder
 from services.gateway.quotas import QuotaRules, WhenAway
 

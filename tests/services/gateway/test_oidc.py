@@ -21,8 +21,9 @@ from thumbwheel.chat.v1 import chat_pb2
 from services.chassis.errors import ServiceError, UnauthenticatedError, UnavailableError
 from services.chassis.identity import Caller
 from services.gateway.credential import USUAL_SCOPES, Credential, Scope
-from services.gateway.oidc import Issuer as Rules
-from services.gateway.oidc import Oidc, is_safe_url
+from services.gateway.issuers import Issuer as Rules
+from services.gateway.issuers import is_safe_url
+from services.gateway.oidc import Oidc
 from services.gateway.peers.issuer import IssuerPeer
 from services.gateway.settings import GatewaySettings
 from services.gateway.signing_keys import KeyAges, SigningKeys

@@ -1,0 +1,43 @@
+"""OpenID issuers as the settings name them. Without the libraries that check tokens, which a gateway without issuers never loads."""
+
+import ipaddress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Literal
+from urllib.parse import urlsplit
+
+from services.gateway.credential import USUAL_SCOPES, Scope
+
+Algorithm = Literal["RS256", "ES256", "EdDSA"]
+ALGORITHMS: tuple[Algorithm, ...] = ("RS256", "ES256", "EdDSA")
+
+
+@dataclass(frozen=True)
+class Issuer:
+    """Whose tokens are believed, and what their claims mean.
+
+    `tenant` is that of all its users; or `tenant_claim` names one of `tenants`: an issuer speaks for no others.
+    Every token has `scopes`; each value of `scope_claim` adds those of `scopes_by_value`.
+    """
+
+    url: str
+    audience: str
+    tenant: str = ""
+    tenant_claim: str = ""
+    tenants: frozenset[str] = frozenset()
+    user_claim: str = "sub"
+    scopes: frozenset[Scope] = USUAL_SCOPES
+    scope_claim: str = ""
+    scopes_by_value: Mapping[str, frozenset[Scope]] = field(default_factory=dict)
+    algorithms: Sequence[Algorithm] = ALGORITHMS
+
+
+def is_safe_url(url: str) -> bool:
+    """HTTPS, or an address of this machine."""
+    parts = urlsplit(url)
+    if parts.scheme == "https":
+        return bool(parts.hostname)
+    with suppress(ValueError):
+        return parts.scheme == "http" and ipaddress.ip_address(parts.hostname or "").is_loopback
+    return False
