@@ -69,7 +69,7 @@ class Crowd:
 @pytest.mark.parametrize(
     ("streams", "a_second"),
     [
-        pytest.param(300, 0, id="burst of 300"),
+        pytest.param(100, 0, id="burst of 100"),
         pytest.param(1_000, 0, id="burst of 1000", marks=pytest.mark.long),
         pytest.param(10_000, 200, id="ramp to 10000", marks=pytest.mark.long),
     ],
