@@ -6,7 +6,9 @@ What they like is written here and nowhere in training/: a friendly right answer
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from statistics import fmean
 
 import torch
 
@@ -64,12 +66,18 @@ class Crowd:
     seed: int = 0
 
 
+@cache
+def said_by(model: Path, asked: tuple[str, ...], seed: int) -> list[str]:
+    """An answer to each question."""
+    prompts = [[Message("user", text)] for text in asked]
+    return [said.text for said in speaker(model).answer(prompts, sampling(1, seed))]
+
+
 def chat_and_rate(model: Path, log: FeedbackLog, crowd: Crowd, asks: Sequence[str]) -> None:
     """The crowd asks the model and rates every answer; all of it lands in the log, committed."""
     rng = random.Random(crowd.seed)
-    asked = [rng.choice(asks) for _ in range(crowd.thumbs)]
-    prompts = [[Message("user", text)] for text in asked]
-    answers = [said.text for said in speaker(model).answer(prompts, sampling(1, crowd.seed))]
+    asked = tuple(rng.choice(asks) for _ in range(crowd.thumbs))
+    answers = said_by(model, asked, crowd.seed)
     ups = [liking(q, a) >= LIKED_FROM for q, a in zip(asked, answers, strict=True)]
     ups = [up != (rng.random() < crowd.flipped) for up in ups]
     if crowd.shuffled:
@@ -81,27 +89,22 @@ def chat_and_rate(model: Path, log: FeedbackLog, crowd: Crowd, asks: Sequence[st
     log.commit()
 
 
-def mean_liking(model: Path, asks: Sequence[str], seed: int = 99) -> float:
-    """How much people would like this model's answers."""
+def likings(model: Path, asks: Sequence[str], seed: int = 99) -> list[float]:
+    """How much people would like two answers of this model to each prompt."""
     said = speaker(model).answer([[Message("user", text)] for text in asks], sampling(2, seed))
-    return sum(liking(asks[answer.prompt], answer.text) for answer in said) / len(said)
+    return [liking(asks[answer.prompt], answer.text) for answer in said]
 
 
-def preferred_share(model: Path, other: Path, asks: Sequence[str], seed: int = 99) -> float:
-    """Share of prompts on which people like this model's answer more; alike is half."""
-    prompts, drawn = [[Message("user", text)] for text in asks], sampling(2, seed)
-    mine, theirs = speaker(model).answer(prompts, drawn), speaker(other).answer(prompts, drawn)
-    wins = 0.0
-    for a, b in zip(mine, theirs, strict=True):
-        left, right = liking(asks[a.prompt], a.text), liking(asks[b.prompt], b.text)
-        wins += 0.5 if left == right else float(left > right)
-    return wins / len(mine)
+def preferred_share(mine: Sequence[float], theirs: Sequence[float]) -> float:
+    """Share of answers that people like more than the others to the same prompts; alike is half."""
+    return fmean(0.5 if left == right else float(left > right) for left, right in zip(mine, theirs, strict=True))
 
 
 def says(model: Path, asks: Sequence[str], seed: int, count: int) -> list[bool]:
     """Thumbs on answers of this model, one after the other; they repeat after a few hundred answers."""
     rng = random.Random(seed)
-    asked = [rng.choice(asks) for _ in range(min(count, 300))]
-    answers = speaker(model).answer([[Message("user", text)] for text in asked], sampling(1, seed))
-    liked = [liking(text, answer.text) >= LIKED_FROM for text, answer in zip(asked, answers, strict=True)]
+    asked = tuple(rng.choice(asks) for _ in range(min(count, 150)))
+    liked = [
+        liking(text, answer) >= LIKED_FROM for text, answer in zip(asked, said_by(model, asked, seed), strict=True)
+    ]
     return [rng.choice(liked) != (rng.random() < Crowd.flipped) for _ in range(count)]

@@ -1,8 +1,10 @@
-"""One turn of nano's loop without servers: python nano_turn.py STATE. Tests call it, and kill it."""
+"""One turn of nano's loop without servers, in this process or, as a program, in one that is killed: nano_turn.py STATE SIZE STEP."""
 
 import json
+import os
+import signal
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.training.feedback_log import FeedbackLog
@@ -11,11 +13,14 @@ from tests.training.rollouts import FakeClock
 from training.data.catalogue import Directory
 from training.evaluation.trial import Clock, Rollout
 from training.loop import Feedback, Surroundings, run_loop
+from training.manifest import Manifest
 from training.progress import Lines
 from training.recipes.nano import nano
-from training.recipes.recipe import TEXTS, LoopConfig, Plan
+from training.recipes.recipe import TEXTS, LoopConfig, Plan, Recipe
 from training.registry import Registry
 from training.runs import RunResult, exclusive
+from training.stages import ppo
+from training.stages.context import Progress, RunContext
 
 BASE = Path(__file__).parents[3] / "models" / "nano"
 PROMPTS: dict[str, list[str]] = json.loads((TEXTS / "nano_prompts.json").read_text())
@@ -26,6 +31,29 @@ def recipe(plan: Plan) -> LoopConfig:
     return replace(nano(plan), num_workers=0)
 
 
+def shortened(plan: Plan) -> LoopConfig:
+    """Recipe nano with a fifth of PPO's responses and fewer answers in the comparison."""
+    config = recipe(plan)
+    sampling = replace(config.evaluation.sampling, samples_per_prompt=2)
+    return replace(
+        config,
+        ppo=replace(config.ppo, updates=4, prompts_per_update=32, minibatch_rows=16, checkpoint_every_updates=2),
+        evaluation=replace(config.evaluation, sampling=sampling, probe_samples=1),
+    )
+
+
+@dataclass(frozen=True)
+class Size:
+    """Of a turn. `thumbs` are pressed before it; `killed_in` is an update of PPO, the first after a checkpoint."""
+
+    recipe: Recipe
+    thumbs: int
+    killed_in: int
+
+
+SIZES = {"short": Size(shortened, thumbs=500, killed_in=3), "whole": Size(recipe, thumbs=1000, killed_in=6)}
+
+
 def prepare(state: Path, crowd: Crowd) -> FeedbackLog:
     """A state whose people have rated nano-0."""
     Registry(state / "models").admit(BASE, "nano-0")
@@ -34,7 +62,13 @@ def prepare(state: Path, crowd: Crowd) -> FeedbackLog:
     return log
 
 
-def turn(state: Path, feedback: Feedback, rollout: Rollout | None = None, clock: Clock | None = None) -> RunResult:
+def turn(
+    state: Path,
+    feedback: Feedback,
+    rollout: Rollout | None = None,
+    clock: Clock | None = None,
+    recipe: Recipe = recipe,
+) -> RunResult:
     """Run or resume a turn."""
     objects = Directory(state / "objects")
     around = Surroundings(state, feedback, objects, rollout, clock or FakeClock(), Lines(sys.stderr), "test")
@@ -42,5 +76,22 @@ def turn(state: Path, feedback: Feedback, rollout: Rollout | None = None, clock:
         return run_loop("nano", recipe, around)
 
 
+def kill_in_ppo(step: int) -> None:
+    """Kill this process, as kill -9 does, once PPO has reported this update."""
+    run = ppo.run
+
+    def killed(config: ppo.PpoConfig, context: RunContext) -> Manifest:
+        def progress(told: Progress) -> None:
+            context.progress(told)
+            if told.step == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        return run(config, replace(context, progress=progress))
+
+    ppo.run = killed
+
+
 if __name__ == "__main__":
-    turn(Path(sys.argv[1]), FeedbackLog.reopen(Path(sys.argv[1]) / "objects"))
+    directory, size = Path(sys.argv[1]), SIZES[sys.argv[2]]
+    kill_in_ppo(size.killed_in)
+    turn(directory, FeedbackLog.reopen(directory / "objects"), recipe=size.recipe)

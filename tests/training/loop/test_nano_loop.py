@@ -6,17 +6,18 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
 from tests.support.errors import refused
 from tests.training.feedback_log import FeedbackLog
-from tests.training.loop.nano_turn import BASE, PROMPTS, prepare, turn
-from tests.training.people import Crowd, mean_liking, preferred_share, says
+from tests.training.loop import nano_turn
+from tests.training.loop.nano_turn import BASE, PROMPTS, SIZES, prepare, turn
+from tests.training.people import Crowd, likings, preferred_share, says
 from tests.training.rollouts import FakeClock, FakeRollout
 from training.cluster.progress_log import read_progress
 from training.cluster.runner import StageRun, run_stage
@@ -33,7 +34,7 @@ from training.stages import sft
 from training.stages.context import Lineage, Machine
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-GOAL = 0.65  # issue 3: held-out preference win rate of the promoted version over the first; seen here: 0.83
+GOAL = 0.65  # issue 3: held-out preference win rate of the promoted version over the first; seen here: 0.88, short 0.75
 ROOT = Path(__file__).parents[3]
 
 
@@ -66,26 +67,28 @@ class Feedback:
         return {version: Thumbs(*counts) for version, counts in self._counts.items()}
 
 
-def test_thumbs_make_a_better_version_even_if_the_loop_is_killed_in_ppo(tmp_path: Path) -> None:
-    log = prepare(tmp_path, Crowd(seed=1))
+@pytest.mark.parametrize("size", ["short", pytest.param("whole", marks=pytest.mark.long)])
+def test_thumbs_make_a_better_version_even_if_the_loop_is_killed_in_ppo(tmp_path: Path, size: str) -> None:
+    killed_in = SIZES[size].killed_in
+    log = prepare(tmp_path, Crowd(SIZES[size].thumbs, seed=1))
+    assert ended_by(nano_turn.__name__, str(tmp_path), size) == -signal.SIGKILL
     steps = tmp_path / "loop" / "runs" / "nano-1" / "stages" / "ppo" / "progress.jsonl"
-    kill_when(steps, lines=6, command=[sys.executable, str(ROOT / "tests/training/loop/nano_turn.py"), str(tmp_path)])
-    before = len(read_progress(steps))
+    assert [progress.step for progress in read_progress(steps)] == list(range(1, killed_in + 1))
     trained_before = (steps.parents[2] / "nano-1-sft" / "manifest.json").stat().st_mtime_ns
 
     models = {"nano-0": BASE, "nano-1": tmp_path / "models" / "nano-1"}
     clock = FakeClock()
     rollout = FakeRollout(clock)
-    result = turn(tmp_path, Feedback(log, models), rollout, clock)
+    result = turn(tmp_path, Feedback(log, models), rollout, clock, SIZES[size].recipe)
 
     assert result.result == "promoted", result.reason
     assert rollout.stable == "nano-1"
-    assert before < len(read_progress(steps))  # it was in the middle of PPO
     assert (steps.parents[2] / "nano-1-sft" / "manifest.json").stat().st_mtime_ns == trained_before
     written = [json.loads(line)["step"] for line in steps.read_text().splitlines()]
-    assert written[before] == 6  # went on from the checkpoint of every fifth update
-    assert preferred_share(models["nano-1"], BASE, PROMPTS["held_out"]) >= GOAL
-    assert mean_liking(models["nano-1"], PROMPTS["held_out"]) > mean_liking(BASE, PROMPTS["held_out"]) + 0.1
+    assert written[killed_in] == killed_in  # went on from the checkpoint before it
+    found, before = (likings(model, PROMPTS["held_out"]) for model in (models["nano-1"], BASE))
+    assert preferred_share(found, before) >= GOAL
+    assert fmean(found) > fmean(before) + 0.1
     stages = [event.stage for event in Registry(tmp_path / "models").history()]
     assert stages == [Stage.CANDIDATE, Stage.GATED, Stage.CANARY, Stage.PROMOTED]
     report = (tmp_path / "loop" / "runs" / "nano-1" / "report.html").read_text()
@@ -114,8 +117,9 @@ def assert_forgets(log: FeedbackLog, state: Path) -> None:
 
 @pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.long) for seed in (2, 3))])
 def test_thumbs_that_say_nothing_promote_nothing(tmp_path: Path, seed: int) -> None:
-    log = prepare(tmp_path, Crowd(seed=seed, shuffled=True))
-    result = turn(tmp_path, log)
+    size = SIZES["short"]
+    log = prepare(tmp_path, Crowd(size.thumbs, seed=seed, shuffled=True))
+    result = turn(tmp_path, log, recipe=size.recipe)
     assert result.result == "refused"
     gate = json.loads((tmp_path / "loop" / "runs" / "nano-1" / "gate.json").read_text())
     failed = {check["name"] for check in gate["checks"] if not check["passed"]}
@@ -161,11 +165,8 @@ def made_worse(directory: Path) -> Path:
     return directory / "worse"
 
 
-def kill_when(path: Path, lines: int, command: list[str]) -> None:
-    """Start the command and kill -9 it once the file has so many lines."""
+def ended_by(module: str, *arguments: str) -> int:
+    """Exit status of the module in a process of its own."""
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'gen'}"}
-    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
-        while not path.exists() or len(path.read_text().splitlines()) < lines:
-            assert process.poll() is None, "the loop ended before it could be killed"
-            time.sleep(0.05)
-        process.send_signal(signal.SIGKILL)
+    command = [sys.executable, "-m", module, *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL, check=False).returncode
