@@ -41,7 +41,7 @@ def train_stages(directory: Path, rank: int, world: int) -> None:
     settings = toy_config(updates=1, prompts_per_update=32, minibatch_rows=64, epochs_per_update=1)
     train_ppo(players, settings, context, sentiment)
     context = RunContext(DirectoryCheckpoints(mine / "grpo-run"), progress, all_different(rank, world))
-    groups = addition_config(0, updates=2, prompts_per_update=8, minibatch_rows=128, filter_zero_variance=True)
+    groups = addition_config(0, updates=2, prompts_per_update=8, minibatch_rows=64, filter_zero_variance=True)
     sums = learn_in(context, groups, right)
     if rank == 0:
         figures = {f"{s.stage} {s.step} {n}": v for s in progress.steps for n, v in s.metrics.items()}

@@ -54,8 +54,8 @@ def test_control_a_reward_shuffled_in_the_batch_teaches_nothing(seed: int, tmp_p
         truth.append(float(scores.mean()))
         return scores[torch.randperm(len(scores), generator=generator)]
 
-    learn(addition_config(seed, updates=UPDATES // 2, minibatch_rows=400), shuffled, tmp_path)
-    assert fmean(truth[-5:]) - fmean(truth[:3]) <= 0.2
+    learn(addition_config(seed, minibatch_rows=200), shuffled, tmp_path)
+    assert fmean(truth[-5:]) - fmean(truth[:3]) <= 0.15
 
 
 @pytest.mark.parametrize("seed", SEEDS)
