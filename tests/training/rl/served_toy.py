@@ -28,31 +28,31 @@ def sharp_model(directory: Path, seed: int = 1) -> Path:
 
 
 @torch.no_grad()
-def serve(directory: Path, messages: list[dict[str, str]], seed: int) -> tuple[str, Served]:
+def serve(
+    chat: Chat, backbone: Backbone, version: str, messages: list[dict[str, str]], seed: int
+) -> tuple[str, Served]:
     """One answer and its sample; the end token is forced where none came in time, as if it had been sampled."""
     torch.set_num_threads(1)
-    chat, decoder = load_chat(directory), load_decoder(directory)
-    backbone = Backbone(decoder)
     prompt = chat.prompt_ids([Message(**message) for message in messages])
     longest = 4 + seed % 9
     dice, ids, log_probs = torch.Generator().manual_seed(seed), [], []
     while not ids or ids[-1] not in chat.stop_ids:
         seen = torch.tensor([[*prompt, *ids]])
-        logits_V = decoder.logits(backbone.hidden(seen, torch.ones_like(seen))[:, -1])[0]
+        logits_V = backbone.decoder.logits(backbone.hidden(seen, torch.ones_like(seen))[:, -1])[0]
         drawn = int(torch.multinomial((logits_V / TEMPERATURE).softmax(-1), 1, generator=dice))
         ids.append(chat.end_id if len(ids) == longest else drawn)
         log_probs.append(float(logits_V.log_softmax(-1)[ids[-1]]))
-    served = Served(directory.name, tuple(ids), tuple(log_probs), len(prompt), TEMPERATURE, 1.0)
+    served = Served(version, tuple(ids), tuple(log_probs), len(prompt), TEMPERATURE, 1.0)
     return " ".join(chat.decode(ids).split()), served
 
 
 def served_rows(directory: Path, count: int) -> list[dict[str, Any]]:
     """Lines of thumbs.jsonl: what the model answered to `count` prompts, half of it liked."""
-    rows = []
+    chat, backbone, rows = load_chat(directory), Backbone(load_decoder(directory)), []
     for number in range(count):
         messages = user(f"{WORDS[number % 8]} {WORDS[number // 8 % 8]} {number}")
         for seed in range(number, number + 100):
-            text, served = serve(directory, messages, seed)
+            text, served = serve(chat, backbone, directory.name, messages, seed)
             if text:  # an answer that ends at once, or is no text, nobody rates
                 break
         line = {"messages": messages, "response": text, "thumb": "up" if number % 2 else "down"}

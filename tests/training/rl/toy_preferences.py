@@ -1,6 +1,6 @@
 """The toy world's preferences: pairs and thumbs on what its untrained policy answers, some of them flipped or angry.
 
-Numbers as in the reference run (training.md, section 6), halved: 1,024 pairs or thumbs, or a fifth of 812 answers where the angry ones vote.
+Half of the reference run (training.md, section 6): 1,024 pairs or thumbs, or a fifth of 812 answers where the angry ones vote.
 """
 
 import copy

@@ -44,39 +44,47 @@ from training.stages.state import DirectoryCheckpoints, latest_complete
 LORA = LoraConfig(rank=4)
 
 
-@pytest.fixture(params=["full", "lora"])
-def config(request: pytest.FixtureRequest, tmp_path: Path) -> PpoConfig:
+@pytest.fixture(scope="module", params=["full", "lora"])
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, LoraConfig | None]:
+    """A folder with a model, `first`, and its reward model, `reward`."""
+    directory = tmp_path_factory.mktemp(request.param)
     lora = LORA if request.param == "lora" else None
-    first = toy_model(tmp_path / "first")
     reward_model.run(
         RewardModelConfig(
-            model_directory=first,
-            data_path=write_lines(tmp_path / "pairs.jsonl", pair_rows(60, noise=0.0)),
-            output_directory=tmp_path / "reward",
+            model_directory=toy_model(directory / "first"),
+            data_path=write_lines(directory / "pairs.jsonl", pair_rows(60, noise=0.0)),
+            output_directory=directory / "reward",
             lineage=Lineage("reward"),
             optimizer=OptimizerConfig(learning_rate=3e-3),
             lora=lora,
             machine=Machine(threads=1),
         ),
-        RunContext(DirectoryCheckpoints(tmp_path / "reward-run"), ProgressList()),
+        RunContext(DirectoryCheckpoints(directory / "reward-run"), ProgressList()),
     )
+    return directory, lora
+
+
+@pytest.fixture
+def config(trained: tuple[Path, LoraConfig | None], tmp_path: Path) -> PpoConfig:
+    for part in ("first", "reward"):
+        shutil.copytree(trained[0] / part, tmp_path / part)
     return PpoConfig(
-        model_directory=first,
+        model_directory=tmp_path / "first",
         reward_model_directory=tmp_path / "reward",
         data_path=write_lines(
             tmp_path / "prompts.jsonl", [{"messages": user(f"{w} {i}")} for i, w in enumerate(WORDS * 2)]
         ),
         output_directory=tmp_path / "second",
         lineage=Lineage("second"),
-        updates=10,
+        updates=6,
         prompts_per_update=8,
         minibatch_rows=4,
         max_response_tokens=8,
         kl=KlConfig(initial=0.05, target_nats=1.0, horizon_samples=100),
         policy_optimizer=OptimizerConfig(learning_rate=2e-3),
         critic_optimizer=OptimizerConfig(learning_rate=2e-3),
-        lora=lora,
-        checkpoint_every_updates=5,
+        lora=trained[1],
+        checkpoint_every_updates=3,
         length_floor_fraction=0.0,
         machine=Machine(threads=1),
     )
@@ -92,14 +100,14 @@ def test_a_killed_run_ends_with_the_same_bits(config: PpoConfig, tmp_path: Path)
     reports = [run(config, tmp_path / "straight", straight)]
     again = replace(config, output_directory=tmp_path / "again")
     with pytest.raises(Killed):
-        ppo.run(again, RunContext(KillAfter(tmp_path / "killed", 5), ProgressList()))
+        ppo.run(again, RunContext(KillAfter(tmp_path / "killed", 3), ProgressList()))
     reports.append(run(again, tmp_path / "killed", resumed))
-    assert [step.step for step in resumed.steps] == [6, 7, 8, 9, 10]
-    assert [step.metrics for step in resumed.steps] == [step.metrics for step in straight.steps[5:]]
+    assert [step.step for step in resumed.steps] == [4, 5, 6]
+    assert [step.metrics for step in resumed.steps] == [step.metrics for step in straight.steps[3:]]
     assert reports[0] == reports[1]
     one, other = (load_file(d / "model.safetensors") for d in (config.output_directory, again.output_directory))
     assert all(torch.equal(one[name], other[name]) for name in one)
-    states = [kept_tensors(tmp_path / name / "step-000010") for name in ("straight", "killed")]
+    states = [kept_tensors(tmp_path / name / "step-000006") for name in ("straight", "killed")]
     assert {key.split("/")[1] for key in states[0] if key.endswith("exp_avg_sq")} == {"policy", "critic"}
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
@@ -123,7 +131,7 @@ def test_it_writes_a_model_that_differs_from_its_parent_and_says_where_it_comes_
     report = run(config, tmp_path / "run", progress)
     manifest = verify_manifest(config.output_directory)
     assert (manifest.kind, manifest.parents) == ("model", ("first", "reward"))
-    assert (report["stopped_because"], report["exported_update"]) == ("", 10)
+    assert (report["stopped_because"], report["exported_update"]) == ("", 6)
     before, after = (load_file(d / "model.safetensors") for d in (config.model_directory, config.output_directory))
     assert before.keys() == after.keys()
     assert any(not torch.equal(before[name], after[name]) for name in before)
@@ -153,13 +161,13 @@ def test_with_lora_all_four_share_one_decoder_and_only_adapters_learn(config: Pp
     assert adapted == (config.lora is not None)
 
 
-@pytest.mark.parametrize("config", ["full"], indirect=True)
+@pytest.mark.parametrize("trained", ["full"], indirect=True)
 def test_a_trimmed_vocabulary_needs_adapters(config: PpoConfig) -> None:
     with refused(ConfigError, field="vocabulary_rows", reason="CONFLICT"):
         replace(config, vocabulary_rows=290)
 
 
-@pytest.mark.parametrize("config", ["lora"], indirect=True)
+@pytest.mark.parametrize("trained", ["lora"], indirect=True)
 def test_a_trimmed_vocabulary_trains_the_same_adapter_shapes(config: PpoConfig, tmp_path: Path) -> None:
     report = run(replace(config, vocabulary_rows=290, updates=2), tmp_path / "run")
     assert report["updates"] == 2
@@ -167,13 +175,13 @@ def test_a_trimmed_vocabulary_trains_the_same_adapter_shapes(config: PpoConfig, 
     assert torch.equal(merged["model.embed_tokens.weight"], base["model.embed_tokens.weight"])
 
 
-@pytest.mark.parametrize("config", ["full"], indirect=True)
+@pytest.mark.parametrize("trained", ["full"], indirect=True)
 def test_a_whole_reward_model_cannot_read_trimmed_ids(config: PpoConfig, tmp_path: Path) -> None:
     with refused(RewardModelError, field="vocabulary_rows", reason="CONFLICT"):
         run(replace(config, lora=LORA, vocabulary_rows=290), tmp_path / "run")
 
 
-@pytest.mark.parametrize("config", ["full"], indirect=True)  # an adapter stands on the policy's own base
+@pytest.mark.parametrize("trained", ["full"], indirect=True)  # an adapter stands on the policy's own base
 def test_a_reward_model_of_another_tokenizer_is_refused_with_both_names(config: PpoConfig) -> None:
     assert config.reward_model_directory is not None
     train_tokenizer(["zebra quilt"] * 50, VOCABULARY, config.reward_model_directory)

@@ -238,15 +238,16 @@ def test_where_one_worker_is_told_all_keep_the_same_step(tmp_path: Path) -> None
 @pytest.mark.timeout(300)
 def test_the_command_ends_its_step_on_sigterm_and_says_so(tmp_path: Path) -> None:
     toy_model(tmp_path / "toy")
-    sizes = ["--updates", "400", "--items", "20", "--held-out", "2", "--prompt-tokens", "500", "--response-tokens", "4"]
-    asked = ["rlvr", "--task", "chain_sum", "--model", str(tmp_path / "toy"), "--size", "tiny", *sizes]
+    data = write_lines(tmp_path / "sft.jsonl", sft_rows(64))
+    asked = ["sft", "--model", str(tmp_path / "toy"), "--data", str(data), "--name", "taught"]
+    asked += ["--set", "machine.threads=1", "--set", "epochs=4000"]
     process = subprocess.Popen(
         [sys.executable, "-m", "training", *asked, "--work", str(tmp_path / "work")],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
     )
-    run = tmp_path / "work" / "runs" / "grpo"
+    run = tmp_path / "work" / "runs" / "taught"
     end = time.monotonic() + SECONDS
     while time.monotonic() < end and not read_lines(run / PROGRESS):
         time.sleep(0.05)
@@ -254,8 +255,8 @@ def test_the_command_ends_its_step_on_sigterm_and_says_so(tmp_path: Path) -> Non
     _, said = process.communicate(timeout=SECONDS)
     assert process.returncode == 128 + signal.SIGTERM, said
     step = read_lines(run / PROGRESS)[-1].progress.step
-    assert stage_and_steps(said) == ("grpo", [step])
+    assert stage_and_steps(said) == ("sft", [step])
     newest = latest_complete(run)
     assert newest is not None
     assert int(newest.name.partition("-")[2]) == step
-    assert f"not finished: step {step} of 400" in (run / "report.html").read_text()
+    assert f"not finished: step {step} of " in (run / "report.html").read_text()
