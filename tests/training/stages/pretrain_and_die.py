@@ -43,13 +43,13 @@ def pretrain_config(directory: Path) -> PretrainConfig:
         output_directory=directory / "base",
         lineage=Lineage("base"),
         model_json=llama_json(tokenizer.get_vocab_size(), 32, 2, 4, 2, 64),
-        steps=30,
+        steps=15,
         batch_rows=8,
         microbatch_rows=4,
         context_tokens=32,
-        optimizer=OptimizerConfig(learning_rate=1e-2),
-        evaluate_every_steps=10,
-        checkpoint_every_steps=10,
+        optimizer=OptimizerConfig(learning_rate=2e-2),
+        evaluate_every_steps=5,
+        checkpoint_every_steps=5,
         machine=Machine(threads=1),
     )
 

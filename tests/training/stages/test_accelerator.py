@@ -99,6 +99,7 @@ def test_settings_of_a_machine_that_has_an_accelerator(done: Path) -> None:
     }
 
 
+@pytest.mark.long
 def test_what_cuda_refuses_is_refused(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", REFUSED], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -96,7 +96,7 @@ def test_answers_to_a_few_held_out_prompts_are_shown_before_and_after(
     assert before != after
 
 
-@pytest.mark.parametrize("lora", [None, LORA])
+@pytest.mark.parametrize("lora", [pytest.param(None, marks=pytest.mark.long), LORA])
 def test_a_killed_run_ends_with_the_same_bits(config: DpoConfig, tmp_path: Path, lora: LoraConfig | None) -> None:
     config = replace(config, lora=lora)
     straight, resumed = ProgressList(), ProgressList()

@@ -78,8 +78,15 @@ def run(config: GrpoConfig, runs: Path, progress: ProgressList | None = None) ->
     return verify_manifest(config.output_directory)
 
 
-@pytest.mark.parametrize("lora", [None, LORA])
-@pytest.mark.parametrize("changes", [{"filter_zero_variance": True}, {"minibatch_rows": 16, "epochs_per_update": 1}])
+@pytest.mark.parametrize(
+    ("lora", "changes"),
+    [
+        (LORA, {"filter_zero_variance": True}),
+        (None, {"minibatch_rows": 16, "epochs_per_update": 1}),
+        pytest.param(None, {"filter_zero_variance": True}, marks=pytest.mark.long),
+        pytest.param(LORA, {"minibatch_rows": 16, "epochs_per_update": 1}, marks=pytest.mark.long),
+    ],
+)
 def test_a_killed_run_ends_with_the_same_bits(
     config: GrpoConfig, tmp_path: Path, lora: LoraConfig | None, changes: dict[str, Any]
 ) -> None:
@@ -310,7 +317,7 @@ def test_examples_that_are_mixed_in_are_learned_beside_the_reward(config: GrpoCo
     for coefficient in (1e-6, 1.0):
         progress = ProgressList()
         mix = SftMix(tmp_path / "sft.jsonl", coefficient, rows=8)
-        mixed = replace(config, sft_mix=mix, updates=8, output_directory=tmp_path / f"out-{coefficient}")
+        mixed = replace(config, sft_mix=mix, updates=6, output_directory=tmp_path / f"out-{coefficient}")
         run(mixed, tmp_path / f"run-{coefficient}", progress)
         losses[coefficient] = [step.metrics["sft_loss"] / coefficient for step in progress.steps]
     assert losses[1.0][0] == pytest.approx(losses[1e-6][0], rel=0.2)

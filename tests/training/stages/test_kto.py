@@ -95,7 +95,7 @@ def test_it_learns_what_is_liked_and_reports_counts_and_weights(config: KtoConfi
     assert {"held_out_accuracy", "response_tokens", "kl"} <= set(last)
 
 
-@pytest.mark.parametrize("lora", [None, LORA])
+@pytest.mark.parametrize("lora", [pytest.param(None, marks=pytest.mark.long), LORA])
 def test_a_killed_run_ends_with_the_same_bits(config: KtoConfig, tmp_path: Path, lora: LoraConfig | None) -> None:
     config = replace(config, lora=lora)
     straight, resumed = ProgressList(), ProgressList()
@@ -156,7 +156,7 @@ def test_what_another_version_served_is_refused_unless_it_is_allowed(served_conf
     assert set(run(allowed, tmp_path / "allowed")["off_policy"]) == {"served-0"}
 
 
-@pytest.mark.parametrize("trimmed", [None, 290])
+@pytest.mark.parametrize("trimmed", [pytest.param(None, marks=pytest.mark.long), 290])
 def test_importance_is_what_a_thumb_counts_and_a_killed_run_finds_it_again(
     served_config: KtoConfig, tmp_path: Path, trimmed: int | None
 ) -> None:

@@ -95,6 +95,7 @@ def run(config: PpoConfig, runs: Path, progress: ProgressList | None = None) -> 
     return dict(verify_manifest(config.output_directory).report)
 
 
+@pytest.mark.parametrize("trained", [pytest.param("full", marks=pytest.mark.long), "lora"], indirect=True)
 def test_a_killed_run_ends_with_the_same_bits(config: PpoConfig, tmp_path: Path) -> None:
     straight, resumed = ProgressList(), ProgressList()
     reports = [run(config, tmp_path / "straight", straight)]

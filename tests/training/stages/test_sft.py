@@ -92,7 +92,7 @@ def test_answers_end_where_the_model_has_learned_no_more_positions(config: SftCo
     assert len(shown) == 2 * sft.SHOWN
 
 
-@pytest.mark.parametrize("lora", [None, LORA])
+@pytest.mark.parametrize("lora", [pytest.param(None, marks=pytest.mark.long), LORA])
 def test_a_killed_run_ends_with_the_same_bits(config: SftConfig, tmp_path: Path, lora: LoraConfig | None) -> None:
     config = replace(config, lora=lora)
     run(config, tmp_path / "straight")

@@ -81,7 +81,7 @@ def test_after_an_alarm_the_weights_are_those_that_were_looked_at_not_those_kept
 
 
 def test_pretraining_that_was_told_twice_ends_with_the_same_bits(tmp_path: Path) -> None:
-    config = replace(pretrain_config(tmp_path), steps=14, checkpoint_every_steps=5, evaluate_every_steps=5)
+    config = replace(pretrain_config(tmp_path), steps=14)
     straight = run_stage(StageRun("straight", pretrain.run, config), tmp_path / "runs")
     again = replace(config, output_directory=tmp_path / "again")
     for step, name in ((3, "notice-000003"), (10, "step-000010")):
