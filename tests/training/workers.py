@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 
 from training.stages.context import Progress
 
-PRELOADED = ["torch", "torch.distributed.tensor", "tests.training.stages.split_policies"]
+PRELOADED = ["torch", "torch.distributed.tensor", "torch._dynamo", "tests.training.stages.split_policies"]
 MEASURED = ("per_second", "memory_bytes")  # ends of names of figures that no two runs have in common
 KEPT_STEP = 2
 
