@@ -4,8 +4,6 @@ import json
 import subprocess
 import sys
 
-import pytest
-
 from training.recipes.open_models import recipes as open_models
 from training.recipes.open_models.names import NAMES
 from training.recipes.own.arguments import LEARNERS
@@ -19,43 +17,46 @@ HEAVY = {"torch", "ray", "transformers", "sympy", "pyarrow", "grpc", "math_verif
 RUN = """
 import json, sys
 from training.__main__ import main
-try:
-    main(sys.argv[1:])
-except SystemExit:
-    pass
+imported = []
+for arguments in json.loads(sys.argv[1]):
+    try:
+        main(arguments)
+    except SystemExit:
+        pass
+    imported.append(sorted(name for name in sys.modules if "." not in name))
 sys.stdout = sys.__stderr__
-print("\\n" + json.dumps(sorted(name for name in sys.modules if "." not in name)), file=sys.stderr)
+print("\\n" + json.dumps(imported), file=sys.stderr)
 """
-
-
-def imported(*arguments: str) -> set[str]:
-    """Packages that a process has imported once the command has ended."""
-    ended = subprocess.run([sys.executable, "-c", RUN, *arguments], capture_output=True, text=True, check=True)
-    return set(json.loads(ended.stderr.splitlines()[-1]))
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["--help"],
-        ["lop"],
-        ["sft", "--model", "models/nano"],
-        ["rlvr", "--help"],
-        ["tokenizer", "train", "nowhere.txt", "--vocabulary", "300", "--output", "nowhere"],
-        ["report", "nowhere"],
-        ["compare", "nowhere", "nowhere"],
-        ["lineage", "--state", "nowhere"],
-        ["tasks", "list"],
-    ],
-    ids=lambda arguments: " ".join(arguments[:2]),
+LIGHT = (
+    "--help",
+    "lop",
+    "sft --model models/nano",
+    "rlvr --help",
+    "tokenizer train nowhere.txt --vocabulary 300 --output nowhere",
+    "report nowhere",
+    "compare nowhere nowhere",
+    "lineage --state nowhere",
+    "tasks list",
 )
-def test_who_only_reads_or_mistypes_does_not_wait_for_what_trains(arguments: list[str]) -> None:
-    assert imported(*arguments) & HEAVY == set()
+
+
+def imported(*commands: str) -> dict[str, set[str]]:
+    """Those of HEAVY that a process has imported once each of the commands has ended."""
+    asked = json.dumps([command.split() for command in commands])
+    ended = subprocess.run([sys.executable, "-c", RUN, asked], capture_output=True, text=True, check=True)
+    return {
+        command: HEAVY & set(names)
+        for command, names in zip(commands, json.loads(ended.stderr.splitlines()[-1]), strict=True)
+    }
+
+
+def test_who_only_reads_or_mistypes_does_not_wait_for_what_trains() -> None:
+    assert imported(*LIGHT) == {command: set() for command in LIGHT}
 
 
 def test_generating_imports_torch_and_little_else() -> None:
-    asked = imported("generate", "models/nano", "--prompt", "Hello", "--max-tokens", "2")
-    assert asked & HEAVY == {"torch"}
+    generate = "generate models/nano --prompt Hello --max-tokens 2"
+    assert imported(generate) == {generate: {"torch"}}
 
 
 def test_the_names_that_help_lists_are_those_that_there_are() -> None:

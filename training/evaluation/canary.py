@@ -11,8 +11,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 
 import numpy as np
+import numpy.typing as npt
 
 from training.refusals import ConfigError
 
@@ -117,12 +119,21 @@ def _log_mixture(first: Thumbs, second: Thumbs) -> float:
 
     Any prior is sound. One on the hypothesis's own side needs a quarter fewer thumbs than two independent ones.
     """
-    rates = (np.arange(GRID_RATES) + 0.5) / GRID_RATES
-    odds = np.log(rates / (1 - rates))[:, None] + np.array(GRID_EFFECTS)[None, :]
-    likelihood = first.up * -np.logaddexp(0, -odds) + first.down * -np.logaddexp(0, odds)
-    likelihood += (second.up * np.log(rates) + second.down * np.log1p(-rates))[:, None]
+    first_up, first_down, second_up, second_down = _log_prior_rates()
+    likelihood = first.up * first_up + first.down * first_down
+    likelihood += (second.up * second_up + second.down * second_down)[:, None]
     peak = float(likelihood.max())
     return peak + math.log(float(np.exp(likelihood - peak).mean()))
+
+
+@cache
+def _log_prior_rates() -> tuple[
+    npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]
+]:
+    """Logarithms of the first's chances of up and of down, [rates, effects], and of the second's, [rates]."""
+    rates = (np.arange(GRID_RATES) + 0.5) / GRID_RATES
+    odds = np.log(rates / (1 - rates))[:, None] + np.array(GRID_EFFECTS)[None, :]
+    return -np.logaddexp(0, -odds), -np.logaddexp(0, odds), np.log(rates), np.log1p(-rates)
 
 
 def _best_under_null(first: Thumbs, second: Thumbs, margin: float) -> float:

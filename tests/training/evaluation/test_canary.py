@@ -35,7 +35,7 @@ def verdicts(candidate: float, incumbent: float, thumbs: int, config: CanaryConf
     return Counter(trial(candidate, incumbent, thumbs, seed, config) for seed in range(TRIALS))
 
 
-@pytest.mark.parametrize(("rate", "share"), [(0.2, 0.1), (0.5, 0.5), (0.85, 0.3)])
+@pytest.mark.parametrize(("rate", "share"), [(0.2, 0.1), (0.5, 0.5), pytest.param(0.85, 0.3, marks=pytest.mark.long)])
 def test_of_two_equal_versions_neither_is_decided_more_often_than_alpha(rate: float, share: float) -> None:
     found = verdicts(rate, rate, 400, CanaryConfig(share=share, min_thumbs=5))
     spread = 3 * math.sqrt(0.05 * 0.95 / TRIALS)
