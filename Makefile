@@ -34,7 +34,7 @@ stack: ## the same on real Kafka, Postgres, Valkey and S3, two replicas of each 
 	@$(VENV) -m infra.stack up --model $(MODEL) --brokers $(BROKERS) --port $(PORT) --grpc-port $(GRPC_PORT) \
 	  --state $(if $(filter .state,$(STATE)),.state/stack,$(STATE))
 
-test: ## install what tests need and run them: no root, no cluster (12 to 16 minutes)
+test: ## install what tests need and run them: no root, no cluster (8 to 12 minutes)
 	@$(PYTHON) infra/install/environment.py dev
 	@$(VENV) -m infra.install.requirements
 	@$(VENV) -m pytest -m "not long and not cluster" --numprocesses auto --dist loadgroup --no-loadscope-reorder --durations 30
