@@ -1,6 +1,7 @@
 """What both databases promise to the work that they run."""
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -40,16 +41,22 @@ def wait(connection: Connection, seconds: float) -> None:
 
 
 async def test_reading_sees_one_state_whatever_is_written_meanwhile(home: Home) -> None:
+    counted, written = threading.Event(), threading.Event()
+
     def twice(connection: Connection) -> tuple[int, int]:
         before = count(connection)
-        wait(connection, 0.5)
+        counted.set()
+        while not written.is_set():
+            wait(connection, 0.01)
         return before, count(connection)
 
     async with opened(home) as database:
         reading = asyncio.create_task(database.read(twice))
-        await asyncio.sleep(0.1)
+        while not counted.is_set():
+            assert not reading.done()
+            await asyncio.sleep(0.01)
         await database.write(add)
-        assert not reading.done(), "nothing was written meanwhile: nothing was tried"
+        written.set()
         assert await reading == (0, 0)
         assert await database.read(count) == 1
 
