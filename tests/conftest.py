@@ -115,6 +115,11 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.enable()
 
 
+def pytest_unconfigure() -> None:
+    """Collect them again at the end: native libraries print what is left in memory when the process ends."""
+    gc.unfreeze()
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Sort the tests, skip those that lack a requirement, keep groups together, and note the last use of each server."""
     items.sort(key=turn)
