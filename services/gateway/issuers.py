@@ -15,7 +15,7 @@ ALGORITHMS: tuple[Algorithm, ...] = ("RS256", "ES256", "EdDSA")
 
 @dataclass(frozen=True)
 class Issuer:
-    """Whose tokens are believed, and what their claims mean.
+    """An issuer of tokens, and the meaning of their claims.
 
     `tenant` is that of all its users; or `tenant_claim` names one of `tenants`: an issuer speaks for no others.
     Every token has `scopes`; each value of `scope_claim` adds those of `scopes_by_value`.

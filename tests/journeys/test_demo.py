@@ -1,4 +1,4 @@
-"""What `make demo` claims: a better version is promoted, and the controls hold."""
+"""The claims of `make demo`: a better version is promoted, and the controls hold."""
 
 import json
 import subprocess

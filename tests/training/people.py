@@ -90,7 +90,7 @@ def chat_and_rate(model: Path, log: FeedbackLog, crowd: Crowd, asks: Sequence[st
 
 
 def likings(model: Path, asks: Sequence[str], seed: int = 99) -> list[float]:
-    """How much people would like two answers of this model to each prompt."""
+    """Simulated ratings of two answers of this model to each prompt."""
     said = speaker(model).answer([[Message("user", text)] for text in asks], sampling(2, seed))
     return [liking(asks[answer.prompt], answer.text) for answer in said]
 

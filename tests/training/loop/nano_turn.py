@@ -44,7 +44,7 @@ def shortened(plan: Plan) -> LoopConfig:
 
 @dataclass(frozen=True)
 class Size:
-    """Of a turn. `thumbs` are pressed before it; `killed_in` is an update of PPO, the first after a checkpoint."""
+    """Size of a training run: thumbs before its start, and the update of PPO in which it is killed, the first after a checkpoint."""
 
     recipe: Recipe
     thumbs: int
