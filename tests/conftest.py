@@ -62,7 +62,7 @@ def turn(item: pytest.Item) -> tuple[bool, bool, float]:
 
 
 def fixtures_of(item: pytest.Item) -> set[str]:
-    """Names of the fixtures of a test, including those named by parameters, which a test or a fixture requests while it runs."""
+    """Names of the fixtures of a test, including names in parameters, if the test or its fixtures request fixtures at run time."""
     names = getattr(item, "fixturenames", ())
     parameters = item.callspec.params.values() if "request" in names and hasattr(item, "callspec") else ()
     return {*names, *(value for value in parameters if isinstance(value, str))}
@@ -116,7 +116,7 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 def pytest_unconfigure() -> None:
-    """Collect them again at the end: native libraries print what is left in memory when the process ends."""
+    """End the exemption before the process exits: native libraries report surviving objects as leaks."""
     gc.unfreeze()
 
 

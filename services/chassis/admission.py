@@ -43,7 +43,7 @@ class Priority(StrEnum):
 
 @dataclass(eq=False)
 class Ticket:
-    """An admitted call. `alone`: with it, at most as many calls as the lowest limit waited for their first answer."""
+    """An admitted call. `alone`: no more calls than the lowest limit waited for their first answer, this call included."""
 
     method: str
     began: float
@@ -130,7 +130,7 @@ class Admission:
     async def admitted(
         self, method: str, priority: Priority = Priority.INTERACTIVE, queue_seconds: float = QUEUE_SECONDS
     ) -> AsyncIterator[Ticket]:
-        """Enter, and leave with the block; a ResourceExhaustedError that leaves the block is a peer's refusal. Raises: as `enter`."""
+        """Enter, and leave with the block; a ResourceExhaustedError from the block counts as a refusal by a peer. Raises: as `enter`."""
         ticket = await self.enter(method, priority, queue_seconds)
         try:
             yield ticket

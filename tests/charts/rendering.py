@@ -29,7 +29,7 @@ OPERATORS = (
 
 
 def every_file(*quick: str) -> pytest.MarkDecorator:
-    """Parametrize by values file, for tests that render each file once more: all files but `quick` are long tests."""
+    """Parametrize tests with renderings of their own by values file; files outside `quick` are long tests."""
     return pytest.mark.parametrize(
         "values", [name if name in quick else pytest.param(name, marks=pytest.mark.long) for name in FILES]
     )
@@ -65,7 +65,7 @@ def render(values: str, *sets: str, release: str = "tw", before: bool = False) -
 
 
 def parse(manifests: str) -> list[Object]:
-    """All objects of a rendering, by the loader of libyaml, which takes a fifth of the time."""
+    """Parse all objects of a rendering with libyaml, in a fifth of the time of the Python loader."""
     return [found for found in yaml.load_all(manifests, yaml.CSafeLoader) if found]
 
 

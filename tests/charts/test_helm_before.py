@@ -24,7 +24,7 @@ def test_both_render_the_same(values: str) -> None:
 
 
 def test_both_refuse_the_same_by_the_schema() -> None:
-    """Each Helm has a validator of its own, which names all wrong values at once."""
+    """The two versions of Helm have different validators; both name all wrong values in a single run."""
     told = refusal("existing-values.yaml", *(said for said, _ in BY_SCHEMA.values()), before=True)
     assert [named for _, named in BY_SCHEMA.values() if named not in told] == []
 

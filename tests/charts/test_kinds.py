@@ -1,4 +1,4 @@
-"""Every object of Kubernetes' own kinds has only fields that the oldest and the newest supported version know.
+"""Every object of Kubernetes' own kinds has only fields of the oldest and of the newest supported version.
 
 Resources of other operators are held against their makers' definitions on a real API server: tests/infra/deploy/test_admission.py.
 """
@@ -34,7 +34,7 @@ def schemas_are_read_once() -> Iterator[None]:
 
 @cache
 def validate(document: str, version: str) -> None:
-    """Validate an object, given as JSON; an object that several values files render alike is validated once."""
+    """Validate an object, given as JSON. Equal objects of several values files are validated once."""
     kubernetes_validate.validate(json.loads(document), version, strict=True)
 
 

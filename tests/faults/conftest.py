@@ -15,10 +15,11 @@ import pytest
 from infra.docs import faults
 from tests.faults.feedback import Stack, stack_on
 from tests.servers import KafkaServer, PostgresServer
+from tests.services.feedback.databases import without_authorities
 from tests.services.generator.conftest import database, shared_database
 from tests.services.session.homes import postgres_home, postgres_template
 
-__all__ = ["database", "postgres_home", "postgres_template", "shared_database"]
+__all__ = ["database", "postgres_home", "postgres_template", "shared_database", "without_authorities"]
 
 HERE = Path(__file__).parent
 
@@ -54,12 +55,6 @@ def collected() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         gc.collect()
-
-
-@pytest.fixture(autouse=True)
-def without_authorities(monkeypatch: pytest.MonkeyPatch) -> None:
-    """pg8000 loads the system's certificate authorities at each connection, 40 ms of a processor; the servers of tests have none."""
-    monkeypatch.setenv("SSL_CERT_FILE", os.devnull)
 
 
 @pytest.fixture

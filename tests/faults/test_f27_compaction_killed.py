@@ -40,7 +40,6 @@ ROWS_AN_OBJECT = 30
 LEASE_SECONDS = 0.5
 PAUSE_SECONDS = 0.2
 PATIENCE_SECONDS = 60.0
-OFTEN = [Step.STORED, Step.PUBLISHED]
 
 
 @dataclass
@@ -217,7 +216,7 @@ def test_f27_compaction_is_killed_and_a_reader_finds_all_rows_once(embedded: Sce
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "steps",
-    [OFTEN, pytest.param(list(Step), marks=pytest.mark.long)],
+    [[Step.STORED, Step.PUBLISHED], pytest.param(list(Step), marks=pytest.mark.long)],
     ids=["around the publishing", "everywhere"],
 )
 def test_f27_compaction_is_killed_on_real_servers(real: Scenario, steps: list[Step]) -> None:

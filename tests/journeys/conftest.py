@@ -1,4 +1,4 @@
-"""One running system for all journeys of a session, because a start takes seconds, and a receiver of its spans."""
+"""A running system shared by all journeys of a session, because a start takes seconds, and a receiver of its spans."""
 
 import json
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ def receiver() -> Iterator[Receiver]:
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Iterator[Stack]:
-    """The shared system. A test that stops a service leaves the system whole."""
+    """The shared system. Tests restore stopped services."""
     overrides = {FRUGAL_TENANT: {"user_requests_per_minute": FRUGAL_REQUESTS}}
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("TW_GATEWAY_QUOTA_OVERRIDES", json.dumps(overrides))

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from infra.embedded.surroundings import read_surroundings
 from services.gateway.key_commands import add_key_commands, run_key_command
+from training.__main__ import main
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 180
@@ -57,6 +58,13 @@ class Stack:
             # In a thread of its own: Playwright's loop may run in this one.
             assert thread.submit(asyncio.run, run_key_command(parser.parse_args(words))).result() == 0
         return printed.getvalue().split()
+
+    def take_snapshot(self) -> Path:
+        """Folder of a new snapshot, made by `training snapshot` in this process: a process of its own would import torch."""
+        words = ["snapshot", "--state", str(self.state), "--feedback", f"127.0.0.1:{self.ports['feedback']}"]
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            assert main(words) == 0
+        return Path(printed.getvalue().strip())
 
     def rows(self, stream: str = "") -> list[dict[str, Any]]:
         """All rows of the object store, or of one stream. Compaction replaces files meanwhile: then they are listed again."""

@@ -1,8 +1,6 @@
 """Services die with SIGKILL at the worst moment: nothing acknowledged is lost, nothing is twice, people are told."""
 
 import asyncio
-import contextlib
-import io
 import json
 import os
 import signal
@@ -11,7 +9,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -25,7 +22,6 @@ from infra.simulated_users.settings import PLANS, Control, Settings
 from infra.simulated_users.system import Rows, System
 from tests.journeys.client import Client, finish_of, text_of
 from tests.journeys.stack import Stack, running_stack
-from training.__main__ import main
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +88,7 @@ def _answers(client: Client) -> bool:
 
 
 async def people_say(stack: Stack, thumbs: int) -> Counts:
-    """A crowd in the running system; returns when the sink has committed all of it."""
+    """Let a crowd chat and rate, and wait until the sink has committed all their events."""
     nano = PLANS["nano"]
     plan = type(nano)(**{**vars(nano), "thumbs": thumbs, "people": 8, "concurrency": 4, "seconds": 120})
     settings = Settings("nano", plan, stack.state, 0, 0, seed=5, keep=False, fresh=False, control=Control())
@@ -114,12 +110,9 @@ class Reported:
     event_ids: list[str]
 
 
-def take_snapshot(stack: Stack) -> Reported:
-    """A snapshot of the running system, by the product's own command, run in this process: a new one would import torch."""
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
-        feedback = f"127.0.0.1:{stack.ports['feedback']}"
-        assert main(["snapshot", "--state", str(stack.state), "--feedback", feedback]) == 0
-    report = json.loads((Path(printed.getvalue().strip()) / "manifest.json").read_text())["report"]
+def report_of_snapshot(stack: Stack) -> Reported:
+    """Figures of a new snapshot of the running system."""
+    report = json.loads((stack.take_snapshot() / "manifest.json").read_text())["report"]
     rows = [
         row
         for segment in report["segments"]["feedback"]
@@ -132,11 +125,10 @@ def take_snapshot(stack: Stack) -> Reported:
 
 
 def test_every_acknowledged_thumb_is_in_the_snapshot_once(own_stack: Stack) -> None:
-    stack = own_stack
-    before = take_snapshot(stack)
-    counts = asyncio.run(people_say(stack, thumbs=50))
+    before = report_of_snapshot(own_stack)
+    counts = asyncio.run(people_say(own_stack, thumbs=50))
     assert counts.thumbs == 50
-    after = take_snapshot(stack)
+    after = report_of_snapshot(own_stack)
     dropped = after.dropped - before.dropped
     # A rated answer at the token limit is not used for training.
     assert set(dropped) <= {"answer_incomplete"}

@@ -1,14 +1,10 @@
 """From a chat to the trainer: what nano's predictor sampled is in the rated answer's row, and the training library gives it the same."""
 
 from contextlib import nullcontext
-from pathlib import Path
-
-import pytest
 
 from tests.journeys.client import Client, text_of
 from tests.journeys.stack import Stack
 from tests.journeys.test_chat import wait_for_row
-from training.__main__ import main
 from training.data.chat import load_chat
 from training.data.judgements import Judgement
 from training.data.snapshot import open_snapshot, read_judgements
@@ -25,17 +21,13 @@ QUESTIONS = (
 )
 
 
-def judged(stack: Stack, capsys: pytest.CaptureFixture[str]) -> dict[str, Judgement]:
+def judged(stack: Stack) -> dict[str, Judgement]:
     """By message id, from a snapshot of the running system."""
-    words = ["--state", str(stack.state), "--feedback", f"127.0.0.1:{stack.ports['feedback']}"]
-    assert main(["snapshot", *words]) == 0
-    snapshot = open_snapshot(Path(capsys.readouterr().out.strip()))
+    snapshot = open_snapshot(stack.take_snapshot())
     return {judgement.message_id: judgement for judgement in read_judgements(snapshot)}
 
 
-def test_training_gives_what_was_served_the_log_probs_with_which_it_was_served(
-    stack: Stack, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_training_gives_what_was_served_the_log_probs_with_which_it_was_served(stack: Stack) -> None:
     ada = Client(stack.http, stack.make_keys("served")[0])
     answers = [ada.ask(question) for question in QUESTIONS]
     for number, events in enumerate(answers):
@@ -43,7 +35,7 @@ def test_training_gives_what_was_served_the_log_probs_with_which_it_was_served(
         wait_for_row(stack, "message_id", events[0]["messageId"])
     assert not any("tokenIds" in str(event) or "logProbs" in str(event) for events in answers for event in events)
 
-    found = judged(stack, capsys)
+    found = judged(stack)
     version = answers[0][0]["started"]["modelVersion"]
     directory = stack.state / "models" / version
     chat = load_chat(directory)

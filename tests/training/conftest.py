@@ -1,4 +1,4 @@
-"""One thread: tiny matrices gain nothing from a second one, and where cores are busy the two wait for each other."""
+"""Single-threaded torch: two threads on tiny matrices wait for each other on a busy machine and save no time."""
 
 import os
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import torch
 
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Also for stages that take every core (Machine.threads)."""
+    """Limit torch to a single thread, including stages with the default of all cores (Machine.threads)."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
     before = torch.get_num_threads()
     torch.set_num_threads(1)

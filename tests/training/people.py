@@ -96,7 +96,7 @@ def likings(model: Path, asks: Sequence[str], seed: int = 99) -> list[float]:
 
 
 def preferred_share(mine: Sequence[float], theirs: Sequence[float]) -> float:
-    """Share of answers that people like more than the others to the same prompts; alike is half."""
+    """Share of answers with a higher rating than the other model's answer to the same prompt; ties count half."""
     return fmean(0.5 if left == right else float(left > right) for left, right in zip(mine, theirs, strict=True))
 
 

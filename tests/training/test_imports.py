@@ -41,7 +41,7 @@ LIGHT = (
 
 
 def imported(*commands: str) -> dict[str, set[str]]:
-    """Those of HEAVY that a process has imported once each of the commands has ended."""
+    """Packages of HEAVY in a process after each of these commands, run one after another."""
     asked = json.dumps([command.split() for command in commands])
     ended = subprocess.run([sys.executable, "-c", RUN, asked], capture_output=True, text=True, check=True)
     return {

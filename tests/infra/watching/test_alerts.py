@@ -41,7 +41,7 @@ def unit_test(case: Case) -> dict[str, Any]:
 
 
 def run_cases(folder: Path, cases: tuple[Case, ...]) -> subprocess.CompletedProcess[str]:
-    """A file of rules and one of tests for each alert: promtool evaluates all rules that it is given, at every minute of every case."""
+    """Run promtool with rules and tests of each alert apart: it evaluates all given rules in every minute of every case."""
     files = []
     for alert in dict.fromkeys(case.alert for case in cases):
         rules, tests = folder / f"{alert}.rules.json", folder / f"{alert}.tests.json"

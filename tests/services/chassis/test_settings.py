@@ -94,7 +94,7 @@ SECRET = "correct-horse-battery-staple"
 
 
 def secrets_of(service: str) -> dict[str, str]:
-    """Variables for all secrets of a service but one; the URL of its database is none."""
+    """Variables for the secrets of a service without `principal_key`; the database URL is malformed."""
     fields = settings_class(service).model_fields
     named = [name for name, field in fields.items() if field.annotation is SecretStr or name.endswith("_url")]
     return {f"TW_{service}_{name}".upper(): f"{SECRET}-{name}" for name in named if name != "principal_key"}

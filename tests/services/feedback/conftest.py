@@ -1,6 +1,5 @@
 """The feedback database on either server, on Postgres one for all tests, emptied for each; and a fast folder for simulations."""
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -12,13 +11,9 @@ from sqlalchemy import Engine
 from services.feedback import tables
 from services.feedback.database import connect, migrate, open_database
 from tests.servers import PostgresServer
-from tests.services.feedback.databases import open_sqlite
+from tests.services.feedback.databases import open_sqlite, without_authorities
 
-
-@pytest.fixture(autouse=True)
-def without_authorities(monkeypatch: pytest.MonkeyPatch) -> None:
-    """pg8000 loads the system's certificate authorities at each connection, 40 ms of a processor; the servers of tests have none."""
-    monkeypatch.setenv("SSL_CERT_FILE", os.devnull)
+__all__ = ["without_authorities"]
 
 
 @pytest.fixture

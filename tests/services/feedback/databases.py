@@ -1,13 +1,21 @@
-"""Empty SQLite databases with feedback's schema, copied from one that was migrated: migrations take 50 ms, a copy takes 5."""
+"""Feedback's databases in tests: SQLite, copied from a migrated file (5 ms instead of 50), and cheap connections to Postgres."""
 
+import os
 from functools import cache
 from pathlib import Path
 from sqlite3 import Connection
 from typing import cast
 
+import pytest
 from sqlalchemy import Engine
 
 from services.feedback.database import connect, migrate, open_database
+
+
+@pytest.fixture(autouse=True)
+def without_authorities(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spare pg8000 the certificate authorities of the system, 40 ms of a processor at each connection; test servers have none."""
+    monkeypatch.setenv("SSL_CERT_FILE", os.devnull)
 
 
 @cache
@@ -21,20 +29,20 @@ def migrated() -> bytes:
 
 
 def put_sqlite(path: Path) -> None:
-    """Write an empty database with the schema of this code to `path`, unless there is one."""
+    """Write an empty database with the current schema to `path`; keep an existing file."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(migrated())
 
 
 def open_sqlite(path: Path) -> Engine:
-    """Open the database at `path`, which is made if there is none."""
+    """Open the database at `path`, creating a missing one."""
     put_sqlite(path)
     return open_database(f"sqlite:///{path}")
 
 
 def memory_sqlite() -> Engine:
-    """Open one in memory, for the thread that calls."""
+    """Open a database in memory, for the calling thread."""
     engine = connect("sqlite://")
     _driver_connection(engine).deserialize(migrated())
     return engine

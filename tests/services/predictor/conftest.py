@@ -121,7 +121,7 @@ def refusals(monkeypatch: pytest.MonkeyPatch) -> list[PredictorError]:
 async def predictor(
     cache_directory: Path, tmp_path_factory: pytest.TempPathFactory, first_model: Path
 ) -> AsyncIterator[Predictor]:
-    """One that serves tiny-1 to all tests of a module, which run on the module's loop and change no version."""
+    """A predictor with tiny-1 for all tests of a module, on the event loop of the module. Tests must not change versions."""
     async with _running(cache_directory, tmp_path_factory.mktemp("journal"), LIMITS, OPTIONS, {}) as started:
         await load_first(started, first_model)
         yield started

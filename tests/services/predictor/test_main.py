@@ -1,4 +1,4 @@
-"""Settings, start, SIGTERM, and coming back with what it served: as a process, or in this one where that is not what matters."""
+"""Settings, start, SIGTERM and recovery of the served versions, in a separate process where the process itself is tested."""
 
 import asyncio
 import json
@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 @pytest.fixture(scope="module")
 def graphs(first_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of converted graphs that holds that of the first model."""
+    """Graph cache with the converted graph of the first model."""
     folder = tmp_path_factory.mktemp("graphs")
     manifest = check_manifest(first_model, "tiny-1", DigestCache(folder.with_suffix(".json")))
     IrCache(folder, 1, convert).get(manifest)
@@ -82,7 +82,7 @@ class Serving:
         self._log, self._task = log, task
 
     async def heard(self, phrase: str) -> dict[str, Any]:
-        """The fields of the first line with that phrase; waits for it."""
+        """Wait for a log line with this phrase and return its fields."""
         while True:
             for record in self._log.records:
                 if record.getMessage() == phrase:
@@ -107,7 +107,7 @@ class Serving:
 
 @asynccontextmanager
 async def serving(tmp_path: Path, log: pytest.LogCaptureFixture, **settings: Any) -> AsyncIterator[Serving]:
-    """A predictor that is told to end after the block, and ends well, if it has not ended by itself."""
+    """Run a predictor in this process. After the block a running predictor gets SIGTERM and must return 0."""
     log.set_level("INFO", logger="services.predictor")
     own = {"port": 0, "cache_directory": tmp_path / "cache", "threads": 1, "kv_blocks": 8, **settings}
     task = asyncio.create_task(serve(PredictorSettings(**own)))

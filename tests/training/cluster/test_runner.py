@@ -1,4 +1,4 @@
-"""The runner: in this process, and under Ray, where a worker is killed in one test."""
+"""The runner in this process and under Ray, with a killed worker in a long test."""
 
 import os
 import pickle

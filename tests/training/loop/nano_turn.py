@@ -1,4 +1,4 @@
-"""One turn of nano's loop without servers, in this process or, as a program, in one that is killed: nano_turn.py STATE SIZE STEP."""
+"""A run of nano's loop without servers. As a program, `nano_turn.py STATE SIZE` kills itself in PPO."""
 
 import json
 import os
@@ -44,7 +44,7 @@ def shortened(plan: Plan) -> LoopConfig:
 
 @dataclass(frozen=True)
 class Size:
-    """Size of a training run: thumbs before its start, and the update of PPO in which it is killed, the first after a checkpoint."""
+    """Size of a run. `thumbs`: given before the start; `killed_in`: update of PPO for the kill, the first after a checkpoint."""
 
     recipe: Recipe
     thumbs: int

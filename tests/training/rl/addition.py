@@ -1,4 +1,4 @@
-"""Addition of digits below six for GRPO: "a+b=" and its digits, from a start that SFT left half-trained (reference/training, section 4).
+"""Addition of digits below six for GRPO: "a+b=" and its digits, from a policy half-trained by SFT.
 
 200 responses an update, as groups of 16 for 8 prompts collapsed in the reference run.
 """
@@ -101,7 +101,6 @@ def addition_config(seed: int, **changes: object) -> GrpoConfig:
 
 
 def learn(config: GrpoConfig, score: Score, runs: Path) -> list[Progress]:
-    torch.set_num_threads(1)
     progress = ProgressList()
     learn_in(RunContext(DirectoryCheckpoints(runs), progress), config, score)
     return progress.steps

@@ -31,7 +31,6 @@ SEEDS = [0, pytest.param(1, marks=pytest.mark.long), pytest.param(2, marks=pytes
 def learn(
     config: PpoConfig, score: Score, runs: Path, players: PpoPlayers | None = None, gold: Score | None = None
 ) -> tuple[list[Progress], Outcome]:
-    torch.set_num_threads(1)
     progress = ProgressList()
     context = RunContext(DirectoryCheckpoints(runs), progress)
     outcome = train_ppo(players or toy_players(heads=HEADS), config, context, score, gold)

@@ -25,7 +25,6 @@ def no_autocast() -> torch.autocast:
 
 
 def learn_from_pairs(pairs: dpo.Pairs, runs: Path) -> tuple[PolicyAndReference, dict[str, float]]:
-    torch.set_num_threads(1)
     models, context = toy_models(), RunContext(DirectoryCheckpoints(runs), ProgressList())
     config = toy_dpo(optimizer=STEEP)
     return models, dpo.train(models, pairs, config, context, no_autocast)[0]
@@ -34,7 +33,6 @@ def learn_from_pairs(pairs: dpo.Pairs, runs: Path) -> tuple[PolicyAndReference, 
 def learn_from_thumbs(
     thumbs: kto.Thumbs, runs: Path, **changes: object
 ) -> tuple[PolicyAndReference, dict[str, float], str]:
-    torch.set_num_threads(1)
     models, context = toy_models(), RunContext(DirectoryCheckpoints(runs), ProgressList())
     config = toy_kto(**{"optimizer": STEEP, **changes})
     return models, *kto.train(models, thumbs, config, context, no_autocast)

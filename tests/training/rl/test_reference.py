@@ -15,7 +15,6 @@ EXAMPLES = [TokenisedExample((2, 3, 4), (5, 6, STOP)), TokenisedExample((7, 8), 
 @pytest.fixture
 def models() -> PolicyAndReference:
     """A policy that has left its reference."""
-    torch.set_num_threads(1)
     models = toy_models()
     with torch.no_grad():
         for parameter in models.policy.decoder.parameters():

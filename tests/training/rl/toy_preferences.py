@@ -1,4 +1,4 @@
-"""The toy world's preferences: pairs and thumbs on what its untrained policy answers, some of them flipped or angry.
+"""Preferences of the toy world: pairs and thumbs on answers of the untrained policy, some flipped or angry.
 
 Half of the reference run (training.md, section 6): 1,024 pairs or thumbs, or a fifth of 812 answers where the angry ones vote.
 """

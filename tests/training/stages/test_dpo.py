@@ -180,7 +180,6 @@ def test_margins_count_only_where_they_are_asked_for() -> None:
 
 
 def test_neither_microbatches_nor_workers_change_the_gradient() -> None:
-    torch.set_num_threads(1)
     pairs = toy_pairs(32, 0.0).train[:9]
     whole, parts = toy_dpo(batch_pairs=9, microbatch_pairs=9), toy_dpo(batch_pairs=9, microbatch_pairs=2)
     found = []

@@ -62,7 +62,6 @@ def config(tmp_path: Path) -> KtoConfig:
 @pytest.fixture
 def apart() -> Any:
     """A policy that has left its reference."""
-    torch.set_num_threads(1)
     models = toy_models()
     with torch.no_grad():
         for parameter in models.policy.decoder.parameters():

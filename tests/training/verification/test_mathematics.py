@@ -93,12 +93,12 @@ HOSTILE = {
 }
 
 
-# Each of these takes a worker all its time, and the next one imports for as long: the others of the kind are long tests.
-TIMELY = set(HOSTILE) - {"the same in plain writing", "a power to expand", "deep nesting", "a factorial"}
+# Each takes a worker all its time, and the next worker imports for as long.
+LONG = ("the same in plain writing", "a power to expand", "deep nesting", "a factorial")
 
 
 @pytest.mark.parametrize(
-    "text", [pytest.param(HOSTILE[name], id=name, marks=[] if name in TIMELY else pytest.mark.long) for name in HOSTILE]
+    "text", [pytest.param(HOSTILE[name], id=name, marks=pytest.mark.long if name in LONG else ()) for name in HOSTILE]
 )
 def test_a_hostile_answer_is_a_verdict_and_the_next_one_is_judged(text: str, workers: Workers) -> None:
     assert workers.judge(Mathematics("x^2"), text).outcome in (

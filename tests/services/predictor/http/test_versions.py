@@ -32,7 +32,7 @@ ENDS = 800
 
 @pytest.fixture
 async def predictor(start_predictor: StartPredictor, first_model: Path) -> Predictor:
-    """One for each test, that serves tiny-1."""
+    """A predictor with tiny-1 for a single test."""
     started = await start_predictor()
     await load_first(started, first_model)
     return started
